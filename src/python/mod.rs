@@ -1,0 +1,3 @@
+//! Meaning: what the bytes of a CPython process say.
+
+pub mod version;

@@ -1,0 +1,40 @@
+//! An address in the target's address space. Never a pointer of ours.
+
+use std::fmt;
+
+/// An address in the target, in bytes from 0. Any value may come from a hostile target.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Address(pub u64);
+
+impl Address {
+    /// The null pointer.
+    pub const NULL: Address = Address(0);
+
+    /// Whether this is the null pointer.
+    pub fn is_null(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The address `offset` bytes further on. Wraps, since the target chose the base: a wrapped address is
+    /// refused by the read that follows, like every other address outside the target's regions.
+    pub fn offset(self, offset: usize) -> Address {
+        Address(self.0.wrapping_add(offset as u64))
+    }
+
+    /// The address `offset` bytes before.
+    pub fn back(self, offset: usize) -> Address {
+        Address(self.0.wrapping_sub(offset as u64))
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
+}

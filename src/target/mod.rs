@@ -1,0 +1,3 @@
+//! Bytes: processes, regions and reads. Nothing here knows Python.
+
+pub mod address;
