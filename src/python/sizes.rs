@@ -204,7 +204,7 @@ impl Deferred {
                 Deferred::Locals { code, base }.complete(&object, layout, memory)
             }
             Deferred::ArrayItems { count, base, .. } => {
-                let itemsize = u64::from(u32_at(bytes, layout.array_descr.as_ref().and_then(|d| d.itemsize).unwrap_or(4))?);
+                let itemsize = u64::from(u32_at(bytes, layout.array_descr.itemsize)?);
                 (1..=16).contains(&itemsize).then(|| base.checked_add(count.checked_mul(itemsize)?))?
             }
             Deferred::NdArrayData { descr, base, .. } => {
@@ -342,7 +342,7 @@ impl<'a> Measure<'a> {
                 fixed(base + header + allocated)
             }
             SizeRule::Deque => {
-                let (deque, block) = (layout.deque.as_ref()?, layout.deque_block.as_ref()?);
+                let (deque, block) = (&layout.deque, &layout.deque_block);
                 let items = (block.rightlink - block.data) as u64 / 8;
                 let (left, size) = (word(deque.leftindex)?, word(layout.var_object.ob_size)?);
                 if left > items || size > OBJECT_SIZE_MAX / 8 {
@@ -359,7 +359,7 @@ impl<'a> Measure<'a> {
             }
             SizeRule::Frame => return self.measure_frame(info, base, address, bytes),
             SizeRule::Array => {
-                let array = layout.array.as_ref()?;
+                let array = &layout.array;
                 let (count, descr) = (word(array.allocated)?, word(array.ob_descr)?);
                 if count > OBJECT_SIZE_MAX || descr == 0 || word(layout.var_object.ob_size)? > count {
                     return None;
@@ -368,14 +368,14 @@ impl<'a> Measure<'a> {
             }
             SizeRule::NdArray => self.measure_ndarray(info, base, bytes)?,
             SizeRule::BytesIo => {
-                let buffer = word(layout.bytes_io.as_ref()?.buf)?;
+                let buffer = word(layout.bytes_io.buf)?;
                 match buffer {
                     0 => fixed(base),
                     _ => deferred(Deferred::BytesIoBuffer { buffer: Address(buffer), base }),
                 }
             }
             SizeRule::Buffered => {
-                let buffered = layout.buffered.as_ref()?;
+                let buffered = &layout.buffered;
                 let has_buffer = word(buffered.buffer)? != 0;
                 let size = word(buffered.buffer_size)?;
                 if has_buffer && size > OBJECT_SIZE_MAX {
@@ -519,7 +519,7 @@ impl<'a> Measure<'a> {
 
     /// Bytes of an OrderedDict's list of nodes: an index of pointers, and a node for each item.
     fn ordered_dict_nodes(&self, bytes: &[u8], used: u64) -> Option<u64> {
-        let (odict, node) = (self.layout.odict.as_ref()?, self.layout.odict_node.as_ref()?);
+        let (odict, node) = (&self.layout.odict, &self.layout.odict_node);
         let slots = u64_at(bytes, odict.od_fast_nodes_size)?;
         if slots > OBJECT_SIZE_MAX / 8 {
             return None;
