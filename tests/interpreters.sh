@@ -152,9 +152,78 @@ fetch_forky() { debian_root "$1" forky python3.13\? python3.14\? python3.15\? li
 fetch_bullseye() { debian_root "$1" bullseye python3.9 libstdc++6; }
 
 fetch_dbg() {
-    debian_root "$1" sid python3.13-dbg python3.14-dbg python3.15-dbg libstdc++6
+    debian_root "$1" sid {libpython3.13,libpython3.14,libpython3.15}-dev python3.{13,14,15}-dbg libstdc++6
     find "$1" -name 'libpython*.a' -delete # 80 MB each, and nobody links here
 }
+
+# ---- building --------------------------------------------------------------------------------
+
+fetch_source() { # FOLDER SUITE VERSION
+    need tar=tar xz=xz-utils
+    private_apt "$2" deb-src
+    cd "$1"
+    apt-get -q source --download-only --tar-only "python$3"
+    tar --strip-components=1 -xJf python*.orig.tar.xz
+    rm python*.orig.tar.xz
+}
+
+# CPython is run where it was built: installing would only add minutes of compiling its library.
+# What the link leaves behind is not needed for that, and is half of the size.
+# At -O0, which takes a third of the time of -O1: no layout depends on it.
+build() { # FOLDER SOURCE CONFIGURE-ARGUMENT...
+    need gcc=build-essential make=build-essential strip=binutils pkg-config=pkg-config
+    cd "$1"
+    "$2/configure" -q --disable-test-modules --with-ensurepip=no OPT="-g -O0" "${@:3}"
+    make -s -j"$(nproc)"
+    find . \( -name '*.o' -o -name '*.a' -o -name _freeze_module -o -name _bootstrap_python \) -delete
+}
+
+# One configure cache serves the builds with gcc and no flags of their own.
+build_free_threaded() { build "$1" "$2" --cache-file="$2/config.cache" --disable-gil; }
+build_pydebug() { build "$1" "$2" --cache-file="$2/config.cache" --with-pydebug; }
+
+build_static() { # FOLDER SOURCE: a default build links libpython into the executable
+    build "$1" "$2" --cache-file="$2/config.cache"
+    strip -o python-stripped python # beside pybuilddir.txt, by which it finds its library
+}
+
+# musl of this Debian, with its compiler wrapper moved to where it was unpacked.
+fetch_musl() { # FOLDER
+    need gcc=build-essential
+    local root=$1/root triplet=x86_64-linux-musl deb name
+    private_apt "$(host_codename)" deb
+    cd "$1"
+    apt-get -q download musl musl-dev musl-tools
+    for deb in *.deb; do dpkg-deb -x "$deb" root; done
+    rm ./*.deb
+    # Beside libc.a: else the link takes that one, and no module can be loaded.
+    cp "root/lib/$triplet/libc.so" "root/usr/lib/$triplet/libc.so"
+    for name in linux asm-generic; do ln -s "/usr/include/$name" "root/usr/include/$triplet/$name"; done
+    ln -s /usr/include/x86_64-linux-gnu/asm "root/usr/include/$triplet/asm"
+    sed -E -e "s#/usr/(include|lib)/$triplet#$root&#g" \
+        -e "s#/lib/ld-musl-x86_64.so.1#$root/usr/lib/$triplet/libc.so#" \
+        "root/usr/lib/$triplet/musl-gcc.specs" >musl-gcc.specs
+    # configure compares the triplet that the compiler names with the one that it finds.
+    cat >musl-gcc <<-WRAPPER
+	#!/bin/sh
+	case "\$*" in *--print-multiarch*) echo $triplet; exit ;; esac
+	exec gcc "\$@" -specs "$1/musl-gcc.specs"
+	WRAPPER
+    chmod +x musl-gcc
+}
+
+build_musl() { # FOLDER SOURCE TOOLS
+    export CC=$3/musl-gcc PKG_CONFIG=/bin/false
+    build "$1" "$2"
+}
+
+build_musl_static() { # FOLDER SOURCE TOOLS
+    export CC=$3/musl-gcc PKG_CONFIG=/bin/false
+    build "$1" "$2" LDFLAGS=-static LINKFORSHARED=" " MODULE_BUILDTYPE=static py_cv_module__ctypes=n/a
+    strip -o python-stripped python
+}
+
+# ---- numpy -----------------------------------------------------------------------------------
 
 # numpy for a version, without running that version: pip only unpacks wheels.
 fetch_numpy() { # FOLDER TAG(3.12 or 3.13t) PIN
@@ -190,11 +259,14 @@ first_error() { # LOG
     grep -m1 -E '^E: |[Ee]rror|ERROR|No such file|not found|Killed' "$1" || tail -n 1 "$1"
 }
 
+declare -A failed=()
+
 # Runs `FUNCTION DIR/NAME ARGUMENT...` once, in a shell of its own so that it can be timed out.
 step() { # NAME TIMEOUT FUNCTION ARGUMENT...: succeeds when the folder is there
     local name=$1 limit=$2 folder=$dir/$1 log start=$SECONDS recipe code=0
     log=$dir/log/${name//\//-}.log
     shift 2
+    [[ -z ${failed[$name]:-} ]] || return 1 # and has been reported
     recipe=$({ declare -f "$1"; echo "$@"; } | sha256sum)
     if [[ $(cat "$folder/.recipe" 2>/dev/null) == "$recipe" ]]; then
         took "$name" "$start" cached
@@ -203,6 +275,7 @@ step() { # NAME TIMEOUT FUNCTION ARGUMENT...: succeeds when the folder is there
     if ((budget - SECONDS < limit)); then limit=$((budget - SECONDS)); fi
     if ((limit <= 0)); then
         skip "$name" "the budget of $budget s is spent"
+        failed[$name]=1
         return 1
     fi
     rm -rf "$folder"
@@ -218,6 +291,7 @@ step() { # NAME TIMEOUT FUNCTION ARGUMENT...: succeeds when the folder is there
         return 0
     fi
     rm -rf "$folder"
+    failed[$name]=1
     took "$name" "$start" failed
     if ((code == 124)); then
         skip "$name" "took longer than $limit s"
@@ -340,6 +414,13 @@ candidate_local() {
     ((found)) || skip local "neither pyenv nor /usr/bin/python3 has a version from 3.8 on"
 }
 
+candidate_build() { # STEP KIND SITE EXECUTABLE
+    [[ -e $dir/$1/.recipe ]] || return 0
+    local name=$1
+    if [[ $name != *t || $name == static ]]; then name=$name-3.13; fi
+    candidate "$name${4#python}" "$2" "$3" "$dir/$1/$4"
+}
+
 # ---- the run ---------------------------------------------------------------------------------
 
 fetch_group() { # GROUP: a failed step has been reported by then
@@ -353,6 +434,26 @@ fetch_group() { # GROUP: a failed step has been reported by then
                 step "numpy-${pair%=*}" 120 fetch_numpy "${pair%=*}" "${pair#*=}" || :
             done
             ;;
+        3.13t)
+            if step source-3.13 120 fetch_source trixie 3.13; then
+                step "$1" 600 build_free_threaded "$dir/source-3.13" || :
+            fi
+            ;;
+        3.14t | 3.15t)
+            if step "source-${1%t}" 120 fetch_source sid "${1%t}"; then
+                step "$1" 600 build_free_threaded "$dir/source-${1%t}" || :
+            fi
+            ;;
+        static | pydebug)
+            if step source-3.13 120 fetch_source trixie 3.13; then
+                step "$1" 600 "build_$1" "$dir/source-3.13" || :
+            fi
+            ;;
+        musl | musl-static)
+            if step source-3.13 120 fetch_source trixie 3.13 && step musl-tools 60 fetch_musl; then
+                step "$1" 600 "build_${1/-/_}" "$dir/source-3.13" "$dir/musl-tools" || :
+            fi
+            ;;
         *) skip "$1" "there is no such group" ;;
     esac
 }
@@ -363,6 +464,17 @@ list_group() { # GROUP
         sid) candidate_root sid && candidate_loader sid ;;
         trixie | forky | bullseye) candidate_root "$1" ;;
         dbg) candidate_root sid-dbg ;;
+        3.*t) candidate_build "$1" free-threaded "$(site_for "$1")" python ;;
+        static)
+            candidate_build static static "$(site_for 3.13)" python
+            candidate_build static static-stripped "$(site_for 3.13)" python-stripped
+            ;;
+        pydebug) candidate_build pydebug debug "$(site_for 3.13)" python ;;
+        musl) candidate_build musl musl - python ;;
+        musl-static)
+            candidate_build musl-static musl-static - python
+            candidate_build musl-static musl-static - python-stripped
+            ;;
     esac
 }
 
