@@ -320,7 +320,7 @@ print("probe", sys.version.split()[0].rstrip("+"),
 
 # Starts a candidate and writes its line; numpy is offered only when the target imports it.
 try() { # ORDER NAME KIND SITE COMMAND...: KIND may be `auto`; SITE is a folder as the target sees it
-    local order=$1 name=$2 kind=$3 site=$4 said version build
+    local order=$1 name=$2 kind=$3 site=$4 said version build works recipe
     shift 4
     if ! said=$(timeout 60 "$@" -c "$probe" 2>&1 >/dev/null </dev/null) || [[ $said != *probe\ * ]]; then
         skip "$name" "does not start: $(tail -n 1 <<<"$said" | tr '\t' ' ')"
@@ -335,8 +335,16 @@ try() { # ORDER NAME KIND SITE COMMAND...: KIND may be `auto`; SITE is a folder 
             return 0
             ;;
     esac
-    if [[ $site != - ]] && ! PYTHONPATH=$site timeout 120 "$@" -c 'import numpy' >/dev/null 2>&1 </dev/null; then
-        site=-
+    if [[ $site != - ]]; then # an import that worked is remembered: it takes up to two seconds
+        works=$dir/imports/$name
+        recipe=$(cat "$dir"/numpy-*/.recipe <(echo "$version $site $*"))
+        if [[ $(cat "$works" 2>/dev/null) != "$recipe" ]]; then
+            if PYTHONPATH=$site timeout 120 "$@" -c 'import numpy' >/dev/null 2>&1 </dev/null; then
+                echo "$recipe" >"$works"
+            else
+                site=-
+            fi
+        fi
     fi
     printf '%s\t%s\t%s\t%s\t%s\n' "$name" "$version" "$kind" "$site" "$*" >"$dir/try/$order"
 }
@@ -363,7 +371,7 @@ enter_root() {
 }
 
 candidate_root() { # NAME: each interpreter of a Debian root
-    local root=$dir/$1 python version site kind enter=()
+    local root=$dir/$1 python version site copy kind enter=()
     [[ -e $root/.recipe ]] || return 0
     if ! enter_root "$root"; then
         skip "$1" "chroot needs root, or user namespaces"
@@ -379,8 +387,13 @@ candidate_root() { # NAME: each interpreter of a Debian root
         esac
         site=$(site_for "${version%d}")
         if [[ $site != - ]]; then # hard links: no copy
-            [[ -e $root/opt/site-${version%d} ]] || cp -al "$site" "$root/opt/site-${version%d}"
-            site=/opt/site-${version%d}
+            copy=/opt/site-${version%d}
+            if ! cmp -s "$site/.recipe" "$root$copy/.recipe"; then
+                rm -rf "$root$copy" "$root$copy.new"
+                cp -al "$site" "$root$copy.new"
+                mv "$root$copy.new" "$root$copy"
+            fi
+            site=$copy
         fi
         candidate "$1-$version" "$kind" "$site" "${enter[@]}" "/usr/bin/python$version"
     done
@@ -515,7 +528,7 @@ main() {
     done
     dir=${dir:-${HEAPSONDE_INTERPRETERS:-$HOME/.cache/heapsonde/interpreters}}
     if ((${#groups[@]} == 0)); then read -r -a groups <<<"${HEAPSONDE_GROUPS:-${all_groups[*]}}"; fi
-    mkdir -p "$dir/log"
+    mkdir -p "$dir/log" "$dir/imports"
     dir=$(readlink -f "$dir")
     [[ $dir != *[[:space:]]* ]] || { echo "interpreters.sh: a blank in $dir would split commands" >&2; return 2; }
     exec 9>"$dir/.lock"
