@@ -235,8 +235,9 @@ fetch_numpy() { # FOLDER TAG(3.12 or 3.13t) PIN
     for platform in manylinux_2_28 manylinux_2_27 manylinux_2_17 manylinux2014; do
         args+=(--platform "${platform}_x86_64")
     done
+    # The pins are chosen per version; old pips would compare them with the version that runs pip.
     "$pip" -m pip install --disable-pip-version-check --quiet --no-compile --no-deps --target "$target" \
-        --only-binary :all: --implementation cp --python-version "$version" --abi "cp${2/./}" \
+        --ignore-requires-python --only-binary :all: --implementation cp --python-version "$version" --abi "cp${2/./}" \
         "${args[@]}" "numpy==$3"
 }
 
