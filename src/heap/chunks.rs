@@ -182,8 +182,10 @@ pub fn mapped_chunks<M: Memory + ?Sized>(memory: &M, range: Range<Address>) -> V
 fn mapped_chunk(address: Address, header: &[u8], end: Address) -> Option<Chunk> {
     let (previous, word) = (u64_at(header, 0)?, u64_at(header, 8)?);
     let size = word & !FLAGS;
-    let sane = word & FLAGS == IS_MAPPED && previous == 0 && size >= PAGE && size % PAGE == 0;
-    (sane && address.0.checked_add(size)? <= end.0).then_some(Chunk { address, size })
+    // Since glibc 2.43 the size leaves out the two words behind the last chunk of a mapping.
+    let mapped = size.next_multiple_of(PAGE);
+    let sane = word & FLAGS == IS_MAPPED && previous == 0 && size >= PAGE - HEADER && mapped - size <= HEADER;
+    (sane && address.0.checked_add(mapped)? <= end.0).then_some(Chunk { address, size: mapped })
 }
 
 #[cfg(test)]
