@@ -18,8 +18,11 @@ use common::target::Target;
 use common::truth::{ObjectTruth, Truth};
 use common::zoo;
 
+/// Name, options of the zoo, environment.
+type Case = (&'static str, &'static [&'static str], &'static [(&'static str, &'static str)]);
+
 /// Environments and options that must not change what the oracle is worth.
-const CASES: &[(&str, &[&str], &[(&str, &str)])] = &[
+const CASES: &[Case] = &[
     ("default", &[], &[]),
     ("debug", &["--scale", "0.2", "--seed", "2"], &[("PYTHONMALLOC", "debug")]),
     ("malloc-freeze", &["--scale", "0.2", "--seed", "3", "--freeze"], &[("PYTHONMALLOC", "malloc")]),
@@ -67,7 +70,7 @@ fn the_oracle_agrees_with_itself(interpreter: &Interpreter, args: &[&str], env: 
         return Err(format!("{} objects were not there when the target blocked: {o:?}", later.len()));
     }
 
-    let has_marks = env.contains(&("PYTHONMALLOC", "debug"));
+    let has_marks = truth.has_marks(env);
     the_judge_can_judge(&image, &truth, &told, has_marks)
 }
 
@@ -126,7 +129,7 @@ fn the_judge_can_judge(image: &Image, truth: &Truth, told: &[&ObjectTruth], has_
     }
     let accepted: Vec<_> = wrong.iter().filter(|a| judge.objection(**a).is_none()).collect();
     // Without the allocator's marks, a neighbour that is alive and untold, or dead on a free list, looks like an object.
-    let bound = if has_marks { 2000 } else { 100 };
+    let bound = if has_marks { 1000 } else { 100 };
     if accepted.len() * bound > wrong.len() {
         return Err(format!(
             "the judge accepts {} of {} wrong addresses: {:x?}",

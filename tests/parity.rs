@@ -105,7 +105,7 @@ fn the_tool_sees_what_the_target_knows(interpreter: &Interpreter, case: &Case) -
     told_objects_are_found(&truth, &image, &by_address, &mut findings);
     found_objects_agree(&truth, &by_address, interpreter.has_gil(), &mut findings);
     inner_objects_are_found(&truth, &by_address, &mut findings);
-    let has_marks = env.contains(&("PYTHONMALLOC", "debug"));
+    let has_marks = truth.has_marks(env);
     found_objects_exist(&truth, &image, &dumped, has_marks, &mut findings);
     expected_counts_are_found(&truth, &dumped, &mut findings);
     the_histogram_sums_the_dump(&histogram, &dumped, &mut findings);

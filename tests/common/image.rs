@@ -19,6 +19,8 @@ use std::os::unix::fs::FileExt;
 use super::truth::{Truth, TypeTruth};
 
 const PAGE: u64 = 4096;
+/// More unreadable pages in a row than this are no guard of a stack.
+const MOST_GUARDS: usize = 256;
 
 struct Region {
     start: u64,
@@ -61,10 +63,16 @@ impl Image {
                 while page < pages && present(page) == present(first) {
                     page += 1;
                 }
-                if present(first) {
-                    let range = first * PAGE as usize..page * PAGE as usize;
-                    let from = start + range.start as u64;
-                    memory.read_exact_at(&mut bytes[range], from).map_err(|e| format!("{line:?}: {e}"))?;
+                let read = |bytes: &mut [u8], pages: std::ops::Range<usize>| {
+                    let range = pages.start * PAGE as usize..pages.end * PAGE as usize;
+                    memory.read_exact_at(&mut bytes[range.clone()], start + range.start as u64)
+                };
+                if present(first) && read(&mut bytes, first..page).is_err() {
+                    // The stacks of threads hold guard pages that maps does not show (glibc 2.42, MADV_GUARD_INSTALL).
+                    let unreadable = (first..page).filter(|p| read(&mut bytes, *p..p + 1).is_err()).count();
+                    if unreadable == page - first && unreadable > MOST_GUARDS {
+                        return Err(format!("{unreadable} pages cannot be read: {line:?}"));
+                    }
                 }
             }
             image.regions.push(Region { start, bytes, is_file: path.starts_with('/') });

@@ -50,9 +50,7 @@ impl Interpreter {
         let output = command.stdin(Stdio::null()).output().map_err(|e| e.to_string())?;
         match output.status.success() {
             true => Ok(()),
-            false => {
-                Err(String::from_utf8_lossy(&output.stderr).lines().last().unwrap_or("does not start").to_string())
-            }
+            false => Err(last_line(&output.stderr)),
         }
     }
 
@@ -195,9 +193,11 @@ fn ask_version(candidate: &Interpreter) -> Result<(u8, u8, u8), String> {
             (Ok(a), Ok(b), Ok(c)) => Ok((a, b, c)),
             _ => Err(format!("says its version is {text:?}")),
         },
-        _ => {
-            let error = String::from_utf8_lossy(&output.stderr).lines().last().unwrap_or("no output").to_string();
-            Err(format!("does not start: {error}"))
-        }
+        _ => Err(format!("does not start: {}", last_line(&output.stderr))),
     }
+}
+
+fn last_line(stderr: &[u8]) -> String {
+    let text = String::from_utf8_lossy(stderr);
+    text.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("says nothing").to_string()
 }
