@@ -1,1 +1,5 @@
-fn main() {}
+//! The heapsonde program. Everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    heapsonde::cli::run()
+}

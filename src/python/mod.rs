@@ -1,3 +1,10 @@
-//! Meaning: what the bytes of a CPython process say.
+//! Meaning: what the bytes of a CPython process say. Finds the interpreter, knows its layouts, reads its types.
 
+pub mod attach;
+pub mod layout;
+pub mod proof;
+pub mod reader;
+pub mod runtime;
+pub mod sizes;
+pub mod types;
 pub mod version;

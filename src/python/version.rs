@@ -44,3 +44,59 @@ impl fmt::Display for Version {
         }
     }
 }
+
+/// What differs between versions without being a layout: how the interpreter itself counts.
+impl Version {
+    /// Whether `sys.getsizeof` adds a GC head to static types, which have none (`_PySys_GetSizeOf`,
+    /// `Python/sysmodule.c`).
+    pub fn getsizeof_of_static_types(self) -> StaticTypeHead {
+        match (self.major, self.minor) {
+            (3, ..=10) => StaticTypeHead::NotCounted,
+            (3, 11 | 12) => StaticTypeHead::Counted,
+            _ => StaticTypeHead::CountedUnderMetatypes,
+        }
+    }
+
+    /// Whether `type.__sizeof__` starts from the metatype's `tp_basicsize`; before 3.11 it is always
+    /// `sizeof(PyHeapTypeObject)` (`type___sizeof___impl`, `Objects/typeobject.c`).
+    pub fn type_sizeof_asks_metatype(self) -> bool {
+        (self.major, self.minor) >= (3, 11)
+    }
+
+    /// Whether every int has at least one digit in `int.__sizeof__`: since 3.11 0 counts one, too.
+    pub fn int_sizeof_counts_a_digit_of_zero(self) -> bool {
+        (self.major, self.minor) >= (3, 11)
+    }
+}
+
+impl Version {
+    /// Whether objects can be immortal: since 3.12 (PEP 683).
+    pub fn has_immortal_objects(self) -> bool {
+        (self.major, self.minor) >= (3, 12)
+    }
+}
+
+impl Version {
+    /// Whether `interp.obmalloc` is a pointer to the allocator's state; in 3.12 it is the state itself.
+    pub fn obmalloc_is_pointer(self) -> bool {
+        (self.major, self.minor) >= (3, 13)
+    }
+}
+
+impl Version {
+    /// Whether `_PyRuntime` starts with `_Py_DebugOffsets`: since 3.13.
+    pub fn publishes_offsets(self) -> bool {
+        (self.major, self.minor) >= (3, 13)
+    }
+}
+
+/// How `sys.getsizeof` treats the GC head that static types lack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StaticTypeHead {
+    /// Until 3.10 it asks the object whether it has one.
+    NotCounted,
+    /// 3.11 and 3.12 ask the type's type alone.
+    Counted,
+    /// Since 3.13 static types whose type is `type` itself are excepted.
+    CountedUnderMetatypes,
+}

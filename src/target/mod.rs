@@ -1,3 +1,18 @@
-//! Bytes: processes, regions and reads. Nothing here knows Python.
+//! Bytes: processes, regions, reads, and what an ELF file says. Nothing here knows Python.
 
 pub mod address;
+pub mod cache;
+pub mod copy;
+pub mod elf;
+pub mod freeze;
+pub mod gates;
+pub mod host;
+pub mod image;
+pub mod layered;
+pub mod memory;
+pub mod process;
+pub mod regions;
+pub mod spawn;
+
+pub use address::Address;
+pub use memory::{Memory, MemoryExt, ReadError};

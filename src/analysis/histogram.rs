@@ -1,0 +1,149 @@
+//! Objects and bytes per type.
+
+use rustc_hash::FxHashMap;
+
+use crate::heap::object::{Object, Sink};
+use crate::python::sizes::Basis;
+use crate::python::types::TypeTable;
+
+/// Counts objects and bytes by type id: the sink of a census.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    by_type: Vec<Amount>,
+}
+
+/// Objects and their shallow bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Amount {
+    /// How many.
+    pub objects: u64,
+    /// Sum of shallow sizes.
+    pub bytes: u64,
+}
+
+impl Amount {
+    /// Adds another amount.
+    pub fn add(&mut self, other: Amount) {
+        self.objects += other.objects;
+        self.bytes = self.bytes.saturating_add(other.bytes);
+    }
+}
+
+impl Tally {
+    /// An empty tally for a target with so many types.
+    pub fn new(types: usize) -> Tally {
+        Tally { by_type: vec![Amount::default(); types] }
+    }
+}
+
+impl Sink for Tally {
+    #[inline]
+    fn object(&mut self, object: &Object) {
+        if let Some(amount) = self.by_type.get_mut(object.type_id.index()) {
+            amount.add(Amount { objects: 1, bytes: object.size });
+        }
+    }
+}
+
+/// One line of a histogram.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// `__module__` of the type; the module itself in a histogram by module.
+    pub module: String,
+    /// `__qualname__` of the type; empty in a histogram by module.
+    pub name: String,
+    /// Its objects.
+    pub amount: Amount,
+    /// Whether the bytes are exact.
+    pub basis: Basis,
+}
+
+impl Row {
+    /// What the row is called: `module.qualname`, or the module.
+    pub fn label(&self) -> String {
+        if self.name.is_empty() { self.module.clone() } else { format!("{}.{}", self.module, self.name) }
+    }
+}
+
+/// What rows are sorted by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SortKey {
+    /// Most bytes first.
+    #[default]
+    Bytes,
+    /// Most objects first.
+    Objects,
+    /// By name.
+    Name,
+}
+
+/// Objects and bytes per type or per module. Types of one name are one row.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Histogram {
+    /// The rows, sorted.
+    pub rows: Vec<Row>,
+    /// Sum of all rows.
+    pub total: Amount,
+}
+
+impl Histogram {
+    /// Adds up the workers' tallies. The total is the sum of the tallies and, asserted, the sum of the rows.
+    pub fn new(types: &TypeTable, tallies: &[Tally], sort: SortKey) -> Histogram {
+        let mut rows: FxHashMap<(&str, &str), Row> = FxHashMap::default();
+        let mut total = Amount::default();
+        for (id, info) in types.iter() {
+            let mut amount = Amount::default();
+            for tally in tallies {
+                amount.add(tally.by_type.get(id.index()).copied().unwrap_or_default());
+            }
+            if amount.objects == 0 {
+                continue;
+            }
+            total.add(amount);
+            let row = rows.entry((&info.module, &info.qualname)).or_insert_with(|| Row {
+                module: info.module.clone(),
+                name: info.qualname.clone(),
+                amount: Amount::default(),
+                basis: Basis::Exact,
+            });
+            row.amount.add(amount);
+            if info.basis == Basis::LowerBound {
+                row.basis = Basis::LowerBound;
+            }
+        }
+        Histogram::of(rows.into_values().collect(), total, sort)
+    }
+
+    /// The same amounts by module.
+    pub fn by_module(&self, sort: SortKey) -> Histogram {
+        let mut rows: FxHashMap<&str, Row> = FxHashMap::default();
+        for row in &self.rows {
+            let module = rows.entry(&row.module).or_insert_with(|| Row { name: String::new(), amount: Amount::default(), ..row.clone() });
+            module.amount.add(row.amount);
+            if row.basis == Basis::LowerBound {
+                module.basis = Basis::LowerBound;
+            }
+        }
+        Histogram::of(rows.into_values().collect(), self.total, sort)
+    }
+
+    fn of(mut rows: Vec<Row>, total: Amount, sort: SortKey) -> Histogram {
+        rows.sort_by(|a, b| {
+            let by_amount = match sort {
+                SortKey::Bytes => (b.amount.bytes, b.amount.objects).cmp(&(a.amount.bytes, a.amount.objects)),
+                SortKey::Objects => (b.amount.objects, b.amount.bytes).cmp(&(a.amount.objects, a.amount.bytes)),
+                SortKey::Name => std::cmp::Ordering::Equal,
+            };
+            by_amount.then_with(|| (&a.module, &a.name).cmp(&(&b.module, &b.name)))
+        });
+        let mut sum = Amount::default();
+        rows.iter().for_each(|row| sum.add(row.amount));
+        assert_eq!(sum, total, "the rows of a histogram add up to its total");
+        Histogram { rows, total }
+    }
+
+    /// Rows whose bytes are a lower bound.
+    pub fn lower_bounds(&self) -> impl Iterator<Item = &Row> {
+        self.rows.iter().filter(|row| row.basis == Basis::LowerBound)
+    }
+}

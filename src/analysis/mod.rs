@@ -1,0 +1,3 @@
+//! Answers: what the objects add up to.
+
+pub mod histogram;

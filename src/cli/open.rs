@@ -1,0 +1,258 @@
+//! From what was typed to a census: find or start the process, attach, stop it if asked, copy or stream.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::heap::census::Progress;
+use crate::heap::object::Sink;
+use crate::heap::plan::Part;
+use crate::heap::survey::{Outcome, Survey};
+use crate::python::attach::{self, AttachError, Python};
+use crate::python::layout::Build;
+use crate::python::types::TypeTable;
+use crate::report::summary::{AllocatorSummary, Problems, Reading, TargetSummary};
+use crate::report::units;
+use crate::target::cache::CachedMemory;
+use crate::target::copy::{self, Copy};
+use crate::target::elf::{ElfFile, LoadedElf, is_32_bit};
+use crate::target::freeze::Freeze;
+use crate::target::gates::{self, Gate};
+use crate::target::layered::Layered;
+use crate::target::memory::Memory;
+use crate::target::process::Process;
+use crate::target::spawn::Spawned;
+use crate::target::{ReadError, host};
+
+use super::advice::Refused;
+use super::args;
+use super::progress;
+
+/// How long a started program may take until its interpreter is up.
+const START_LIMIT: Duration = Duration::from_secs(30);
+/// How long a started program may be busy before it is read all the same.
+const QUIET_LIMIT: Duration = Duration::from_secs(15);
+/// Targets of at most so many bytes are copied before they are read, so that the ways of finding objects can be
+/// checked against each other. A third of what a census may use beyond its base.
+const COPY_SMALL: u64 = 24 << 20;
+
+/// A process with a proved Python in it.
+pub struct Opened {
+    process: Process,
+    elfs: Vec<LoadedElf>,
+    python: Python,
+    pause: bool,
+    /// Ended when this is dropped, unless it is to be kept.
+    _spawned: Option<Spawned>,
+}
+
+/// The result of a census, whatever it collected.
+pub struct Taken<S> {
+    /// The types that the objects' ids speak of.
+    pub types: TypeTable,
+    /// What the sinks collected.
+    pub collected: S,
+    /// How the target was read.
+    pub reading: Reading,
+    /// What could not be read.
+    pub problems: Problems,
+    /// The allocator's figures.
+    pub allocator: AllocatorSummary,
+}
+
+/// Opens the target that was typed.
+pub fn open(arguments: &args::Target) -> Result<Opened> {
+    match (arguments.pid.or(arguments.pid_option), arguments.command.as_slice()) {
+        (Some(pid), _) => {
+            let (process, elfs, python) = attach_to(pid)?;
+            Ok(Opened { process, elfs, python, pause: arguments.pause, _spawned: None })
+        }
+        (None, []) => bail!("which process? Give a PID, or a command behind --"),
+        (None, command) => start(arguments, command),
+    }
+}
+
+fn attach_to(pid: i32) -> Result<(Process, Vec<LoadedElf>, Python)> {
+    if pid <= 0 {
+        bail!(Refused { pid, gate: Gate::NoSuchProcess });
+    }
+    let refused = || Refused { pid, gate: gates::diagnose(pid) };
+    let process = Process::open(pid).map_err(|_| refused())?;
+    if process.regions().iter().next().is_none() {
+        bail!(refused());
+    }
+    if is_32_bit(Path::new(&format!("/proc/{pid}/exe"))) == Some(true) {
+        bail!("process {pid} is a 32-bit program; heapsonde reads 64-bit ones");
+    }
+    let cached = CachedMemory::new(&process);
+    let elfs = LoadedElf::all(&cached);
+    let open_file = |elf: &LoadedElf| ElfFile::open(pid, elf).ok();
+    let python = attach::attach(&cached, &elfs, &open_file).map_err(|error| match error {
+        AttachError::Read(ReadError::Denied | ReadError::Gone) => anyhow::Error::new(refused()),
+        // Where no file could be read at all, the reason is not that it is no Python.
+        AttachError::NotPython if elfs.is_empty() && !matches!(gates::diagnose(pid), Gate::Unknown) => refused().into(),
+        error => anyhow::Error::new(error).context(format!("cannot read process {pid}")),
+    });
+    let python = python?;
+    log::debug!("attached with {} reads", cached.reads());
+    Ok((process, elfs, python))
+}
+
+/// Starts a program and waits until there is something to read.
+fn start(arguments: &args::Target, command: &[String]) -> Result<Opened> {
+    let mut spawned =
+        Spawned::start(command, arguments.keep).with_context(|| format!("cannot start {:?}", command[0]))?;
+    let pid = spawned.pid();
+    let mut last_error = None;
+    let attached = spawned.wait_until(START_LIMIT, || match attach_to_family(pid) {
+        Ok(attached) => Some(attached),
+        Err(error) => {
+            last_error = Some(error);
+            None
+        }
+    })?;
+    let Some(python_pid) = attached else {
+        return Err(match spawned.exited()? {
+            Some(status) => anyhow::anyhow!("{:?} ended ({status}) before its Python could be read", command[0]),
+            None => last_error.unwrap_or_else(|| anyhow::anyhow!("no Python")).context(format!("{:?} did not start a Python", command[0])),
+        });
+    };
+    match arguments.after {
+        Some(after) => {
+            spawned.wait_until(after, || None::<()>)?;
+        }
+        None => {
+            let waited = spawned.wait_until_quiet(python_pid, QUIET_LIMIT)?;
+            log::debug!("waited {} until the program was quiet", units::duration(waited));
+        }
+    }
+    if let Some(status) = spawned.exited()? {
+        bail!("{:?} ended ({status}) before it could be read; --after TIME reads it earlier", command[0]);
+    }
+    // Attached anew: the program has loaded more since.
+    let (process, elfs, python) = attach_to(python_pid)?;
+    Ok(Opened { process, elfs, python, pause: arguments.pause, _spawned: Some(spawned) })
+}
+
+/// The process itself, or the first of its descendants that is a Python: a shell or a launcher may stand before it.
+fn attach_to_family(pid: i32) -> Result<i32> {
+    let error = match attach_to(pid) {
+        Ok(_) => return Ok(pid),
+        Err(error) => error,
+    };
+    let children = remoteprocess::Process::new(pid).and_then(|process| process.child_processes()).unwrap_or_default();
+    children.iter().map(|&(child, _)| child).find(|&child| attach_to(child).is_ok()).ok_or(error)
+}
+
+impl Opened {
+    /// Of which process the report speaks.
+    pub fn summary(&self) -> TargetSummary {
+        let pid = self.process.pid();
+        let command = remoteprocess::Process::new(pid).and_then(|process| process.cmdline()).unwrap_or_default();
+        TargetSummary {
+            pid,
+            version: self.python.version.to_string(),
+            build: match self.python.build {
+                Build::Default => "default",
+                Build::FreeThreaded => "free-threaded",
+                Build::Debug | Build::DebugFreeThreaded => "debug",
+            },
+            command: command.join(" "),
+            interpreters: self.python.interpreters.len(),
+        }
+    }
+
+    /// A short name for files: the program's own.
+    pub fn name(&self) -> String {
+        let command = remoteprocess::Process::new(self.process.pid()).and_then(|process| process.cmdline());
+        let words = command.unwrap_or_default();
+        // `python3 -m name`, `python3 path/name.py`, or just the interpreter.
+        let word = match words.iter().position(|word| word == "-m") {
+            Some(at) => words.get(at + 1),
+            None => words.iter().skip(1).find(|word| !word.starts_with('-')).or(words.first()),
+        };
+        let stem = word.and_then(|word| Path::new(word).file_stem()).map(|stem| stem.to_string_lossy().into_owned());
+        stem.filter(|stem| !stem.is_empty()).unwrap_or_else(|| "python".to_owned())
+    }
+
+    /// Takes a census: stops the process if asked, copies what fits, and hands what the census found to `collect`.
+    pub fn census<S, R>(mut self, sink: impl Fn(&TypeTable) -> S + Sync, collect: impl FnOnce(&TypeTable, Vec<S>) -> R) -> Result<Taken<R>>
+    where
+        S: Sink,
+    {
+        let start = Instant::now();
+        let freeze = if self.pause { Some(self.freeze()?) } else { None };
+        self.process.refresh().map_err(|_| Refused { pid: self.process.pid(), gate: gates::diagnose(self.process.pid()) })?;
+        let survey = Survey::new(&self.process, &self.python, &self.elfs);
+        let total = survey.plan.total_bytes();
+        let copy = if self.pause && fits(total) || total <= COPY_SMALL { Some(self.copy(&survey)?) } else { None };
+        let mut freeze = freeze;
+        let mut paused = None;
+        if copy.is_some() {
+            paused = freeze.take().map(Freeze::release);
+        }
+        let progress = Progress::default();
+        let (types, sinks, outcome) = match &copy {
+            Some(copy) => {
+                let memory = Layered::new(&copy.image, &self.process);
+                let types = TypeTable::build(&CachedMemory::new(&memory), &self.python, &survey.plan.statics())?;
+                let (sinks, mut outcome) = progress::show(&progress, total, || {
+                    survey.checked_census(&memory, &self.python, &types, &progress, || sink(&types))
+                })?;
+                outcome.counts.unreadable_bytes += copy.unreadable_bytes;
+                (types, sinks, outcome)
+            }
+            None => {
+                let types = TypeTable::build(&CachedMemory::new(&self.process), &self.python, &survey.plan.statics())?;
+                let (sinks, outcome) = progress::show(&progress, total, || {
+                    survey.census(&self.process, &self.python, &types, &progress, || sink(&types))
+                })?;
+                (types, sinks, outcome)
+            }
+        };
+        if let Some(freeze) = freeze {
+            paused = Some(freeze.release());
+        }
+        let reading = Reading { read_bytes: total, duration: start.elapsed(), paused };
+        let problems = self.problems(&survey, &types, &outcome);
+        let allocator = allocator_summary(&survey, &outcome);
+        let collected = collect(&types, sinks);
+        Ok(Taken { types, collected, reading, problems, allocator })
+    }
+
+    fn freeze(&self) -> Result<Freeze> {
+        let freeze = Freeze::new(self.process.pid())?;
+        if freeze.was_stopped_already() {
+            log::warn!("process {} was stopped already; it is left so", self.process.pid());
+        }
+        Ok(freeze)
+    }
+
+    fn copy(&self, survey: &Survey) -> Result<Copy> {
+        let ranges: Vec<_> = survey.plan.parts.iter().map(Part::range).collect();
+        Ok(copy::copy_ranges(&self.process, &ranges)?)
+    }
+
+    fn problems(&self, survey: &Survey, types: &TypeTable, outcome: &Outcome) -> Problems {
+        let unknown: u64 = survey.plan.unknown.iter().map(|range| range.end.0 - range.start.0).sum();
+        Problems::new(outcome, unknown, types.rejected, survey.arenas.rejected)
+    }
+}
+
+/// Whether a copy of so many bytes leaves the host half of what it has.
+fn fits(bytes: u64) -> bool {
+    host::available_bytes().is_none_or(|available| bytes < available / 2)
+}
+
+fn allocator_summary(survey: &Survey, outcome: &Outcome) -> AllocatorSummary {
+    let counts = &outcome.counts;
+    AllocatorSummary {
+        arenas: survey.arenas.arenas.len() as u64,
+        pools: counts.pools,
+        blocks_in_use: counts.blocks_in_use,
+        allocated_blocks: counts.blocks_in_use + survey.arenas.raw_blocks.unwrap_or(0),
+        raw_blocks_known: survey.arenas.raw_blocks.is_some(),
+        debug_hooks: survey.debug_hooks,
+    }
+}

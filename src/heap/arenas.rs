@@ -1,0 +1,203 @@
+//! Where are pymalloc's arenas?
+//!
+//! Since 3.12 the interpreter's state leads to them. Before, `arenas` is a static variable whose symbol is stripped
+//! from most builds, so it is found by what it must point at: an array of `arena_object`, each of which names a
+//! mapped arena whose pools name the array's index in turn. That is proof enough without any symbol.
+//!
+//! Mirrors `Objects/obmalloc.c` (v3.8 to v3.15), `struct arena_object`.
+
+use std::ops::Range;
+
+use crate::python::attach::Python;
+use crate::python::layout::Layout;
+use crate::target::elf::LoadedElf;
+use crate::target::memory::{Memory, MemoryExt, u32_at, u64_at};
+use crate::target::Address;
+
+/// Arena slots accepted: 1 MiB each, so 16 TiB of arenas.
+const ARENAS_MAX: u64 = 1 << 24;
+/// Bytes of bss scanned for the array's pointer.
+const SCAN_MAX: usize = 64 << 20;
+/// The array starts with this many slots (`INITIAL_ARENA_OBJECTS`) and is doubled.
+const INITIAL_ARENAS: u64 = 16;
+
+/// One arena, and the part of it that has been cut into pools.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Arena {
+    /// Its index in the allocator's array, which each of its pools repeats.
+    pub index: u32,
+    /// All of it.
+    pub range: Range<Address>,
+    /// First pool to one past the last pool that was ever used; pools there may be free again.
+    pub pools: Range<Address>,
+}
+
+/// All arenas, and what the allocator counts itself.
+#[derive(Debug, Default)]
+pub struct Arenas {
+    /// In order of address.
+    pub arenas: Vec<Arena>,
+    /// `raw_allocated_blocks`: blocks beyond pymalloc's size that went to malloc. Known since 3.12.
+    pub raw_blocks: Option<u64>,
+    /// Slots of the array that make no sense.
+    pub rejected: u64,
+}
+
+/// Finds all arenas of all interpreters. An interpreter run with another allocator has none.
+pub fn find<M: Memory + ?Sized>(memory: &M, python: &Python) -> Arenas {
+    let mut found = Arenas::default();
+    let layout = &python.layout;
+    if let (Some(state), Some(offset)) = (&layout.obmalloc, layout.interp.obmalloc) {
+        let mut seen = Vec::new();
+        for interpreter in &python.interpreters {
+            let field = interpreter.address.offset(offset);
+            let at = if python.version.obmalloc_is_pointer() { memory.read_pointer(field).unwrap_or_default() } else { field };
+            if at.is_null() || seen.contains(&at) {
+                continue;
+            }
+            seen.push(at);
+            let array = memory.read_pointer(at.offset(state.arenas)).unwrap_or_default();
+            let slots = memory.read_u32(at.offset(state.maxarenas)).unwrap_or(0);
+            read_array(memory, layout, array, u64::from(slots), &mut found);
+            if let Ok(raw) = memory.read_u64(at.offset(state.raw_allocated_blocks)) {
+                found.raw_blocks = Some(found.raw_blocks.unwrap_or(0).saturating_add(raw));
+            }
+        }
+    } else if let Some((array, slots)) = search(memory, layout, &python.runtime.elf) {
+        read_array(memory, layout, array, slots, &mut found);
+    }
+    found.arenas.sort_by_key(|arena| arena.range.start);
+    found.arenas.dedup_by_key(|arena| arena.range.start);
+    found
+}
+
+/// Reads an array of `arena_object`. Slots that are in use and make no sense are counted.
+fn read_array<M: Memory + ?Sized>(memory: &M, layout: &Layout, array: Address, slots: u64, found: &mut Arenas) {
+    if array.is_null() || slots > ARENAS_MAX {
+        found.rejected += u64::from(!array.is_null());
+        return;
+    }
+    let size = layout.arena_object.size;
+    // In pieces: a large process has a million arenas.
+    const PIECE: u64 = 4096;
+    for first in (0..slots).step_by(PIECE as usize) {
+        let count = PIECE.min(slots - first);
+        let at = array.offset(first as usize * size);
+        let Ok(bytes) = memory.read_bytes(at, count * size as u64, PIECE as usize * size, "arenas") else {
+            found.rejected += count;
+            continue;
+        };
+        for (index, slot) in bytes.chunks_exact(size).enumerate() {
+            match read_slot(layout, (first + index as u64) as u32, slot) {
+                Slot::Unused => {}
+                Slot::Arena(arena) if memory.regions().contains(arena.range.start, layout.constants.arena_size) => {
+                    found.arenas.push(arena);
+                }
+                _ => found.rejected += 1,
+            }
+        }
+    }
+}
+
+enum Slot {
+    Unused,
+    Arena(Arena),
+    Nonsense,
+}
+
+fn read_slot(layout: &Layout, index: u32, slot: &[u8]) -> Slot {
+    let fields = &layout.arena_object;
+    let word = |offset: usize| u64_at(slot, offset).unwrap_or(0);
+    let (address, pool_address) = (word(fields.address), word(fields.pool_address));
+    if address == 0 {
+        return Slot::Unused;
+    }
+    let (arena_size, pool_size) = (layout.constants.arena_size as u64, layout.constants.pool_size as u64);
+    let (Some(end), Some(first)) = (address.checked_add(arena_size), address.checked_next_multiple_of(pool_size)) else {
+        return Slot::Nonsense;
+    };
+    let total = u64::from(u32_at(slot, fields.ntotalpools).unwrap_or(u32::MAX));
+    let sane = address % 4096 == 0
+        && (first..=end).contains(&pool_address)
+        && pool_address % pool_size == 0
+        && total <= arena_size / pool_size;
+    if !sane {
+        return Slot::Nonsense;
+    }
+    // The last pool that fits: an arena that is not aligned to pools ends in a piece that holds none.
+    let pools = Address(first)..Address(pool_address.min(first + total * pool_size));
+    Slot::Arena(Arena { index, range: Address(address)..Address(end), pools })
+}
+
+/// Finds `arenas` in the data of the file that holds `_PyRuntime`, by structure. Returns the array and its slots.
+fn search<M: Memory + ?Sized>(memory: &M, layout: &Layout, elf: &LoadedElf) -> Option<(Address, u64)> {
+    for range in elf.writable_ranges(memory) {
+        let length = usize::try_from(range.end.0 - range.start.0).ok()?.min(SCAN_MAX);
+        let Ok(bytes) = memory.read_bytes(range.start, length as u64, SCAN_MAX, "data") else { continue };
+        for word in bytes.chunks_exact(8) {
+            let array = u64_at(word, 0)?;
+            if array % 16 == 0 && array != 0 && is_arena_array(memory, layout, Address(array)) {
+                return Some((Address(array), slots_of(memory, layout, Address(array))));
+            }
+        }
+    }
+    None
+}
+
+/// Whether the first slots are arenas whose first pool repeats their index.
+fn is_arena_array<M: Memory + ?Sized>(memory: &M, layout: &Layout, array: Address) -> bool {
+    let size = layout.arena_object.size;
+    if !memory.regions().find(array).is_some_and(|region| region.writable) {
+        return false;
+    }
+    let Ok(bytes) = memory.read_bytes(array, INITIAL_ARENAS * size as u64, 16 * size, "arenas") else { return false };
+    let mut arenas = 0;
+    for (index, slot) in bytes.chunks_exact(size).enumerate() {
+        match read_slot(layout, index as u32, slot) {
+            Slot::Unused => {}
+            Slot::Arena(arena) => {
+                let header = &layout.pool_header;
+                let of_pool = memory.read_u32(arena.pools.start.offset(header.arenaindex));
+                if arena.pools.is_empty() || of_pool.ok() != Some(index as u32) {
+                    return false;
+                }
+                arenas += 1;
+            }
+            Slot::Nonsense => return false,
+        }
+    }
+    arenas > 0
+}
+
+/// The array's length is a static variable, too; but the array only grows by doubling, so it is the largest doubling
+/// within which every used slot makes sense.
+fn slots_of<M: Memory + ?Sized>(memory: &M, layout: &Layout, array: Address) -> u64 {
+    let mut slots = INITIAL_ARENAS;
+    while slots < ARENAS_MAX {
+        let size = layout.arena_object.size as u64;
+        let at = Address(array.0.saturating_add(slots * size));
+        let Ok(bytes) = memory.read_bytes(at, slots * size, (slots * size) as usize, "arenas") else { break };
+        let mut next = bytes.chunks_exact(size as usize).enumerate();
+        let all_sane = next.all(|(index, slot)| is_sane_slot(memory, layout, slots as u32 + index as u32, slot));
+        if !all_sane {
+            break;
+        }
+        slots *= 2;
+    }
+    slots
+}
+
+/// Whether a slot is unused as `new_arena` leaves it (linked to another slot, or zero), or an arena.
+fn is_sane_slot<M: Memory + ?Sized>(memory: &M, layout: &Layout, index: u32, slot: &[u8]) -> bool {
+    match read_slot(layout, index, slot) {
+        Slot::Unused => {
+            let next = u64_at(slot, layout.arena_object.nextarena).unwrap_or(1);
+            next == 0 || (next % 16 == 0 && memory.regions().contains(Address(next), layout.arena_object.size))
+        }
+        Slot::Arena(arena) => {
+            let of_pool = memory.read_u32(arena.pools.start.offset(layout.pool_header.arenaindex)).ok();
+            !arena.pools.is_empty() && of_pool == Some(index)
+        }
+        Slot::Nonsense => false,
+    }
+}

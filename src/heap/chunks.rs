@@ -1,0 +1,225 @@
+//! The chunks of glibc's malloc: where objects beyond 512 bytes live, and all objects of a process that runs without
+//! pymalloc.
+//!
+//! A heap is a row of chunks, each with its own size in front, so a walk from the first one meets every block exactly
+//! once. Three bits of the size are flags: the previous chunk is in use, this chunk is a mapping of its own, this
+//! chunk belongs to a thread's arena. A chunk is free where its successor says so; those that wait in a thread's cache
+//! look used, but their first words no longer are an object's.
+//!
+//! Mirrors `malloc/malloc.c` and `malloc/arena.c` (glibc 2.26 to 2.42).
+
+use std::ops::Range;
+
+use crate::target::memory::{Memory, u64_at};
+use crate::target::Address;
+
+/// The flags in a chunk's size.
+const PREVIOUS_IN_USE: u64 = 1;
+const IS_MAPPED: u64 = 2;
+const NON_MAIN_ARENA: u64 = 4;
+const FLAGS: u64 = 7;
+/// The smallest chunk.
+const CHUNK_MIN: u64 = 32;
+/// Two words stand in front of what malloc returns; the second is the size.
+pub const HEADER: u64 = 16;
+const PAGE: u64 = 4096;
+/// Alignment and largest size of the heaps of a thread's arena: HEAP_MAX_SIZE with 64-bit defaults.
+pub const THREAD_HEAP: u64 = 64 << 20;
+/// Chunks that must follow one another before a place in the middle of a heap is believed to be the start of one.
+const CHAIN: usize = 8;
+/// Chunks of at most this size go to fast bins when they are freed, which leaves their second word alone
+/// (`global_max_fast`).
+const FAST_BIN_MAX: u64 = 128;
+
+/// One chunk of a heap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chunk {
+    /// Where its two header words are.
+    pub address: Address,
+    /// Bytes, header included.
+    pub size: u64,
+}
+
+impl Chunk {
+    /// What malloc returned for it.
+    pub fn data(&self) -> Address {
+        Address(self.address.0 + HEADER)
+    }
+
+    /// Bytes that its user may use: up to and including the first word of the next chunk.
+    pub fn usable(&self) -> u64 {
+        self.size - HEADER / 2
+    }
+
+    /// One past its end.
+    pub fn end(&self) -> Address {
+        Address(self.address.0 + self.size)
+    }
+
+    /// Whether the word where an object's count would be is a link of a fast bin: the next chunk's address, or that
+    /// mixed with the link's own address (since 2.32), or the end of such a list. Only where addresses are so low
+    /// that a link could be taken for a count.
+    pub fn is_in_fast_bin(&self, first_word: u64, heap: &Range<Address>) -> bool {
+        let mask = self.data().0 >> 12;
+        let leads_into_heap = |link: u64| link % 16 == 0 && heap.contains(&Address(link));
+        self.size <= FAST_BIN_MAX
+            && (first_word == mask || leads_into_heap(first_word) || leads_into_heap(first_word ^ mask))
+    }
+}
+
+/// A row of chunks: the `brk` heap or one heap of a thread's arena.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heap {
+    /// First chunk to the heap's end.
+    pub range: Range<Address>,
+    /// Whether it belongs to a thread's arena.
+    pub is_thread_arena: bool,
+}
+
+impl Heap {
+    /// Decodes the chunk whose header is at `address`. `None` where no chunk of this heap can be.
+    #[inline]
+    pub fn chunk(&self, address: Address, size_word: u64) -> Option<Chunk> {
+        let size = size_word & !FLAGS;
+        let arena = size_word & NON_MAIN_ARENA != 0;
+        let end = address.0.checked_add(size)?;
+        // A heap of a thread's arena ends in a fence: two chunks of 16 bytes or less, which are not walked.
+        let sane = size >= CHUNK_MIN && size % 16 == 0 && end <= self.range.end.0 && size_word & IS_MAPPED == 0;
+        (sane && (arena == self.is_thread_arena || end >= self.range.end.0 - PAGE)).then_some(Chunk { address, size })
+    }
+
+    /// The first place from `from` on where a row of chunks starts that holds for a while or to the heap's end.
+    /// `bytes` is memory from `from` on.
+    pub fn resync(&self, from: Address, bytes: &[u8]) -> Option<Address> {
+        (0..bytes.len().saturating_sub(HEADER as usize)).step_by(16).map(|offset| from.offset(offset)).find(|&start| {
+            let mut at = start;
+            for _ in 0..CHAIN {
+                let word = usize::try_from(at.0 - from.0).ok().and_then(|offset| u64_at(bytes, offset.checked_add(8)?));
+                match word.and_then(|word| self.chunk(at, word)) {
+                    Some(chunk) if chunk.end() == self.range.end => return true,
+                    Some(chunk) => at = chunk.end(),
+                    None => return false,
+                }
+            }
+            true
+        })
+    }
+}
+
+/// Whether the size word of a chunk says that the chunk before it is in use.
+pub fn says_previous_in_use(size_word: u64) -> bool {
+    size_word & PREVIOUS_IN_USE != 0
+}
+
+/// Finds the heap of a thread's arena that starts at `start`, a multiple of [`THREAD_HEAP`] within `limit`
+/// (`struct heap_info`: arena, previous heap, size, bytes that were ever writable).
+pub fn thread_heap<M: Memory + ?Sized>(memory: &M, start: Address, limit: Address) -> Option<Heap> {
+    // heap_info, the arena's own state in the arena's first heap (2,200 bytes), and the first chunks.
+    const LOOK: usize = 4096;
+    let mut bytes = vec![0; LOOK.min(usize::try_from(limit.0.checked_sub(start.0)?).ok()?)];
+    memory.read_exact_at(start, &mut bytes).ok()?;
+    let (arena, previous) = (u64_at(&bytes, 0)?, u64_at(&bytes, 8)?);
+    let (size, writable) = (u64_at(&bytes, 16)?, u64_at(&bytes, 24)?);
+    let end = start.0.checked_add(size)?;
+    let sane = arena != 0
+        && arena % 8 == 0
+        && previous % THREAD_HEAP == 0
+        && size % PAGE == 0
+        && (PAGE..=THREAD_HEAP).contains(&size)
+        && size <= writable
+        && writable <= THREAD_HEAP
+        && end <= limit.0;
+    if !sane {
+        return None;
+    }
+    let skip: usize = if previous == 0 { 32 + 2048 } else { 32 };
+    let heap = Heap { range: start..Address(end), is_thread_arena: true };
+    let first = heap.resync(start.offset(skip), bytes.get(skip..)?)?;
+    Some(Heap { range: first..Address(end), is_thread_arena: true })
+}
+
+/// Finds the chunks that are mappings of their own in `range`, private anonymous memory. Such a chunk starts at a
+/// page and fills whole pages; neighbours may share a mapping.
+pub fn mapped_chunks<M: Memory + ?Sized>(memory: &M, range: Range<Address>) -> Vec<Chunk> {
+    /// Headers read at a time, a page apart.
+    const BATCH: usize = 512;
+    let mut found = Vec::new();
+    let mut page = range.start.0.next_multiple_of(PAGE);
+    while page < range.end.0 {
+        let count = (((range.end.0 - page) / PAGE) as usize).clamp(1, BATCH);
+        let mut headers = vec![[0; HEADER as usize]; count];
+        let mut pieces: Vec<_> = headers
+            .iter_mut()
+            .enumerate()
+            .map(|(index, header)| crate::target::memory::Piece {
+                address: Address(page + index as u64 * PAGE),
+                buffer: header,
+                filled: false,
+            })
+            .collect();
+        if memory.read_pieces(&mut pieces).is_err() {
+            return found;
+        }
+        let filled: Vec<bool> = pieces.iter().map(|piece| piece.filled).collect();
+        let start = page;
+        page += count as u64 * PAGE;
+        let mut index = 0;
+        while index < count {
+            let address = start + index as u64 * PAGE;
+            match mapped_chunk(Address(address), &headers[index], range.end).filter(|_| filled[index]) {
+                Some(chunk) => {
+                    found.push(chunk);
+                    index = index.saturating_add(usize::try_from(chunk.size / PAGE).unwrap_or(usize::MAX));
+                    page = page.max(chunk.end().0);
+                }
+                None => index += 1,
+            }
+        }
+    }
+    found
+}
+
+fn mapped_chunk(address: Address, header: &[u8], end: Address) -> Option<Chunk> {
+    let (previous, word) = (u64_at(header, 0)?, u64_at(header, 8)?);
+    let size = word & !FLAGS;
+    let sane = word & FLAGS == IS_MAPPED && previous == 0 && size >= PAGE && size % PAGE == 0;
+    (sane && address.0.checked_add(size)? <= end.0).then_some(Chunk { address, size })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::target::image::{Image, Segment};
+
+    fn words(words: &[u64]) -> Vec<u8> {
+        words.iter().flat_map(|word| word.to_le_bytes()).collect()
+    }
+
+    #[test]
+    fn a_row_of_chunks_is_found_again_after_nonsense() {
+        let heap = Heap { range: Address(0x1000)..Address(0x1000 + 128), is_thread_arena: false };
+        // 16 bytes of nonsense, then chunks of 32, 48 and 32 bytes to the end.
+        let mut memory = vec![7, 7];
+        memory.extend([0, 33, 1, 2]);
+        memory.extend([0, 49, 1, 2, 3, 4]);
+        memory.extend([0, 33, 1, 2]);
+        assert_eq!(heap.resync(Address(0x1000), &words(&memory)), Some(Address(0x1010)));
+        assert_eq!(heap.chunk(Address(0x1010), 33), Some(Chunk { address: Address(0x1010), size: 32 }));
+        for nonsense in [0, 16, 24, 33 | IS_MAPPED, 1 << 40, u64::MAX] {
+            assert_eq!(heap.chunk(Address(0x1010), nonsense), None);
+        }
+    }
+
+    #[test]
+    fn chunks_with_a_mapping_of_their_own_are_found_side_by_side() {
+        let mut bytes = vec![0; 5 * 4096];
+        bytes[4096 + 8..4096 + 16].copy_from_slice(&(8192u64 | IS_MAPPED).to_le_bytes());
+        bytes[3 * 4096 + 8..3 * 4096 + 16].copy_from_slice(&(4096u64 | IS_MAPPED).to_le_bytes());
+        // A size that reaches past the end.
+        bytes[4 * 4096 + 8..4 * 4096 + 16].copy_from_slice(&(8192u64 | IS_MAPPED).to_le_bytes());
+        let image = Image::of_segments(vec![Segment { start: Address(0x10000), bytes }]);
+        let found = mapped_chunks(&image, Address(0x10000)..Address(0x15000));
+        let expected = [(0x11000, 8192), (0x13000, 4096)];
+        assert_eq!(found, expected.map(|(address, size)| Chunk { address: Address(address), size }));
+    }
+}

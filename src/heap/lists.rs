@@ -1,0 +1,61 @@
+//! The collector's lists: a second way to the tracked objects, to check the first one by.
+//!
+//! Walked only where memory is local (a copy, a core): each step leads to a random place.
+//!
+//! Mirrors `Python/gc.c` (until 3.12 `Modules/gcmodule.c`).
+
+use rustc_hash::FxHashSet;
+
+use crate::python::attach::Python;
+use crate::python::proof::{generation_heads, list_pointer};
+use crate::python::reader::Reader;
+use crate::target::Address;
+use crate::target::memory::Memory;
+
+/// What the lists hold.
+#[derive(Debug, Default)]
+pub struct Listed {
+    /// Every tracked object.
+    pub objects: FxHashSet<Address>,
+    /// Lists that broke off: a link that cannot be read, leads back to a node already met or to one that does not
+    /// link back.
+    pub broken: u64,
+}
+
+/// Walks all lists of all interpreters. At most `limit` objects are taken, which bounds the memory.
+pub fn walk<M: Memory + ?Sized>(memory: &M, python: &Python, limit: usize) -> Listed {
+    let reader = Reader { memory, layout: &python.layout };
+    let mut listed = Listed::default();
+    for interpreter in &python.interpreters {
+        let Ok(heads) = generation_heads(&reader, interpreter) else {
+            listed.broken += 1;
+            continue;
+        };
+        for head in heads {
+            if !walk_one(&reader, head, limit, &mut listed.objects) {
+                listed.broken += 1;
+            }
+        }
+    }
+    listed
+}
+
+/// Walks one list; `false` where it broke off.
+fn walk_one<M: Memory + ?Sized>(reader: &Reader<'_, M>, head: Address, limit: usize, objects: &mut FxHashSet<Address>) -> bool {
+    let fields = &reader.layout.gc_head;
+    let Ok(mut node) = list_pointer(reader, head, fields.gc_next) else { return false };
+    // 3.8 has one collector for all interpreters, so a list may have been walked already.
+    if node != head && objects.contains(&node.offset(reader.layout.constants.gc_head_size)) {
+        return true;
+    }
+    while node != head {
+        if objects.len() >= limit || !objects.insert(node.offset(reader.layout.constants.gc_head_size)) {
+            return false;
+        }
+        match list_pointer(reader, node, fields.gc_next) {
+            Ok(next) if !next.is_null() => node = next,
+            _ => return false,
+        }
+    }
+    true
+}

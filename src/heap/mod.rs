@@ -1,0 +1,14 @@
+//! Objects: every live one, found through the allocator's own structure, streamed and forgotten.
+
+pub mod arenas;
+pub mod census;
+pub mod chunks;
+pub mod classify;
+pub mod hooks;
+pub mod lists;
+pub mod object;
+pub mod plan;
+pub mod pools;
+pub mod statics;
+pub mod survey;
+pub mod worker;

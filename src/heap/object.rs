@@ -1,0 +1,190 @@
+//! One object as a census sees it, and where it goes.
+
+use crate::python::layout::Layout;
+use crate::python::types::TypeId;
+use crate::python::version::Version;
+use crate::target::Address;
+use crate::target::memory::{u32_at, u64_at};
+
+/// A live object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Object {
+    /// Where it is: what `id()` says.
+    pub address: Address,
+    /// Its type.
+    pub type_id: TypeId,
+    /// Its shallow size, bytes: what `sys.getsizeof` says, or the least it can say (see the type's basis).
+    pub size: u64,
+    /// Its reference count.
+    pub refcount: Refcount,
+    /// Whether it is in one of the collector's lists.
+    pub tracked: bool,
+}
+
+/// A reference count as the object's header states it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refcount {
+    /// So many references.
+    Count(u64),
+    /// The object is never freed (3.12+); the header's own figure.
+    Immortal(u32),
+}
+
+/// Takes the objects of one worker, in the order in which it finds them.
+pub trait Sink: Send {
+    /// One live object.
+    fn object(&mut self, object: &Object);
+}
+
+impl Sink for Vec<Object> {
+    fn object(&mut self, object: &Object) {
+        self.push(*object);
+    }
+}
+
+/// How a header's first word is read as a reference count, and when it cannot be one (`Include/refcount.h`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefcountRule {
+    /// Until 3.11: a signed word.
+    Word,
+    /// 3.12 and 3.13: 32 bits, negative as such for an immortal object; the upper half is 0.
+    Half,
+    /// 3.14+: 32 bits, an overflow that is 0, and flags of which at most four bits are in use.
+    Split,
+}
+
+/// Flags of a 3.14+ header that mean something (`Include/refcount.h`): immortal, legacy, static, and one of debug
+/// builds.
+const HEADER_FLAGS_MAX: u64 = 0xf;
+/// No object is referred to more often: pointers to it would fill 32 GiB. Also the bound that keeps pointers, which
+/// stand there in dead objects, from being taken for counts.
+const COUNT_MAX: u64 = 1 << 32;
+
+impl RefcountRule {
+    /// The rule of a version.
+    pub fn of(layout: &Layout, version: Version) -> RefcountRule {
+        if layout.object.ob_overflow.is_some() {
+            RefcountRule::Split
+        } else if version.has_immortal_objects() {
+            RefcountRule::Half
+        } else {
+            RefcountRule::Word
+        }
+    }
+
+    /// Decodes the count of a live object. `None` for what cannot be one: 0 (dead), a pointer, garbage.
+    #[inline(always)]
+    pub fn decode(self, word: u64) -> Option<Refcount> {
+        let low = word as u32;
+        match self {
+            RefcountRule::Word => (word != 0 && word < COUNT_MAX).then_some(Refcount::Count(word)),
+            RefcountRule::Half | RefcountRule::Split if low == 0 => None,
+            RefcountRule::Half => (word >> 32 == 0).then(|| Self::half(low)),
+            RefcountRule::Split => {
+                let (overflow, flags) = (word >> 32 & 0xffff, word >> 48);
+                (overflow == 0 && flags <= HEADER_FLAGS_MAX).then(|| Self::half(low))
+            }
+        }
+    }
+
+    fn half(low: u32) -> Refcount {
+        if (low as i32) < 0 { Refcount::Immortal(low) } else { Refcount::Count(u64::from(low)) }
+    }
+}
+
+/// What stands in front of a collected object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GcHead {
+    /// It is in one of the collector's lists.
+    Tracked,
+    /// It is in none.
+    Untracked,
+    /// The two words cannot be a GC head.
+    Implausible,
+}
+
+/// Addresses that a user process may have: 47 bits.
+const USER_SPACE: u64 = 1 << 47;
+
+impl GcHead {
+    /// Reads the GC head at the start of `bytes`.
+    #[inline(always)]
+    pub fn read(bytes: &[u8], next_offset: usize, prev_offset: usize) -> GcHead {
+        let (Some(next), Some(prev)) = (u64_at(bytes, next_offset), u64_at(bytes, prev_offset)) else {
+            return GcHead::Implausible;
+        };
+        let pointer = |word: u64| {
+            let address = word & !crate::python::proof::GC_FLAG_BITS;
+            address != 0 && address < USER_SPACE
+        };
+        match (next, prev) {
+            // An untracked object keeps at most a flag that says it was finalized.
+            (0, 0..=3) => GcHead::Untracked,
+            // During a collection `_gc_prev` holds a count instead of a pointer.
+            _ if pointer(next) && prev != 0 => GcHead::Tracked,
+            _ => GcHead::Implausible,
+        }
+    }
+}
+
+/// The first word of an object's header.
+#[inline(always)]
+pub fn refcount_word(layout: &Layout, object: &[u8]) -> Option<u64> {
+    u64_at(object, layout.object.ob_refcnt?)
+}
+
+/// The debug hooks' mark in front of a block (`_PyMem_DebugRawAlloc`, `Objects/obmalloc.c`): size, domain, padding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DebugHeader {
+    /// Bytes that the caller asked for.
+    pub requested: u64,
+    /// `'o'` for objects, `'m'` for memory, `'r'` for raw memory.
+    pub domain: u8,
+}
+
+impl DebugHeader {
+    /// Bytes of the mark; the caller's block starts behind it.
+    pub const SIZE: usize = 16;
+    /// The padding byte since 3.8 (`PYMEM_FORBIDDENBYTE`).
+    const FORBIDDEN: u8 = 0xfd;
+
+    /// Reads the mark at the start of a block, if there is one.
+    #[inline]
+    pub fn read(block: &[u8]) -> Option<DebugHeader> {
+        let mark = block.get(..DebugHeader::SIZE)?;
+        if mark[9..].iter().any(|&byte| byte != DebugHeader::FORBIDDEN) || !matches!(mark[8], b'o' | b'm' | b'r') {
+            return None;
+        }
+        let requested = u64::from(u32::from_be_bytes([mark[0], mark[1], mark[2], mark[3]])) << 32
+            | u64::from(u32_at(mark, 4)?.swap_bytes());
+        Some(DebugHeader { requested, domain: mark[8] })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_of_the_dead_and_pointers_are_refused() {
+        for rule in [RefcountRule::Word, RefcountRule::Half, RefcountRule::Split] {
+            assert_eq!(rule.decode(0), None);
+            assert_eq!(rule.decode(1), Some(Refcount::Count(1)));
+            assert_eq!(rule.decode(0x7f12_3456_7890), None);
+        }
+        assert_eq!(RefcountRule::Half.decode(0xffff_ffff), Some(Refcount::Immortal(u32::MAX)));
+        assert_eq!(RefcountRule::Split.decode(0x0005_0000_c000_0000), Some(Refcount::Immortal(0xc000_0000)));
+        assert_eq!(RefcountRule::Split.decode(0x0010_0000_c000_0000), None);
+        assert_eq!(RefcountRule::Word.decode(u64::MAX), None);
+    }
+
+    #[test]
+    fn a_debug_mark_tells_size_and_domain() {
+        let mut block = vec![0, 0, 0, 0, 0, 0, 1, 2, b'o'];
+        block.extend([0xfd; 7]);
+        assert_eq!(DebugHeader::read(&block), Some(DebugHeader { requested: 0x102, domain: b'o' }));
+        block[12] = 0;
+        assert_eq!(DebugHeader::read(&block), None);
+        assert_eq!(DebugHeader::read(&block[..9]), None);
+    }
+}

@@ -1,0 +1,146 @@
+//! Everything a census needs to know of a target before it starts, and the census itself.
+
+use crate::python::attach::Python;
+use crate::python::types::TypeTable;
+use crate::target::cache::CachedMemory;
+use crate::target::elf::LoadedElf;
+use crate::target::memory::{Memory, ReadError};
+use crate::target::Address;
+
+use super::arenas::{self, Arenas};
+use super::census::{self, Progress};
+use super::classify::Classifier;
+use super::hooks;
+use super::lists;
+use super::object::{Object, Sink};
+use super::plan::Plan;
+use super::worker::Counts;
+
+/// Where a target keeps its objects.
+#[derive(Debug)]
+pub struct Survey {
+    /// pymalloc's arenas.
+    pub arenas: Arenas,
+    /// All memory that may hold objects.
+    pub plan: Plan,
+    /// Whether blocks carry the debug hooks' mark.
+    pub debug_hooks: bool,
+}
+
+/// A census's counts, and how far the ways of finding objects agree.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// What the workers counted.
+    pub counts: Counts,
+    /// How the collector's lists compare, where they were walked.
+    pub lists: Option<ListCheck>,
+}
+
+/// The collector's lists against the blocks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ListCheck {
+    /// Objects in the lists.
+    pub listed: u64,
+    /// Of these, in no block that was read as an object.
+    pub only_listed: u64,
+    /// Objects that say they are tracked and are in no list.
+    pub only_in_blocks: u64,
+    /// Lists that broke off.
+    pub broken_lists: u64,
+}
+
+impl Survey {
+    /// Finds arenas, heaps and data. Costs milliseconds, or one read per page of memory of unknown structure.
+    pub fn new<M: Memory + ?Sized>(memory: &M, python: &Python, elfs: &[LoadedElf]) -> Survey {
+        let cached = CachedMemory::new(memory);
+        let arenas = arenas::find(&cached, python);
+        let plan = Plan::new(memory, &arenas, elfs);
+        let debug_hooks = hooks::are_on(&cached, &python.layout, &arenas, &plan);
+        log::debug!(
+            "{} arenas ({} slots rejected), {} parts with {} bytes, debug hooks {}",
+            arenas.arenas.len(),
+            arenas.rejected,
+            plan.parts.len(),
+            plan.total_bytes(),
+            if debug_hooks { "on" } else { "off" },
+        );
+        Survey { arenas, plan, debug_hooks }
+    }
+
+    /// Hands every live object to a sink.
+    ///
+    /// # Errors
+    /// Where the target cannot be read at all any more.
+    pub fn census<M, S>(
+        &self,
+        memory: &M,
+        python: &Python,
+        types: &TypeTable,
+        progress: &Progress,
+        sink: impl Fn() -> S + Sync,
+    ) -> Result<(Vec<S>, Outcome), ReadError>
+    where
+        M: Memory + Sync + ?Sized,
+        S: Sink,
+    {
+        let classifier = Classifier::new(&python.layout, python.version, types, self.debug_hooks);
+        let (sinks, counts) = census::run(memory, &classifier, &self.plan.parts, progress, sink)?;
+        Ok((sinks, Outcome { counts, lists: None }))
+    }
+
+    /// As [`Survey::census`], for memory that is local: walks the collector's lists as well and compares.
+    ///
+    /// # Errors
+    /// As [`Survey::census`].
+    pub fn checked_census<M, S>(
+        &self,
+        memory: &M,
+        python: &Python,
+        types: &TypeTable,
+        progress: &Progress,
+        sink: impl Fn() -> S + Sync,
+    ) -> Result<(Vec<S>, Outcome), ReadError>
+    where
+        M: Memory + Sync + ?Sized,
+        S: Sink,
+    {
+        let with_tracked = || Tracked { sink: sink(), addresses: Vec::new() };
+        let (sinks, mut outcome) = self.census(memory, python, types, progress, with_tracked)?;
+        // No target has more objects than bytes read by the smallest object's size; a damaged list ends there.
+        let limit = usize::try_from(self.plan.total_bytes() / 16).unwrap_or(usize::MAX);
+        let listed = lists::walk(memory, python, limit);
+        let tracked = || sinks.iter().flat_map(|sink| &sink.addresses);
+        let in_both = tracked().filter(|address| listed.objects.contains(address)).count() as u64;
+        outcome.lists = Some(ListCheck {
+            listed: listed.objects.len() as u64,
+            only_listed: listed.objects.len() as u64 - in_both,
+            only_in_blocks: tracked().count() as u64 - in_both,
+            broken_lists: listed.broken,
+        });
+        if log::log_enabled!(log::Level::Debug) {
+            let found: rustc_hash::FxHashSet<Address> = tracked().copied().collect();
+            for address in listed.objects.iter().filter(|address| !found.contains(address)).take(20) {
+                log::debug!("in the collector's lists only: {address}");
+            }
+            for address in found.iter().filter(|address| !listed.objects.contains(address)).take(20) {
+                log::debug!("tracked and in no list: {address}");
+            }
+        }
+        Ok((sinks.into_iter().map(|tracked| tracked.sink).collect(), outcome))
+    }
+}
+
+/// A sink that remembers which objects were tracked.
+struct Tracked<S> {
+    sink: S,
+    addresses: Vec<Address>,
+}
+
+impl<S: Sink> Sink for Tracked<S> {
+    fn object(&mut self, object: &Object) {
+        if object.tracked {
+            self.addresses.push(object.address);
+        }
+        self.sink.object(object);
+    }
+}

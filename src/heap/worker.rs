@@ -1,0 +1,428 @@
+//! One worker of a census: reads a part of memory, judges its blocks, completes sizes, hands objects on, forgets.
+
+use crate::python::proof::GC_FLAG_BITS;
+use crate::python::sizes::{Deferred, Size};
+use crate::target::cache::CachedMemory;
+use crate::target::memory::{Memory, Piece, ReadError, u64_at};
+use crate::target::{Address, MemoryExt};
+
+use super::arenas::Arena;
+use super::chunks::{self, Chunk, Heap};
+use super::classify::{Classifier, Found, Room, Verdict};
+use super::object::{Object, Sink};
+use super::plan::{MAPPED_PREFIX, Part};
+use super::pools::{Pool, PoolState};
+use super::statics;
+
+/// Bytes of a heap or of static data read at a time: an arena's size.
+const WINDOW: usize = 1 << 20;
+/// Sizes that wait to be completed: 20,000 take about 2 MiB.
+const PENDING_MAX: usize = 20_000;
+/// How often a pool that changed while it was read is read again.
+const POOL_RETRIES: usize = 3;
+/// Bytes between two wanted places that are read along rather than skipped.
+const GAP: u64 = 512;
+/// Longest run of wanted places that is read as one.
+const RUN_MAX: u64 = 64 << 10;
+
+/// What a census counted beside the objects. All of it is shown under the report.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Objects handed on.
+    pub objects: u64,
+    /// Pools in use.
+    pub pools: u64,
+    /// Blocks in use in them, as the pools count.
+    pub blocks_in_use: u64,
+    /// Pools whose head, count and chain of free blocks disagreed, however often they were read.
+    pub torn_pools: u64,
+    /// Objects whose size could not be completed: what they point at is gone or makes no sense.
+    pub torn_objects: u64,
+    /// Blocks that name a type and a count, but whose body cannot be right.
+    pub implausible_blocks: u64,
+    /// Bytes that should have been readable and were not.
+    pub unreadable_bytes: u64,
+    /// Bytes of malloc heaps in which no row of chunks was found.
+    pub unparsed_bytes: u64,
+}
+
+impl Counts {
+    /// Adds another worker's.
+    pub fn add(&mut self, other: &Counts) {
+        self.objects += other.objects;
+        self.pools += other.pools;
+        self.blocks_in_use += other.blocks_in_use;
+        self.torn_pools += other.torn_pools;
+        self.torn_objects += other.torn_objects;
+        self.implausible_blocks += other.implausible_blocks;
+        self.unreadable_bytes += other.unreadable_bytes;
+        self.unparsed_bytes += other.unparsed_bytes;
+    }
+}
+
+/// A worker. It keeps two buffers and a list of sizes to complete, whatever the size of the target.
+pub struct Worker<'a, M: Memory + ?Sized, S: Sink> {
+    memory: &'a M,
+    cached: CachedMemory<'a, M>,
+    classifier: &'a Classifier<'a>,
+    sink: S,
+    counts: Counts,
+    window: Vec<u8>,
+    pending: Vec<Pending>,
+    scratch: Vec<u8>,
+}
+
+/// An object whose size waits for a read.
+struct Pending {
+    address: Address,
+    length: usize,
+    object: Object,
+    deferred: Deferred,
+}
+
+/// Memory at hand: the window being worked on.
+#[derive(Clone, Copy)]
+struct Window<'b> {
+    start: Address,
+    bytes: &'b [u8],
+}
+
+impl<'b> Window<'b> {
+    fn get(&self, address: Address, length: usize) -> Option<&'b [u8]> {
+        let offset = usize::try_from(address.0.checked_sub(self.start.0)?).ok()?;
+        self.bytes.get(offset..offset.checked_add(length)?)
+    }
+}
+
+impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
+    /// A worker that hands its objects to `sink`.
+    pub fn new(memory: &'a M, classifier: &'a Classifier<'a>, sink: S) -> Self {
+        Worker {
+            memory,
+            cached: CachedMemory::new(memory),
+            classifier,
+            sink,
+            counts: Counts::default(),
+            window: vec![0; WINDOW],
+            pending: Vec::new(),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Reads one part.
+    ///
+    /// # Errors
+    /// Only where the target cannot be read at all any more.
+    pub fn read_part(&mut self, part: &Part) -> Result<(), ReadError> {
+        match part {
+            Part::Arena(arena) => self.read_arena(arena),
+            Part::Heap(heap) => self.read_heap(heap),
+            Part::Mapped(chunk) => self.read_mapped(*chunk),
+            Part::Statics(range) => self.read_statics(range.start, range.end),
+        }
+    }
+
+    /// Completes the sizes that wait, and gives back the sink and the counts.
+    ///
+    /// # Errors
+    /// As [`Worker::read_part`].
+    pub fn finish(mut self) -> Result<(S, Counts), ReadError> {
+        self.complete_pending()?;
+        Ok((self.sink, self.counts))
+    }
+
+    /// Runs `work` on the bytes at `start`, which are local already or read into the window.
+    fn with_bytes(
+        &mut self,
+        start: Address,
+        length: usize,
+        work: impl FnOnce(&mut Self, Window<'_>) -> Result<(), ReadError>,
+    ) -> Result<(), ReadError> {
+        let memory = self.memory;
+        if let Some(bytes) = memory.local(start, length) {
+            return work(self, Window { start, bytes });
+        }
+        let mut buffer = std::mem::take(&mut self.window);
+        if buffer.len() < length {
+            buffer.resize(length, 0);
+        }
+        let result = match memory.read_exact_at(start, &mut buffer[..length]) {
+            Ok(()) => work(self, Window { start, bytes: &buffer[..length] }),
+            Err(error @ (ReadError::Gone | ReadError::Denied)) => Err(error),
+            Err(_) => {
+                self.counts.unreadable_bytes += length as u64;
+                Ok(())
+            }
+        };
+        self.window = buffer;
+        result
+    }
+
+    fn read_arena(&mut self, arena: &Arena) -> Result<(), ReadError> {
+        let length = (arena.pools.end.0 - arena.pools.start.0) as usize;
+        let pool_size = self.classifier.layout().constants.pool_size;
+        self.with_bytes(arena.pools.start, length, |worker, window| {
+            for (index, bytes) in window.bytes.chunks_exact(pool_size).enumerate() {
+                worker.read_pool(window.start.offset(index * pool_size), bytes, window)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Reads one pool. A pool that contradicts itself was changed while it was read; it is read again by itself.
+    fn read_pool(&mut self, address: Address, bytes: &[u8], window: Window<'_>) -> Result<(), ReadError> {
+        if self.judge_pool(address, bytes, window)? {
+            return Ok(());
+        }
+        if self.memory.local(address, bytes.len()).is_none() {
+            let mut again = vec![0; bytes.len()];
+            for _ in 0..POOL_RETRIES {
+                self.memory.read_exact_at(address, &mut again).or_else(only_fatal)?;
+                if self.judge_pool(address, &again, window)? {
+                    return Ok(());
+                }
+            }
+        }
+        self.counts.torn_pools += 1;
+        Ok(())
+    }
+
+    /// Judges all blocks of a pool in use. `false`, and nothing done, where the pool contradicts itself.
+    fn judge_pool(&mut self, address: Address, bytes: &[u8], window: Window<'_>) -> Result<bool, ReadError> {
+        let pool = match Pool::read(bytes, self.classifier.layout()) {
+            PoolState::Free => return Ok(true),
+            PoolState::Broken => return Ok(false),
+            PoolState::InUse(pool) => pool,
+        };
+        let Some(free) = pool.free_blocks(address, bytes) else { return Ok(false) };
+        self.counts.pools += 1;
+        self.counts.blocks_in_use += u64::from(pool.in_use);
+        let room = Room::Class(pool.block_size as u64);
+        let classifier = self.classifier;
+        for (index, block) in bytes[pool.first..].chunks_exact(pool.block_size).take(pool.carved).enumerate() {
+            if !free.contains(index) {
+                let at = address.offset(pool.first + index * pool.block_size);
+                self.judge(classifier.block(at, block, room), window)?;
+            }
+        }
+        Ok(true)
+    }
+
+    fn judge(&mut self, verdict: Verdict, window: Window<'_>) -> Result<(), ReadError> {
+        match verdict {
+            Verdict::NoObject => Ok(()),
+            Verdict::Implausible => {
+                self.counts.implausible_blocks += 1;
+                Ok(())
+            }
+            Verdict::Object(found) => self.hand_on(&found, window),
+        }
+    }
+
+    /// Hands an object on, at once or once its size is known.
+    #[inline]
+    fn hand_on(&mut self, found: &Found, window: Window<'_>) -> Result<(), ReadError> {
+        let &Found { address, type_id, refcount, tracked, measured } = found;
+        let object = |size| Object { address, type_id, size, refcount, tracked };
+        let deferred = match measured.size {
+            Size::Known(size) => {
+                self.counts.objects += 1;
+                self.sink.object(&object(size));
+                return Ok(());
+            }
+            Size::Deferred(deferred) => deferred,
+        };
+        let (at, length) = deferred.first_read(self.classifier.layout());
+        if let Some(bytes) = window.get(at, length).or_else(|| self.memory.local(at, length)) {
+            self.complete(&object(0), &deferred, bytes);
+            return Ok(());
+        }
+        self.pending.push(Pending { address: at, length, object: object(0), deferred });
+        if self.pending.len() >= PENDING_MAX { self.complete_pending() } else { Ok(()) }
+    }
+
+    fn complete(&mut self, object: &Object, deferred: &Deferred, bytes: &[u8]) {
+        match deferred.complete(bytes, self.classifier.layout(), &self.cached) {
+            Some(size) => {
+                self.counts.objects += 1;
+                self.sink.object(&Object { size, ..*object });
+            }
+            None => {
+                log::trace!("torn: {object:?} {deferred:?}");
+                self.counts.torn_objects += 1;
+            }
+        }
+    }
+
+    /// Completes the sizes that wait, reading what they need in order of address, near places together.
+    fn complete_pending(&mut self) -> Result<(), ReadError> {
+        let mut pending = std::mem::take(&mut self.pending);
+        pending.sort_unstable_by_key(|pending| (pending.address, pending.length));
+        let runs = runs(&pending);
+        let mut buffer = std::mem::take(&mut self.scratch);
+        buffer.resize(runs.iter().map(|run| run.length).sum(), 0);
+        let mut pieces = Vec::with_capacity(runs.len());
+        let mut rest = buffer.as_mut_slice();
+        for run in &runs {
+            let (piece, after) = rest.split_at_mut(run.length);
+            pieces.push(Piece { address: run.start, buffer: piece, filled: false });
+            rest = after;
+        }
+        self.memory.read_pieces(&mut pieces)?;
+        for (run, piece) in runs.iter().zip(&pieces) {
+            for wait in &pending[run.members.clone()] {
+                if piece.filled {
+                    let offset = (wait.address.0 - run.start.0) as usize;
+                    self.complete(&wait.object, &wait.deferred, &piece.buffer[offset..offset + wait.length]);
+                } else {
+                    // One place of the run is not readable; each is tried by itself.
+                    match self.memory.read_bytes(wait.address, wait.length as u64, RUN_MAX as usize, "deferred size") {
+                        Ok(bytes) => self.complete(&wait.object, &wait.deferred, &bytes),
+                        Err(error @ (ReadError::Gone | ReadError::Denied)) => return Err(error),
+                        Err(_) => self.counts.torn_objects += 1,
+                    }
+                }
+            }
+        }
+        pending.clear();
+        (self.pending, self.scratch) = (pending, buffer);
+        Ok(())
+    }
+
+    /// Walks a row of chunks, a window at a time. Where the row breaks, the target has changed it under our hands:
+    /// it is picked up again at the next place where chunks follow one another.
+    fn read_heap(&mut self, heap: &Heap) -> Result<(), ReadError> {
+        let mut at = heap.range.start;
+        while at.0 + chunks::HEADER <= heap.range.end.0 {
+            let length = ((heap.range.end.0 - at.0) as usize).min(WINDOW);
+            let start = at;
+            self.with_bytes(start, length, |worker, window| {
+                at = worker.read_chunks(heap, window)?;
+                Ok(())
+            })?;
+            if at <= start {
+                // Unreadable: past this window.
+                at = start.offset(length);
+            }
+        }
+        Ok(())
+    }
+
+    /// Walks the chunks of a window; returns where to go on.
+    fn read_chunks(&mut self, heap: &Heap, window: Window<'_>) -> Result<Address, ReadError> {
+        let mut at = window.start;
+        let end = window.start.offset(window.bytes.len());
+        while let Some(word) = window.get(at.offset(8), 8).and_then(|bytes| u64_at(bytes, 0)) {
+            let Some(chunk) = heap.chunk(at, word) else {
+                let rest = &window.bytes[(at.0 - window.start.0) as usize..];
+                let next = heap.resync(at.offset(16), rest.get(16..).unwrap_or_default()).unwrap_or(end);
+                // What ends a heap: the fence behind the last chunk of a thread's arena.
+                if heap.range.end.0 - at.0 > 64 {
+                    self.counts.unparsed_bytes += next.0 - at.0;
+                }
+                at = next;
+                continue;
+            };
+            if chunk.end() >= heap.range.end {
+                // The top chunk: never handed out.
+                return Ok(heap.range.end);
+            }
+            let next = match window.get(chunk.end().offset(8), 8) {
+                Some(bytes) => u64_at(bytes, 0),
+                None if at != window.start && chunk.size < WINDOW as u64 => return Ok(at),
+                None => self.memory.read_u64(chunk.end().offset(8)).ok(),
+            };
+            if next.is_some_and(chunks::says_previous_in_use) {
+                self.judge_chunk(heap, chunk, window)?;
+            }
+            at = chunk.end();
+        }
+        Ok(at.max(window.start.offset(16)))
+    }
+
+    fn judge_chunk(&mut self, heap: &Heap, chunk: Chunk, window: Window<'_>) -> Result<(), ReadError> {
+        let offset = (chunk.data().0 - window.start.0) as usize;
+        let Some(data) = window.bytes.get(offset..) else { return Ok(()) };
+        let usable = usize::try_from(chunk.usable()).unwrap_or(usize::MAX);
+        let data = &data[..usable.min(data.len())];
+        if u64_at(data, 0).is_some_and(|word| chunk.is_in_fast_bin(word, &heap.range)) {
+            return Ok(());
+        }
+        let verdict = self.classifier.block(chunk.data(), data, Room::Chunk(chunk.usable()));
+        self.judge(verdict, window)
+    }
+
+    fn read_mapped(&mut self, chunk: Chunk) -> Result<(), ReadError> {
+        let length = chunk.size.min(MAPPED_PREFIX) as usize;
+        self.with_bytes(chunk.address, length, |worker, window| {
+            let data = window.bytes.get(chunks::HEADER as usize..).unwrap_or_default();
+            // The mapping was rounded up to pages, so the room says little.
+            let verdict = worker.classifier.block(chunk.data(), data, Room::AtMost(chunk.size - chunks::HEADER));
+            worker.judge(verdict, window)
+        })
+    }
+
+    /// Whether the collector's list that a static object claims to be in leads back to it. Asked of the few hundred
+    /// that do, since tables of C data are full of pointers and small numbers.
+    fn is_linked(&self, object: Address) -> bool {
+        let layout = self.classifier.layout();
+        let head = object.back(layout.constants.gc_head_size);
+        let link = |node: Address, offset: usize| {
+            self.cached.read_u64(node.offset(offset)).map(|word| Address(word & !GC_FLAG_BITS))
+        };
+        let next = link(head, layout.gc_head.gc_next);
+        next.and_then(|next| link(next, layout.gc_head.gc_prev)).is_ok_and(|back| back == head)
+    }
+
+    fn read_statics(&mut self, start: Address, end: Address) -> Result<(), ReadError> {
+        let Ok(length) = usize::try_from(end.0 - start.0) else { return Ok(()) };
+        // Data is read whole, at most some megabytes, so that no object is cut in two.
+        self.with_bytes(start, length.min(STATICS_MAX), |worker, window| {
+            let mut result = Ok(());
+            let classifier = worker.classifier;
+            statics::for_each(classifier, window.start, window.bytes, |found| {
+                if result.is_ok() && (!found.tracked || worker.is_linked(found.address)) {
+                    result = worker.hand_on(&found, window);
+                }
+            });
+            result
+        })
+    }
+}
+
+/// Bytes of one file's writable data that are searched. Python's own has 1 MiB; that of the largest extension
+/// modules some tens.
+const STATICS_MAX: usize = 64 << 20;
+
+fn only_fatal(error: ReadError) -> Result<(), ReadError> {
+    match error {
+        ReadError::Gone | ReadError::Denied => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Places to read that lie near each other.
+struct Run {
+    start: Address,
+    length: usize,
+    members: std::ops::Range<usize>,
+}
+
+/// Joins sorted places into runs.
+fn runs(pending: &[Pending]) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    for (index, wait) in pending.iter().enumerate() {
+        let end = wait.address.0.saturating_add(wait.length as u64);
+        if let Some(run) = runs.last_mut() {
+            let run_end = run.start.0.saturating_add(run.length as u64);
+            let joined = end.max(run_end) - run.start.0;
+            if wait.address.0 <= run_end.saturating_add(GAP) && joined <= RUN_MAX {
+                run.length = joined as usize;
+                run.members.end = index + 1;
+                continue;
+            }
+        }
+        runs.push(Run { start: wait.address, length: wait.length, members: index..index + 1 });
+    }
+    runs
+}

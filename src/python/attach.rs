@@ -1,0 +1,207 @@
+//! From bytes to Python: find the runtime, learn the version, pick a layout, prove it.
+
+use crate::target::elf::{ElfFile, LoadedElf};
+use crate::target::memory::{Memory, MemoryExt};
+use crate::target::{Address, ReadError};
+
+use super::layout::select::Candidate;
+use super::layout::{Build, Correction, DebugOffsets, Layout, LayoutError};
+use super::proof::{self, ProofError, Proved};
+use super::reader::Reader;
+use super::runtime::{self, Runtime};
+use super::version::Version;
+
+/// Bytes of `_Py_DebugOffsets` read at most; 3.15's has 888.
+const DEBUG_OFFSETS_MAX: usize = 2048;
+
+/// Why no Python could be found in a target.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AttachError {
+    /// Nothing in the process looks like CPython.
+    #[error("no CPython interpreter was found in it")]
+    NotPython,
+    /// Another implementation.
+    #[error("it runs {0}, not CPython")]
+    OtherImplementation(&'static str),
+    /// The interpreter has not made itself ready yet.
+    #[error("its Python is still starting up")]
+    StartingUp,
+    /// The interpreter is taking itself apart.
+    #[error("its Python is shutting down")]
+    Finalizing,
+    /// A version that no table knows.
+    #[error("it runs Python {0}, which this heapsonde does not know")]
+    UnknownVersion(Version),
+    /// No layout proved right; the claim of the nearest one that failed.
+    #[error("the layout {table} does not fit this Python{version}: {source}")]
+    NotProved {
+        /// The table tried.
+        table: String,
+        /// The version, as " 3.12.1", where it is known.
+        version: String,
+        /// What did not fit.
+        source: ProofError,
+    },
+    /// The published offsets make no sense.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// The target cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+/// A Python in a target, its layout proved.
+#[derive(Debug)]
+pub struct Python {
+    /// The version, as the interpreter itself states it.
+    pub version: Version,
+    /// Which build it is.
+    pub build: Build,
+    /// The proved layout, corrected by what the interpreter publishes.
+    pub layout: Layout,
+    /// Where its runtime is and how that was found.
+    pub runtime: Runtime,
+    /// All interpreters, the main one first.
+    pub interpreters: Vec<Interpreter>,
+    /// `type`, `object`: the two types that every other is found from.
+    pub type_type: Address,
+    /// See [`Python::type_type`].
+    pub object_type: Address,
+    /// Offsets that the target publishes and that the table has otherwise.
+    pub corrections: Vec<Correction>,
+}
+
+/// One interpreter of the process: the main one, or a sub-interpreter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interpreter {
+    /// `PyInterpreterState *`.
+    pub address: Address,
+    /// 0 for the main one.
+    pub id: i64,
+    /// Where its collector's state is; the runtime's own before 3.9, shared by all.
+    pub gc: Address,
+    /// `sys.__dict__`.
+    pub sysdict: Address,
+    /// `sys.modules`.
+    pub modules: Address,
+    /// `builtins.__dict__`.
+    pub builtins: Address,
+}
+
+/// Finds and proves the Python in a target. `open` gives the file behind a mapped ELF where it can be had.
+///
+/// # Errors
+/// [`AttachError`]: each says what is missing. Costs milliseconds.
+pub fn attach<M: Memory + ?Sized>(
+    memory: &M,
+    elfs: &[LoadedElf],
+    open: &dyn Fn(&LoadedElf) -> Option<ElfFile>,
+) -> Result<Python, AttachError> {
+    if let Some(name) = other_implementation(elfs) {
+        return Err(AttachError::OtherImplementation(name));
+    }
+    let mut error = AttachError::NotPython;
+    for runtime in runtime::find(memory, elfs, open) {
+        log::debug!("_PyRuntime at {} in {}, found {}", runtime.address, runtime.elf.path.display(), runtime.way);
+        match attach_at(memory, &runtime) {
+            Ok(python) => return Ok(python),
+            Err(next) => error = next,
+        }
+    }
+    Err(error)
+}
+
+fn other_implementation(elfs: &[LoadedElf]) -> Option<&'static str> {
+    let named = |part: &str| {
+        elfs.iter().any(|elf| elf.path.file_name().is_some_and(|name| name.to_string_lossy().contains(part)))
+    };
+    named("libpypy").then_some("PyPy").or_else(|| named("graalpy").then_some("GraalPy")).or_else(|| {
+        let exe = elfs.first()?.path.file_name()?.to_string_lossy();
+        exe.starts_with("pypy").then_some("PyPy")
+    })
+}
+
+/// What is known of the version before a layout is proved.
+struct Known {
+    version: Option<Version>,
+    published: Option<DebugOffsets>,
+}
+
+fn attach_at<M: Memory + ?Sized>(memory: &M, runtime: &Runtime) -> Result<Python, AttachError> {
+    let known = learn(memory, runtime)?;
+    let candidates = candidates(&known);
+    if candidates.is_empty() {
+        return Err(match known.version {
+            Some(version) => AttachError::UnknownVersion(version),
+            None => AttachError::NotPython,
+        });
+    }
+    let mut first_error = None;
+    for candidate in candidates {
+        let mut layout = Layout::load(&candidate);
+        let overlay = known.published.as_ref().map(|published| layout.overlay(published));
+        let corrections = overlay.map_or_else(Vec::new, |overlay| overlay.corrected);
+        let proved = proof::prove(&Reader { memory, layout: &layout }, runtime.address, known.version);
+        match proved {
+            Ok(Proved { version, interpreters, type_type, object_type }) => {
+                log::debug!("Python {version}, layout {} proved, {} corrections", layout.name, corrections.len());
+                for correction in &corrections {
+                    log::debug!("published offset differs from the table: {correction:?}");
+                }
+                let build = layout.build;
+                let runtime = runtime.clone();
+                return Ok(Python { version, build, layout, runtime, interpreters, type_type, object_type, corrections });
+            }
+            Err(ProofError::Read(error @ (ReadError::Gone | ReadError::Denied))) => return Err(error.into()),
+            Err(source) => {
+                log::debug!("layout {} not proved: {source}", layout.name);
+                let version = known.version.map_or(String::new(), |version| format!(" {version}"));
+                first_error.get_or_insert(match source {
+                    ProofError::StartingUp => AttachError::StartingUp,
+                    ProofError::Finalizing => AttachError::Finalizing,
+                    source => AttachError::NotProved { table: layout.name.clone(), version, source },
+                });
+            }
+        }
+    }
+    Err(first_error.unwrap_or(AttachError::NotPython))
+}
+
+/// Reads what the interpreter says of itself: the published offsets (3.13+), or `Py_Version` (3.11+).
+fn learn<M: Memory + ?Sized>(memory: &M, runtime: &Runtime) -> Result<Known, AttachError> {
+    let mut cookie = [0; 8];
+    memory.read_exact_at(runtime.address, &mut cookie)?;
+    if cookie != runtime::COOKIE {
+        return Ok(Known { version: runtime.version_symbol(memory), published: None });
+    }
+    // The version stands right behind the cookie, so that an unknown one can be named.
+    let version = memory.read_u64(runtime.address.offset(8)).ok().and_then(Version::from_hex);
+    let room = memory.regions().find(runtime.address).map_or(0, |region| region.end.0 - runtime.address.0);
+    let length = usize::try_from(room).unwrap_or(0).min(DEBUG_OFFSETS_MAX);
+    let bytes = memory.read_bytes(runtime.address, length as u64, DEBUG_OFFSETS_MAX, "published offsets")?;
+    match DebugOffsets::parse(&bytes) {
+        Ok(published) => Ok(Known { version, published: Some(published) }),
+        Err(LayoutError::PublishedUnknown { version }) => Err(AttachError::UnknownVersion(version)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The tables worth trying, best first. Debug builds change layouts and do not say so before 3.13's headers, so both
+/// are tried; an interpreter that says nothing of its version (3.10 and older, or stripped) is tried with every
+/// table that publishes no offsets, and its own `sys.hexversion` decides.
+fn candidates(known: &Known) -> Vec<Candidate> {
+    let builds = match &known.published {
+        Some(published) if published.free_threaded() => [Build::FreeThreaded, Build::DebugFreeThreaded],
+        _ => [Build::Default, Build::Debug],
+    };
+    match known.version {
+        Some(version) => builds.iter().flat_map(|&build| Layout::candidates(version, build)).collect(),
+        None => {
+            let silent = |candidate: &&Candidate| !candidate.from.publishes_offsets();
+            let mut all: Vec<Candidate> = Candidate::all().iter().filter(silent).copied().collect();
+            all.sort_by_key(|candidate| std::cmp::Reverse((candidate.build == Build::Default, candidate.from)));
+            all
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! What the cyclic collector's state looks like.
+//!
+//! Offsets in bytes. An `Option` is `None` in versions whose C struct lacks the field.
+
+use super::fields::c_structs;
+
+c_structs! {
+    /// What stands before a collected object (not in free-threaded builds). `Include/internal/pycore_gc.h`, since 3.14 `pycore_interp_structs.h`.
+    GcHead {
+        gc_next: usize = "_gc_next",
+        gc_prev: usize = "_gc_prev",
+    }
+
+    /// The collector. As above.
+    GcState {
+        enabled: usize,
+        generations: Option<usize>,
+        young: Option<usize>,
+        old: Option<usize>,
+        generation0: Option<usize>,
+        permanent_generation: usize,
+        generation_stats: usize,
+        collecting: usize,
+        garbage: usize,
+        callbacks: usize,
+        heap_size: Option<usize>,
+        work_to_do: Option<usize>,
+        visited_space: Option<usize>,
+        phase: Option<usize>,
+        frame: Option<usize>,
+        long_lived_total: usize,
+        long_lived_pending: usize,
+        immortalize: Option<usize>,
+        deferred_count: Option<usize>,
+        freeze_active: Option<usize>,
+    }
+
+    /// One generation. As above.
+    GcGeneration {
+        head: usize,
+        threshold: usize,
+        count: usize,
+    }
+
+    /// What one generation has done; since 3.15 what one collection has. As above.
+    GcGenerationStats {
+        collections: usize,
+        collected: usize,
+        uncollectable: usize,
+        candidates: Option<usize>,
+        duration: Option<usize>,
+        heap_size: Option<usize>,
+        ts_start: Option<usize>,
+        ts_stop: Option<usize>,
+    }
+
+    /// The rings of statistics of 3.15. `Include/internal/pycore_interp_structs.h`.
+    GcStats {
+        young: usize,
+        old: usize,
+        update_seq: usize,
+    }
+}

@@ -1,0 +1,275 @@
+//! Does a layout fit this target? Every claim that the walk will rest on is tried once, on objects that must exist,
+//! before anything is walked. A claim that fails names the field.
+
+use rustc_hash::FxHashSet;
+
+use crate::target::memory::{Memory, MemoryExt, ReadError};
+use crate::target::Address;
+
+use super::attach::Interpreter;
+use super::layout::Build;
+use super::reader::Reader;
+use super::version::Version;
+
+/// Interpreters accepted in one process. A machine's worth of sub-interpreters is some hundred.
+const INTERPRETERS_MAX: usize = 1 << 14;
+/// Generations of the collector in builds that have lists.
+const GENERATIONS: usize = 3;
+
+/// A claim of a layout that did not hold.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProofError {
+    /// The runtime has no interpreter, or the interpreter no modules, yet.
+    #[error("the interpreter is starting up")]
+    StartingUp,
+    /// The runtime is being taken down.
+    #[error("the interpreter is shutting down")]
+    Finalizing,
+    /// A field does not hold what it must.
+    #[error("{field} is wrong: {detail}")]
+    Field {
+        /// The C struct and field.
+        field: &'static str,
+        /// What was found.
+        detail: String,
+    },
+    /// Something that must be readable is not.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+/// What the proof found on its way.
+#[derive(Debug)]
+pub struct Proved {
+    /// `sys.hexversion`, the interpreter's own word.
+    pub version: Version,
+    /// All interpreters, the main one first.
+    pub interpreters: Vec<Interpreter>,
+    /// `type`.
+    pub type_type: Address,
+    /// `object`.
+    pub object_type: Address,
+}
+
+fn claim(holds: bool, field: &'static str, detail: impl FnOnce() -> String) -> Result<(), ProofError> {
+    if holds { Ok(()) } else { Err(ProofError::Field { field, detail: detail() }) }
+}
+
+/// Proves the layout of `reader` on the target whose `_PyRuntime` is at `runtime`.
+///
+/// # Errors
+/// The first claim that fails.
+pub fn prove<M: Memory + ?Sized>(
+    reader: &Reader<'_, M>,
+    runtime: Address,
+    stated: Option<Version>,
+) -> Result<Proved, ProofError> {
+    let layout = reader.layout;
+    let interpreters = interpreters(reader, runtime)?;
+    let main = *interpreters.first().ok_or(ProofError::StartingUp)?;
+    if main.sysdict.is_null() || main.modules.is_null() || main.builtins.is_null() {
+        return Err(ProofError::StartingUp);
+    }
+    let (type_type, object_type) = types(reader, &main)?;
+    let version = version(reader, &main, stated)?;
+    claim(layout_is_of(reader, version), "sys.hexversion", || format!("Python {version} with layout {}", layout.name))?;
+    modules(reader, &main)?;
+    sizes(reader, &main)?;
+    for interpreter in &interpreters {
+        threads(reader, interpreter)?;
+        collector(reader, interpreter)?;
+    }
+    if !reader.pointer(runtime, layout.runtime.finalizing)?.is_null() {
+        return Err(ProofError::Finalizing);
+    }
+    Ok(Proved { version, interpreters, type_type, object_type })
+}
+
+fn layout_is_of<M: Memory + ?Sized>(reader: &Reader<'_, M>, version: Version) -> bool {
+    reader.layout.name.starts_with(&format!("{}.{}", version.major, version.minor))
+}
+
+/// Walks the list of interpreters. It runs from the newest to the main one, whose id is 0.
+fn interpreters<M: Memory + ?Sized>(reader: &Reader<'_, M>, runtime: Address) -> Result<Vec<Interpreter>, ProofError> {
+    let layout = reader.layout;
+    let mut next = reader.pointer(runtime, layout.runtime.interpreters_head)?;
+    if next.is_null() {
+        return Err(ProofError::StartingUp);
+    }
+    let mut seen = FxHashSet::default();
+    let mut found = Vec::new();
+    while !next.is_null() {
+        claim(seen.insert(next) && seen.len() <= INTERPRETERS_MAX, "PyInterpreterState.next", || "a cycle".to_owned())?;
+        let interp = &layout.interp;
+        let id = reader.memory.read_i64(next.offset(interp.id))?;
+        claim((0..1 << 32).contains(&id), "PyInterpreterState.id", || id.to_string())?;
+        let gc = match (interp.gc, layout.runtime.gc) {
+            (Some(offset), _) => next.offset(offset),
+            (None, Some(offset)) => runtime.offset(offset),
+            (None, None) => return Err(ProofError::Field { field: "_PyRuntimeState.gc", detail: "not in the table".to_owned() }),
+        };
+        found.push(Interpreter {
+            address: next,
+            id,
+            gc,
+            sysdict: reader.pointer(next, interp.sysdict)?,
+            modules: reader.pointer(next, interp.modules)?,
+            builtins: reader.pointer(next, interp.builtins)?,
+        });
+        next = reader.pointer(next, interp.next)?;
+    }
+    found.reverse();
+    let main = reader.pointer(runtime, layout.runtime.interpreters_main)?;
+    claim(found.first().is_some_and(|first| first.address == main && first.id == 0), "_PyRuntimeState.interpreters.main", || {
+        format!("{main}, and the list ends elsewhere")
+    })?;
+    Ok(found)
+}
+
+/// `type` is its own type, `dict` is a dict, `object` has no base.
+fn types<M: Memory + ?Sized>(reader: &Reader<'_, M>, main: &Interpreter) -> Result<(Address, Address), ProofError> {
+    let dict_type = reader.type_of(main.sysdict)?;
+    let type_type = reader.type_of(dict_type)?;
+    claim(reader.type_of(type_type)? == type_type, "PyObject.ob_type", || "the type of dict's type is not itself".to_owned())?;
+    for (type_, name) in [(dict_type, "dict"), (type_type, "type")] {
+        let found = reader.type_name(type_)?;
+        claim(found == name, "PyTypeObject.tp_name", || format!("{found:?} where {name:?} must be"))?;
+    }
+    let object_type = reader.pointer(dict_type, reader.layout.type_object.tp_base)?;
+    let name = reader.type_name(object_type)?;
+    claim(name == "object", "PyTypeObject.tp_base", || format!("the base of dict is {name:?}"))?;
+    claim(reader.pointer(object_type, reader.layout.type_object.tp_base)?.is_null(), "PyTypeObject.tp_base", || {
+        "object has a base".to_owned()
+    })?;
+    claim(reader.has_type_flag(main.sysdict, super::types::flag::DICT_SUBCLASS), "PyTypeObject.tp_flags", || {
+        "dict is not flagged as a dict".to_owned()
+    })?;
+    Ok((type_type, object_type))
+}
+
+/// Reads `sys.hexversion` through dict, str and int, which proves their layouts, and compares.
+fn version<M: Memory + ?Sized>(
+    reader: &Reader<'_, M>,
+    main: &Interpreter,
+    stated: Option<Version>,
+) -> Result<Version, ProofError> {
+    let value = reader.dict_get(main.sysdict, "hexversion");
+    let hex = value.and_then(|value| reader.small_int(value)).and_then(|hex| u64::try_from(hex).ok());
+    let Some(version) = hex.and_then(Version::from_hex) else {
+        // The name is put into the dict late: `_PySys_InitCore`.
+        return Err(if reader.dict_get(main.sysdict, "modules").is_none() {
+            ProofError::StartingUp
+        } else {
+            ProofError::Field { field: "PyDictObject.ma_keys", detail: "sys.hexversion is not found in sys".to_owned() }
+        });
+    };
+    claim(stated.is_none_or(|stated| stated == version), "sys.hexversion", || {
+        format!("{version}, and the interpreter states {}", stated.map_or(String::new(), |stated| stated.to_string()))
+    })?;
+    Ok(version)
+}
+
+/// `sys.modules["sys"].__dict__` is `sys`'s dict.
+fn modules<M: Memory + ?Sized>(reader: &Reader<'_, M>, main: &Interpreter) -> Result<(), ProofError> {
+    let sys = reader.dict_get(main.modules, "sys").ok_or(ProofError::StartingUp)?;
+    let dict = reader.pointer(sys, reader.layout.module.md_dict)?;
+    claim(dict == main.sysdict, "PyModuleObject.md_dict", || format!("{dict}, and sys.__dict__ is {}", main.sysdict))
+}
+
+/// What the builtin types say of their own sizes agrees with the table.
+fn sizes<M: Memory + ?Sized>(reader: &Reader<'_, M>, main: &Interpreter) -> Result<(), ProofError> {
+    let layout = reader.layout;
+    // A tuple's and an int's C struct end with one item, which `tp_basicsize` leaves out.
+    let expected: [(&'static str, &'static str, usize); 9] = [
+        ("dict", "PyDictObject", layout.dict.size),
+        ("list", "PyListObject", layout.list.size),
+        ("set", "PySetObject", layout.set.size),
+        ("str", "PyUnicodeObject", layout.unicode.size),
+        ("tuple", "PyTupleObject.ob_item", layout.tuple.ob_item),
+        ("int", "PyLongObject.ob_digit", layout.long.ob_digit),
+        ("float", "PyFloatObject", layout.float.size),
+        ("bytearray", "PyByteArrayObject", layout.byte_array.size),
+        ("type", "PyHeapTypeObject", layout.heap_type.size),
+    ];
+    let entries = reader.dict_entries(main.builtins)?;
+    for (name, field, size) in expected {
+        // A program may have put something else under the name; then it proves nothing.
+        let Some(type_) = entries.iter().find(|entry| reader.is_string(entry.key, name)).map(|entry| entry.value) else {
+            continue;
+        };
+        if !reader.has_type_flag(type_, super::types::flag::TYPE_SUBCLASS) || reader.type_name(type_)? != name {
+            continue;
+        }
+        let found = reader.memory.read_u64(type_.offset(layout.type_object.tp_basicsize))?;
+        claim(found == size as u64, field, || format!("{name}.__basicsize__ is {found}, the layout says {size}"))?;
+    }
+    Ok(())
+}
+
+/// Threads point back at their interpreter.
+fn threads<M: Memory + ?Sized>(reader: &Reader<'_, M>, interpreter: &Interpreter) -> Result<(), ProofError> {
+    let layout = reader.layout;
+    let thread = reader.pointer(interpreter.address, layout.interp.threads_head)?;
+    // An idle sub-interpreter has none.
+    if thread.is_null() {
+        return Ok(());
+    }
+    let back = reader.pointer(thread, layout.thread.interp)?;
+    claim(back == interpreter.address, "PyThreadState.interp", || format!("{back}, not {}", interpreter.address))
+}
+
+/// The collector's lists close: from each head, the next node's previous node is the head.
+fn collector<M: Memory + ?Sized>(reader: &Reader<'_, M>, interpreter: &Interpreter) -> Result<(), ProofError> {
+    if matches!(reader.layout.build, Build::FreeThreaded | Build::DebugFreeThreaded) {
+        return Ok(());
+    }
+    for head in generation_heads(reader, interpreter)? {
+        let next = list_pointer(reader, head, reader.layout.gc_head.gc_next)?;
+        // A running target may change the list between the two reads; the third try is believed.
+        let closes = (0..3).any(|_| {
+            list_pointer(reader, head, reader.layout.gc_head.gc_next)
+                .and_then(|next| list_pointer(reader, next, reader.layout.gc_head.gc_prev))
+                .is_ok_and(|back| back == head)
+        });
+        let collecting = reader.memory.read_i32(interpreter.gc.offset(reader.layout.gc.collecting))? != 0;
+        claim(closes || collecting, "_gc_runtime_state.generations", || format!("the list at {head} leads to {next} and not back"))?;
+    }
+    Ok(())
+}
+
+/// The bits of `_gc_next` and `_gc_prev` that are flags, not pointer (`Include/internal/pycore_gc.h`). Two only: in
+/// some releases list heads lie at addresses that are 4 modulo 8.
+pub const GC_FLAG_BITS: u64 = 3;
+
+/// A link of the collector's lists, without its flag bits.
+///
+/// # Errors
+/// As the memory.
+pub fn list_pointer<M: Memory + ?Sized>(reader: &Reader<'_, M>, node: Address, offset: usize) -> Result<Address, ReadError> {
+    Ok(Address(reader.pointer(node, offset)?.0 & !GC_FLAG_BITS))
+}
+
+/// The heads of an interpreter's lists: three generations, youngest first, and the permanent one.
+///
+/// The generations' place is derived from `generation0`, which points at the youngest one's head, where the version
+/// has it: the table's offset moved within 3.13.
+///
+/// # Errors
+/// Where the pointer cannot be read, or leads out of the collector's state.
+pub fn generation_heads<M: Memory + ?Sized>(
+    reader: &Reader<'_, M>,
+    interpreter: &Interpreter,
+) -> Result<Vec<Address>, ProofError> {
+    let (gc, layout) = (interpreter.gc, reader.layout);
+    let first = match (layout.gc.generation0, layout.gc.generations.or(layout.gc.young)) {
+        (Some(pointer), _) => reader.pointer(gc, pointer)?,
+        (None, Some(offset)) => gc.offset(offset),
+        (None, None) => return Ok(Vec::new()),
+    };
+    let within = first >= gc && first < gc.offset(layout.gc.size) && first.0 % 4 == 0;
+    claim(within, "_gc_runtime_state.generation0", || format!("{first}, outside of the collector's state at {gc}"))?;
+    let mut heads: Vec<Address> = (0..GENERATIONS).map(|index| first.offset(index * layout.gc_generation.size)).collect();
+    heads.push(gc.offset(layout.gc.permanent_generation));
+    Ok(heads)
+}

@@ -1,0 +1,296 @@
+//! Reading single Python objects: types, strings, small ints, dicts. For the few thousand objects that names and
+//! structure come from; a census does not go through here.
+
+use crate::target::memory::{Memory, MemoryExt, ReadError, u32_at, u64_at};
+use crate::target::Address;
+
+use super::layout::Layout;
+
+/// Entries accepted in a dict that is read for its names (`sys.modules`, a type's or a module's dict). The largest
+/// namespaces of real programs have some ten thousand entries.
+pub const DICT_ENTRIES_MAX: u64 = 1 << 20;
+
+/// Bytes of a name. CPython itself has no limit; a longer name is cut.
+pub const NAME_LENGTH_MAX: u64 = 1024;
+
+/// Items accepted in a tuple that is read for its structure (`tp_mro`, `tp_bases`).
+const TUPLE_ITEMS_MAX: u64 = 1 << 16;
+
+/// A memory with the layout of the Python in it.
+pub struct Reader<'a, M: Memory + ?Sized> {
+    /// Where the bytes come from.
+    pub memory: &'a M,
+    /// What they mean.
+    pub layout: &'a Layout,
+}
+
+impl<M: Memory + ?Sized> Clone for Reader<'_, M> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<M: Memory + ?Sized> Copy for Reader<'_, M> {}
+
+/// One entry of a dict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The key object.
+    pub key: Address,
+    /// The value object.
+    pub value: Address,
+}
+
+impl<M: Memory + ?Sized> Reader<'_, M> {
+    /// The pointer at `base + offset`.
+    ///
+    /// # Errors
+    /// As the memory.
+    pub fn pointer(&self, base: Address, offset: usize) -> Result<Address, ReadError> {
+        self.memory.read_pointer(base.offset(offset))
+    }
+
+    /// The type of an object.
+    ///
+    /// # Errors
+    /// As the memory.
+    pub fn type_of(&self, object: Address) -> Result<Address, ReadError> {
+        self.pointer(object, self.layout.object.ob_type)
+    }
+
+    /// `tp_flags` of a type.
+    ///
+    /// # Errors
+    /// As the memory.
+    pub fn type_flags(&self, type_: Address) -> Result<u64, ReadError> {
+        self.memory.read_u64(type_.offset(self.layout.type_object.tp_flags))
+    }
+
+    /// `tp_name` of a type, cut at [`NAME_LENGTH_MAX`].
+    ///
+    /// # Errors
+    /// As the memory.
+    pub fn type_name(&self, type_: Address) -> Result<String, ReadError> {
+        let name = self.pointer(type_, self.layout.type_object.tp_name)?;
+        self.memory.read_c_string(name, NAME_LENGTH_MAX as usize)
+    }
+
+    /// Whether the object's type is a subtype of a builtin by `tp_flags` bit.
+    pub fn has_type_flag(&self, object: Address, bit: u32) -> bool {
+        self.type_of(object).and_then(|type_| self.type_flags(type_)).is_ok_and(|flags| flags >> bit & 1 == 1)
+    }
+
+    /// The text of a str, at most `limit` characters of it. `None` for an object that is no str or makes no sense.
+    pub fn string(&self, object: Address, limit: u64) -> Option<String> {
+        let unicode = &self.layout.unicode;
+        if object.is_null() || !self.has_type_flag(object, super::types::flag::UNICODE_SUBCLASS) {
+            return None;
+        }
+        let length = self.memory.read_u64(object.offset(unicode.length)).ok()?.min(limit);
+        let state = |bits: super::layout::fields::Bits| {
+            self.memory.read_u32(object.offset(bits.byte)).ok().map(|word| bits.of(u64::from(word)))
+        };
+        let kind = state(unicode.kind)?;
+        let (compact, ascii) = (state(unicode.compact)? == 1, state(unicode.ascii)? == 1);
+        let data = match (compact, ascii) {
+            (true, true) => object.offset(self.layout.ascii_unicode.size),
+            (true, false) => object.offset(self.layout.compact_unicode.size),
+            _ => self.pointer(object, unicode.data).ok()?,
+        };
+        let width = match kind {
+            1 | 2 | 4 => kind,
+            _ => return None,
+        };
+        let bytes = self.memory.read_bytes(data, length.checked_mul(width)?, 4 * limit as usize, "str").ok()?;
+        Some(match width {
+            1 => bytes.iter().map(|&byte| char::from(byte)).collect(),
+            2 => bytes.chunks_exact(2).map(|pair| decode(u32::from(u16::from_le_bytes([pair[0], pair[1]])))).collect(),
+            _ => bytes.chunks_exact(4).filter_map(|word| Some(decode(u32_at(word, 0)?))).collect(),
+        })
+    }
+
+    /// The value of an int of at most two digits (60 bits); `None` for a longer one or no int.
+    pub fn small_int(&self, object: Address) -> Option<i64> {
+        let long = &self.layout.long;
+        if object.is_null() || !self.has_type_flag(object, super::types::flag::LONG_SUBCLASS) {
+            return None;
+        }
+        let (digits, negative) = match (long.lv_tag, long.ob_size) {
+            (Some(offset), _) => {
+                let tag = self.memory.read_u64(object.offset(offset)).ok()?;
+                (tag >> 3, tag & 3 == 2)
+            }
+            (None, Some(offset)) => {
+                let size = self.memory.read_i64(object.offset(offset)).ok()?;
+                (size.unsigned_abs(), size < 0)
+            }
+            (None, None) => return None,
+        };
+        let digit = |index: usize| self.memory.read_u32(object.offset(long.ob_digit + 4 * index)).ok().map(i64::from);
+        let magnitude = match digits {
+            0 => 0,
+            1 => digit(0)?,
+            2 => digit(0)? | digit(1)?.checked_shl(30)?,
+            _ => return None,
+        };
+        Some(if negative { -magnitude } else { magnitude })
+    }
+
+    /// The items of a tuple. Empty for anything that is no tuple or is absurdly long.
+    pub fn tuple_items(&self, tuple: Address) -> Vec<Address> {
+        if tuple.is_null() || !self.has_type_flag(tuple, super::types::flag::TUPLE_SUBCLASS) {
+            return Vec::new();
+        }
+        let Ok(size) = self.memory.read_u64(tuple.offset(self.layout.var_object.ob_size)) else { return Vec::new() };
+        if size > TUPLE_ITEMS_MAX {
+            return Vec::new();
+        }
+        let items = tuple.offset(self.layout.tuple.ob_item);
+        let bytes = self.memory.read_bytes(items, size * 8, 8 * TUPLE_ITEMS_MAX as usize, "tuple").unwrap_or_default();
+        bytes.chunks_exact(8).filter_map(|word| Some(Address(u64_at(word, 0)?))).collect()
+    }
+
+    /// The entries of a dict, in order of insertion, deleted ones left out.
+    ///
+    /// # Errors
+    /// Where the dict or its keys cannot be read, or claim more than [`DICT_ENTRIES_MAX`] entries.
+    pub fn dict_entries(&self, dict: Address) -> Result<Vec<Entry>, ReadError> {
+        let keys = self.pointer(dict, self.layout.dict.ma_keys)?;
+        let values = self.pointer(dict, self.layout.dict.ma_values)?;
+        let header = KeysHeader::read(self.memory, self.layout, keys)?;
+        if header.nentries > DICT_ENTRIES_MAX {
+            let limit = DICT_ENTRIES_MAX;
+            return Err(ReadError::TooLarge { what: "dict", address: dict, found: header.nentries, limit });
+        }
+        let entries = keys.offset(header.entries_offset(self.layout));
+        let size = header.entry_size(self.layout);
+        let limit = DICT_ENTRIES_MAX as usize * size;
+        let bytes = self.memory.read_bytes(entries, header.nentries * size as u64, limit, "dict entries")?;
+        let (key_at, value_at) = header.key_and_value_offsets(self.layout);
+        let shared = if values.is_null() {
+            None
+        } else {
+            let first = values.offset(self.layout.dict_values.as_ref().map_or(0, |layout| layout.values));
+            Some(self.memory.read_bytes(first, header.nentries * 8, limit, "dict values")?)
+        };
+        let entries = bytes.chunks_exact(size).enumerate().filter_map(|(index, entry)| {
+            let value = match &shared {
+                Some(values) => u64_at(values, 8 * index)?,
+                None => u64_at(entry, value_at)?,
+            };
+            Some(Entry { key: Address(u64_at(entry, key_at)?), value: Address(value) })
+        });
+        Ok(entries.filter(|entry| !entry.key.is_null() && !entry.value.is_null()).collect())
+    }
+
+    /// The value under a string key. Reads every key: for small dicts and rare questions.
+    pub fn dict_get(&self, dict: Address, key: &str) -> Option<Address> {
+        let entries = self.dict_entries(dict).ok()?;
+        entries.iter().find(|entry| self.is_string(entry.key, key)).map(|entry| entry.value)
+    }
+
+    /// Whether `object` is a str of exactly this text.
+    pub fn is_string(&self, object: Address, text: &str) -> bool {
+        let length = text.chars().count() as u64;
+        self.memory.read_u64(object.offset(self.layout.unicode.length)).is_ok_and(|found| found == length)
+            && self.string(object, length).as_deref() == Some(text)
+    }
+}
+
+fn decode(code: u32) -> char {
+    char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER)
+}
+
+/// The head of a dict's keys table (`Objects/dictobject.c`, `Include/internal/pycore_dict.h`).
+#[derive(Clone, Copy, Debug)]
+pub struct KeysHeader {
+    /// `dk_refcnt`: 1 for keys of one dict, more for keys that instances share.
+    pub refcnt: i64,
+    /// Slots of the index, a power of two.
+    pub size: u64,
+    /// Bytes of the index.
+    pub index_bytes: u64,
+    /// Whether entries hold no hash (`DICT_KEYS_UNICODE`, `DICT_KEYS_SPLIT`; 3.11+).
+    pub unicode: bool,
+    /// Entries that can still be added.
+    pub usable: u64,
+    /// Entries used so far, deleted ones included.
+    pub nentries: u64,
+}
+
+impl KeysHeader {
+    /// Bytes that [`KeysHeader::parse`] needs, in every version.
+    pub const BYTES: usize = 40;
+
+    /// Reads the head of the keys at `keys`.
+    ///
+    /// # Errors
+    /// Where it cannot be read or makes no sense.
+    pub fn read<M: Memory + ?Sized>(memory: &M, layout: &Layout, keys: Address) -> Result<KeysHeader, ReadError> {
+        let mut bytes = [0; KeysHeader::BYTES];
+        memory.read_exact_at(keys, &mut bytes)?;
+        KeysHeader::parse(&bytes, layout).ok_or(ReadError::Unreadable { address: keys, length: bytes.len() })
+    }
+
+    /// Decodes it. `None` where its numbers cannot be right: a size that is no power of two, more entries than the
+    /// size allows.
+    pub fn parse(bytes: &[u8], layout: &Layout) -> Option<KeysHeader> {
+        let keys = &layout.dict_keys;
+        let word = |offset: usize| u64_at(bytes, offset);
+        let byte = |offset: usize| bytes.get(offset).copied();
+        let (size, index_bytes, unicode) = match (keys.dk_size, keys.dk_log2_size, keys.dk_log2_index_bytes) {
+            (Some(dk_size), _, _) => {
+                let size = word(dk_size)?;
+                let width = match size {
+                    0..=0xff => 1,
+                    0x100..=0xffff => 2,
+                    0x1_0000..=0xffff_ffff => 4,
+                    _ => 8,
+                };
+                (size, size.checked_mul(width)?, false)
+            }
+            (None, Some(log2_size), Some(log2_index_bytes)) => {
+                let general = layout.constants.dict_keys_kind.as_ref().map_or(0, |kind| kind.general);
+                let unicode = i64::from(byte(keys.dk_kind?)?) != general;
+                (1u64.checked_shl(byte(log2_size)?.into())?, 1u64.checked_shl(byte(log2_index_bytes)?.into())?, unicode)
+            }
+            _ => return None,
+        };
+        let (usable, nentries) = (word(keys.dk_usable)?, word(keys.dk_nentries)?);
+        let sane = size.is_power_of_two() && size < 1 << 48 && index_bytes < 1 << 52 && nentries <= size && usable <= size;
+        let refcnt = word(keys.dk_refcnt)? as i64;
+        sane.then_some(KeysHeader { refcnt, size, index_bytes, unicode, usable, nentries })
+    }
+
+    /// Where the entries start, from the start of the keys.
+    pub fn entries_offset(&self, layout: &Layout) -> usize {
+        layout.dict_keys.dk_indices + self.index_bytes as usize
+    }
+
+    /// Bytes of one entry.
+    pub fn entry_size(&self, layout: &Layout) -> usize {
+        match &layout.dict_unicode_entry {
+            Some(entry) if self.unicode => entry.size,
+            _ => layout.dict_key_entry.size,
+        }
+    }
+
+    /// Where key and value stand in an entry.
+    pub fn key_and_value_offsets(&self, layout: &Layout) -> (usize, usize) {
+        match &layout.dict_unicode_entry {
+            Some(entry) if self.unicode => (entry.me_key, entry.me_value),
+            _ => (layout.dict_key_entry.me_key, layout.dict_key_entry.me_value),
+        }
+    }
+
+    /// Entries that fit into an index of this size: `USABLE_FRACTION`.
+    pub fn capacity(&self) -> u64 {
+        (self.size << 1) / 3
+    }
+
+    /// Bytes of the whole table: `_PyDict_KeysSize`.
+    pub fn size_bytes(&self, layout: &Layout) -> u64 {
+        let entries = self.capacity().saturating_mul(self.entry_size(layout) as u64);
+        (layout.dict_keys.dk_indices as u64).saturating_add(self.index_bytes).saturating_add(entries)
+    }
+}

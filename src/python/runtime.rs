@@ -1,0 +1,144 @@
+//! Where is `_PyRuntime`, the variable from which everything in a CPython process hangs?
+//!
+//! Three ways, cheapest first: the exported symbol, found in mapped memory as the loader finds it; the section
+//! `.PyRuntime` (3.10+) or the local symbol of a file that exports nothing; and a bounded scan of the writable data
+//! of the executable and its libraries for what the variable must look like. The answer is a claim; [`super::proof`]
+//! decides.
+
+use std::fmt;
+
+use crate::target::elf::{ElfFile, LoadedElf};
+use crate::target::memory::{Memory, MemoryExt, u64_at};
+use crate::target::Address;
+
+use super::layout::{Layout, select::Candidate};
+use super::version::Version;
+
+/// The first bytes of `_PyRuntime` since 3.13 (`Include/internal/pycore_debug_offsets.h`, `_Py_Debug_Cookie`).
+pub const COOKIE: [u8; 8] = *b"xdebugpy";
+
+/// Bytes of data scanned in one file. The data of python itself is below 2 MiB.
+const SCAN_MAX: u64 = 64 << 20;
+
+/// How the runtime was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// The exported symbol.
+    DynamicSymbol,
+    /// The symbol in the file's `.symtab`.
+    LocalSymbol,
+    /// The section.
+    Section,
+    /// A scan of data.
+    Scan,
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Way::DynamicSymbol => "by the exported symbol _PyRuntime",
+            Way::LocalSymbol => "by the symbol _PyRuntime in the file",
+            Way::Section => "by the section .PyRuntime",
+            Way::Scan => "by a scan of writable data",
+        })
+    }
+}
+
+/// A place where `_PyRuntime` seems to be.
+#[derive(Clone, Debug)]
+pub struct Runtime {
+    /// Its address.
+    pub address: Address,
+    /// How it was found.
+    pub way: Way,
+    /// The ELF file that holds it.
+    pub elf: LoadedElf,
+}
+
+impl Runtime {
+    /// The version as the interpreter states it in `Py_Version` (3.11+), if that symbol is exported.
+    pub fn version_symbol<M: Memory + ?Sized>(&self, memory: &M) -> Option<Version> {
+        let symbol = self.elf.dynamic_symbol(memory, "Py_Version")?;
+        Version::from_hex(memory.read_u64(symbol.address).ok()?)
+    }
+}
+
+/// Finds the runtime, or every place that may be it. `open` gives the file behind an ELF, where it can be had.
+/// Costs some microseconds where the symbol is exported, and a read of the data of at most a few files otherwise.
+pub fn find<M: Memory + ?Sized>(
+    memory: &M,
+    elfs: &[LoadedElf],
+    open: &dyn Fn(&LoadedElf) -> Option<ElfFile>,
+) -> Vec<Runtime> {
+    let exported: Vec<Runtime> = elfs
+        .iter()
+        .filter_map(|elf| {
+            let symbol = elf.dynamic_symbol(memory, "_PyRuntime")?;
+            Some(Runtime { address: symbol.address, way: Way::DynamicSymbol, elf: elf.clone() })
+        })
+        .collect();
+    if !exported.is_empty() {
+        return exported;
+    }
+    let likely: Vec<&LoadedElf> = elfs.iter().enumerate().filter(|(index, elf)| *index == 0 || names_python(elf)).map(|(_, elf)| elf).collect();
+    let in_files: Vec<Runtime> = likely
+        .iter()
+        .filter_map(|elf| {
+            let file = open(elf)?;
+            let (found, way) = match file.symbol("_PyRuntime") {
+                Some(symbol) => (symbol, Way::LocalSymbol),
+                None => (file.section(".PyRuntime")?, Way::Section),
+            };
+            let address = Address(found.address.0.wrapping_add(elf.bias));
+            Some(Runtime { address, way, elf: (*elf).clone() })
+        })
+        .collect();
+    if !in_files.is_empty() {
+        return in_files;
+    }
+    likely.iter().flat_map(|elf| scan(memory, elf)).collect()
+}
+
+/// Whether the file's name speaks of Python. Used only to choose where to look first.
+fn names_python(elf: &LoadedElf) -> bool {
+    elf.path.file_name().is_some_and(|name| name.to_string_lossy().contains("python"))
+}
+
+/// Looks for the cookie (3.13+), then for a runtime of an older layout: two equal, consecutive pointers
+/// `interpreters.head` and `.main` to an interpreter whose first thread points back at it.
+fn scan<M: Memory + ?Sized>(memory: &M, elf: &LoadedElf) -> Vec<Runtime> {
+    let mut found = Vec::new();
+    let older = layouts_without_cookie();
+    for range in elf.writable_ranges(memory) {
+        let length = (range.end.0 - range.start.0).min(SCAN_MAX) as usize;
+        let mut bytes = vec![0; length];
+        if memory.read_exact_at(range.start, &mut bytes).is_err() {
+            continue;
+        }
+        for offset in (0..length.saturating_sub(8)).step_by(8) {
+            let address = range.start.offset(offset);
+            let claims = bytes[offset..].starts_with(&COOKIE)
+                || older.iter().any(|layout| looks_like_runtime(memory, layout, &bytes[offset..]));
+            if claims {
+                found.push(Runtime { address, way: Way::Scan, elf: elf.clone() });
+            }
+        }
+    }
+    found
+}
+
+fn layouts_without_cookie() -> Vec<Layout> {
+    Candidate::all().iter().filter(|candidate| !candidate.from.publishes_offsets()).map(Layout::load).collect()
+}
+
+fn looks_like_runtime<M: Memory + ?Sized>(memory: &M, layout: &Layout, bytes: &[u8]) -> bool {
+    let runtime = &layout.runtime;
+    let Some(head) = u64_at(bytes, runtime.interpreters_head).filter(|&head| head != 0 && head % 8 == 0) else {
+        return false;
+    };
+    if u64_at(bytes, runtime.interpreters_main) != Some(head) || !memory.regions().contains(Address(head), 8) {
+        return false;
+    }
+    let thread = memory.read_pointer(Address(head).offset(layout.interp.threads_head));
+    thread.and_then(|thread| memory.read_pointer(thread.offset(layout.thread.interp))).is_ok_and(|back| back == Address(head))
+}

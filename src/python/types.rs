@@ -1,0 +1,521 @@
+//! All types of a target: found through the interpreter's own registry, `tp_subclasses` from `object` downwards.
+//!
+//! Every type that was made ready stands in the list of its bases (`add_subclass`, `Objects/typeobject.c`), heap
+//! types and static ones of extensions alike. A few static types of C modules are used without ever having been made
+//! ready; those are found in the modules' data. So the table is complete: a block whose second word is not in it is
+//! no object. What an object of a type looks like (what lies in front of it, how its size is known) is
+//! worked out here once per type, so that a census only looks it up.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use crate::target::memory::{Memory, MemoryExt, ReadError, u64_at};
+use crate::target::Address;
+
+use super::attach::{Interpreter, Python};
+use super::layout::Layout;
+use super::reader::{NAME_LENGTH_MAX, Reader};
+use super::sizes::{Basis, SizeRule};
+
+/// Bits of `tp_flags` (`Include/object.h`). Those below 9 mean something else in older versions: use them only where
+/// the layout has what they speak of.
+pub mod flag {
+    /// Its per-interpreter parts are in the interpreter's state (3.12+).
+    pub const STATIC_BUILTIN: u32 = 1;
+    /// Instances carry their values inline (3.13+).
+    pub const INLINE_VALUES: u32 = 2;
+    /// Weak references in front of the object (3.12+).
+    pub const MANAGED_WEAKREF: u32 = 3;
+    /// Dict in front of the object (3.11+).
+    pub const MANAGED_DICT: u32 = 4;
+    /// Made at run time.
+    pub const HEAPTYPE: u32 = 9;
+    /// `PyType_Ready` has finished with it.
+    pub const READY: u32 = 12;
+    /// Instances have a GC head.
+    pub const HAVE_GC: u32 = 14;
+    /// Subtypes of int.
+    pub const LONG_SUBCLASS: u32 = 24;
+    /// Of list.
+    pub const LIST_SUBCLASS: u32 = 25;
+    /// Of tuple.
+    pub const TUPLE_SUBCLASS: u32 = 26;
+    /// Of bytes.
+    pub const BYTES_SUBCLASS: u32 = 27;
+    /// Of str.
+    pub const UNICODE_SUBCLASS: u32 = 28;
+    /// Of dict.
+    pub const DICT_SUBCLASS: u32 = 29;
+    /// Of BaseException.
+    pub const BASE_EXC_SUBCLASS: u32 = 30;
+    /// Of type: metatypes.
+    pub const TYPE_SUBCLASS: u32 = 31;
+}
+
+/// Types accepted. A large Django site has some 30,000.
+const TYPES_MAX: usize = 4 << 20;
+/// Bytes of one file's writable data that are searched for types; see [`crate::heap::statics`].
+const DATA_MAX: u64 = 64 << 20;
+/// The largest `tp_basicsize` and `tp_itemsize` accepted.
+const SIZE_MAX: u64 = 1 << 30;
+
+/// Index of a type in a [`TypeTable`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TypeId(pub u32);
+
+impl TypeId {
+    /// As an index.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// One type, and what its instances look like.
+#[derive(Clone, Debug)]
+pub struct TypeInfo {
+    /// Where the type object is.
+    pub address: Address,
+    /// `__module__`.
+    pub module: String,
+    /// `__qualname__`.
+    pub qualname: String,
+    /// `tp_basicsize`, bytes.
+    pub basicsize: u64,
+    /// `tp_itemsize`, bytes.
+    pub itemsize: u64,
+    /// `tp_flags`; see [`flag`].
+    pub flags: u64,
+    /// Bytes in front of an instance: pre-header and GC head. Of a metatype: in front of heap types; static types,
+    /// which nothing allocates, have nothing in front.
+    pub front: usize,
+    /// Of these, the GC head's bytes.
+    pub gc_head: usize,
+    /// Whether the values of an instance's attributes follow its `tp_basicsize` (3.13+).
+    pub has_inline_values: bool,
+    /// How instances are sized.
+    pub rule: SizeRule,
+    /// Whether that is what `sys.getsizeof` says, or only the least it can say.
+    pub basis: Basis,
+    /// Made by a class statement, not by C.
+    pub is_python_class: bool,
+    /// Whether `tp_alloc` is not `object`'s: how much an instance takes is then up to the type. A `datetime.time`
+    /// without a time zone is shorter than its `tp_basicsize`.
+    pub has_own_allocator: bool,
+}
+
+impl TypeInfo {
+    /// `module.qualname`.
+    pub fn full_name(&self) -> String {
+        format!("{}.{}", self.module, self.qualname)
+    }
+
+    /// Whether a bit of `tp_flags` is set; see [`flag`].
+    #[inline(always)]
+    pub fn has(&self, bit: u32) -> bool {
+        self.flags >> bit & 1 == 1
+    }
+
+    /// Whether instances have a GC head, unless they are static.
+    #[inline(always)]
+    pub fn is_gc(&self) -> bool {
+        self.gc_head != 0
+    }
+}
+
+/// All types of a target.
+#[derive(Debug, Default)]
+pub struct TypeTable {
+    types: Vec<TypeInfo>,
+    index: AddressIndex,
+    type_type: Address,
+    /// Types that could not be read or made no sense.
+    pub rejected: u64,
+}
+
+impl TypeTable {
+    /// Finds all types of all interpreters. `data` is the writable data of the target's ELF files. Costs some
+    /// milliseconds for a thousand types.
+    ///
+    /// # Errors
+    /// Only where the target cannot be read at all; single bad types are counted in [`TypeTable::rejected`].
+    pub fn build<M: Memory + ?Sized>(memory: &M, python: &Python, data: &[Range<Address>]) -> Result<TypeTable, ReadError> {
+        let reader = Reader { memory, layout: &python.layout };
+        let mut builder = Builder { reader, python, table: TypeTable { type_type: python.type_type, ..TypeTable::default() }, raw: Vec::new(), seen: FxHashSet::default(), well_known: None, generic_alloc: None };
+        for interpreter in &python.interpreters {
+            builder.collect(interpreter);
+        }
+        for range in data {
+            builder.collect_static(range);
+        }
+        builder.finish();
+        Ok(builder.table)
+    }
+
+    /// A type by its address.
+    #[inline(always)]
+    pub fn find(&self, address: u64) -> Option<TypeId> {
+        self.index.get(address)
+    }
+
+    /// What is known of a type.
+    #[inline(always)]
+    pub fn get(&self, id: TypeId) -> &TypeInfo {
+        &self.types[id.index()]
+    }
+
+    /// All types, by id.
+    pub fn iter(&self) -> impl Iterator<Item = (TypeId, &TypeInfo)> {
+        self.types.iter().enumerate().map(|(index, info)| (TypeId(index as u32), info))
+    }
+
+    /// `type` itself.
+    pub fn type_type(&self) -> Address {
+        self.type_type
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.types.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.types.is_empty()
+    }
+
+    /// A table of given types: for tests.
+    pub fn of(types: Vec<TypeInfo>) -> TypeTable {
+        let mut table = TypeTable { types, ..TypeTable::default() };
+        table.index = AddressIndex::new(table.types.iter().map(|info| info.address.0));
+        table
+    }
+}
+
+/// What is read of a type before its relatives are known.
+struct RawType {
+    address: Address,
+    interpreter: Interpreter,
+    basicsize: u64,
+    itemsize: u64,
+    flags: u64,
+    mro: Vec<Address>,
+    dict: Address,
+    tp_alloc: Address,
+}
+
+struct Builder<'a, M: Memory + ?Sized> {
+    reader: Reader<'a, M>,
+    python: &'a Python,
+    table: TypeTable,
+    raw: Vec<RawType>,
+    seen: FxHashSet<Address>,
+    well_known: Option<WellKnown>,
+    generic_alloc: Option<Address>,
+}
+
+/// The interned strings that type dicts are searched for. Comparing addresses spares reading every key.
+#[derive(Clone, Copy)]
+struct WellKnown {
+    sizeof: Address,
+    module: Address,
+}
+
+impl<M: Memory + ?Sized> Builder<'_, M> {
+    /// Walks the registry of one interpreter, breadth first.
+    fn collect(&mut self, interpreter: &Interpreter) {
+        let mut queue = VecDeque::from([self.python.object_type]);
+        let mut visited = FxHashSet::default();
+        while let Some(type_) = queue.pop_front() {
+            if !visited.insert(type_) || visited.len() > TYPES_MAX {
+                continue;
+            }
+            match self.read_type(type_, interpreter, true) {
+                Some(raw) => {
+                    if self.seen.insert(type_) {
+                        self.raw.push(raw);
+                    }
+                    queue.extend(self.subclasses(type_, interpreter));
+                }
+                None => self.table.rejected += 1,
+            }
+        }
+    }
+
+    /// Finds static types that are in no registry: objects in data whose type is `type` and whose name is one.
+    fn collect_static(&mut self, range: &Range<Address>) {
+        let Some(main) = self.python.interpreters.first() else { return };
+        let length = (range.end.0 - range.start.0).min(DATA_MAX);
+        let Ok(bytes) = self.reader.memory.read_bytes(range.start, length, DATA_MAX as usize, "data") else { return };
+        let ob_type = self.reader.layout.object.ob_type;
+        for offset in (0..(bytes.len() + 1).saturating_sub(self.reader.layout.type_object.size)).step_by(8) {
+            if u64_at(&bytes, offset + ob_type) != Some(self.python.type_type.0) {
+                continue;
+            }
+            let type_ = range.start.offset(offset);
+            if self.seen.contains(&type_) || !self.is_unready_type(type_) {
+                continue;
+            }
+            if let Some(raw) = self.read_type(type_, main, false) {
+                self.seen.insert(type_);
+                self.raw.push(raw);
+            }
+        }
+    }
+
+    /// Whether there is a static type that nobody made ready: a name that C code gave it, room for a header, a count.
+    fn is_unready_type(&self, type_: Address) -> bool {
+        let name = self.reader.type_name(type_).unwrap_or_default();
+        let is_name = |char: char| char.is_alphanumeric() || matches!(char, '_' | '.' | '-' | ' ' | '<' | '>');
+        let layout = &self.reader.layout.type_object;
+        let basicsize = self.reader.memory.read_u64(type_.offset(layout.tp_basicsize)).unwrap_or(0);
+        let flags = self.reader.type_flags(type_).unwrap_or(u64::MAX);
+        !name.is_empty()
+            && name.chars().all(is_name)
+            && basicsize >= self.reader.layout.object.size as u64
+            && flags >> flag::HEAPTYPE & 1 == 0
+            && flags >> flag::READY & 1 == 0
+    }
+
+    fn read_type(&self, type_: Address, interpreter: &Interpreter, must_be_ready: bool) -> Option<RawType> {
+        let layout = &self.reader.layout.type_object;
+        let mut bytes = vec![0; layout.size];
+        self.reader.memory.read_exact_at(type_, &mut bytes).ok()?;
+        let word = |offset: usize| u64_at(&bytes, offset);
+        let flags = word(layout.tp_flags)?;
+        let (basicsize, itemsize) = (word(layout.tp_basicsize)?, word(layout.tp_itemsize)?);
+        let metatype = Address(word(self.reader.layout.object.ob_type)?);
+        let is_type = metatype == self.python.type_type
+            || self.reader.type_flags(metatype).is_ok_and(|flags| flags >> flag::TYPE_SUBCLASS & 1 == 1);
+        if !is_type || (must_be_ready && flags >> flag::READY & 1 == 0) || basicsize > SIZE_MAX || itemsize > SIZE_MAX {
+            return None;
+        }
+        let mut dict = Address(word(layout.tp_dict)?);
+        if dict.is_null() {
+            dict = self.static_type_state(type_, interpreter).map_or(Address::NULL, |(dict, _)| dict);
+        }
+        let mut mro = self.reader.tuple_items(Address(word(layout.tp_mro)?));
+        if mro.is_empty() {
+            mro = vec![type_, self.python.object_type];
+        }
+        let tp_alloc = Address(word(layout.tp_alloc)?);
+        Some(RawType { address: type_, interpreter: *interpreter, basicsize, itemsize, flags, mro, dict, tp_alloc })
+    }
+
+    /// `tp_dict` and `tp_subclasses` of a static builtin type, which since 3.12 are the interpreter's, not the type's:
+    /// the type holds the index of its entry in `tp_subclasses` (`Objects/typeobject.c`, `managed_static_type_get`).
+    fn static_type_state(&self, type_: Address, interpreter: &Interpreter) -> Option<(Address, Address)> {
+        static_type_state(&self.reader, type_, interpreter)
+    }
+
+    /// The types registered as direct subclasses: the referents of the weak references in `tp_subclasses`.
+    fn subclasses(&self, type_: Address, interpreter: &Interpreter) -> Vec<Address> {
+        let dict = match self.static_type_state(type_, interpreter) {
+            Some((_, subclasses)) => subclasses,
+            None => self.reader.pointer(type_, self.reader.layout.type_object.tp_subclasses).unwrap_or_default(),
+        };
+        if dict.is_null() || !self.reader.has_type_flag(dict, flag::DICT_SUBCLASS) {
+            return Vec::new();
+        }
+        let entries = self.reader.dict_entries(dict).unwrap_or_default();
+        let referent = |weakref| self.reader.pointer(weakref, self.reader.layout.weak_ref.wr_object).ok();
+        entries.into_iter().filter_map(|entry| referent(entry.value)).filter(|type_| type_.0 % 8 == 0 && !type_.is_null()).collect()
+    }
+
+    /// Works out names, fronts and size rules, now that every type is known.
+    fn finish(&mut self) {
+        let raw = std::mem::take(&mut self.raw);
+        self.well_known = self.learn_well_known(&raw);
+        self.generic_alloc = raw.iter().find(|raw| raw.address == self.python.object_type).map(|raw| raw.tp_alloc);
+        let by_address: FxHashMap<Address, usize> = raw.iter().enumerate().map(|(index, raw)| (raw.address, index)).collect();
+        let own: Vec<OwnNames> = raw.iter().map(|raw| self.own_names(raw)).collect();
+        let tp_names: Vec<String> = raw.iter().map(|raw| self.reader.type_name(raw.address).unwrap_or_default()).collect();
+        self.table.types = raw
+            .iter()
+            .enumerate()
+            .map(|(index, raw)| {
+                let definers = raw.mro.iter().filter_map(|base| by_address.get(base)).filter(|&&base| own[base].has_sizeof);
+                let definers = definers.map(|&base| (tp_names[base].as_str(), own[base].is_python_class));
+                let (rule, basis) = SizeRule::choose(definers, &tp_names[index]);
+                self.describe(raw, &own[index], &tp_names[index], rule, basis)
+            })
+            .collect();
+        self.table.index = AddressIndex::new(self.table.types.iter().map(|info| info.address.0));
+    }
+
+    fn describe(&self, raw: &RawType, own: &OwnNames, tp_name: &str, rule: SizeRule, basis: Basis) -> TypeInfo {
+        let is_heap = raw.flags >> flag::HEAPTYPE & 1 == 1;
+        let (module, qualname) = if is_heap {
+            let qualname = self.reader.pointer(raw.address, self.reader.layout.heap_type.ht_qualname).ok();
+            let qualname = qualname.and_then(|name| self.reader.string(name, NAME_LENGTH_MAX));
+            (own.module.clone().unwrap_or_else(|| "?".to_owned()), qualname.unwrap_or_else(|| tp_name.to_owned()))
+        } else {
+            match tp_name.rsplit_once('.') {
+                Some((module, name)) => (module.to_owned(), name.to_owned()),
+                None => ("builtins".to_owned(), tp_name.to_owned()),
+            }
+        };
+        let (front, gc_head) = front_of(self.reader.layout, raw.flags);
+        TypeInfo {
+            address: raw.address,
+            module,
+            qualname,
+            basicsize: raw.basicsize,
+            itemsize: raw.itemsize,
+            flags: raw.flags,
+            front,
+            gc_head,
+            has_inline_values: is_heap
+                && raw.flags >> flag::INLINE_VALUES & 1 == 1
+                && self.reader.layout.dict_values.as_ref().is_some_and(|values| values.valid.is_some()),
+            rule,
+            basis,
+            is_python_class: own.is_python_class,
+            has_own_allocator: !raw.tp_alloc.is_null() && self.generic_alloc.is_some_and(|generic| generic != raw.tp_alloc),
+        }
+    }
+
+    /// What a type's own dict says.
+    fn own_names(&self, raw: &RawType) -> OwnNames {
+        let entries = self.reader.dict_entries(raw.dict).unwrap_or_default();
+        let has = |key: Address| entries.iter().find(|entry| entry.key == key).map(|entry| entry.value);
+        let known = self.well_known;
+        let by_address = known.and_then(|known| has(known.module));
+        // An interpreter with strings of its own, or a key that was never interned: compare the text.
+        let by_text = || entries.iter().find(|entry| self.reader.is_string(entry.key, "__module__")).map(|entry| entry.value);
+        let module = by_address.or_else(by_text).and_then(|value| self.reader.string(value, NAME_LENGTH_MAX));
+        let has_sizeof = known.is_some_and(|known| has(known.sizeof).is_some())
+            || (raw.interpreter.id != 0 && entries.iter().any(|entry| self.reader.is_string(entry.key, "__sizeof__")));
+        OwnNames { module, has_sizeof, is_python_class: self.is_python_class(raw) }
+    }
+
+    /// A class statement's type takes its C name from its own `__name__`; a type that C made has a name of C's.
+    fn is_python_class(&self, raw: &RawType) -> bool {
+        if raw.flags >> flag::HEAPTYPE & 1 == 0 {
+            return false;
+        }
+        let layout = self.reader.layout;
+        let pointer = |base, offset| self.reader.pointer(base, offset).unwrap_or_default();
+        let name = pointer(raw.address, layout.heap_type.ht_name);
+        let c_name = pointer(raw.address, layout.type_object.tp_name);
+        c_name == name.offset(layout.ascii_unicode.size) || c_name == pointer(name, layout.unicode.utf8)
+    }
+
+    fn learn_well_known(&self, raw: &[RawType]) -> Option<WellKnown> {
+        let find = |raw: &RawType, text: &str| {
+            let entries = self.reader.dict_entries(raw.dict).ok()?;
+            entries.iter().find(|entry| self.reader.is_string(entry.key, text)).map(|entry| entry.key)
+        };
+        let object = raw.iter().find(|raw| raw.address == self.python.object_type)?;
+        let heap_types = raw.iter().filter(|raw| raw.flags >> flag::HEAPTYPE & 1 == 1);
+        Some(WellKnown {
+            sizeof: find(object, "__sizeof__")?,
+            module: heap_types.take(64).find_map(|raw| find(raw, "__module__")).unwrap_or_default(),
+        })
+    }
+}
+
+/// What a type's own dict and name say.
+struct OwnNames {
+    module: Option<String>,
+    has_sizeof: bool,
+    is_python_class: bool,
+}
+
+/// `tp_dict` and `tp_subclasses` of a static builtin type of 3.12+, from the interpreter's state. `None` for types
+/// that keep theirs themselves.
+pub fn static_type_state<M: Memory + ?Sized>(
+    reader: &Reader<'_, M>,
+    type_: Address,
+    interpreter: &Interpreter,
+) -> Option<(Address, Address)> {
+    let layout = reader.layout;
+    let (state, entry) = (layout.types_state.as_ref()?, layout.static_type.as_ref()?);
+    let types = interpreter.address.offset(layout.interp.types?);
+    if reader.type_flags(type_).ok()? >> flag::STATIC_BUILTIN & 1 == 0 {
+        return None;
+    }
+    let index = reader.pointer(type_, layout.type_object.tp_subclasses).ok()?.0.checked_sub(1)?;
+    // There are about 200 static builtin types.
+    let offset = usize::try_from(index).ok().filter(|&index| index < 1 << 12)?.checked_mul(entry.size)?;
+    let arrays = [Some(state.builtins), state.for_extensions];
+    arrays.into_iter().flatten().find_map(|array| {
+        let at = types.offset(array).offset(offset);
+        let is_its = reader.pointer(at, entry.type_).ok()? == type_;
+        is_its.then(|| Some((reader.pointer(at, entry.tp_dict).ok()?, reader.pointer(at, entry.tp_subclasses).ok()?)))?
+    })
+}
+
+/// Bytes in front of an instance of a type with these flags, and how many of them are the GC head.
+fn front_of(layout: &Layout, flags: u64) -> (usize, usize) {
+    let has = |bit: u32| flags >> bit & 1 == 1;
+    let gc_head = if has(flag::HAVE_GC) { layout.constants.gc_head_size } else { 0 };
+    let managed = (layout.constants.managed_dict_before.is_some() && has(flag::MANAGED_DICT))
+        || (layout.constants.managed_weakref_before.is_some() && has(flag::MANAGED_WEAKREF));
+    (gc_head + if managed { layout.constants.preheader_size } else { 0 }, gc_head)
+}
+
+/// From the address of a type to its id: open addressing, at most a quarter full, so that a word that is no type is
+/// nearly always refused by its first probe.
+#[derive(Debug, Default)]
+struct AddressIndex {
+    slots: Vec<(u64, u32)>,
+    shift: u32,
+}
+
+impl AddressIndex {
+    fn new(addresses: impl ExactSizeIterator<Item = u64>) -> AddressIndex {
+        let capacity = (addresses.len().max(16) * 4).next_power_of_two();
+        let mut index = AddressIndex { slots: vec![(0, 0); capacity], shift: 64 - capacity.trailing_zeros() };
+        for (id, address) in addresses.enumerate() {
+            let mut slot = index.first_slot(address);
+            while index.slots[slot].0 != 0 && index.slots[slot].0 != address {
+                slot = (slot + 1) & (capacity - 1);
+            }
+            index.slots[slot] = (address, id as u32);
+        }
+        index
+    }
+
+    #[inline(always)]
+    fn first_slot(&self, address: u64) -> usize {
+        // Fibonacci hashing; addresses are multiples of 8, so the low bits carry nothing.
+        ((address >> 3).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> self.shift) as usize
+    }
+
+    #[inline(always)]
+    fn get(&self, address: u64) -> Option<TypeId> {
+        if self.slots.is_empty() {
+            return None;
+        }
+        let mut slot = self.first_slot(address);
+        loop {
+            let (key, id) = self.slots[slot];
+            if key == address {
+                return (address != 0).then_some(TypeId(id));
+            }
+            if key == 0 {
+                return None;
+            }
+            slot = (slot + 1) & (self.slots.len() - 1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_index_finds_what_is_in_it_and_nothing_else() {
+        let addresses: Vec<u64> = (1..1000).map(|n| n * 936).collect();
+        let index = AddressIndex::new(addresses.iter().copied());
+        for (id, &address) in addresses.iter().enumerate() {
+            assert_eq!(index.get(address), Some(TypeId(id as u32)));
+            assert_eq!(index.get(address + 8), None);
+        }
+        assert_eq!(index.get(0), None);
+        assert_eq!(AddressIndex::default().get(8), None);
+    }
+}

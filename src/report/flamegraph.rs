@@ -1,0 +1,27 @@
+//! A flame graph as SVG, drawn by inferno. The same stacks give the same bytes.
+
+use std::io::{self, Write};
+
+use inferno::flamegraph::color::{BasicPalette, Palette};
+use inferno::flamegraph::{self, Options};
+
+use super::folded::Weight;
+
+/// Frames narrower than this share of the width are not drawn, in percent: a graph that a browser opens at once.
+const MIN_WIDTH: f64 = 0.05;
+
+/// Draws the folded stacks.
+///
+/// # Errors
+/// As the writer; also where inferno finds no stack to draw.
+pub fn write(out: &mut dyn Write, lines: &[String], title: &str, subtitle: &str, weight: Weight) -> io::Result<()> {
+    let mut options = Options::default();
+    options.title = title.to_owned();
+    options.subtitle = Some(subtitle.to_owned());
+    options.count_name = weight.unit().to_owned();
+    options.colors = Palette::Basic(BasicPalette::Mem);
+    options.deterministic = true;
+    options.min_width = MIN_WIDTH;
+    options.image_width = Some(1200);
+    flamegraph::from_lines(&mut options, lines.iter().map(String::as_str), out).map_err(io::Error::other)
+}

@@ -1,0 +1,80 @@
+//! Folded stacks: `a;b;c N`, a line each, sorted.
+
+use std::io::{self, Write};
+
+use crate::analysis::histogram::Histogram;
+
+/// What a frame's width stands for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Weight {
+    /// Shallow bytes.
+    #[default]
+    Bytes,
+    /// Objects.
+    Objects,
+}
+
+impl Weight {
+    /// The unit, as flame graphs name it.
+    pub fn unit(self) -> &'static str {
+        match self {
+            Weight::Bytes => "bytes",
+            Weight::Objects => "objects",
+        }
+    }
+}
+
+/// The stacks of a histogram: package, module, type. Frames of the same name merge; the weights add up to the
+/// histogram's total.
+pub fn of_types(histogram: &Histogram, weight: Weight) -> Vec<String> {
+    let mut lines: Vec<String> = histogram
+        .rows
+        .iter()
+        .map(|row| {
+            let package = row.module.split('.').next().unwrap_or_default();
+            let amount = match weight {
+                Weight::Bytes => row.amount.bytes,
+                Weight::Objects => row.amount.objects,
+            };
+            format!("{};{};{} {amount}", escape(package), escape(&row.module), escape(&row.name))
+        })
+        .collect();
+    lines.sort();
+    lines
+}
+
+/// A name as a frame: what separates frames, lines or the weight from its frames is escaped as in a Python string.
+pub fn escape(name: &str) -> String {
+    let mut escaped = String::with_capacity(name.len());
+    for char in name.chars() {
+        match char {
+            ';' => escaped.push_str("\\x3b"),
+            '\\' => escaped.push_str("\\\\"),
+            char if char.is_control() => escaped.extend(char.escape_default()),
+            char => escaped.push(char),
+        }
+    }
+    let trimmed = escaped.trim();
+    if trimmed.is_empty() { "?".to_owned() } else { trimmed.to_owned() }
+}
+
+/// Writes the lines.
+///
+/// # Errors
+/// As the writer.
+pub fn write(out: &mut dyn Write, lines: &[String]) -> io::Result<()> {
+    lines.iter().try_for_each(|line| writeln!(out, "{line}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_cannot_break_a_line() {
+        assert_eq!(escape("a;b"), "a\\x3bb");
+        assert_eq!(escape("a\nb\\"), "a\\nb\\\\");
+        assert_eq!(escape("  "), "?");
+        assert_eq!(escape("Generic[int, str]"), "Generic[int, str]");
+    }
+}

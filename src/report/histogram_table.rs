@@ -1,0 +1,71 @@
+//! A histogram as `jmap -histo` prints it: rank, objects, bytes, type with module; and shares.
+
+use std::io::{self, Write};
+
+use crate::analysis::histogram::{Amount, Histogram};
+use crate::python::sizes::Basis;
+
+use super::units;
+
+/// Names of lower bounds listed under the table.
+const LOWER_BOUNDS_SHOWN: usize = 12;
+
+/// Writes the table. `top` limits the rows; what they leave out is summed in a row of its own.
+///
+/// # Errors
+/// As the writer.
+pub fn write(out: &mut dyn Write, histogram: &Histogram, top: Option<usize>) -> io::Result<()> {
+    let shown = top.unwrap_or(usize::MAX).min(histogram.rows.len());
+    let by_module = histogram.rows.first().is_some_and(|row| row.name.is_empty());
+    let noun = if by_module { "module" } else { "type (module.name)" };
+    writeln!(out, "{:>6} {:>13} {:>16} {:>7} {:>7}  {noun}", "num", "#objects", "#bytes", "%", "cum%")?;
+    let mut so_far = Amount::default();
+    let total = histogram.total;
+    for (index, row) in histogram.rows[..shown].iter().enumerate() {
+        so_far.add(row.amount);
+        let mark = if row.basis == Basis::LowerBound { "+" } else { " " };
+        writeln!(
+            out,
+            "{:>5}: {:>13} {:>15}{mark} {:>7} {:>7}  {}",
+            index + 1,
+            row.amount.objects,
+            row.amount.bytes,
+            units::percent(row.amount.bytes, total.bytes),
+            units::percent(so_far.bytes, total.bytes),
+            printable(&row.label()),
+        )?;
+    }
+    if shown < histogram.rows.len() {
+        let rest = Amount { objects: total.objects - so_far.objects, bytes: total.bytes - so_far.bytes };
+        writeln!(
+            out,
+            "{:>6} {:>13} {:>15}  {:>7} {:>7}  ({} more)",
+            "",
+            rest.objects,
+            rest.bytes,
+            units::percent(rest.bytes, total.bytes),
+            units::percent(total.bytes, total.bytes),
+            histogram.rows.len() - shown,
+        )?;
+    }
+    writeln!(out, "{:>6} {:>13} {:>15}", "Total", total.objects, total.bytes)?;
+    write_lower_bounds(out, histogram)
+}
+
+fn write_lower_bounds(out: &mut dyn Write, histogram: &Histogram) -> io::Result<()> {
+    let names: Vec<String> = histogram.lower_bounds().map(|row| printable(&row.label())).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    let more = match names.len().saturating_sub(LOWER_BOUNDS_SHOWN) {
+        0 => String::new(),
+        more => format!(", {more} more"),
+    };
+    let names = names[..names.len().min(LOWER_BOUNDS_SHOWN)].join(", ");
+    writeln!(out, "\nBytes marked + are a lower bound: the type sizes itself by code of its own ({names}{more})")
+}
+
+/// A name with its control characters escaped: names come from the target.
+pub fn printable(name: &str) -> String {
+    name.chars().flat_map(|char| if char.is_control() { char.escape_default().collect::<Vec<_>>() } else { vec![char] }).collect()
+}

@@ -1,0 +1,9 @@
+//! Output: one file per format. Everything here writes to a `Write` and knows no terminal.
+
+pub mod flamegraph;
+pub mod folded;
+pub mod histogram_json;
+pub mod histogram_table;
+pub mod ndjson;
+pub mod summary;
+pub mod units;

@@ -1,0 +1,75 @@
+//! Every object as a line of JSON.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use crate::heap::object::{Object, Refcount};
+use crate::python::sizes::Basis;
+use crate::python::types::TypeTable;
+use crate::target::Address;
+
+#[derive(Serialize)]
+struct Line<'a> {
+    address: Hex,
+    #[serde(rename = "type")]
+    type_: &'a str,
+    type_address: Hex,
+    shallow_size: u64,
+    tracked: bool,
+    refcount: u64,
+    #[serde(skip_serializing_if = "is_false")]
+    immortal: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size_basis: Option<&'static str>,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+/// An address as `"0x7f..."`.
+struct Hex(Address);
+
+impl Serialize for Hex {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+/// Writes objects of one target. Names are made once per type.
+pub struct Writer<'a> {
+    types: &'a TypeTable,
+    names: Vec<String>,
+}
+
+impl<'a> Writer<'a> {
+    /// A writer for a target with these types.
+    pub fn new(types: &'a TypeTable) -> Writer<'a> {
+        Writer { types, names: types.iter().map(|(_, info)| info.full_name()).collect() }
+    }
+
+    /// Writes one object and a newline.
+    ///
+    /// # Errors
+    /// As the writer.
+    pub fn write(&self, out: &mut dyn Write, object: &Object) -> io::Result<()> {
+        let info = self.types.get(object.type_id);
+        let (refcount, immortal) = match object.refcount {
+            Refcount::Count(count) => (count, false),
+            Refcount::Immortal(count) => (u64::from(count), true),
+        };
+        let line = Line {
+            address: Hex(object.address),
+            type_: &self.names[object.type_id.index()],
+            type_address: Hex(info.address),
+            shallow_size: object.size,
+            tracked: object.tracked,
+            refcount,
+            immortal,
+            size_basis: (info.basis == Basis::LowerBound).then_some("lower-bound"),
+        };
+        serde_json::to_writer(&mut *out, &line)?;
+        out.write_all(b"\n")
+    }
+}

@@ -1,0 +1,165 @@
+//! What every report says beside its figures: of which process, how it was read, and what could not be read.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::heap::survey::Outcome;
+
+use super::units;
+
+/// The process that a report speaks of.
+#[derive(Clone, Debug, Serialize)]
+pub struct TargetSummary {
+    /// Its process id.
+    pub pid: i32,
+    /// Its Python, as it states itself.
+    pub version: String,
+    /// `default`, `free-threaded` or `debug`.
+    pub build: &'static str,
+    /// Its command line, words apart by spaces.
+    pub command: String,
+    /// How many interpreters it has.
+    pub interpreters: usize,
+}
+
+/// How the target was read.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Reading {
+    /// Bytes that were read for the census.
+    pub read_bytes: u64,
+    /// From the first read to the last.
+    #[serde(rename = "read_seconds", serialize_with = "seconds")]
+    pub duration: Duration,
+    /// For how long the target stood still because of us; `None`: not at all.
+    #[serde(rename = "paused_seconds", serialize_with = "optional_seconds")]
+    pub paused: Option<Duration>,
+}
+
+fn seconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(duration.as_secs_f64())
+}
+
+fn optional_seconds<S: serde::Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    duration.map(|duration| duration.as_secs_f64()).serialize(serializer)
+}
+
+/// What could not be read, or was found in one way and not in another. All zero is the best report.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Problems {
+    /// Pools that changed however often they were read: their blocks are missing from the figures.
+    pub torn_pools: u64,
+    /// Objects that changed while they were read, and are missing from the figures.
+    pub torn_objects: u64,
+    /// Blocks that look like an object from the front and not from inside; not counted as objects.
+    pub implausible_blocks: u64,
+    /// Bytes that should have been readable.
+    pub unreadable_bytes: u64,
+    /// Bytes of malloc heaps whose chunks could not be told apart.
+    pub unparsed_bytes: u64,
+    /// Bytes of private memory of unknown structure (thread stacks, other allocators), which was not searched.
+    pub unsearched_bytes: u64,
+    /// Objects in the collector's lists that no allocator's block holds. `null`: lists not walked.
+    pub only_in_lists: Option<u64>,
+    /// Objects that say the collector tracks them and are in no list. `null`: lists not walked.
+    pub only_in_blocks: Option<u64>,
+    /// Lists of the collector that broke off. `null`: lists not walked.
+    pub broken_lists: Option<u64>,
+    /// Types that could not be read.
+    pub rejected_types: u64,
+    /// Arenas that made no sense.
+    pub rejected_arenas: u64,
+}
+
+impl Problems {
+    /// From a census's outcome and what was found before it.
+    pub fn new(outcome: &Outcome, unsearched_bytes: u64, rejected_types: u64, rejected_arenas: u64) -> Problems {
+        let counts = &outcome.counts;
+        Problems {
+            torn_pools: counts.torn_pools,
+            torn_objects: counts.torn_objects,
+            implausible_blocks: counts.implausible_blocks,
+            unreadable_bytes: counts.unreadable_bytes,
+            unparsed_bytes: counts.unparsed_bytes,
+            unsearched_bytes,
+            only_in_lists: outcome.lists.map(|lists| lists.only_listed),
+            only_in_blocks: outcome.lists.map(|lists| lists.only_in_blocks),
+            broken_lists: outcome.lists.map(|lists| lists.broken_lists),
+            rejected_types,
+            rejected_arenas,
+        }
+    }
+
+    /// Writes what there is, a line each; a line that says so where there is nothing.
+    ///
+    /// # Errors
+    /// As the writer.
+    pub fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        let mut lines = Vec::new();
+        let mut say = |amount: u64, text: &str| {
+            if amount > 0 {
+                lines.push(format!("{} {text}", units::count(amount)));
+            }
+        };
+        say(self.torn_pools, "pools changed while they were read; their objects are not counted");
+        say(self.torn_objects, "objects changed while they were read and are not counted");
+        say(self.implausible_blocks, "blocks look like objects only from the front and are not counted");
+        say(self.unreadable_bytes, "bytes could not be read");
+        say(self.unparsed_bytes, "bytes of malloc heaps could not be told apart into chunks");
+        say(self.rejected_types, "types could not be read");
+        say(self.rejected_arenas, "arenas made no sense");
+        say(self.only_in_lists.unwrap_or(0), "objects are in the collector's lists only");
+        say(self.only_in_blocks.unwrap_or(0), "objects claim to be tracked and are in no list of the collector's");
+        say(self.broken_lists.unwrap_or(0), "lists of the collector broke off");
+        if lines.is_empty() {
+            lines.push("none".to_owned());
+        }
+        writeln!(out, "Problems: {}", lines.join("\n          "))?;
+        if self.unsearched_bytes > 0 {
+            writeln!(out, "Not searched: {} of private memory without objects' structure (stacks, other allocators)", units::bytes(self.unsearched_bytes))?;
+        }
+        match self.only_in_lists {
+            Some(_) => writeln!(out, "Checked: allocator blocks against the collector's lists"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The allocator's own figures.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct AllocatorSummary {
+    /// pymalloc's arenas.
+    pub arenas: u64,
+    /// Its pools in use.
+    pub pools: u64,
+    /// Its blocks in use.
+    pub blocks_in_use: u64,
+    /// Blocks in use and larger blocks passed to malloc: `sys.getallocatedblocks()`, where the second is known.
+    pub allocated_blocks: u64,
+    /// Whether the second is known (3.12+).
+    pub raw_blocks_known: bool,
+    /// Whether the debug hooks are on.
+    pub debug_hooks: bool,
+}
+
+/// Writes the line that says of which process and how it was read.
+///
+/// # Errors
+/// As the writer.
+pub fn write_head(out: &mut dyn Write, target: &TargetSummary, reading: &Reading) -> io::Result<()> {
+    let interpreters = if target.interpreters > 1 { format!(", {} interpreters", target.interpreters) } else { String::new() };
+    let paused = match reading.paused {
+        Some(paused) => format!("paused for {}", units::duration(paused)),
+        None => "not paused".to_owned(),
+    };
+    writeln!(out, "Process {}: {}", target.pid, target.command)?;
+    writeln!(
+        out,
+        "Python {} ({}{interpreters}), {} read in {}, {paused}",
+        target.version,
+        target.build,
+        units::bytes(reading.read_bytes),
+        units::duration(reading.duration),
+    )
+}

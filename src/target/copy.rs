@@ -1,0 +1,105 @@
+//! One pass that copies regions of a target into our own memory, on all cores, in large reads.
+//!
+//! This is the speed of light of the project: every timing is told as a ratio to it.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::address::Address;
+use super::image::{Image, Segment};
+use super::memory::{Memory, ReadError};
+
+/// Bytes per read. Large enough that the call's own cost vanishes, small enough to share between threads.
+const CHUNK: usize = 4 << 20;
+
+/// The smallest piece that is tried by itself once a chunk turned out not to be readable: a page.
+const PAGE: usize = 4096;
+
+/// A copy and what it could not hold.
+#[derive(Debug)]
+pub struct Copy {
+    /// The bytes.
+    pub image: Image,
+    /// Bytes asked for that could not be read: guard pages, regions unmapped meanwhile, file pages past the end.
+    pub unreadable_bytes: u64,
+}
+
+/// Copies these address ranges. Costs their size in memory; the caller has decided that it fits.
+///
+/// # Errors
+/// Only where the target as a whole cannot be read: it is gone, or we may not. What else fails is counted.
+pub fn copy_ranges<M: Memory + Sync + ?Sized>(memory: &M, ranges: &[Range<Address>]) -> Result<Copy, ReadError> {
+    let mut segments = Vec::new();
+    let mut unreadable_bytes = 0;
+    for range in ranges {
+        let Ok(length) = usize::try_from(range.end.0.saturating_sub(range.start.0)) else { continue };
+        let mut bytes = vec![0; length];
+        let failed = bytes
+            .par_chunks_mut(CHUNK)
+            .enumerate()
+            .map(|(index, chunk)| fill(memory, range.start, index * CHUNK, chunk))
+            .try_reduce(Vec::new, |mut all, more| {
+                all.extend(more);
+                Ok(all)
+            })?;
+        unreadable_bytes += failed.iter().map(|hole| hole.len() as u64).sum::<u64>();
+        push_readable(&mut segments, range.start, bytes, failed);
+    }
+    Ok(Copy { image: Image::new(segments, memory.regions().clone()), unreadable_bytes })
+}
+
+/// Fills a chunk; returns the holes (offsets from `base`) that could not be read, found by halving.
+fn fill<M: Memory + ?Sized>(
+    memory: &M,
+    base: Address,
+    offset: usize,
+    chunk: &mut [u8],
+) -> Result<Vec<Range<usize>>, ReadError> {
+    match memory.read_exact_at(base.offset(offset), chunk) {
+        Ok(()) => Ok(Vec::new()),
+        Err(error @ (ReadError::Gone | ReadError::Denied)) => Err(error),
+        Err(_) if chunk.len() <= PAGE => Ok(std::iter::once(offset..offset + chunk.len()).collect()),
+        Err(_) => {
+            let middle = (chunk.len() / 2).next_multiple_of(PAGE).min(chunk.len() - 1);
+            let (left, right) = chunk.split_at_mut(middle);
+            let mut holes = fill(memory, base, offset, left)?;
+            holes.extend(fill(memory, base, offset + middle, right)?);
+            Ok(holes)
+        }
+    }
+}
+
+/// Keeps what was read: the whole range, or the runs between its holes.
+fn push_readable(segments: &mut Vec<Segment>, start: Address, bytes: Vec<u8>, mut holes: Vec<Range<usize>>) {
+    if holes.is_empty() {
+        segments.push(Segment { start, bytes });
+        return;
+    }
+    holes.sort_by_key(|hole| hole.start);
+    let mut from = 0;
+    for hole in holes.into_iter().chain(std::iter::once(bytes.len()..bytes.len())) {
+        if hole.start > from {
+            segments.push(Segment { start: start.offset(from), bytes: bytes[from..hole.start].to_vec() });
+        }
+        from = hole.end;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::target::memory::MemoryExt;
+
+    #[test]
+    fn holes_are_counted_and_the_rest_is_kept() {
+        let page = |start: u64, fill: u8| Segment { start: Address(start), bytes: vec![fill; PAGE] };
+        let source = Image::of_segments(vec![page(0x1000, 1), page(0x2000, 2), page(0x4000, 4)]);
+        let copy = copy_ranges(&source, &[Address(0x1000)..Address(0x6000)]).unwrap();
+        assert_eq!(copy.unreadable_bytes, 2 * PAGE as u64);
+        assert_eq!(copy.image.read_u8(Address(0x1fff)).unwrap(), 1);
+        assert_eq!(copy.image.read_u8(Address(0x2000)).unwrap(), 2);
+        assert_eq!(copy.image.read_u8(Address(0x4fff)).unwrap(), 4);
+        assert!(copy.image.read_u8(Address(0x3000)).is_err());
+    }
+}

@@ -1,0 +1,34 @@
+//! A copy with the process it was taken from behind it: what was copied is read from the copy, and what was not
+//! (names in read-only data, which do not change) from the process.
+
+use super::address::Address;
+use super::image::Image;
+use super::memory::{Memory, ReadError};
+use super::regions::RegionMap;
+
+/// An image above another memory.
+pub struct Layered<'a, M: Memory + ?Sized> {
+    image: &'a Image,
+    below: &'a M,
+}
+
+impl<'a, M: Memory + ?Sized> Layered<'a, M> {
+    /// Reads come from `image` where it has all the bytes, and from `below` elsewhere.
+    pub fn new(image: &'a Image, below: &'a M) -> Self {
+        Layered { image, below }
+    }
+}
+
+impl<M: Memory + ?Sized> Memory for Layered<'_, M> {
+    fn read_exact_at(&self, address: Address, buffer: &mut [u8]) -> Result<(), ReadError> {
+        self.image.read_exact_at(address, buffer).or_else(|_| self.below.read_exact_at(address, buffer))
+    }
+
+    fn regions(&self) -> &RegionMap {
+        self.below.regions()
+    }
+
+    fn local(&self, address: Address, length: usize) -> Option<&[u8]> {
+        self.image.local(address, length)
+    }
+}

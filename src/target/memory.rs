@@ -1,0 +1,170 @@
+//! How bytes of a target are read, whatever the target is: a live process, a copy, a core, a test's array.
+//!
+//! Invariant: a failed read is an error that carries the address and the length, never zeros; there is no partial
+//! success. Everything above this trait is generic over it, so the same walk runs on every kind of target.
+
+use super::address::Address;
+use super::regions::RegionMap;
+
+/// A read that did not succeed.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// No bytes there: unmapped, guarded, or gone since the map was read.
+    #[error("cannot read {length} bytes at {address}")]
+    Unreadable {
+        /// First byte wanted.
+        address: Address,
+        /// How many bytes were wanted.
+        length: usize,
+    },
+    /// The process is gone.
+    #[error("the process exited while it was read")]
+    Gone,
+    /// The kernel refuses to let us read that process at all.
+    #[error("no permission to read the memory of the process")]
+    Denied,
+    /// A length or count read from the target is beyond what we accept.
+    #[error("{what} at {address} claims {found}, more than the {limit} that can be right")]
+    TooLarge {
+        /// What was to be read.
+        what: &'static str,
+        /// Where it was.
+        address: Address,
+        /// What the target claims.
+        found: u64,
+        /// The most we accept.
+        limit: u64,
+    },
+}
+
+/// One piece of a batched read: where from, and where to.
+#[derive(Debug)]
+pub struct Piece<'a> {
+    /// First byte in the target.
+    pub address: Address,
+    /// Filled whole, or left alone where the read fails.
+    pub buffer: &'a mut [u8],
+    /// Whether the read succeeded; set by [`Memory::read_pieces`].
+    pub filled: bool,
+}
+
+/// The memory of a target.
+pub trait Memory {
+    /// Fills `buffer` from `address`.
+    ///
+    /// # Errors
+    /// [`ReadError`]; the contents of `buffer` are then unspecified and must not be used.
+    fn read_exact_at(&self, address: Address, buffer: &mut [u8]) -> Result<(), ReadError>;
+
+    /// What is mapped, in order of address.
+    fn regions(&self) -> &RegionMap;
+
+    /// Fills many pieces with as few system calls as the target allows; says of each whether it was filled.
+    ///
+    /// # Errors
+    /// Only for a target that cannot be read at all any more ([`ReadError::Gone`], [`ReadError::Denied`]).
+    fn read_pieces(&self, pieces: &mut [Piece<'_>]) -> Result<(), ReadError> {
+        for piece in pieces {
+            match self.read_exact_at(piece.address, piece.buffer) {
+                Ok(()) => piece.filled = true,
+                Err(error @ (ReadError::Gone | ReadError::Denied)) => return Err(error),
+                Err(_) => piece.filled = false,
+            }
+        }
+        Ok(())
+    }
+
+    /// The bytes themselves, where they already lie in our own memory: a copy or a core. `None` elsewhere.
+    fn local(&self, _address: Address, _length: usize) -> Option<&[u8]> {
+        None
+    }
+}
+
+/// Typed reads. Every value read this way is the target's word, and no more.
+pub trait MemoryExt: Memory {
+    /// A little-endian `u64`.
+    fn read_u64(&self, address: Address) -> Result<u64, ReadError> {
+        let mut bytes = [0; 8];
+        self.read_exact_at(address, &mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    /// A little-endian `i64`.
+    fn read_i64(&self, address: Address) -> Result<i64, ReadError> {
+        self.read_u64(address).map(|value| value as i64)
+    }
+
+    /// A little-endian `u32`.
+    fn read_u32(&self, address: Address) -> Result<u32, ReadError> {
+        let mut bytes = [0; 4];
+        self.read_exact_at(address, &mut bytes)?;
+        Ok(u32::from_le_bytes(bytes))
+    }
+
+    /// A little-endian `i32`.
+    fn read_i32(&self, address: Address) -> Result<i32, ReadError> {
+        self.read_u32(address).map(|value| value as i32)
+    }
+
+    /// One byte.
+    fn read_u8(&self, address: Address) -> Result<u8, ReadError> {
+        let mut bytes = [0];
+        self.read_exact_at(address, &mut bytes)?;
+        Ok(bytes[0])
+    }
+
+    /// A pointer, which may be null or wild.
+    fn read_pointer(&self, address: Address) -> Result<Address, ReadError> {
+        self.read_u64(address).map(Address)
+    }
+
+    /// `length` bytes, at most `limit`, which bounds the allocation whatever the target claims.
+    fn read_bytes(&self, address: Address, length: u64, limit: usize, what: &'static str) -> Result<Vec<u8>, ReadError> {
+        match usize::try_from(length) {
+            Ok(length) if length <= limit => {
+                let mut bytes = vec![0; length];
+                self.read_exact_at(address, &mut bytes)?;
+                Ok(bytes)
+            }
+            _ => Err(ReadError::TooLarge { what, address, found: length, limit: limit as u64 }),
+        }
+    }
+
+    /// A NUL-terminated string of at most `limit` bytes, decoded with replacement; cut at the limit.
+    fn read_c_string(&self, address: Address, limit: usize) -> Result<String, ReadError> {
+        // Pieces end at multiples of 64, so that no read crosses into a page that holds none of the string.
+        const STEP: u64 = 64;
+        let mut bytes = Vec::new();
+        let mut at = address;
+        while bytes.len() < limit {
+            let step = (STEP - at.0 % STEP) as usize;
+            let mut piece = [0; STEP as usize];
+            let piece = &mut piece[..step.min(limit - bytes.len())];
+            self.read_exact_at(at, piece)?;
+            if let Some(end) = piece.iter().position(|&byte| byte == 0) {
+                bytes.extend_from_slice(&piece[..end]);
+                break;
+            }
+            bytes.extend_from_slice(piece);
+            at = at.offset(piece.len());
+        }
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+}
+
+impl<M: Memory + ?Sized> MemoryExt for M {}
+
+/// The little-endian `u64` at `offset` of `bytes`, or `None` past its end.
+#[inline(always)]
+pub fn u64_at(bytes: &[u8], offset: usize) -> Option<u64> {
+    let end = offset.checked_add(8)?;
+    Some(u64::from_le_bytes(bytes.get(offset..end)?.try_into().ok()?))
+}
+
+/// The little-endian `u32` at `offset` of `bytes`, or `None` past its end.
+#[inline(always)]
+pub fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
+    let end = offset.checked_add(4)?;
+    Some(u32::from_le_bytes(bytes.get(offset..end)?.try_into().ok()?))
+}

@@ -1,0 +1,187 @@
+//! What is mapped in the target: the lines of `/proc/PID/maps`, or the segments of a core.
+
+use std::path::{Path, PathBuf};
+
+use super::address::Address;
+
+/// What stands behind a region.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Backing {
+    /// No file: malloc, arenas, thread stacks, bss.
+    Anonymous,
+    /// The `brk` heap, `[heap]`.
+    Heap,
+    /// The main thread's stack, `[stack]`.
+    Stack,
+    /// A file, as the target names it (its own mount namespace; ` (deleted)` cut off).
+    File(PathBuf),
+    /// `[vdso]`, `[vvar]` and their like.
+    Kernel,
+}
+
+/// One mapping: an address range of one backing and one set of rights.
+#[derive(Clone, Debug)]
+pub struct Region {
+    /// First byte.
+    pub start: Address,
+    /// One past the last byte.
+    pub end: Address,
+    /// Whether the target may read there.
+    pub readable: bool,
+    /// Whether the target may write there. Objects have reference counts, so they live where this holds.
+    pub writable: bool,
+    /// Whether the mapping is shared with other processes.
+    pub shared: bool,
+    /// Offset in the file, in bytes.
+    pub file_offset: u64,
+    /// What stands behind it.
+    pub backing: Backing,
+}
+
+impl Region {
+    /// Length in bytes.
+    pub fn len(&self) -> u64 {
+        self.end.0.saturating_sub(self.start.0)
+    }
+
+    /// Whether it has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The file's path in the target's namespace, if a file stands behind it.
+    pub fn path(&self) -> Option<&Path> {
+        match &self.backing {
+            Backing::File(path) => Some(path),
+            _ => None,
+        }
+    }
+}
+
+/// All regions of a target, in order of address, not overlapping.
+#[derive(Clone, Debug, Default)]
+pub struct RegionMap {
+    regions: Vec<Region>,
+}
+
+impl RegionMap {
+    /// Sorts the regions by address; of overlapping ones (a damaged core) the later is dropped.
+    pub fn new(mut regions: Vec<Region>) -> RegionMap {
+        regions.retain(|region| region.start < region.end);
+        regions.sort_by_key(|region| region.start);
+        let mut end = Address::NULL;
+        regions.retain(|region| {
+            let keep = region.start >= end;
+            if keep {
+                end = region.end;
+            }
+            keep
+        });
+        RegionMap { regions }
+    }
+
+    /// The regions of a live process.
+    ///
+    /// # Errors
+    /// As the kernel says: no such process, or no permission.
+    pub fn of_process(pid: i32) -> std::io::Result<RegionMap> {
+        let maps = proc_maps::get_process_maps(pid)?;
+        Ok(RegionMap::new(
+            maps.iter()
+                .map(|map| Region {
+                    start: Address(map.start() as u64),
+                    end: Address((map.start() as u64).saturating_add(map.size() as u64)),
+                    readable: map.is_read(),
+                    writable: map.is_write(),
+                    shared: map.flags.get(3..4) == Some("s"),
+                    file_offset: map.offset as u64,
+                    backing: backing(map.filename(), map.inode as u64),
+                })
+                .collect(),
+        ))
+    }
+
+    /// In order of address.
+    pub fn iter(&self) -> std::slice::Iter<'_, Region> {
+        self.regions.iter()
+    }
+
+    /// The region that holds `address`.
+    pub fn find(&self, address: Address) -> Option<&Region> {
+        let after = self.regions.partition_point(|region| region.start <= address);
+        self.regions[..after].last().filter(|region| address < region.end)
+    }
+
+    /// Whether `length` bytes at `address` lie in one readable region.
+    pub fn contains(&self, address: Address, length: usize) -> bool {
+        self.find(address)
+            .is_some_and(|region| region.readable && (length as u64) <= region.end.0.saturating_sub(address.0))
+    }
+}
+
+impl<'a> IntoIterator for &'a RegionMap {
+    type Item = &'a Region;
+    type IntoIter = std::slice::Iter<'a, Region>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+fn backing(name: Option<&Path>, inode: u64) -> Backing {
+    let Some(path) = name.filter(|name| !name.as_os_str().is_empty()) else {
+        return Backing::Anonymous;
+    };
+    let text = path.to_string_lossy();
+    match text.as_ref() {
+        "[heap]" => Backing::Heap,
+        "[stack]" => Backing::Stack,
+        // A kernel built with CONFIG_ANON_VMA_NAME lets a process name its own anonymous memory.
+        name if name.starts_with("[anon:") || name.starts_with("[anon_shmem:") => Backing::Anonymous,
+        name if name.starts_with('[') && inode == 0 => Backing::Kernel,
+        name => Backing::File(PathBuf::from(name.strip_suffix(" (deleted)").unwrap_or(name))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn region(start: u64, end: u64) -> Region {
+        Region {
+            start: Address(start),
+            end: Address(end),
+            readable: true,
+            writable: true,
+            shared: false,
+            file_offset: 0,
+            backing: Backing::Anonymous,
+        }
+    }
+
+    #[test]
+    fn an_address_is_found_in_its_region_and_nowhere_else() {
+        let map = RegionMap::new(vec![region(0x3000, 0x4000), region(0x1000, 0x2000)]);
+        assert!(map.find(Address(0xfff)).is_none());
+        assert_eq!(map.find(Address(0x1000)).unwrap().start, Address(0x1000));
+        assert_eq!(map.find(Address(0x1fff)).unwrap().start, Address(0x1000));
+        assert!(map.find(Address(0x2000)).is_none());
+        assert!(map.contains(Address(0x3ff8), 8));
+        assert!(!map.contains(Address(0x3ff9), 8));
+    }
+
+    #[test]
+    fn overlapping_and_empty_regions_are_dropped() {
+        let map = RegionMap::new(vec![region(0x1000, 0x3000), region(0x2000, 0x4000), region(0x5000, 0x5000)]);
+        assert_eq!(map.iter().count(), 1);
+    }
+
+    #[test]
+    fn names_say_what_stands_behind_a_region() {
+        assert_eq!(backing(None, 0), Backing::Anonymous);
+        assert_eq!(backing(Some(Path::new("[heap]")), 0), Backing::Heap);
+        assert_eq!(backing(Some(Path::new("[anon:glibc]")), 0), Backing::Anonymous);
+        assert_eq!(backing(Some(Path::new("[vdso]")), 0), Backing::Kernel);
+        assert_eq!(backing(Some(Path::new("/x/python (deleted)")), 7), Backing::File("/x/python".into()));
+    }
+}
