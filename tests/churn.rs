@@ -1,0 +1,121 @@
+//! A target that allocates and frees in four threads is read again and again, without pausing it.
+//!
+//! Never a crash, nothing negative, and the part of the heap that stands still is counted within 2 %: objects that churn
+//! around it may be torn, but may not spoil what is next to them. `fixtures/programs/churn.py` prints what it holds.
+//!
+//!     cargo test --test churn [NAME]             HEAPSONDE_CHURN_READS=300 reads each interpreter so often
+
+mod common;
+
+use std::collections::{BTreeMap, HashMap};
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use serde_json::Value;
+
+use common::interpreters::{self, Interpreter};
+use common::program;
+use common::target::Target;
+use common::tool;
+
+/// How many reads there are in all, where the environment does not say how many each interpreter gets.
+const READS: usize = 300;
+/// Objects of a type with a known upper limit may be counted in the instant in which they go.
+const LEAVING: u64 = 200;
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = arguments.test_threads.or(Some(1));
+    if !tool::has_verb("histo") {
+        common::skipped("churn", "this heapsonde has no `histo`");
+        libtest_mimic::run(&arguments, Vec::new()).exit();
+    }
+    // One interpreter of each minor version: what differs between builds of one version is proved by parity.
+    let mut chosen: BTreeMap<u8, Interpreter> = BTreeMap::new();
+    for interpreter in interpreters::find_and_say().into_iter().filter(Interpreter::has_gil) {
+        chosen.entry(interpreter.version.1).or_insert(interpreter);
+    }
+    let reads = std::env::var("HEAPSONDE_CHURN_READS").ok().and_then(|n| n.parse().ok());
+    let reads = reads.unwrap_or_else(|| READS.div_ceil(chosen.len().max(1)));
+    let trials = chosen.into_values().map(|interpreter| {
+        let name = format!("{}/{reads} reads", interpreter.name);
+        Trial::test(name, move || what_stands_still_is_counted(&interpreter, reads).map_err(Failed::from))
+    });
+    libtest_mimic::run(&arguments, trials.collect()).exit();
+}
+
+/// What the target says of its population: type names to counts.
+#[derive(Default)]
+struct Population {
+    stable: HashMap<String, u64>,
+    least: HashMap<String, u64>,
+    most: HashMap<String, u64>,
+}
+
+fn population(target: &mut Target) -> Result<Population, String> {
+    let mut population = Population::default();
+    loop {
+        let line = target.read_line()?;
+        let fields: Vec<&str> = line.split(' ').collect();
+        let (map, name, n) = match fields[..] {
+            ["stable", name, n] => (&mut population.stable, name, n),
+            ["least", name, n] => (&mut population.least, name, n),
+            ["most", name, n] => (&mut population.most, name, n),
+            ["end"] => return Ok(population),
+            _ => return Err(format!("a line of churn.py: {line:?}")),
+        };
+        map.insert(name.into(), n.parse().map_err(|e| format!("{line:?}: {e}"))?);
+    }
+}
+
+fn what_stands_still_is_counted(interpreter: &Interpreter, reads: usize) -> Result<(), String> {
+    let mut target = Target::spawn(interpreter, &program("churn.py"), &[], &[])?;
+    let population = population(&mut target)?;
+    let pid = target.pid().to_string();
+    for read in 0..reads {
+        let at = |what: String| format!("read {read} of {reads}: {what}");
+        let report = tool::run(&["histo", "--json", &pid]).and_then(|run| run.ok()?.json()).map_err(at)?;
+        if let Some(place) = negative(&report, String::new()) {
+            return Err(at(format!("{place} is negative")));
+        }
+        compare(&report, &population).map_err(at)?;
+    }
+    match target.is_alive() {
+        true => Ok(()),
+        false => Err("the target did not survive".into()),
+    }
+}
+
+fn compare(report: &Value, population: &Population) -> Result<(), String> {
+    let mut counts: HashMap<&str, u64> = HashMap::new();
+    for row in report["types"].as_array().ok_or("no `types`")? {
+        let (name, objects) = (row["type"].as_str(), row["objects"].as_u64());
+        *counts.entry(name.ok_or("a row without `type`")?).or_default() += objects.ok_or("a row without `objects`")?;
+    }
+    let found = |name: &String| counts.get(name.as_str()).copied().unwrap_or(0);
+    for (name, n) in &population.stable {
+        if found(name).abs_diff(*n) * 50 > *n {
+            return Err(format!("{name}: {} found, {n} stand still", found(name)));
+        }
+    }
+    for (name, n) in &population.least {
+        if found(name) * 50 < n * 49 {
+            return Err(format!("{name}: {} found, at least {n} live", found(name)));
+        }
+    }
+    for (name, n) in &population.most {
+        if found(name) * 50 > n * 51 + LEAVING * 50 {
+            return Err(format!("{name}: {} found, at most {n} live", found(name)));
+        }
+    }
+    Ok(())
+}
+
+/// Where in a document a number is negative.
+fn negative(value: &Value, place: String) -> Option<String> {
+    match value {
+        Value::Number(n) => n.as_f64().is_some_and(|n| n < 0.0).then_some(place),
+        Value::Array(items) => items.iter().enumerate().find_map(|(i, v)| negative(v, format!("{place}/{i}"))),
+        Value::Object(fields) => fields.iter().find_map(|(k, v)| negative(v, format!("{place}/{k}"))),
+        _ => None,
+    }
+}

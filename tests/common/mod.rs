@@ -1,0 +1,37 @@
+//! What the integration tests share: interpreters, targets, the truth that targets tell, and runs of the tool.
+//!
+//! The oracle is the target itself. `fixtures/programs/oracle.py` says how it is asked; `truth` reads its answers;
+//! `image` keeps a copy of its memory from the moment that the tool looked at it, and judges objects that the target
+//! did not tell of. Nothing here uses the library: a mistake of ours cannot excuse itself.
+
+// Each test binary compiles this module and uses its own part of it.
+#![allow(dead_code)]
+
+pub mod image;
+pub mod interpreters;
+pub mod target;
+pub mod tool;
+pub mod truth;
+
+use std::io::Write;
+use std::time::Duration;
+
+/// How long anything may take that a target or the tool does. Far beyond what it takes on a loaded machine: it ends a
+/// hang, and measures nothing.
+pub const DEADLINE: Duration = Duration::from_secs(180);
+
+/// Says that something was not tested. Past the capture of the test harness: a skip that nobody sees is a lie.
+pub fn skipped(name: &str, why: &str) {
+    let _ = writeln!(std::io::stderr(), "skipped: {name}: {why}");
+}
+
+/// A file of `fixtures/programs`.
+pub fn program(name: &str) -> String {
+    let path = format!("{}/fixtures/programs/{name}", env!("CARGO_MANIFEST_DIR"));
+    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"))
+}
+
+/// The zoo behind the oracle, as one text for `python -c`.
+pub fn zoo() -> String {
+    [program("oracle.py"), program("zoo_types.py"), program("zoo.py")].join("\n")
+}

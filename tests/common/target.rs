@@ -1,0 +1,155 @@
+//! A program that runs to be read: started, waited for, asked, and ended with the test.
+
+use std::io::{Read, Write};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Instant;
+
+use nix::sys::prctl;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+
+use super::DEADLINE;
+use super::interpreters::Interpreter;
+use super::truth::Truth;
+
+/// A target. Its whole process group dies when this is dropped, and when the test dies in any other way.
+pub struct Target {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    stdout: Receiver<Vec<u8>>,
+    pending: Vec<u8>,
+    stderr: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Target {
+    /// Starts a program text and waits until it says `ready PID`.
+    pub fn spawn(
+        interpreter: &Interpreter,
+        program: &str,
+        args: &[&str],
+        env: &[(&str, &str)],
+    ) -> Result<Target, String> {
+        let mut command = interpreter.command();
+        command.arg("-c").arg(program).args(args).envs(env.iter().copied());
+        let mut target = Target::start(command)?;
+        let line = target.read_line()?;
+        let says: Option<u32> = line.strip_prefix("ready ").and_then(|pid| pid.parse().ok());
+        match says {
+            Some(pid) if pid == target.pid() => Ok(target),
+            Some(pid) => Err(format!("the interpreter is process {pid}, we started {}", target.pid())),
+            None => Err(format!("expected `ready PID`, got {line:?}; {}", target.last_words())),
+        }
+    }
+
+    /// Starts any command, with its pipes drained, and waits for nothing.
+    pub fn start(mut command: Command) -> Result<Target, String> {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        // SAFETY: between fork and exec only prctl is called, which is async-signal-safe and allocates nothing.
+        unsafe {
+            command.pre_exec(|| prctl::set_pdeathsig(Signal::SIGKILL).map_err(std::io::Error::from));
+        }
+        let mut child = command.spawn().map_err(|e| format!("{:?}: {e}", command.get_program()))?;
+        let (sender, stdout) = channel();
+        let mut pipe = child.stdout.take().expect("stdout was piped");
+        thread::spawn(move || {
+            let mut block = vec![0; 1 << 16];
+            while let Ok(n @ 1..) = pipe.read(&mut block) {
+                if sender.send(block[..n].to_vec()).is_err() {
+                    break;
+                }
+            }
+        });
+        let stderr = Arc::new(Mutex::new(Vec::new()));
+        let (mut pipe, kept) = (child.stderr.take().expect("stderr was piped"), stderr.clone());
+        thread::spawn(move || {
+            let mut block = [0; 4096];
+            while let Ok(n @ 1..) = pipe.read(&mut block) {
+                kept.lock().unwrap().extend_from_slice(&block[..n]);
+            }
+        });
+        let stdin = child.stdin.take();
+        Ok(Target { child, stdin, stdout, pending: Vec::new(), stderr })
+    }
+
+    /// The process, as this side sees it: every command of ours becomes the interpreter by exec.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The next line of its stdout.
+    pub fn read_line(&mut self) -> Result<String, String> {
+        let end = Instant::now() + DEADLINE;
+        let mut searched = 0;
+        loop {
+            if let Some(at) = self.pending[searched..].iter().position(|b| *b == b'\n') {
+                let rest = self.pending.split_off(searched + at + 1);
+                let mut line = std::mem::replace(&mut self.pending, rest);
+                line.pop();
+                return Ok(String::from_utf8_lossy(&line).into_owned());
+            }
+            searched = self.pending.len();
+            match self.stdout.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok(block) => self.pending.extend(block),
+                Err(RecvTimeoutError::Timeout) => {
+                    return Err(format!("no answer in {DEADLINE:?}; {}", self.last_words()));
+                }
+                Err(RecvTimeoutError::Disconnected) => return Err(format!("ended; {}", self.last_words())),
+            }
+        }
+    }
+
+    /// Its stdout up to and including a line, as bytes.
+    fn read_to(&mut self, last: &str) -> Result<Vec<u8>, String> {
+        let end = Instant::now() + DEADLINE;
+        let mut all = std::mem::take(&mut self.pending);
+        let last = format!("\n{last}\n");
+        while !all.ends_with(last.as_bytes()) {
+            match self.stdout.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok(block) => all.extend(block),
+                Err(e) => return Err(format!("{e} after {} bytes; {}", all.len(), self.last_words())),
+            }
+        }
+        Ok(all)
+    }
+
+    /// Wakes the target and lets it tell. It may be asked again, but only the first answer is of what the tool saw.
+    pub fn truth(&mut self) -> Result<Truth, String> {
+        self.write(b"truth\n")?;
+        Truth::parse(&self.read_to("end")?)
+    }
+
+    /// Writes to its stdin.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), String> {
+        let stdin = self.stdin.as_mut().expect("stdin is open until the target is dropped");
+        stdin.write_all(bytes).and_then(|()| stdin.flush()).map_err(|e| format!("{e}; {}", self.last_words()))
+    }
+
+    /// Sends a signal to the process.
+    pub fn signal(&self, signal: Signal) {
+        nix::sys::signal::kill(Pid::from_raw(self.pid() as i32), signal).expect("the target is ours and not reaped");
+    }
+
+    /// Whether it still runs, or stands.
+    pub fn is_alive(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    fn last_words(&self) -> String {
+        let stderr = self.stderr.lock().unwrap();
+        let text = String::from_utf8_lossy(&stderr);
+        let lines: Vec<&str> = text.lines().rev().take(6).collect();
+        format!("stderr: {:?}", lines.into_iter().rev().collect::<Vec<_>>().join(" | "))
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        // The group first: while the child is not reaped, its number cannot be anybody else's.
+        let _ = killpg(Pid::from_raw(self.child.id() as i32), Signal::SIGKILL);
+        let _ = self.child.wait();
+    }
+}
