@@ -113,6 +113,12 @@ impl GcHead {
         let (Some(next), Some(prev)) = (u64_at(bytes, next_offset), u64_at(bytes, prev_offset)) else {
             return GcHead::Implausible;
         };
+        GcHead::of(next, prev)
+    }
+
+    /// Judges the two words of a GC head.
+    #[inline(always)]
+    pub fn of(next: u64, prev: u64) -> GcHead {
         let pointer = |word: u64| {
             let address = word & !crate::python::proof::GC_FLAG_BITS;
             address != 0 && address < USER_SPACE

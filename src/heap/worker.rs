@@ -8,13 +8,16 @@ use crate::target::{Address, MemoryExt};
 
 use super::arenas::Arena;
 use super::chunks::{self, Chunk, Heap};
-use super::classify::{Classifier, Found, Room, Verdict};
+use super::classify::{Classifier, Found, LOWEST_ADDRESS, Quick, Room, Verdict};
 use super::object::{Object, Refcount, Sink};
 use super::plan::{MAPPED_PREFIX, Part};
 use super::pools::{Pool, PoolState};
 use super::statics;
 
-/// Bytes of a heap or of static data read at a time: an arena's size.
+/// Bytes of pools read at a time: what stays in the second-level cache until it has been judged. A multiple of every
+/// pool size.
+const POOLS_WINDOW: usize = 256 << 10;
+/// Bytes of a heap of chunks read at a time.
 const WINDOW: usize = 1 << 20;
 /// Sizes that wait to be completed: 20,000 take about 2 MiB.
 const PENDING_MAX: usize = 20_000;
@@ -159,14 +162,19 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
     }
 
     fn read_arena(&mut self, arena: &Arena) -> Result<(), ReadError> {
-        let length = (arena.pools.end.0 - arena.pools.start.0) as usize;
         let pool_size = self.classifier.layout().constants.pool_size;
-        self.with_bytes(arena.pools.start, length, |worker, window| {
-            for (index, bytes) in window.bytes.chunks_exact(pool_size).enumerate() {
-                worker.read_pool(window.start.offset(index * pool_size), bytes, window)?;
-            }
-            Ok(())
-        })
+        let mut at = arena.pools.start;
+        while at < arena.pools.end {
+            let length = ((arena.pools.end.0 - at.0) as usize).min(POOLS_WINDOW);
+            self.with_bytes(at, length, |worker, window| {
+                for (index, bytes) in window.bytes.chunks_exact(pool_size).enumerate() {
+                    worker.read_pool(window.start.offset(index * pool_size), bytes, window)?;
+                }
+                Ok(())
+            })?;
+            at = at.offset(length);
+        }
+        Ok(())
     }
 
     /// Reads one pool. A pool that contradicts itself was changed while it was read; it is read again by itself.
@@ -199,15 +207,33 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
         self.counts.blocks_in_use += u64::from(pool.in_use);
         let room = Room::Class(pool.block_size as u64);
         let classifier = self.classifier;
+        let has_quick_way = classifier.has_quick_way();
         for (index, block) in bytes[pool.first..].chunks_exact(pool.block_size).take(pool.carved).enumerate() {
-            if !free.contains(index) {
-                let at = address.offset(pool.first + index * pool.block_size);
-                self.judge(classifier.block(at, block, room), window)?;
+            if free.contains(index) {
+                continue;
             }
+            let at = address.offset(pool.first + index * pool.block_size);
+            if has_quick_way {
+                match classifier.quick(at, block, pool.block_size) {
+                    Quick::Nothing => continue,
+                    Quick::Object(object) => {
+                        self.counts.objects += 1;
+                        self.sink.object(&object);
+                        continue;
+                    }
+                    Quick::Typed(type_id) => {
+                        self.judge(classifier.typed(at, block, room, type_id), window)?;
+                        continue;
+                    }
+                    Quick::Unknown => {}
+                }
+            }
+            self.judge(classifier.block(at, block, room), window)?;
         }
         Ok(true)
     }
 
+    #[inline(always)]
     fn judge(&mut self, verdict: Verdict, window: Window<'_>) -> Result<(), ReadError> {
         match verdict {
             Verdict::NoObject => Ok(()),
@@ -220,7 +246,7 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
     }
 
     /// Hands an object on, at once or once its size is known.
-    #[inline]
+    #[inline(always)]
     fn hand_on(&mut self, found: &Found, window: Window<'_>) -> Result<(), ReadError> {
         let &Found { address, type_id, refcount, tracked, measured } = found;
         if tracked && self.is_address(refcount) && !self.is_linked(address) {
@@ -371,10 +397,8 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
 
     /// Whether a count could as well be an address: in a program that is not relocated, static data lies so low.
     fn is_address(&self, refcount: Refcount) -> bool {
-        /// Where the linker puts a program that is not relocated.
-        const LOWEST: u64 = 0x40_0000;
         matches!(refcount, Refcount::Count(count)
-            if count >= LOWEST && count % 8 == 0 && self.memory.regions().contains(Address(count), 8))
+            if count >= LOWEST_ADDRESS && count % 8 == 0 && self.memory.regions().contains(Address(count), 8))
     }
 
     /// Whether the collector's list that an object claims to be in leads back to it. Asked of the few objects that

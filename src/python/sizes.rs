@@ -292,9 +292,20 @@ impl<'a> Measure<'a> {
         self.layout
     }
 
+    /// The shallow size that all instances of a type have, if they have one.
+    pub fn plain_size(&self, info: &TypeInfo) -> Option<u64> {
+        let is_plain = info.itemsize == 0 && !info.has_inline_values && !info.has(flag::TYPE_SUBCLASS);
+        let size = info.basicsize + info.front as u64;
+        match info.rule {
+            SizeRule::Default if is_plain => Some(size),
+            SizeRule::NumpyScalar(value) if is_plain => Some(size + u64::from(value)),
+            _ => None,
+        }
+    }
+
     /// Measures the object of type `info` at `address`, whose own bytes are `bytes`, up to the end of its block or
     /// as much as was read of a large one. `None` where the bytes cannot be an object of that type.
-    #[inline]
+    #[inline(always)]
     pub fn measure(&self, info: &TypeInfo, address: Address, bytes: &[u8]) -> Option<Measured> {
         let layout = self.layout;
         let word = |offset: usize| u64_at(bytes, offset);
