@@ -47,9 +47,9 @@ fn of_attach(error: &AttachError) -> Option<String> {
         AttachError::NotPython => Some("list the Python processes here: pgrep -a python".to_owned()),
         AttachError::StartingUp => Some("the same command again in a second".to_owned()),
         AttachError::UnknownVersion(_) => Some("a newer heapsonde: cargo install heapsonde".to_owned()),
-        AttachError::NotProved { .. } => {
-            Some("the same command with -v, and send its output to the developers with the exact Python version".to_owned())
-        }
+        AttachError::NotProved { .. } => Some(
+            "the same command with -v, and send its output to the developers with the exact Python version".to_owned(),
+        ),
         _ => None,
     }
 }

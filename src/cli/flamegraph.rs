@@ -23,10 +23,8 @@ pub fn run(options: &Flamegraph) -> Result<()> {
         FlamegraphFormat::Folded => Destination::Stdout,
     };
     let destination = Destination::new(&options.output, default)?;
-    let taken = opened.census(
-        |types| Tally::new(types.len()),
-        |types, tallies| Histogram::new(types, &tallies, SortKey::Bytes),
-    )?;
+    let taken = opened
+        .census(|types| Tally::new(types.len()), |types, tallies| Histogram::new(types, &tallies, SortKey::Bytes))?;
     let histogram = &taken.collected;
     let lines = folded::of_types(histogram, weight);
     destination.write(|out| match options.format {

@@ -15,10 +15,8 @@ pub fn run(options: &Histo) -> Result<()> {
     let opened = open::open(&options.target)?;
     let target = opened.summary();
     let sort = options.sort.into();
-    let taken = opened.census(
-        |types| Tally::new(types.len()),
-        |types, tallies| Histogram::new(types, &tallies, sort),
-    )?;
+    let taken =
+        opened.census(|types| Tally::new(types.len()), |types, tallies| Histogram::new(types, &tallies, sort))?;
     let histogram = match options.by {
         By::Type => taken.collected,
         By::Module => taken.collected.by_module(sort),

@@ -115,7 +115,9 @@ fn start(arguments: &args::Target, command: &[String]) -> Result<Opened> {
     let Some(python_pid) = attached else {
         return Err(match spawned.exited()? {
             Some(status) => anyhow::anyhow!("{:?} ended ({status}) before its Python could be read", command[0]),
-            None => last_error.unwrap_or_else(|| anyhow::anyhow!("no Python")).context(format!("{:?} did not start a Python", command[0])),
+            None => last_error
+                .unwrap_or_else(|| anyhow::anyhow!("no Python"))
+                .context(format!("{:?} did not start a Python", command[0])),
         });
     };
     match arguments.after {
@@ -177,13 +179,19 @@ impl Opened {
     }
 
     /// Takes a census: stops the process if asked, copies what fits, and hands what the census found to `collect`.
-    pub fn census<S, R>(mut self, sink: impl Fn(&TypeTable) -> S + Sync, collect: impl FnOnce(&TypeTable, Vec<S>) -> R) -> Result<Taken<R>>
+    pub fn census<S, R>(
+        mut self,
+        sink: impl Fn(&TypeTable) -> S + Sync,
+        collect: impl FnOnce(&TypeTable, Vec<S>) -> R,
+    ) -> Result<Taken<R>>
     where
         S: Sink,
     {
         let start = Instant::now();
         let freeze = if self.pause { Some(self.freeze()?) } else { None };
-        self.process.refresh().map_err(|_| Refused { pid: self.process.pid(), gate: gates::diagnose(self.process.pid()) })?;
+        self.process
+            .refresh()
+            .map_err(|_| Refused { pid: self.process.pid(), gate: gates::diagnose(self.process.pid()) })?;
         let survey = Survey::new(&self.process, &self.python, &self.elfs);
         let total = survey.plan.total_bytes();
         let copy = if self.pause && fits(total) || total <= COPY_SMALL { Some(self.copy(&survey)?) } else { None };

@@ -41,7 +41,9 @@ impl Destination {
                 write(&mut out)?;
                 Ok(out.flush()?)
             }
-            Destination::File(path) => write_file(path, write).with_context(|| format!("cannot write {}", path.display())),
+            Destination::File(path) => {
+                write_file(path, write).with_context(|| format!("cannot write {}", path.display()))
+            }
         }
     }
 }
@@ -71,7 +73,8 @@ fn write_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>)
 
 /// The default file of a verb: `VERB-NAME-PID-TIME.EXT` in the current directory, the time as in RFC 3339 (UTC).
 pub fn default_file(verb: &str, name: &str, pid: i32, extension: &str) -> PathBuf {
-    let safe: String = name.chars().map(|char| if char.is_alphanumeric() || "._-".contains(char) { char } else { '_' }).collect();
+    let safe: String =
+        name.chars().map(|char| if char.is_alphanumeric() || "._-".contains(char) { char } else { '_' }).collect();
     PathBuf::from(format!("{verb}-{safe}-{pid}-{}.{extension}", utc_now()))
 }
 
@@ -83,7 +86,7 @@ fn utc_now() -> String {
 
 /// Whether an error is that the reader of our output has gone: not an error of ours.
 pub fn is_closed_pipe(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
-    })
+    error
+        .chain()
+        .any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe))
 }

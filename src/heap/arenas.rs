@@ -10,9 +10,9 @@ use std::ops::Range;
 
 use crate::python::attach::Python;
 use crate::python::layout::Layout;
+use crate::target::Address;
 use crate::target::elf::LoadedElf;
 use crate::target::memory::{Memory, MemoryExt, u32_at, u64_at};
-use crate::target::Address;
 
 /// Arena slots accepted: 1 MiB each, so 16 TiB of arenas.
 const ARENAS_MAX: u64 = 1 << 24;
@@ -51,7 +51,11 @@ pub fn find<M: Memory + ?Sized>(memory: &M, python: &Python) -> Arenas {
         let mut seen = Vec::new();
         for interpreter in &python.interpreters {
             let field = interpreter.address.offset(offset);
-            let at = if python.version.obmalloc_is_pointer() { memory.read_pointer(field).unwrap_or_default() } else { field };
+            let at = if python.version.obmalloc_is_pointer() {
+                memory.read_pointer(field).unwrap_or_default()
+            } else {
+                field
+            };
             if at.is_null() || seen.contains(&at) {
                 continue;
             }
@@ -113,7 +117,8 @@ fn read_slot(layout: &Layout, index: u32, slot: &[u8]) -> Slot {
         return Slot::Unused;
     }
     let (arena_size, pool_size) = (layout.constants.arena_size as u64, layout.constants.pool_size as u64);
-    let (Some(end), Some(first)) = (address.checked_add(arena_size), address.checked_next_multiple_of(pool_size)) else {
+    let (Some(end), Some(first)) = (address.checked_add(arena_size), address.checked_next_multiple_of(pool_size))
+    else {
         return Slot::Nonsense;
     };
     let total = u64::from(u32_at(slot, fields.ntotalpools).unwrap_or(u32::MAX));

@@ -10,8 +10,8 @@
 
 use std::ops::Range;
 
-use crate::target::memory::{Memory, u64_at};
 use crate::target::Address;
+use crate::target::memory::{Memory, u64_at};
 
 /// The flags in a chunk's size.
 const PREVIOUS_IN_USE: u64 = 1;

@@ -151,13 +151,22 @@ impl<'a> Classifier<'a> {
     /// Whether there is a type object behind `front` bytes: a heap type behind its GC head, or a type that says it is
     /// static, which an extension allocated as it allocates anything (numpy's DType classes), behind nothing.
     fn is_type_behind(&self, front: usize, info: &TypeInfo, block: Address, body: &[u8]) -> bool {
-        let is_heap_type = u64_at(body, self.layout.type_object.tp_flags).is_some_and(|flags| flags >> flag::HEAPTYPE & 1 == 1);
+        let is_heap_type =
+            u64_at(body, self.layout.type_object.tp_flags).is_some_and(|flags| flags >> flag::HEAPTYPE & 1 == 1);
         if is_heap_type { front == info.front } else { front == 0 && self.types.find(block.0).is_some() }
     }
 
     /// Judges the object of type `info` behind the front of the block.
     #[inline]
-    fn object(&self, block: Address, bytes: &[u8], room: Room, type_id: TypeId, info: &TypeInfo, front: usize) -> Verdict {
+    fn object(
+        &self,
+        block: Address,
+        bytes: &[u8],
+        room: Room,
+        type_id: TypeId,
+        info: &TypeInfo,
+        front: usize,
+    ) -> Verdict {
         let (address, body) = (block.offset(front), &bytes[front..]);
         let Some(word) = refcount_word(self.layout, body) else { return Verdict::NoObject };
         let Some(refcount) = self.rule.decode(word) else { return Verdict::NoObject };

@@ -41,7 +41,12 @@ pub fn walk<M: Memory + ?Sized>(memory: &M, python: &Python, limit: usize) -> Li
 }
 
 /// Walks one list; `false` where it broke off.
-fn walk_one<M: Memory + ?Sized>(reader: &Reader<'_, M>, head: Address, limit: usize, objects: &mut FxHashSet<Address>) -> bool {
+fn walk_one<M: Memory + ?Sized>(
+    reader: &Reader<'_, M>,
+    head: Address,
+    limit: usize,
+    objects: &mut FxHashSet<Address>,
+) -> bool {
     let fields = &reader.layout.gc_head;
     let Ok(mut node) = list_pointer(reader, head, fields.gc_next) else { return false };
     // 3.8 has one collector for all interpreters, so a list may have been walked already.

@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
+use crate::target::Address;
 use crate::target::elf::LoadedElf;
 use crate::target::memory::Memory;
 use crate::target::regions::{Backing, Region};
-use crate::target::Address;
 
 use super::arenas::{Arena, Arenas};
 use super::chunks::{self, Chunk, Heap, THREAD_HEAP};
@@ -146,7 +146,10 @@ mod tests {
     fn what_is_taken_is_cut_out() {
         let range = |start: u64, end: u64| Address(start)..Address(end);
         assert_eq!(without(range(10, 20), &[]), [range(10, 20)]);
-        assert_eq!(without(range(10, 20), &[range(5, 12), range(14, 15), range(19, 30)]), [range(12, 14), range(15, 19)]);
+        assert_eq!(
+            without(range(10, 20), &[range(5, 12), range(14, 15), range(19, 30)]),
+            [range(12, 14), range(15, 19)]
+        );
         assert_eq!(without(range(10, 20), &[range(0, 40)]), []);
         assert_eq!(without(range(10, 20), &[range(0, 5), range(20, 40)]), [range(10, 20)]);
     }

@@ -78,7 +78,10 @@ impl Pool {
         let Some(carved) = (next as usize).checked_sub(first).map(|bytes| bytes / block_size) else {
             return PoolState::Broken;
         };
-        let sane = (next as usize - first) % block_size == 0 && carved <= room && carved <= BLOCKS_MAX && in_use as usize <= carved;
+        let sane = (next as usize - first) % block_size == 0
+            && carved <= room
+            && carved <= BLOCKS_MAX
+            && in_use as usize <= carved;
         let Some(free) = u64_at(bytes, fields.freeblock).filter(|_| sane) else { return PoolState::Broken };
         PoolState::InUse(Pool { in_use, block_size, first, carved, free })
     }

@@ -2,10 +2,10 @@
 
 use crate::python::attach::Python;
 use crate::python::types::TypeTable;
+use crate::target::Address;
 use crate::target::cache::CachedMemory;
 use crate::target::elf::LoadedElf;
 use crate::target::memory::{Memory, ReadError};
-use crate::target::Address;
 
 use super::arenas::{self, Arenas};
 use super::census::{self, Progress};

@@ -151,7 +151,16 @@ fn attach_at<M: Memory + ?Sized>(memory: &M, runtime: &Runtime) -> Result<Python
                 }
                 let build = layout.build;
                 let runtime = runtime.clone();
-                return Ok(Python { version, build, layout, runtime, interpreters, type_type, object_type, corrections });
+                return Ok(Python {
+                    version,
+                    build,
+                    layout,
+                    runtime,
+                    interpreters,
+                    type_type,
+                    object_type,
+                    corrections,
+                });
             }
             Err(ProofError::Read(error @ (ReadError::Gone | ReadError::Denied))) => return Err(error.into()),
             Err(source) => {

@@ -3,8 +3,8 @@
 
 use rustc_hash::FxHashSet;
 
-use crate::target::memory::{Memory, MemoryExt, ReadError};
 use crate::target::Address;
+use crate::target::memory::{Memory, MemoryExt, ReadError};
 
 use super::attach::Interpreter;
 use super::layout::Build;
@@ -107,7 +107,9 @@ fn interpreters<M: Memory + ?Sized>(reader: &Reader<'_, M>, runtime: Address) ->
         let gc = match (interp.gc, layout.runtime.gc) {
             (Some(offset), _) => next.offset(offset),
             (None, Some(offset)) => runtime.offset(offset),
-            (None, None) => return Err(ProofError::Field { field: "_PyRuntimeState.gc", detail: "not in the table".to_owned() }),
+            (None, None) => {
+                return Err(ProofError::Field { field: "_PyRuntimeState.gc", detail: "not in the table".to_owned() });
+            }
         };
         found.push(Interpreter {
             address: next,
@@ -121,9 +123,11 @@ fn interpreters<M: Memory + ?Sized>(reader: &Reader<'_, M>, runtime: Address) ->
     }
     found.reverse();
     let main = reader.pointer(runtime, layout.runtime.interpreters_main)?;
-    claim(found.first().is_some_and(|first| first.address == main && first.id == 0), "_PyRuntimeState.interpreters.main", || {
-        format!("{main}, and the list ends elsewhere")
-    })?;
+    claim(
+        found.first().is_some_and(|first| first.address == main && first.id == 0),
+        "_PyRuntimeState.interpreters.main",
+        || format!("{main}, and the list ends elsewhere"),
+    )?;
     Ok(found)
 }
 
@@ -131,7 +135,9 @@ fn interpreters<M: Memory + ?Sized>(reader: &Reader<'_, M>, runtime: Address) ->
 fn types<M: Memory + ?Sized>(reader: &Reader<'_, M>, main: &Interpreter) -> Result<(Address, Address), ProofError> {
     let dict_type = reader.type_of(main.sysdict)?;
     let type_type = reader.type_of(dict_type)?;
-    claim(reader.type_of(type_type)? == type_type, "PyObject.ob_type", || "the type of dict's type is not itself".to_owned())?;
+    claim(reader.type_of(type_type)? == type_type, "PyObject.ob_type", || {
+        "the type of dict's type is not itself".to_owned()
+    })?;
     for (type_, name) in [(dict_type, "dict"), (type_type, "type")] {
         let found = reader.type_name(type_)?;
         claim(found == name, "PyTypeObject.tp_name", || format!("{found:?} where {name:?} must be"))?;
@@ -195,7 +201,8 @@ fn sizes<M: Memory + ?Sized>(reader: &Reader<'_, M>, main: &Interpreter) -> Resu
     let entries = reader.dict_entries(main.builtins)?;
     for (name, field, size) in expected {
         // A program may have put something else under the name; then it proves nothing.
-        let Some(type_) = entries.iter().find(|entry| reader.is_string(entry.key, name)).map(|entry| entry.value) else {
+        let Some(type_) = entries.iter().find(|entry| reader.is_string(entry.key, name)).map(|entry| entry.value)
+        else {
             continue;
         };
         if !reader.has_type_flag(type_, super::types::flag::TYPE_SUBCLASS) || reader.type_name(type_)? != name {
@@ -233,7 +240,9 @@ fn collector<M: Memory + ?Sized>(reader: &Reader<'_, M>, interpreter: &Interpret
                 .is_ok_and(|back| back == head)
         });
         let collecting = reader.memory.read_i32(interpreter.gc.offset(reader.layout.gc.collecting))? != 0;
-        claim(closes || collecting, "_gc_runtime_state.generations", || format!("the list at {head} leads to {next} and not back"))?;
+        claim(closes || collecting, "_gc_runtime_state.generations", || {
+            format!("the list at {head} leads to {next} and not back")
+        })?;
     }
     Ok(())
 }
@@ -246,7 +255,11 @@ pub const GC_FLAG_BITS: u64 = 3;
 ///
 /// # Errors
 /// As the memory.
-pub fn list_pointer<M: Memory + ?Sized>(reader: &Reader<'_, M>, node: Address, offset: usize) -> Result<Address, ReadError> {
+pub fn list_pointer<M: Memory + ?Sized>(
+    reader: &Reader<'_, M>,
+    node: Address,
+    offset: usize,
+) -> Result<Address, ReadError> {
     Ok(Address(reader.pointer(node, offset)?.0 & !GC_FLAG_BITS))
 }
 
@@ -269,7 +282,8 @@ pub fn generation_heads<M: Memory + ?Sized>(
     };
     let within = first >= gc && first < gc.offset(layout.gc.size) && first.0 % 4 == 0;
     claim(within, "_gc_runtime_state.generation0", || format!("{first}, outside of the collector's state at {gc}"))?;
-    let mut heads: Vec<Address> = (0..GENERATIONS).map(|index| first.offset(index * layout.gc_generation.size)).collect();
+    let mut heads: Vec<Address> =
+        (0..GENERATIONS).map(|index| first.offset(index * layout.gc_generation.size)).collect();
     heads.push(gc.offset(layout.gc.permanent_generation));
     Ok(heads)
 }

@@ -1,8 +1,8 @@
 //! Reading single Python objects: types, strings, small ints, dicts. For the few thousand objects that names and
 //! structure come from; a census does not go through here.
 
-use crate::target::memory::{Memory, MemoryExt, ReadError, u32_at, u64_at};
 use crate::target::Address;
+use crate::target::memory::{Memory, MemoryExt, ReadError, u32_at, u64_at};
 
 use super::layout::Layout;
 
@@ -257,7 +257,8 @@ impl KeysHeader {
             _ => return None,
         };
         let (usable, nentries) = (word(keys.dk_usable)?, word(keys.dk_nentries)?);
-        let sane = size.is_power_of_two() && size < 1 << 48 && index_bytes < 1 << 52 && nentries <= size && usable <= size;
+        let sane =
+            size.is_power_of_two() && size < 1 << 48 && index_bytes < 1 << 52 && nentries <= size && usable <= size;
         let refcnt = word(keys.dk_refcnt)? as i64;
         sane.then_some(KeysHeader { refcnt, size, index_bytes, unicode, usable, nentries })
     }

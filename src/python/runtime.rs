@@ -7,9 +7,9 @@
 
 use std::fmt;
 
+use crate::target::Address;
 use crate::target::elf::{ElfFile, LoadedElf};
 use crate::target::memory::{Memory, MemoryExt, u64_at};
-use crate::target::Address;
 
 use super::layout::{Layout, select::Candidate};
 use super::version::Version;
@@ -80,7 +80,8 @@ pub fn find<M: Memory + ?Sized>(
     if !exported.is_empty() {
         return exported;
     }
-    let likely: Vec<&LoadedElf> = elfs.iter().enumerate().filter(|(index, elf)| *index == 0 || names_python(elf)).map(|(_, elf)| elf).collect();
+    let likely: Vec<&LoadedElf> =
+        elfs.iter().enumerate().filter(|(index, elf)| *index == 0 || names_python(elf)).map(|(_, elf)| elf).collect();
     let in_files: Vec<Runtime> = likely
         .iter()
         .filter_map(|elf| {
@@ -140,5 +141,7 @@ fn looks_like_runtime<M: Memory + ?Sized>(memory: &M, layout: &Layout, bytes: &[
         return false;
     }
     let thread = memory.read_pointer(Address(head).offset(layout.interp.threads_head));
-    thread.and_then(|thread| memory.read_pointer(thread.offset(layout.thread.interp))).is_ok_and(|back| back == Address(head))
+    thread
+        .and_then(|thread| memory.read_pointer(thread.offset(layout.thread.interp)))
+        .is_ok_and(|back| back == Address(head))
 }

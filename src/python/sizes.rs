@@ -7,8 +7,8 @@
 //! Mirrors the `__sizeof__` methods of `Objects/*.c`, `Modules/_collectionsmodule.c`, `arraymodule.c`, `_io/*.c`
 //! (v3.8 to v3.15) and numpy's `array_sizeof`.
 
-use crate::target::memory::{Memory, MemoryExt, u32_at, u64_at};
 use crate::target::Address;
+use crate::target::memory::{Memory, MemoryExt, u32_at, u64_at};
 
 use super::layout::Layout;
 use super::layout::fields::Bits;
@@ -167,7 +167,9 @@ impl Deferred {
             Deferred::Locals { code, .. } => (code, layout.code.size),
             Deferred::FrameCode { frame, .. } => (frame, layout.iframe.as_ref().map_or(8, |frame| frame.size)),
             Deferred::ArrayItems { descr, .. } => (descr, 8),
-            Deferred::NdArrayData { dimensions, count, .. } => (dimensions, 8 * count.min(NDARRAY_DIMENSIONS_MAX) as usize),
+            Deferred::NdArrayData { dimensions, count, .. } => {
+                (dimensions, 8 * count.min(NDARRAY_DIMENSIONS_MAX) as usize)
+            }
             Deferred::BytesIoBuffer { buffer, .. } => (buffer, layout.bytes.size),
             Deferred::CodeExtras { code, .. } => (code, layout.code.size),
         }
@@ -208,8 +210,10 @@ impl Deferred {
                 (1..=16).contains(&itemsize).then(|| base.checked_add(count.checked_mul(itemsize)?))?
             }
             Deferred::NdArrayData { descr, base, .. } => {
-                let items = bytes.chunks_exact(8).try_fold(1u64, |product, word| product.checked_mul(u64_at(word, 0)?))?;
-                base.checked_add(items.checked_mul(ndarray_itemsize(memory, descr)?)?).filter(|&size| size < OBJECT_SIZE_MAX)
+                let items =
+                    bytes.chunks_exact(8).try_fold(1u64, |product, word| product.checked_mul(u64_at(word, 0)?))?;
+                base.checked_add(items.checked_mul(ndarray_itemsize(memory, descr)?)?)
+                    .filter(|&size| size < OBJECT_SIZE_MAX)
             }
             Deferred::BytesIoBuffer { base, .. } => {
                 let refcount = u32_at(bytes, 0)?;
@@ -244,7 +248,8 @@ fn ndarray_itemsize<M: Memory + ?Sized>(memory: &M, descr: Address) -> Option<u6
 /// Bytes that `code.__sizeof__` adds for what hangs on the object.
 fn code_extras<M: Memory + ?Sized>(code: &[u8], layout: &Layout, memory: &M) -> Option<u64> {
     let pointer = |offset: Option<usize>| Some(Address(u64_at(code, offset?)?)).filter(|address| !address.is_null());
-    let length = |object: Address| memory.read_u64(object.offset(layout.var_object.ob_size)).ok().filter(|&n| n < 1 << 32);
+    let length =
+        |object: Address| memory.read_u64(object.offset(layout.var_object.ob_size)).ok().filter(|&n| n < 1 << 32);
     let mut size = 0;
     if let Some(extra) = pointer(Some(layout.code.co_extra)) {
         // _PyCodeObjectExtra: a count, then that many pointers, one of them in the struct's size.
@@ -316,7 +321,8 @@ impl<'a> Measure<'a> {
                 if used > OBJECT_SIZE_MAX / 8 || keys == 0 || keys % 8 != 0 {
                     return None;
                 }
-                let base = base + if info.rule == SizeRule::OrderedDict { self.ordered_dict_nodes(bytes, used)? } else { 0 };
+                let base =
+                    base + if info.rule == SizeRule::OrderedDict { self.ordered_dict_nodes(bytes, used)? } else { 0 };
                 let split = word(layout.dict.ma_values)? != 0;
                 deferred(Deferred::DictKeys { keys: Address(keys), base, split })
             }
@@ -446,8 +452,11 @@ impl<'a> Measure<'a> {
         if digits > OBJECT_SIZE_MAX / 4 {
             return None;
         }
-        let digit = |index: u64| u32_at(bytes, long.ob_digit.checked_add(usize::try_from(index).ok()?.checked_mul(4)?)?);
-        if digits > 0 && (digit(0)? >> DIGIT_BITS != 0 || digit(digits - 1).is_some_and(|top| top == 0 || top >> DIGIT_BITS != 0)) {
+        let digit =
+            |index: u64| u32_at(bytes, long.ob_digit.checked_add(usize::try_from(index).ok()?.checked_mul(4)?)?);
+        if digits > 0
+            && (digit(0)? >> DIGIT_BITS != 0 || digit(digits - 1).is_some_and(|top| top == 0 || top >> DIGIT_BITS != 0))
+        {
             return None;
         }
         let counted = if self.version.int_sizeof_counts_a_digit_of_zero() { digits.max(1) } else { digits };
@@ -464,7 +473,11 @@ impl<'a> Measure<'a> {
         let state = |bits: Bits| Some(bits.of(u64::from(u32_at(bytes, bits.byte)?)));
         let length = word(unicode.length)?;
         let (kind, compact, ascii) = (state(unicode.kind)?, state(unicode.compact)? == 1, state(unicode.ascii)? == 1);
-        if length > OBJECT_SIZE_MAX / 4 || !matches!(kind, 0 | 1 | 2 | 4) || (ascii && kind > 1) || state(unicode.interned)? > 3 {
+        if length > OBJECT_SIZE_MAX / 4
+            || !matches!(kind, 0 | 1 | 2 | 4)
+            || (ascii && kind > 1)
+            || state(unicode.interned)? > 3
+        {
             return None;
         }
         let front = base - info.basicsize;
@@ -555,8 +568,11 @@ impl<'a> Measure<'a> {
         let front = base - info.basicsize;
         let extent = info.basicsize + items;
         let size = front + extent.next_multiple_of(8);
-        let hangs = |offset: Option<usize>| offset.is_some_and(|offset| u64_at(bytes, offset).is_some_and(|pointer| pointer != 0));
-        let has_extras = hangs(Some(layout.code.co_extra)) || hangs(layout.code.co_opcache) || hangs(layout.code.co_cell2arg);
+        let hangs = |offset: Option<usize>| {
+            offset.is_some_and(|offset| u64_at(bytes, offset).is_some_and(|pointer| pointer != 0))
+        };
+        let has_extras =
+            hangs(Some(layout.code.co_extra)) || hangs(layout.code.co_opcache) || hangs(layout.code.co_cell2arg);
         let size = if has_extras {
             Size::Deferred(Deferred::CodeExtras { code: address, base: size })
         } else {
@@ -599,8 +615,17 @@ impl<'a> Measure<'a> {
         let size = if flags & NDARRAY_OWNS_DATA == 0 {
             Size::Known(base)
         } else {
-            Size::Deferred(Deferred::NdArrayData { dimensions: Address(dimensions), count: nd, descr: Address(descr), base })
+            Size::Deferred(Deferred::NdArrayData {
+                dimensions: Address(dimensions),
+                count: nd,
+                descr: Address(descr),
+                base,
+            })
         };
-        Some(Measured { extent: info.basicsize + self.inline_values(info, bytes)?, is_fixed: !info.has_inline_values, size })
+        Some(Measured {
+            extent: info.basicsize + self.inline_values(info, bytes)?,
+            is_fixed: !info.has_inline_values,
+            size,
+        })
     }
 }

@@ -11,8 +11,8 @@ use std::ops::Range;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::target::memory::{Memory, MemoryExt, ReadError, u64_at};
 use crate::target::Address;
+use crate::target::memory::{Memory, MemoryExt, ReadError, u64_at};
 
 use super::attach::{Interpreter, Python};
 use super::layout::Layout;
@@ -140,9 +140,21 @@ impl TypeTable {
     ///
     /// # Errors
     /// Only where the target cannot be read at all; single bad types are counted in [`TypeTable::rejected`].
-    pub fn build<M: Memory + ?Sized>(memory: &M, python: &Python, data: &[Range<Address>]) -> Result<TypeTable, ReadError> {
+    pub fn build<M: Memory + ?Sized>(
+        memory: &M,
+        python: &Python,
+        data: &[Range<Address>],
+    ) -> Result<TypeTable, ReadError> {
         let reader = Reader { memory, layout: &python.layout };
-        let mut builder = Builder { reader, python, table: TypeTable { type_type: python.type_type, ..TypeTable::default() }, raw: Vec::new(), seen: FxHashSet::default(), well_known: None, generic_alloc: None };
+        let mut builder = Builder {
+            reader,
+            python,
+            table: TypeTable { type_type: python.type_type, ..TypeTable::default() },
+            raw: Vec::new(),
+            seen: FxHashSet::default(),
+            well_known: None,
+            generic_alloc: None,
+        };
         for interpreter in &python.interpreters {
             builder.collect(interpreter);
         }
@@ -320,7 +332,11 @@ impl<M: Memory + ?Sized> Builder<'_, M> {
         }
         let entries = self.reader.dict_entries(dict).unwrap_or_default();
         let referent = |weakref| self.reader.pointer(weakref, self.reader.layout.weak_ref.wr_object).ok();
-        entries.into_iter().filter_map(|entry| referent(entry.value)).filter(|type_| type_.0 % 8 == 0 && !type_.is_null()).collect()
+        entries
+            .into_iter()
+            .filter_map(|entry| referent(entry.value))
+            .filter(|type_| type_.0 % 8 == 0 && !type_.is_null())
+            .collect()
     }
 
     /// Works out names, fronts and size rules, now that every type is known.
@@ -328,14 +344,17 @@ impl<M: Memory + ?Sized> Builder<'_, M> {
         let raw = std::mem::take(&mut self.raw);
         self.well_known = self.learn_well_known(&raw);
         self.generic_alloc = raw.iter().find(|raw| raw.address == self.python.object_type).map(|raw| raw.tp_alloc);
-        let by_address: FxHashMap<Address, usize> = raw.iter().enumerate().map(|(index, raw)| (raw.address, index)).collect();
+        let by_address: FxHashMap<Address, usize> =
+            raw.iter().enumerate().map(|(index, raw)| (raw.address, index)).collect();
         let own: Vec<OwnNames> = raw.iter().map(|raw| self.own_names(raw)).collect();
-        let tp_names: Vec<String> = raw.iter().map(|raw| self.reader.type_name(raw.address).unwrap_or_default()).collect();
+        let tp_names: Vec<String> =
+            raw.iter().map(|raw| self.reader.type_name(raw.address).unwrap_or_default()).collect();
         self.table.types = raw
             .iter()
             .enumerate()
             .map(|(index, raw)| {
-                let definers = raw.mro.iter().filter_map(|base| by_address.get(base)).filter(|&&base| own[base].has_sizeof);
+                let definers =
+                    raw.mro.iter().filter_map(|base| by_address.get(base)).filter(|&&base| own[base].has_sizeof);
                 let definers = definers.map(|&base| (tp_names[base].as_str(), own[base].is_python_class));
                 let (rule, basis) = SizeRule::choose(definers, &tp_names[index]);
                 self.describe(raw, &own[index], &tp_names[index], rule, basis)
@@ -372,7 +391,8 @@ impl<M: Memory + ?Sized> Builder<'_, M> {
             rule,
             basis,
             is_python_class: own.is_python_class,
-            has_own_allocator: !raw.tp_alloc.is_null() && self.generic_alloc.is_some_and(|generic| generic != raw.tp_alloc),
+            has_own_allocator: !raw.tp_alloc.is_null()
+                && self.generic_alloc.is_some_and(|generic| generic != raw.tp_alloc),
         }
     }
 
@@ -383,7 +403,8 @@ impl<M: Memory + ?Sized> Builder<'_, M> {
         let known = self.well_known;
         let by_address = known.and_then(|known| has(known.module));
         // An interpreter with strings of its own, or a key that was never interned: compare the text.
-        let by_text = || entries.iter().find(|entry| self.reader.is_string(entry.key, "__module__")).map(|entry| entry.value);
+        let by_text =
+            || entries.iter().find(|entry| self.reader.is_string(entry.key, "__module__")).map(|entry| entry.value);
         let module = by_address.or_else(by_text).and_then(|value| self.reader.string(value, NAME_LENGTH_MAX));
         let has_sizeof = known.is_some_and(|known| has(known.sizeof).is_some())
             || (raw.interpreter.id != 0 && entries.iter().any(|entry| self.reader.is_string(entry.key, "__sizeof__")));
@@ -443,7 +464,8 @@ pub fn static_type_state<M: Memory + ?Sized>(
     arrays.into_iter().flatten().find_map(|array| {
         let at = types.offset(array).offset(offset);
         let is_its = reader.pointer(at, entry.type_).ok()? == type_;
-        is_its.then(|| Some((reader.pointer(at, entry.tp_dict).ok()?, reader.pointer(at, entry.tp_subclasses).ok()?)))?
+        is_its
+            .then(|| Some((reader.pointer(at, entry.tp_dict).ok()?, reader.pointer(at, entry.tp_subclasses).ok()?)))?
     })
 }
 

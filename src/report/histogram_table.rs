@@ -67,5 +67,7 @@ fn write_lower_bounds(out: &mut dyn Write, histogram: &Histogram) -> io::Result<
 
 /// A name with its control characters escaped: names come from the target.
 pub fn printable(name: &str) -> String {
-    name.chars().flat_map(|char| if char.is_control() { char.escape_default().collect::<Vec<_>>() } else { vec![char] }).collect()
+    name.chars()
+        .flat_map(|char| if char.is_control() { char.escape_default().collect::<Vec<_>>() } else { vec![char] })
+        .collect()
 }

@@ -117,7 +117,11 @@ impl Problems {
         }
         writeln!(out, "Problems: {}", lines.join("\n          "))?;
         if self.unsearched_bytes > 0 {
-            writeln!(out, "Not searched: {} of private memory without objects' structure (stacks, other allocators)", units::bytes(self.unsearched_bytes))?;
+            writeln!(
+                out,
+                "Not searched: {} of private memory without objects' structure (stacks, other allocators)",
+                units::bytes(self.unsearched_bytes)
+            )?;
         }
         match self.only_in_lists {
             Some(_) => writeln!(out, "Checked: allocator blocks against the collector's lists"),
@@ -148,7 +152,8 @@ pub struct AllocatorSummary {
 /// # Errors
 /// As the writer.
 pub fn write_head(out: &mut dyn Write, target: &TargetSummary, reading: &Reading) -> io::Result<()> {
-    let interpreters = if target.interpreters > 1 { format!(", {} interpreters", target.interpreters) } else { String::new() };
+    let interpreters =
+        if target.interpreters > 1 { format!(", {} interpreters", target.interpreters) } else { String::new() };
     let paused = match reading.paused {
         Some(paused) => format!("paused for {}", units::duration(paused)),
         None => "not paused".to_owned(),

@@ -51,7 +51,8 @@ impl<'a, M: Memory + ?Sized> CachedMemory<'a, M> {
     /// Reads the window around `page` and keeps its pages.
     fn load(&self, page: u64) -> Result<(), ReadError> {
         let unreadable = || ReadError::Unreadable { address: Address(page), length: PAGE as usize };
-        let region = self.inner.regions().find(Address(page)).filter(|region| region.readable).ok_or_else(unreadable)?;
+        let region =
+            self.inner.regions().find(Address(page)).filter(|region| region.readable).ok_or_else(unreadable)?;
         let window = page / WINDOW * WINDOW;
         let start = window.max(region.start.0);
         let end = window.saturating_add(WINDOW).min(region.end.0);
@@ -75,7 +76,8 @@ impl<'a, M: Memory + ?Sized> CachedMemory<'a, M> {
         }
         let pages = self.pages.borrow();
         let unreadable = || ReadError::Unreadable { address: Address(page + within as u64), length: piece.len() };
-        let bytes = pages.get(&page).and_then(|bytes| bytes.get(within..within + piece.len())).ok_or_else(unreadable)?;
+        let bytes =
+            pages.get(&page).and_then(|bytes| bytes.get(within..within + piece.len())).ok_or_else(unreadable)?;
         piece.copy_from_slice(bytes);
         Ok(())
     }

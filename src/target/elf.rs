@@ -85,12 +85,17 @@ impl LoadedElf {
         }
         let half = |offset: usize| u16::from_le_bytes([header[offset], header[offset + 1]]);
         let (kind, count) = (half(16), half(56));
-        if !(kind == ET_DYN || kind == ET_EXEC) || count > PROGRAM_HEADERS_MAX || half(54) as usize != PROGRAM_HEADER_SIZE {
+        if !(kind == ET_DYN || kind == ET_EXEC)
+            || count > PROGRAM_HEADERS_MAX
+            || half(54) as usize != PROGRAM_HEADER_SIZE
+        {
             return None;
         }
         let table = start.offset(usize::try_from(u64_at(&header, 32)?).ok()?);
-        let bytes = memory.read_bytes(table, u64::from(count) * PROGRAM_HEADER_SIZE as u64, 1 << 16, "program headers").ok()?;
-        let headers: Vec<ProgramHeader> = bytes.chunks_exact(PROGRAM_HEADER_SIZE).filter_map(ProgramHeader::parse).collect();
+        let bytes =
+            memory.read_bytes(table, u64::from(count) * PROGRAM_HEADER_SIZE as u64, 1 << 16, "program headers").ok()?;
+        let headers: Vec<ProgramHeader> =
+            bytes.chunks_exact(PROGRAM_HEADER_SIZE).filter_map(ProgramHeader::parse).collect();
         let first = headers.iter().find(|header| header.kind == PT_LOAD && header.offset / PAGE == 0)?;
         let bias = if kind == ET_EXEC { 0 } else { start.0.wrapping_sub(first.address / PAGE * PAGE) };
         let place = |header: &ProgramHeader| Address(header.address.wrapping_add(bias));

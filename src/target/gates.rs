@@ -134,9 +134,8 @@ impl Status {
     fn of(pid: &str) -> Option<Status> {
         let text = fs::read(format!("/proc/{pid}/status")).ok()?;
         let text = String::from_utf8_lossy(&text);
-        let field = |name: &str| {
-            text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
-        };
+        let field =
+            |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
         let ids: Vec<u32> = field("Uid")?.split_whitespace().filter_map(|id| id.parse().ok()).collect();
         Some(Status {
             state: field("State").and_then(|state| state.chars().next()),

@@ -120,7 +120,13 @@ pub trait MemoryExt: Memory {
     }
 
     /// `length` bytes, at most `limit`, which bounds the allocation whatever the target claims.
-    fn read_bytes(&self, address: Address, length: u64, limit: usize, what: &'static str) -> Result<Vec<u8>, ReadError> {
+    fn read_bytes(
+        &self,
+        address: Address,
+        length: u64,
+        limit: usize,
+        what: &'static str,
+    ) -> Result<Vec<u8>, ReadError> {
         match usize::try_from(length) {
             Ok(length) if length <= limit => {
                 let mut bytes = vec![0; length];

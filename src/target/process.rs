@@ -78,10 +78,8 @@ impl Memory for Process {
 /// One system call for a run of pieces. Returns how many are settled: the filled ones, and the one that stopped the
 /// call, which is marked as not filled. At least one, so that the caller's loop ends.
 fn read_run(pid: i32, pieces: &mut [Piece<'_>]) -> Result<usize, ReadError> {
-    let remote: Vec<RemoteIoVec> = pieces
-        .iter()
-        .map(|piece| RemoteIoVec { base: piece.address.0 as usize, len: piece.buffer.len() })
-        .collect();
+    let remote: Vec<RemoteIoVec> =
+        pieces.iter().map(|piece| RemoteIoVec { base: piece.address.0 as usize, len: piece.buffer.len() }).collect();
     let result = {
         let mut local: Vec<io::IoSliceMut> = pieces.iter_mut().map(|piece| io::IoSliceMut::new(piece.buffer)).collect();
         process_vm_readv(Pid::from_raw(pid), &mut local, &remote)

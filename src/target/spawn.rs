@@ -101,7 +101,6 @@ impl Spawned {
         })?;
         Ok(start.elapsed())
     }
-
 }
 
 impl Drop for Spawned {

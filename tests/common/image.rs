@@ -87,6 +87,11 @@ impl Image {
         Ok(image)
     }
 
+    /// All writable memory, in bytes.
+    pub fn size(&self) -> u64 {
+        self.regions.iter().map(|region| region.bytes.len() as u64).sum()
+    }
+
     fn region(&self, address: u64) -> Option<&Region> {
         let after = self.regions.partition_point(|region| region.start <= address);
         let region = self.regions.get(after.checked_sub(1)?)?;
