@@ -27,6 +27,8 @@ const PAGE: u64 = 4096;
 pub const THREAD_HEAP: u64 = 64 << 20;
 /// Chunks that must follow one another before a place in the middle of a heap is believed to be the start of one.
 const CHAIN: usize = 8;
+/// As many where the memory at hand ends before.
+const CHAIN_MIN: usize = 3;
 /// Chunks of at most this size go to fast bins when they are freed, which leaves their second word alone
 /// (`global_max_fast`).
 const FAST_BIN_MAX: u64 = 128;
@@ -93,12 +95,13 @@ impl Heap {
     pub fn resync(&self, from: Address, bytes: &[u8]) -> Option<Address> {
         (0..bytes.len().saturating_sub(HEADER as usize)).step_by(16).map(|offset| from.offset(offset)).find(|&start| {
             let mut at = start;
-            for _ in 0..CHAIN {
+            for links in 0..CHAIN {
                 let word = usize::try_from(at.0 - from.0).ok().and_then(|offset| u64_at(bytes, offset.checked_add(8)?));
                 match word.and_then(|word| self.chunk(at, word)) {
                     Some(chunk) if chunk.end() == self.range.end => return true,
                     Some(chunk) => at = chunk.end(),
-                    None => return false,
+                    // A chunk that ends beyond what was read, behind some that did not.
+                    None => return word.is_none() && at.0 >= from.0 + bytes.len() as u64 - 8 && links >= CHAIN_MIN,
                 }
             }
             true
@@ -115,7 +118,7 @@ pub fn says_previous_in_use(size_word: u64) -> bool {
 /// (`struct heap_info`: arena, previous heap, size, bytes that were ever writable).
 pub fn thread_heap<M: Memory + ?Sized>(memory: &M, start: Address, limit: Address) -> Option<Heap> {
     // heap_info, the arena's own state in the arena's first heap (2,200 bytes), and the first chunks.
-    const LOOK: usize = 4096;
+    const LOOK: usize = 64 << 10;
     let mut bytes = vec![0; LOOK.min(usize::try_from(limit.0.checked_sub(start.0)?).ok()?)];
     memory.read_exact_at(start, &mut bytes).ok()?;
     let (arena, previous) = (u64_at(&bytes, 0)?, u64_at(&bytes, 8)?);
@@ -182,8 +185,10 @@ pub fn mapped_chunks<M: Memory + ?Sized>(memory: &M, range: Range<Address>) -> V
 fn mapped_chunk(address: Address, header: &[u8], end: Address) -> Option<Chunk> {
     let (previous, word) = (u64_at(header, 0)?, u64_at(header, 8)?);
     let size = word & !FLAGS;
-    let sane = word & FLAGS == IS_MAPPED && previous == 0 && size >= PAGE && size % PAGE == 0;
-    (sane && address.0.checked_add(size)? <= end.0).then_some(Chunk { address, size })
+    // Since glibc 2.43 the size leaves out the two words behind the last chunk of a mapping.
+    let mapped = size.next_multiple_of(PAGE);
+    let sane = word & FLAGS == IS_MAPPED && previous == 0 && size >= PAGE - HEADER && mapped - size <= HEADER;
+    (sane && address.0.checked_add(mapped)? <= end.0).then_some(Chunk { address, size: mapped })
 }
 
 #[cfg(test)]

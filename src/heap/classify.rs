@@ -5,6 +5,8 @@
 //! in front of them, if the count in front of that word can be one, if the GC head can be one, and if the body makes
 //! sense for the type and fits the block. A dead object on a free list keeps its type but not its count.
 
+use rustc_hash::FxHashSet;
+
 use crate::python::layout::Layout;
 use crate::python::sizes::{Measure, Measured};
 use crate::python::types::{TypeId, TypeInfo, TypeTable, flag};
@@ -83,6 +85,8 @@ pub struct Classifier<'a> {
     ob_type: usize,
     /// Whether blocks carry the debug hooks' mark.
     pub debug_hooks: bool,
+    /// Objects known to be dead although they may not look it; see [`super::freelists`].
+    pub dead: FxHashSet<Address>,
 }
 
 impl<'a> Classifier<'a> {
@@ -100,6 +104,7 @@ impl<'a> Classifier<'a> {
             fronts,
             ob_type: layout.object.ob_type,
             debug_hooks,
+            dead: FxHashSet::default(),
         }
     }
 
@@ -120,14 +125,24 @@ impl<'a> Classifier<'a> {
         if !self.debug_hooks {
             return self.request(address, bytes, room);
         }
-        match DebugHeader::read(bytes) {
-            Some(header) if header.domain == b'o' => {
-                let behind = &bytes[DebugHeader::SIZE..];
-                let length = usize::try_from(header.requested).unwrap_or(usize::MAX).min(behind.len());
-                self.request(address.offset(DebugHeader::SIZE), &behind[..length], Room::Requested(header.requested))
+        let (mut address, mut bytes) = (address, bytes);
+        // A block that is too large for pymalloc is asked from the raw allocator, which marks it as well.
+        for _ in 0..2 {
+            let Some(header) = DebugHeader::read(bytes) else { return Verdict::NoObject };
+            let behind = &bytes[DebugHeader::SIZE..];
+            let length = usize::try_from(header.requested).unwrap_or(usize::MAX).min(behind.len());
+            (address, bytes) = (address.offset(DebugHeader::SIZE), &behind[..length]);
+            match header.domain {
+                b'o' => return self.request(address, bytes, Room::Requested(header.requested)),
+                // An extension may keep a type in memory of another domain.
+                _ if self.types.find(address.0).is_some() => {
+                    return self.request(address, bytes, Room::AtMost(header.requested));
+                }
+                b'r' => {}
+                _ => return Verdict::NoObject,
             }
-            _ => Verdict::NoObject,
         }
+        Verdict::NoObject
     }
 
     /// Judges what a caller of the allocator got.
@@ -171,7 +186,7 @@ impl<'a> Classifier<'a> {
         let Some(word) = refcount_word(self.layout, body) else { return Verdict::NoObject };
         let Some(refcount) = self.rule.decode(word) else { return Verdict::NoObject };
         // A table of pointers to static types, which lie at low addresses in a program that is not relocated.
-        if self.types.find(word).is_some() {
+        if self.types.find(word).is_some() || !self.dead.is_empty() && self.dead.contains(&address) {
             return Verdict::NoObject;
         }
         let head = if info.is_gc() && front > 0 {

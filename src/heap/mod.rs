@@ -4,6 +4,7 @@ pub mod arenas;
 pub mod census;
 pub mod chunks;
 pub mod classify;
+pub mod freelists;
 pub mod hooks;
 pub mod lists;
 pub mod object;

@@ -10,6 +10,7 @@ use crate::target::memory::{Memory, ReadError};
 use super::arenas::{self, Arenas};
 use super::census::{self, Progress};
 use super::classify::Classifier;
+use super::freelists;
 use super::hooks;
 use super::lists;
 use super::object::{Object, Sink};
@@ -83,7 +84,8 @@ impl Survey {
         M: Memory + Sync + ?Sized,
         S: Sink,
     {
-        let classifier = Classifier::new(&python.layout, python.version, types, self.debug_hooks);
+        let mut classifier = Classifier::new(&python.layout, python.version, types, self.debug_hooks);
+        classifier.dead = freelists::ambiguous(&CachedMemory::new(memory), python, &self.plan);
         let (sinks, counts) = census::run(memory, &classifier, &self.plan.parts, progress, sink)?;
         Ok((sinks, Outcome { counts, lists: None }))
     }

@@ -9,7 +9,7 @@ use crate::target::{Address, MemoryExt};
 use super::arenas::Arena;
 use super::chunks::{self, Chunk, Heap};
 use super::classify::{Classifier, Found, Room, Verdict};
-use super::object::{Object, Sink};
+use super::object::{Object, Refcount, Sink};
 use super::plan::{MAPPED_PREFIX, Part};
 use super::pools::{Pool, PoolState};
 use super::statics;
@@ -223,6 +223,10 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
     #[inline]
     fn hand_on(&mut self, found: &Found, window: Window<'_>) -> Result<(), ReadError> {
         let &Found { address, type_id, refcount, tracked, measured } = found;
+        if tracked && self.is_address(refcount) && !self.is_linked(address) {
+            self.counts.implausible_blocks += 1;
+            return Ok(());
+        }
         let object = |size| Object { address, type_id, size, refcount, tracked };
         let deferred = match measured.size {
             Size::Known(size) => {
@@ -345,10 +349,13 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
         let Some(data) = window.bytes.get(offset..) else { return Ok(()) };
         let usable = usize::try_from(chunk.usable()).unwrap_or(usize::MAX);
         let data = &data[..usable.min(data.len())];
-        if u64_at(data, 0).is_some_and(|word| chunk.is_in_fast_bin(word, &heap.range)) {
+        let verdict = self.classifier.block(chunk.data(), data, Room::Chunk(chunk.usable()));
+        if let Verdict::Object(Found { address, refcount: Refcount::Count(count), .. }) = verdict
+            && address == chunk.data()
+            && chunk.is_in_fast_bin(count, &heap.range)
+        {
             return Ok(());
         }
-        let verdict = self.classifier.block(chunk.data(), data, Room::Chunk(chunk.usable()));
         self.judge(verdict, window)
     }
 
@@ -362,8 +369,16 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
         })
     }
 
-    /// Whether the collector's list that a static object claims to be in leads back to it. Asked of the few hundred
-    /// that do, since tables of C data are full of pointers and small numbers.
+    /// Whether a count could as well be an address: in a program that is not relocated, static data lies so low.
+    fn is_address(&self, refcount: Refcount) -> bool {
+        /// Where the linker puts a program that is not relocated.
+        const LOWEST: u64 = 0x40_0000;
+        matches!(refcount, Refcount::Count(count)
+            if count >= LOWEST && count % 8 == 0 && self.memory.regions().contains(Address(count), 8))
+    }
+
+    /// Whether the collector's list that an object claims to be in leads back to it. Asked of the few objects that
+    /// need more proof than their own bytes: tables of C data are full of pointers and small numbers.
     fn is_linked(&self, object: Address) -> bool {
         let layout = self.classifier.layout();
         let head = object.back(layout.constants.gc_head_size);
@@ -381,9 +396,11 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
             let mut result = Ok(());
             let classifier = worker.classifier;
             statics::for_each(classifier, window.start, window.bytes, |found| {
-                if result.is_ok() && (!found.tracked || worker.is_linked(found.address)) {
+                let accepted = result.is_ok() && (!found.tracked || worker.is_linked(found.address));
+                if accepted {
                     result = worker.hand_on(&found, window);
                 }
+                accepted
             });
             result
         })

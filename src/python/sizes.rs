@@ -565,6 +565,13 @@ impl<'a> Measure<'a> {
         let layout = self.layout;
         let items = if info.itemsize == 0 { 0 } else { u64_at(bytes, layout.var_object.ob_size)? };
         let items = items.checked_mul(info.itemsize).filter(|&items| items < OBJECT_SIZE_MAX)?;
+        let code = &layout.code;
+        let is_pointer = |offset: usize| u64_at(bytes, offset).is_some_and(|word| word != 0 && word % 8 == 0);
+        let pointers = [code.co_consts, code.co_names, code.co_filename, code.co_name];
+        let stack = u64::from(u32_at(bytes, code.co_stacksize)?);
+        if !pointers.into_iter().all(is_pointer) || stack >= LOCALS_MAX {
+            return None;
+        }
         let front = base - info.basicsize;
         let extent = info.basicsize + items;
         let size = front + extent.next_multiple_of(8);

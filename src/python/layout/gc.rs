@@ -11,7 +11,7 @@ c_structs! {
         gc_prev: usize = "_gc_prev",
     }
 
-    /// The collector. As above.
+    /// The collector; 3.14.0 to 3.14.4 have `young` and `old` where others have `generations`. As above.
     GcState {
         enabled: usize,
         generations: Option<usize>,
@@ -28,8 +28,8 @@ c_structs! {
         visited_space: Option<usize>,
         phase: Option<usize>,
         frame: Option<usize>,
-        long_lived_total: usize,
-        long_lived_pending: usize,
+        long_lived_total: Option<usize>,
+        long_lived_pending: Option<usize>,
         immortalize: Option<usize>,
         deferred_count: Option<usize>,
         freeze_active: Option<usize>,

@@ -82,8 +82,8 @@ c_structs! {
     /// One atexit callback of 3.10 to 3.13. `Modules/atexitmodule.c`, since 3.12 `Include/internal/pycore_atexit.h`.
     AtexitCallback {
         func: usize,
-        args: Option<usize>,
-        kwargs: Option<usize>,
+        args: usize,
+        kwargs: usize,
     }
 
     /// A thread's state. `Include/cpython/pystate.h`.

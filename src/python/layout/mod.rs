@@ -246,7 +246,7 @@ layout! {
     task: containers::Task = "TaskObj",
     runtime: interpreter::Runtime = "_PyRuntimeState",
     interp: interpreter::Interp = "PyInterpreterState",
-    atexit_callback: interpreter::AtexitCallback = "atexit_py_callback" | "atexit_callback",
+    atexit_callback: Option<interpreter::AtexitCallback> = "atexit_py_callback" | "atexit_callback",
     thread: interpreter::Thread = "PyThreadState",
     thread_impl: Option<interpreter::ThreadImpl> = "_PyThreadStateImpl",
     err_stack_item: interpreter::ErrStackItem = "_PyErr_StackItem",

@@ -1,0 +1,47 @@
+//! Dead objects that the interpreter keeps for reuse.
+//!
+//! Most give themselves away: their count is 0, or (3.14+) a pointer to the next one, which no count can be. Only in
+//! a program that is not relocated and takes its small blocks from malloc can such a pointer be taken for a count;
+//! there the lists are walked.
+//!
+//! Mirrors `Include/internal/pycore_freelist_state.h` (v3.14.0), `struct _Py_freelists`: an array of list heads.
+
+use rustc_hash::FxHashSet;
+
+use crate::python::attach::Python;
+use crate::target::Address;
+use crate::target::memory::{Memory, MemoryExt};
+
+use super::plan::{Part, Plan};
+
+/// Entries accepted in one list; the interpreter's own limits are at most 2,000.
+const LIST_MAX: u64 = 1 << 16;
+/// Addresses below this can be taken for counts.
+const LOW: u64 = 1 << 32;
+
+/// The dead objects that could be taken for live ones. Empty in nearly every target.
+pub fn ambiguous<M: Memory + ?Sized>(memory: &M, python: &Python, plan: &Plan) -> FxHashSet<Address> {
+    let layout = &python.layout;
+    let is_low = plan.parts.iter().any(|part| matches!(part, Part::Heap(heap) if heap.range.start.0 < LOW));
+    let (Some(list), Some(lists), Some(offset)) = (&layout.freelist, &layout.freelists, layout.interp.freelists) else {
+        return FxHashSet::default();
+    };
+    let mut dead = FxHashSet::default();
+    if !is_low {
+        return dead;
+    }
+    for interpreter in &python.interpreters {
+        let first = interpreter.address.offset(offset);
+        for at in (0..lists.size).step_by(list.size).map(|index| first.offset(index)) {
+            let head = memory.read_pointer(at.offset(list.freelist));
+            let (Ok(mut node), Ok(count)) = (head, memory.read_u64(at.offset(list.count))) else { continue };
+            for _ in 0..count.min(LIST_MAX) {
+                if node.is_null() || !dead.insert(node) {
+                    break;
+                }
+                node = memory.read_pointer(node).unwrap_or_default();
+            }
+        }
+    }
+    dead
+}
