@@ -78,11 +78,24 @@ fn what_stands_still_is_counted(interpreter: &Interpreter, reads: usize) -> Resu
             return Err(at(format!("{place} is negative")));
         }
         compare(&report, &population).map_err(at)?;
+        // Bytes that nobody counts exactly; but objects cannot be larger than the memory they lie in.
+        let (bytes, most) = (report["totals"]["shallow_bytes"].as_u64(), address_space(target.pid())?);
+        if bytes.is_none_or(|bytes| bytes > most) {
+            return Err(at(format!("{bytes:?} bytes in objects, {most} in the address space")));
+        }
     }
     match target.is_alive() {
         true => Ok(()),
         false => Err("the target did not survive".into()),
     }
+}
+
+/// The most that the target's address space ever was, in bytes.
+fn address_space(pid: u32) -> Result<u64, String> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).map_err(|e| e.to_string())?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmPeak:")).ok_or("no VmPeak")?;
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse().map_err(|e| format!("{line:?}: {e}"))?;
+    Ok(kib << 10)
 }
 
 fn compare(report: &Value, population: &Population) -> Result<(), String> {

@@ -4,7 +4,8 @@
 //! that the tool reports and the target did not tell is not false for that alone. Independent witnesses decide:
 //!
 //! * its type must be a type that the target told of, or one whose own type is;
-//! * its reference count must be possible, and not above the number of words in memory that hold its address;
+//! * its reference count must be possible, and not above the number of words in memory that hold its address, or of words
+//!   that point at its text (C code that keeps a string for ever, as numpy does its documentation, keeps only that);
 //! * under `PYTHONMALLOC=debug` (and in debug builds) the allocator's own marks around the block must be whole: the
 //!   object domain, the forbidden bytes before and behind, and a request that is large enough. A freed block has lost
 //!   them, a part of a block never had them.
@@ -87,6 +88,11 @@ impl Image {
         Ok(image)
     }
 
+    /// All writable memory, in bytes.
+    pub fn size(&self) -> u64 {
+        self.regions.iter().map(|region| region.bytes.len() as u64).sum()
+    }
+
     fn region(&self, address: u64) -> Option<&Region> {
         let after = self.regions.partition_point(|region| region.start <= address);
         let region = self.regions.get(after.checked_sub(1)?)?;
@@ -133,13 +139,27 @@ pub struct Judge<'a> {
     words: HashMap<u64, u64>,
 }
 
+/// Where the text of a bytes object (GIL, FT) or string (ASCII, then others; 3.12+, before; FT) lies within it.
+const TEXTS: [u64; 5] = [32, 40, 48, 56, 72];
+
 /// In front of an object: nothing, a GC head, a pre-header, both; and both for a 3.11 with its wider pre-header.
 const FRONTS: [u64; 4] = [0, 16, 32, 48];
 
 impl<'a> Judge<'a> {
     /// `addresses` are all that will be asked for; `has_marks` says that the target runs with the debug allocator.
     pub fn new(image: &'a Image, truth: &'a Truth, has_marks: bool, addresses: &[u64]) -> Judge<'a> {
-        Judge { image, truth, has_marks, words: image.count_words(addresses) }
+        let texts = addresses.iter().flat_map(|a| TEXTS.map(|text| a.wrapping_add(text)));
+        let all: Vec<u64> = addresses.iter().copied().chain(texts).collect();
+        Judge { image, truth, has_marks, words: image.count_words(&all) }
+    }
+
+    /// How many words refer to an object, or to its text if it has one.
+    fn references(&self, address: u64, known: Option<&TypeTruth>) -> u64 {
+        let words = |address: u64| self.words.get(&address).copied().unwrap_or(0);
+        let is_text =
+            known.is_some_and(|k| k.sizeof_owner == "builtins.str" || k.name.as_deref() == Some("builtins.bytes"));
+        let texts = if is_text { TEXTS.iter().map(|text| words(address.wrapping_add(*text))).sum() } else { 0 };
+        words(address) + texts
     }
 
     /// Why there can be no live object at this address; `None` where all witnesses agree that there is one.
@@ -155,7 +175,7 @@ impl<'a> Judge<'a> {
             return Some("its type is no type");
         }
         let Some(refcount) = self.refcount(address) else { return Some("impossible reference count") };
-        let words = self.words.get(&address).copied().unwrap_or(0);
+        let words = self.references(address, known);
         if refcount == RefCount::Mortal(0) {
             return Some("no references: dead, perhaps on a free list");
         }
@@ -164,11 +184,13 @@ impl<'a> Judge<'a> {
         if matches!(refcount, RefCount::Mortal(n) if n > words + UNSEEN) {
             return Some("more references than words that hold its address");
         }
-        if refcount != RefCount::Immortal && words == 0 {
-            return Some("nothing points at it");
-        }
         let is_static = self.image.region(address).is_some_and(|region| region.is_file);
-        (self.has_marks && !is_static).then(|| self.marks(address, known)).flatten()
+        match self.has_marks && !is_static {
+            // A block that was never freed, with a count above zero: leaked by C code perhaps, but not dead.
+            true => self.marks(address, known),
+            false if refcount != RefCount::Immortal && words == 0 => Some("nothing points at it"),
+            false => None,
+        }
     }
 
     fn refcount(&self, address: u64) -> Option<RefCount> {
