@@ -50,8 +50,8 @@ impl Sink for Tally {
 pub struct Row {
     /// `__module__` of the type; the module itself in a histogram by module.
     pub module: String,
-    /// `__qualname__` of the type; empty in a histogram by module.
-    pub name: String,
+    /// `__qualname__` of the type; `None` in a histogram by module.
+    pub name: Option<String>,
     /// Its objects.
     pub amount: Amount,
     /// Whether the bytes are exact.
@@ -61,7 +61,10 @@ pub struct Row {
 impl Row {
     /// What the row is called: `module.qualname`, or the module.
     pub fn label(&self) -> String {
-        if self.name.is_empty() { self.module.clone() } else { format!("{}.{}", self.module, self.name) }
+        match &self.name {
+            Some(name) => format!("{}.{name}", self.module),
+            None => self.module.clone(),
+        }
     }
 }
 
@@ -102,7 +105,7 @@ impl Histogram {
             total.add(amount);
             let row = rows.entry((&info.module, &info.qualname)).or_insert_with(|| Row {
                 module: info.module.clone(),
-                name: info.qualname.clone(),
+                name: Some(info.qualname.clone()),
                 amount: Amount::default(),
                 basis: Basis::Exact,
             });
@@ -119,7 +122,7 @@ impl Histogram {
         let mut rows: FxHashMap<&str, Row> = FxHashMap::default();
         for row in &self.rows {
             let module = rows.entry(&row.module).or_insert_with(|| Row {
-                name: String::new(),
+                name: None,
                 amount: Amount::default(),
                 ..row.clone()
             });

@@ -138,8 +138,10 @@ pub enum Size {
     Deferred(Deferred),
 }
 
-/// What must be read, outside the object, to know its size. `base` is what is known already.
+/// What must be read, outside the object, to know its size: each variant holds where, and `base`, the bytes that are
+/// known already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
 pub enum Deferred {
     /// A dict's keys table, counted where no other dict shares it; values counted where `split`.
     DictKeys { keys: Address, base: u64, split: bool },
@@ -491,6 +493,10 @@ impl<'a> Measure<'a> {
         {
             return None;
         }
+        // Text apart from its header: instances of classes, and until 3.11 strings made by old C interfaces.
+        if !compact && !info.has(flag::HEAPTYPE) && unicode.wstr.is_none() {
+            return None;
+        }
         let front = base - info.basicsize;
         if compact && ascii {
             let header = layout.ascii_unicode.size;
@@ -566,7 +572,8 @@ impl<'a> Measure<'a> {
         let extent = info.basicsize.checked_add(slots.checked_mul(info.itemsize)?)?;
         let keys = u64_at(bytes, layout.heap_type.ht_cached_keys)?;
         let size = match keys {
-            0 => Size::Known(front + own),
+            // A metatype that counts in its own way need not count the keys.
+            _ if keys == 0 || info.basis == Basis::LowerBound => Size::Known(front + own),
             _ => Size::Deferred(Deferred::CachedKeys { keys: Address(keys), base: front + own }),
         };
         Some(Measured { extent, is_fixed: false, size })

@@ -29,7 +29,7 @@ struct TypeRow<'a> {
     #[serde(rename = "type")]
     type_: String,
     module: &'a str,
-    name: &'a str,
+    name: Option<&'a str>,
     objects: u64,
     shallow_bytes: u64,
     retained_bytes: Option<u64>,
@@ -58,7 +58,7 @@ pub fn write(
     let types = histogram.rows.iter().take(top.unwrap_or(usize::MAX)).map(|row| TypeRow {
         type_: row.label(),
         module: &row.module,
-        name: &row.name,
+        name: row.name.as_deref(),
         objects: row.amount.objects,
         shallow_bytes: row.amount.bytes,
         retained_bytes: None,
