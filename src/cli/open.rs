@@ -238,7 +238,7 @@ impl Opened {
     }
 
     fn copy(&self, survey: &Survey) -> Result<Copy> {
-        let ranges: Vec<_> = survey.plan.parts.iter().map(Part::range).collect();
+        let ranges: Vec<_> = survey.plan.parts.iter().flat_map(Part::ranges).collect();
         Ok(copy::copy_ranges(&self.process, &ranges)?)
     }
 

@@ -14,7 +14,7 @@ use crate::python::version::Version;
 use crate::target::Address;
 use crate::target::memory::u64_at;
 
-use super::object::{DebugHeader, GcHead, Object, Refcount, RefcountRule, refcount_word};
+use super::object::{DebugHeader, GcHead, Object, Refcount, RefcountRule, SharedHeader, refcount_word};
 
 /// Malloc's granularity and pymalloc's: blocks are multiples of this.
 const ALIGNMENT: u64 = 16;
@@ -62,6 +62,8 @@ pub enum Room {
     Chunk(u64),
     /// The request itself, as the debug hooks keep it.
     Requested(u64),
+    /// A block of mimalloc's: the request was rounded up to one of eight sizes between powers of two.
+    Bin(u64),
     /// Static data: at most so much.
     AtMost(u64),
 }
@@ -74,7 +76,10 @@ impl Room {
             Room::Class(room) if is_fixed => bytes.next_multiple_of(ALIGNMENT) == room,
             Room::Chunk(room) if is_fixed => bytes <= room && room <= bytes + MALLOC_SLACK,
             Room::Requested(room) if is_fixed => bytes == room,
-            Room::Class(room) | Room::Chunk(room) | Room::Requested(room) | Room::AtMost(room) => bytes <= room,
+            Room::Bin(room) if is_fixed => bytes <= room && room <= bytes + bytes / 4 + ALIGNMENT,
+            Room::Class(room) | Room::Chunk(room) | Room::Requested(room) | Room::Bin(room) | Room::AtMost(room) => {
+                bytes <= room
+            }
         }
     }
 }
@@ -288,15 +293,13 @@ impl<'a> Classifier<'a> {
         front: usize,
     ) -> Verdict {
         let (address, body) = (block.offset(front), &bytes[front..]);
-        let Some(word) = refcount_word(self.layout, body) else { return Verdict::NoObject };
-        let Some(refcount) = self.rule.decode(word) else { return Verdict::NoObject };
-        // A table of pointers to static types, which lie at low addresses in a program that is not relocated.
-        if word >= LOWEST_ADDRESS && self.types.find(word).is_some()
-            || !self.dead.is_empty() && self.dead.contains(&address)
-        {
+        let Some((refcount, tracked)) = self.header(body) else { return Verdict::NoObject };
+        if !self.dead.is_empty() && self.dead.contains(&address) {
             return Verdict::NoObject;
         }
-        let head = if info.is_gc() && front > 0 {
+        let head = if tracked {
+            GcHead::Tracked
+        } else if info.is_gc() && front > 0 {
             let head = &bytes[front - info.gc_head..];
             GcHead::read(head, self.layout.gc_head.gc_next, self.layout.gc_head.gc_prev)
         } else {
@@ -316,6 +319,46 @@ impl<'a> Classifier<'a> {
         }
     }
 
+    /// The count in an object's header, and whether the header itself says that the collector tracks the object
+    /// (free-threaded builds). `None` for what is not alive.
+    #[inline(always)]
+    fn header(&self, object: &[u8]) -> Option<(Refcount, bool)> {
+        if self.rule == RefcountRule::Shared {
+            return SharedHeader::read(self.layout, object).map(|header| (header.refcount, header.tracked));
+        }
+        let word = refcount_word(self.layout, object)?;
+        let refcount = self.rule.decode(word)?;
+        // A table of pointers to static types, which lie at low addresses in a program that is not relocated.
+        if word >= LOWEST_ADDRESS && self.types.find(word).is_some() { None } else { Some((refcount, false)) }
+    }
+
+    /// Judges memory of no known structure: `data` from `offset` on, which stands at `address`, as an object that an
+    /// allocator made. `room` bytes follow. Whether its GC head is linked is for the caller to see.
+    #[inline]
+    pub fn scanned_object(&self, address: Address, data: &[u8], offset: usize, room: u64) -> Verdict {
+        let Some(type_id) = u64_at(data, offset + self.ob_type).and_then(|word| self.types.find(word)) else {
+            return Verdict::NoObject;
+        };
+        let info = self.types.get(type_id);
+        let Some(block) = offset.checked_sub(info.front) else { return Verdict::NoObject };
+        if info.has(flag::TYPE_SUBCLASS) && self.types.find(address.0).is_none() {
+            return Verdict::NoObject;
+        }
+        let room = if self.debug_hooks {
+            // The mark tells the request, so strictly as in any other block.
+            let marked = block.checked_sub(DebugHeader::SIZE).and_then(|mark| DebugHeader::read(&data[mark..]));
+            match marked {
+                Some(header) if header.domain == b'o' && header.requested <= room + info.front as u64 => {
+                    Room::Requested(header.requested)
+                }
+                _ => return Verdict::NoObject,
+            }
+        } else {
+            Room::AtMost(room + info.front as u64)
+        };
+        self.object(address.back(info.front), &data[block..], room, type_id, info, info.front)
+    }
+
     /// Judges static data: `bytes` from `offset` on, which stands at `address`. Static types have nothing in front of
     /// them, other objects that the collector could know have a GC head there, used or not.
     #[inline]
@@ -325,17 +368,14 @@ impl<'a> Classifier<'a> {
             return Verdict::NoObject;
         };
         let info = self.types.get(type_id);
-        let Some(word) = refcount_word(self.layout, bytes) else { return Verdict::NoObject };
-        let Some(refcount) = self.rule.decode(word) else { return Verdict::NoObject };
-        if self.types.find(word).is_some() {
-            return Verdict::NoObject;
-        }
+        let Some((refcount, tracked)) = self.header(bytes) else { return Verdict::NoObject };
         let is_type = info.has(flag::TYPE_SUBCLASS);
         // C writes the address of a static type into a static object; a heap type's it cannot know.
         if info.has(flag::HEAPTYPE) && !is_type {
             return Verdict::NoObject;
         }
         let head = match offset.checked_sub(info.gc_head) {
+            _ if tracked => GcHead::Tracked,
             _ if is_type || !info.is_gc() => GcHead::Untracked,
             Some(head) => GcHead::read(&data[head..], self.layout.gc_head.gc_next, self.layout.gc_head.gc_prev),
             None => GcHead::Implausible,

@@ -12,6 +12,7 @@ pub mod layered;
 pub mod memory;
 pub mod process;
 pub mod regions;
+pub mod resident;
 pub mod spawn;
 
 pub use address::Address;

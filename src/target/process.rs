@@ -1,6 +1,7 @@
 //! A live process: its memory by `process_vm_readv`, its identity from `/proc`.
 
 use std::io;
+use std::ops::Range;
 
 use nix::errno::Errno;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
@@ -10,6 +11,7 @@ use read_process_memory::{CopyAddress, ProcessHandle};
 use super::address::Address;
 use super::memory::{Memory, Piece, ReadError};
 use super::regions::RegionMap;
+use super::resident;
 
 /// Pieces per system call: the kernel's UIO_MAXIOV.
 const PIECES_MAX: usize = 1024;
@@ -72,6 +74,10 @@ impl Memory for Process {
             }
         }
         Ok(())
+    }
+
+    fn resident(&self, range: Range<Address>) -> Vec<Range<Address>> {
+        resident::of_process(self.pid, range)
     }
 }
 
