@@ -357,10 +357,7 @@ impl ElfFile {
     /// Where no file can be read, or none is the one that is mapped.
     pub fn open<M: Memory + ?Sized>(pid: i32, memory: &M, elf: &LoadedElf) -> Result<ElfFile, OpenError> {
         let mapped = procfs::mapped_file(pid, elf.header.0);
-        let exe = procfs::exe(pid).is_some_and(|exe| {
-            let bytes = exe.as_os_str().as_encoded_bytes();
-            bytes.strip_suffix(b" (deleted)").unwrap_or(bytes) == elf.path.as_os_str().as_encoded_bytes()
-        });
+        let exe = procfs::exe(pid).is_some_and(|exe| exe == elf.path);
         let inside = elf.path.strip_prefix("/").unwrap_or(&elf.path);
         let paths = [
             exe.then(|| PathBuf::from(format!("/proc/{pid}/exe"))),
@@ -458,4 +455,39 @@ pub fn is_32_bit(path: &Path) -> Option<bool> {
     let mut header = [0; 16];
     std::fs::File::open(path).ok()?.read_exact(&mut header).ok()?;
     header.starts_with(ELFMAG).then(|| header[EI_CLASS] == ELFCLASS32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::target::process::Process;
+
+    #[test]
+    fn the_file_that_is_mapped_is_told_from_one_that_replaced_it() {
+        let me = std::process::id() as i32;
+        let memory = Process::open(me).unwrap();
+        let exe = std::env::current_exe().unwrap();
+        let elf = LoadedElf::find(&memory, |path| path == exe).unwrap();
+        let file = ElfFile::open(me, &memory, &elf).unwrap();
+        let (_, id) = ElfFile::open_path(&exe).unwrap();
+        assert!(file.is_mapped(&memory, &elf, id, Some(id)));
+        // Another build has another build id, and whatever has other headers is another file.
+        let damaged = |at: usize| {
+            let mut bytes = file.bytes.clone();
+            bytes[at] ^= 1;
+            ElfFile { bytes }.is_mapped(&memory, &elf, id, Some(id))
+        };
+        let (note, _) = file.build_id_range().expect("the linker gives tests a build id");
+        assert!(!damaged(note.end - 1) && !damaged(24));
+        for bytes in [vec![], ELFMAG.to_vec(), vec![0xff; 100], file.bytes[..100].to_vec()] {
+            assert!(!ElfFile { bytes }.is_mapped(&memory, &elf, id, Some(id)));
+        }
+    }
+
+    #[test]
+    fn notes_of_nonsense_hold_no_build_id() {
+        assert!(has_build_id(b"\x04\0\0\0\x01\0\0\0\x03\0\0\0GNU\0x\0\0\0"));
+        assert!(!has_build_id(b"\x04\0\0\0\x00\0\0\0\x03\0\0\0GNU\0"));
+        assert!(!has_build_id(&[0xff; 64]) && !has_build_id(b""));
+    }
 }

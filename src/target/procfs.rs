@@ -13,6 +13,9 @@ const CONTAINER_ID_SHOWN: usize = 12;
 /// Least hexadecimal digits that make the last part of a control group a container's id: engines use 64, some 32.
 const CONTAINER_ID_MIN: usize = 32;
 
+/// Container engines, as they name control groups.
+const ENGINES: [&str; 8] = ["docker", "libpod", "cri-containerd", "crio", "containerd", "nerdctl", "garden", "ecs"];
+
 /// What `/proc/PID/status` tells everybody.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
@@ -159,9 +162,14 @@ pub fn words_of_command(bytes: &[u8]) -> Vec<String> {
     words.map(|word| String::from_utf8_lossy(word).into_owned()).collect()
 }
 
-/// The executable's path in the namespace of the process; `None` where we may not know it.
+/// The executable's path in the namespace of the process, as [`super::regions`] names it: without the mark of a file
+/// that was deleted. `None` where we may not know it.
 pub fn exe(pid: i32) -> Option<PathBuf> {
-    fs::read_link(format!("/proc/{pid}/exe")).ok()
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let path = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+    let bytes = path.as_os_str().as_bytes();
+    Some(PathBuf::from(OsStr::from_bytes(bytes.strip_suffix(b" (deleted)").unwrap_or(bytes))))
 }
 
 /// The namespace of `kind` (`user`, `pid`, `mnt`) that a process is in, such as `user:[4026531837]`; `None` where we
@@ -209,9 +217,13 @@ fn container_of_group(text: &str) -> Option<String> {
         let last = last.strip_suffix(".scope").unwrap_or(last);
         let (engine, id) = last.rsplit_once('-').unwrap_or((before, last));
         let is_id = id.len() >= CONTAINER_ID_MIN && id.bytes().all(|byte| byte.is_ascii_hexdigit());
-        if is_id {
-            let engine = if engine.contains("pod") && !engine.contains("libpod") { "kubernetes" } else { engine };
-            return Some(format!("{engine} {}", &id[..CONTAINER_ID_SHOWN]).trim_start().to_owned());
+        let engine = match ENGINES.contains(&engine) {
+            false if path.contains("/kubepods") => "kubernetes",
+            false => "",
+            true => engine,
+        };
+        if is_id && !engine.is_empty() {
+            return Some(format!("{engine} {}", &id[..CONTAINER_ID_SHOWN]));
         }
         let lxc = path.split('/').skip_while(|part| !matches!(*part, "lxc" | "lxc.payload"));
         lxc.clone().nth(1).map(|name| format!("lxc {name}"))
@@ -293,6 +305,7 @@ mod tests {
         assert_eq!(of(pod).unwrap(), "cri-containerd 0123456789ab");
         assert_eq!(of(format!("3:cpu:/kubepods/burstable/pod7/{id}")).unwrap(), "kubernetes 0123456789ab");
         assert_eq!(of("0::/lxc.payload/web/init.scope".into()).unwrap(), "lxc web");
+        assert_eq!(of(format!("4:memory:/a_supervisor/{id}")), None, "hexadecimal names alone are no containers");
         for none in ["", "0::/\n", "0::/user.slice/user-0.slice/session-1.scope", "x", "1:a", "::", "0::/é-ü"] {
             assert_eq!(of(none.into()), None, "{none}");
         }
