@@ -134,6 +134,27 @@ impl Histogram {
         Histogram::of(rows.into_values().collect(), self.total, sort)
     }
 
+    /// The sum of several histograms: rows of one name are one row.
+    pub fn merged<'a>(histograms: impl Iterator<Item = &'a Histogram>, sort: SortKey) -> Histogram {
+        let mut rows: FxHashMap<(&str, &str), Row> = FxHashMap::default();
+        let mut total = Amount::default();
+        for histogram in histograms {
+            total.add(histogram.total);
+            for row in &histogram.rows {
+                let merged = rows.entry((&row.module, &row.name)).or_insert_with(|| Row {
+                    amount: Amount::default(),
+                    basis: Basis::Exact,
+                    ..row.clone()
+                });
+                merged.amount.add(row.amount);
+                if row.basis == Basis::LowerBound {
+                    merged.basis = Basis::LowerBound;
+                }
+            }
+        }
+        Histogram::of(rows.into_values().collect(), total, sort)
+    }
+
     fn of(mut rows: Vec<Row>, total: Amount, sort: SortKey) -> Histogram {
         rows.sort_by(|a, b| {
             let by_amount = match sort {
@@ -152,5 +173,33 @@ impl Histogram {
     /// Rows whose bytes are a lower bound.
     pub fn lower_bounds(&self) -> impl Iterator<Item = &Row> {
         self.rows.iter().filter(|row| row.basis == Basis::LowerBound)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn histograms_merge_by_name() {
+        let row = |name: &str, objects, bytes, basis| Row {
+            module: "m".into(),
+            name: name.into(),
+            amount: Amount { objects, bytes },
+            basis,
+        };
+        let of = |rows: Vec<Row>| {
+            let mut total = Amount::default();
+            rows.iter().for_each(|row| total.add(row.amount));
+            Histogram::of(rows, total, SortKey::Bytes)
+        };
+        let (a, b) = (
+            of(vec![row("x", 1, 10, Basis::Exact)]),
+            of(vec![row("x", 2, 20, Basis::LowerBound), row("y", 1, 99, Basis::Exact)]),
+        );
+        let merged = Histogram::merged([&a, &b].into_iter(), SortKey::Bytes);
+        assert_eq!(merged.rows, [row("y", 1, 99, Basis::Exact), row("x", 3, 30, Basis::LowerBound)]);
+        assert_eq!(merged.total, Amount { objects: 4, bytes: 129 });
+        assert_eq!(Histogram::merged(std::iter::empty(), SortKey::Name), Histogram::default());
     }
 }
