@@ -136,12 +136,12 @@ impl Histogram {
 
     /// The sum of several histograms: rows of one name are one row.
     pub fn merged<'a>(histograms: impl Iterator<Item = &'a Histogram>, sort: SortKey) -> Histogram {
-        let mut rows: FxHashMap<(&str, &str), Row> = FxHashMap::default();
+        let mut rows: FxHashMap<(&str, Option<&str>), Row> = FxHashMap::default();
         let mut total = Amount::default();
         for histogram in histograms {
             total.add(histogram.total);
             for row in &histogram.rows {
-                let merged = rows.entry((&row.module, &row.name)).or_insert_with(|| Row {
+                let merged = rows.entry((&row.module, row.name.as_deref())).or_insert_with(|| Row {
                     amount: Amount::default(),
                     basis: Basis::Exact,
                     ..row.clone()
