@@ -10,6 +10,7 @@ mod histo;
 mod open;
 mod output;
 mod progress;
+mod sample;
 
 use std::io::Write;
 use std::process::ExitCode;

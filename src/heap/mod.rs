@@ -10,6 +10,7 @@ pub mod lists;
 pub mod object;
 pub mod plan;
 pub mod pools;
+pub mod sampling;
 pub mod statics;
 pub mod survey;
 pub mod worker;

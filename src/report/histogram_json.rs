@@ -4,10 +4,10 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use crate::analysis::histogram::Histogram;
+use crate::analysis::histogram::{Histogram, Interval};
 use crate::python::sizes::Basis;
 
-use super::summary::{AllocatorSummary, Problems, Reading, TargetSummary};
+use super::summary::{self, AllocatorSummary, Problems, Reading, Sampled, TargetSummary};
 
 /// The version of every JSON document that heapsonde writes.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -18,6 +18,8 @@ struct Document<'a> {
     target: &'a TargetSummary,
     reading: &'a Reading,
     basis: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sample: Option<&'a Sampled>,
     types: Vec<TypeRow<'a>>,
     totals: Totals,
     allocator: &'a AllocatorSummary,
@@ -34,27 +36,57 @@ struct TypeRow<'a> {
     shallow_bytes: u64,
     retained_bytes: Option<u64>,
     size_basis: &'static str,
+    #[serde(flatten)]
+    interval: Option<Limits>,
+}
+
+/// The limits of a confidence interval.
+#[derive(Serialize)]
+struct Limits {
+    low: u64,
+    high: u64,
+    bytes_low: u64,
+    bytes_high: u64,
+}
+
+impl From<Interval> for Limits {
+    fn from(interval: Interval) -> Limits {
+        Limits {
+            low: interval.low.objects,
+            high: interval.high.objects,
+            bytes_low: interval.low.bytes,
+            bytes_high: interval.high.bytes,
+        }
+    }
+}
+
+/// What a document says beside its histogram.
+pub struct About<'a> {
+    /// Of which process.
+    pub target: &'a TargetSummary,
+    /// How it was read.
+    pub reading: &'a Reading,
+    /// What the figures are worth.
+    pub basis: &'a summary::Basis,
+    /// The allocator's figures.
+    pub allocator: &'a AllocatorSummary,
+    /// What could not be read.
+    pub problems: &'a Problems,
 }
 
 #[derive(Serialize)]
 struct Totals {
     objects: u64,
     shallow_bytes: u64,
+    #[serde(flatten)]
+    interval: Option<Limits>,
 }
 
 /// Writes the document, and a newline behind it. With `top`, only the first rows are in it; the totals are of all.
 ///
 /// # Errors
 /// As the writer.
-pub fn write(
-    out: &mut dyn Write,
-    histogram: &Histogram,
-    top: Option<usize>,
-    target: &TargetSummary,
-    reading: &Reading,
-    allocator: &AllocatorSummary,
-    problems: &Problems,
-) -> io::Result<()> {
+pub fn write(out: &mut dyn Write, histogram: &Histogram, top: Option<usize>, about: &About<'_>) -> io::Result<()> {
     let types = histogram.rows.iter().take(top.unwrap_or(usize::MAX)).map(|row| TypeRow {
         type_: row.label(),
         module: &row.module,
@@ -63,14 +95,25 @@ pub fn write(
         shallow_bytes: row.amount.bytes,
         retained_bytes: None,
         size_basis: basis_name(row.basis),
+        interval: row.interval.map(Limits::from),
     });
+    let &About { target, reading, basis, allocator, problems } = about;
+    let sample = match basis {
+        summary::Basis::Exact => None,
+        summary::Basis::Sampled(sampled) => Some(sampled),
+    };
     let document = Document {
         schema_version: SCHEMA_VERSION,
         target,
         reading,
-        basis: "exact",
+        basis: if sample.is_some() { "sampled" } else { "exact" },
+        sample,
         types: types.collect(),
-        totals: Totals { objects: histogram.total.objects, shallow_bytes: histogram.total.bytes },
+        totals: Totals {
+            objects: histogram.total.objects,
+            shallow_bytes: histogram.total.bytes,
+            interval: histogram.interval.map(Limits::from),
+        },
         allocator,
         problems,
     };

@@ -1,5 +1,6 @@
 //! Output: one file per format. Everything here writes to a `Write` and knows no terminal.
 
+pub mod estimate_table;
 pub mod flamegraph;
 pub mod folded;
 pub mod histogram_json;
