@@ -13,6 +13,9 @@
 //! * a type seen in fewer than [`RARE`] groups is **rare**: its spread says little. It is reported as "at most": the
 //!   exact upper limit of a Poisson count (F. Garwood, Biometrika 28, 1936) of as many clusters as there were groups that
 //!   saw it, each as large as the largest one;
+//! * a list, a dict or a set may own a **large raw block**, and nothing in the block says whose it is: one such container
+//!   in a pool that was not drawn makes a wrong sum of bytes. So the blocks' bytes stand in the upper limit of the bytes
+//!   of such types, and of the total;
 //! * nobody has fewer objects than were seen.
 
 use rustc_hash::FxHashMap;
@@ -30,6 +33,10 @@ const RARE: usize = 7;
 /// 2 (n + 1) degrees of freedom.
 const GARWOOD: [f64; RARE] = [3.689, 5.572, 7.225, 8.767, 10.242, 11.668, 13.059];
 
+/// Units that may be unlike all that were drawn: where a type nearly fills its size class, the groups agree until one
+/// meets such a unit. Never less than what so many of them would change. Chosen by simulation (`tests/estimate.rs`).
+const FLOOR: f64 = 1.25;
+
 /// What a row is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum By {
@@ -45,7 +52,12 @@ struct Member {
     certain: Amount,
     seen: FxHashMap<u32, Seen>,
     basis: Option<Basis>,
+    owns_blocks: bool,
 }
+
+/// Types whose items are a block of their own, as `type.__qualname__`; others' items are in the object or in one of
+/// these.
+const OWNERS: &[&str] = &["list", "dict", "set", "bytearray", "array", "deque", "OrderedDict", "ndarray"];
 
 /// Estimates a histogram. The total is the sum of the rows; its interval is its own, and narrower than theirs.
 pub fn histogram(types: &TypeTable, sample: &Sample, by: By, sort: SortKey) -> Histogram {
@@ -59,6 +71,8 @@ pub fn histogram(types: &TypeTable, sample: &Sample, by: By, sort: SortKey) -> H
         if member.basis != Some(Basis::LowerBound) {
             member.basis = Some(info.basis);
         }
+        member.owns_blocks |= OWNERS.contains(&info.qualname.as_str());
+        all.owns_blocks = true;
         add(member);
         add(&mut all);
     };
@@ -106,11 +120,12 @@ impl Member {
             objects: pick(&objects).round() as u64,
             bytes: pick(&bytes).round() as u64,
         };
-        let interval = Interval {
-            low: amount(|figure| figure.low),
-            high: amount(|figure| figure.high),
-            is_upper_bound: !self.seen.is_empty() && hits < RARE,
-        };
+        let mut high = amount(|figure| figure.high);
+        if self.owns_blocks && !self.seen.is_empty() {
+            high.bytes = high.bytes.saturating_add(sample.raw_bytes);
+        }
+        let interval =
+            Interval { low: amount(|figure| figure.low), high, is_upper_bound: !self.seen.is_empty() && hits < RARE };
         (amount(|figure| figure.estimate), interval)
     }
 }
@@ -120,7 +135,7 @@ fn figure(sample: &Sample, seen: &FxHashMap<u32, Seen>, pick: fn(&Amount) -> u64
     let groups = GROUPS as f64;
     let (mut estimate, mut observed) = (certain, certain);
     let (mut spread, mut first_phase) = ([0.0; GROUPS], [0.0; GROUPS]);
-    let mut largest = [0.0; GROUPS];
+    let (mut largest, mut unit, mut floor) = ([0.0; GROUPS], 0.0_f64, 0.0);
     // In the order of strata, since sums of floats depend on theirs.
     let mut strata: Vec<_> = seen.iter().collect();
     strata.sort_unstable_by_key(|&(&stratum, _)| stratum);
@@ -135,6 +150,12 @@ fn figure(sample: &Sample, seen: &FxHashMap<u32, Seen>, pick: fn(&Amount) -> u64
         estimate += ratio * stratum.total;
         observed += sum;
         let correction = (1.0 - stratum.fraction).max(0.0).sqrt();
+        // What one unit that is unlike all others would change; of bytes, at the mean size of what was seen.
+        let objects: f64 = seen.iter().map(|amount| amount.objects as f64).sum();
+        let (share, size) = (objects / read, sum / objects.max(1.0));
+        let drawn = stratum.drawn.max(1) as f64;
+        floor += (correction * FLOOR * stratum.total / drawn * size).powi(2) * (share * (1.0 - share)).max(0.0);
+        unit = unit.max(weight * read / drawn * size);
         let seen_first: f64 = stratum.first_phase.iter().map(|&first| first as f64).sum();
         for group in 0..GROUPS {
             let here = pick(&seen[group]) as f64;
@@ -148,13 +169,24 @@ fn figure(sample: &Sample, seen: &FxHashMap<u32, Seen>, pick: fn(&Amount) -> u64
     }
     if hits < RARE {
         let largest = largest.iter().copied().fold(0.0, f64::max);
-        let high = if seen.is_empty() { certain } else { certain + largest * GARWOOD[hits] };
+        // A cluster that was not drawn may be larger than those that were; a full unit would be the worst case.
+        let cluster = largest.max((largest * unit).sqrt());
+        let high = if seen.is_empty() { certain } else { certain + cluster * GARWOOD[hits] };
         return Figure { estimate, low: observed, high: high.max(estimate) };
     }
     let squares = |values: &[f64; GROUPS]| values.iter().map(|value| value * value).sum::<f64>();
     let variance = (squares(&spread) + squares(&first_phase)) / (groups * (groups - 1.0));
-    let half_width = student(GROUPS as f64 - 1.0) * variance.sqrt();
+    let half_width = (student(degrees_of_freedom(&spread)) * variance.sqrt()).max(floor.sqrt());
     Figure { estimate, low: (estimate - half_width).max(observed), high: estimate + half_width }
+}
+
+/// r − 1 where the groups' deviations look normal; fewer where some of them make most of the variance, since then the
+/// variance is itself badly known (Cochran 5.4, after Satterthwaite: kurtosis lowers the degrees of freedom).
+fn degrees_of_freedom(deviations: &[f64; GROUPS]) -> f64 {
+    let squares: f64 = deviations.iter().map(|value| value.powi(2)).sum();
+    let fourth: f64 = deviations.iter().map(|value| value.powi(4)).sum();
+    let most = GROUPS as f64 - 1.0;
+    if fourth > 0.0 { (3.0 * squares.powi(2) / fourth - 1.0).clamp(3.0, most) } else { most }
 }
 
 /// The 97.5 % quantile of Student's t: the expansion of Abramowitz and Stegun, *Handbook*, 26.7.5; four digits from 5
@@ -167,17 +199,16 @@ fn student(degrees: f64) -> f64 {
         + (3.0 * x7 + 19.0 * x5 + 17.0 * x3 - 15.0 * x) / (384.0 * degrees.powi(3))
 }
 
-/// The widest interval of the rows that hold at least `share` of all objects or of all bytes, as a share of the row.
+/// The widest interval, in objects, of the rows that hold at least `share` of all objects, as a share of the row. Bytes
+/// are not judged: one large container that was not drawn could make them unknown however much is read.
 pub fn worst_error(histogram: &Histogram, share: f64) -> f64 {
     let mut worst = 0.0_f64;
     for row in &histogram.rows {
         let Some(interval) = row.interval else { continue };
-        for pick in [|amount: &Amount| amount.objects, |amount: &Amount| amount.bytes] {
-            let (all, value) = (pick(&histogram.total) as f64, pick(&row.amount) as f64);
-            if value > all * share {
-                let width = pick(&interval.high).saturating_sub(pick(&interval.low)) as f64;
-                worst = worst.max(width / 2.0 / value);
-            }
+        let value = row.amount.objects as f64;
+        if value > histogram.total.objects as f64 * share {
+            let width = interval.high.objects.saturating_sub(interval.low.objects) as f64;
+            worst = worst.max(width / 2.0 / value);
         }
     }
     worst

@@ -122,7 +122,26 @@ impl Row<'_> {
     /// The first place in `range` where a row of [`CHAIN`] chunks starts, or one that leads to the heap's end. What
     /// free chunks say of their own size in front of the next one must agree: headers of the dead, which stay behind
     /// in a free chunk that grew over them, seldom do.
+    ///
+    /// A number that could be a size makes a long chunk that leads into the true row by chance, and steps over what is
+    /// between. So a place whose chunk has another such place in its first bytes gives way to that.
     pub fn first_in(&self, range: Range<Address>) -> Option<Address> {
+        /// Bytes of a chunk in which another row is looked for, and how often.
+        const INSIDE: u64 = 4096;
+        const TIMES: usize = 4;
+        let mut found = self.next_in(range.clone())?;
+        for _ in 0..TIMES {
+            let size = (self.word)(found.offset(8)).map_or(0, |word| word & !FLAGS).min(INSIDE);
+            let inside = found.offset(16)..Address(found.0.saturating_add(size).min(range.end.0));
+            match self.next_in(inside) {
+                Some(other) => found = other,
+                None => break,
+            }
+        }
+        Some(found)
+    }
+
+    fn next_in(&self, range: Range<Address>) -> Option<Address> {
         let mut start = Address(range.start.0.next_multiple_of(16));
         while start < range.end {
             if self.holds(start) {

@@ -109,6 +109,8 @@ pub struct Sample {
     pub blocks_in_use: f64,
     /// Bytes that were read, about.
     pub read_bytes: u64,
+    /// Bytes of large mappings that hold no object: items of some container, which may not have been drawn.
+    pub raw_bytes: u64,
     /// Whether everything was read.
     pub is_complete: bool,
 }
@@ -325,6 +327,7 @@ impl<'a> Frame<'a> {
             pools: (pools * self.step as f64, drawn_pools),
             blocks_in_use: in_use * self.step as f64,
             read_bytes: self.looked_at * HEAD as u64,
+            raw_bytes: 0,
         };
         groups.push(certain);
         for draw in &groups {
@@ -585,8 +588,11 @@ fn read<M: Memory + Sync + ?Sized>(
             if !is_certain {
                 (sink.elsewhere, sink.last) = (u32::from(has_windows), (u64::MAX, 0));
             }
+            let mut raw_bytes = 0_u64;
             for chunk in &draw.mapped {
+                let before = worker.found();
                 worker.read_part(&Part::Mapped(*chunk))?;
+                raw_bytes += if worker.found() == before { chunk.size } else { 0 };
             }
             worker.settle()?;
             worker.read_pools(&pools)?;
@@ -594,7 +600,7 @@ fn read<M: Memory + Sync + ?Sized>(
                 worker.read_part(part)?;
             }
             let (sink, counts) = worker.finish()?;
-            done.push((index, sink.by_type, counts));
+            done.push((index, sink.by_type, counts, raw_bytes));
         }
     };
     let workers = rayon::current_num_threads().clamp(1, groups.len());
@@ -603,8 +609,9 @@ fn read<M: Memory + Sync + ?Sized>(
         handles.into_iter().map(|handle| handle.join().expect("a worker does not panic")).collect()
     });
     for result in results {
-        for (group, by_type, counts) in result? {
+        for (group, by_type, counts, raw_bytes) in result? {
             sample.counts.add(&counts);
+            sample.raw_bytes += raw_bytes;
             for ((type_id, stratum), amount) in by_type {
                 if group == GROUPS {
                     sample.certain.entry(type_id).or_default().add(amount);

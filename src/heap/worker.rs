@@ -202,6 +202,11 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
         })
     }
 
+    /// Objects found so far, those whose sizes wait included.
+    pub fn found(&self) -> u64 {
+        self.counts.objects + self.pending.len() as u64
+    }
+
     /// Completes the sizes that wait, and gives access to the sink: what it got so far is all that was read so far.
     ///
     /// # Errors
