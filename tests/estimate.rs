@@ -62,7 +62,7 @@ const COVERAGE_OF_ONE: f64 = 0.75;
 fn main() {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = arguments.test_threads.or(Some(1));
-    let Some(interpreter) = interpreters::find_and_say().into_iter().filter(Interpreter::has_gil).next_back() else {
+    let Some(interpreter) = interpreters::find_and_say().into_iter().rfind(Interpreter::has_gil) else {
         common::skipped("estimate", "no interpreter is here");
         libtest_mimic::run(&arguments, Vec::new()).exit();
     };
