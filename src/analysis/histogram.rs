@@ -2,6 +2,7 @@
 
 use rustc_hash::FxHashMap;
 
+pub use crate::heap::object::Amount;
 use crate::heap::object::{Object, Sink};
 use crate::python::sizes::Basis;
 use crate::python::types::TypeTable;
@@ -10,23 +11,6 @@ use crate::python::types::TypeTable;
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
     by_type: Vec<Amount>,
-}
-
-/// Objects and their shallow bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Amount {
-    /// How many.
-    pub objects: u64,
-    /// Sum of shallow sizes.
-    pub bytes: u64,
-}
-
-impl Amount {
-    /// Adds another amount.
-    pub fn add(&mut self, other: Amount) {
-        self.objects += other.objects;
-        self.bytes = self.bytes.saturating_add(other.bytes);
-    }
 }
 
 impl Tally {
@@ -56,6 +40,19 @@ pub struct Row {
     pub amount: Amount,
     /// Whether the bytes are exact.
     pub basis: Basis,
+    /// Between which amounts the truth lies, where the row is an estimate.
+    pub interval: Option<Interval>,
+}
+
+/// A 95 % confidence interval.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Interval {
+    /// The lower limits.
+    pub low: Amount,
+    /// The upper limits.
+    pub high: Amount,
+    /// Whether only the upper limit means much: the type is too rare for more to be said.
+    pub is_upper_bound: bool,
 }
 
 impl Row {
@@ -87,6 +84,8 @@ pub struct Histogram {
     pub rows: Vec<Row>,
     /// Sum of all rows.
     pub total: Amount,
+    /// Between which amounts the true total lies, where the rows are estimates.
+    pub interval: Option<Interval>,
 }
 
 impl Histogram {
@@ -108,6 +107,7 @@ impl Histogram {
                 name: Some(info.qualname.clone()),
                 amount: Amount::default(),
                 basis: Basis::Exact,
+                interval: None,
             });
             row.amount.add(amount);
             if info.basis == Basis::LowerBound {
@@ -155,7 +155,8 @@ impl Histogram {
         Histogram::of(rows.into_values().collect(), total, sort)
     }
 
-    fn of(mut rows: Vec<Row>, total: Amount, sort: SortKey) -> Histogram {
+    /// Sorts rows.
+    pub(super) fn of(mut rows: Vec<Row>, total: Amount, sort: SortKey) -> Histogram {
         rows.sort_by(|a, b| {
             let by_amount = match sort {
                 SortKey::Bytes => (b.amount.bytes, b.amount.objects).cmp(&(a.amount.bytes, a.amount.objects)),
@@ -167,7 +168,7 @@ impl Histogram {
         let mut sum = Amount::default();
         rows.iter().for_each(|row| sum.add(row.amount));
         assert_eq!(sum, total, "the rows of a histogram add up to its total");
-        Histogram { rows, total }
+        Histogram { rows, total, interval: None }
     }
 
     /// Rows whose bytes are a lower bound.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::analysis::estimate;
 use crate::analysis::histogram::SortKey;
 use crate::report::folded::Weight;
 
@@ -91,10 +92,37 @@ pub struct Output {
     pub force: bool,
 }
 
+/// How much of the heap is read for an estimate.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Estimate")]
+pub struct Sampling {
+    /// Read a random part of the heap and tell each figure with its error (95 % confidence)
+    #[arg(long)]
+    pub sample: bool,
+
+    /// Read for about so long (such as 50ms, which is the default)
+    #[arg(long, value_name = "TIME", requires = "sample", value_parser = budget, conflicts_with_all = ["max_read", "error"])]
+    pub budget: Option<Duration>,
+
+    /// Read about so much (such as 64MiB); with a seed, the same pools each time
+    #[arg(long, value_name = "SIZE", requires = "sample", value_parser = max_read, conflicts_with = "error")]
+    pub max_read: Option<u64>,
+
+    /// Read until all types that hold over 1 % are known so well (such as 2%)
+    #[arg(long, value_name = "PERCENT", requires = "sample", value_parser = error)]
+    pub error: Option<f64>,
+
+    /// Draw the sample of this number
+    #[arg(long, value_name = "N", requires = "sample")]
+    pub seed: Option<u64>,
+}
+
 #[derive(Debug, Args)]
 pub struct Histo {
     #[command(flatten)]
     pub target: Target,
+    #[command(flatten)]
+    pub sampling: Sampling,
     #[command(flatten)]
     pub output: Output,
 
@@ -170,10 +198,21 @@ pub enum By {
     Module,
 }
 
+impl From<By> for estimate::By {
+    fn from(by: By) -> estimate::By {
+        match by {
+            By::Type => estimate::By::Type,
+            By::Module => estimate::By::Module,
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 pub struct Flamegraph {
     #[command(flatten)]
     pub target: Target,
+    #[command(flatten)]
+    pub sampling: Sampling,
     #[command(flatten)]
     pub output: Output,
 
@@ -251,6 +290,56 @@ fn duration(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(number * factor).map_err(|error| error.to_string())
 }
 
+/// The longest time budget: who has more wants a census, which takes seconds.
+const BUDGET_MAX: Duration = Duration::from_secs(600);
+/// The shortest: less than attaching takes.
+const BUDGET_MIN: Duration = Duration::from_millis(5);
+/// The least that can be read: static data and a few hundred pools.
+const READ_MIN: u64 = 4 << 20;
+
+fn budget(text: &str) -> Result<Duration, String> {
+    let budget = duration(text)?;
+    if (BUDGET_MIN..=BUDGET_MAX).contains(&budget) {
+        Ok(budget)
+    } else {
+        Err("a time budget is between 5ms and 10m".to_owned())
+    }
+}
+
+/// An amount of memory with a unit: `64MiB`, `1GiB`, `500MB`; a bare number is bytes.
+fn max_read(text: &str) -> Result<u64, String> {
+    let split = text.find(|char: char| !(char.is_ascii_digit() || char == '.')).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let factor = match unit.trim_start() {
+        "" | "B" => 1.0,
+        "KiB" | "K" => 1024.0,
+        "MiB" | "M" => 1_048_576.0,
+        "GiB" | "G" => 1_073_741_824.0,
+        "kB" => 1e3,
+        "MB" => 1e6,
+        "GB" => 1e9,
+        unit => return Err(format!("unknown unit {unit:?}: use KiB, MiB or GiB")),
+    };
+    let number: f64 = number.parse().map_err(|_| format!("{text:?} is not an amount such as 64MiB"))?;
+    let bytes = number * factor;
+    if (READ_MIN as f64..=1e15).contains(&bytes) {
+        Ok(bytes as u64)
+    } else {
+        Err("at least 4MiB must be read for an estimate, and at most 900TiB can be".to_owned())
+    }
+}
+
+/// A relative error: `2%`, or a bare number of percent; the result is a share.
+fn error(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).trim_end();
+    let percent: f64 = number.parse().map_err(|_| format!("{text:?} is not an error such as 2%"))?;
+    if (0.1..=50.0).contains(&percent) {
+        Ok(percent / 100.0)
+    } else {
+        Err("an error is between 0.1% and 50%; without --sample figures have none".to_owned())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -259,6 +348,23 @@ mod tests {
     #[test]
     fn the_arguments_are_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn budgets_of_nothing_and_absurd_ones_are_refused() {
+        assert_eq!(budget("50ms"), Ok(Duration::from_millis(50)));
+        assert_eq!(max_read("64MiB"), Ok(64 << 20));
+        assert_eq!(max_read("1.5 GiB"), Ok(3 << 29));
+        assert_eq!(error("2%"), Ok(0.02));
+        for nonsense in ["0", "0ms", "1ms", "99h", "9e99s", "1000m", "-1s", "", "x", "NaN", "inf"] {
+            assert!(budget(nonsense).is_err(), "{nonsense}");
+        }
+        for nonsense in ["0", "1KiB", "-1", "64XiB", "", "MiB", "9999999999GiB", "1..2MiB", "NaN"] {
+            assert!(max_read(nonsense).is_err(), "{nonsense}");
+        }
+        for nonsense in ["0", "0%", "-1%", "100%", "1e9", "NaN", "inf", "", "%"] {
+            assert!(error(nonsense).is_err(), "{nonsense}");
+        }
     }
 
     #[test]

@@ -3,13 +3,13 @@
 use anyhow::Result;
 
 use crate::analysis::histogram::{Histogram, Tally};
-use crate::report::{histogram_json, histogram_table, summary};
+use crate::report::{estimate_table, histogram_json, histogram_table, summary};
 
 use super::args::{By, Histo};
 use super::output::Destination;
-use super::{family, open};
+use super::{family, open, sample};
 
-/// Takes a census and prints it.
+/// Takes a census, or a sample of the heap, and prints it.
 pub fn run(options: &Histo) -> Result<()> {
     let destination = Destination::new(&options.output, || Destination::Stdout)?;
     if options.subprocesses {
@@ -18,20 +18,30 @@ pub fn run(options: &Histo) -> Result<()> {
     let opened = open::open(&options.target)?;
     let target = opened.summary();
     let sort = options.sort.into();
-    let taken =
-        opened.census(|types| Tally::new(types.len()), |types, tallies| Histogram::new(types, &tallies, sort))?;
+    let (taken, basis) = if options.sampling.sample {
+        sample::take(opened, &options.sampling, options.by.into(), sort)?
+    } else {
+        let taken =
+            opened.census(|types| Tally::new(types.len()), |types, tallies| Histogram::new(types, &tallies, sort))?;
+        (taken, summary::Basis::Exact)
+    };
     let histogram = match options.by {
         By::Type => taken.collected,
+        By::Module if options.sampling.sample => taken.collected,
         By::Module => taken.collected.by_module(sort),
     };
     destination.write(|out| {
         if options.json {
             let (reading, allocator, problems) = (&taken.reading, &taken.allocator, &taken.problems);
-            return histogram_json::write(out, &histogram, options.top, &target, reading, allocator, problems);
+            let about = histogram_json::About { target: &target, reading, basis: &basis, allocator, problems };
+            return histogram_json::write(out, &histogram, options.top, &about);
         }
         summary::write_head(out, &target, &taken.reading)?;
         writeln!(out)?;
-        histogram_table::write(out, &histogram, options.top)?;
+        match &basis {
+            summary::Basis::Exact => histogram_table::write(out, &histogram, options.top)?,
+            summary::Basis::Sampled(sampled) => estimate_table::write(out, &histogram, options.top, sampled)?,
+        }
         writeln!(out)?;
         taken.problems.write(out)
     })

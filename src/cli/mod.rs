@@ -13,6 +13,7 @@ mod open;
 mod output;
 mod progress;
 mod ps;
+mod sample;
 
 use std::io::Write;
 use std::process::ExitCode;

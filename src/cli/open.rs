@@ -39,10 +39,10 @@ const COPY_SMALL: u64 = 24 << 20;
 
 /// A process with a proved Python in it.
 pub struct Opened {
-    process: Process,
-    elfs: Vec<LoadedElf>,
-    python: Python,
-    pause: bool,
+    pub(super) process: Process,
+    pub(super) elfs: Vec<LoadedElf>,
+    pub(super) python: Python,
+    pub(super) pause: bool,
     /// Ended when this is dropped, unless it is to be kept.
     spawned: Option<Spawned>,
 }
@@ -257,7 +257,8 @@ impl Opened {
         Ok(Taken { types, collected, reading, problems, allocator })
     }
 
-    fn freeze(&self) -> Result<Freeze> {
+    /// Stops the process.
+    pub(super) fn freeze(&self) -> Result<Freeze> {
         let freeze = Freeze::new(self.process.pid())?;
         if freeze.was_stopped_already() {
             log::warn!("process {} was stopped already; it is left so", self.process.pid());
@@ -270,7 +271,8 @@ impl Opened {
         Ok(copy::copy_ranges(&self.process, &ranges)?)
     }
 
-    fn problems(&self, survey: &Survey, types: &TypeTable, outcome: &Outcome) -> Problems {
+    /// What a census or a sample could not read.
+    pub(super) fn problems(&self, survey: &Survey, types: &TypeTable, outcome: &Outcome) -> Problems {
         let unknown: u64 = survey.plan.unknown.iter().map(|range| range.end.0 - range.start.0).sum();
         Problems::new(outcome, unknown, types.rejected, survey.arenas.rejected)
     }

@@ -109,6 +109,68 @@ impl Heap {
     }
 }
 
+/// A row of chunks whose words are read wherever they are: for windows into the middle of a heap, whose chunks may be
+/// longer than the window.
+pub struct Row<'a> {
+    /// The heap.
+    pub heap: &'a Heap,
+    /// Reads a word of the target's.
+    pub word: &'a dyn Fn(Address) -> Option<u64>,
+}
+
+impl Row<'_> {
+    /// The first place in `range` where a row of [`CHAIN`] chunks starts, or one that leads to the heap's end. What
+    /// free chunks say of their own size in front of the next one must agree: headers of the dead, which stay behind
+    /// in a free chunk that grew over them, seldom do.
+    ///
+    /// A number that could be a size makes a long chunk that leads into the true row by chance, and steps over what is
+    /// between. So a place whose chunk has another such place in its first bytes gives way to that.
+    pub fn first_in(&self, range: Range<Address>) -> Option<Address> {
+        /// Bytes of a chunk in which another row is looked for, and how often.
+        const INSIDE: u64 = 4096;
+        const TIMES: usize = 4;
+        let mut found = self.next_in(range.clone())?;
+        for _ in 0..TIMES {
+            let size = (self.word)(found.offset(8)).map_or(0, |word| word & !FLAGS).min(INSIDE);
+            let inside = found.offset(16)..Address(found.0.saturating_add(size).min(range.end.0));
+            match self.next_in(inside) {
+                Some(other) => found = other,
+                None => break,
+            }
+        }
+        Some(found)
+    }
+
+    fn next_in(&self, range: Range<Address>) -> Option<Address> {
+        let mut start = Address(range.start.0.next_multiple_of(16));
+        while start < range.end {
+            if self.holds(start) {
+                return Some(start);
+            }
+            start = start.offset(16);
+        }
+        None
+    }
+
+    fn holds(&self, start: Address) -> bool {
+        let mut at = start;
+        for _ in 0..CHAIN {
+            let Some(chunk) = (self.word)(at.offset(8)).and_then(|word| self.heap.chunk(at, word)) else {
+                return false;
+            };
+            if chunk.end() >= self.heap.range.end {
+                return true;
+            }
+            let is_free = (self.word)(chunk.end().offset(8)).is_some_and(|word| !says_previous_in_use(word));
+            if is_free && (self.word)(chunk.end()) != Some(chunk.size) {
+                return false;
+            }
+            at = chunk.end();
+        }
+        true
+    }
+}
+
 /// Whether the size word of a chunk says that the chunk before it is in use.
 pub fn says_previous_in_use(size_word: u64) -> bool {
     size_word & PREVIOUS_IN_USE != 0

@@ -11,6 +11,7 @@ pub mod mimalloc;
 pub mod object;
 pub mod plan;
 pub mod pools;
+pub mod sampling;
 pub mod scan;
 pub mod segments;
 pub mod statics;

@@ -30,6 +30,23 @@ pub enum Refcount {
     Immortal(u32),
 }
 
+/// Objects and their shallow bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Amount {
+    /// How many.
+    pub objects: u64,
+    /// Sum of shallow sizes.
+    pub bytes: u64,
+}
+
+impl Amount {
+    /// Adds another amount.
+    pub fn add(&mut self, other: Amount) {
+        self.objects += other.objects;
+        self.bytes = self.bytes.saturating_add(other.bytes);
+    }
+}
+
 /// Takes the objects of one worker, in the order in which it finds them.
 pub trait Sink: Send {
     /// One live object.

@@ -7,7 +7,7 @@ use crate::target::memory::{Memory, Piece, ReadError, u64_at};
 use crate::target::{Address, MemoryExt};
 
 use super::arenas::Arena;
-use super::chunks::{self, Chunk, Heap};
+use super::chunks::{self, Chunk, Heap, Row};
 use super::classify::{Classifier, Found, LOWEST_ADDRESS, Quick, Room, Verdict};
 use super::object::{Object, Refcount, Sink};
 use super::plan::{MAPPED_PREFIX, Part};
@@ -21,6 +21,10 @@ const POOLS_WINDOW: usize = 256 << 10;
 pub(super) const WINDOW: usize = 1 << 20;
 /// Sizes that wait to be completed: 20,000 take about 2 MiB.
 const PENDING_MAX: usize = 20_000;
+/// Pools that one system call reads.
+const POOLS_AT_ONCE: usize = 16;
+/// Bytes read behind a window of a heap, so that the last chunk that starts in it can be judged.
+const LOOK_AHEAD: u64 = 16 << 10;
 /// How often a pool that changed while it was read is read again.
 pub(super) const POOL_RETRIES: usize = 3;
 /// Bytes between two wanted places that are read along rather than skipped.
@@ -131,6 +135,96 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
             Part::Segment(segment) => self.read_segment(segment),
             Part::Unstructured(range) => self.read_unstructured(range),
         }
+    }
+
+    /// Reads single pools, of which [`POOLS_AT_ONCE`] share a system call.
+    ///
+    /// # Errors
+    /// As [`Worker::read_part`].
+    pub fn read_pools(&mut self, pools: &[Address]) -> Result<(), ReadError> {
+        let pool_size = self.classifier.layout().constants.pool_size;
+        let mut buffer = std::mem::take(&mut self.window);
+        buffer.resize(buffer.len().max(POOLS_AT_ONCE * pool_size), 0);
+        let mut result = Ok(());
+        for batch in pools.chunks(POOLS_AT_ONCE) {
+            result = self.read_pool_batch(batch, &mut buffer[..batch.len() * pool_size]);
+            if result.is_err() {
+                break;
+            }
+        }
+        self.window = buffer;
+        result
+    }
+
+    fn read_pool_batch(&mut self, pools: &[Address], buffer: &mut [u8]) -> Result<(), ReadError> {
+        let (memory, pool_size) = (self.memory, self.classifier.layout().constants.pool_size);
+        let mut pieces: Vec<Piece<'_>> = pools
+            .iter()
+            .zip(buffer.chunks_exact_mut(pool_size))
+            .map(|(&address, buffer)| Piece { address, buffer, filled: false })
+            .collect();
+        let is_local = pools.iter().all(|&pool| memory.local(pool, pool_size).is_some());
+        if !is_local {
+            memory.read_pieces(&mut pieces)?;
+        }
+        for piece in &pieces {
+            let start = piece.address;
+            match memory.local(start, pool_size) {
+                Some(bytes) => self.read_pool(start, bytes, Window { start, bytes })?,
+                None if piece.filled => self.read_pool(start, piece.buffer, Window { start, bytes: piece.buffer })?,
+                None => self.counts.unreadable_bytes += pool_size as u64,
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the chunks of a heap that start in `range`. Where its first one starts is found by looking for a row of
+    /// chunks, unless the range starts where the heap does.
+    ///
+    /// # Errors
+    /// As [`Worker::read_part`].
+    pub fn read_heap_window(&mut self, heap: &Heap, range: std::ops::Range<Address>) -> Result<(), ReadError> {
+        let length = (range.end.0 - range.start.0 + LOOK_AHEAD).min(heap.range.end.0 - range.start.0) as usize;
+        self.with_bytes(range.start, length, |worker, window| {
+            let memory = worker.memory;
+            let word = |at: Address| match window.get(at, 8) {
+                Some(bytes) => u64_at(bytes, 0),
+                None => memory.read_u64(at).ok(),
+            };
+            let row = Row { heap, word: &word };
+            let mut at = range.start;
+            if at != heap.range.start {
+                at = row.first_in(range.clone()).unwrap_or(range.end);
+            }
+            while at < range.end {
+                let Some(chunk) = word(at.offset(8)).and_then(|word| heap.chunk(at, word)) else {
+                    at = row.first_in(at.offset(16)..range.end).unwrap_or(range.end);
+                    continue;
+                };
+                if chunk.end() >= heap.range.end {
+                    break;
+                }
+                if word(chunk.end().offset(8)).is_some_and(chunks::says_previous_in_use) {
+                    worker.judge_chunk(heap, chunk, window)?;
+                }
+                at = chunk.end();
+            }
+            Ok(())
+        })
+    }
+
+    /// Objects found so far, those whose sizes wait included.
+    pub fn found(&self) -> u64 {
+        self.counts.objects + self.pending.len() as u64
+    }
+
+    /// Completes the sizes that wait, and gives access to the sink: what it got so far is all that was read so far.
+    ///
+    /// # Errors
+    /// As [`Worker::read_part`].
+    pub fn settle(&mut self) -> Result<&mut S, ReadError> {
+        self.complete_pending()?;
+        Ok(&mut self.sink)
     }
 
     /// Completes the sizes that wait, and gives back the sink and the counts.

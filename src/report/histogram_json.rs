@@ -4,11 +4,11 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use crate::analysis::histogram::Histogram;
+use crate::analysis::histogram::{Histogram, Interval};
 use crate::python::sizes::Basis;
 
 use super::family::{Family, Member, Unread};
-use super::summary::{AllocatorSummary, Problems, Reading, TargetSummary};
+use super::summary::{self, AllocatorSummary, Problems, Reading, Sampled, TargetSummary};
 
 /// The version of every JSON document that heapsonde writes.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -19,6 +19,8 @@ struct Document<'a> {
     target: &'a TargetSummary,
     reading: &'a Reading,
     basis: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sample: Option<&'a Sampled>,
     types: Vec<TypeRow<'a>>,
     totals: Totals,
     allocator: &'a AllocatorSummary,
@@ -48,32 +50,68 @@ struct TypeRow<'a> {
     shallow_bytes: u64,
     retained_bytes: Option<u64>,
     size_basis: &'static str,
+    #[serde(flatten)]
+    interval: Option<Limits>,
+}
+
+/// The limits of a confidence interval.
+#[derive(Serialize)]
+struct Limits {
+    low: u64,
+    high: u64,
+    bytes_low: u64,
+    bytes_high: u64,
+}
+
+impl From<Interval> for Limits {
+    fn from(interval: Interval) -> Limits {
+        Limits {
+            low: interval.low.objects,
+            high: interval.high.objects,
+            bytes_low: interval.low.bytes,
+            bytes_high: interval.high.bytes,
+        }
+    }
+}
+
+/// What a document says beside its histogram.
+pub struct About<'a> {
+    /// Of which process.
+    pub target: &'a TargetSummary,
+    /// How it was read.
+    pub reading: &'a Reading,
+    /// What the figures are worth.
+    pub basis: &'a summary::Basis,
+    /// The allocator's figures.
+    pub allocator: &'a AllocatorSummary,
+    /// What could not be read.
+    pub problems: &'a Problems,
 }
 
 #[derive(Serialize)]
 struct Totals {
     objects: u64,
     shallow_bytes: u64,
+    #[serde(flatten)]
+    interval: Option<Limits>,
 }
 
 /// Writes the document, and a newline behind it. With `top`, only the first rows are in it; the totals are of all.
 ///
 /// # Errors
 /// As the writer.
-pub fn write(
-    out: &mut dyn Write,
-    histogram: &Histogram,
-    top: Option<usize>,
-    target: &TargetSummary,
-    reading: &Reading,
-    allocator: &AllocatorSummary,
-    problems: &Problems,
-) -> io::Result<()> {
+pub fn write(out: &mut dyn Write, histogram: &Histogram, top: Option<usize>, about: &About<'_>) -> io::Result<()> {
+    let &About { target, reading, basis, allocator, problems } = about;
+    let sample = match basis {
+        summary::Basis::Exact => None,
+        summary::Basis::Sampled(sampled) => Some(sampled),
+    };
     let document = Document {
         schema_version: SCHEMA_VERSION,
         target,
         reading,
-        basis: "exact",
+        basis: if sample.is_some() { "sampled" } else { "exact" },
+        sample,
         types: types(histogram, top),
         totals: totals(histogram),
         allocator,
@@ -102,6 +140,7 @@ pub fn write_family(
         target,
         reading: &family.reading(),
         basis: "exact",
+        sample: None,
         types: types(merged, top),
         totals: totals(merged),
         allocator: &family.allocator(),
@@ -132,12 +171,17 @@ fn types(histogram: &Histogram, top: Option<usize>) -> Vec<TypeRow<'_>> {
         shallow_bytes: row.amount.bytes,
         retained_bytes: None,
         size_basis: basis_name(row.basis),
+        interval: row.interval.map(Limits::from),
     });
     rows.collect()
 }
 
 fn totals(histogram: &Histogram) -> Totals {
-    Totals { objects: histogram.total.objects, shallow_bytes: histogram.total.bytes }
+    Totals {
+        objects: histogram.total.objects,
+        shallow_bytes: histogram.total.bytes,
+        interval: histogram.interval.map(Limits::from),
+    }
 }
 
 /// What a basis is called in JSON.

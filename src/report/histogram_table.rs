@@ -52,7 +52,11 @@ pub fn write(out: &mut dyn Write, histogram: &Histogram, top: Option<usize>) -> 
     write_lower_bounds(out, histogram)
 }
 
-fn write_lower_bounds(out: &mut dyn Write, histogram: &Histogram) -> io::Result<()> {
+/// Says which rows are lower bounds.
+///
+/// # Errors
+/// As the writer.
+pub(super) fn write_lower_bounds(out: &mut dyn Write, histogram: &Histogram) -> io::Result<()> {
     let names: Vec<String> = histogram.lower_bounds().map(|row| printable(&row.label())).collect();
     if names.is_empty() {
         return Ok(());

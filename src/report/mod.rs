@@ -1,6 +1,7 @@
 //! Output: one file per format. Everything here writes to a `Write` and knows no terminal.
 
 pub mod checkup;
+pub mod estimate_table;
 pub mod family;
 pub mod flamegraph;
 pub mod folded;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::analysis::histogram::Histogram;
 use crate::heap::survey::Outcome;
 
 use super::units;
@@ -43,6 +44,57 @@ fn seconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S
 
 fn optional_seconds<S: serde::Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
     duration.map(|duration| duration.as_secs_f64()).serialize(serializer)
+}
+
+/// What a report's figures are worth.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Basis {
+    /// Everything was read.
+    Exact,
+    /// A random part was.
+    Sampled(Sampled),
+}
+
+/// The random part of a heap that was read.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Sampled {
+    /// The number that the sample was drawn with.
+    pub seed: u64,
+    /// Pools that were read.
+    pub pools_read: u64,
+    /// Pools in use; an estimate itself where there are very many.
+    pub pools: u64,
+    /// The confidence of the intervals.
+    pub confidence: f64,
+    /// How long the whole took, in seconds.
+    #[serde(rename = "seconds", serialize_with = "seconds")]
+    pub duration: Duration,
+}
+
+impl Sampled {
+    /// `sampled, 1.6 % of pools, 48 ms`.
+    pub fn describe(&self) -> String {
+        let share = self.pools_read as f64 * 100.0 / (self.pools as f64).max(1.0);
+        let digits = if share < 0.1 { 3 } else { 1 };
+        format!("sampled, {share:.digits$} % of pools, {}", units::duration(self.duration))
+    }
+}
+
+impl Basis {
+    /// What a picture says under its title.
+    pub fn subtitle(&self, histogram: &Histogram) -> String {
+        let Basis::Sampled(sampled) = self else { return "exact".to_owned() };
+        let (total, interval) = (histogram.total, histogram.interval.unwrap_or_default());
+        let off = |low: u64, value: u64, high: u64| {
+            value.saturating_sub(low).max(high.saturating_sub(value)) as f64 * 100.0 / value.max(1) as f64
+        };
+        format!(
+            "an estimate (± {:.1} % of objects, ± {:.1} % of bytes, {})",
+            off(interval.low.objects, total.objects, interval.high.objects),
+            off(interval.low.bytes, total.bytes, interval.high.bytes),
+            sampled.describe()
+        )
+    }
 }
 
 /// What could not be read, or was found in one way and not in another. All zero is the best report.

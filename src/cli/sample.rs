@@ -1,0 +1,95 @@
+//! An estimate instead of a census: stop the process if asked, draw, read, say what it is worth.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use fastrand::Rng;
+
+use crate::analysis::estimate::{self, By};
+use crate::analysis::histogram::{Histogram, SortKey};
+use crate::heap::classify::Classifier;
+use crate::heap::freelists;
+use crate::heap::sampling::{Effort, Frame, HEADS_MAX, Sample};
+use crate::heap::survey::{Outcome, Survey};
+use crate::python::types::TypeTable;
+use crate::report::summary::{AllocatorSummary, Basis, Reading, Sampled};
+use crate::target::cache::CachedMemory;
+use crate::target::freeze::Freeze;
+use crate::target::gates;
+
+use super::advice::Refused;
+use super::args::Sampling;
+use super::open::{Opened, Taken};
+
+/// The time budget where none was given.
+const BUDGET: Duration = Duration::from_millis(50);
+/// What is read first where an error was asked for.
+const FIRST_BYTES: u64 = 32 << 20;
+/// Types that hold less are not looked at to judge the error.
+const SHARE: f64 = 0.01;
+/// Samples drawn until the error is met; each is at least half as large again as the one before.
+const ROUNDS: usize = 8;
+
+/// Draws and reads a sample.
+pub fn take(mut opened: Opened, options: &Sampling, by: By, sort: SortKey) -> Result<(Taken<Histogram>, Basis)> {
+    let start = Instant::now();
+    let seed = options.seed.unwrap_or_else(|| fastrand::u32(..).into());
+    let mut rng = Rng::with_seed(seed);
+    let freeze = if opened.pause { Some(opened.freeze()?) } else { None };
+    let pid = opened.process.pid();
+    opened.process.refresh().map_err(|_| Refused { pid, gate: gates::diagnose(pid) })?;
+    let (memory, python) = (&opened.process, &opened.python);
+    let survey = Survey::new(memory, python, &opened.elfs);
+    let types = TypeTable::build(&CachedMemory::new(memory), python, &survey.plan.statics())?;
+    let mut classifier = Classifier::new(&python.layout, python.version, &types, survey.debug_hooks);
+    classifier.dead = freelists::ambiguous(&CachedMemory::new(memory), python, &survey.plan);
+    let frame = Frame::new(memory, &python.layout, &survey.plan, HEADS_MAX, &mut rng)?;
+    log::debug!("before the sample: {:?}", start.elapsed());
+    let mut effort = match (options.max_read, options.error) {
+        (Some(bytes), _) => Effort::Bytes(bytes),
+        (None, Some(_)) => Effort::Bytes(FIRST_BYTES + frame.fixed_bytes()),
+        (None, None) => Effort::Until(start + options.budget.unwrap_or(BUDGET)),
+    };
+    let mut sample = frame.draw(memory, &classifier, effort, &mut rng)?;
+    let mut histogram = estimate::histogram(&types, &sample, by, sort);
+    for _ in 0..ROUNDS {
+        let (Some(error), Effort::Bytes(bytes)) = (options.error, effort) else { break };
+        let worst = estimate::worst_error(&estimate::histogram(&types, &sample, By::Type, sort), SHARE);
+        log::debug!("{bytes} bytes: the worst error is {:.2} %", worst * 100.0);
+        if worst <= error || sample.is_complete {
+            break;
+        }
+        let factor = ((worst / error).powi(2) * 1.1).clamp(1.5, 16.0);
+        effort = Effort::Bytes((bytes as f64 * factor) as u64);
+        sample = frame.draw(memory, &classifier, effort, &mut rng)?;
+        histogram = estimate::histogram(&types, &sample, by, sort);
+    }
+    let paused = freeze.map(Freeze::release);
+    let duration = start.elapsed();
+    let reading = Reading { read_bytes: sample.read_bytes, duration, paused };
+    let problems = opened.problems(&survey, &types, &Outcome { counts: sample.counts, lists: None });
+    let allocator = allocator_summary(&survey, &sample);
+    let (pools, pools_read) = sample.pools;
+    let sampled = Sampled { seed, pools_read, pools: pools.round() as u64, confidence: 0.95, duration };
+    let basis = if sample.is_complete {
+        // Nothing was left out, so nothing is estimated.
+        histogram.interval = None;
+        histogram.rows.iter_mut().for_each(|row| row.interval = None);
+        Basis::Exact
+    } else {
+        Basis::Sampled(sampled)
+    };
+    Ok((Taken { types, collected: histogram, reading, problems, allocator }, basis))
+}
+
+fn allocator_summary(survey: &Survey, sample: &Sample) -> AllocatorSummary {
+    let blocks_in_use = sample.blocks_in_use.round() as u64;
+    AllocatorSummary {
+        arenas: survey.arenas.arenas.len() as u64,
+        pools: sample.pools.0.round() as u64,
+        blocks_in_use,
+        allocated_blocks: blocks_in_use + survey.arenas.raw_blocks.unwrap_or(0),
+        raw_blocks_known: survey.arenas.raw_blocks.is_some(),
+        debug_hooks: survey.debug_hooks,
+    }
+}

@@ -1,0 +1,56 @@
+//! An estimated histogram: as the exact one, each figure with half the width of its 95 % confidence interval.
+
+use std::io::{self, Write};
+
+use crate::analysis::histogram::{Amount, Histogram, Interval};
+use crate::python::sizes::Basis;
+
+use super::histogram_table::{printable, write_lower_bounds};
+use super::summary::Sampled;
+use super::units;
+
+/// Writes the table. `top` limits the rows.
+///
+/// # Errors
+/// As the writer.
+pub fn write(out: &mut dyn Write, histogram: &Histogram, top: Option<usize>, sampled: &Sampled) -> io::Result<()> {
+    let shown = top.unwrap_or(usize::MAX).min(histogram.rows.len());
+    let by_module = histogram.rows.first().is_some_and(|row| row.name.is_none());
+    let noun = if by_module { "module" } else { "type (module.name)" };
+    writeln!(out, "{:>6} {:>25} {:>31} {:>7}  {noun}", "num", "#objects", "#bytes", "%")?;
+    for (index, row) in histogram.rows[..shown].iter().enumerate() {
+        let (objects, bytes) = figures(row.amount, row.interval.unwrap_or_default());
+        let mark = if row.basis == Basis::LowerBound { "+" } else { " " };
+        let share = units::percent(row.amount.bytes, histogram.total.bytes);
+        writeln!(out, "{:>5}: {objects:>25} {bytes:>30}{mark} {share:>7}  {}", index + 1, printable(&row.label()))?;
+    }
+    if shown < histogram.rows.len() {
+        writeln!(out, "{:>6} {:>25} {:>31} {:>7}  ({} more)", "", "", "", "", histogram.rows.len() - shown)?;
+    }
+    let (objects, bytes) = figures(histogram.total, histogram.interval.unwrap_or_default());
+    writeln!(out, "{:>6} {objects:>25} {bytes:>30}", "Total")?;
+    write_lower_bounds(out, histogram)?;
+    writeln!(out, "\nbasis: {}", sampled.describe())?;
+    writeln!(
+        out,
+        "± is half of a 95 % confidence interval, ≤ an upper limit of a type too rare to say more. Types rarer still\n\
+         may be missing. --seed {} --max-read draws the same sample again.",
+        sampled.seed
+    )
+}
+
+/// Objects and bytes with their errors.
+fn figures(amount: Amount, interval: Interval) -> (String, String) {
+    let figure = |low: u64, value: u64, high: u64| {
+        let half_width = value.saturating_sub(low).max(high.saturating_sub(value));
+        match half_width {
+            _ if interval.is_upper_bound => format!("≤ {high}"),
+            0 => format!("{value}"),
+            half_width => format!("{value} ± {half_width}"),
+        }
+    };
+    (
+        figure(interval.low.objects, amount.objects, interval.high.objects),
+        figure(interval.low.bytes, amount.bytes, interval.high.bytes),
+    )
+}
