@@ -8,6 +8,7 @@
 
 use std::ops::Range;
 
+use super::loose_pools;
 use crate::python::attach::Python;
 use crate::python::layout::Layout;
 use crate::target::Address;
@@ -69,6 +70,9 @@ pub fn find<M: Memory + ?Sized>(memory: &M, python: &Python) -> Arenas {
         }
     } else if let Some((array, slots)) = search(memory, layout, &python.runtime.elf) {
         read_array(memory, layout, array, slots, &mut found);
+    } else {
+        log::debug!("no array of arenas was found; pools are searched for");
+        found.arenas = loose_pools::find(memory, layout);
     }
     found.arenas.sort_by_key(|arena| arena.range.start);
     found.arenas.dedup_by_key(|arena| arena.range.start);
