@@ -8,6 +8,7 @@
 
 use std::ops::Range;
 
+use super::loose_pools;
 use crate::python::attach::Python;
 use crate::python::layout::Layout;
 use crate::target::Address;
@@ -69,6 +70,9 @@ pub fn find<M: Memory + ?Sized>(memory: &M, python: &Python) -> Arenas {
         }
     } else if let Some((array, slots)) = search(memory, layout, &python.runtime.elf) {
         read_array(memory, layout, array, slots, &mut found);
+    } else {
+        log::debug!("no array of arenas was found; pools are searched for");
+        found.arenas = loose_pools::find(memory, layout);
     }
     found.arenas.sort_by_key(|arena| arena.range.start);
     found.arenas.dedup_by_key(|arena| arena.range.start);
@@ -197,7 +201,7 @@ fn is_sane_slot<M: Memory + ?Sized>(memory: &M, layout: &Layout, index: u32, slo
     match read_slot(layout, index, slot) {
         Slot::Unused => {
             let next = u64_at(slot, layout.arena_object.nextarena).unwrap_or(1);
-            next == 0 || (next % 16 == 0 && memory.regions().contains(Address(next), layout.arena_object.size))
+            next == 0 || (next.is_multiple_of(16) && memory.regions().contains(Address(next), layout.arena_object.size))
         }
         Slot::Arena(arena) => {
             let of_pool = memory.read_u32(arena.pools.start.offset(layout.pool_header.arenaindex)).ok();

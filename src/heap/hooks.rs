@@ -8,6 +8,7 @@ use crate::target::memory::{Memory, u64_at};
 
 use super::arenas::Arenas;
 use super::chunks;
+use super::mimalloc::{self, Segment, Tolerance};
 use super::object::DebugHeader;
 use super::plan::{Part, Plan};
 use super::pools::{Pool, PoolState};
@@ -32,6 +33,12 @@ pub fn are_on<M: Memory + ?Sized>(memory: &M, layout: &Layout, arenas: &Arenas, 
             if memory.read_exact_at(address, &mut bytes).is_ok() {
                 sample.add_pool(layout, address, &bytes);
             }
+        }
+    }
+    for part in plan.parts.iter().filter(|_| arenas.arenas.is_empty()) {
+        match part {
+            Part::Segment(segment) if sample.looked_at < SAMPLE => sample.add_segment(memory, layout, segment),
+            _ => {}
         }
     }
     for part in &plan.parts {
@@ -69,6 +76,26 @@ impl Sample {
             if !free.contains(index) {
                 self.add(block);
             }
+        }
+    }
+
+    fn add_segment<M: Memory + ?Sized>(&mut self, memory: &M, layout: &Layout, segment: &Segment) {
+        let mut head = vec![0; segment.head];
+        if memory.read_exact_at(segment.range.start, &mut head).is_err() {
+            return;
+        }
+        let (pages, _) = mimalloc::pages(layout, segment, &head);
+        for page in pages.into_iter().filter(|page| page.block_size <= HEAP_SAMPLE as u64 / 64) {
+            let mut bytes = vec![0; page.capacity * page.stride()];
+            if self.looked_at >= SAMPLE || bytes.len() > HEAP_SAMPLE * 4 {
+                return;
+            }
+            if memory.read_exact_at(page.start, &mut bytes).is_err() {
+                continue;
+            }
+            let Some(free) = page.free_blocks(&bytes, Tolerance::OneBlock) else { continue };
+            let blocks = bytes.chunks_exact(page.stride()).enumerate();
+            blocks.filter(|(index, _)| !free.contains(*index)).for_each(|(_, block)| self.add(block));
         }
     }
 

@@ -347,3 +347,160 @@ impl Page {
         if link == none { 0 } else { link }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::python::layout::{Build, Candidate};
+    use crate::target::image::{Image, Segment as Bytes};
+
+    const START: u64 = 4 * SEGMENT;
+    const BLOCK: u64 = 1024;
+
+    fn layout(name: &str) -> Layout {
+        let candidate = Candidate::all().iter().find(|candidate| candidate.name == name).unwrap();
+        assert_ne!(candidate.build, Build::Debug);
+        Layout::load(candidate)
+    }
+
+    /// A segment of three slices: head, a page of four blocks (the second and third free, in two chains), nothing.
+    struct Made {
+        layout: Layout,
+        bytes: Vec<u8>,
+        slot: usize,
+    }
+
+    impl Made {
+        fn new(name: &str) -> Made {
+            let layout = layout(name);
+            let (segment, page) = (layout.mi_segment.clone().unwrap(), layout.mi_page.clone().unwrap());
+            let slot = segment.slices + page.size;
+            let mut made = Made { layout, bytes: vec![0; 3 * SLICE as usize], slot };
+            made.word(segment.cookie, START ^ 0x1234_5678_9abc);
+            made.word(segment.segment_slices, 3);
+            made.word(segment.segment_info_slices, 1);
+            made.word(segment.slice_entries, 3);
+            made.half(segment.slices + page.slice_count, 1);
+            made.half(slot + page.slice_count, 1);
+            made.half(slot + page.slice_count + page.size, 1);
+            made.half(slot + page.capacity, 4);
+            made.half(slot + page.used, 2);
+            match (page.block_size, page.xblock_size) {
+                (Some(offset), _) => made.word(slot + offset, BLOCK),
+                (None, offset) => made.half(slot + offset.unwrap(), BLOCK as u16),
+            }
+            if let Some(offset) = page.page_start {
+                made.word(slot + offset, START + SLICE);
+            }
+            made.word(slot + page.free, START + SLICE + BLOCK);
+            made.word(slot + page.local_free, START + SLICE + 2 * BLOCK);
+            made
+        }
+
+        fn word(&mut self, offset: usize, word: u64) {
+            self.bytes[offset..offset + 8].copy_from_slice(&word.to_le_bytes());
+        }
+
+        fn half(&mut self, offset: usize, half: u16) {
+            self.bytes[offset..offset + 2].copy_from_slice(&half.to_le_bytes());
+        }
+
+        fn segments(&self) -> Vec<Segment> {
+            let image = Image::of_segments(vec![Bytes { start: Address(START), bytes: self.bytes.clone() }]);
+            let range = Address(START)..Address(START + self.bytes.len() as u64);
+            find(&image, &self.layout, &range, std::slice::from_ref(&range))
+        }
+
+        fn pages(&self) -> (Vec<Page>, u64) {
+            let segments = self.segments();
+            assert_eq!(segments.len(), 1);
+            pages(&self.layout, &segments[0], &self.bytes[..segments[0].head])
+        }
+
+        fn blocks(&self) -> &[u8] {
+            &self.bytes[SLICE as usize..][..4 * BLOCK as usize]
+        }
+    }
+
+    const NAMES: [&str; 4] = ["3.13.5t", "3.14.10t", "3.15.2t", "3.13.0"];
+
+    #[test]
+    fn a_page_tells_its_free_blocks_from_those_in_use() {
+        for name in NAMES {
+            let made = Made::new(name);
+            let (pages, broken) = made.pages();
+            assert_eq!((pages.len(), broken), (1, 0), "{name}");
+            assert_eq!((pages[0].start, pages[0].block_size), (Address(START + SLICE), BLOCK), "{name}");
+            let free = pages[0].free_blocks(made.blocks(), Tolerance::Exact).unwrap();
+            assert_eq!((0..4).map(|index| free.contains(index)).collect::<Vec<_>>(), [false, true, true, false]);
+            assert!(!free.contains(usize::MAX));
+        }
+    }
+
+    #[test]
+    fn chains_that_turn_back_or_lead_out_are_refused() {
+        for name in NAMES {
+            let page = layout(name).mi_page.unwrap();
+            // A cycle, a link into the middle of a block, past the end, before the start, wild.
+            for link in [START + SLICE + BLOCK, START + SLICE + 8, START + 2 * SLICE, START, u64::MAX] {
+                let mut made = Made::new(name);
+                made.word((SLICE + BLOCK) as usize, link);
+                let (pages, _) = made.pages();
+                assert!(pages[0].free_blocks(made.blocks(), Tolerance::OneBlock).is_none(), "{name} {link:#x}");
+                // Memory that ends early.
+                assert!(pages[0].free_blocks(&made.blocks()[..9], Tolerance::OneBlock).is_none());
+            }
+            let mut made = Made::new(name);
+            made.half(made.slot + page.used, 3);
+            let (pages, _) = made.pages();
+            assert!(pages[0].free_blocks(made.blocks(), Tolerance::Exact).is_none());
+            assert!(pages[0].free_blocks(made.blocks(), Tolerance::OneBlock).is_some());
+        }
+    }
+
+    #[test]
+    fn absurd_sizes_and_counts_are_counted_as_broken() {
+        for name in NAMES {
+            let page = layout(name).mi_page.unwrap();
+            let broken = |change: &dyn Fn(&mut Made)| {
+                let mut made = Made::new(name);
+                change(&mut made);
+                let (pages, broken) = made.pages();
+                assert!(pages.is_empty(), "{name}");
+                broken
+            };
+            assert_eq!(broken(&|made| made.half(made.slot + page.capacity, u16::MAX)), 1);
+            assert_eq!(broken(&|made| made.half(made.slot + page.used, 9)), 1);
+            assert_eq!(broken(&|made| made.half(made.slot + page.slice_count, 0)), 1);
+            let size_at = page.block_size.or(page.xblock_size).unwrap();
+            assert_eq!(broken(&|made| made.half(made.slot + size_at, 1025)), 1);
+            assert_eq!(broken(&|made| made.bytes[made.slot + size_at + 3] = 0x7f), 1);
+            if let Some(start) = page.page_start {
+                for wrong in [0, START, u64::MAX] {
+                    assert_eq!(broken(&|made| made.word(made.slot + start, wrong)), 1);
+                }
+            }
+            // No block of this size, or none in use: no page.
+            assert_eq!(broken(&|made| made.half(made.slot + page.used, 0)), 0);
+        }
+    }
+
+    #[test]
+    fn what_only_resembles_a_segment_is_none() {
+        for name in NAMES {
+            let segment = layout(name).mi_segment.unwrap();
+            for (offset, word) in [
+                (segment.segment_slices, u64::MAX),
+                (segment.segment_slices, 4),
+                (segment.segment_slices, 1),
+                (segment.segment_info_slices, 0),
+                (segment.segment_info_slices, 2),
+                (segment.slice_entries, 513),
+            ] {
+                let mut made = Made::new(name);
+                made.word(offset, word);
+                assert_eq!(made.segments(), []);
+            }
+        }
+    }
+}

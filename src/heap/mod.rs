@@ -7,6 +7,7 @@ pub mod classify;
 pub mod freelists;
 pub mod hooks;
 pub mod lists;
+pub mod loose_pools;
 pub mod mimalloc;
 pub mod object;
 pub mod plan;

@@ -174,6 +174,9 @@ const MUTEX_MAX: u8 = 3;
 const GC_BITS: u8 = 0x7f;
 /// `_PyGC_BITS_TRACKED`.
 const GC_TRACKED: u8 = 1;
+/// `_PyGC_BITS_DEFERRED`: references from frames and from other threads are counted elsewhere or not at all, so that
+/// the object can be alive with no reference counted here; the collector frees it.
+const GC_DEFERRED: u8 = 0x40;
 
 impl SharedHeader {
     /// Reads the header at the start of `object`. `None` for what cannot be a live object's.
@@ -200,7 +203,10 @@ impl SharedHeader {
             others -= REF_DEFERRED;
         }
         let count = i64::from(local).checked_add(others)?;
-        let count = u64::try_from(count).ok().filter(|&count| count != 0 && count < COUNT_MAX)?;
+        let count = if gc_bits & GC_DEFERRED != 0 { count.max(0) as u64 } else { u64::try_from(count).ok()? };
+        if count >= COUNT_MAX || (count == 0 && gc_bits & GC_DEFERRED == 0) {
+            return None;
+        }
         Some(SharedHeader { refcount: Refcount::Count(count), tracked })
     }
 }

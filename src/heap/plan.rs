@@ -181,6 +181,11 @@ impl Plan {
         self.parts.iter().filter(|part| matches!(part, Part::Statics(_))).flat_map(Part::ranges).collect()
     }
 
+    /// Whether mimalloc's segments were found.
+    pub fn has_segments(&self) -> bool {
+        self.parts.iter().any(|part| matches!(part, Part::Segment(_)))
+    }
+
     /// Bytes that a census reads.
     pub fn total_bytes(&self) -> u64 {
         self.parts.iter().map(Part::len).sum()

@@ -130,3 +130,94 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
         Ok(if is_last { at.max(end) } else { at })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::heap::classify::Classifier;
+    use crate::heap::object::Object;
+    use crate::heap::plan::Part;
+    use crate::python::layout::{Candidate, Layout};
+    use crate::python::sizes::{Basis, SizeRule};
+    use crate::python::types::{TypeInfo, TypeTable, flag};
+    use crate::python::version::Version;
+    use crate::target::image::{Image, Segment};
+
+    const START: u64 = 0x7f00_0000_0000;
+    const FLOAT: u64 = 0x7f11_0000_0000;
+    const CELL: u64 = 0x7f11_0000_1000;
+
+    fn type_info(address: u64, flags: u64, front: usize) -> TypeInfo {
+        TypeInfo {
+            address: Address(address),
+            module: "builtins".to_owned(),
+            qualname: "x".to_owned(),
+            basicsize: 24,
+            itemsize: 0,
+            flags,
+            front,
+            gc_head: front,
+            has_inline_values: false,
+            rule: SizeRule::Default,
+            basis: Basis::Exact,
+            is_python_class: false,
+            has_own_allocator: false,
+        }
+    }
+
+    /// What a scan finds in `words` at [`START`].
+    fn scanned(words: &[u64]) -> Vec<u64> {
+        let candidate = Candidate::all().iter().find(|candidate| candidate.name == "3.13.0").unwrap();
+        let layout = Layout::load(candidate);
+        let types = TypeTable::of(vec![type_info(FLOAT, 0, 0), type_info(CELL, 1 << flag::HAVE_GC, 16)]);
+        let classifier = Classifier::new(&layout, Version::release(3, 13, 0), &types, false);
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let range = Address(START)..Address(START + bytes.len() as u64);
+        let image = Image::of_segments(vec![Segment { start: range.start, bytes }]);
+        let mut worker = Worker::new(&image, &classifier, Vec::<Object>::new());
+        worker.read_part(&Part::Unstructured(range)).unwrap();
+        let (objects, counts) = worker.finish().unwrap();
+        assert_eq!(counts.scanned_objects, objects.len() as u64);
+        assert_eq!(counts.scanned_bytes, 8 * words.len() as u64);
+        objects.iter().map(|object| (object.address.0 - START) / 8).collect()
+    }
+
+    #[test]
+    fn objects_are_found_where_malloc_puts_them_and_only_alive() {
+        // Alive; dead; a pointer for a count; alive, but not where malloc puts anything.
+        assert_eq!(scanned(&[1, FLOAT, 0, 0, 0, FLOAT, 0, 0, START, FLOAT, 0, 0, 0, 1, FLOAT, 0]), [0]);
+        // Cut off at the end of what there is.
+        assert_eq!(scanned(&[0, 0, 1, FLOAT]), Vec::<u64>::new());
+        assert_eq!(scanned(&[1]), Vec::<u64>::new());
+        assert_eq!(scanned(&[]), Vec::<u64>::new());
+    }
+
+    #[test]
+    fn a_collected_object_must_be_linked_both_ways_or_not_at_all() {
+        // Untracked.
+        assert_eq!(scanned(&[0, 0, 1, CELL, 0, 0]), [2]);
+        // Two that are linked with each other.
+        let (first, second) = (START, START + 48);
+        let linked = [second, second, 1, CELL, 0, 0, first, first, 1, CELL, 0, 0];
+        assert_eq!(scanned(&linked), [2, 8]);
+        // The second leads elsewhere, and nowhere.
+        for wrong in [second, 0x1000, u64::MAX] {
+            let mut broken = linked;
+            broken[7] = wrong;
+            assert!(!scanned(&broken).contains(&2), "{wrong:#x}");
+        }
+    }
+
+    #[test]
+    fn objects_across_windows_are_found_once() {
+        let mut words = vec![0; 2 * WINDOW / 8 + 64];
+        let places = [0, WINDOW / 8 - 512, WINDOW / 8 - 4, WINDOW / 8 - 2, WINDOW / 8 + 2, words.len() - 4];
+        let places: Vec<usize> = places.into_iter().map(|place| place / 4 * 4).collect();
+        for &place in &places {
+            (words[place], words[place + 1]) = (1, FLOAT);
+        }
+        let mut expected: Vec<u64> = places.iter().map(|&place| place as u64).collect();
+        expected.dedup();
+        assert_eq!(scanned(&words), expected);
+    }
+}

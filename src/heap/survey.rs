@@ -54,8 +54,12 @@ impl Survey {
     /// Finds arenas, heaps and data. Costs milliseconds, or one read per page of memory of unknown structure.
     pub fn new<M: Memory + ?Sized>(memory: &M, python: &Python, elfs: &[LoadedElf]) -> Survey {
         let cached = CachedMemory::new(memory);
-        let arenas = arenas::find(&cached, python);
+        let mut arenas = arenas::find(&cached, python);
         let plan = Plan::new(memory, python, &arenas, elfs);
+        if plan.has_segments() && python.layout.object.ob_ref_shared.is_none() {
+            // Under PYTHONMALLOC=mimalloc `sys.getallocatedblocks` counts the asking thread's blocks only.
+            arenas.raw_blocks = None;
+        }
         let debug_hooks = hooks::are_on(&cached, &python.layout, &arenas, &plan);
         log::debug!(
             "{} arenas ({} slots rejected), {} parts with {} bytes, debug hooks {}",

@@ -112,6 +112,10 @@ pub struct Problems {
     pub unparsed_bytes: u64,
     /// Bytes of private memory of unknown structure (thread stacks, other allocators), which was not searched.
     pub unsearched_bytes: u64,
+    /// Bytes of another malloc's memory than glibc's, which were searched for objects.
+    pub searched_bytes: u64,
+    /// Objects found there. Memory that was freed there may still look like one.
+    pub searched_objects: u64,
     /// Objects in the collector's lists that no allocator's block holds. `null`: lists not walked.
     pub only_in_lists: Option<u64>,
     /// Objects that say the collector tracks them and are in no list. `null`: lists not walked.
@@ -135,6 +139,8 @@ impl Problems {
             unreadable_bytes: counts.unreadable_bytes,
             unparsed_bytes: counts.unparsed_bytes,
             unsearched_bytes,
+            searched_bytes: counts.scanned_bytes,
+            searched_objects: counts.scanned_objects,
             only_in_lists: outcome.lists.map(|lists| lists.only_listed),
             only_in_blocks: outcome.lists.map(|lists| lists.only_in_blocks),
             broken_lists: outcome.lists.map(|lists| lists.broken_lists),
@@ -186,6 +192,14 @@ impl Problems {
             lines.push("none".to_owned());
         }
         writeln!(out, "Problems: {}", lines.join("\n          "))?;
+        if self.searched_bytes > 0 {
+            writeln!(
+                out,
+                "Searched: {} of another malloc's memory than glibc's, where {} objects were found by their looks",
+                units::bytes(self.searched_bytes),
+                units::count(self.searched_objects)
+            )?;
+        }
         if self.unsearched_bytes > 0 {
             writeln!(
                 out,
