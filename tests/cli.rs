@@ -108,17 +108,6 @@ fn refusals_name_the_next_command() {
 }
 
 #[test]
-fn one_that_a_debugger_holds_is_read_and_not_paused() {
-    let Some(target) = small("a traced process", &["histo"]) else { return };
-    let pid = Pid::from_raw(target.pid() as i32);
-    nix::sys::ptrace::seize(pid, nix::sys::ptrace::Options::empty()).expect("it is ours");
-    let number = target.pid().to_string();
-    assert!(run(&["histo", &number]).status.success());
-    let said = refused(&["histo", "--pause", &number], &["cannot stop process"]).stderr;
-    assert!(said.contains(&format!("process {}", std::process::id())) && said.contains("leave out --pause"), "{said}");
-}
-
-#[test]
 fn a_process_that_does_not_exist_is_refused() {
     let limit = fs::read_to_string("/proc/sys/kernel/pid_max").expect("Linux has a largest PID");
     for verb in verbs() {
