@@ -159,6 +159,8 @@ impl Problems {
             unreadable_bytes: self.unreadable_bytes.saturating_add(other.unreadable_bytes),
             unparsed_bytes: self.unparsed_bytes.saturating_add(other.unparsed_bytes),
             unsearched_bytes: self.unsearched_bytes.saturating_add(other.unsearched_bytes),
+            searched_bytes: self.searched_bytes.saturating_add(other.searched_bytes),
+            searched_objects: self.searched_objects + other.searched_objects,
             only_in_lists: either(self.only_in_lists, other.only_in_lists),
             only_in_blocks: either(self.only_in_blocks, other.only_in_blocks),
             broken_lists: either(self.broken_lists, other.broken_lists),
