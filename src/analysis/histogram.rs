@@ -182,7 +182,8 @@ mod tests {
     fn histograms_merge_by_name() {
         let row = |name: &str, objects, bytes, basis| Row {
             module: "m".into(),
-            name: name.into(),
+            name: Some(name.into()),
+            interval: None,
             amount: Amount { objects, bytes },
             basis,
         };

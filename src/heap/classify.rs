@@ -121,10 +121,10 @@ impl Plain {
     const NEVER: u8 = u8::MAX;
 
     fn new(info: &TypeInfo, measure: &Measure<'_>) -> Plain {
-        let size = measure.plain_size(info).filter(|_| !info.has_own_allocator && info.front % 16 == 0);
+        let size = measure.plain_size(info).filter(|_| !info.has_own_allocator && info.front.is_multiple_of(16));
         let room = u32::try_from((info.basicsize + info.front as u64).next_multiple_of(ALIGNMENT));
         let front = match u8::try_from(info.front / 16) {
-            Ok(front) if !info.has(flag::TYPE_SUBCLASS) && info.front % 16 == 0 => front,
+            Ok(front) if !info.has(flag::TYPE_SUBCLASS) && info.front.is_multiple_of(16) => front,
             _ => Plain::NEVER,
         };
         let (is_plain, room, size) = match (size.map(u32::try_from), room) {
