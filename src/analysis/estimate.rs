@@ -193,10 +193,11 @@ fn degrees_of_freedom(deviations: &[f64; GROUPS]) -> f64 {
 /// degrees of freedom on.
 fn student(degrees: f64) -> f64 {
     let x = 1.959_964_f64;
-    let (x3, x5, x7) = (x.powi(3), x.powi(5), x.powi(7));
+    let (x3, x5, x7, x9) = (x.powi(3), x.powi(5), x.powi(7), x.powi(9));
     x + (x3 + x) / (4.0 * degrees)
         + (5.0 * x5 + 16.0 * x3 + 3.0 * x) / (96.0 * degrees.powi(2))
         + (3.0 * x7 + 19.0 * x5 + 17.0 * x3 - 15.0 * x) / (384.0 * degrees.powi(3))
+        + (79.0 * x9 + 776.0 * x7 + 1482.0 * x5 - 1920.0 * x3 - 945.0 * x) / (92_160.0 * degrees.powi(4))
 }
 
 /// The widest interval, in objects, of the rows that hold at least `share` of all objects, as a share of the row. Bytes
