@@ -83,6 +83,41 @@ fn verbs() -> Vec<&'static str> {
     ["histo", "dump", "flamegraph"].into_iter().filter(|verb| has_verb(verb)).collect()
 }
 
+/// Each refusal is a sentence of one line and the command to try next; no other verb says less.
+#[test]
+fn refusals_name_the_next_command() {
+    let zombie = Command::new("true").spawn().expect("true starts");
+    let id = Id::Pid(Pid::from_raw(zombie.id() as i32));
+    waitid(id, WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT).expect("it ends, and stays a zombie");
+    for pid in ["2147483647".to_owned(), zombie.id().to_string(), std::process::id().to_string()] {
+        for verb in verbs() {
+            let run = refused(&[verb, &pid], &[]);
+            let lines: Vec<&str> = run.stderr.lines().collect();
+            assert_eq!(lines.len(), 2, "{}", run.stderr);
+            assert!(lines[0].starts_with("heapsonde: ") && lines[0].contains(&pid), "{}", run.stderr);
+            assert_eq!(lines[1], "  try: list the Python processes here: heapsonde ps");
+        }
+        let doctor = run(&["doctor", "--json", &pid]);
+        assert_eq!(doctor.status.code(), Some(2), "{}", doctor.stderr);
+        let report = doctor.json().expect("a document");
+        assert!(report["readable"] == false && report["problem"].is_string(), "{report}");
+        assert_eq!(report["remedy"], "list the Python processes here: heapsonde ps");
+    }
+    let mut zombie = zombie;
+    zombie.wait().expect("it is ours");
+}
+
+#[test]
+fn one_that_a_debugger_holds_is_read_and_not_paused() {
+    let Some(target) = small("a traced process", &["histo"]) else { return };
+    let pid = Pid::from_raw(target.pid() as i32);
+    nix::sys::ptrace::seize(pid, nix::sys::ptrace::Options::empty()).expect("it is ours");
+    let number = target.pid().to_string();
+    assert!(run(&["histo", &number]).status.success());
+    let said = refused(&["histo", "--pause", &number], &["cannot stop process"]).stderr;
+    assert!(said.contains(&format!("process {}", std::process::id())) && said.contains("leave out --pause"), "{said}");
+}
+
 #[test]
 fn a_process_that_does_not_exist_is_refused() {
     let limit = fs::read_to_string("/proc/sys/kernel/pid_max").expect("Linux has a largest PID");

@@ -50,8 +50,8 @@ impl Sink for Tally {
 pub struct Row {
     /// `__module__` of the type; the module itself in a histogram by module.
     pub module: String,
-    /// `__qualname__` of the type; empty in a histogram by module.
-    pub name: String,
+    /// `__qualname__` of the type; `None` in a histogram by module.
+    pub name: Option<String>,
     /// Its objects.
     pub amount: Amount,
     /// Whether the bytes are exact.
@@ -61,7 +61,10 @@ pub struct Row {
 impl Row {
     /// What the row is called: `module.qualname`, or the module.
     pub fn label(&self) -> String {
-        if self.name.is_empty() { self.module.clone() } else { format!("{}.{}", self.module, self.name) }
+        match &self.name {
+            Some(name) => format!("{}.{name}", self.module),
+            None => self.module.clone(),
+        }
     }
 }
 
@@ -102,7 +105,7 @@ impl Histogram {
             total.add(amount);
             let row = rows.entry((&info.module, &info.qualname)).or_insert_with(|| Row {
                 module: info.module.clone(),
-                name: info.qualname.clone(),
+                name: Some(info.qualname.clone()),
                 amount: Amount::default(),
                 basis: Basis::Exact,
             });
@@ -119,7 +122,7 @@ impl Histogram {
         let mut rows: FxHashMap<&str, Row> = FxHashMap::default();
         for row in &self.rows {
             let module = rows.entry(&row.module).or_insert_with(|| Row {
-                name: String::new(),
+                name: None,
                 amount: Amount::default(),
                 ..row.clone()
             });
@@ -129,6 +132,27 @@ impl Histogram {
             }
         }
         Histogram::of(rows.into_values().collect(), self.total, sort)
+    }
+
+    /// The sum of several histograms: rows of one name are one row.
+    pub fn merged<'a>(histograms: impl Iterator<Item = &'a Histogram>, sort: SortKey) -> Histogram {
+        let mut rows: FxHashMap<(&str, Option<&str>), Row> = FxHashMap::default();
+        let mut total = Amount::default();
+        for histogram in histograms {
+            total.add(histogram.total);
+            for row in &histogram.rows {
+                let merged = rows.entry((&row.module, row.name.as_deref())).or_insert_with(|| Row {
+                    amount: Amount::default(),
+                    basis: Basis::Exact,
+                    ..row.clone()
+                });
+                merged.amount.add(row.amount);
+                if row.basis == Basis::LowerBound {
+                    merged.basis = Basis::LowerBound;
+                }
+            }
+        }
+        Histogram::of(rows.into_values().collect(), total, sort)
     }
 
     fn of(mut rows: Vec<Row>, total: Amount, sort: SortKey) -> Histogram {
@@ -149,5 +173,33 @@ impl Histogram {
     /// Rows whose bytes are a lower bound.
     pub fn lower_bounds(&self) -> impl Iterator<Item = &Row> {
         self.rows.iter().filter(|row| row.basis == Basis::LowerBound)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn histograms_merge_by_name() {
+        let row = |name: &str, objects, bytes, basis| Row {
+            module: "m".into(),
+            name: name.into(),
+            amount: Amount { objects, bytes },
+            basis,
+        };
+        let of = |rows: Vec<Row>| {
+            let mut total = Amount::default();
+            rows.iter().for_each(|row| total.add(row.amount));
+            Histogram::of(rows, total, SortKey::Bytes)
+        };
+        let (a, b) = (
+            of(vec![row("x", 1, 10, Basis::Exact)]),
+            of(vec![row("x", 2, 20, Basis::LowerBound), row("y", 1, 99, Basis::Exact)]),
+        );
+        let merged = Histogram::merged([&a, &b].into_iter(), SortKey::Bytes);
+        assert_eq!(merged.rows, [row("y", 1, 99, Basis::Exact), row("x", 3, 30, Basis::LowerBound)]);
+        assert_eq!(merged.total, Amount { objects: 4, bytes: 129 });
+        assert_eq!(Histogram::merged(std::iter::empty(), SortKey::Name), Histogram::default());
     }
 }

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use crate::python::attach::AttachError;
 use crate::target::gates::{self, Gate};
+use crate::target::procfs;
 
 /// The kernel does not let us read a process, or there is none.
 #[derive(Debug, thiserror::Error)]
@@ -15,25 +16,55 @@ pub struct Refused {
     pub gate: Gate,
 }
 
+/// A program of 32 bits, which we do not read.
+#[derive(Debug, thiserror::Error)]
+#[error("process {pid} is a 32-bit program, and heapsonde reads 64-bit ones: no CPython for it there")]
+pub struct ThirtyTwoBit {
+    /// The process.
+    pub pid: i32,
+}
+
 /// Writes an error and, where there is any, the command to try.
 pub fn write(out: &mut dyn Write, error: &anyhow::Error) -> io::Result<()> {
     writeln!(out, "heapsonde: {error:#}")?;
-    match advice(error) {
-        Some(advice) => writeln!(out, "  try: {advice}"),
+    if let Some(advice) = advice(error) {
+        writeln!(out, "  try: {advice}")?;
+    }
+    match refused_pid(error) {
+        Some(pid) => writeln!(out, "  why: heapsonde doctor {pid}"),
         None => Ok(()),
     }
 }
 
-fn advice(error: &anyhow::Error) -> Option<String> {
+/// The process whose gates are worth a look: where a permission is missing.
+fn refused_pid(error: &anyhow::Error) -> Option<i32> {
+    error.chain().find_map(|cause| {
+        let refused = cause.downcast_ref::<Refused>().filter(|refused| refused.gate.is_permission());
+        let frozen = cause.downcast_ref::<crate::target::freeze::FreezeError>();
+        refused.map(|refused| refused.pid).or(frozen.map(|frozen| frozen.pid))
+    })
+}
+
+/// The command or setting to try.
+pub fn advice(error: &anyhow::Error) -> Option<String> {
     for cause in error.chain() {
         if let Some(refused) = cause.downcast_ref::<Refused>() {
             return refused.gate.explain(refused.pid).1;
         }
         if let Some(frozen) = cause.downcast_ref::<crate::target::freeze::FreezeError>() {
+            if let Some(tracer) = gates::tracer(frozen.pid) {
+                let command = procfs::command(tracer);
+                return Some(format!(
+                    "leave out --pause, or end the debugger that holds it: process {tracer} ({command})"
+                ));
+            }
             return match gates::diagnose(frozen.pid) {
                 Gate::Unknown => Some("leave out --pause, or end the debugger that holds the process".to_owned()),
                 gate => gate.explain(frozen.pid).1,
             };
+        }
+        if cause.downcast_ref::<ThirtyTwoBit>().is_some() {
+            return of_attach(&AttachError::NotPython);
         }
         if let Some(attach) = cause.downcast_ref::<AttachError>() {
             return of_attach(attach);
@@ -44,7 +75,9 @@ fn advice(error: &anyhow::Error) -> Option<String> {
 
 fn of_attach(error: &AttachError) -> Option<String> {
     match error {
-        AttachError::NotPython => Some("list the Python processes here: pgrep -a python".to_owned()),
+        AttachError::NotPython | AttachError::OtherImplementation(_) | AttachError::Finalizing => {
+            Some("list the Python processes here: heapsonde ps".to_owned())
+        }
         AttachError::StartingUp => Some("the same command again in a second".to_owned()),
         AttachError::UnknownVersion(_) => Some("a newer heapsonde: cargo install heapsonde".to_owned()),
         AttachError::NotProved { .. } => Some(

@@ -34,6 +34,10 @@ pub enum Verb {
     Flamegraph(Flamegraph),
     /// Every object, as a line of JSON
     Dump(Dump),
+    /// The Python processes here, in families, and whether we may read them
+    Ps(Ps),
+    /// Why a process cannot be read, and the command or setting that mends it
+    Doctor(Doctor),
     /// Completions for a shell, on standard output
     Completions {
         /// The shell
@@ -109,6 +113,38 @@ pub struct Histo {
     /// JSON instead of a table
     #[arg(short, long)]
     pub json: bool,
+
+    /// Read its descendants, too: a table for each Python among them, and one of all together
+    #[arg(short, long)]
+    pub subprocesses: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Ps {
+    #[command(flatten)]
+    pub output: Output,
+
+    /// JSON instead of a table
+    #[arg(short, long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// The process to look at
+    #[arg(value_name = "PID", required_unless_present = "pid_option", conflicts_with = "pid_option")]
+    pub pid: Option<i32>,
+
+    /// The process to look at
+    #[arg(short = 'p', long = "pid", value_name = "PID")]
+    pub pid_option: Option<i32>,
+
+    #[command(flatten)]
+    pub output: Output,
+
+    /// JSON instead of text
+    #[arg(short, long)]
+    pub json: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -152,6 +188,10 @@ pub struct Flamegraph {
     /// The format
     #[arg(short, long, value_enum, default_value_t = FlamegraphFormat::Svg)]
     pub format: FlamegraphFormat,
+
+    /// Draw its descendants, too: a root frame for each Python among them
+    #[arg(short, long)]
+    pub subprocesses: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -6,11 +6,14 @@ use crate::analysis::histogram::{Histogram, SortKey, Tally};
 use crate::report::{flamegraph, folded, units};
 
 use super::args::{Flamegraph, FlamegraphFormat};
-use super::open;
 use super::output::{Destination, default_file};
+use super::{family, open};
 
 /// Takes a census and draws it. What could not be read is said on standard error.
 pub fn run(options: &Flamegraph) -> Result<()> {
+    if options.subprocesses {
+        return run_family(options);
+    }
     let weight = options.weight.into();
     let opened = open::open(&options.target)?;
     let target = opened.summary();
@@ -52,4 +55,39 @@ pub fn run(options: &Flamegraph) -> Result<()> {
         );
     }
     Ok(taken.problems.write(&mut std::io::stderr().lock())?)
+}
+
+/// The same of a process and its descendants: a root frame for each.
+fn run_family(options: &Flamegraph) -> Result<()> {
+    let weight = options.weight.into();
+    // A file that is not to be overwritten is refused before anything is read; its name may not be known yet.
+    Destination::new(&options.output, || Destination::Stdout)?;
+    let family = family::histograms(&options.target, SortKey::Bytes)?;
+    let merged = family.merged(SortKey::Bytes);
+    let (name, pid) = family.members.first().map_or(("python", 0), |first| (first.name.as_str(), first.target.pid));
+    let default = || match options.format {
+        FlamegraphFormat::Svg => Destination::File(default_file("flamegraph", name, pid, "svg")),
+        FlamegraphFormat::Folded => Destination::Stdout,
+    };
+    let destination = Destination::new(&options.output, default)?;
+    let mut lines: Vec<String> = Vec::new();
+    for member in &family.members {
+        let root = folded::escape(&format!("{} ({})", member.name, member.target.pid));
+        lines.extend(folded::of_types(&member.histogram, weight).iter().map(|line| format!("{root};{line}")));
+    }
+    lines.sort();
+    let amounts = format!("{} objects, {}", units::count(merged.total.objects), units::bytes(merged.total.bytes));
+    let processes = family.members.len();
+    destination.write(|out| match options.format {
+        FlamegraphFormat::Folded => folded::write(out, &lines),
+        FlamegraphFormat::Svg => {
+            let title = format!("Live heap by process and type: {name} and its descendants");
+            let subtitle = format!("{processes} processes from {pid} on: {amounts} (shallow), exact");
+            flamegraph::write(out, &lines, &title, &subtitle, weight)
+        }
+    })?;
+    if let Destination::File(path) = &destination {
+        eprintln!("{}: {amounts} of {processes} processes from {pid} on", path.display());
+    }
+    Ok(family.write_problems(&mut std::io::stderr().lock())?)
 }

@@ -6,12 +6,15 @@ use crate::analysis::histogram::{Histogram, Tally};
 use crate::report::{histogram_json, histogram_table, summary};
 
 use super::args::{By, Histo};
-use super::open;
 use super::output::Destination;
+use super::{family, open};
 
 /// Takes a census and prints it.
 pub fn run(options: &Histo) -> Result<()> {
     let destination = Destination::new(&options.output, || Destination::Stdout)?;
+    if options.subprocesses {
+        return run_family(options, &destination);
+    }
     let opened = open::open(&options.target)?;
     let target = opened.summary();
     let sort = options.sort.into();
@@ -31,5 +34,19 @@ pub fn run(options: &Histo) -> Result<()> {
         histogram_table::write(out, &histogram, options.top)?;
         writeln!(out)?;
         taken.problems.write(out)
+    })
+}
+
+/// The same of a process and its descendants.
+fn run_family(options: &Histo, destination: &Destination) -> Result<()> {
+    let sort = options.sort.into();
+    let mut family = family::histograms(&options.target, sort)?;
+    if options.by == By::Module {
+        family.members.iter_mut().for_each(|member| member.histogram = member.histogram.by_module(sort));
+    }
+    let merged = family.merged(sort);
+    destination.write(|out| match (options.json, family.members.first()) {
+        (true, Some(first)) => histogram_json::write_family(out, &family, &merged, options.top, &first.target),
+        _ => family.write_tables(out, &merged, options.top),
     })
 }

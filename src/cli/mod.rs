@@ -4,12 +4,15 @@
 
 mod advice;
 mod args;
+mod doctor;
 mod dump;
+mod family;
 mod flamegraph;
 mod histo;
 mod open;
 mod output;
 mod progress;
+mod ps;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -20,7 +23,7 @@ use args::{Arguments, Verb};
 
 /// Done.
 const DONE: u8 = 0;
-/// An error; nothing useful was written.
+/// An error; nothing useful was written, but by `doctor`, whose answer is why a process cannot be read.
 const ERROR: u8 = 2;
 
 /// Runs the program and says how it ended.
@@ -38,6 +41,12 @@ pub fn run() -> ExitCode {
         Verb::Histo(options) => histo::run(options),
         Verb::Flamegraph(options) => flamegraph::run(options),
         Verb::Dump(options) => dump::run(options),
+        Verb::Ps(options) => ps::run(options),
+        Verb::Doctor(options) => match doctor::run(options) {
+            // The report is on standard output and says why.
+            Ok(false) => return ExitCode::from(ERROR),
+            result => result.map(drop),
+        },
         Verb::Completions { shell } => {
             clap_complete::generate(*shell, &mut Arguments::command(), "heapsonde", &mut std::io::stdout());
             Ok(())

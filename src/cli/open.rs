@@ -25,7 +25,7 @@ use crate::target::process::Process;
 use crate::target::spawn::Spawned;
 use crate::target::{ReadError, host};
 
-use super::advice::Refused;
+use super::advice::{Refused, ThirtyTwoBit};
 use super::args;
 use super::progress;
 
@@ -44,7 +44,7 @@ pub struct Opened {
     python: Python,
     pause: bool,
     /// Ended when this is dropped, unless it is to be kept.
-    _spawned: Option<Spawned>,
+    spawned: Option<Spawned>,
 }
 
 /// The result of a census, whatever it collected.
@@ -64,39 +64,67 @@ pub struct Taken<S> {
 /// Opens the target that was typed.
 pub fn open(arguments: &args::Target) -> Result<Opened> {
     match (arguments.pid.or(arguments.pid_option), arguments.command.as_slice()) {
-        (Some(pid), _) => {
-            let (process, elfs, python) = attach_to(pid)?;
-            Ok(Opened { process, elfs, python, pause: arguments.pause, _spawned: None })
-        }
+        (Some(pid), _) => open_process(pid, arguments.pause),
         (None, []) => bail!("which process? Give a PID, or a command behind --"),
         (None, command) => start(arguments, command),
     }
 }
 
-fn attach_to(pid: i32) -> Result<(Process, Vec<LoadedElf>, Python)> {
+/// Opens a process that runs.
+pub fn open_process(pid: i32, pause: bool) -> Result<Opened> {
+    let Attached { process, elfs, python } = attach_to(pid)?;
+    Ok(Opened { process, elfs, python, pause, spawned: None })
+}
+
+/// A process and the Python that was proved to be in it.
+pub struct Attached {
+    process: Process,
+    elfs: Vec<LoadedElf>,
+    /// The Python.
+    pub python: Python,
+}
+
+/// Finds and proves the Python in a process. Takes milliseconds.
+pub fn attach_to(pid: i32) -> Result<Attached> {
     if pid <= 0 {
         bail!(Refused { pid, gate: Gate::NoSuchProcess });
     }
     let refused = || Refused { pid, gate: gates::diagnose(pid) };
     let process = Process::open(pid).map_err(|_| refused())?;
-    if process.regions().iter().next().is_none() {
+    if process.regions().iter().next().is_none() || process.way().probe(pid).is_err() {
         bail!(refused());
     }
     if is_32_bit(Path::new(&format!("/proc/{pid}/exe"))) == Some(true) {
-        bail!("process {pid} is a 32-bit program; heapsonde reads 64-bit ones");
+        bail!(ThirtyTwoBit { pid });
     }
     let cached = CachedMemory::new(&process);
     let elfs = LoadedElf::all(&cached);
-    let open_file = |elf: &LoadedElf| ElfFile::open(pid, elf).ok();
+    let open_file = |elf: &LoadedElf| ElfFile::open(pid, &cached, elf).ok();
     let python = attach::attach(&cached, &elfs, &open_file).map_err(|error| match error {
         AttachError::Read(ReadError::Denied | ReadError::Gone) => anyhow::Error::new(refused()),
-        // Where no file could be read at all, the reason is not that it is no Python.
-        AttachError::NotPython if elfs.is_empty() && !matches!(gates::diagnose(pid), Gate::Unknown) => refused().into(),
         error => anyhow::Error::new(error).context(format!("cannot read process {pid}")),
     });
     let python = python?;
     log::debug!("attached with {} reads", cached.reads());
-    Ok((process, elfs, python))
+    Ok(Attached { process, elfs, python })
+}
+
+/// What a build is called in reports.
+pub fn build_name(build: Build) -> &'static str {
+    match build {
+        Build::Default => "default",
+        Build::FreeThreaded => "free-threaded",
+        Build::Debug | Build::DebugFreeThreaded => "debug",
+    }
+}
+
+/// The version of a Python that could not be read, where the error knows it.
+pub fn version_of_error(error: &anyhow::Error) -> Option<String> {
+    match error.downcast_ref()? {
+        AttachError::UnknownVersion(version) => Some(version.to_string()),
+        AttachError::NotProved { version, .. } => Some(version.trim().to_owned()).filter(|version| !version.is_empty()),
+        _ => None,
+    }
 }
 
 /// Starts a program and waits until there is something to read.
@@ -133,8 +161,7 @@ fn start(arguments: &args::Target, command: &[String]) -> Result<Opened> {
         bail!("{:?} ended ({status}) before it could be read; --after TIME reads it earlier", command[0]);
     }
     // Attached anew: the program has loaded more since.
-    let (process, elfs, python) = attach_to(python_pid)?;
-    Ok(Opened { process, elfs, python, pause: arguments.pause, _spawned: Some(spawned) })
+    Ok(Opened { spawned: Some(spawned), ..open_process(python_pid, arguments.pause)? })
 }
 
 /// The process itself, or the first of its descendants that is a Python: a shell or a launcher may stand before it.
@@ -155,14 +182,15 @@ impl Opened {
         TargetSummary {
             pid,
             version: self.python.version.to_string(),
-            build: match self.python.build {
-                Build::Default => "default",
-                Build::FreeThreaded => "free-threaded",
-                Build::Debug | Build::DebugFreeThreaded => "debug",
-            },
+            build: build_name(self.python.build),
             command: command.join(" "),
             interpreters: self.python.interpreters.len(),
         }
+    }
+
+    /// The program that we started, if we did, to be held until the last of its processes was read.
+    pub fn into_program(self) -> Option<Spawned> {
+        self.spawned
     }
 
     /// A short name for files: the program's own.
@@ -238,7 +266,7 @@ impl Opened {
     }
 
     fn copy(&self, survey: &Survey) -> Result<Copy> {
-        let ranges: Vec<_> = survey.plan.parts.iter().map(Part::range).collect();
+        let ranges: Vec<_> = survey.plan.parts.iter().flat_map(Part::ranges).collect();
         Ok(copy::copy_ranges(&self.process, &ranges)?)
     }
 

@@ -34,7 +34,7 @@ where
 {
     // Long rows of chunks cannot be shared, so they are begun first.
     let mut order: Vec<&Part> = parts.iter().collect();
-    order.sort_by_key(|part| (!matches!(part, Part::Heap(_)), std::cmp::Reverse(part.len()), part.range().start));
+    order.sort_by_key(|part| (!matches!(part, Part::Heap(_)), std::cmp::Reverse(part.len()), part.start()));
     let next = AtomicUsize::new(0);
     let work = |_: usize| -> Result<(S, Counts), ReadError> {
         let mut worker = Worker::new(memory, classifier, sink());

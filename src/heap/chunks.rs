@@ -141,12 +141,32 @@ pub fn thread_heap<M: Memory + ?Sized>(memory: &M, start: Address, limit: Addres
     Some(Heap { range: first..Address(end), is_thread_arena: true })
 }
 
-/// Finds the chunks that are mappings of their own in `range`, private anonymous memory. Such a chunk starts at a
-/// page and fills whole pages; neighbours may share a mapping.
-pub fn mapped_chunks<M: Memory + ?Sized>(memory: &M, range: Range<Address>) -> Vec<Chunk> {
+/// Finds the chunks that are mappings of their own in `range`, private anonymous memory of which the parts in
+/// `resident` hold anything. Such a chunk starts at a page and fills whole pages; neighbours may share a mapping.
+pub fn mapped_chunks<M: Memory + ?Sized>(
+    memory: &M,
+    range: &Range<Address>,
+    resident: &[Range<Address>],
+) -> Vec<Chunk> {
+    let mut found = Vec::new();
+    for piece in resident {
+        let from = found.last().map_or(piece.start, |chunk: &Chunk| chunk.end().max(piece.start));
+        if from < piece.end && !add_mapped_chunks(memory, from..piece.end, range.end, &mut found) {
+            break;
+        }
+    }
+    found
+}
+
+/// Adds the chunks that start in `range`; `false` where the target cannot be read any more.
+fn add_mapped_chunks<M: Memory + ?Sized>(
+    memory: &M,
+    range: Range<Address>,
+    limit: Address,
+    found: &mut Vec<Chunk>,
+) -> bool {
     /// Headers read at a time, a page apart.
     const BATCH: usize = 512;
-    let mut found = Vec::new();
     let mut page = range.start.0.next_multiple_of(PAGE);
     while page < range.end.0 {
         let count = (((range.end.0 - page) / PAGE) as usize).clamp(1, BATCH);
@@ -161,7 +181,7 @@ pub fn mapped_chunks<M: Memory + ?Sized>(memory: &M, range: Range<Address>) -> V
             })
             .collect();
         if memory.read_pieces(&mut pieces).is_err() {
-            return found;
+            return false;
         }
         let filled: Vec<bool> = pieces.iter().map(|piece| piece.filled).collect();
         let start = page;
@@ -169,7 +189,7 @@ pub fn mapped_chunks<M: Memory + ?Sized>(memory: &M, range: Range<Address>) -> V
         let mut index = 0;
         while index < count {
             let address = start + index as u64 * PAGE;
-            match mapped_chunk(Address(address), &headers[index], range.end).filter(|_| filled[index]) {
+            match mapped_chunk(Address(address), &headers[index], limit).filter(|_| filled[index]) {
                 Some(chunk) => {
                     found.push(chunk);
                     index = index.saturating_add(usize::try_from(chunk.size / PAGE).unwrap_or(usize::MAX));
@@ -179,7 +199,7 @@ pub fn mapped_chunks<M: Memory + ?Sized>(memory: &M, range: Range<Address>) -> V
             }
         }
     }
-    found
+    true
 }
 
 fn mapped_chunk(address: Address, header: &[u8], end: Address) -> Option<Chunk> {
@@ -223,7 +243,8 @@ mod tests {
         // A size that reaches past the end.
         bytes[4 * 4096 + 8..4 * 4096 + 16].copy_from_slice(&(8192u64 | IS_MAPPED).to_le_bytes());
         let image = Image::of_segments(vec![Segment { start: Address(0x10000), bytes }]);
-        let found = mapped_chunks(&image, Address(0x10000)..Address(0x15000));
+        let range = Address(0x10000)..Address(0x15000);
+        let found = mapped_chunks(&image, &range, std::slice::from_ref(&range));
         let expected = [(0x11000, 8192), (0x13000, 4096)];
         assert_eq!(found, expected.map(|(address, size)| Chunk { address: Address(address), size }));
     }

@@ -14,12 +14,17 @@ use crate::python::version::Version;
 use crate::target::Address;
 use crate::target::memory::u64_at;
 
-use super::object::{DebugHeader, GcHead, Refcount, RefcountRule, refcount_word};
+use super::object::{DebugHeader, GcHead, Object, Refcount, RefcountRule, SharedHeader, refcount_word};
 
 /// Malloc's granularity and pymalloc's: blocks are multiples of this.
 const ALIGNMENT: u64 = 16;
 /// What malloc may give beyond the request: the rest of a chunk that is too small to be one itself.
 const MALLOC_SLACK: u64 = 32;
+
+/// Fronts that the short way tries: 0, a GC head, a GC head and a pre-header.
+const FRONTS_MAX: usize = 3;
+/// Where the linker puts a program that is not relocated; no lower address is mapped.
+pub const LOWEST_ADDRESS: u64 = 0x40_0000;
 
 /// What a block is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +62,8 @@ pub enum Room {
     Chunk(u64),
     /// The request itself, as the debug hooks keep it.
     Requested(u64),
+    /// A block of mimalloc's: the request was rounded up to one of eight sizes between powers of two.
+    Bin(u64),
     /// Static data: at most so much.
     AtMost(u64),
 }
@@ -69,7 +76,10 @@ impl Room {
             Room::Class(room) if is_fixed => bytes.next_multiple_of(ALIGNMENT) == room,
             Room::Chunk(room) if is_fixed => bytes <= room && room <= bytes + MALLOC_SLACK,
             Room::Requested(room) if is_fixed => bytes == room,
-            Room::Class(room) | Room::Chunk(room) | Room::Requested(room) | Room::AtMost(room) => bytes <= room,
+            Room::Bin(room) if is_fixed => bytes <= room && room <= bytes + bytes / 4 + ALIGNMENT,
+            Room::Class(room) | Room::Chunk(room) | Room::Requested(room) | Room::Bin(room) | Room::AtMost(room) => {
+                bytes <= room
+            }
         }
     }
 }
@@ -87,6 +97,54 @@ pub struct Classifier<'a> {
     pub debug_hooks: bool,
     /// Objects known to be dead although they may not look it; see [`super::freelists`].
     pub dead: FxHashSet<Address>,
+    /// What the common case needs of each type, by id, packed so that a thousand types stay in the cache.
+    plain: Vec<Plain>,
+}
+
+/// What [`Classifier::quick`] needs of a type.
+#[derive(Clone, Copy, Debug)]
+struct Plain {
+    /// In units of 16 bytes; [`Plain::NEVER`] for metatypes, whose instances have two.
+    front: u8,
+    /// Whether all instances have one size.
+    is_plain: bool,
+    has_gc_head: bool,
+    /// Whether a block holds just this much.
+    is_strict: bool,
+    /// Bytes of the block, front included, as pymalloc rounds them.
+    room: u32,
+    /// The shallow size.
+    size: u32,
+}
+
+impl Plain {
+    const NEVER: u8 = u8::MAX;
+
+    fn new(info: &TypeInfo, measure: &Measure<'_>) -> Plain {
+        let size = measure.plain_size(info).filter(|_| !info.has_own_allocator && info.front % 16 == 0);
+        let room = u32::try_from((info.basicsize + info.front as u64).next_multiple_of(ALIGNMENT));
+        let front = match u8::try_from(info.front / 16) {
+            Ok(front) if !info.has(flag::TYPE_SUBCLASS) && info.front % 16 == 0 => front,
+            _ => Plain::NEVER,
+        };
+        let (is_plain, room, size) = match (size.map(u32::try_from), room) {
+            (Some(Ok(size)), Ok(room)) => (true, room, size),
+            _ => (false, 0, 0),
+        };
+        Plain { front, is_plain, has_gc_head: info.is_gc(), is_strict: info.is_python_class, room, size }
+    }
+}
+
+/// What the short way found in a block.
+pub enum Quick {
+    /// No object.
+    Nothing,
+    /// An object: all that there is to know.
+    Object(Object),
+    /// A type is named where it should be; the rest takes the long way.
+    Typed(TypeId),
+    /// It takes the long way to tell.
+    Unknown,
 }
 
 impl<'a> Classifier<'a> {
@@ -96,10 +154,12 @@ impl<'a> Classifier<'a> {
         fronts.push(0);
         fronts.sort_unstable();
         fronts.dedup();
+        let measure = Measure::new(layout, version, types);
         Classifier {
             layout,
             types,
-            measure: Measure::new(layout, version, types),
+            plain: types.iter().map(|(_, info)| Plain::new(info, &measure)).collect(),
+            measure,
             rule: RefcountRule::of(layout, version),
             fronts,
             ob_type: layout.object.ob_type,
@@ -120,7 +180,6 @@ impl<'a> Classifier<'a> {
 
     /// Judges a block at `address` whose bytes are `bytes`: all of them, or the first some thousand of a large one
     /// whose whole length `room` tells.
-    #[inline]
     pub fn block(&self, address: Address, bytes: &[u8], room: Room) -> Verdict {
         if !self.debug_hooks {
             return self.request(address, bytes, room);
@@ -145,8 +204,59 @@ impl<'a> Classifier<'a> {
         Verdict::NoObject
     }
 
+    /// Whether [`Classifier::quick`] may be asked: no marks, no dead to look out for, headers of two words.
+    pub fn has_quick_way(&self) -> bool {
+        !self.debug_hooks && self.dead.is_empty() && self.layout.object.size == 16
+    }
+
+    /// The common case in few instructions: a pool's block of `room` bytes that holds an object whose size its type
+    /// tells, or nothing whose second word is a type. Says what [`Classifier::block`] would say, or that it does not
+    /// know.
+    #[inline(always)]
+    pub fn quick(&self, block: Address, bytes: &[u8], room: usize) -> Quick {
+        let (pairs, _) = bytes.as_chunks::<16>();
+        let words = |pair: &[u8; 16]| {
+            let pair = u128::from_le_bytes(*pair);
+            (pair as u64, (pair >> 64) as u64)
+        };
+        let mut previous = (0, 0);
+        for (index, pair) in pairs.iter().enumerate().take(FRONTS_MAX) {
+            let (count, type_) = words(pair);
+            let Some(type_id) = self.types.find(type_) else {
+                previous = (count, type_);
+                continue;
+            };
+            let Some(plain) = self.plain.get(type_id.index()) else { return Quick::Unknown };
+            if usize::from(plain.front) != index {
+                return Quick::Unknown;
+            }
+            if !plain.is_plain {
+                return Quick::Typed(type_id);
+            }
+            // A count that could be an address needs a second look.
+            let Some(refcount) = self.rule.decode(count) else { return Quick::Nothing };
+            let tracked = plain.has_gc_head && previous.0 != 0;
+            let fits = if plain.is_strict { plain.room as usize == room } else { plain.room as usize <= room };
+            if matches!(refcount, Refcount::Count(count) if count >= LOWEST_ADDRESS)
+                || !fits
+                || (plain.has_gc_head && GcHead::of(previous.0, previous.1) == GcHead::Implausible)
+            {
+                return Quick::Unknown;
+            }
+            let address = block.offset(16 * index);
+            return Quick::Object(Object { address, type_id, size: u64::from(plain.size), refcount, tracked });
+        }
+        if pairs.len() >= FRONTS_MAX && self.fronts.len() > FRONTS_MAX { Quick::Unknown } else { Quick::Nothing }
+    }
+
+    /// Judges a block that [`Classifier::quick`] says names this type.
+    #[inline(always)]
+    pub fn typed(&self, block: Address, bytes: &[u8], room: Room, type_id: TypeId) -> Verdict {
+        let info = self.types.get(type_id);
+        self.object(block, bytes, room, type_id, info, info.front)
+    }
+
     /// Judges what a caller of the allocator got.
-    #[inline]
     fn request(&self, address: Address, bytes: &[u8], room: Room) -> Verdict {
         for &front in &self.fronts {
             let Some(word) = u64_at(bytes, front + self.ob_type) else { break };
@@ -172,7 +282,7 @@ impl<'a> Classifier<'a> {
     }
 
     /// Judges the object of type `info` behind the front of the block.
-    #[inline]
+    #[inline(always)]
     fn object(
         &self,
         block: Address,
@@ -183,13 +293,13 @@ impl<'a> Classifier<'a> {
         front: usize,
     ) -> Verdict {
         let (address, body) = (block.offset(front), &bytes[front..]);
-        let Some(word) = refcount_word(self.layout, body) else { return Verdict::NoObject };
-        let Some(refcount) = self.rule.decode(word) else { return Verdict::NoObject };
-        // A table of pointers to static types, which lie at low addresses in a program that is not relocated.
-        if self.types.find(word).is_some() || !self.dead.is_empty() && self.dead.contains(&address) {
+        let Some((refcount, tracked)) = self.header(body) else { return Verdict::NoObject };
+        if !self.dead.is_empty() && self.dead.contains(&address) {
             return Verdict::NoObject;
         }
-        let head = if info.is_gc() && front > 0 {
+        let head = if tracked {
+            GcHead::Tracked
+        } else if info.is_gc() && front > 0 {
             let head = &bytes[front - info.gc_head..];
             GcHead::read(head, self.layout.gc_head.gc_next, self.layout.gc_head.gc_prev)
         } else {
@@ -209,6 +319,46 @@ impl<'a> Classifier<'a> {
         }
     }
 
+    /// The count in an object's header, and whether the header itself says that the collector tracks the object
+    /// (free-threaded builds). `None` for what is not alive.
+    #[inline(always)]
+    fn header(&self, object: &[u8]) -> Option<(Refcount, bool)> {
+        if self.rule == RefcountRule::Shared {
+            return SharedHeader::read(self.layout, object).map(|header| (header.refcount, header.tracked));
+        }
+        let word = refcount_word(self.layout, object)?;
+        let refcount = self.rule.decode(word)?;
+        // A table of pointers to static types, which lie at low addresses in a program that is not relocated.
+        if word >= LOWEST_ADDRESS && self.types.find(word).is_some() { None } else { Some((refcount, false)) }
+    }
+
+    /// Judges memory of no known structure: `data` from `offset` on, which stands at `address`, as an object that an
+    /// allocator made. `room` bytes follow. Whether its GC head is linked is for the caller to see.
+    #[inline]
+    pub fn scanned_object(&self, address: Address, data: &[u8], offset: usize, room: u64) -> Verdict {
+        let Some(type_id) = u64_at(data, offset + self.ob_type).and_then(|word| self.types.find(word)) else {
+            return Verdict::NoObject;
+        };
+        let info = self.types.get(type_id);
+        let Some(block) = offset.checked_sub(info.front) else { return Verdict::NoObject };
+        if info.has(flag::TYPE_SUBCLASS) && self.types.find(address.0).is_none() {
+            return Verdict::NoObject;
+        }
+        let room = if self.debug_hooks {
+            // The mark tells the request, so strictly as in any other block.
+            let marked = block.checked_sub(DebugHeader::SIZE).and_then(|mark| DebugHeader::read(&data[mark..]));
+            match marked {
+                Some(header) if header.domain == b'o' && header.requested <= room + info.front as u64 => {
+                    Room::Requested(header.requested)
+                }
+                _ => return Verdict::NoObject,
+            }
+        } else {
+            Room::AtMost(room + info.front as u64)
+        };
+        self.object(address.back(info.front), &data[block..], room, type_id, info, info.front)
+    }
+
     /// Judges static data: `bytes` from `offset` on, which stands at `address`. Static types have nothing in front of
     /// them, other objects that the collector could know have a GC head there, used or not.
     #[inline]
@@ -218,17 +368,14 @@ impl<'a> Classifier<'a> {
             return Verdict::NoObject;
         };
         let info = self.types.get(type_id);
-        let Some(word) = refcount_word(self.layout, bytes) else { return Verdict::NoObject };
-        let Some(refcount) = self.rule.decode(word) else { return Verdict::NoObject };
-        if self.types.find(word).is_some() {
-            return Verdict::NoObject;
-        }
+        let Some((refcount, tracked)) = self.header(bytes) else { return Verdict::NoObject };
         let is_type = info.has(flag::TYPE_SUBCLASS);
         // C writes the address of a static type into a static object; a heap type's it cannot know.
         if info.has(flag::HEAPTYPE) && !is_type {
             return Verdict::NoObject;
         }
         let head = match offset.checked_sub(info.gc_head) {
+            _ if tracked => GcHead::Tracked,
             _ if is_type || !info.is_gc() => GcHead::Untracked,
             Some(head) => GcHead::read(&data[head..], self.layout.gc_head.gc_next, self.layout.gc_head.gc_prev),
             None => GcHead::Implausible,

@@ -51,6 +51,8 @@ pub enum RefcountRule {
     Half,
     /// 3.14+: 32 bits, an overflow that is 0, and flags of which at most four bits are in use.
     Split,
+    /// Free-threaded: what the owning thread counts, and what all others count together.
+    Shared,
 }
 
 /// Flags of a 3.14+ header that mean something (`Include/refcount.h`): immortal, legacy, static, and one of debug
@@ -63,7 +65,9 @@ const COUNT_MAX: u64 = 1 << 32;
 impl RefcountRule {
     /// The rule of a version.
     pub fn of(layout: &Layout, version: Version) -> RefcountRule {
-        if layout.object.ob_overflow.is_some() {
+        if layout.object.ob_ref_shared.is_some() {
+            RefcountRule::Shared
+        } else if layout.object.ob_overflow.is_some() {
             RefcountRule::Split
         } else if version.has_immortal_objects() {
             RefcountRule::Half
@@ -79,6 +83,8 @@ impl RefcountRule {
         match self {
             RefcountRule::Word => (word != 0 && word < COUNT_MAX).then_some(Refcount::Count(word)),
             RefcountRule::Half | RefcountRule::Split if low == 0 => None,
+            // Two words; see `SharedHeader`.
+            RefcountRule::Shared => None,
             RefcountRule::Half => (word >> 32 == 0).then(|| Self::half(low)),
             RefcountRule::Split => {
                 let (overflow, flags) = (word >> 32 & 0xffff, word >> 48);
@@ -113,6 +119,12 @@ impl GcHead {
         let (Some(next), Some(prev)) = (u64_at(bytes, next_offset), u64_at(bytes, prev_offset)) else {
             return GcHead::Implausible;
         };
+        GcHead::of(next, prev)
+    }
+
+    /// Judges the two words of a GC head.
+    #[inline(always)]
+    pub fn of(next: u64, prev: u64) -> GcHead {
         let pointer = |word: u64| {
             let address = word & !crate::python::proof::GC_FLAG_BITS;
             address != 0 && address < USER_SPACE
@@ -124,6 +136,55 @@ impl GcHead {
             _ if pointer(next) && prev != 0 => GcHead::Tracked,
             _ => GcHead::Implausible,
         }
+    }
+}
+
+/// The header of an object in a free-threaded build, as far as it can be a live object's (`Include/object.h`,
+/// `Include/refcount.h`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SharedHeader {
+    /// What the owner counts and what the others count, together.
+    pub refcount: Refcount,
+    /// `_PyGC_BITS_TRACKED`.
+    pub tracked: bool,
+}
+
+/// Added to the shared count of an object whose count is deferred (3.14+, `_Py_REF_DEFERRED`).
+const REF_DEFERRED: i64 = i64::MAX / 8;
+/// `_PyMutex` has two bits.
+const MUTEX_MAX: u8 = 3;
+/// Bits of `ob_gc_bits` that mean something (`Include/internal/pycore_gc.h`).
+const GC_BITS: u8 = 0x7f;
+/// `_PyGC_BITS_TRACKED`.
+const GC_TRACKED: u8 = 1;
+
+impl SharedHeader {
+    /// Reads the header at the start of `object`. `None` for what cannot be a live object's.
+    #[inline(always)]
+    pub fn read(layout: &Layout, object: &[u8]) -> Option<SharedHeader> {
+        let fields = &layout.object;
+        let owner = u64_at(object, fields.ob_tid?)?;
+        let (local, shared) = (u32_at(object, fields.ob_ref_local?)?, u64_at(object, fields.ob_ref_shared?)? as i64);
+        let (mutex, gc_bits) = (*object.get(fields.ob_mutex?)?, *object.get(fields.ob_gc_bits?)?);
+        // 3.14 has flags where 3.13 has padding.
+        let flags_at = fields.ob_tid? + 8;
+        let flags = u16::from_le_bytes([*object.get(flags_at)?, *object.get(flags_at + 1)?]);
+        let sane =
+            owner < USER_SPACE && mutex <= MUTEX_MAX && gc_bits <= GC_BITS && u64::from(flags) <= HEADER_FLAGS_MAX;
+        if !sane {
+            return None;
+        }
+        let tracked = gc_bits & GC_TRACKED != 0;
+        if local == u32::MAX {
+            return Some(SharedHeader { refcount: Refcount::Immortal(local), tracked });
+        }
+        let mut others = shared >> 2;
+        if others > REF_DEFERRED / 2 {
+            others -= REF_DEFERRED;
+        }
+        let count = i64::from(local).checked_add(others)?;
+        let count = u64::try_from(count).ok().filter(|&count| count != 0 && count < COUNT_MAX)?;
+        Some(SharedHeader { refcount: Refcount::Count(count), tracked })
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use crate::python::attach::Python;
+use crate::python::layout::Layout;
 use crate::target::Address;
 use crate::target::elf::LoadedElf;
 use crate::target::memory::Memory;
@@ -9,6 +11,8 @@ use crate::target::regions::{Backing, Region};
 
 use super::arenas::{Arena, Arenas};
 use super::chunks::{self, Chunk, Heap, THREAD_HEAP};
+use super::mimalloc::{self, Segment};
+use super::scan;
 
 /// One part of the target's memory, read by one worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,23 +25,47 @@ pub enum Part {
     Mapped(Chunk),
     /// Writable data of an ELF file.
     Statics(Range<Address>),
+    /// A segment of mimalloc's.
+    Segment(Segment),
+    /// Memory of another malloc than glibc's, to be searched.
+    Unstructured(Range<Address>),
 }
 
 impl Part {
-    /// The addresses that a census reads. Of a mapping of its own, only the first bytes.
-    pub fn range(&self) -> Range<Address> {
+    /// The addresses that a census reads, in order. Of a mapping of its own, only the first bytes; of a segment, what
+    /// it has touched.
+    pub fn ranges(&self) -> Vec<Range<Address>> {
         match self {
-            Part::Arena(arena) => arena.pools.clone(),
-            Part::Heap(heap) => heap.range.clone(),
-            Part::Mapped(chunk) => chunk.address..Address(chunk.end().0.min(chunk.address.0 + MAPPED_PREFIX)),
-            Part::Statics(range) => range.clone(),
+            Part::Arena(arena) => vec![arena.pools.clone()],
+            Part::Heap(heap) => vec![heap.range.clone()],
+            Part::Mapped(chunk) => vec![chunk.address..Address(chunk.end().0.min(chunk.address.0 + MAPPED_PREFIX))],
+            Part::Statics(range) | Part::Unstructured(range) => vec![range.clone()],
+            Part::Segment(segment) => segment.pieces.clone(),
         }
     }
 
-    /// Bytes of [`Part::range`].
+    /// The first of them.
+    pub fn start(&self) -> Address {
+        match self {
+            Part::Arena(arena) => arena.pools.start,
+            Part::Heap(heap) => heap.range.start,
+            Part::Mapped(chunk) => chunk.address,
+            Part::Statics(range) | Part::Unstructured(range) => range.start,
+            Part::Segment(segment) => segment.range.start,
+        }
+    }
+
+    /// Bytes of [`Part::ranges`].
     pub fn len(&self) -> u64 {
-        let range = self.range();
-        range.end.0 - range.start.0
+        self.ranges().iter().map(|range| range.end.0 - range.start.0).sum()
+    }
+
+    /// The row of chunks that it is.
+    fn heap(&self) -> Option<&Heap> {
+        match self {
+            Part::Heap(heap) => Some(heap),
+            _ => None,
+        }
     }
 
     /// Whether nothing is to be read.
@@ -54,13 +82,15 @@ pub const MAPPED_PREFIX: u64 = 4096;
 pub struct Plan {
     /// Parts that may hold objects.
     pub parts: Vec<Part>,
-    /// Private anonymous memory of no known structure: thread stacks, frames' stacks, other allocators' memory.
+    /// Private anonymous memory of no known structure, as far as it holds anything: thread stacks, frames' stacks,
+    /// other allocators' memory.
     pub unknown: Vec<Range<Address>>,
 }
 
 impl Plan {
     /// Plans the census of a target whose arenas and ELF files are known.
-    pub fn new<M: Memory + ?Sized>(memory: &M, arenas: &Arenas, elfs: &[LoadedElf]) -> Plan {
+    pub fn new<M: Memory + ?Sized>(memory: &M, python: &Python, arenas: &Arenas, elfs: &[LoadedElf]) -> Plan {
+        let layout = &python.layout;
         let mut statics: Vec<Range<Address>> = elfs.iter().flat_map(|elf| elf.writable_ranges(memory)).collect();
         statics.sort_by_key(|range| range.start);
         statics.dedup();
@@ -76,45 +106,91 @@ impl Plan {
                 if region.backing == Backing::Heap {
                     plan.parts.push(Part::Heap(Heap { range: rest, is_thread_arena: false }));
                 } else {
-                    plan.add_anonymous(memory, rest);
+                    let resident = memory.resident(rest.clone());
+                    let segments = if may_use_mimalloc(layout, arenas) {
+                        mimalloc::find(memory, layout, &rest, &resident)
+                    } else {
+                        Vec::new()
+                    };
+                    let spans: Vec<Range<Address>> = segments.iter().map(|segment| segment.range.clone()).collect();
+                    plan.parts.extend(segments.into_iter().map(Part::Segment));
+                    for rest in without(rest, &spans) {
+                        plan.add_anonymous(memory, rest, &resident);
+                    }
                 }
             }
         }
-        plan.parts.sort_by_key(|part| part.range().start);
+        plan.parts.sort_by_key(Part::start);
+        if layout.object.ob_ref_shared.is_none() {
+            plan.search_unstructured(memory, python, elfs);
+        }
+        plan.parts.sort_by_key(Part::start);
         plan
     }
 
+    /// Where malloc is not glibc's: what has no known structure, and a `brk` heap that is no row of chunks, is to be
+    /// searched, thread stacks apart.
+    fn search_unstructured<M: Memory + ?Sized>(&mut self, memory: &M, python: &Python, elfs: &[LoadedElf]) {
+        let heaps: Vec<Heap> = self.parts.iter().filter_map(Part::heap).cloned().collect();
+        if !scan::is_needed(memory, elfs, &heaps) {
+            return;
+        }
+        self.parts.retain(|part| {
+            let is_foreign = part.heap().is_some_and(|heap| !scan::is_row_of_chunks(memory, heap));
+            if is_foreign {
+                part.ranges().into_iter().for_each(|range| self.unknown.extend(memory.resident(range)));
+            }
+            !is_foreign
+        });
+        let stacks = scan::stacks(memory, python);
+        let unknown = std::mem::take(&mut self.unknown);
+        for range in unknown {
+            let searched = without(range.clone(), &stacks);
+            self.unknown.extend(without(range, &searched));
+            self.parts.extend(searched.into_iter().map(Part::Unstructured));
+        }
+    }
+
     /// Sorts out a stretch of private anonymous memory: heaps of thread arenas, and chunks that are mappings.
-    fn add_anonymous<M: Memory + ?Sized>(&mut self, memory: &M, range: Range<Address>) {
+    fn add_anonymous<M: Memory + ?Sized>(&mut self, memory: &M, range: Range<Address>, resident: &[Range<Address>]) {
         let mut from = range.start;
         let mut aligned = range.start.0.next_multiple_of(THREAD_HEAP);
         while aligned < range.end.0 {
-            if let Some(heap) = chunks::thread_heap(memory, Address(aligned), range.end) {
-                self.add_mapped(memory, from..Address(aligned));
+            let is_resident = !mimalloc::within(resident, &(Address(aligned)..Address(aligned + 1))).is_empty();
+            let heap = if is_resident { chunks::thread_heap(memory, Address(aligned), range.end) } else { None };
+            if let Some(heap) = heap {
+                self.add_mapped(memory, from..Address(aligned), resident);
                 from = heap.range.end;
                 self.parts.push(Part::Heap(heap));
             }
             aligned += THREAD_HEAP;
         }
-        self.add_mapped(memory, from..range.end);
+        self.add_mapped(memory, from..range.end, resident);
     }
 
-    fn add_mapped<M: Memory + ?Sized>(&mut self, memory: &M, range: Range<Address>) {
-        let chunks = chunks::mapped_chunks(memory, range.clone());
+    fn add_mapped<M: Memory + ?Sized>(&mut self, memory: &M, range: Range<Address>, resident: &[Range<Address>]) {
+        let resident = mimalloc::within(resident, &range);
+        let chunks = chunks::mapped_chunks(memory, &range, &resident);
         let spans: Vec<Range<Address>> = chunks.iter().map(|chunk| chunk.address..chunk.end()).collect();
-        self.unknown.extend(without(range, &spans));
+        self.unknown.extend(resident.into_iter().flat_map(|piece| without(piece, &spans)));
         self.parts.extend(chunks.into_iter().map(Part::Mapped));
     }
 
     /// The writable data of ELF files.
     pub fn statics(&self) -> Vec<Range<Address>> {
-        self.parts.iter().filter(|part| matches!(part, Part::Statics(_))).map(Part::range).collect()
+        self.parts.iter().filter(|part| matches!(part, Part::Statics(_))).flat_map(Part::ranges).collect()
     }
 
     /// Bytes that a census reads.
     pub fn total_bytes(&self) -> u64 {
         self.parts.iter().map(Part::len).sum()
     }
+}
+
+/// Whether the interpreter's objects may be in mimalloc's segments: always without a GIL; else only where there are
+/// no arenas, since a process has one allocator for objects.
+fn may_use_mimalloc(layout: &Layout, arenas: &Arenas) -> bool {
+    layout.mi_segment.is_some() && (layout.object.ob_ref_shared.is_some() || arenas.arenas.is_empty())
 }
 
 fn may_hold_chunks(region: &Region) -> bool {

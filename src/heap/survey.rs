@@ -55,7 +55,7 @@ impl Survey {
     pub fn new<M: Memory + ?Sized>(memory: &M, python: &Python, elfs: &[LoadedElf]) -> Survey {
         let cached = CachedMemory::new(memory);
         let arenas = arenas::find(&cached, python);
-        let plan = Plan::new(memory, &arenas, elfs);
+        let plan = Plan::new(memory, python, &arenas, elfs);
         let debug_hooks = hooks::are_on(&cached, &python.layout, &arenas, &plan);
         log::debug!(
             "{} arenas ({} slots rejected), {} parts with {} bytes, debug hooks {}",
@@ -106,6 +106,10 @@ impl Survey {
         M: Memory + Sync + ?Sized,
         S: Sink,
     {
+        // Free-threaded builds have no lists.
+        if python.layout.object.ob_ref_shared.is_some() {
+            return self.census(memory, python, types, progress, sink);
+        }
         let with_tracked = || Tracked { sink: sink(), addresses: Vec::new() };
         let (sinks, mut outcome) = self.census(memory, python, types, progress, with_tracked)?;
         // No target has more objects than bytes read by the smallest object's size; a damaged list ends there.

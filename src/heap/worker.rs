@@ -8,18 +8,21 @@ use crate::target::{Address, MemoryExt};
 
 use super::arenas::Arena;
 use super::chunks::{self, Chunk, Heap};
-use super::classify::{Classifier, Found, Room, Verdict};
+use super::classify::{Classifier, Found, LOWEST_ADDRESS, Quick, Room, Verdict};
 use super::object::{Object, Refcount, Sink};
 use super::plan::{MAPPED_PREFIX, Part};
 use super::pools::{Pool, PoolState};
 use super::statics;
 
-/// Bytes of a heap or of static data read at a time: an arena's size.
-const WINDOW: usize = 1 << 20;
+/// Bytes of pools read at a time: what stays in the second-level cache until it has been judged. A multiple of every
+/// pool size.
+const POOLS_WINDOW: usize = 256 << 10;
+/// Bytes of a heap of chunks read at a time.
+pub(super) const WINDOW: usize = 1 << 20;
 /// Sizes that wait to be completed: 20,000 take about 2 MiB.
 const PENDING_MAX: usize = 20_000;
 /// How often a pool that changed while it was read is read again.
-const POOL_RETRIES: usize = 3;
+pub(super) const POOL_RETRIES: usize = 3;
 /// Bytes between two wanted places that are read along rather than skipped.
 const GAP: u64 = 512;
 /// Longest run of wanted places that is read as one.
@@ -30,7 +33,7 @@ const RUN_MAX: u64 = 64 << 10;
 pub struct Counts {
     /// Objects handed on.
     pub objects: u64,
-    /// Pools in use.
+    /// Pools in use, or mimalloc's pages.
     pub pools: u64,
     /// Blocks in use in them, as the pools count.
     pub blocks_in_use: u64,
@@ -44,6 +47,10 @@ pub struct Counts {
     pub unreadable_bytes: u64,
     /// Bytes of malloc heaps in which no row of chunks was found.
     pub unparsed_bytes: u64,
+    /// Bytes of unknown structure that were searched for objects.
+    pub scanned_bytes: u64,
+    /// Objects found in them.
+    pub scanned_objects: u64,
 }
 
 impl Counts {
@@ -57,16 +64,18 @@ impl Counts {
         self.implausible_blocks += other.implausible_blocks;
         self.unreadable_bytes += other.unreadable_bytes;
         self.unparsed_bytes += other.unparsed_bytes;
+        self.scanned_bytes += other.scanned_bytes;
+        self.scanned_objects += other.scanned_objects;
     }
 }
 
 /// A worker. It keeps two buffers and a list of sizes to complete, whatever the size of the target.
 pub struct Worker<'a, M: Memory + ?Sized, S: Sink> {
-    memory: &'a M,
+    pub(super) memory: &'a M,
     cached: CachedMemory<'a, M>,
-    classifier: &'a Classifier<'a>,
+    pub(super) classifier: &'a Classifier<'a>,
     sink: S,
-    counts: Counts,
+    pub(super) counts: Counts,
     window: Vec<u8>,
     pending: Vec<Pending>,
     scratch: Vec<u8>,
@@ -82,13 +91,13 @@ struct Pending {
 
 /// Memory at hand: the window being worked on.
 #[derive(Clone, Copy)]
-struct Window<'b> {
-    start: Address,
-    bytes: &'b [u8],
+pub(super) struct Window<'b> {
+    pub(super) start: Address,
+    pub(super) bytes: &'b [u8],
 }
 
 impl<'b> Window<'b> {
-    fn get(&self, address: Address, length: usize) -> Option<&'b [u8]> {
+    pub(super) fn get(&self, address: Address, length: usize) -> Option<&'b [u8]> {
         let offset = usize::try_from(address.0.checked_sub(self.start.0)?).ok()?;
         self.bytes.get(offset..offset.checked_add(length)?)
     }
@@ -119,6 +128,8 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
             Part::Heap(heap) => self.read_heap(heap),
             Part::Mapped(chunk) => self.read_mapped(*chunk),
             Part::Statics(range) => self.read_statics(range.start, range.end),
+            Part::Segment(segment) => self.read_segment(segment),
+            Part::Unstructured(range) => self.read_unstructured(range),
         }
     }
 
@@ -132,7 +143,7 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
     }
 
     /// Runs `work` on the bytes at `start`, which are local already or read into the window.
-    fn with_bytes(
+    pub(super) fn with_bytes(
         &mut self,
         start: Address,
         length: usize,
@@ -159,14 +170,19 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
     }
 
     fn read_arena(&mut self, arena: &Arena) -> Result<(), ReadError> {
-        let length = (arena.pools.end.0 - arena.pools.start.0) as usize;
         let pool_size = self.classifier.layout().constants.pool_size;
-        self.with_bytes(arena.pools.start, length, |worker, window| {
-            for (index, bytes) in window.bytes.chunks_exact(pool_size).enumerate() {
-                worker.read_pool(window.start.offset(index * pool_size), bytes, window)?;
-            }
-            Ok(())
-        })
+        let mut at = arena.pools.start;
+        while at < arena.pools.end {
+            let length = ((arena.pools.end.0 - at.0) as usize).min(POOLS_WINDOW);
+            self.with_bytes(at, length, |worker, window| {
+                for (index, bytes) in window.bytes.chunks_exact(pool_size).enumerate() {
+                    worker.read_pool(window.start.offset(index * pool_size), bytes, window)?;
+                }
+                Ok(())
+            })?;
+            at = at.offset(length);
+        }
+        Ok(())
     }
 
     /// Reads one pool. A pool that contradicts itself was changed while it was read; it is read again by itself.
@@ -199,16 +215,34 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
         self.counts.blocks_in_use += u64::from(pool.in_use);
         let room = Room::Class(pool.block_size as u64);
         let classifier = self.classifier;
+        let has_quick_way = classifier.has_quick_way();
         for (index, block) in bytes[pool.first..].chunks_exact(pool.block_size).take(pool.carved).enumerate() {
-            if !free.contains(index) {
-                let at = address.offset(pool.first + index * pool.block_size);
-                self.judge(classifier.block(at, block, room), window)?;
+            if free.contains(index) {
+                continue;
             }
+            let at = address.offset(pool.first + index * pool.block_size);
+            if has_quick_way {
+                match classifier.quick(at, block, pool.block_size) {
+                    Quick::Nothing => continue,
+                    Quick::Object(object) => {
+                        self.counts.objects += 1;
+                        self.sink.object(&object);
+                        continue;
+                    }
+                    Quick::Typed(type_id) => {
+                        self.judge(classifier.typed(at, block, room, type_id), window)?;
+                        continue;
+                    }
+                    Quick::Unknown => {}
+                }
+            }
+            self.judge(classifier.block(at, block, room), window)?;
         }
         Ok(true)
     }
 
-    fn judge(&mut self, verdict: Verdict, window: Window<'_>) -> Result<(), ReadError> {
+    #[inline(always)]
+    pub(super) fn judge(&mut self, verdict: Verdict, window: Window<'_>) -> Result<(), ReadError> {
         match verdict {
             Verdict::NoObject => Ok(()),
             Verdict::Implausible => {
@@ -220,8 +254,8 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
     }
 
     /// Hands an object on, at once or once its size is known.
-    #[inline]
-    fn hand_on(&mut self, found: &Found, window: Window<'_>) -> Result<(), ReadError> {
+    #[inline(always)]
+    pub(super) fn hand_on(&mut self, found: &Found, window: Window<'_>) -> Result<(), ReadError> {
         let &Found { address, type_id, refcount, tracked, measured } = found;
         if tracked && self.is_address(refcount) && !self.is_linked(address) {
             self.counts.implausible_blocks += 1;
@@ -371,16 +405,17 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
 
     /// Whether a count could as well be an address: in a program that is not relocated, static data lies so low.
     fn is_address(&self, refcount: Refcount) -> bool {
-        /// Where the linker puts a program that is not relocated.
-        const LOWEST: u64 = 0x40_0000;
         matches!(refcount, Refcount::Count(count)
-            if count >= LOWEST && count % 8 == 0 && self.memory.regions().contains(Address(count), 8))
+            if count >= LOWEST_ADDRESS && count % 8 == 0 && self.memory.regions().contains(Address(count), 8))
     }
 
     /// Whether the collector's list that an object claims to be in leads back to it. Asked of the few objects that
     /// need more proof than their own bytes: tables of C data are full of pointers and small numbers.
-    fn is_linked(&self, object: Address) -> bool {
+    pub(super) fn is_linked(&self, object: Address) -> bool {
         let layout = self.classifier.layout();
+        if layout.constants.gc_head_size == 0 {
+            return true;
+        }
         let head = object.back(layout.constants.gc_head_size);
         let link = |node: Address, offset: usize| {
             self.cached.read_u64(node.offset(offset)).map(|word| Address(word & !GC_FLAG_BITS))
@@ -411,7 +446,7 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
 /// modules some tens.
 const STATICS_MAX: usize = 64 << 20;
 
-fn only_fatal(error: ReadError) -> Result<(), ReadError> {
+pub(super) fn only_fatal(error: ReadError) -> Result<(), ReadError> {
     match error {
         ReadError::Gone | ReadError::Denied => Err(error),
         _ => Ok(()),

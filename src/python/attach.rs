@@ -138,10 +138,18 @@ fn attach_at<M: Memory + ?Sized>(memory: &M, runtime: &Runtime) -> Result<Python
         });
     }
     let mut first_error = None;
-    for candidate in candidates {
-        let mut layout = Layout::load(&candidate);
-        let overlay = known.published.as_ref().map(|published| layout.overlay(published));
-        let corrections = overlay.map_or_else(Vec::new, |overlay| overlay.corrected);
+    let mut layouts: Vec<(Layout, Vec<Correction>)> = candidates
+        .iter()
+        .map(|candidate| {
+            let mut layout = Layout::load(candidate);
+            let overlay = known.published.as_ref().map(|published| layout.overlay(published));
+            (layout, overlay.map_or_else(Vec::new, |overlay| overlay.corrected))
+        })
+        .collect();
+    // What is published corrects a table, but not all of it: a debug build's corrected default table would prove and
+    // still have the rest wrong. So the table that needs the least correction comes first.
+    layouts.sort_by_key(|(_, corrections)| corrections.len());
+    for (layout, corrections) in layouts {
         let proved = proof::prove(&Reader { memory, layout: &layout }, runtime.address, known.version);
         match proved {
             Ok(Proved { version, interpreters, type_type, object_type }) => {

@@ -4,6 +4,7 @@ pub mod attach;
 pub mod layout;
 pub mod proof;
 pub mod reader;
+pub mod recognize;
 pub mod runtime;
 pub mod sizes;
 pub mod types;

@@ -24,6 +24,8 @@ const DIGIT_BITS: u32 = 30;
 const LOCALS_MAX: u64 = 1 << 24;
 /// numpy arrays have at most 64 dimensions (NPY_MAXDIMS; 32 before 2.0).
 const NDARRAY_DIMENSIONS_MAX: u64 = 64;
+/// Bytes of an object's header in the builds that numpy's offsets here are counted for; free-threaded ones have more.
+const HEADER: usize = 16;
 /// numpy: the array owns its data (NPY_ARRAY_OWNDATA).
 const NDARRAY_OWNS_DATA: u32 = 4;
 
@@ -138,8 +140,10 @@ pub enum Size {
     Deferred(Deferred),
 }
 
-/// What must be read, outside the object, to know its size. `base` is what is known already.
+/// What must be read, outside the object, to know its size: each variant holds where, and `base`, the bytes that are
+/// known already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
 pub enum Deferred {
     /// A dict's keys table, counted where no other dict shares it; values counted where `split`.
     DictKeys { keys: Address, base: u64, split: bool },
@@ -212,13 +216,16 @@ impl Deferred {
             Deferred::NdArrayData { descr, base, .. } => {
                 let items =
                     bytes.chunks_exact(8).try_fold(1u64, |product, word| product.checked_mul(u64_at(word, 0)?))?;
-                base.checked_add(items.checked_mul(ndarray_itemsize(memory, descr)?)?)
+                base.checked_add(items.checked_mul(ndarray_itemsize(memory, layout, descr)?)?)
                     .filter(|&size| size < OBJECT_SIZE_MAX)
             }
             Deferred::BytesIoBuffer { base, .. } => {
-                let refcount = u32_at(bytes, 0)?;
                 let length = u64_at(bytes, layout.var_object.ob_size)?;
-                let own = if refcount > 1 { 0 } else { (layout.bytes.ob_sval as u64 + 1).checked_add(length)? };
+                let own = if is_shared(bytes, layout)? {
+                    0
+                } else {
+                    (layout.bytes.ob_sval as u64 + 1).checked_add(length)?
+                };
                 base.checked_add(own).filter(|&size| size < OBJECT_SIZE_MAX)
             }
             Deferred::CodeExtras { base, .. } => Some(base + code_extras(bytes, layout, memory)?),
@@ -236,8 +243,21 @@ fn locals_of_old_code<M: Memory + ?Sized>(code: &[u8], layout: &Layout, memory: 
     Some(locals + length(layout.code.co_cellvars)? + length(layout.code.co_freevars)?)
 }
 
-/// `elsize` of a numpy dtype: at 32 (an int, the alignment behind it) before numpy 2, at 40 since.
-fn ndarray_itemsize<M: Memory + ?Sized>(memory: &M, descr: Address) -> Option<u64> {
+/// Whether an object has more than one reference.
+fn is_shared(object: &[u8], layout: &Layout) -> Option<bool> {
+    match (layout.object.ob_ref_local, layout.object.ob_ref_shared) {
+        (Some(local), Some(shared)) => {
+            let others = u64_at(object, shared)? as i64 >> 2;
+            Some(i64::from(u32_at(object, local)?).saturating_add(others) > 1)
+        }
+        _ => Some(u32_at(object, layout.object.ob_refcnt?)? > 1),
+    }
+}
+
+/// `elsize` of a numpy dtype: at 32 (an int, the alignment behind it) before numpy 2, at 40 since; behind a longer
+/// header, so much further.
+fn ndarray_itemsize<M: Memory + ?Sized>(memory: &M, layout: &Layout, descr: Address) -> Option<u64> {
+    let descr = descr.offset(layout.object.size.checked_sub(HEADER)?);
     let mut bytes = [0; 48];
     memory.read_exact_at(descr, &mut bytes).ok()?;
     let alignment_of_numpy_1 = u32_at(&bytes, 36)?;
@@ -292,9 +312,20 @@ impl<'a> Measure<'a> {
         self.layout
     }
 
+    /// The shallow size that all instances of a type have, if they have one.
+    pub fn plain_size(&self, info: &TypeInfo) -> Option<u64> {
+        let is_plain = info.itemsize == 0 && !info.has_inline_values && !info.has(flag::TYPE_SUBCLASS);
+        let size = info.basicsize + info.front as u64;
+        match info.rule {
+            SizeRule::Default if is_plain => Some(size),
+            SizeRule::NumpyScalar(value) if is_plain => Some(size + u64::from(value)),
+            _ => None,
+        }
+    }
+
     /// Measures the object of type `info` at `address`, whose own bytes are `bytes`, up to the end of its block or
     /// as much as was read of a large one. `None` where the bytes cannot be an object of that type.
-    #[inline]
+    #[inline(always)]
     pub fn measure(&self, info: &TypeInfo, address: Address, bytes: &[u8]) -> Option<Measured> {
         let layout = self.layout;
         let word = |offset: usize| u64_at(bytes, offset);
@@ -480,6 +511,10 @@ impl<'a> Measure<'a> {
         {
             return None;
         }
+        // Text apart from its header: instances of classes, and until 3.11 strings made by old C interfaces.
+        if !compact && !info.has(flag::HEAPTYPE) && unicode.wstr.is_none() {
+            return None;
+        }
         let front = base - info.basicsize;
         if compact && ascii {
             let header = layout.ascii_unicode.size;
@@ -555,7 +590,8 @@ impl<'a> Measure<'a> {
         let extent = info.basicsize.checked_add(slots.checked_mul(info.itemsize)?)?;
         let keys = u64_at(bytes, layout.heap_type.ht_cached_keys)?;
         let size = match keys {
-            0 => Size::Known(front + own),
+            // A metatype that counts in its own way need not count the keys.
+            _ if keys == 0 || info.basis == Basis::LowerBound => Size::Known(front + own),
             _ => Size::Deferred(Deferred::CachedKeys { keys: Address(keys), base: front + own }),
         };
         Some(Measured { extent, is_fixed: false, size })
@@ -613,8 +649,9 @@ impl<'a> Measure<'a> {
 
     /// numpy's `PyArrayObject_fields`: data 16, nd 24, dimensions 32, strides 40, base 48, descr 56, flags 64.
     fn measure_ndarray(&self, info: &TypeInfo, base: u64, bytes: &[u8]) -> Option<Measured> {
-        let nd = u64::from(u32_at(bytes, 24)?);
-        let (dimensions, descr, flags) = (u64_at(bytes, 32)?, u64_at(bytes, 56)?, u32_at(bytes, 64)?);
+        let fields = bytes.get(self.layout.object.size.checked_sub(HEADER)?..)?;
+        let nd = u64::from(u32_at(fields, 24)?);
+        let (dimensions, descr, flags) = (u64_at(fields, 32)?, u64_at(fields, 56)?, u32_at(fields, 64)?);
         if nd > NDARRAY_DIMENSIONS_MAX || descr == 0 || (nd > 0 && dimensions == 0) {
             return None;
         }

@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::analysis::histogram::Histogram;
 use crate::python::sizes::Basis;
 
+use super::family::{Family, Member, Unread};
 use super::summary::{AllocatorSummary, Problems, Reading, TargetSummary};
 
 /// The version of every JSON document that heapsonde writes.
@@ -22,6 +23,19 @@ struct Document<'a> {
     totals: Totals,
     allocator: &'a AllocatorSummary,
     problems: &'a Problems,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    processes: Option<Vec<Process<'a>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unread: Option<&'a [Unread]>,
+}
+
+#[derive(Serialize)]
+struct Process<'a> {
+    target: &'a TargetSummary,
+    reading: &'a Reading,
+    types: Vec<TypeRow<'a>>,
+    totals: Totals,
+    problems: &'a Problems,
 }
 
 #[derive(Serialize)]
@@ -29,7 +43,7 @@ struct TypeRow<'a> {
     #[serde(rename = "type")]
     type_: String,
     module: &'a str,
-    name: &'a str,
+    name: Option<&'a str>,
     objects: u64,
     shallow_bytes: u64,
     retained_bytes: Option<u64>,
@@ -55,27 +69,75 @@ pub fn write(
     allocator: &AllocatorSummary,
     problems: &Problems,
 ) -> io::Result<()> {
-    let types = histogram.rows.iter().take(top.unwrap_or(usize::MAX)).map(|row| TypeRow {
-        type_: row.label(),
-        module: &row.module,
-        name: &row.name,
-        objects: row.amount.objects,
-        shallow_bytes: row.amount.bytes,
-        retained_bytes: None,
-        size_basis: basis_name(row.basis),
-    });
     let document = Document {
         schema_version: SCHEMA_VERSION,
         target,
         reading,
         basis: "exact",
-        types: types.collect(),
-        totals: Totals { objects: histogram.total.objects, shallow_bytes: histogram.total.bytes },
+        types: types(histogram, top),
+        totals: totals(histogram),
         allocator,
         problems,
+        processes: None,
+        unread: None,
     };
     serde_json::to_writer_pretty(&mut *out, &document)?;
     writeln!(out)
+}
+
+/// Writes the document of a family: `merged` and the sums at the top as for one process, of which `target` is the
+/// first; and each by itself in `processes`.
+///
+/// # Errors
+/// As the writer.
+pub fn write_family(
+    out: &mut dyn Write,
+    family: &Family,
+    merged: &Histogram,
+    top: Option<usize>,
+    target: &TargetSummary,
+) -> io::Result<()> {
+    let document = Document {
+        schema_version: SCHEMA_VERSION,
+        target,
+        reading: &family.reading(),
+        basis: "exact",
+        types: types(merged, top),
+        totals: totals(merged),
+        allocator: &family.allocator(),
+        problems: &family.problems(),
+        processes: Some(family.members.iter().map(|member| process(member, top)).collect()),
+        unread: Some(&family.unread),
+    };
+    serde_json::to_writer_pretty(&mut *out, &document)?;
+    writeln!(out)
+}
+
+fn process(member: &Member, top: Option<usize>) -> Process<'_> {
+    Process {
+        target: &member.target,
+        reading: &member.reading,
+        types: types(&member.histogram, top),
+        totals: totals(&member.histogram),
+        problems: &member.problems,
+    }
+}
+
+fn types(histogram: &Histogram, top: Option<usize>) -> Vec<TypeRow<'_>> {
+    let rows = histogram.rows.iter().take(top.unwrap_or(usize::MAX)).map(|row| TypeRow {
+        type_: row.label(),
+        module: &row.module,
+        name: row.name.as_deref(),
+        objects: row.amount.objects,
+        shallow_bytes: row.amount.bytes,
+        retained_bytes: None,
+        size_basis: basis_name(row.basis),
+    });
+    rows.collect()
+}
+
+fn totals(histogram: &Histogram) -> Totals {
+    Totals { objects: histogram.total.objects, shallow_bytes: histogram.total.bytes }
 }
 
 /// What a basis is called in JSON.

@@ -16,7 +16,7 @@ const LOWER_BOUNDS_SHOWN: usize = 12;
 /// As the writer.
 pub fn write(out: &mut dyn Write, histogram: &Histogram, top: Option<usize>) -> io::Result<()> {
     let shown = top.unwrap_or(usize::MAX).min(histogram.rows.len());
-    let by_module = histogram.rows.first().is_some_and(|row| row.name.is_empty());
+    let by_module = histogram.rows.first().is_some_and(|row| row.name.is_none());
     let noun = if by_module { "module" } else { "type (module.name)" };
     writeln!(out, "{:>6} {:>13} {:>16} {:>7} {:>7}  {noun}", "num", "#objects", "#bytes", "%", "cum%")?;
     let mut so_far = Amount::default();

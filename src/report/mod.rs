@@ -1,9 +1,12 @@
 //! Output: one file per format. Everything here writes to a `Write` and knows no terminal.
 
+pub mod checkup;
+pub mod family;
 pub mod flamegraph;
 pub mod folded;
 pub mod histogram_json;
 pub mod histogram_table;
 pub mod ndjson;
+pub mod processes;
 pub mod summary;
 pub mod units;

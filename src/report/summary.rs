@@ -91,6 +91,24 @@ impl Problems {
         }
     }
 
+    /// The sums of two. Lists count as walked where they were in either.
+    pub fn plus(&self, other: &Problems) -> Problems {
+        let either = |a: Option<u64>, b: Option<u64>| a.map_or(b, |a| Some(a + b.unwrap_or(0)));
+        Problems {
+            torn_pools: self.torn_pools + other.torn_pools,
+            torn_objects: self.torn_objects + other.torn_objects,
+            implausible_blocks: self.implausible_blocks + other.implausible_blocks,
+            unreadable_bytes: self.unreadable_bytes.saturating_add(other.unreadable_bytes),
+            unparsed_bytes: self.unparsed_bytes.saturating_add(other.unparsed_bytes),
+            unsearched_bytes: self.unsearched_bytes.saturating_add(other.unsearched_bytes),
+            only_in_lists: either(self.only_in_lists, other.only_in_lists),
+            only_in_blocks: either(self.only_in_blocks, other.only_in_blocks),
+            broken_lists: either(self.broken_lists, other.broken_lists),
+            rejected_types: self.rejected_types + other.rejected_types,
+            rejected_arenas: self.rejected_arenas + other.rejected_arenas,
+        }
+    }
+
     /// Writes what there is, a line each; a line that says so where there is nothing.
     ///
     /// # Errors
@@ -145,6 +163,20 @@ pub struct AllocatorSummary {
     pub raw_blocks_known: bool,
     /// Whether the debug hooks are on.
     pub debug_hooks: bool,
+}
+
+impl AllocatorSummary {
+    /// The sums of two.
+    pub fn plus(&self, other: &AllocatorSummary) -> AllocatorSummary {
+        AllocatorSummary {
+            arenas: self.arenas + other.arenas,
+            pools: self.pools + other.pools,
+            blocks_in_use: self.blocks_in_use + other.blocks_in_use,
+            allocated_blocks: self.allocated_blocks.saturating_add(other.allocated_blocks),
+            raw_blocks_known: self.raw_blocks_known && other.raw_blocks_known,
+            debug_hooks: self.debug_hooks || other.debug_hooks,
+        }
+    }
 }
 
 /// Writes the line that says of which process and how it was read.

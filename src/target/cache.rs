@@ -4,6 +4,7 @@
 //! past it. Each page is that of the moment at which it was first read.
 
 use std::cell::{Cell, RefCell};
+use std::ops::Range;
 
 use rustc_hash::FxHashMap;
 
@@ -111,6 +112,10 @@ impl<M: Memory + ?Sized> Memory for CachedMemory<'_, M> {
 
     fn local(&self, address: Address, length: usize) -> Option<&[u8]> {
         self.inner.local(address, length)
+    }
+
+    fn resident(&self, range: Range<Address>) -> Vec<Range<Address>> {
+        self.inner.resident(range)
     }
 }
 

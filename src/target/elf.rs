@@ -4,15 +4,19 @@
 //! container-bound file makes no difference. Only `.symtab` and the section headers, which are never mapped, come
 //! from the file, through `/proc/PID/exe` or `/proc/PID/root`.
 
+use std::io::Read;
 use std::ops::Range;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use goblin::elf::dynamic::{DT_GNU_HASH, DT_HASH, DT_STRTAB, DT_SYMTAB};
 use goblin::elf::header::{EI_CLASS, ELFCLASS32, ELFMAG, ET_DYN, ET_EXEC};
-use goblin::elf::program_header::{PF_W, PF_X, PT_DYNAMIC, PT_LOAD};
+use goblin::elf::program_header::{PF_W, PF_X, PT_DYNAMIC, PT_LOAD, PT_NOTE};
 
 use super::address::Address;
 use super::memory::{Memory, MemoryExt, u32_at, u64_at};
+use super::procfs::{self, FileId};
+use super::regions::Region;
 
 /// Size of an ELF64 header and of one program header (`elf.h`).
 const HEADER_SIZE: usize = 64;
@@ -26,6 +30,9 @@ const CHAIN_MAX: u32 = 1 << 16;
 /// Size of an ELF64 symbol.
 const SYMBOL_SIZE: u64 = 24;
 const PAGE: u64 = 4096;
+/// Kind of the note that holds a build id (`elf.h`), and bytes of notes looked through: real ones have about 100.
+const NT_GNU_BUILD_ID: u32 = 3;
+const NOTES_MAX: usize = 1 << 16;
 /// Largest file read whole for its section headers; a debug build of libpython has 40 MiB.
 const FILE_SIZE_MAX: u64 = 1 << 30;
 
@@ -45,6 +52,8 @@ pub struct LoadSegment {
 pub struct LoadedElf {
     /// Its path in the target's mount namespace.
     pub path: PathBuf,
+    /// Where its header is mapped.
+    pub header: Address,
     /// What to add to an address of the file to get one of the target.
     pub bias: u64,
     /// The loadable segments, in file order.
@@ -77,6 +86,15 @@ impl LoadedElf {
         found
     }
 
+    /// The one with the lowest address of which `wanted` holds by path, as [`LoadedElf::all`] finds them.
+    pub fn find<M: Memory + ?Sized>(memory: &M, wanted: impl Fn(&Path) -> bool) -> Option<LoadedElf> {
+        let begins = |region: &&Region| region.file_offset == 0 && region.readable;
+        memory.regions().iter().filter(begins).find_map(|region| {
+            let path = region.path().filter(|path| wanted(path))?;
+            LoadedElf::at(memory, region.start, path)
+        })
+    }
+
     fn at<M: Memory + ?Sized>(memory: &M, start: Address, path: &Path) -> Option<LoadedElf> {
         let mut header = [0; HEADER_SIZE];
         memory.read_exact_at(start, &mut header).ok()?;
@@ -101,6 +119,7 @@ impl LoadedElf {
         let place = |header: &ProgramHeader| Address(header.address.wrapping_add(bias));
         Some(LoadedElf {
             path: path.to_owned(),
+            header: start,
             bias,
             segments: headers
                 .iter()
@@ -282,6 +301,47 @@ impl DynamicTables {
     }
 }
 
+/// Bytes of an ELF header and the program headers, which stand right behind it in every file that a linker made.
+fn headers_length(bytes: &[u8]) -> Option<usize> {
+    let count = usize::from(u16::from_le_bytes([*bytes.get(56)?, *bytes.get(57)?]));
+    let end = u64_at(bytes, 32)?.checked_add((count * PROGRAM_HEADER_SIZE) as u64)?;
+    // patchelf moves the program headers away; then only the ELF header is compared.
+    Some(if end <= PAGE { end as usize } else { HEADER_SIZE })
+}
+
+/// Whether these notes (name length, data length, kind; name; data; each part padded to 4) hold a build id.
+fn has_build_id(notes: &[u8]) -> bool {
+    let mut at = 0;
+    while let (Some(name), Some(data), Some(kind)) = (u32_at(notes, at), u32_at(notes, at + 4), u32_at(notes, at + 8)) {
+        let (name, data) = (name as usize, data as usize);
+        if kind == NT_GNU_BUILD_ID && notes.get(at + 12..at + 16) == Some(b"GNU\0") && data > 0 {
+            return true;
+        }
+        at += 12 + name.next_multiple_of(4) + data.next_multiple_of(4);
+    }
+    false
+}
+
+/// Why the file behind a mapped ELF cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// It cannot be read.
+    #[error("cannot read the file {path} of the process: {source}", path = path.display())]
+    File {
+        /// Its path in the target's namespace.
+        path: PathBuf,
+        /// What the file system says.
+        source: std::io::Error,
+    },
+    /// What stands at its path now is another file: it was deleted or upgraded since the process started.
+    #[error("the file {path} is not the one that the process has mapped, and is not used", path = path.display())]
+    Replaced {
+        /// Its path in the target's namespace.
+        path: PathBuf,
+    },
+}
+
 /// What only the file tells: local symbols and sections.
 pub struct ElfFile {
     bytes: Vec<u8>,
@@ -289,26 +349,83 @@ pub struct ElfFile {
 
 impl ElfFile {
     /// Reads the file behind a loaded ELF: the target's own executable through `/proc/PID/exe` (which works when it
-    /// was deleted), everything else through `/proc/PID/root` (which works when the target lives in a container).
+    /// was deleted), everything else through `/proc/PID/root` (which works when the target lives in a container), or
+    /// through `/proc/PID/map_files` (which works when it was deleted and we are root). A file that was put in its
+    /// place since is not taken: see [`OpenError::Replaced`].
     ///
     /// # Errors
-    /// As the file system says; a file of another kind or of absurd size is `InvalidData`.
-    pub fn open(pid: i32, elf: &LoadedElf) -> std::io::Result<ElfFile> {
-        let exe = PathBuf::from(format!("/proc/{pid}/exe"));
-        let named = std::fs::read_link(&exe)?;
-        let named = named.to_string_lossy();
-        let is_exe = Path::new(named.strip_suffix(" (deleted)").unwrap_or(&named)) == elf.path;
-        let path = if is_exe {
-            exe
-        } else {
-            let inside = elf.path.strip_prefix("/").unwrap_or(&elf.path);
-            Path::new(&format!("/proc/{pid}/root")).join(inside)
-        };
-        let metadata = std::fs::metadata(&path)?;
+    /// Where no file can be read, or none is the one that is mapped.
+    pub fn open<M: Memory + ?Sized>(pid: i32, memory: &M, elf: &LoadedElf) -> Result<ElfFile, OpenError> {
+        let mapped = procfs::mapped_file(pid, elf.header.0);
+        let exe = procfs::exe(pid).is_some_and(|exe| exe == elf.path);
+        let inside = elf.path.strip_prefix("/").unwrap_or(&elf.path);
+        let paths = [
+            exe.then(|| PathBuf::from(format!("/proc/{pid}/exe"))),
+            Some(Path::new(&format!("/proc/{pid}/root")).join(inside)),
+            mapped.as_ref().map(|(_, range)| PathBuf::from(format!("/proc/{pid}/map_files/{range}"))),
+        ];
+        let mut error = None;
+        for path in paths.into_iter().flatten() {
+            match ElfFile::open_path(&path) {
+                Ok((file, id)) if file.is_mapped(memory, elf, id, mapped.as_ref().map(|(id, _)| *id)) => {
+                    return Ok(file);
+                }
+                Ok(_) => error = Some(OpenError::Replaced { path: elf.path.clone() }),
+                // That another file stands there says more than that a further way is shut.
+                Err(source) => _ = error.get_or_insert(OpenError::File { path: elf.path.clone(), source }),
+            }
+        }
+        let error = error.unwrap_or(OpenError::Replaced { path: elf.path.clone() });
+        log::debug!("{error}");
+        Err(error)
+    }
+
+    fn open_path(path: &Path) -> std::io::Result<(ElfFile, FileId)> {
+        // The target chose what stands there: a pipe must not make us wait.
+        let file = std::fs::File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)?;
+        let metadata = file.metadata()?;
         if !metadata.is_file() || metadata.len() > FILE_SIZE_MAX {
             return Err(std::io::Error::from(std::io::ErrorKind::InvalidData));
         }
-        Ok(ElfFile { bytes: std::fs::read(&path)? })
+        let mut bytes = Vec::new();
+        file.take(FILE_SIZE_MAX).read_to_end(&mut bytes)?;
+        let device = (nix::sys::stat::major(metadata.dev()), nix::sys::stat::minor(metadata.dev()));
+        Ok((ElfFile { bytes }, FileId { device, inode: metadata.ino() }))
+    }
+
+    /// Whether this file is the mapped one. Its headers must be those in memory; beyond that its build id decides, or
+    /// where it has none, device and inode. (The device alone would not do: overlay file systems and btrfs show
+    /// another one in `/proc/PID/maps` than `stat` does.)
+    fn is_mapped<M: Memory + ?Sized>(&self, memory: &M, elf: &LoadedElf, id: FileId, mapped: Option<FileId>) -> bool {
+        let Some(headers) = headers_length(&self.bytes).and_then(|length| self.bytes.get(..length)) else {
+            return false;
+        };
+        let mut in_memory = vec![0; headers.len()];
+        if memory.read_exact_at(elf.header, &mut in_memory).is_err() || in_memory != headers {
+            return false;
+        }
+        match self.build_id_range() {
+            Some((offset, address)) => {
+                let Some(note) = self.bytes.get(offset.clone()) else { return false };
+                let mut in_memory = vec![0; note.len()];
+                memory.read_exact_at(Address(address.wrapping_add(elf.bias)), &mut in_memory).is_ok()
+                    && in_memory == note
+            }
+            None => mapped == Some(id),
+        }
+    }
+
+    /// The notes that hold the build id: where in the file, and their address.
+    fn build_id_range(&self) -> Option<(Range<usize>, u64)> {
+        let count = usize::from(u16::from_le_bytes([*self.bytes.get(56)?, *self.bytes.get(57)?]));
+        let table = usize::try_from(u64_at(&self.bytes, 32)?).ok()?;
+        let bytes = self.bytes.get(table..table.checked_add(count * PROGRAM_HEADER_SIZE)?)?;
+        bytes.chunks_exact(PROGRAM_HEADER_SIZE).filter_map(ProgramHeader::parse).find_map(|header| {
+            let start = usize::try_from(header.offset).ok()?;
+            let end = start.checked_add(usize::try_from(header.memory_size).ok().filter(|&size| size <= NOTES_MAX)?)?;
+            let notes = self.bytes.get(start..end).filter(|_| header.kind == PT_NOTE)?;
+            has_build_id(notes).then_some((start..end, header.address))
+        })
     }
 
     /// A symbol of `.symtab` or `.dynsym`, at its address in the file; add the bias of the loaded one.
@@ -335,8 +452,42 @@ impl ElfFile {
 
 /// Whether the file at `path` is a 32-bit ELF. `None` where it cannot be read or is no ELF.
 pub fn is_32_bit(path: &Path) -> Option<bool> {
-    use std::io::Read;
     let mut header = [0; 16];
     std::fs::File::open(path).ok()?.read_exact(&mut header).ok()?;
     header.starts_with(ELFMAG).then(|| header[EI_CLASS] == ELFCLASS32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::target::process::Process;
+
+    #[test]
+    fn the_file_that_is_mapped_is_told_from_one_that_replaced_it() {
+        let me = std::process::id() as i32;
+        let memory = Process::open(me).unwrap();
+        let exe = std::env::current_exe().unwrap();
+        let elf = LoadedElf::find(&memory, |path| path == exe).unwrap();
+        let file = ElfFile::open(me, &memory, &elf).unwrap();
+        let (_, id) = ElfFile::open_path(&exe).unwrap();
+        assert!(file.is_mapped(&memory, &elf, id, Some(id)));
+        // Another build has another build id, and whatever has other headers is another file.
+        let damaged = |at: usize| {
+            let mut bytes = file.bytes.clone();
+            bytes[at] ^= 1;
+            ElfFile { bytes }.is_mapped(&memory, &elf, id, Some(id))
+        };
+        let (note, _) = file.build_id_range().expect("the linker gives tests a build id");
+        assert!(!damaged(note.end - 1) && !damaged(24));
+        for bytes in [vec![], ELFMAG.to_vec(), vec![0xff; 100], file.bytes[..100].to_vec()] {
+            assert!(!ElfFile { bytes }.is_mapped(&memory, &elf, id, Some(id)));
+        }
+    }
+
+    #[test]
+    fn notes_of_nonsense_hold_no_build_id() {
+        assert!(has_build_id(b"\x04\0\0\0\x01\0\0\0\x03\0\0\0GNU\0x\0\0\0"));
+        assert!(!has_build_id(b"\x04\0\0\0\x00\0\0\0\x03\0\0\0GNU\0"));
+        assert!(!has_build_id(&[0xff; 64]) && !has_build_id(b""));
+    }
 }

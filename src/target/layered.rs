@@ -1,6 +1,8 @@
 //! A copy with the process it was taken from behind it: what was copied is read from the copy, and what was not
 //! (names in read-only data, which do not change) from the process.
 
+use std::ops::Range;
+
 use super::address::Address;
 use super::image::Image;
 use super::memory::{Memory, ReadError};
@@ -30,5 +32,9 @@ impl<M: Memory + ?Sized> Memory for Layered<'_, M> {
 
     fn local(&self, address: Address, length: usize) -> Option<&[u8]> {
         self.image.local(address, length)
+    }
+
+    fn resident(&self, range: Range<Address>) -> Vec<Range<Address>> {
+        self.below.resident(range)
     }
 }

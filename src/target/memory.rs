@@ -3,6 +3,8 @@
 //! Invariant: a failed read is an error that carries the address and the length, never zeros; there is no partial
 //! success. Everything above this trait is generic over it, so the same walk runs on every kind of target.
 
+use std::ops::Range;
+
 use super::address::Address;
 use super::regions::RegionMap;
 
@@ -78,6 +80,12 @@ pub trait Memory {
     /// The bytes themselves, where they already lie in our own memory: a copy or a core. `None` elsewhere.
     fn local(&self, _address: Address, _length: usize) -> Option<&[u8]> {
         None
+    }
+
+    /// The parts of `range`, in order, that hold anything, as far as it is known: what was never written is all zeros
+    /// and need not be read.
+    fn resident(&self, range: Range<Address>) -> Vec<Range<Address>> {
+        vec![range]
     }
 }
 

@@ -11,7 +11,9 @@ pub mod image;
 pub mod layered;
 pub mod memory;
 pub mod process;
+pub mod procfs;
 pub mod regions;
+pub mod resident;
 pub mod spawn;
 
 pub use address::Address;

@@ -1,5 +1,7 @@
 //! What is mapped in the target: the lines of `/proc/PID/maps`, or the segments of a core.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::address::Address;
@@ -85,20 +87,12 @@ impl RegionMap {
     /// # Errors
     /// As the kernel says: no such process, or no permission.
     pub fn of_process(pid: i32) -> std::io::Result<RegionMap> {
-        let maps = proc_maps::get_process_maps(pid)?;
-        Ok(RegionMap::new(
-            maps.iter()
-                .map(|map| Region {
-                    start: Address(map.start() as u64),
-                    end: Address((map.start() as u64).saturating_add(map.size() as u64)),
-                    readable: map.is_read(),
-                    writable: map.is_write(),
-                    shared: map.flags.get(3..4) == Some("s"),
-                    file_offset: map.offset as u64,
-                    backing: backing(map.filename(), map.inode as u64),
-                })
-                .collect(),
-        ))
+        Ok(RegionMap::parse(&std::fs::read(format!("/proc/{pid}/maps"))?))
+    }
+
+    /// Reads the text of `/proc/PID/maps`, whose names may be any bytes. Lines that make no sense are left out.
+    pub fn parse(text: &[u8]) -> RegionMap {
+        RegionMap::new(text.split(|&byte| byte == b'\n').filter_map(parse_line).collect())
     }
 
     /// In order of address.
@@ -128,12 +122,44 @@ impl<'a> IntoIterator for &'a RegionMap {
     }
 }
 
+/// A line such as `7f12a000-7f12c000 r-xp 0001f000 08:01 1234    /usr/lib/x.so`. The name begins at the first byte
+/// behind the inode that is no space and goes to the end of the line.
+fn parse_line(line: &[u8]) -> Option<Region> {
+    let mut rest = line;
+    let mut word = || {
+        let end = rest.iter().position(|&byte| byte == b' ').unwrap_or(rest.len());
+        let (word, behind) = rest.split_at(end);
+        rest = behind.get(1..).unwrap_or_default();
+        std::str::from_utf8(word).ok().filter(|word| !word.is_empty())
+    };
+    let (start, end) = word()?.split_once('-')?;
+    let flags = word()?.as_bytes();
+    let file_offset = u64::from_str_radix(word()?, 16).ok()?;
+    let _device = word()?;
+    let inode = word()?.parse().ok()?;
+    let name = rest.trim_ascii_start();
+    Some(Region {
+        start: Address(u64::from_str_radix(start, 16).ok()?),
+        end: Address(u64::from_str_radix(end, 16).ok()?),
+        readable: flags.first() == Some(&b'r'),
+        writable: flags.get(1) == Some(&b'w'),
+        shared: flags.get(3) == Some(&b's'),
+        file_offset,
+        backing: backing(Some(Path::new(OsStr::from_bytes(name))), inode),
+    })
+}
+
 fn backing(name: Option<&Path>, inode: u64) -> Backing {
     let Some(path) = name.filter(|name| !name.as_os_str().is_empty()) else {
         return Backing::Anonymous;
     };
-    let text = path.to_string_lossy();
-    match text.as_ref() {
+    // A name that is no text is a file's: the kernel's own are ASCII.
+    let Some(text) = path.to_str() else {
+        let bytes = path.as_os_str().as_bytes();
+        let bytes = bytes.strip_suffix(b" (deleted)").unwrap_or(bytes);
+        return Backing::File(PathBuf::from(OsStr::from_bytes(bytes)));
+    };
+    match text {
         "[heap]" => Backing::Heap,
         "[stack]" => Backing::Stack,
         // A kernel built with CONFIG_ANON_VMA_NAME lets a process name its own anonymous memory.
@@ -168,6 +194,22 @@ mod tests {
         assert!(map.find(Address(0x2000)).is_none());
         assert!(map.contains(Address(0x3ff8), 8));
         assert!(!map.contains(Address(0x3ff9), 8));
+    }
+
+    #[test]
+    fn lines_of_maps_are_read_and_nonsense_is_left_out() {
+        let text = b"00400000-00401000 r-xp 00001000 08:01 42    /a  b/py\xfcthon (deleted)\n\
+                     7f00-8000 rw-s 00000000 00:00 0 \n9000-a000 ---p 00000000 00:00 0 [heap]\n\
+                     ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsyscall]\n\
+                     \nx\n1-2\n1-2 r\n-\nzz-2 r-xp 0 0:0 0 x\n5000-4000 rw-p 0 0:0 0\n1000-2000 r 0 0:0 99999999999999999999 x\n";
+        let map = RegionMap::parse(text);
+        let regions: Vec<&Region> = map.iter().collect();
+        assert_eq!(regions.len(), 4, "{regions:?}");
+        let (heap, file) = (regions[2], regions[0].path().or(regions[3].path()));
+        assert!(heap.backing == Backing::Heap || regions.iter().any(|region| region.backing == Backing::Heap));
+        assert_eq!(file.unwrap().as_os_str().as_bytes(), b"/a  b/py\xfcthon");
+        assert!(regions.iter().any(|region| region.shared && region.writable && region.start == Address(0x7f00)));
+        assert_eq!(regions[3].backing, Backing::Kernel);
     }
 
     #[test]

@@ -35,3 +35,9 @@ pub fn program(name: &str) -> String {
 pub fn zoo() -> String {
     [program("oracle.py"), program("zoo_types.py"), program("zoo.py")].join("\n")
 }
+
+/// Whether we are root, who alone can become others.
+pub fn is_root() -> bool {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata("/proc/self").is_ok_and(|metadata| metadata.uid() == 0)
+}

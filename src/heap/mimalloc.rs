@@ -1,0 +1,349 @@
+//! The blocks of mimalloc's pages: all objects of a free-threaded build, and of a default build under
+//! `PYTHONMALLOC=mimalloc`.
+//!
+//! mimalloc takes memory in segments, aligned to 32 MiB. A segment starts with a head and a row of slots, one for each
+//! slice of 64 KiB; the first slot of a run of slices is the head of a page, which is cut into blocks of one size.
+//! Segments are found by that structure, not through threads: those of ended threads are found just the same. The
+//! free blocks of a page are in three chains, and the page says how many they must be, so every page checks itself.
+//!
+//! Mirrors `Include/internal/mimalloc/mimalloc/types.h` and `Objects/mimalloc/segment.c` (v3.13.5 to v3.15.2).
+
+use std::ops::Range;
+
+use rustc_hash::FxHashMap;
+
+use crate::python::layout::Layout;
+use crate::python::layout::allocators::{MiPage, MiSegment};
+use crate::target::Address;
+use crate::target::memory::{Memory, MemoryExt, u32_at, u64_at};
+
+/// Alignment of segments, and the size of all but huge ones (`MI_SEGMENT_SIZE`).
+pub const SEGMENT: u64 = 32 << 20;
+/// `MI_SEGMENT_SLICE_SIZE`.
+const SLICE: u64 = 64 << 10;
+/// `MI_SLICES_PER_SEGMENT`.
+const SLICES_MAX: u64 = 512;
+/// From this size on `xblock_size` does not hold the size of a block (`MI_HUGE_BLOCK_SIZE`).
+const HUGE_BLOCK: u64 = 2 << 30;
+/// The low bits of `xthread_free` are not part of the pointer (`mi_delayed_t`).
+const DELAYED_BITS: u64 = 3;
+/// Blocks in a page: `capacity` has 16 bits.
+const BLOCKS_MAX: usize = 1 << 16;
+/// Bytes read of each block that is larger than this: the object's header and fixed fields. The rest is items.
+pub const PREFIX: u64 = 16 << 10;
+
+/// Which of a thread's heaps a page belongs to (`Include/internal/pycore_mimalloc.h`). A default build has one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Raw memory.
+    Memory,
+    /// Objects that the collector does not know.
+    Object,
+    /// Objects that it knows.
+    Collected,
+    /// Those, with a dict or weak references in front.
+    CollectedBehindFront,
+}
+
+impl Kind {
+    fn of_tag(tag: u8) -> Option<Kind> {
+        Some(match tag {
+            0 => Kind::Memory,
+            1 => Kind::Object,
+            2 => Kind::Collected,
+            3 => Kind::CollectedBehindFront,
+            _ => return None,
+        })
+    }
+}
+
+/// A segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// All of it.
+    pub range: Range<Address>,
+    /// The parts of it that hold anything and are to be read.
+    pub pieces: Vec<Range<Address>>,
+    /// Bytes of its head and slots.
+    pub head: usize,
+}
+
+/// A page in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// Where its slot is, from the segment's start.
+    pub slot: usize,
+    /// Where its first block is.
+    pub start: Address,
+    /// Bytes of a block.
+    pub block_size: u64,
+    /// Blocks that were ever carved.
+    pub capacity: usize,
+    /// Blocks in use, those that other threads have freed included.
+    pub used: usize,
+    /// Whose it is.
+    pub kind: Kind,
+    free: u64,
+    local_free: u64,
+    thread_free: u64,
+    /// What links are mixed with in debug builds (`MI_ENCODE_FREELIST`), and what stands for no link there.
+    keys: Option<([u64; 2], u64)>,
+}
+
+/// Which blocks of a page are free, a bit each.
+pub struct FreeBlocks {
+    bits: Vec<u64>,
+    /// Freed by the owner, or never used.
+    pub count: usize,
+    /// Freed by other threads: the page still counts them as used.
+    pub by_others: usize,
+}
+
+impl FreeBlocks {
+    /// Whether block `index` is free.
+    #[inline(always)]
+    pub fn contains(&self, index: usize) -> bool {
+        self.bits.get(index / 64).is_some_and(|word| word >> (index % 64) & 1 == 1)
+    }
+}
+
+/// What a page with this many blocks may be off by: none, or the one that its owner was just taking or giving back
+/// when it was stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tolerance {
+    /// The counts agree.
+    Exact,
+    /// One block of difference.
+    OneBlock,
+}
+
+/// Finds the segments in `ranges`, writable anonymous memory, of which `resident` parts hold anything.
+pub fn find<M: Memory + ?Sized>(
+    memory: &M,
+    layout: &Layout,
+    range: &Range<Address>,
+    resident: &[Range<Address>],
+) -> Vec<Segment> {
+    let mut found: Vec<(u64, Segment)> = Vec::new();
+    let mut at = range.start.0.next_multiple_of(SEGMENT);
+    while at < range.end.0 {
+        let after = resident.partition_point(|piece| piece.start.0 <= at);
+        let is_resident = resident[..after].last().is_some_and(|piece| at < piece.end.0);
+        let read = if is_resident { read_segment(memory, layout, Address(at), range.end, resident) } else { None };
+        at = match &read {
+            Some((_, segment)) => segment.range.end.0.next_multiple_of(SEGMENT),
+            None => at.saturating_add(SEGMENT),
+        };
+        found.extend(read);
+    }
+    // The cookie is the segment's address mixed with one number of the process.
+    let mut votes: FxHashMap<u64, usize> = FxHashMap::default();
+    found.iter().for_each(|(secret, _)| *votes.entry(*secret).or_default() += 1);
+    let Some((&secret, _)) = votes.iter().max_by_key(|&(&secret, &votes)| (votes, secret)) else { return Vec::new() };
+    found.into_iter().filter(|(of, _)| *of == secret).map(|(_, segment)| segment).collect()
+}
+
+/// Reads the segment at `address`, if there is one, and the number that its cookie is mixed with.
+fn read_segment<M: Memory + ?Sized>(
+    memory: &M,
+    layout: &Layout,
+    address: Address,
+    limit: Address,
+    resident: &[Range<Address>],
+) -> Option<(u64, Segment)> {
+    let (fields, page) = (layout.mi_segment.as_ref()?, layout.mi_page.as_ref()?);
+    let head = head_bytes(fields, page);
+    let bytes = memory.read_bytes(address, head as u64, 2 * SLICE as usize, "mimalloc segment").ok()?;
+    let word = |offset: usize| u64_at(&bytes, offset);
+    let (slices, info) = (word(fields.segment_slices)?, word(fields.segment_info_slices)?);
+    let length = slices.checked_mul(SLICE)?;
+    let end = Address(address.0.checked_add(length)?);
+    let is_huge = slices > SLICES_MAX;
+    let sane = info > 0
+        && info < slices
+        && info == (fields.size as u64).div_ceil(SLICE)
+        && word(fields.slice_entries)? == slices.min(SLICES_MAX)
+        && u64::from(u32_at(&bytes, fields.slices + page.slice_count)?) == info
+        && end <= limit;
+    if !sane {
+        return None;
+    }
+    let range = address..end;
+    let mut pieces = within(resident, &range);
+    if is_huge {
+        // One page of one block: its data is not read.
+        pieces = within(&pieces, &(address..Address(address.0 + (info + 1) * SLICE)));
+    }
+    Some((word(fields.cookie)? ^ address.0, Segment { range, pieces, head }))
+}
+
+/// Bytes of a segment's head and all its slots.
+fn head_bytes(segment: &MiSegment, page: &MiPage) -> usize {
+    (segment.slices + (SLICES_MAX as usize + 1) * page.size).min(2 * SLICE as usize)
+}
+
+/// The parts of `pieces` that lie in `range`.
+pub fn within(pieces: &[Range<Address>], range: &Range<Address>) -> Vec<Range<Address>> {
+    let first = pieces.partition_point(|piece| piece.end <= range.start);
+    pieces[first..]
+        .iter()
+        .take_while(|piece| piece.start < range.end)
+        .map(|piece| piece.start.max(range.start)..piece.end.min(range.end))
+        .collect()
+}
+
+/// The pages in use of the segment whose head and slots are `head`, and how many slots made no sense.
+pub fn pages(layout: &Layout, segment: &Segment, head: &[u8]) -> (Vec<Page>, u64) {
+    let mut found = Vec::new();
+    let mut broken = 0;
+    let (Some(fields), Some(page)) = (&layout.mi_segment, &layout.mi_page) else { return (found, broken) };
+    let word = |offset: usize| u64_at(head, offset).unwrap_or(0);
+    let (info, entries) = (word(fields.segment_info_slices), word(fields.slice_entries).min(SLICES_MAX));
+    let mut index = info;
+    while index < entries {
+        let slot = fields.slices + index as usize * page.size;
+        let Some(slices) = u32_at(head, slot + page.slice_count).filter(|&slices| slices > 0) else {
+            broken += 1;
+            break;
+        };
+        match Page::read(layout, segment, head, slot) {
+            Ok(Some(page)) => found.push(page),
+            Ok(None) => {}
+            Err(Nonsense) => broken += 1,
+        }
+        index += u64::from(slices);
+    }
+    (found, broken)
+}
+
+/// A slot that contradicts itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Nonsense;
+
+impl Page {
+    /// Reads the slot at offset `slot` of a segment's head. `None`: the slices are free, or no block is in use.
+    ///
+    /// # Errors
+    /// [`Nonsense`] where it cannot be a page's.
+    pub fn read(layout: &Layout, segment: &Segment, head: &[u8], slot: usize) -> Result<Option<Page>, Nonsense> {
+        Page::decode(layout, segment, head, slot).unwrap_or(Err(Nonsense))
+    }
+
+    fn decode(layout: &Layout, segment: &Segment, head: &[u8], slot: usize) -> Option<Result<Option<Page>, Nonsense>> {
+        let (fields, of_segment) = (layout.mi_page.as_ref()?, layout.mi_segment.as_ref()?);
+        let bytes = head.get(slot..slot.checked_add(fields.size)?)?;
+        let index = slot.checked_sub(of_segment.slices)? / fields.size;
+        let span = u64::from(u32_at(bytes, fields.slice_count)?) * SLICE;
+        let first = segment.range.start.0.checked_add(index as u64 * SLICE)?;
+        let half =
+            |offset: usize| Some(usize::from(u16::from_le_bytes(bytes.get(offset..offset + 2)?.try_into().ok()?)));
+        let block_size = match (fields.block_size, fields.xblock_size) {
+            (Some(offset), _) => u64_at(bytes, offset)?,
+            (None, Some(offset)) => match u64::from(u32_at(bytes, offset)?) {
+                HUGE_BLOCK.. => span,
+                size => size,
+            },
+            (None, None) => return None,
+        };
+        // `used` has 32 bits in 3.13, where the size of a block has as well; 16 since.
+        let used = if fields.block_size.is_some() { half(fields.used)? } else { u32_at(bytes, fields.used)? as usize };
+        let capacity = half(fields.capacity)?;
+        if block_size == 0 || used == 0 {
+            return Some(Ok(None));
+        }
+        let start = match fields.page_start {
+            Some(offset) => u64_at(bytes, offset)?,
+            // `_mi_segment_page_start_from_slice`.
+            None => first.checked_add(match block_size {
+                ..8 => 0,
+                8..=64 => 3 * block_size,
+                65..=512 => block_size,
+                _ => 0,
+            })?,
+        };
+        let tag = match (fields.heap_tag, fields.tag) {
+            (Some(offset), _) => *bytes.get(offset)?,
+            (None, Some(bits)) => bits.of(u64::from(u32_at(bytes, bits.byte)?)) as u8,
+            (None, None) => 0,
+        };
+        let length = (capacity as u64).checked_mul(block_size)?;
+        let end = first.checked_add(span)?;
+        let sane = block_size % 8 == 0
+            && start >= first
+            && start.checked_add(length)? <= end
+            && end <= segment.range.end.0
+            && used <= capacity
+            && capacity < BLOCKS_MAX;
+        let Some(kind) = Kind::of_tag(tag).filter(|_| sane) else { return Some(Err(Nonsense)) };
+        // Debug builds keep two keys in front of the threads' chain.
+        let before_keys = fields.page_start.unwrap_or(fields.local_free) + 8;
+        let keys = if fields.xthread_free == before_keys + 16 {
+            let none = segment.range.start.0.checked_add(slot as u64)?;
+            Some(([u64_at(bytes, before_keys)?, u64_at(bytes, before_keys + 8)?], none))
+        } else {
+            None
+        };
+        Some(Ok(Some(Page {
+            slot,
+            start: Address(start),
+            block_size,
+            capacity,
+            used,
+            kind,
+            free: u64_at(bytes, fields.free)?,
+            local_free: u64_at(bytes, fields.local_free)?,
+            thread_free: u64_at(bytes, fields.xthread_free)? & !DELAYED_BITS,
+            keys,
+        })))
+    }
+
+    /// Bytes of each block that are read.
+    pub fn stride(&self) -> usize {
+        self.block_size.min(PREFIX) as usize
+    }
+
+    /// Where block `index` is.
+    pub fn block(&self, index: usize) -> Address {
+        Address(self.start.0 + index as u64 * self.block_size)
+    }
+
+    /// Walks the chains of free blocks. `bytes` holds [`Page::stride`] bytes of each block. `None` where a chain
+    /// leaves the page, meets a block twice or disagrees with the count: the page changed while it was read.
+    pub fn free_blocks(&self, bytes: &[u8], tolerance: Tolerance) -> Option<FreeBlocks> {
+        let mut free = FreeBlocks { bits: vec![0; self.capacity.div_ceil(64)], count: 0, by_others: 0 };
+        self.walk(self.free, bytes, &mut free)?;
+        self.walk(self.local_free, bytes, &mut free)?;
+        free.count = free.by_others;
+        free.by_others = 0;
+        self.walk(self.thread_free, bytes, &mut free)?;
+        let (stated, found) = (self.capacity - self.used, free.count);
+        let agrees = match tolerance {
+            Tolerance::Exact => stated == found,
+            Tolerance::OneBlock => stated.abs_diff(found) <= 1,
+        };
+        (agrees && free.by_others <= self.used).then_some(free)
+    }
+
+    /// Walks one chain; each block that it meets is counted in `by_others`.
+    fn walk(&self, first: u64, bytes: &[u8], free: &mut FreeBlocks) -> Option<()> {
+        let mut next = first;
+        while next != 0 {
+            let offset = next.checked_sub(self.start.0)?;
+            let index = usize::try_from(offset / self.block_size).ok()?;
+            if offset % self.block_size != 0 || index >= self.capacity || free.contains(index) {
+                return None;
+            }
+            free.bits[index / 64] |= 1 << (index % 64);
+            free.by_others += 1;
+            next = self.link(u64_at(bytes, index * self.stride())?);
+        }
+        Some(())
+    }
+
+    /// Decodes a link (`mi_ptr_decode`).
+    fn link(&self, word: u64) -> u64 {
+        let Some((keys, none)) = self.keys else { return word };
+        let link = word.wrapping_sub(keys[0]).rotate_right((keys[0] % 64) as u32) ^ keys[1];
+        if link == none { 0 } else { link }
+    }
+}

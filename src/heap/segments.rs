@@ -1,0 +1,152 @@
+//! How a worker reads a segment of mimalloc's: head first, then page by page.
+//!
+//! A page whose chains and count disagree was changed while it was read; its slot and blocks are read again. Memory of
+//! a page that was never written is not read, but taken as the zeros that it is.
+
+use crate::target::Address;
+use crate::target::memory::{Memory, Piece, ReadError};
+
+use super::classify::{Room, Verdict};
+use super::mimalloc::{self, FreeBlocks, Kind, Page, Segment, Tolerance};
+use super::object::{DebugHeader, Sink};
+use super::worker::{POOL_RETRIES, Window, Worker, only_fatal};
+
+/// What is at hand of the blocks of a page.
+enum Blocks<'a> {
+    Local(&'a [u8]),
+    Read(Vec<u8>),
+}
+
+impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
+    /// Reads a segment.
+    pub(super) fn read_segment(&mut self, segment: &Segment) -> Result<(), ReadError> {
+        let mut head = vec![0; segment.head];
+        match self.memory.read_exact_at(segment.range.start, &mut head) {
+            Ok(()) => {}
+            Err(error) => {
+                self.counts.unreadable_bytes += segment.head as u64;
+                return only_fatal(error);
+            }
+        }
+        let (pages, broken) = mimalloc::pages(self.classifier.layout(), segment, &head);
+        self.counts.torn_pools += broken;
+        for page in pages {
+            self.read_page(segment, page, &mut head)?;
+        }
+        Ok(())
+    }
+
+    fn read_page(&mut self, segment: &Segment, mut page: Page, head: &mut [u8]) -> Result<(), ReadError> {
+        let memory = self.memory;
+        let blocks = blocks(memory, segment, &page)?;
+        let bytes = match &blocks {
+            Blocks::Local(bytes) => bytes,
+            Blocks::Read(bytes) => bytes.as_slice(),
+        };
+        if let Some(free) = page.free_blocks(bytes, Tolerance::Exact) {
+            return self.judge_page(&page, &free, bytes);
+        }
+        let is_local = memory.local(segment.range.start, 8).is_some();
+        if is_local {
+            // It will not change any more; its thread was stopped between two steps.
+            if let Some(free) = page.free_blocks(bytes, Tolerance::OneBlock) {
+                return self.judge_page(&page, &free, bytes);
+            }
+        } else {
+            for retry in 1..=POOL_RETRIES {
+                memory.read_exact_at(segment.range.start, head).or_else(only_fatal)?;
+                match Page::read(self.classifier.layout(), segment, head, page.slot) {
+                    Ok(Some(again)) => page = again,
+                    Ok(None) => return Ok(()),
+                    Err(mimalloc::Nonsense) => continue,
+                }
+                let Some(again) = self.read_blocks(&page)? else { continue };
+                let tolerance = if retry == POOL_RETRIES { Tolerance::OneBlock } else { Tolerance::Exact };
+                if let Some(free) = page.free_blocks(&again, tolerance) {
+                    return self.judge_page(&page, &free, &again);
+                }
+            }
+        }
+        self.counts.torn_pools += 1;
+        Ok(())
+    }
+
+    /// Reads the blocks of a page as they are now. `None` where that is not possible.
+    fn read_blocks(&self, page: &Page) -> Result<Option<Vec<u8>>, ReadError> {
+        let mut bytes = vec![0; page.capacity * page.stride()];
+        if page.stride() as u64 == page.block_size {
+            let read = self.memory.read_exact_at(page.start, &mut bytes);
+            return read.map(|()| Some(bytes)).or_else(|error| only_fatal(error).map(|()| None));
+        }
+        let mut pieces: Vec<Piece<'_>> = bytes
+            .chunks_exact_mut(page.stride())
+            .enumerate()
+            .map(|(index, buffer)| Piece { address: page.block(index), buffer, filled: false })
+            .collect();
+        self.memory.read_pieces(&mut pieces)?;
+        let all = pieces.iter().all(|piece| piece.filled);
+        Ok(all.then_some(bytes))
+    }
+
+    /// Judges the blocks of a page in use.
+    fn judge_page(&mut self, page: &Page, free: &FreeBlocks, bytes: &[u8]) -> Result<(), ReadError> {
+        self.counts.pools += 1;
+        self.counts.blocks_in_use += page.used as u64;
+        let classifier = self.classifier;
+        let window =
+            Window { start: page.start, bytes: if page.stride() as u64 == page.block_size { bytes } else { &[] } };
+        for (index, block) in bytes.chunks_exact(page.stride()).take(page.capacity).enumerate() {
+            if free.contains(index) {
+                continue;
+            }
+            let at = page.block(index);
+            let verdict = classifier.block(at, block, Room::Bin(page.block_size));
+            match verdict {
+                Verdict::Object(found) if !self.may_be_in(page.kind, at, found.address) => {}
+                verdict => self.judge(verdict, window)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether an object at `object` can be in a block at `block` of such a page. In a default build, all pages are of
+    /// one kind.
+    fn may_be_in(&self, kind: Kind, block: Address, object: Address) -> bool {
+        let layout = self.classifier.layout();
+        if layout.object.ob_ref_shared.is_none() {
+            return true;
+        }
+        let mark = if self.classifier.debug_hooks { DebugHeader::SIZE } else { 0 };
+        match kind {
+            // An extension may keep a type in memory that is not an object's.
+            Kind::Memory => self.classifier.types().find(object.0).is_some(),
+            Kind::Object | Kind::Collected => object == block.offset(mark),
+            Kind::CollectedBehindFront => object == block.offset(mark + layout.constants.preheader_size),
+        }
+    }
+}
+
+/// The blocks of a page, or of large ones the first bytes of each: local, or read as far as they were ever written.
+fn blocks<'m, M: Memory + ?Sized>(memory: &'m M, segment: &Segment, page: &Page) -> Result<Blocks<'m>, ReadError> {
+    let stride = page.stride();
+    let is_whole = stride as u64 == page.block_size;
+    if is_whole && let Some(bytes) = memory.local(page.start, page.capacity * stride) {
+        return Ok(Blocks::Local(bytes));
+    }
+    let mut bytes = vec![0; page.capacity * stride];
+    let fill = |start: Address, into: &mut [u8]| -> Result<(), ReadError> {
+        for piece in mimalloc::within(&segment.pieces, &(start..start.offset(into.len()))) {
+            let (from, to) = ((piece.start.0 - start.0) as usize, (piece.end.0 - start.0) as usize);
+            memory.read_exact_at(piece.start, &mut into[from..to]).or_else(only_fatal)?;
+        }
+        Ok(())
+    };
+    if is_whole {
+        fill(page.start, &mut bytes)?;
+    } else {
+        for (index, block) in bytes.chunks_exact_mut(stride).enumerate() {
+            fill(page.block(index), block)?;
+        }
+    }
+    Ok(Blocks::Read(bytes))
+}

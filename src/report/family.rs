@@ -1,0 +1,112 @@
+//! A process and its descendants: their reports side by side, and merged into one.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::analysis::histogram::{Histogram, SortKey};
+
+use super::histogram_table::{self, printable};
+use super::summary::{self, AllocatorSummary, Problems, Reading, TargetSummary};
+
+/// Rows of each process's own table where nobody said how many.
+const ROWS_OF_A_PROCESS: usize = 5;
+
+/// One process that was read.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// Which process.
+    pub target: TargetSummary,
+    /// A short name of its program.
+    pub name: String,
+    /// Its types.
+    pub histogram: Histogram,
+    /// How it was read.
+    pub reading: Reading,
+    /// Its allocator's figures.
+    pub allocator: AllocatorSummary,
+    /// What could not be read.
+    pub problems: Problems,
+}
+
+/// One process that was not read: it vanished, or we may not.
+#[derive(Clone, Debug, Serialize)]
+pub struct Unread {
+    /// Its process id.
+    pub pid: i32,
+    /// Its command line.
+    pub command: String,
+    /// Why.
+    pub why: String,
+}
+
+/// The processes of a family, parents first.
+#[derive(Clone, Debug, Default)]
+pub struct Family {
+    /// Those that were read.
+    pub members: Vec<Member>,
+    /// Those that were not.
+    pub unread: Vec<Unread>,
+}
+
+impl Family {
+    /// All types of all members, types of one name in one row.
+    pub fn merged(&self, sort: SortKey) -> Histogram {
+        Histogram::merged(self.members.iter().map(|member| &member.histogram), sort)
+    }
+
+    /// The sums of what all members could not have read.
+    pub fn problems(&self) -> Problems {
+        self.members.iter().fold(Problems::default(), |sum, member| sum.plus(&member.problems))
+    }
+
+    /// The sums of the allocators' figures; the larger blocks are known where they are of every member.
+    pub fn allocator(&self) -> AllocatorSummary {
+        let start = AllocatorSummary { raw_blocks_known: true, ..AllocatorSummary::default() };
+        self.members.iter().fold(start, |sum, member| sum.plus(&member.allocator))
+    }
+
+    /// The sums of bytes and times: members are read, and paused, one after the other.
+    pub fn reading(&self) -> Reading {
+        let mut sum = Reading { read_bytes: 0, duration: Duration::ZERO, paused: None };
+        for member in &self.members {
+            sum.read_bytes = sum.read_bytes.saturating_add(member.reading.read_bytes);
+            sum.duration += member.reading.duration;
+            if let Some(paused) = member.reading.paused {
+                sum.paused = Some(sum.paused.unwrap_or_default() + paused);
+            }
+        }
+        sum
+    }
+
+    /// Writes a short table for each process, then the merged one, then what was not read.
+    ///
+    /// # Errors
+    /// As the writer.
+    pub fn write_tables(&self, out: &mut dyn Write, merged: &Histogram, top: Option<usize>) -> io::Result<()> {
+        for member in &self.members {
+            summary::write_head(out, &member.target, &member.reading)?;
+            writeln!(out)?;
+            histogram_table::write(out, &member.histogram, Some(top.unwrap_or(ROWS_OF_A_PROCESS)))?;
+            writeln!(out)?;
+        }
+        let noun = if self.members.len() == 1 { "process" } else { "processes" };
+        writeln!(out, "All {} {noun} together\n", self.members.len())?;
+        histogram_table::write(out, merged, top)?;
+        writeln!(out)?;
+        self.write_problems(out)
+    }
+
+    /// Writes what could not be read: processes, and parts of them.
+    ///
+    /// # Errors
+    /// As the writer.
+    pub fn write_problems(&self, out: &mut dyn Write) -> io::Result<()> {
+        for unread in &self.unread {
+            let (command, why) = (printable(&unread.command), printable(&unread.why));
+            writeln!(out, "Not read: process {} ({command}): {why}", unread.pid)?;
+        }
+        self.problems().write(out)
+    }
+}
