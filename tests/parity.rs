@@ -38,7 +38,7 @@ const CASES: &[Case] = &[
 ];
 
 /// Builds that heapsonde does not read yet: their tests are there, and ignored.
-const NOT_YET: &[&str] = &["free-threaded"];
+const NOT_YET: &[&str] = &[];
 
 /// Definers of `__sizeof__` whose result follows from the object's own memory: for these, and for all that inherit from
 /// them, a size is exact. "A lower bound" would be too easy an answer.
