@@ -121,11 +121,8 @@ impl Histogram {
     pub fn by_module(&self, sort: SortKey) -> Histogram {
         let mut rows: FxHashMap<&str, Row> = FxHashMap::default();
         for row in &self.rows {
-            let module = rows.entry(&row.module).or_insert_with(|| Row {
-                name: None,
-                amount: Amount::default(),
-                ..row.clone()
-            });
+            let module =
+                rows.entry(&row.module).or_insert_with(|| Row { name: None, amount: Amount::default(), ..row.clone() });
             module.amount.add(row.amount);
             if row.basis == Basis::LowerBound {
                 module.basis = Basis::LowerBound;

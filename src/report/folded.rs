@@ -36,7 +36,12 @@ pub fn of_types(histogram: &Histogram, weight: Weight) -> Vec<String> {
                 Weight::Bytes => row.amount.bytes,
                 Weight::Objects => row.amount.objects,
             };
-            format!("{};{};{} {amount}", escape(package), escape(&row.module), escape(row.name.as_deref().unwrap_or_default()))
+            format!(
+                "{};{};{} {amount}",
+                escape(package),
+                escape(&row.module),
+                escape(row.name.as_deref().unwrap_or_default())
+            )
         })
         .collect();
     lines.sort();
