@@ -260,6 +260,7 @@ fn inner_objects_are_found(
     has_marks: bool,
     findings: &mut Findings,
 ) {
+    let has_gil = truth.build != "free-threaded";
     let found = |address: &u64| by_address.get(address).copied();
     let missing: Vec<u64> = truth.inner.iter().map(|o| o.1).filter(|address| found(address).is_none()).collect();
     let judge = Judge::new(image, truth, has_marks, &missing);
@@ -274,7 +275,8 @@ fn inner_objects_are_found(
             Some(_) => {}
         }
     }
-    findings.allow("of a sub-interpreter, not found", truth.inner.len() as u64, 0);
+    // A free-threaded build leaves a dead object's count as it was, so there the judge cannot know them all.
+    findings.allow("of a sub-interpreter, not found", truth.inner.len() as u64, if has_gil { 0 } else { 2 });
     findings.allow("of a sub-interpreter, another type", truth.inner.len() as u64, 0);
     if excused > 20 {
         findings.fail(format!("{excused} objects of sub-interpreters were not there when the target blocked"));
