@@ -97,10 +97,10 @@ fn intervals_hold_the_truth(interpreter: &Interpreter, case: &Case) -> Result<()
     let process = Process::open(pid).map_err(|e| e.to_string())?;
     let cached = CachedMemory::new(&process);
     let elfs = LoadedElf::all(&cached);
-    let open_file = |elf: &LoadedElf| ElfFile::open(pid, elf).ok();
+    let open_file = |elf: &LoadedElf| ElfFile::open(pid, &process, elf).ok();
     let python = attach::attach(&cached, &elfs, &open_file).map_err(|e| e.to_string())?;
     let survey = Survey::new(&process, &python, &elfs);
-    let ranges: Vec<_> = survey.plan.parts.iter().map(heapsonde::heap::plan::Part::range).collect();
+    let ranges: Vec<_> = survey.plan.parts.iter().flat_map(heapsonde::heap::plan::Part::ranges).collect();
     let copy = copy::copy_ranges(&process, &ranges).map_err(|e| e.to_string())?;
     let memory = Layered::new(&copy.image, &process);
     let types = TypeTable::build(&CachedMemory::new(&memory), &python, &survey.plan.statics());

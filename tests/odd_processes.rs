@@ -39,7 +39,7 @@ fn is_read(pid: u32, version: (u8, u8, u8)) {
 
 fn row_of(pid: &str) -> Option<Value> {
     let list: Value = serde_json::from_slice(&run(&["ps", "-j"]).stdout).expect("ps writes JSON");
-    list.as_array().expect("a list").iter().find(|row| row["pid"].to_string() == pid).cloned()
+    list.as_array().expect("a list").iter().find(|row| row["pid"] == pid.parse::<i64>().expect("a number")).cloned()
 }
 
 fn started(mut command: Command) -> Target {

@@ -269,7 +269,7 @@ fn mapped_chunk(address: Address, header: &[u8], end: Address) -> Option<Chunk> 
     let (previous, word) = (u64_at(header, 0)?, u64_at(header, 8)?);
     let size = word & !FLAGS;
     // Since glibc 2.43 the size leaves out the two words behind the last chunk of a mapping.
-    let mapped = size.next_multiple_of(PAGE);
+    let mapped = size.checked_next_multiple_of(PAGE)?;
     let sane = word & FLAGS == IS_MAPPED && previous == 0 && size >= PAGE - HEADER && mapped - size <= HEADER;
     (sane && address.0.checked_add(mapped)? <= end.0).then_some(Chunk { address, size: mapped })
 }

@@ -8,7 +8,7 @@
 use rustc_hash::FxHashSet;
 
 use crate::python::layout::Layout;
-use crate::python::sizes::{Measure, Measured};
+use crate::python::sizes::{Measure, Measured, SizeRule};
 use crate::python::types::{TypeId, TypeInfo, TypeTable, flag};
 use crate::python::version::Version;
 use crate::target::Address;
@@ -359,6 +359,23 @@ impl<'a> Classifier<'a> {
         self.object(address.back(info.front), &data[block..], room, type_id, info, info.front)
     }
 
+    /// Whether objects of a type are ever laid out by C: containers that grow never are.
+    fn may_be_static(&self, info: &TypeInfo) -> bool {
+        matches!(info.rule, SizeRule::Default | SizeRule::Int | SizeRule::Str | SizeRule::Code | SizeRule::Type)
+    }
+
+    /// Whether this looks like a row of a table of small numbers and types, such as the interpreter keeps of its static
+    /// types: the row before or the row behind looks the same.
+    fn is_in_table(&self, data: &[u8], offset: usize) -> bool {
+        /// No more interpreters than this share a static type in a program that anybody runs.
+        const SMALL: u64 = 64;
+        let is_row = |at: Option<usize>| {
+            at.and_then(|at| Some((u64_at(data, at)?, u64_at(data, at + self.ob_type)?)))
+                .is_some_and(|(number, type_)| number < SMALL && self.types.find(type_).is_some())
+        };
+        is_row(Some(offset)) && (is_row(offset.checked_sub(16)) || is_row(offset.checked_add(16)))
+    }
+
     /// Judges static data: `bytes` from `offset` on, which stands at `address`. Static types have nothing in front of
     /// them, other objects that the collector could know have a GC head there, used or not.
     #[inline]
@@ -372,6 +389,9 @@ impl<'a> Classifier<'a> {
         let is_type = info.has(flag::TYPE_SUBCLASS);
         // C writes the address of a static type into a static object; a heap type's it cannot know.
         if info.has(flag::HEAPTYPE) && !is_type {
+            return Verdict::NoObject;
+        }
+        if !is_type && (!self.may_be_static(info) || self.is_in_table(data, offset)) {
             return Verdict::NoObject;
         }
         let head = match offset.checked_sub(info.gc_head) {

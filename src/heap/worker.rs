@@ -4,6 +4,7 @@ use crate::python::proof::GC_FLAG_BITS;
 use crate::python::sizes::{Deferred, Size};
 use crate::target::cache::CachedMemory;
 use crate::target::memory::{Memory, Piece, ReadError, u64_at};
+use crate::target::regions::Region;
 use crate::target::{Address, MemoryExt};
 
 use super::arenas::Arena;
@@ -83,6 +84,8 @@ pub struct Worker<'a, M: Memory + ?Sized, S: Sink> {
     window: Vec<u8>,
     pending: Vec<Pending>,
     scratch: Vec<u8>,
+    /// No object is larger than all memory that the target may write.
+    size_max: u64,
 }
 
 /// An object whose size waits for a read.
@@ -119,6 +122,7 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
             window: vec![0; WINDOW],
             pending: Vec::new(),
             scratch: Vec::new(),
+            size_max: memory.regions().iter().filter(|region| region.writable).map(Region::len).sum(),
         }
     }
 
@@ -357,6 +361,10 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
         }
         let object = |size| Object { address, type_id, size, refcount, tracked };
         let deferred = match measured.size {
+            Size::Known(size) if size > self.size_max => {
+                self.counts.torn_objects += 1;
+                return Ok(());
+            }
             Size::Known(size) => {
                 self.counts.objects += 1;
                 self.sink.object(&object(size));
@@ -375,11 +383,11 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
 
     fn complete(&mut self, object: &Object, deferred: &Deferred, bytes: &[u8]) {
         match deferred.complete(bytes, self.classifier.layout(), &self.cached) {
-            Some(size) => {
+            Some(size) if size <= self.size_max => {
                 self.counts.objects += 1;
                 self.sink.object(&Object { size, ..*object });
             }
-            None => {
+            _ => {
                 log::trace!("torn: {object:?} {deferred:?}");
                 self.counts.torn_objects += 1;
             }

@@ -31,8 +31,14 @@ pub enum AttachError {
     #[error("its Python is shutting down")]
     Finalizing,
     /// A version that no table knows.
-    #[error("it runs Python {0}, which this heapsonde does not know")]
+    #[error("it runs Python {0}, which is not supported (3.8 to 3.15 are)")]
     UnknownVersion(Version),
+    /// It does not say which version it is, and no layout fits.
+    #[error("its CPython is not supported: it states no version, and no layout from 3.8 on fits")]
+    Unsupported {
+        /// What did not fit in the nearest one.
+        source: ProofError,
+    },
     /// No layout proved right; the claim of the nearest one that failed.
     #[error("the layout {table} does not fit this Python{version}: {source}")]
     NotProved {
@@ -137,7 +143,7 @@ fn attach_at<M: Memory + ?Sized>(memory: &M, runtime: &Runtime) -> Result<Python
             None => AttachError::NotPython,
         });
     }
-    let mut first_error = None;
+    let mut furthest: Option<(usize, AttachError)> = None;
     let mut layouts: Vec<(Layout, Vec<Correction>)> = candidates
         .iter()
         .map(|candidate| {
@@ -173,16 +179,29 @@ fn attach_at<M: Memory + ?Sized>(memory: &M, runtime: &Runtime) -> Result<Python
             Err(ProofError::Read(error @ (ReadError::Gone | ReadError::Denied))) => return Err(error.into()),
             Err(source) => {
                 log::debug!("layout {} not proved: {source}", layout.name);
-                let version = known.version.map_or(String::new(), |version| format!(" {version}"));
-                first_error.get_or_insert(match source {
-                    ProofError::StartingUp => AttachError::StartingUp,
-                    ProofError::Finalizing => AttachError::Finalizing,
-                    source => AttachError::NotProved { table: layout.name.clone(), version, source },
-                });
+                let depth = source.depth();
+                if furthest.as_ref().is_none_or(|&(furthest, _)| depth > furthest) {
+                    furthest = Some((depth, refusal(&known, &layout, source)));
+                }
             }
         }
     }
-    Err(first_error.unwrap_or(AttachError::NotPython))
+    Err(furthest.map_or(AttachError::NotPython, |(_, error)| error))
+}
+
+/// What a failed proof means to a person.
+fn refusal(known: &Known, layout: &Layout, source: ProofError) -> AttachError {
+    let depth = source.depth();
+    match source {
+        ProofError::StartingUp => AttachError::StartingUp,
+        ProofError::Finalizing => AttachError::Finalizing,
+        ProofError::OtherVersion(version) => AttachError::UnknownVersion(version),
+        source if known.version.is_none() && depth < 3 => AttachError::Unsupported { source },
+        source => {
+            let version = known.version.map_or(String::new(), |version| format!(" {version}"));
+            AttachError::NotProved { table: layout.name.clone(), version, source }
+        }
+    }
 }
 
 /// Reads what the interpreter says of itself: the published offsets (3.13+), or `Py_Version` (3.11+).

@@ -26,6 +26,9 @@ pub enum ProofError {
     /// The runtime is being taken down.
     #[error("the interpreter is shutting down")]
     Finalizing,
+    /// The layout reads `sys.hexversion`, and it is another version's.
+    #[error("it is Python {0}")]
+    OtherVersion(Version),
     /// A field does not hold what it must.
     #[error("{field} is wrong: {detail}")]
     Field {
@@ -52,6 +55,27 @@ pub struct Proved {
     pub object_type: Address,
 }
 
+/// How often the head of a list that a running target changes is looked at.
+const LIST_TRIES: usize = 50;
+
+impl ProofError {
+    /// How far a proof came before it failed: of several layouts, the one that came furthest is worth telling of.
+    pub fn depth(&self) -> usize {
+        match self {
+            ProofError::Read(_) => 0,
+            ProofError::Field { field, .. } if field.starts_with("PyInterpreterState") => 0,
+            ProofError::Field { field, .. } if field.starts_with("_PyRuntimeState") => 0,
+            ProofError::StartingUp => 1,
+            ProofError::Field { field, .. } if field.starts_with("PyObject") => 1,
+            ProofError::Field { field, .. } if field.starts_with("PyTypeObject") => 1,
+            ProofError::OtherVersion(_) => 2,
+            ProofError::Field { field, .. } if field.starts_with("PyDictObject") => 2,
+            ProofError::Field { .. } => 3,
+            ProofError::Finalizing => 4,
+        }
+    }
+}
+
 fn claim(holds: bool, field: &'static str, detail: impl FnOnce() -> String) -> Result<(), ProofError> {
     if holds { Ok(()) } else { Err(ProofError::Field { field, detail: detail() }) }
 }
@@ -73,7 +97,9 @@ pub fn prove<M: Memory + ?Sized>(
     }
     let (type_type, object_type) = types(reader, &main)?;
     let version = version(reader, &main, stated)?;
-    claim(layout_is_of(reader, version), "sys.hexversion", || format!("Python {version} with layout {}", layout.name))?;
+    if !layout_is_of(reader, version) {
+        return Err(ProofError::OtherVersion(version));
+    }
     modules(reader, &main)?;
     sizes(reader, &main)?;
     for interpreter in &interpreters {
@@ -233,8 +259,9 @@ fn collector<M: Memory + ?Sized>(reader: &Reader<'_, M>, interpreter: &Interpret
     }
     for head in generation_heads(reader, interpreter)? {
         let next = list_pointer(reader, head, reader.layout.gc_head.gc_next)?;
-        // A running target may change the list between the two reads; the third try is believed.
-        let closes = (0..3).any(|_| {
+        // A running target may change the list between the two reads, so they are tried again, and afresh.
+        let closes = (0..LIST_TRIES).any(|_| {
+            reader.memory.forget();
             list_pointer(reader, head, reader.layout.gc_head.gc_next)
                 .and_then(|next| list_pointer(reader, next, reader.layout.gc_head.gc_prev))
                 .is_ok_and(|back| back == head)

@@ -44,11 +44,6 @@ impl<'a, M: Memory + ?Sized> CachedMemory<'a, M> {
         self.inner
     }
 
-    /// Forgets everything, so that the next read sees the target as it is then.
-    pub fn clear(&self) {
-        self.pages.borrow_mut().clear();
-    }
-
     /// Reads the window around `page` and keeps its pages.
     fn load(&self, page: u64) -> Result<(), ReadError> {
         let unreadable = || ReadError::Unreadable { address: Address(page), length: PAGE as usize };
@@ -108,6 +103,10 @@ impl<M: Memory + ?Sized> Memory for CachedMemory<'_, M> {
 
     fn regions(&self) -> &RegionMap {
         self.inner.regions()
+    }
+
+    fn forget(&self) {
+        self.pages.borrow_mut().clear();
     }
 
     fn local(&self, address: Address, length: usize) -> Option<&[u8]> {

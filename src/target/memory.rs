@@ -77,6 +77,10 @@ pub trait Memory {
         Ok(())
     }
 
+    /// Forgets what was read and kept, so that the next read sees the target as it is then. Nothing where nothing is
+    /// kept.
+    fn forget(&self) {}
+
     /// The bytes themselves, where they already lie in our own memory: a copy or a core. `None` elsewhere.
     fn local(&self, _address: Address, _length: usize) -> Option<&[u8]> {
         None
