@@ -165,12 +165,15 @@ fn is_arena_array<M: Memory + ?Sized>(memory: &M, layout: &Layout, array: Addres
         match read_slot(layout, index as u32, slot) {
             Slot::Unused => {}
             Slot::Arena(arena) => {
-                let header = &layout.pool_header;
-                let of_pool = memory.read_u32(arena.pools.start.offset(header.arenaindex));
-                if arena.pools.is_empty() || of_pool.ok() != Some(index as u32) {
-                    return false;
+                // An arena of which no pool was cut yet proves nothing.
+                if !arena.pools.is_empty() {
+                    let header = &layout.pool_header;
+                    let of_pool = memory.read_u32(arena.pools.start.offset(header.arenaindex));
+                    if of_pool.ok() != Some(index as u32) {
+                        return false;
+                    }
+                    arenas += 1;
                 }
-                arenas += 1;
             }
             Slot::Nonsense => return false,
         }
@@ -179,16 +182,20 @@ fn is_arena_array<M: Memory + ?Sized>(memory: &M, layout: &Layout, array: Addres
 }
 
 /// The array's length is a static variable, too; but the array only grows by doubling, so it is the largest doubling
-/// within which every used slot makes sense.
+/// within which used slots make sense; a few may not while the target takes and gives back arenas.
 fn slots_of<M: Memory + ?Sized>(memory: &M, layout: &Layout, array: Address) -> u64 {
     let mut slots = INITIAL_ARENAS;
     while slots < ARENAS_MAX {
         let size = layout.arena_object.size as u64;
         let at = Address(array.0.saturating_add(slots * size));
         let Ok(bytes) = memory.read_bytes(at, slots * size, (slots * size) as usize, "arenas") else { break };
-        let mut next = bytes.chunks_exact(size as usize).enumerate();
-        let all_sane = next.all(|(index, slot)| is_sane_slot(memory, layout, slots as u32 + index as u32, slot));
-        if !all_sane {
+        /// Slots that may be caught in the middle of a change.
+        const MOVING: usize = 2;
+        let mut slots_here = bytes.chunks_exact(size as usize).enumerate();
+        let insane = slots_here
+            .by_ref()
+            .filter(|(index, slot)| !is_sane_slot(memory, layout, slots as u32 + *index as u32, slot));
+        if insane.take(MOVING + 1).count() > MOVING {
             break;
         }
         slots *= 2;
@@ -205,7 +212,7 @@ fn is_sane_slot<M: Memory + ?Sized>(memory: &M, layout: &Layout, index: u32, slo
         }
         Slot::Arena(arena) => {
             let of_pool = memory.read_u32(arena.pools.start.offset(layout.pool_header.arenaindex)).ok();
-            !arena.pools.is_empty() && of_pool == Some(index)
+            arena.pools.is_empty() || of_pool == Some(index)
         }
         Slot::Nonsense => false,
     }
