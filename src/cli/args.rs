@@ -187,6 +187,10 @@ pub struct Dump {
     #[command(flatten)]
     pub output: Output,
 
+    /// What each object refers to, as well (the process is stopped while it is copied, unless --nonblocking)
+    #[arg(long)]
+    pub references: bool,
+
     /// The format
     #[arg(short, long, value_enum, default_value_t = DumpFormat::Ndjson)]
     pub format: DumpFormat,
