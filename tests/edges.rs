@@ -53,6 +53,13 @@ fn references_are_the_collectors(interpreter: &Interpreter) -> Result<(), String
     let told = target.edges()?;
     let found: HashMap<u64, &Dumped> = dumped.iter().map(|object| (object.address, object)).collect();
 
+    let mut holders: HashMap<u64, Vec<&Dumped>> = HashMap::new();
+    for object in &dumped {
+        for dict in object.references.iter().filter(|to| found.get(to).is_some_and(|to| is_dict(to))) {
+            holders.entry(*dict).or_default().push(object);
+        }
+    }
+
     let (mut missing, mut false_ones) = (Differences::new(), Differences::new());
     let (mut of_target, mut of_tool) = (0u64, 0u64);
     for (source, targets) in &told.edges {
@@ -60,7 +67,8 @@ fn references_are_the_collectors(interpreter: &Interpreter) -> Result<(), String
         let known: HashSet<u64> = object.references.iter().copied().collect();
         for target in targets.iter().filter(|target| found.contains_key(target)) {
             of_target += 1;
-            if !known.contains(target) && !is_of_a_link(object, *target, &found) {
+            let elsewhere = || is_of_a_link(object, *target, &found) || is_of_an_instance(object, *target, &holders);
+            if !known.contains(target) && !elsewhere() {
                 note(&mut missing, object, found[target]);
             }
         }
@@ -99,6 +107,17 @@ fn is_of_a_link(cache: &Dumped, target: u64, found: &HashMap<u64, &Dumped>) -> b
         })
 }
 
+/// Since 3.13 a dict can show the values that lie in its instance, which owns them. Versions differ in which of the two
+/// visits them.
+fn is_of_an_instance(dict: &Dumped, target: u64, holders: &HashMap<u64, Vec<&Dumped>>) -> bool {
+    let holds = |holder: &&Dumped| holder.references.contains(&target);
+    is_dict(dict) && dict.references.is_empty() && holders.get(&dict.address).is_some_and(|all| all.iter().any(holds))
+}
+
+fn is_dict(object: &Dumped) -> bool {
+    object.type_name == "builtins.dict"
+}
+
 /// Whether the collector does not report such a reference, though there is one.
 fn is_left_out(source: &Dumped, target: &Dumped, told: &Edges) -> bool {
     // Nothing that takes no part can be in a cycle, so C code need not visit it: names, strings, numbers.
@@ -107,11 +126,13 @@ fn is_left_out(source: &Dumped, target: &Dumped, told: &Edges) -> bool {
         || source.type_address == target.address
         // The dict of weak references to subclasses.
         || target.type_name == "builtins.dict" && told.kinds.contains(&source.type_address) && is_type(source)
+        // The dict of an instance that keeps its values itself (3.13.0), see above.
+        || is_dict(target) && target.references.is_empty()
         || LEFT_OUT.contains(&(source.type_name.as_str(), target.type_name.as_str()))
 }
 
 /// Types that own an object and do not tell the collector.
-const LEFT_OUT: &[(&str, &str)] = &[];
+const LEFT_OUT: &[(&str, &str)] = &[("numpy.ufunc", "builtins.list"), ("numpy.ufunc", "builtins.dict")];
 
 fn is_type(object: &Dumped) -> bool {
     object.type_name == "builtins.type" || object.type_name.ends_with("Meta") || object.type_name.ends_with("Type")

@@ -12,6 +12,7 @@ pub mod object;
 pub mod plan;
 pub mod pools;
 pub mod references;
+pub mod roots;
 pub mod statics;
 pub mod survey;
 pub mod worker;

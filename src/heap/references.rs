@@ -23,11 +23,12 @@ use std::cell::{Cell, RefCell};
 
 use crate::python::attach::Python;
 use crate::python::layout::Layout;
+use crate::python::reader::NAME_LENGTH_MAX;
 use crate::python::types::{TypeId, TypeTable};
 use crate::target::memory::{Memory, u64_at};
 use crate::target::{Address, MemoryExt};
 
-use rules::{Family, Rule};
+use rules::{Family, FieldName, Rule};
 
 /// How an object refers to another. Names are addresses in the target, looked up by whoever shows them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -159,6 +160,38 @@ impl<'a, M: Memory + ?Sized> References<'a, M> {
         } else if rule.dict_offset < 0 {
             self.dict_behind(reads, &subject, visit);
         }
+    }
+
+    /// The Python whose objects these are.
+    pub fn python(&self) -> &'a Python {
+        self.python
+    }
+
+    /// What a running frame (3.11+) holds.
+    pub fn for_each_of_frame(&self, reads: &Reads, frame: Address, visit: &mut impl FnMut(u64, Label)) {
+        self.interpreter_frame(reads, frame, visit);
+    }
+
+    /// What the word at an offset of the instances of a type is called, as C or CPython's documentation calls it.
+    pub fn field_name(&self, type_id: TypeId, offset: u32) -> Option<String> {
+        match self.rules.get(type_id.index())?.name(offset)? {
+            FieldName::Known(name) => Some(name.to_owned()),
+            FieldName::Declared(name) => self.memory.read_c_string(name, NAME_LENGTH_MAX as usize).ok(),
+        }
+    }
+
+    /// The n-th name that a type keeps for its instances.
+    pub fn shared_name(&self, type_: Address, index: u32) -> Option<Address> {
+        let keys = Address(self.memory.read_u64(type_.offset(self.layout.heap_type.ht_cached_keys)).ok()?);
+        let mut found = None;
+        let mut at = 0;
+        self.shared_keys(&self.reads(), keys, &mut |key, _| {
+            if at == index {
+                found = Some(Address(key));
+            }
+            at += 1;
+        });
+        found
     }
 
     /// Reads the rest of the body word by word.
