@@ -1,3 +1,4 @@
 //! Answers: what the objects add up to.
 
 pub mod histogram;
+pub mod why;

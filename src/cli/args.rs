@@ -32,6 +32,8 @@ pub enum Verb {
     Histo(Histo),
     /// The live heap as a flame graph (SVG) or as folded stacks
     Flamegraph(Flamegraph),
+    /// The shortest chains of names that hold an object, or the objects of a type
+    Why(Why),
     /// Every object, as a line of JSON
     Dump(Dump),
     /// Completions for a shell, on standard output
@@ -102,6 +104,11 @@ pub struct Histo {
     #[arg(long, value_enum, default_value_t = Sort::Bytes)]
     pub sort: Sort,
 
+    /// Also what would be freed if a type's objects went away (the process is stopped while it is copied, unless
+    /// --nonblocking)
+    #[arg(long)]
+    pub retained: bool,
+
     /// What a row is
     #[arg(long, value_enum, default_value_t = By::Type)]
     pub by: By,
@@ -115,6 +122,8 @@ pub struct Histo {
 pub enum Sort {
     Bytes,
     Objects,
+    /// With --retained
+    Retained,
     Name,
 }
 
@@ -123,6 +132,7 @@ impl From<Sort> for SortKey {
         match sort {
             Sort::Bytes => SortKey::Bytes,
             Sort::Objects => SortKey::Objects,
+            Sort::Retained => SortKey::Retained,
             Sort::Name => SortKey::Name,
         }
     }
@@ -178,6 +188,36 @@ impl From<WeightArg> for Weight {
 pub enum FlamegraphFormat {
     Svg,
     Folded,
+}
+
+#[derive(Debug, Args)]
+pub struct Why {
+    /// The process to read
+    #[arg(value_name = "PID")]
+    pub pid: i32,
+
+    /// An address (0x...) as `dump` shows it, or the name of a type (app.cache.Session, dict)
+    #[arg(value_name = "ADDRESS|TYPE")]
+    pub what: String,
+
+    /// Show at most so many chains
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 5)]
+    pub top: usize,
+
+    /// Show keys that are data
+    #[arg(long)]
+    pub show_values: bool,
+
+    /// Do not stop the process while it is copied
+    #[arg(long, visible_alias = "no-block")]
+    pub nonblocking: bool,
+
+    /// JSON instead of text
+    #[arg(short, long)]
+    pub json: bool,
+
+    #[command(flatten)]
+    pub output: Output,
 }
 
 #[derive(Debug, Args)]

@@ -6,10 +6,12 @@ mod advice;
 mod args;
 mod dump;
 mod flamegraph;
+mod graph;
 mod histo;
 mod open;
 mod output;
 mod progress;
+mod why;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -37,6 +39,7 @@ pub fn run() -> ExitCode {
     let result = match &arguments.verb {
         Verb::Histo(options) => histo::run(options),
         Verb::Flamegraph(options) => flamegraph::run(options),
+        Verb::Why(options) => why::run(options),
         Verb::Dump(options) => dump::run(options),
         Verb::Completions { shell } => {
             clap_complete::generate(*shell, &mut Arguments::command(), "heapsonde", &mut std::io::stdout());

@@ -43,30 +43,32 @@ pub enum Step {
 }
 
 impl Paths {
-    /// Shortest paths from the roots; among equal ones those from the root that comes first. Edges for which `follow`
-    /// is false are not taken.
-    pub fn new(forward: &Csr, roots: &[ObjectId], follow: impl Fn(ObjectId, ObjectId) -> bool) -> Paths {
+    /// Shortest paths from the roots of the first tier; what they do not reach, from those of the next, and so on. Among
+    /// equal ones those from the root that comes first. Edges for which `follow` is false are not taken.
+    pub fn tiered(forward: &Csr, tiers: &[Vec<ObjectId>], follow: impl Fn(ObjectId, ObjectId) -> bool) -> Paths {
         let mut before = vec![NONE; forward.len()];
-        let mut open: Vec<ObjectId> = Vec::new();
-        for &root in roots {
-            if let Some(slot @ &mut NONE) = before.get_mut(root.index()) {
-                *slot = ROOT;
-                open.push(root);
-            }
-        }
-        while !open.is_empty() {
-            let mut next = Vec::new();
-            for &object in &open {
-                for target in forward.targets(object) {
-                    if let Some(slot @ &mut NONE) = before.get_mut(target.index())
-                        && follow(object, target)
-                    {
-                        *slot = object.0;
-                        next.push(target);
-                    }
+        for roots in tiers {
+            let mut open: Vec<ObjectId> = Vec::new();
+            for &root in roots {
+                if let Some(slot @ &mut NONE) = before.get_mut(root.index()) {
+                    *slot = ROOT;
+                    open.push(root);
                 }
             }
-            open = next;
+            while !open.is_empty() {
+                let mut next = Vec::new();
+                for &object in &open {
+                    for target in forward.targets(object) {
+                        if let Some(slot @ &mut NONE) = before.get_mut(target.index())
+                            && follow(object, target)
+                        {
+                            *slot = object.0;
+                            next.push(target);
+                        }
+                    }
+                }
+                open = next;
+            }
         }
         Paths { before }
     }
@@ -107,7 +109,8 @@ mod tests {
     #[test]
     fn paths_are_shortest_and_end_at_roots() {
         let graph = Csr::of_edges(6, &[(0, 1), (1, 2), (2, 3), (0, 3), (4, 4)]);
-        let paths = Paths::new(&graph, &[ObjectId(0), ObjectId(5), ObjectId(99)], |_, _| true);
+        let paths =
+            Paths::tiered(&graph, &[vec![ObjectId(0), ObjectId(99)], vec![ObjectId(3), ObjectId(5)]], |_, _| true);
         assert_eq!(paths.path(ObjectId(3)), [ObjectId(0), ObjectId(3)]);
         assert_eq!(paths.path(ObjectId(2)), [0, 1, 2].map(ObjectId));
         assert_eq!(paths.path(ObjectId(4)), []);

@@ -13,6 +13,7 @@ pub mod plan;
 pub mod pools;
 pub mod references;
 pub mod roots;
+pub mod spelling;
 pub mod statics;
 pub mod survey;
 pub mod worker;

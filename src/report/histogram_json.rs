@@ -61,7 +61,7 @@ pub fn write(
         name: &row.name,
         objects: row.amount.objects,
         shallow_bytes: row.amount.bytes,
-        retained_bytes: None,
+        retained_bytes: row.retained,
         size_basis: basis_name(row.basis),
     });
     let document = Document {
