@@ -186,7 +186,7 @@ fn mapped_chunk(address: Address, header: &[u8], end: Address) -> Option<Chunk> 
     let (previous, word) = (u64_at(header, 0)?, u64_at(header, 8)?);
     let size = word & !FLAGS;
     // Since glibc 2.43 the size leaves out the two words behind the last chunk of a mapping.
-    let mapped = size.next_multiple_of(PAGE);
+    let mapped = size.checked_next_multiple_of(PAGE)?;
     let sane = word & FLAGS == IS_MAPPED && previous == 0 && size >= PAGE - HEADER && mapped - size <= HEADER;
     (sane && address.0.checked_add(mapped)? <= end.0).then_some(Chunk { address, size: mapped })
 }
@@ -220,7 +220,9 @@ mod tests {
         let mut bytes = vec![0; 5 * 4096];
         bytes[4096 + 8..4096 + 16].copy_from_slice(&(8192u64 | IS_MAPPED).to_le_bytes());
         bytes[3 * 4096 + 8..3 * 4096 + 16].copy_from_slice(&(4096u64 | IS_MAPPED).to_le_bytes());
-        // A size that reaches past the end.
+        // A size that reaches past the end, and one beyond any end.
+        bytes[2 * 4096 + 8..2 * 4096 + 16].copy_from_slice(&(!FLAGS | IS_MAPPED).to_le_bytes());
+        bytes[8..16].copy_from_slice(&(!FLAGS | IS_MAPPED).to_le_bytes());
         bytes[4 * 4096 + 8..4 * 4096 + 16].copy_from_slice(&(8192u64 | IS_MAPPED).to_le_bytes());
         let image = Image::of_segments(vec![Segment { start: Address(0x10000), bytes }]);
         let found = mapped_chunks(&image, Address(0x10000)..Address(0x15000));
