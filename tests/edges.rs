@@ -166,12 +166,15 @@ fn count(differences: &Differences) -> u64 {
 }
 
 fn worst(missing: &Differences, false_ones: &Differences, top: usize) -> String {
-    let mut rows: Vec<_> = missing.iter().map(|row| ("missing", row)).collect();
-    rows.extend(false_ones.iter().map(|row| ("false", row)));
-    rows.sort_by_key(|(what, (types, (n, _)))| (std::cmp::Reverse(*n), *what, *types));
-    let row = |(what, ((source, target), (n, samples))): &(&str, (&(String, String), &(u64, Vec<String>)))| {
-        format!("{n} {what} {source} -> {target} ({})", samples.join(", "))
+    let text = |what: &'static str, differences: &Differences| -> Vec<(u64, String)> {
+        let row = |((source, target), (n, samples)): (&(String, String), &(u64, Vec<String>))| {
+            (*n, format!("{n} {what} {source} -> {target} ({})", samples.join(", ")))
+        };
+        differences.iter().map(row).collect()
     };
-    let rows: Vec<String> = rows.iter().take(top).map(row).collect();
+    let mut rows = text("missing", missing);
+    rows.extend(text("false", false_ones));
+    rows.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
+    let rows: Vec<String> = rows.into_iter().take(top).map(|(_, row)| row).collect();
     if rows.is_empty() { "none".into() } else { rows.join("\n    ") }
 }

@@ -72,5 +72,40 @@ fn why_names_the_culprits(interpreter: &Interpreter) -> Result<(), String> {
     if cycle["garbage_objects"] != 30 || cycle["chains"].as_array().is_none_or(|chains| !chains.is_empty()) {
         wrong.push(format!("InCycle: {cycle}"));
     }
+    wrong.extend(owners_are_wrong(&pid)?);
     if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
+}
+
+/// The flame graph of owners names the culprits too, and is as wide as the heap.
+fn owners_are_wrong(pid: &str) -> Result<Vec<String>, String> {
+    let mut wrong = Vec::new();
+    let run = tool::run(&["flamegraph", "--view", "owners", "--weight", "objects", "-f", "folded", pid])?.ok()?;
+    let text = String::from_utf8_lossy(&run.stdout).into_owned();
+    let lines: Vec<(&str, u64)> = text
+        .lines()
+        .filter_map(|line| line.rsplit_once(' ').map(|(stack, n)| (stack, n.parse().unwrap_or(0))))
+        .collect();
+    let histogram = tool::run(&["histo", "--json", "--retained", pid])?.ok()?.json()?;
+    let total: u64 = lines.iter().map(|line| line.1).sum();
+    if histogram["totals"]["objects"] != total {
+        wrong.push(format!("owners hold {total} objects, the heap has {}", histogram["totals"]["objects"]));
+    }
+    for (start, count) in [("app;SESSIONS dict;['…'] build.<locals>.InDict", 50), ("app;queue deque;[…] build.", 200)]
+    {
+        let found: u64 = lines.iter().filter(|line| line.0.starts_with(start)).map(|line| line.1).sum();
+        if found < count {
+            wrong.push(format!("{start}: {found}"));
+        }
+    }
+    if !wrong.is_empty() {
+        wrong.push(text.lines().filter(|line| line.starts_with("app;")).collect::<Vec<_>>().join(" | "));
+    }
+    let retained = histogram["types"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let bytes = |row: &serde_json::Value, key: &str| row[key].as_u64();
+    let held = |row: &&serde_json::Value| row["name"] == "build.<locals>.InDict";
+    match retained.iter().find(held) {
+        Some(row) if bytes(row, "retained_bytes") >= bytes(row, "shallow_bytes") => {}
+        row => wrong.push(format!("retained: {row:?}")),
+    }
+    Ok(wrong)
 }

@@ -1,4 +1,5 @@
 //! Answers: what the objects add up to.
 
 pub mod histogram;
+pub mod owners;
 pub mod why;

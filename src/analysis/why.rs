@@ -85,7 +85,7 @@ pub fn chains(
                 }
                 _ => (root.name.clone(), root.name.clone()),
             };
-            let mut in_namespace = root.name.ends_with("__dict__");
+            let mut in_namespace = root.is_namespace;
             for pair in path.windows(2) {
                 let Some(step) = spell(pair[0], pair[1]) else {
                     chain.push_str("<?>");

@@ -151,7 +151,8 @@ pub struct Flamegraph {
     #[command(flatten)]
     pub output: Output,
 
-    /// What the frames are: `types` is package, module, type
+    /// What the frames are: `types` is package, module, type; `owners` is who holds it, and a frame's width what would
+    /// be freed (the process is stopped while it is copied, unless --nonblocking)
     #[arg(long, value_enum, default_value_t = View::Types)]
     pub view: View,
 
@@ -164,9 +165,10 @@ pub struct Flamegraph {
     pub format: FlamegraphFormat,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum View {
     Types,
+    Owners,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

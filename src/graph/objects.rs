@@ -49,6 +49,8 @@ pub struct GraphRoot {
     pub kind: RootKind,
     /// What holds it.
     pub name: String,
+    /// Whether the object is the dict of what the name names.
+    pub is_namespace: bool,
 }
 
 impl ObjectGraph {
@@ -65,7 +67,12 @@ impl ObjectGraph {
         for root in roots {
             let Some(id) = find(root.object) else { continue };
             incoming[id as usize] = incoming[id as usize].saturating_add(u32::from(root.is_counted));
-            graph_roots.push(GraphRoot { object: ObjectId(id), kind: root.kind, name: root.name.clone() });
+            graph_roots.push(GraphRoot {
+                object: ObjectId(id),
+                kind: root.kind,
+                name: root.name.clone(),
+                is_namespace: root.is_namespace,
+            });
         }
         let mut overcounted = 0;
         for (index, object) in objects.iter().enumerate() {
@@ -73,12 +80,18 @@ impl ObjectGraph {
             let found = u64::from(incoming[index]);
             match object.refcount {
                 Refcount::Immortal(_) => {
-                    graph_roots.push(GraphRoot { object: id, kind: RootKind::Immortal, name: "immortal".to_owned() });
+                    graph_roots.push(GraphRoot {
+                        object: id,
+                        kind: RootKind::Immortal,
+                        name: "immortal".to_owned(),
+                        is_namespace: false,
+                    });
                 }
                 Refcount::Count(count) if count > found => graph_roots.push(GraphRoot {
                     object: id,
                     kind: RootKind::Native,
                     name: format!("held by native code ({} of {count} references)", count - found),
+                    is_namespace: false,
                 }),
                 Refcount::Count(count) => overcounted += u64::from(count < found),
             }

@@ -197,7 +197,7 @@ fn is_sane_slot<M: Memory + ?Sized>(memory: &M, layout: &Layout, index: u32, slo
     match read_slot(layout, index, slot) {
         Slot::Unused => {
             let next = u64_at(slot, layout.arena_object.nextarena).unwrap_or(1);
-            next == 0 || (next % 16 == 0 && memory.regions().contains(Address(next), layout.arena_object.size))
+            next == 0 || (next.is_multiple_of(16) && memory.regions().contains(Address(next), layout.arena_object.size))
         }
         Slot::Arena(arena) => {
             let of_pool = memory.read_u32(arena.pools.start.offset(layout.pool_header.arenaindex)).ok();

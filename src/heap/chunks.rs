@@ -63,7 +63,7 @@ impl Chunk {
     /// that a link could be taken for a count.
     pub fn is_in_fast_bin(&self, first_word: u64, heap: &Range<Address>) -> bool {
         let mask = self.data().0 >> 12;
-        let leads_into_heap = |link: u64| link % 16 == 0 && heap.contains(&Address(link));
+        let leads_into_heap = |link: u64| link.is_multiple_of(16) && heap.contains(&Address(link));
         self.size <= FAST_BIN_MAX
             && (first_word == mask || leads_into_heap(first_word) || leads_into_heap(first_word ^ mask))
     }
@@ -86,7 +86,8 @@ impl Heap {
         let arena = size_word & NON_MAIN_ARENA != 0;
         let end = address.0.checked_add(size)?;
         // A heap of a thread's arena ends in a fence: two chunks of 16 bytes or less, which are not walked.
-        let sane = size >= CHUNK_MIN && size % 16 == 0 && end <= self.range.end.0 && size_word & IS_MAPPED == 0;
+        let sane =
+            size >= CHUNK_MIN && size.is_multiple_of(16) && end <= self.range.end.0 && size_word & IS_MAPPED == 0;
         (sane && (arena == self.is_thread_arena || end >= self.range.end.0 - PAGE)).then_some(Chunk { address, size })
     }
 

@@ -78,7 +78,7 @@ impl Pool {
         let Some(carved) = (next as usize).checked_sub(first).map(|bytes| bytes / block_size) else {
             return PoolState::Broken;
         };
-        let sane = (next as usize - first) % block_size == 0
+        let sane = (next as usize - first).is_multiple_of(block_size)
             && carved <= room
             && carved <= BLOCKS_MAX
             && in_use as usize <= carved;

@@ -215,7 +215,7 @@ impl<'a, M: Memory + ?Sized> References<'a, M> {
         if count == 0 {
             return;
         }
-        if start.0 % 8 != 0 || !reads.spend(count) {
+        if !start.0.is_multiple_of(8) || !reads.spend(count) {
             return reads.tear();
         }
         let length = usize::try_from(count).ok().and_then(|count| count.checked_mul(8));

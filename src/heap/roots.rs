@@ -66,6 +66,9 @@ pub struct Root {
     /// Whether the pointer counts among the object's references. What a name in `sys.modules` refers to is counted by
     /// that dict.
     pub is_counted: bool,
+    /// Whether the object is the dict of what the name names: a module's, so that what is in it has a named owner even
+    /// where functions hold the dict as well.
+    pub is_namespace: bool,
 }
 
 /// Finds the roots of all interpreters, in the order in which a person would name them.
@@ -124,7 +127,11 @@ struct Finder<'a, M: Memory + ?Sized> {
 impl<M: Memory + ?Sized> Finder<'_, M> {
     fn add(&mut self, object: Address, kind: RootKind, name: String, is_counted: bool) {
         if !object.is_null() {
-            self.roots.push(Root { object, kind, name, is_counted });
+            let (name, is_namespace) = match name.strip_suffix(".__dict__") {
+                Some(owner) => (owner.to_owned(), true),
+                None => (name, false),
+            };
+            self.roots.push(Root { object, kind, name, is_counted, is_namespace });
         }
     }
 
@@ -141,6 +148,10 @@ impl<M: Memory + ?Sized> Finder<'_, M> {
     fn modules(&mut self, interpreter: &Interpreter) {
         for entry in self.reader.dict_entries(interpreter.modules).unwrap_or_default() {
             let Some(name) = self.reader.string(entry.key, NAME_LENGTH_MAX) else { continue };
+            let dict = self.pointer(entry.value, self.reader.layout.module.md_dict);
+            if !dict.is_null() && self.reader.has_type_flag(dict, flag::DICT_SUBCLASS) {
+                self.add(dict, RootKind::Module, format!("{name}.__dict__"), false);
+            }
             self.add(entry.value, RootKind::Module, name, false);
         }
         self.add(interpreter.modules, RootKind::Interpreter, "sys.modules".to_owned(), true);
@@ -151,8 +162,8 @@ impl<M: Memory + ?Sized> Finder<'_, M> {
         let fields = [
             (Some(layout.sysdict), "sys.__dict__"),
             (Some(layout.builtins), "builtins.__dict__"),
-            (layout.sysdict_copy, "the copy of sys.__dict__"),
-            (Some(layout.builtins_copy), "the copy of builtins.__dict__"),
+            (layout.sysdict_copy, "copy of sys.__dict__"),
+            (Some(layout.builtins_copy), "copy of builtins.__dict__"),
             (Some(layout.dict), "the interpreter's dict"),
             (Some(layout.importlib), "importlib"),
             (Some(layout.import_func), "__import__"),
