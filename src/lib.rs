@@ -79,6 +79,7 @@
 
 pub mod analysis;
 pub mod cli;
+pub mod graph;
 pub mod heap;
 pub mod python;
 pub mod report;

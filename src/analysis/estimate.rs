@@ -91,6 +91,7 @@ pub fn histogram(types: &TypeTable, sample: &Sample, by: By, sort: SortKey) -> H
         let (amount, interval) = member.estimate(sample);
         total.add(amount);
         rows.push(Row {
+            retained: None,
             module: module.to_owned(),
             name: name.map(str::to_owned),
             amount,

@@ -42,6 +42,8 @@ pub struct Row {
     pub basis: Basis,
     /// Between which amounts the truth lies, where the row is an estimate.
     pub interval: Option<Interval>,
+    /// Bytes that would be freed if the row's objects went away, where that was asked for.
+    pub retained: Option<u64>,
 }
 
 /// A 95 % confidence interval.
@@ -73,6 +75,8 @@ pub enum SortKey {
     Bytes,
     /// Most objects first.
     Objects,
+    /// Most retained bytes first.
+    Retained,
     /// By name.
     Name,
 }
@@ -108,6 +112,7 @@ impl Histogram {
                 amount: Amount::default(),
                 basis: Basis::Exact,
                 interval: None,
+                retained: None,
             });
             row.amount.add(amount);
             if info.basis == Basis::LowerBound {
@@ -117,12 +122,34 @@ impl Histogram {
         Histogram::of(rows.into_values().collect(), total, sort)
     }
 
+    /// The row of each type, by type id: types of one name share one, a type without objects has none.
+    pub fn row_of_type(&self, types: &TypeTable) -> Vec<Option<usize>> {
+        let rows: FxHashMap<(&str, &str), usize> = self
+            .rows
+            .iter()
+            .enumerate()
+            .map(|(index, row)| ((row.module.as_str(), row.name.as_deref().unwrap_or_default()), index))
+            .collect();
+        types.iter().map(|(_, info)| rows.get(&(info.module.as_str(), info.qualname.as_str())).copied()).collect()
+    }
+
+    /// Says what each row retains, in the rows' order, and sorts anew.
+    pub fn with_retained(mut self, retained: &[u64], sort: SortKey) -> Histogram {
+        self.rows.iter_mut().zip(retained).for_each(|(row, &bytes)| row.retained = Some(bytes));
+        Histogram::of(self.rows, self.total, sort)
+    }
+
     /// The same amounts by module.
     pub fn by_module(&self, sort: SortKey) -> Histogram {
         let mut rows: FxHashMap<&str, Row> = FxHashMap::default();
         for row in &self.rows {
-            let module =
-                rows.entry(&row.module).or_insert_with(|| Row { name: None, amount: Amount::default(), ..row.clone() });
+            let module = rows.entry(&row.module).or_insert_with(|| Row {
+                name: None,
+                amount: Amount::default(),
+                // What modules retain is not the sum of what their types do.
+                retained: None,
+                ..row.clone()
+            });
             module.amount.add(row.amount);
             if row.basis == Basis::LowerBound {
                 module.basis = Basis::LowerBound;
@@ -158,6 +185,7 @@ impl Histogram {
             let by_amount = match sort {
                 SortKey::Bytes => (b.amount.bytes, b.amount.objects).cmp(&(a.amount.bytes, a.amount.objects)),
                 SortKey::Objects => (b.amount.objects, b.amount.bytes).cmp(&(a.amount.objects, a.amount.bytes)),
+                SortKey::Retained => b.retained.cmp(&a.retained).then(b.amount.bytes.cmp(&a.amount.bytes)),
                 SortKey::Name => std::cmp::Ordering::Equal,
             };
             by_amount.then_with(|| (&a.module, &a.name).cmp(&(&b.module, &b.name)))
@@ -184,6 +212,7 @@ mod tests {
             module: "m".into(),
             name: Some(name.into()),
             interval: None,
+            retained: None,
             amount: Amount { objects, bytes },
             basis,
         };

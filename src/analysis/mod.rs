@@ -2,3 +2,5 @@
 
 pub mod estimate;
 pub mod histogram;
+pub mod owners;
+pub mod why;

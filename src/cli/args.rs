@@ -33,6 +33,8 @@ pub enum Verb {
     Histo(Histo),
     /// The live heap as a flame graph (SVG) or as folded stacks
     Flamegraph(Flamegraph),
+    /// The shortest chains of names that hold an object, or the objects of a type
+    Why(Why),
     /// Every object, as a line of JSON
     Dump(Dump),
     /// The Python processes here, in families, and whether we may read them
@@ -134,6 +136,11 @@ pub struct Histo {
     #[arg(long, value_enum, default_value_t = Sort::Bytes)]
     pub sort: Sort,
 
+    /// Also what would be freed if a type's objects went away (the process is stopped while it is copied, unless
+    /// --nonblocking)
+    #[arg(long, conflicts_with_all = ["sample", "subprocesses"])]
+    pub retained: bool,
+
     /// What a row is
     #[arg(long, value_enum, default_value_t = By::Type)]
     pub by: By,
@@ -179,6 +186,8 @@ pub struct Doctor {
 pub enum Sort {
     Bytes,
     Objects,
+    /// With --retained
+    Retained,
     Name,
 }
 
@@ -187,6 +196,7 @@ impl From<Sort> for SortKey {
         match sort {
             Sort::Bytes => SortKey::Bytes,
             Sort::Objects => SortKey::Objects,
+            Sort::Retained => SortKey::Retained,
             Sort::Name => SortKey::Name,
         }
     }
@@ -216,7 +226,8 @@ pub struct Flamegraph {
     #[command(flatten)]
     pub output: Output,
 
-    /// What the frames are: `types` is package, module, type
+    /// What the frames are: `types` is package, module, type; `owners` is who holds it, and a frame's width what would
+    /// be freed (the process is stopped while it is copied, unless --nonblocking)
     #[arg(long, value_enum, default_value_t = View::Types)]
     pub view: View,
 
@@ -233,9 +244,10 @@ pub struct Flamegraph {
     pub subprocesses: bool,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum View {
     Types,
+    Owners,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -260,11 +272,45 @@ pub enum FlamegraphFormat {
 }
 
 #[derive(Debug, Args)]
+pub struct Why {
+    /// The process to read
+    #[arg(value_name = "PID")]
+    pub pid: i32,
+
+    /// An address (0x...) as `dump` shows it, or the name of a type (app.cache.Session, dict)
+    #[arg(value_name = "ADDRESS|TYPE")]
+    pub what: String,
+
+    /// Show at most so many chains
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 5)]
+    pub top: usize,
+
+    /// Show keys that are data
+    #[arg(long)]
+    pub show_values: bool,
+
+    /// Do not stop the process while it is copied
+    #[arg(long, visible_alias = "no-block")]
+    pub nonblocking: bool,
+
+    /// JSON instead of text
+    #[arg(short, long)]
+    pub json: bool,
+
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Debug, Args)]
 pub struct Dump {
     #[command(flatten)]
     pub target: Target,
     #[command(flatten)]
     pub output: Output,
+
+    /// What each object refers to, as well (the process is stopped while it is copied, unless --nonblocking)
+    #[arg(long)]
+    pub references: bool,
 
     /// The format
     #[arg(short, long, value_enum, default_value_t = DumpFormat::Ndjson)]

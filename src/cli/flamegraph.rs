@@ -1,17 +1,27 @@
 //! `flamegraph`: the live heap as a picture.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::analysis::estimate::By;
 use crate::analysis::histogram::{Histogram, SortKey, Tally};
+use crate::analysis::owners::Owners;
+use crate::graph::ObjectId;
+use crate::heap::object::Sink;
+use crate::heap::spelling::Speller;
+use crate::report::folded::Weight;
 use crate::report::{flamegraph, folded, summary, units};
 
-use super::args::{Flamegraph, FlamegraphFormat};
+use super::args::{Flamegraph, FlamegraphFormat, View};
+use super::graph;
+use super::open::Collected;
 use super::output::{Destination, default_file};
 use super::{family, open, sample};
 
 /// Takes a census and draws it. What could not be read is said on standard error.
 pub fn run(options: &Flamegraph) -> Result<()> {
+    if options.view == View::Owners && (options.sampling.sample || options.subprocesses) {
+        bail!("--view owners draws one whole heap: leave out --sample and --subprocesses");
+    }
     if options.subprocesses {
         return run_family(options);
     }
@@ -27,7 +37,15 @@ pub fn run(options: &Flamegraph) -> Result<()> {
         FlamegraphFormat::Folded => Destination::Stdout,
     };
     let destination = Destination::new(&options.output, default)?;
-    let (taken, basis) = if options.sampling.sample {
+    let mut of_owners = None;
+    let (taken, basis) = if options.view == View::Owners {
+        let taken = opened.collect(|collected| {
+            let (histogram, lines) = owners(collected, weight);
+            of_owners = Some(lines);
+            Ok(histogram)
+        })?;
+        (taken, summary::Basis::Exact)
+    } else if options.sampling.sample {
         sample::take(opened, &options.sampling, By::Type, SortKey::Bytes)?
     } else {
         let taken = opened.census(
@@ -37,13 +55,17 @@ pub fn run(options: &Flamegraph) -> Result<()> {
         (taken, summary::Basis::Exact)
     };
     let histogram = &taken.collected;
-    let lines = folded::of_types(histogram, weight);
+    let lines = of_owners.unwrap_or_else(|| folded::of_types(histogram, weight));
+    let (what, measure) = match options.view {
+        View::Types => ("by type", "shallow"),
+        View::Owners => ("by owner: a frame's width is what it alone holds", "in all"),
+    };
     destination.write(|out| match options.format {
         FlamegraphFormat::Folded => folded::write(out, &lines),
         FlamegraphFormat::Svg => {
-            let title = format!("Live heap by type: {}", target.command);
+            let title = format!("Live heap {what}: {}", target.command);
             let subtitle = format!(
-                "Python {}, process {}: {} objects, {} (shallow), {}",
+                "Python {}, process {}: {} objects, {} ({measure}), {}",
                 target.version,
                 target.pid,
                 units::count(histogram.total.objects),
@@ -100,4 +122,25 @@ fn run_family(options: &Flamegraph) -> Result<()> {
         eprintln!("{}: {amounts} of {processes} processes from {pid} on", path.display());
     }
     Ok(family.write_problems(&mut std::io::stderr().lock())?)
+}
+
+/// The dominator tree as stacks, and the histogram that their total equals.
+fn owners(collected: &Collected<'_>, weight: Weight) -> (Histogram, Vec<String>) {
+    let mut tally = Tally::new(collected.types.len());
+    collected.objects.iter().for_each(|object| tally.object(object));
+    let histogram = Histogram::new(collected.types, &[tally], SortKey::Bytes);
+    let graph = graph::build(collected);
+    let dominators = graph.dominators();
+    let speller = Speller::new(collected.memory, collected.references);
+    let object = |id: ObjectId| &collected.objects[id.index()];
+    let owners = Owners::new(
+        &graph,
+        &dominators,
+        |from, to| {
+            let from = object(from);
+            speller.spell(from.address, from.type_id, collected.types.get(from.type_id).address, object(to).address)
+        },
+        |id| collected.types.get(object(id).type_id).qualname.clone(),
+    );
+    (histogram, folded::of_owners(&owners, weight))
 }

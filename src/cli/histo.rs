@@ -2,10 +2,16 @@
 
 use anyhow::Result;
 
-use crate::analysis::histogram::{Histogram, Tally};
-use crate::report::{estimate_table, histogram_json, histogram_table, summary};
+use crate::analysis::histogram::{Histogram, SortKey, Tally};
+use crate::graph::ObjectId;
+use crate::graph::objects::ObjectGraph;
+use crate::graph::retained::{self, Retained};
+use crate::heap::object::Sink;
+use crate::report::{estimate_table, histogram_json, histogram_table, summary, units};
 
 use super::args::{By, Histo};
+use super::graph;
+use super::open::Collected;
 use super::output::Destination;
 use super::{family, open, sample};
 
@@ -18,8 +24,19 @@ pub fn run(options: &Histo) -> Result<()> {
     let opened = open::open(&options.target)?;
     let target = opened.summary();
     let sort = options.sort.into();
+    let mut around = None;
     let (taken, basis) = if options.sampling.sample {
         sample::take(opened, &options.sampling, options.by.into(), sort)?
+    } else if options.retained {
+        let taken = opened.collect(|collected| {
+            let mut tally = Tally::new(collected.types.len());
+            collected.objects.iter().for_each(|object| tally.object(object));
+            let histogram = Histogram::new(collected.types, &[tally], sort);
+            let graph = graph::build(collected);
+            around = Some((graph.garbage(), graph.held_by_native()));
+            Ok(with_retained(histogram, collected, &graph, sort))
+        })?;
+        (taken, summary::Basis::Exact)
     } else {
         let taken =
             opened.census(|types| Tally::new(types.len()), |types, tallies| Histogram::new(types, &tallies, sort))?;
@@ -43,6 +60,12 @@ pub fn run(options: &Histo) -> Result<()> {
             summary::Basis::Sampled(sampled) => estimate_table::write(out, &histogram, options.top, sampled)?,
         }
         writeln!(out)?;
+        if let Some((garbage, native)) = around {
+            let amount =
+                |what: Retained| format!("{} objects, {}", units::count(what.objects), units::bytes(what.bytes));
+            writeln!(out, "Garbage awaiting collection: {}", amount(garbage))?;
+            writeln!(out, "Held by native code alone: {}", amount(native))?;
+        }
         taken.problems.write(out)
     })
 }
@@ -59,4 +82,20 @@ fn run_family(options: &Histo, destination: &Destination) -> Result<()> {
         (true, Some(first)) => histogram_json::write_family(out, &family, &merged, options.top, &first.target),
         _ => family.write_tables(out, &merged, options.top),
     })
+}
+
+/// What each row's objects retain together; an object inside what another one of its row retains is not counted again.
+fn with_retained(histogram: Histogram, collected: &Collected<'_>, graph: &ObjectGraph, sort: SortKey) -> Histogram {
+    let dominators = graph.dominators();
+    let retained = graph.retained(&dominators);
+    let rows = histogram.row_of_type(collected.types);
+    // Types without a row have no objects.
+    let row = |object: ObjectId| {
+        let type_id = graph.types.get(object.index())?;
+        rows.get(type_id.index()).copied().flatten()
+    };
+    let count = histogram.rows.len();
+    let sums = retained::by_kind(&dominators, &retained, count, |object| row(object).unwrap_or(count));
+    let bytes: Vec<u64> = sums.iter().map(|sum| sum.bytes).collect();
+    histogram.with_retained(&bytes, sort)
 }

@@ -8,12 +8,14 @@ mod doctor;
 mod dump;
 mod family;
 mod flamegraph;
+mod graph;
 mod histo;
 mod open;
 mod output;
 mod progress;
 mod ps;
 mod sample;
+mod why;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -41,6 +43,7 @@ pub fn run() -> ExitCode {
     let result = match &arguments.verb {
         Verb::Histo(options) => histo::run(options),
         Verb::Flamegraph(options) => flamegraph::run(options),
+        Verb::Why(options) => why::run(options),
         Verb::Dump(options) => dump::run(options),
         Verb::Ps(options) => ps::run(options),
         Verb::Doctor(options) => match doctor::run(options) {

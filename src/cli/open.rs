@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::heap::census::Progress;
-use crate::heap::object::Sink;
+use crate::heap::index::ObjectIndex;
+use crate::heap::object::{Object, Sink};
 use crate::heap::plan::Part;
+use crate::heap::references::References;
 use crate::heap::survey::{Outcome, Survey};
 use crate::python::attach::{self, AttachError, Python};
 use crate::python::layout::Build;
@@ -43,8 +45,25 @@ pub struct Opened {
     pub(super) elfs: Vec<LoadedElf>,
     pub(super) python: Python,
     pub(super) pause: bool,
+    pub(super) nonblocking: bool,
     /// Ended when this is dropped, unless it is to be kept.
     spawned: Option<Spawned>,
+}
+
+/// Every object of a target, and how to follow its references.
+pub struct Collected<'a> {
+    /// The copy, and the process behind it.
+    pub memory: &'a Layered<'a, Process>,
+    /// The Python in it.
+    pub python: &'a Python,
+    /// Its types.
+    pub types: &'a TypeTable,
+    /// Its objects, by address.
+    pub objects: &'a [Object],
+    /// From an address to the number of the object there.
+    pub index: &'a ObjectIndex,
+    /// Their references.
+    pub references: &'a References<'a, Layered<'a, Process>>,
 }
 
 /// The result of a census, whatever it collected.
@@ -64,7 +83,7 @@ pub struct Taken<S> {
 /// Opens the target that was typed.
 pub fn open(arguments: &args::Target) -> Result<Opened> {
     match (arguments.pid.or(arguments.pid_option), arguments.command.as_slice()) {
-        (Some(pid), _) => open_process(pid, arguments.pause),
+        (Some(pid), _) => Ok(Opened { nonblocking: arguments.nonblocking, ..open_process(pid, arguments.pause)? }),
         (None, []) => bail!("which process? Give a PID, or a command behind --"),
         (None, command) => start(arguments, command),
     }
@@ -73,7 +92,7 @@ pub fn open(arguments: &args::Target) -> Result<Opened> {
 /// Opens a process that runs.
 pub fn open_process(pid: i32, pause: bool) -> Result<Opened> {
     let Attached { process, elfs, python } = attach_to(pid)?;
-    Ok(Opened { process, elfs, python, pause, spawned: None })
+    Ok(Opened { process, elfs, python, pause, nonblocking: false, spawned: None })
 }
 
 /// A process and the Python that was proved to be in it.
@@ -161,7 +180,8 @@ fn start(arguments: &args::Target, command: &[String]) -> Result<Opened> {
         bail!("{:?} ended ({status}) before it could be read; --after TIME reads it earlier", command[0]);
     }
     // Attached anew: the program has loaded more since.
-    Ok(Opened { spawned: Some(spawned), ..open_process(python_pid, arguments.pause)? })
+    let opened = open_process(python_pid, arguments.pause)?;
+    Ok(Opened { spawned: Some(spawned), nonblocking: arguments.nonblocking, ..opened })
 }
 
 /// The process itself, or the first of its descendants that is a Python: a shell or a launcher may stand before it.
@@ -254,6 +274,62 @@ impl Opened {
         let problems = self.problems(&survey, &types, &outcome);
         let allocator = allocator_summary(&survey, &outcome);
         let collected = collect(&types, sinks);
+        Ok(Taken { types, collected, reading, problems, allocator })
+    }
+
+    /// Copies all that references are followed through, and hands it to `work` with every object found in it. The
+    /// target stands still while it is copied, unless that was forbidden.
+    pub fn collect<R>(mut self, work: impl FnOnce(&Collected<'_>) -> Result<R>) -> Result<Taken<R>> {
+        if matches!(self.python.build, Build::FreeThreaded | Build::DebugFreeThreaded) {
+            bail!(
+                "process {} runs a free-threaded Python {}, whose references cannot be followed yet: there are no why, \
+                 --retained, --view owners and dump --references for it",
+                self.process.pid(),
+                self.python.version,
+            );
+        }
+        let start = Instant::now();
+        let freeze = if self.nonblocking { None } else { Some(self.freeze()?) };
+        self.process
+            .refresh()
+            .map_err(|_| Refused { pid: self.process.pid(), gate: gates::diagnose(self.process.pid()) })?;
+        let survey = Survey::new(&self.process, &self.python, &self.elfs);
+        let ranges = survey.plan.ranges_for_references(&self.process);
+        let total = ranges.iter().map(|range| range.end.0 - range.start.0).sum();
+        if !fits(total) {
+            bail!(
+                "following references needs a copy of {}, and the host has {} left",
+                units::bytes(total),
+                units::bytes(host::available_bytes().unwrap_or(0)),
+            );
+        }
+        let copy = copy::copy_ranges(&self.process, &ranges)?;
+        let paused = freeze.map(Freeze::release);
+        log::debug!("copied {} in {}", units::bytes(total), units::duration(start.elapsed()));
+        let progress = Progress::default();
+        let memory = Layered::new(&copy.image, &self.process);
+        let types = TypeTable::build(&CachedMemory::new(&memory), &self.python, &survey.plan.statics())?;
+        let (found, mut outcome) = progress::show(&progress, survey.plan.total_bytes(), || {
+            survey.checked_census(&memory, &self.python, &types, &progress, Vec::<Object>::new)
+        })?;
+        outcome.counts.unreadable_bytes += copy.unreadable_bytes;
+        let mut objects: Vec<Object> = found.into_iter().flatten().collect();
+        objects.sort_unstable_by_key(|object| object.address);
+        objects.dedup_by_key(|object| object.address);
+        let (index, _) = ObjectIndex::new(objects.iter().map(|object| object.address));
+        log::debug!("found {} objects, {} after the start", objects.len(), units::duration(start.elapsed()));
+        let references = References::new(&memory, &self.python, &types, total);
+        let problems = self.problems(&survey, &types, &outcome);
+        let allocator = allocator_summary(&survey, &outcome);
+        let collected = work(&Collected {
+            memory: &memory,
+            python: &self.python,
+            types: &types,
+            objects: &objects,
+            index: &index,
+            references: &references,
+        })?;
+        let reading = Reading { read_bytes: total, duration: start.elapsed(), paused };
         Ok(Taken { types, collected, reading, problems, allocator })
     }
 

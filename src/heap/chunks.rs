@@ -303,7 +303,9 @@ mod tests {
         let mut bytes = vec![0; 5 * 4096];
         bytes[4096 + 8..4096 + 16].copy_from_slice(&(8192u64 | IS_MAPPED).to_le_bytes());
         bytes[3 * 4096 + 8..3 * 4096 + 16].copy_from_slice(&(4096u64 | IS_MAPPED).to_le_bytes());
-        // A size that reaches past the end.
+        // A size that reaches past the end, and one beyond any end.
+        bytes[2 * 4096 + 8..2 * 4096 + 16].copy_from_slice(&(!FLAGS | IS_MAPPED).to_le_bytes());
+        bytes[8..16].copy_from_slice(&(!FLAGS | IS_MAPPED).to_le_bytes());
         bytes[4 * 4096 + 8..4 * 4096 + 16].copy_from_slice(&(8192u64 | IS_MAPPED).to_le_bytes());
         let image = Image::of_segments(vec![Segment { start: Address(0x10000), bytes }]);
         let range = Address(0x10000)..Address(0x15000);

@@ -77,6 +77,9 @@ impl Part {
 /// Bytes read of a chunk that is a mapping of its own: the object's header and fixed fields. The rest is items.
 pub const MAPPED_PREFIX: u64 = 4096;
 
+/// Bytes of a stretch of unknown structure that is copied along for references: twice a thread's stack.
+pub const UNKNOWN_MAX: u64 = 16 << 20;
+
 /// All parts, in order of address, and what is in none.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
@@ -174,6 +177,22 @@ impl Plan {
         let spans: Vec<Range<Address>> = chunks.iter().map(|chunk| chunk.address..chunk.end()).collect();
         self.unknown.extend(resident.into_iter().flat_map(|piece| without(piece, &spans)));
         self.parts.extend(chunks.into_iter().map(Part::Mapped));
+    }
+
+    /// What a copy must hold so that references can be followed in it: all parts, chunks that are mappings of their
+    /// own with all their items, the stacks of frames and threads, of which only reserved ones are larger than
+    /// [`UNKNOWN_MAX`]. In order of address.
+    pub fn ranges_for_references<M: Memory + ?Sized>(&self, memory: &M) -> Vec<Range<Address>> {
+        let whole = |part: &Part| match part {
+            Part::Mapped(chunk) => vec![chunk.address..chunk.end()],
+            part => part.ranges(),
+        };
+        let mut ranges: Vec<Range<Address>> = self.parts.iter().flat_map(whole).collect();
+        ranges.extend(self.unknown.iter().filter(|range| range.end.0 - range.start.0 <= UNKNOWN_MAX).cloned());
+        let stacks = memory.regions().iter().filter(|region| region.backing == Backing::Stack);
+        ranges.extend(stacks.map(|region| region.start..region.end));
+        ranges.sort_by_key(|range| range.start);
+        ranges
     }
 
     /// The writable data of ELF files.

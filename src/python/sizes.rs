@@ -371,6 +371,11 @@ impl<'a> Measure<'a> {
                 if allocated > OBJECT_SIZE_MAX || word(layout.var_object.ob_size)? > allocated {
                     return None;
                 }
+                // What is shown starts inside of what was allocated.
+                let (start, first) = (word(layout.byte_array.ob_start)?, word(layout.byte_array.ob_bytes)?);
+                if allocated > 0 && start.checked_sub(first).is_none_or(|gap| first == 0 || gap > allocated) {
+                    return None;
+                }
                 // Since 3.15 the buffer is a bytes object, header and all.
                 let header = match layout.byte_array.ob_bytes_object {
                     Some(_) if allocated > 0 => layout.bytes.ob_sval as u64 + 1,

@@ -2,7 +2,8 @@
 
 use std::io::{self, Write};
 
-use crate::analysis::histogram::Histogram;
+use crate::analysis::histogram::{Amount, Histogram};
+use crate::analysis::owners::Owners;
 
 /// What a frame's width stands for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,6 +45,21 @@ pub fn of_types(histogram: &Histogram, weight: Weight) -> Vec<String> {
             )
         })
         .collect();
+    lines.sort();
+    lines
+}
+
+/// The stacks of owners.
+pub fn of_owners(owners: &Owners, weight: Weight) -> Vec<String> {
+    let amount = |amount: Amount| match weight {
+        Weight::Bytes => amount.bytes,
+        Weight::Objects => amount.objects,
+    };
+    let line = |(stack, amount): (Vec<&str>, u64)| {
+        let frames: Vec<String> = stack.into_iter().map(escape).collect();
+        format!("{} {amount}", frames.join(";"))
+    };
+    let mut lines: Vec<String> = owners.stacks(amount).into_iter().map(line).collect();
     lines.sort();
     lines
 }

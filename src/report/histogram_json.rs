@@ -169,7 +169,7 @@ fn types(histogram: &Histogram, top: Option<usize>) -> Vec<TypeRow<'_>> {
         name: row.name.as_deref(),
         objects: row.amount.objects,
         shallow_bytes: row.amount.bytes,
-        retained_bytes: None,
+        retained_bytes: row.retained,
         size_basis: basis_name(row.basis),
         interval: row.interval.map(Limits::from),
     });

@@ -18,7 +18,14 @@ pub fn write(out: &mut dyn Write, histogram: &Histogram, top: Option<usize>) -> 
     let shown = top.unwrap_or(usize::MAX).min(histogram.rows.len());
     let by_module = histogram.rows.first().is_some_and(|row| row.name.is_none());
     let noun = if by_module { "module" } else { "type (module.name)" };
-    writeln!(out, "{:>6} {:>13} {:>16} {:>7} {:>7}  {noun}", "num", "#objects", "#bytes", "%", "cum%")?;
+    let has_retained = histogram.rows.iter().any(|row| row.retained.is_some());
+    let retained = |bytes: Option<u64>| match bytes {
+        Some(bytes) => format!("  {bytes:>15}"),
+        None if has_retained => format!("  {:>15}", ""),
+        None => String::new(),
+    };
+    let head = if has_retained { format!("  {:>15}", "#retained") } else { String::new() };
+    writeln!(out, "{:>6} {:>13} {:>16} {:>7} {:>7}{head}  {noun}", "num", "#objects", "#bytes", "%", "cum%")?;
     let mut so_far = Amount::default();
     let total = histogram.total;
     for (index, row) in histogram.rows[..shown].iter().enumerate() {
@@ -26,12 +33,13 @@ pub fn write(out: &mut dyn Write, histogram: &Histogram, top: Option<usize>) -> 
         let mark = if row.basis == Basis::LowerBound { "+" } else { " " };
         writeln!(
             out,
-            "{:>5}: {:>13} {:>15}{mark} {:>7} {:>7}  {}",
+            "{:>5}: {:>13} {:>15}{mark} {:>7} {:>7}{}  {}",
             index + 1,
             row.amount.objects,
             row.amount.bytes,
             units::percent(row.amount.bytes, total.bytes),
             units::percent(so_far.bytes, total.bytes),
+            retained(row.retained),
             printable(&row.label()),
         )?;
     }
@@ -39,12 +47,13 @@ pub fn write(out: &mut dyn Write, histogram: &Histogram, top: Option<usize>) -> 
         let rest = Amount { objects: total.objects - so_far.objects, bytes: total.bytes - so_far.bytes };
         writeln!(
             out,
-            "{:>6} {:>13} {:>15}  {:>7} {:>7}  ({} more)",
+            "{:>6} {:>13} {:>15}  {:>7} {:>7}{}  ({} more)",
             "",
             rest.objects,
             rest.bytes,
             units::percent(rest.bytes, total.bytes),
             units::percent(total.bytes, total.bytes),
+            retained(None),
             histogram.rows.len() - shown,
         )?;
     }

@@ -10,7 +10,7 @@ use crate::python::types::TypeTable;
 use crate::target::Address;
 
 #[derive(Serialize)]
-struct Line<'a> {
+struct Line<'a, 'b> {
     address: Hex,
     #[serde(rename = "type")]
     type_: &'a str,
@@ -22,6 +22,17 @@ struct Line<'a> {
     immortal: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     size_basis: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    references: Option<Hexes<'b>>,
+}
+
+/// Addresses.
+struct Hexes<'a>(&'a [Address]);
+
+impl Serialize for Hexes<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(|&address| Hex(address)))
+    }
 }
 
 fn is_false(value: &bool) -> bool {
@@ -49,11 +60,11 @@ impl<'a> Writer<'a> {
         Writer { types, names: types.iter().map(|(_, info)| info.full_name()).collect() }
     }
 
-    /// Writes one object and a newline.
+    /// Writes one object, with what it refers to where that was asked for, and a newline.
     ///
     /// # Errors
     /// As the writer.
-    pub fn write(&self, out: &mut dyn Write, object: &Object) -> io::Result<()> {
+    pub fn write(&self, out: &mut dyn Write, object: &Object, references: Option<&[Address]>) -> io::Result<()> {
         let info = self.types.get(object.type_id);
         let (refcount, immortal) = match object.refcount {
             Refcount::Count(count) => (count, false),
@@ -68,6 +79,7 @@ impl<'a> Writer<'a> {
             refcount,
             immortal,
             size_basis: (info.basis == Basis::LowerBound).then_some("lower-bound"),
+            references: references.map(Hexes),
         };
         serde_json::to_writer(&mut *out, &line)?;
         out.write_all(b"\n")

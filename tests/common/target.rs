@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 
 use super::DEADLINE;
 use super::interpreters::Interpreter;
-use super::truth::Truth;
+use super::truth::{Edges, Truth};
 
 /// A target. Its whole process group dies when this is dropped, and when the test dies in any other way.
 pub struct Target {
@@ -120,6 +120,12 @@ impl Target {
     pub fn truth(&mut self) -> Result<Truth, String> {
         self.write(b"truth\n")?;
         Truth::parse(&self.read_to("end")?)
+    }
+
+    /// Wakes the target and lets it tell what refers to what.
+    pub fn edges(&mut self) -> Result<Edges, String> {
+        self.write(b"edges\n")?;
+        Edges::parse(&self.read_to("end")?)
     }
 
     /// Writes to its stdin.

@@ -109,6 +109,9 @@ pub struct Dumped {
     /// `lower-bound` where the size cannot be known from outside.
     #[serde(default)]
     pub size_basis: Option<String>,
+    /// With `--references` only.
+    #[serde(default, deserialize_with = "hexadecimals")]
+    pub references: Vec<u64>,
 }
 
 fn hexadecimal<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
@@ -117,9 +120,24 @@ fn hexadecimal<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u64,
     u64::from_str_radix(digits, 16).map_err(serde::de::Error::custom)
 }
 
+fn hexadecimals<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<u64>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    let parse = |text: &String| u64::from_str_radix(text.strip_prefix("0x")?, 16).ok();
+    texts.iter().map(|text| parse(text).ok_or_else(|| serde::de::Error::custom(text))).collect()
+}
+
 /// Every object of a target, sorted by address.
 pub fn dump(pid: u32) -> Result<Vec<Dumped>, String> {
-    let run = run(&["dump", "--pause", "-f", "ndjson", &pid.to_string()])?.ok()?;
+    dump_with(&["dump", "--pause", "-f", "ndjson", &pid.to_string()])
+}
+
+/// The same with references.
+pub fn dump_references(pid: u32) -> Result<Vec<Dumped>, String> {
+    dump_with(&["dump", "--pause", "--references", "-f", "ndjson", &pid.to_string()])
+}
+
+fn dump_with(args: &[&str]) -> Result<Vec<Dumped>, String> {
+    let run = run(args)?.ok()?;
     let mut objects = Vec::new();
     for line in run.stdout.split(|b| *b == b'\n').filter(|line| !line.is_empty()) {
         let object = serde_json::from_slice(line);

@@ -1,6 +1,6 @@
 //! What the target told about itself, parsed. The format is described in `fixtures/programs/oracle.py`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// A type, as the target names it.
 #[derive(Clone, Debug)]
@@ -147,6 +147,42 @@ impl Truth {
     /// The minor version of the interpreter.
     pub fn minor(&self) -> u8 {
         (self.hexversion >> 16) as u8
+    }
+}
+
+/// What the target told about references.
+#[derive(Debug, Default)]
+pub struct Edges {
+    /// Types whose instances take part in garbage collection.
+    pub kinds: HashSet<u64>,
+    /// Of each object that does: what `gc.get_referents` names, each once.
+    pub edges: HashMap<u64, HashSet<u64>>,
+}
+
+impl Edges {
+    /// Parses the answer to `edges`.
+    pub fn parse(bytes: &[u8]) -> Result<Edges, String> {
+        let mut edges = Edges::default();
+        for line in bytes.split(|b| *b == b'\n').filter(|line| !line.is_empty()) {
+            let line = std::str::from_utf8(line).map_err(|e| format!("{e} in {line:?}"))?;
+            edges.parse_line(line).ok_or_else(|| format!("not of the protocol: {line:?}"))?;
+        }
+        Ok(edges)
+    }
+
+    fn parse_line(&mut self, line: &str) -> Option<()> {
+        let mut fields = line.split('\t');
+        let hex = |text: &str| u64::from_str_radix(text, 16).ok();
+        match fields.next()? {
+            "end" => {}
+            "kind" => _ = self.kinds.insert(hex(fields.next()?)?),
+            "edges" => {
+                let source = hex(fields.next()?)?;
+                self.edges.insert(source, fields.map(hex).collect::<Option<_>>()?);
+            }
+            _ => return None,
+        }
+        Some(())
     }
 }
 

@@ -1,0 +1,244 @@
+//! Who alone holds an object? Its immediate dominator: the last node that every path from the roots goes through.
+//!
+//! Semi-NCA: L. Georgiadis, "Linear-Time Algorithms for Dominators and Related Problems" (Princeton, TR-737-05, 2005),
+//! section 2.2.3, which takes the semidominators of T. Lengauer and R. E. Tarjan, "A Fast Algorithm for Finding
+//! Dominators in a Flowgraph" (TOPLAS 1979), with simple path compression. Steps are labelled as there. Everything is
+//! iterative: heaps hold lists that are millions of links deep. The roots hang on a pseudo-root, which is not a node.
+
+use super::ObjectId;
+use super::csr::Csr;
+
+/// No number: of a node that was not reached, or the dominator of the pseudo-root.
+const NONE: u32 = u32::MAX;
+
+/// The dominator tree of what is reachable. 8 bytes per node; 28 while it is made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dominators {
+    /// Of each node: its immediate dominator; [`Dominator`] as a number.
+    parents: Vec<u32>,
+    /// Reached nodes in the order of a depth-first search: each one after its dominator.
+    order: Vec<u32>,
+}
+
+/// What dominates a node immediately.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dominator {
+    /// Another object.
+    Object(ObjectId),
+    /// No single object: it is a root, or several hold it.
+    Root,
+    /// Nothing: it cannot be reached.
+    Unreachable,
+}
+
+/// The pseudo-root among dominators.
+const ROOT: u32 = u32::MAX - 1;
+
+impl Dominators {
+    /// The dominators of a graph, given both directions, in which the roots are held from outside.
+    pub fn new(forward: &Csr, reverse: &Csr, roots: &[ObjectId]) -> Dominators {
+        let nodes = forward.len();
+        // Step 1: number the nodes by a depth-first search. Number 0 is the pseudo-root's.
+        let Search { number, vertex, parent } = search(forward, roots);
+        let reached = vertex.len();
+        let mut is_root = vec![false; nodes];
+        roots.iter().filter(|root| root.index() < nodes).for_each(|root| is_root[root.index()] = true);
+
+        // Step 2: semidominators, in reverse order of the search. `label` and `ancestor` are the forest of LINK and
+        // EVAL; a node is linked to its parent in the search when it is done.
+        let mut semi: Vec<u32> = (0..reached as u32).collect();
+        let mut label = semi.clone();
+        let mut ancestor = vec![NONE; reached];
+        let mut stack = Vec::new();
+        for w in (1..reached as u32).rev() {
+            let node = vertex[w as usize] as usize;
+            let mut least = if is_root[node] { 0 } else { parent[w as usize] };
+            for &from in reverse.row(node) {
+                let v = number[from as usize];
+                if v == NONE {
+                    continue;
+                }
+                let candidate = semi[eval(v, &mut ancestor, &mut label, &semi, &mut stack) as usize];
+                least = least.min(candidate);
+            }
+            semi[w as usize] = least;
+            // LINK(parent(w), w).
+            ancestor[w as usize] = parent[w as usize];
+        }
+
+        // Step 3: the immediate dominator is the nearest common ancestor, in the tree so far, of the parent in the
+        // search and the semidominator: climb from the parent until the number is not above the semidominator's.
+        let mut idom = parent;
+        for w in 1..reached {
+            let mut v = idom[w];
+            while v > semi[w] {
+                v = idom[v as usize];
+            }
+            idom[w] = v;
+        }
+
+        let mut parents = vec![NONE; nodes];
+        for w in 1..reached {
+            parents[vertex[w] as usize] = if idom[w] == 0 { ROOT } else { vertex[idom[w] as usize] };
+        }
+        Dominators { parents, order: vertex.into_iter().skip(1).collect() }
+    }
+
+    /// What dominates an object immediately.
+    pub fn of(&self, object: ObjectId) -> Dominator {
+        match self.parents.get(object.index()) {
+            None | Some(&NONE) => Dominator::Unreachable,
+            Some(&ROOT) => Dominator::Root,
+            Some(&parent) => Dominator::Object(ObjectId(parent)),
+        }
+    }
+
+    /// All reachable objects, each after its dominator.
+    pub fn order(&self) -> impl DoubleEndedIterator<Item = ObjectId> + '_ {
+        self.order.iter().map(|&node| ObjectId(node))
+    }
+}
+
+/// A depth-first search: numbers, and what they are numbers of.
+struct Search {
+    /// Of each node, its number.
+    number: Vec<u32>,
+    /// Of each number, its node. Number 0 is none.
+    vertex: Vec<u32>,
+    /// Of each number, the number of the node that it was reached from.
+    parent: Vec<u32>,
+}
+
+fn search(forward: &Csr, roots: &[ObjectId]) -> Search {
+    let nodes = forward.len();
+    let mut found = Search { number: vec![NONE; nodes], vertex: vec![NONE], parent: vec![NONE] };
+    // The open nodes, and how many targets of each are done.
+    let mut open: Vec<(u32, u32)> = Vec::new();
+    let enter = |node: u32, from: u32, found: &mut Search| {
+        let number = found.vertex.len() as u32;
+        found.number[node as usize] = number;
+        found.vertex.push(node);
+        found.parent.push(from);
+    };
+    for root in roots.iter().filter(|root| root.index() < nodes) {
+        if found.number[root.index()] != NONE {
+            continue;
+        }
+        enter(root.0, 0, &mut found);
+        open.push((root.0, 0));
+        while let Some((node, done)) = open.last_mut() {
+            let from = found.number[*node as usize];
+            match forward.row(*node as usize).get(*done as usize) {
+                Some(&target) => {
+                    *done += 1;
+                    if found.number.get(target as usize) == Some(&NONE) {
+                        enter(target, from, &mut found);
+                        open.push((target, 0));
+                    }
+                }
+                None => _ = open.pop(),
+            }
+        }
+    }
+    found
+}
+
+/// EVAL(v): the node of least semidominator on the path from v up its tree in the forest, roots of trees excluded;
+/// COMPRESS on the way, without recursion.
+fn eval(v: u32, ancestor: &mut [u32], label: &mut [u32], semi: &[u32], stack: &mut Vec<u32>) -> u32 {
+    if ancestor[v as usize] == NONE {
+        return label[v as usize];
+    }
+    let mut at = v;
+    while ancestor[ancestor[at as usize] as usize] != NONE {
+        stack.push(at);
+        at = ancestor[at as usize];
+    }
+    while let Some(w) = stack.pop() {
+        let above = ancestor[w as usize];
+        if semi[label[above as usize] as usize] < semi[label[w as usize] as usize] {
+            label[w as usize] = label[above as usize];
+        }
+        ancestor[w as usize] = ancestor[above as usize];
+    }
+    label[v as usize]
+}
+
+/// The same by the definition, for tests: a node's dominators are itself and what dominates all that lead to it
+/// (the data-flow equations of Allen and Cocke, 1972), solved by repetition.
+#[cfg(test)]
+pub(super) fn naive(forward: &Csr, reverse: &Csr, roots: &[ObjectId]) -> Vec<Dominator> {
+    let nodes = forward.len();
+    let reached = super::reach::from(forward, roots);
+    let all: Vec<bool> = vec![true; nodes];
+    let mut sets = vec![all; nodes];
+    loop {
+        let mut changed = false;
+        for node in (0..nodes).filter(|&node| reached[node]) {
+            let mut next = vec![!roots.contains(&ObjectId(node as u32)); nodes];
+            for &from in reverse.row(node).iter().filter(|&&from| reached[from as usize]) {
+                next.iter_mut().zip(&sets[from as usize]).for_each(|(bit, other)| *bit &= other);
+            }
+            next[node] = true;
+            changed |= next != sets[node];
+            sets[node] = next;
+        }
+        if !changed {
+            break;
+        }
+    }
+    // The immediate one is the strict dominator that all others dominate.
+    let size = |node: usize| sets[node].iter().filter(|&&bit| bit).count();
+    (0..nodes)
+        .map(|node| {
+            if !reached[node] {
+                return Dominator::Unreachable;
+            }
+            let strict = (0..nodes).filter(|&other| other != node && sets[node][other]);
+            strict
+                .max_by_key(|&other| size(other))
+                .map_or(Dominator::Root, |other| Dominator::Object(ObjectId(other as u32)))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dominators(nodes: usize, edges: &[(u32, u32)], roots: &[u32]) -> Vec<Dominator> {
+        let forward = Csr::of_edges(nodes, edges);
+        let roots: Vec<ObjectId> = roots.iter().copied().map(ObjectId).collect();
+        let found = Dominators::new(&forward, &forward.reversed(), &roots);
+        (0..nodes as u32).map(|node| found.of(ObjectId(node))).collect()
+    }
+
+    fn object(id: u32) -> Dominator {
+        Dominator::Object(ObjectId(id))
+    }
+
+    #[test]
+    fn a_diamond_is_held_by_its_top() {
+        //   0 -> 1 -> 3 -> 4      5 -> 5
+        //   0 -> 2 -> 3
+        let found = dominators(6, &[(0, 1), (0, 2), (1, 3), (2, 3), (3, 4), (5, 5)], &[0]);
+        assert_eq!(found, [Dominator::Root, object(0), object(0), object(0), object(3), Dominator::Unreachable]);
+    }
+
+    #[test]
+    fn what_two_roots_hold_neither_holds() {
+        //   0 -> 2 <- 1,  2 -> 3 -> 2
+        let found = dominators(4, &[(0, 2), (1, 2), (2, 3), (3, 2)], &[0, 1]);
+        assert_eq!(found, [Dominator::Root, Dominator::Root, Dominator::Root, object(2)]);
+        // A root inside is held by the roots, whoever refers to it.
+        assert_eq!(dominators(2, &[(0, 1)], &[0, 1, 1, 7]), [Dominator::Root, Dominator::Root]);
+    }
+
+    #[test]
+    fn a_list_of_a_million_links_needs_no_stack() {
+        let nodes = 1 << 20;
+        let edges: Vec<(u32, u32)> = (1..nodes).map(|node| (node - 1, node)).chain([(nodes - 1, 1)]).collect();
+        let found = dominators(nodes as usize, &edges, &[0]);
+        assert_eq!(found[nodes as usize - 1], object(nodes - 2));
+    }
+}

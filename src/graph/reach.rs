@@ -1,0 +1,120 @@
+//! What can be reached from the roots, and by which shortest way?
+
+use super::ObjectId;
+use super::csr::Csr;
+
+/// Which objects can be reached.
+pub fn from(forward: &Csr, roots: &[ObjectId]) -> Vec<bool> {
+    let mut reached = vec![false; forward.len()];
+    let mut open: Vec<ObjectId> = Vec::new();
+    let enter = |object: ObjectId, reached: &mut Vec<bool>, open: &mut Vec<ObjectId>| {
+        if let Some(flag @ false) = reached.get_mut(object.index()) {
+            *flag = true;
+            open.push(object);
+        }
+    };
+    roots.iter().for_each(|&root| enter(root, &mut reached, &mut open));
+    while let Some(object) = open.pop() {
+        forward.targets(object).for_each(|target| enter(target, &mut reached, &mut open));
+    }
+    reached
+}
+
+/// A tree of shortest paths from the roots, breadth first: of each object, the one before it, and its distance.
+#[derive(Clone, Debug)]
+pub struct Paths {
+    before: Vec<u32>,
+}
+
+/// Not reached.
+const NONE: u32 = u32::MAX;
+/// Reached from no object: a root.
+const ROOT: u32 = u32::MAX - 1;
+
+/// Where a shortest path comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The object before it.
+    From(ObjectId),
+    /// It is a root.
+    Root,
+    /// There is no path.
+    Unreachable,
+}
+
+impl Paths {
+    /// Shortest paths from the roots of the first tier; what they do not reach, from those of the next, and so on. Among
+    /// equal ones those from the root that comes first. Edges for which `follow` is false are not taken.
+    pub fn tiered(forward: &Csr, tiers: &[Vec<ObjectId>], follow: impl Fn(ObjectId, ObjectId) -> bool) -> Paths {
+        let mut before = vec![NONE; forward.len()];
+        for roots in tiers {
+            let mut open: Vec<ObjectId> = Vec::new();
+            for &root in roots {
+                if let Some(slot @ &mut NONE) = before.get_mut(root.index()) {
+                    *slot = ROOT;
+                    open.push(root);
+                }
+            }
+            while !open.is_empty() {
+                let mut next = Vec::new();
+                for &object in &open {
+                    for target in forward.targets(object) {
+                        if let Some(slot @ &mut NONE) = before.get_mut(target.index())
+                            && follow(object, target)
+                        {
+                            *slot = object.0;
+                            next.push(target);
+                        }
+                    }
+                }
+                open = next;
+            }
+        }
+        Paths { before }
+    }
+
+    /// Where the shortest path to an object comes from.
+    pub fn step(&self, object: ObjectId) -> Step {
+        match self.before.get(object.index()) {
+            None | Some(&NONE) => Step::Unreachable,
+            Some(&ROOT) => Step::Root,
+            Some(&before) => Step::From(ObjectId(before)),
+        }
+    }
+
+    /// The objects from a root to this one, both included; empty where there is no path.
+    pub fn path(&self, object: ObjectId) -> Vec<ObjectId> {
+        let mut path = vec![object];
+        let mut at = object;
+        loop {
+            match self.step(at) {
+                Step::From(before) => {
+                    path.push(before);
+                    at = before;
+                }
+                Step::Root => {
+                    path.reverse();
+                    return path;
+                }
+                Step::Unreachable => return Vec::new(),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_shortest_and_end_at_roots() {
+        let graph = Csr::of_edges(6, &[(0, 1), (1, 2), (2, 3), (0, 3), (4, 4)]);
+        let paths =
+            Paths::tiered(&graph, &[vec![ObjectId(0), ObjectId(99)], vec![ObjectId(3), ObjectId(5)]], |_, _| true);
+        assert_eq!(paths.path(ObjectId(3)), [ObjectId(0), ObjectId(3)]);
+        assert_eq!(paths.path(ObjectId(2)), [0, 1, 2].map(ObjectId));
+        assert_eq!(paths.path(ObjectId(4)), []);
+        assert_eq!(paths.step(ObjectId(5)), Step::Root);
+        assert_eq!(from(&graph, &[ObjectId(1)]), [false, true, true, true, false, false]);
+    }
+}

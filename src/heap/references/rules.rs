@@ -1,0 +1,337 @@
+//! Which words of a type's instances own a reference? Worked out once per type, from its line of base types and the
+//! members that it declares.
+
+use std::ops::Range;
+
+use crate::python::attach::Python;
+use crate::python::layout::Layout;
+use crate::python::types::{TypeInfo, TypeTable, flag};
+use crate::target::Address;
+use crate::target::cache::CachedMemory;
+use crate::target::memory::{Memory, MemoryExt, u64_at};
+
+use super::BODY_MAX;
+use crate::python::reader::Reader;
+
+/// Base types followed from one type: `tp_base` of the deepest known hierarchies has some tens.
+const BASES_MAX: usize = 512;
+/// Members accepted in one table; a class has as many as it names in `__slots__`.
+const MEMBERS_MAX: usize = 4096;
+/// Kinds of members that are objects (`Include/descrobject.h`): `_Py_T_OBJECT`, `Py_T_OBJECT_EX`.
+const MEMBER_OBJECT: u32 = 6;
+/// See [`MEMBER_OBJECT`].
+const MEMBER_OBJECT_EX: u32 = 16;
+
+/// How the instances of a type keep references outside their body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Family {
+    /// They keep none anywhere: numbers, strings.
+    Leaf,
+    /// They keep none outside.
+    Plain,
+    List,
+    Tuple,
+    Dict,
+    OrderedDict,
+    Set,
+    Deque,
+    /// Objects follow the fixed part.
+    Items,
+    /// Generators, coroutines, asynchronous generators.
+    Generator,
+    Frame,
+    Code,
+    Type,
+    Module,
+    Element,
+    SimpleQueue,
+    NdArray,
+}
+
+/// What a word of the body is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FieldName {
+    /// A C string in the target.
+    Declared(Address),
+    /// As CPython's documentation calls it.
+    Known(&'static str),
+}
+
+/// A type's rule.
+#[derive(Clone, Debug)]
+pub(super) struct Rule {
+    pub type_: Address,
+    /// Instances of heap types own their type.
+    pub is_heap_type: bool,
+    pub family: Family,
+    /// Offsets of the body that is read word by word.
+    pub body: Range<u32>,
+    /// Of these, offsets of words that own nothing.
+    pub skipped: Vec<u32>,
+    /// Offsets of words whose lowest bit is a flag.
+    pub tagged: Vec<u32>,
+    pub basicsize: u32,
+    pub itemsize: u64,
+    /// Items that are there whatever the object's length says.
+    pub items_min: u32,
+    pub has_managed_dict: bool,
+    pub has_inline_values: bool,
+    /// `tp_dictoffset`, where it is meant as such.
+    pub dict_offset: i64,
+    pub names: Vec<(u32, FieldName)>,
+}
+
+impl Rule {
+    /// What the word at an offset is called.
+    pub fn name(&self, offset: u32) -> Option<FieldName> {
+        self.names.iter().find(|(at, _)| *at == offset).map(|&(_, name)| name)
+    }
+}
+
+/// The part of a rule that follows from a builtin base type.
+struct Shape {
+    family: Family,
+    body: Range<usize>,
+    skipped: Vec<usize>,
+    tagged: Vec<usize>,
+}
+
+/// Makes the rules of all types, by type id.
+pub(super) fn make<M: Memory + ?Sized>(memory: &M, python: &Python, types: &TypeTable) -> Vec<Rule> {
+    let cached = CachedMemory::new(memory);
+    let reader = Reader { memory: &cached, layout: &python.layout };
+    types.iter().map(|(_, info)| rule(&reader, types, info)).collect()
+}
+
+fn rule<M: Memory + ?Sized>(reader: &Reader<'_, M>, types: &TypeTable, info: &TypeInfo) -> Rule {
+    let layout = reader.layout;
+    let bases = line_of_bases(reader, types, info);
+    let basicsize = usize::try_from(info.basicsize).unwrap_or(0).min(BODY_MAX);
+    let shape = bases
+        .iter()
+        .filter(|base| !base.is_python_class)
+        .find_map(|base| shape(layout, base, base.address == info.address, basicsize))
+        .unwrap_or_else(|| Shape::plain(layout.object.size..basicsize));
+    let word = |offset: usize| reader.memory.read_u64(info.address.offset(offset)).unwrap_or(0) as i64;
+    let mut skipped = shape.skipped;
+    if let Ok(offset @ 1..) = usize::try_from(word(layout.type_object.tp_weaklistoffset)) {
+        skipped.push(offset);
+    }
+    let has_managed_dict = layout.constants.managed_dict_before.is_some() && info.has(flag::MANAGED_DICT);
+    let dict_offset = if has_managed_dict { 0 } else { word(layout.type_object.tp_dictoffset) };
+    let mut names: Vec<(u32, FieldName)> = bases.iter().flat_map(|base| members(reader, base)).collect();
+    if let Ok(offset @ 1..) = u32::try_from(dict_offset) {
+        names.insert(0, (offset, FieldName::Known("__dict__")));
+    }
+    names.extend(bases.iter().flat_map(|base| known_names(layout, base)));
+    let offsets = |offsets: Vec<usize>| offsets.into_iter().map(|offset| offset as u32).collect();
+    Rule {
+        type_: info.address,
+        is_heap_type: info.has(flag::HEAPTYPE),
+        family: shape.family,
+        body: shape.body.start as u32..shape.body.end.max(shape.body.start) as u32,
+        skipped: offsets(skipped),
+        tagged: offsets(shape.tagged),
+        basicsize: basicsize as u32,
+        itemsize: info.itemsize,
+        items_min: if shape.family == Family::Tuple { hidden_items(reader, info) } else { 0 },
+        has_managed_dict,
+        has_inline_values: info.has_inline_values,
+        dict_offset,
+        names,
+    }
+}
+
+/// A type and its `tp_base`, that type's and so on.
+fn line_of_bases<'t, M: Memory + ?Sized>(
+    reader: &Reader<'_, M>,
+    types: &'t TypeTable,
+    info: &'t TypeInfo,
+) -> Vec<&'t TypeInfo> {
+    let mut bases = vec![info];
+    let mut at = info;
+    while bases.len() < BASES_MAX {
+        let base = reader.pointer(at.address, reader.layout.type_object.tp_base).unwrap_or_default();
+        let Some(id) = types.find(base.0) else { break };
+        at = types.get(id);
+        bases.push(at);
+    }
+    bases
+}
+
+impl Shape {
+    fn plain(body: Range<usize>) -> Shape {
+        Shape { family: Family::Plain, body, skipped: Vec::new(), tagged: Vec::new() }
+    }
+
+    fn of(family: Family, body: Range<usize>) -> Shape {
+        Shape { family, ..Shape::plain(body) }
+    }
+
+    fn without(mut self, skipped: impl IntoIterator<Item = usize>) -> Shape {
+        self.skipped.extend(skipped);
+        self
+    }
+}
+
+/// The shape that a builtin type gives to its instances and to those of its subtypes. `None` for a type that adds
+/// nothing but words of its own.
+fn shape(layout: &Layout, base: &TypeInfo, is_exact: bool, basicsize: usize) -> Option<Shape> {
+    let header = layout.object.size;
+    // What a subclass adds behind the struct of its base.
+    let behind = |size: usize| size.min(basicsize)..basicsize;
+    let leaf = |size: usize| {
+        if is_exact { Shape::of(Family::Leaf, 0..0) } else { Shape::plain(behind(size)) }
+    };
+    Some(match base.full_name().as_str() {
+        "builtins.str" => leaf(layout.unicode.size),
+        // What an int or bytes has of its own lies behind its items.
+        "builtins.int" | "builtins.bytes" => leaf(basicsize),
+        "builtins.float" => leaf(layout.float.size),
+        "builtins.complex" => leaf(header + 16),
+        "builtins.NoneType" | "builtins.ellipsis" | "builtins.NotImplementedType" => leaf(header),
+        // A capsule's pointers are C's.
+        "builtins.PyCapsule" => Shape::plain(behind(layout.capsule.size)),
+        "builtins.list" => Shape::of(Family::List, behind(layout.list.size)),
+        "builtins.tuple" => Shape::of(Family::Tuple, 0..0),
+        "builtins.dict" | "builtins.frozendict" => Shape::of(Family::Dict, behind(layout.dict.size)),
+        "collections.OrderedDict" => Shape::of(Family::OrderedDict, behind(layout.dict.size)),
+        "builtins.set" | "builtins.frozenset" => Shape::of(Family::Set, behind(layout.set.size)),
+        "collections.deque" => Shape::of(Family::Deque, behind(layout.deque.size)),
+        "builtins.hamt_bitmap_node" | "builtins.hamt_collision_node" => Shape::of(Family::Items, header..header),
+        "builtins.generator" | "builtins.coroutine" | "builtins.async_generator" => {
+            Shape::of(Family::Generator, header..layout.generator.gi_iframe.unwrap_or(basicsize))
+        }
+        "builtins.frame" => {
+            let frame = &layout.frame;
+            let end = frame._f_frame_data.or(frame.f_localsplus).unwrap_or(basicsize);
+            // The generator of a frame owns the frame and not the other way round.
+            Shape::of(Family::Frame, header..end.min(basicsize)).without(frame.f_gen)
+        }
+        "builtins.code" => {
+            let code = &layout.code;
+            let skipped = [Some(code.co_extra), code.co_zombieframe, code.co_opcache, code.co_executors];
+            Shape::of(Family::Code, header..basicsize).without(skipped.into_iter().flatten())
+        }
+        "builtins.type" => Shape::of(Family::Type, behind(layout.heap_type.size)),
+        "builtins.module" => {
+            let module = &layout.module;
+            let skipped = [Some(module.md_state), module.md_def, module.md_token];
+            Shape::of(Family::Module, header..basicsize).without(skipped.into_iter().flatten())
+        }
+        "builtins.weakref"
+        | "weakref.ReferenceType"
+        | "builtins.weakproxy"
+        | "builtins.weakcallableproxy"
+        | "weakref.ProxyType"
+        | "weakref.CallableProxyType" => {
+            let weak = &layout.weak_ref;
+            Shape::plain(header..basicsize).without([weak.wr_object, weak.wr_prev, weak.wr_next, weak.hash])
+        }
+        "functools._lru_cache_wrapper" => {
+            // The head of the ring of links, which the cache's dict owns.
+            let root = layout.lru_cache.root;
+            Shape::plain(header..basicsize).without((root..root + layout.lru_elem.size).step_by(8))
+        }
+        "functools._lru_list_elem" => {
+            Shape::plain(header..basicsize).without([layout.lru_elem.prev, layout.lru_elem.next])
+        }
+        "builtins.ContextVar" | "_contextvars.ContextVar" => {
+            Shape::plain(header..basicsize).without(layout.context_var.var_cached)
+        }
+        // The buffer that it shares owns what it shows.
+        "builtins.memoryview" => Shape::plain(layout.memory_view.mbuf..layout.memory_view.mbuf + 8),
+        "builtins.managedbuffer" => Shape::plain(layout.managed_buffer.obj..layout.managed_buffer.obj + 8),
+        "_queue.SimpleQueue" => Shape::of(Family::SimpleQueue, header..basicsize),
+        "xml.etree.ElementTree.Element" => {
+            let element = &layout.element;
+            let mut shape = Shape::of(Family::Element, header..basicsize);
+            // Text that is still in pieces is marked so.
+            shape.tagged = vec![element.text, element.tail];
+            shape
+        }
+        "numpy.ndarray" => Shape::of(Family::NdArray, header..basicsize),
+        _ => return None,
+    })
+}
+
+/// Items of a struct sequence that its length leaves out: `n_fields` in the type's dict counts all.
+fn hidden_items<M: Memory + ?Sized>(reader: &Reader<'_, M>, info: &TypeInfo) -> u32 {
+    /// `os.stat_result`, the longest, has some twenty.
+    const FIELDS_MAX: i64 = 256;
+    if info.is_python_class || info.address.is_null() {
+        return 0;
+    }
+    let dict = reader.pointer(info.address, reader.layout.type_object.tp_dict).unwrap_or_default();
+    let count = reader.dict_get(dict, "n_fields").and_then(|count| reader.small_int(count));
+    count.filter(|count| (0..=FIELDS_MAX).contains(count)).unwrap_or(0) as u32
+}
+
+/// The objects that a type declares as members: `__slots__` of a class, fields of a C struct.
+fn members<M: Memory + ?Sized>(reader: &Reader<'_, M>, info: &TypeInfo) -> Vec<(u32, FieldName)> {
+    let layout = &reader.layout.member_def;
+    let table = reader.pointer(info.address, reader.layout.type_object.tp_members).unwrap_or_default();
+    let mut found = Vec::new();
+    let mut entry = vec![0; layout.size];
+    for index in 0..if table.is_null() { 0 } else { MEMBERS_MAX } {
+        if reader.memory.read_exact_at(table.offset(index * layout.size), &mut entry).is_err() {
+            break;
+        }
+        let word = |offset: usize| u64_at(&entry, offset).unwrap_or(0);
+        let (name, kind) = (word(layout.name), word(layout.type_) as u32);
+        if name == 0 {
+            break;
+        }
+        if let (MEMBER_OBJECT | MEMBER_OBJECT_EX, Ok(offset)) = (kind, u32::try_from(word(layout.offset))) {
+            found.push((offset, FieldName::Declared(Address(name))));
+        }
+    }
+    found
+}
+
+/// Names of fields that CPython shows under a name but does not declare as members.
+fn known_names(layout: &Layout, base: &TypeInfo) -> Vec<(u32, FieldName)> {
+    let names: &[(usize, &'static str)] = match base.full_name().as_str() {
+        "builtins.function" => &[
+            (layout.function.func_code, "__code__"),
+            (layout.function.func_defaults, "__defaults__"),
+            (layout.function.func_kwdefaults, "__kwdefaults__"),
+            (layout.function.func_annotations, "__annotations__"),
+            (layout.function.func_name, "__name__"),
+            (layout.function.func_qualname, "__qualname__"),
+            (layout.function.func_dict, "__dict__"),
+        ],
+        "builtins.cell" => &[(layout.cell.ob_ref, "cell_contents")],
+        "builtins.module" => &[(layout.module.md_dict, "__dict__"), (layout.module.md_name, "__name__")],
+        "builtins.BaseException" => &[
+            (layout.base_exception.args, "args"),
+            (layout.base_exception.traceback, "__traceback__"),
+            (layout.base_exception.context, "__context__"),
+            (layout.base_exception.cause, "__cause__"),
+            (layout.base_exception.dict, "__dict__"),
+        ],
+        "builtins.traceback" => &[(layout.traceback.tb_next, "tb_next"), (layout.traceback.tb_frame, "tb_frame")],
+        "builtins.type" => &[
+            (layout.type_object.tp_dict, "__dict__"),
+            (layout.type_object.tp_bases, "__bases__"),
+            (layout.type_object.tp_mro, "__mro__"),
+            (layout.type_object.tp_base, "__base__"),
+            (layout.type_object.tp_subclasses, "__subclasses__"),
+            (layout.heap_type.ht_name, "__name__"),
+            (layout.heap_type.ht_qualname, "__qualname__"),
+            (layout.heap_type.ht_slots, "__slots__"),
+        ],
+        "builtins.frame" => &[(layout.frame.f_back, "f_back"), (layout.frame.f_trace, "f_trace")],
+        "builtins.mappingproxy" => &[(layout.mapping_proxy.mapping, "mapping")],
+        "_asyncio.Task" | "asyncio.Task" => &[
+            (layout.task.task_coro, "_coro"),
+            (layout.task.task_fut_waiter, "_fut_waiter"),
+            (layout.task.task_callbacks, "_callbacks"),
+            (layout.task.task_context, "_context"),
+            (layout.task.task_result, "_result"),
+            (layout.task.task_exception, "_exception"),
+        ],
+        _ => &[],
+    };
+    names.iter().map(|&(offset, name)| (offset as u32, FieldName::Known(name))).collect()
+}

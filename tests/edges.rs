@@ -1,0 +1,180 @@
+//! References are what the target's own collector sees: one body for every default build.
+//!
+//! The target builds the zoo (`fixtures/programs/zoo.py`) and blocks; `dump --references` reads it from outside; then
+//! the target tells what `gc.get_referents` says of each of its objects. Asserted are, over all edges whose ends the
+//! tool found:
+//!
+//! * 99.9 % of the target's edges are in the dump;
+//! * at most 0.1 % of the dump's edges are false: from an object that the collector traverses to one that it could
+//!   reach, and yet not among those that it reports, and not one of those that it is known to leave out.
+//!
+//!     cargo test --test edges [NAME]            HEAPSONDE_ONLY=3.12,sid-3.14 narrows, HEAPSONDE_BIN takes another tool
+
+mod common;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+use common::interpreters::{self, Interpreter};
+use common::target::Target;
+use common::tool::{self, Dumped};
+use common::truth::Edges;
+use common::zoo;
+
+/// Kinds of interpreters that are default builds, however they are linked or found.
+const DEFAULT_BUILDS: &[&str] = &["default", "chroot", "loader", "static", "static-stripped"];
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = arguments.test_threads.or(Some(2));
+    if !tool::has_verb("dump") {
+        common::skipped("edges", "this heapsonde has no `dump`");
+        libtest_mimic::run(&arguments, Vec::new()).exit();
+    }
+    let mut trials = Vec::new();
+    for interpreter in interpreters::find_and_say() {
+        if !DEFAULT_BUILDS.contains(&interpreter.kind.as_str()) {
+            common::skipped(&interpreter.name, &format!("references of {} builds are not compared", interpreter.kind));
+            continue;
+        }
+        let name = interpreter.name.clone();
+        trials.push(Trial::test(name, move || references_are_the_collectors(&interpreter).map_err(Failed::from)));
+    }
+    libtest_mimic::run(&arguments, trials).exit();
+}
+
+/// What differs, by type of source and target, with samples.
+type Differences = BTreeMap<(String, String), (u64, Vec<String>)>;
+
+fn references_are_the_collectors(interpreter: &Interpreter) -> Result<(), String> {
+    let mut target = Target::spawn(interpreter, &zoo(), &[], &[])?;
+    let dumped = tool::dump_references(target.pid())?;
+    let told = target.edges()?;
+    let found: HashMap<u64, &Dumped> = dumped.iter().map(|object| (object.address, object)).collect();
+
+    let mut holders: HashMap<u64, Vec<&Dumped>> = HashMap::new();
+    for object in &dumped {
+        for dict in object.references.iter().filter(|to| found.get(to).is_some_and(|to| is_dict(to))) {
+            holders.entry(*dict).or_default().push(object);
+        }
+    }
+
+    let (mut missing, mut false_ones) = (Differences::new(), Differences::new());
+    let (mut of_target, mut of_tool) = (0u64, 0u64);
+    for (source, targets) in &told.edges {
+        let Some(&object) = found.get(source) else { continue };
+        let known: HashSet<u64> = object.references.iter().copied().collect();
+        for target in targets.iter().filter(|target| found.contains_key(target)) {
+            of_target += 1;
+            let elsewhere = || is_of_a_link(object, *target, &found) || is_of_an_instance(object, *target, &holders);
+            if !known.contains(target) && !elsewhere() {
+                note(&mut missing, object, found[target]);
+            }
+        }
+        for target in known {
+            of_tool += 1;
+            if !targets.contains(&target)
+                && !is_left_out(object, found[&target], &told)
+                && !is_of_own_dict(object, target, &found, &told)
+            {
+                note(&mut false_ones, object, found[&target]);
+            }
+        }
+    }
+    let (lacking, wrong) = (count(&missing), count(&false_ones));
+    let percent = |n: u64, of: u64| 100.0 * n as f64 / of.max(1) as f64;
+    tool::say(&format!(
+        "{}: {of_target} edges, {:.4} % found; {of_tool} reported, {:.4} % false; worst: {}",
+        interpreter.name,
+        100.0 - percent(lacking, of_target),
+        percent(wrong, of_tool),
+        worst(&missing, &false_ones, 3),
+    ));
+    if of_target < 100_000 {
+        return Err(format!("a poor truth: {of_target} edges"));
+    }
+    if lacking * 1000 > of_target || wrong * 1000 > of_tool {
+        return Err(format!("{lacking} of {of_target} missing, {wrong} of {of_tool} false\n{}", {
+            worst(&missing, &false_ones, 25)
+        }));
+    }
+    Ok(())
+}
+
+/// The links of an `lru_cache` are objects, which own what `gc` ascribes to the cache.
+fn is_of_a_link(cache: &Dumped, target: u64, found: &HashMap<u64, &Dumped>) -> bool {
+    cache.type_name == "functools._lru_cache_wrapper"
+        && cache.references.iter().filter_map(|dict| found.get(dict)).any(|dict| {
+            dict.references.iter().filter_map(|link| found.get(link)).any(|link| link.references.contains(&target))
+        })
+}
+
+/// Since 3.13 a dict can show the values that lie in its instance, which owns them. Versions differ in which of the two
+/// visits them.
+fn is_of_an_instance(dict: &Dumped, target: u64, holders: &HashMap<u64, Vec<&Dumped>>) -> bool {
+    let holds = |holder: &&Dumped| holder.references.contains(&target);
+    is_dict(dict) && dict.references.is_empty() && holders.get(&dict.address).is_some_and(|all| all.iter().any(holds))
+}
+
+/// The same seen from the instance: later versions visit its values through the dict, once there is one.
+fn is_of_own_dict(instance: &Dumped, target: u64, found: &HashMap<u64, &Dumped>, told: &Edges) -> bool {
+    let dicts = instance.references.iter().filter(|to| found.get(to).is_some_and(|to| is_dict(to)));
+    dicts.filter_map(|dict| told.edges.get(dict)).any(|values| values.contains(&target))
+}
+
+fn is_dict(object: &Dumped) -> bool {
+    object.type_name == "builtins.dict"
+}
+
+/// Whether the collector does not report such a reference, though there is one.
+fn is_left_out(source: &Dumped, target: &Dumped, told: &Edges) -> bool {
+    // Nothing that takes no part can be in a cycle, so C code need not visit it: names, strings, numbers.
+    !told.kinds.contains(&target.type_address)
+        // Until 3.8 an instance's type.
+        || source.type_address == target.address
+        // The dict of weak references to subclasses.
+        || target.type_name == "builtins.dict" && told.kinds.contains(&source.type_address) && is_type(source)
+        // The dict of an instance that keeps its values itself (3.13.0), see above.
+        || is_dict(target) && target.references.is_empty()
+        || LEFT_OUT.contains(&(source.type_name.as_str(), target.type_name.as_str()))
+}
+
+/// Types that own an object and do not tell the collector.
+const LEFT_OUT: &[(&str, &str)] = &[
+    // `ht_slots`.
+    ("builtins.type", "builtins.tuple"),
+    ("abc.ABCMeta", "builtins.tuple"),
+    ("numpy.ufunc", "builtins.list"),
+    ("numpy.ufunc", "builtins.dict"),
+];
+
+fn is_type(object: &Dumped) -> bool {
+    object.type_name == "builtins.type" || object.type_name.ends_with("Meta") || object.type_name.ends_with("Type")
+}
+
+fn note(differences: &mut Differences, source: &Dumped, target: &Dumped) {
+    let entry = differences.entry((source.type_name.clone(), target.type_name.clone())).or_default();
+    entry.0 += 1;
+    if entry.1.len() < 3 {
+        entry.1.push(format!("{:#x} -> {:#x}", source.address, target.address));
+    }
+}
+
+fn count(differences: &Differences) -> u64 {
+    differences.values().map(|(n, _)| n).sum()
+}
+
+fn worst(missing: &Differences, false_ones: &Differences, top: usize) -> String {
+    let text = |what: &'static str, differences: &Differences| -> Vec<(u64, String)> {
+        let row = |((source, target), (n, samples)): (&(String, String), &(u64, Vec<String>))| {
+            (*n, format!("{n} {what} {source} -> {target} ({})", samples.join(", ")))
+        };
+        differences.iter().map(row).collect()
+    };
+    let mut rows = text("missing", missing);
+    rows.extend(text("false", false_ones));
+    rows.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
+    let rows: Vec<String> = rows.into_iter().take(top).map(|(_, row)| row).collect();
+    if rows.is_empty() { "none".into() } else { rows.join("\n    ") }
+}
