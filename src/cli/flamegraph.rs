@@ -41,7 +41,7 @@ pub fn run(options: &Flamegraph) -> Result<()> {
     destination.write(|out| match options.format {
         FlamegraphFormat::Folded => folded::write(out, &lines),
         FlamegraphFormat::Svg => {
-            let title = format!("Live heap by type: {}", target.command);
+            let title = format!("Live heap by type: {}", units::command(&target.command));
             let subtitle = format!(
                 "Python {}, process {}: {} objects, {} (shallow), {}",
                 target.version,
@@ -60,7 +60,7 @@ pub fn run(options: &Flamegraph) -> Result<()> {
             units::count(histogram.total.objects),
             units::bytes(histogram.total.bytes),
             target.pid,
-            target.command,
+            units::command(&target.command),
             basis.subtitle(histogram),
         );
     }
