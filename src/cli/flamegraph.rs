@@ -63,7 +63,7 @@ pub fn run(options: &Flamegraph) -> Result<()> {
     destination.write(|out| match options.format {
         FlamegraphFormat::Folded => folded::write(out, &lines),
         FlamegraphFormat::Svg => {
-            let title = format!("Live heap {what}: {}", target.command);
+            let title = format!("Live heap {what}: {}", units::command(&target.command));
             let subtitle = format!(
                 "Python {}, process {}: {} objects, {} ({measure}), {}",
                 target.version,
@@ -82,7 +82,7 @@ pub fn run(options: &Flamegraph) -> Result<()> {
             units::count(histogram.total.objects),
             units::bytes(histogram.total.bytes),
             target.pid,
-            target.command,
+            units::command(&target.command),
             basis.subtitle(histogram),
         );
     }

@@ -355,7 +355,7 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
     #[inline(always)]
     pub(super) fn hand_on(&mut self, found: &Found, window: Window<'_>) -> Result<(), ReadError> {
         let &Found { address, type_id, refcount, tracked, measured } = found;
-        if tracked && self.is_address(refcount) && !self.is_linked(address) {
+        if self.is_address(refcount) && (self.names_object(refcount) || tracked && !self.is_linked(address)) {
             self.counts.implausible_blocks += 1;
             return Ok(());
         }
@@ -509,6 +509,14 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
     fn is_address(&self, refcount: Refcount) -> bool {
         matches!(refcount, Refcount::Count(count)
             if count >= LOWEST_ADDRESS && count % 8 == 0 && self.memory.regions().contains(Address(count), 8))
+    }
+
+    /// Whether an object stands where a count points, if it is an address: then the block is a row of references, such
+    /// as a list's items, in which the word behind is left over from an object that was there before.
+    fn names_object(&self, refcount: Refcount) -> bool {
+        let Refcount::Count(count) = refcount else { return false };
+        let type_ = self.cached.read_u64(Address(count).offset(self.classifier.layout().object.ob_type));
+        type_.is_ok_and(|type_| self.classifier.types().find(type_).is_some())
     }
 
     /// Whether the collector's list that an object claims to be in leads back to it. Asked of the few objects that

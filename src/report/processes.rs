@@ -119,7 +119,7 @@ pub fn write_table(out: &mut dyn Write, rows: &[ProcessRow]) -> io::Result<()> {
             if row.readable { "yes" } else { "no" },
             text(&row.container),
             "  ".repeat(row.depth),
-            printable(&row.command),
+            units::command(&row.command),
         )?;
     }
     let mut refused = rows.iter().filter(|row| !row.readable).peekable();

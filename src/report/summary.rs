@@ -258,7 +258,7 @@ pub fn write_head(out: &mut dyn Write, target: &TargetSummary, reading: &Reading
         Some(paused) => format!("paused for {}", units::duration(paused)),
         None => "not paused".to_owned(),
     };
-    writeln!(out, "Process {}: {}", target.pid, target.command)?;
+    writeln!(out, "Process {}: {}", target.pid, units::command(&target.command))?;
     writeln!(
         out,
         "Python {} ({}{interpreters}), {} read in {}, {paused}",

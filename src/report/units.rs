@@ -44,6 +44,24 @@ pub fn duration(duration: Duration) -> String {
     }
 }
 
+/// A command line on one line: control characters escaped, cut where a reader has seen enough.
+pub fn command(command: &str) -> String {
+    /// Characters that fit beside other columns, or into a title.
+    const SHOWN: usize = 100;
+    let mut short = String::new();
+    for (index, char) in command.chars().enumerate() {
+        match char {
+            _ if index == SHOWN => {
+                short.push('…');
+                break;
+            }
+            char if char.is_control() => short.extend(char.escape_default()),
+            char => short.push(char),
+        }
+    }
+    short
+}
+
 /// A share in percent, two digits: `12.34`.
 pub fn percent(part: u64, whole: u64) -> String {
     format!("{:.2}", if whole == 0 { 0.0 } else { part as f64 * 100.0 / whole as f64 })
@@ -63,6 +81,8 @@ mod tests {
         assert_eq!(count(0), "0");
         assert_eq!(count(999), "999");
         assert_eq!(count(1_234_567), "1,234,567");
+        assert_eq!(command("python -c a\nb"), "python -c a\\nb");
+        assert_eq!(command(&"x".repeat(500)).chars().count(), 101);
         assert_eq!(percent(1, 3), "33.33");
         assert_eq!(percent(1, 0), "0.00");
         assert_eq!(duration(Duration::from_micros(1234)), "1.2 ms");
