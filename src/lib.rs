@@ -4,14 +4,14 @@
 //! # Bird's-eye view
 //!
 //! ```text
-//! target -> python -> heap -> analysis -> report -> cli
-//! bytes     meaning   objects  answers    output    people
+//! target -> python -> heap -> graph -> analysis -> report -> cli
+//! bytes     meaning   objects  edges    answers    output    people
 //! ```
 //!
 //! Arrows point one way. [`target`] reads memory and knows nothing of Python; it could read any process. [`python`]
 //! finds the interpreter in it, picks a layout for its version, proves the layout on objects that must exist, and
 //! reads the registry of types. [`heap`] finds every live object through the structure of the allocators, streams
-//! through it and forgets it. [`analysis`] adds up, [`report`] writes, and only [`cli`] prints, knows terminals and
+//! through it and forgets it. [`graph`] links them, and reads no target. [`analysis`] adds up, [`report`] writes, and only [`cli`] prints, knows terminals and
 //! picks exit codes.
 //!
 //! A census goes like this: [`target::process::Process`] opens the process; [`python::attach::attach`] finds
