@@ -1,7 +1,9 @@
 //! Meaning: what the bytes of a CPython process say. Finds the interpreter, knows its layouts, reads its types.
 
 pub mod attach;
+pub mod deferred;
 pub mod layout;
+pub mod measure;
 pub mod proof;
 pub mod reader;
 pub mod recognize;
