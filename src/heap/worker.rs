@@ -12,7 +12,7 @@ use super::arenas::Arena;
 use super::brief::Quick;
 use super::chunks::{self, Chunk, Heap, Row};
 use super::classify::{Classifier, Found, LOWEST_ADDRESS, Room, Verdict};
-use super::object::{Object, Refcount, Sink};
+use super::object::{Object, Refcount, Sink, USER_SPACE};
 use super::plan::{MAPPED_PREFIX, Part};
 use super::pools::{Pool, PoolState};
 use super::statics;
@@ -373,6 +373,10 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
         let (at, length) = deferred.first_read(self.classifier.layout());
         if let Some(bytes) = window.get(at, length).or_else(|| self.memory.local(at, length)) {
             self.complete(&object(0), &deferred, bytes);
+            return Ok(());
+        }
+        if at.0 >= USER_SPACE {
+            self.counts.torn_objects += 1;
             return Ok(());
         }
         self.pending.push(Pending { address: at, length, object: object(0), deferred });

@@ -257,8 +257,7 @@ impl<'a> Measure<'a> {
         let layout = self.layout;
         let (size, allocated) = (u64_at(bytes, layout.var_object.ob_size)?, u64_at(bytes, layout.list.allocated)?);
         let has_items = u64_at(bytes, layout.list.ob_item)? != 0;
-        (size <= allocated && allocated <= OBJECT_SIZE_MAX / 8 && (allocated == 0 || has_items))
-            .then_some(8 * allocated)
+        (size <= allocated && allocated <= OBJECT_SIZE_MAX / 8 && (allocated == 0 || has_items)).then(|| 8 * allocated)
     }
 
     /// A string in ASCII whose text follows its header, as most are, of a type with `front` bytes in front of its
