@@ -18,8 +18,8 @@ const CULPRITS: &[(&str, u64, &str, &str)] = &[
     ("InClassList", 20, "app.Registry.items[…]", "[…]"),
     ("InClosure", 1, "app.callback.__closure__[…].cell_contents", "cell_contents"),
     ("InCache", 10, "app.cached", ""),
-    ("InGenerator", 1, "app.generator", "<local variable>"),
-    ("InException", 1, "app.error.__traceback__", "<local variable>"),
+    ("InGenerator", 1, "app.generator", ", local kept"),
+    ("InException", 1, "app.error.__traceback__", ", local kept"),
     ("InSlot", 1, "app.slotted.held", "held"),
     ("InDeque", 200, "app.queue[…]", "[…]"),
     ("InPartial", 1, "app.partial.args[…]", "[…]"),
@@ -63,8 +63,7 @@ fn why_names_the_culprits(interpreter: &Interpreter) -> Result<(), String> {
     }
     let thread = ask("InThread")?;
     let shape = thread["chains"][0]["shape"].as_str().unwrap_or_default();
-    // Until 3.10 a frame is an object, and its locals are not told apart by name.
-    let is_named = shape.contains("hold") && (shape.ends_with("local kept") || shape.ends_with("<local variable>"));
+    let is_named = shape.contains("hold") && shape.ends_with(", local kept");
     if !is_named || thread["chains"][0]["root_kind"] != "frame" {
         wrong.push(format!("InThread: {thread}"));
     }

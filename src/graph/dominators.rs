@@ -11,12 +11,12 @@ use super::csr::Csr;
 /// No number: of a node that was not reached, or the dominator of the pseudo-root.
 const NONE: u32 = u32::MAX;
 
-/// The dominator tree of what is reachable. 8 bytes per node; 28 while it is made.
+/// The dominator tree of what is reachable. 8 bytes per node; 25 while it is made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dominators {
     /// Of each node: its immediate dominator; [`Dominator`] as a number.
     parents: Vec<u32>,
-    /// Reached nodes in the order of a depth-first search: each one after its dominator.
+    /// Reached nodes in the order of a depth-first search: each one after its dominator. The first is none.
     order: Vec<u32>,
 }
 
@@ -68,6 +68,7 @@ impl Dominators {
 
         // Step 3: the immediate dominator is the nearest common ancestor, in the tree so far, of the parent in the
         // search and the semidominator: climb from the parent until the number is not above the semidominator's.
+        drop((number, label, ancestor, is_root, stack));
         let mut idom = parent;
         for w in 1..reached {
             let mut v = idom[w];
@@ -81,7 +82,7 @@ impl Dominators {
         for w in 1..reached {
             parents[vertex[w] as usize] = if idom[w] == 0 { ROOT } else { vertex[idom[w] as usize] };
         }
-        Dominators { parents, order: vertex.into_iter().skip(1).collect() }
+        Dominators { parents, order: vertex }
     }
 
     /// What dominates an object immediately.
@@ -95,7 +96,7 @@ impl Dominators {
 
     /// All reachable objects, each after its dominator.
     pub fn order(&self) -> impl DoubleEndedIterator<Item = ObjectId> + '_ {
-        self.order.iter().map(|&node| ObjectId(node))
+        self.order.get(1..).unwrap_or_default().iter().map(|&node| ObjectId(node))
     }
 }
 

@@ -20,6 +20,7 @@ mod native;
 mod rules;
 
 use std::cell::{Cell, RefCell};
+use std::sync::Arc;
 
 use crate::python::attach::Python;
 use crate::python::layout::Layout;
@@ -75,7 +76,7 @@ pub struct References<'a, M: Memory + ?Sized> {
     memory: &'a M,
     layout: &'a Layout,
     python: &'a Python,
-    rules: Vec<Rule>,
+    rules: Arc<[Rule]>,
     budget: u64,
 }
 
@@ -116,9 +117,15 @@ impl<'a, M: Memory + ?Sized> References<'a, M> {
     /// Makes the rules of all types. `bytes` is how much memory the target's objects may lie in: it bounds what is
     /// read on their behalf.
     pub fn new(memory: &'a M, python: &'a Python, types: &'a TypeTable, bytes: u64) -> Self {
-        let rules = rules::make(memory, python, types);
+        let rules = rules::make(memory, python, types).into();
         let budget = bytes.saturating_mul(BUDGET_PER_BYTE).saturating_add(1 << 20);
         References { memory, layout: &python.layout, python, rules, budget }
+    }
+
+    /// The same references, read from another view of the same target: a cache of one thread's own.
+    pub fn over<'b, N: Memory + ?Sized>(&'b self, memory: &'b N) -> References<'b, N> {
+        let References { layout, python, ref rules, budget, .. } = *self;
+        References { memory, layout, python, rules: rules.clone(), budget }
     }
 
     /// What a thread needs to read with.
