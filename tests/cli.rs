@@ -553,3 +553,135 @@ fn colours_and_bars_stay_on_terminals() {
     assert!(!run.stdout.contains(&0x1B) && !run.stderr.contains('\u{1b}') && !run.stderr.contains('\r'));
     std::io::stdout().flush().expect("stdout is open");
 }
+
+/// A target whose references can be followed.
+fn linked(test: &str) -> Option<Target> {
+    let gil = interpreters::find().interpreters.into_iter().filter(|i| i.kind == "default").max_by_key(|i| i.version);
+    let Some(interpreter) = gil else {
+        skipped(test, "no default build found");
+        return None;
+    };
+    Some(Target::spawn(&interpreter, SMALL, &[], &[]).expect("a small target starts"))
+}
+
+#[test]
+fn references_are_followed_within_a_pause() {
+    let Some(mut target) = linked("--max-pause") else { return };
+    let pid = target.pid().to_string();
+    let ask = |more: &[&str]| {
+        let run = run(&[&["histo", "--retained", "--json", &pid], more].concat());
+        let report = run.json().unwrap_or_else(|e| panic!("{e}: {}", run.stderr));
+        (report, run.stderr)
+    };
+    let (report, stderr) = ask(&[]);
+    let paused = report["reading"]["paused_seconds"].as_f64().expect("it stood still");
+    assert!(paused > 0.0 && paused < 0.5 && stderr.is_empty(), "{paused} {stderr}");
+    assert_eq!((&report["graph"]["copied"], &report["graph"]["consistent"]), (&true.into(), &true.into()));
+    // No copy takes less than a microsecond: it is made while the process runs, and that is said.
+    let (report, stderr) = ask(&["--max-pause", "0.001ms"]);
+    assert!(report["reading"]["paused_seconds"].is_null() && stderr.contains("--max-pause"), "{stderr}");
+    assert_eq!(report["graph"]["consistent"], false);
+    let (report, stderr) = ask(&["--nonblocking"]);
+    assert!(report["reading"]["paused_seconds"].is_null() && stderr.is_empty(), "{stderr}");
+    let (report, _) = ask(&["--pause"]);
+    assert!(report["reading"]["paused_seconds"].is_f64());
+    let table = run(&["histo", "--retained", &pid]);
+    for says in ["paused for ", "Graph: ", "Garbage awaiting collection: ", "Held by native code alone: "] {
+        assert!(table.text().contains(says), "{says} is not in {}", table.text());
+    }
+    refused(&["histo", "--retained", "--pause", "--max-pause", "1s", &pid], &["cannot be used with"]);
+    target.write(b"\n").expect("it still reads");
+    assert!(target.read_line().is_err(), "it went on and ended");
+}
+
+#[test]
+fn too_little_memory_is_said_before_anything_is_read() {
+    let Some(target) = linked("--max-memory") else { return };
+    let pid = target.pid().to_string();
+    for verb in [
+        &["histo", "--retained"][..],
+        &["histo", "--by", "holder"],
+        &["dump", "--references"],
+        &["flamegraph", "--view", "owners", "-o", "-"],
+    ] {
+        refused(&[verb, &["--max-memory", "1MiB", &pid]].concat(), &["MiB"]);
+    }
+    refused(&["why", "--max-memory", "1MiB", &pid, "__main__.Node"], &["MiB"]);
+    // Who did not ask for owners gets types.
+    let drawn = run(&["flamegraph", "-f", "folded", "--max-memory", "1MiB", &pid]);
+    assert!(drawn.status.success() && drawn.text().contains("__main__;__main__;Node "), "{}", drawn.stderr);
+    assert!(drawn.stderr.contains("by type instead"), "{}", drawn.stderr);
+    for nonsense in ["0", "-1", "many", "1XB", "99999999999TiB"] {
+        refused(&["histo", "--retained", "--max-memory", nonsense, &pid], &[]);
+    }
+}
+
+#[test]
+fn each_view_adds_up_to_the_histogram() {
+    let Some(target) = linked("views") else { return };
+    let pid = target.pid().to_string();
+    let totals = run(&["histo", "--json", "--pause", &pid]).json().expect("a document")["totals"].clone();
+    for view in [&[][..], &["--view", "owners"], &["--view", "paths"], &["--view", "types"]] {
+        for (weight, key) in [("bytes", "shallow_bytes"), ("objects", "objects")] {
+            let drawn = run(&[&["flamegraph", "-f", "folded", "--weight", weight, &pid], view].concat());
+            let sum: u64 = drawn.text().lines().filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum();
+            assert_eq!(Value::from(sum), totals[key], "{view:?} {}", drawn.stderr);
+        }
+        let json = run(&[&["flamegraph", "-f", "json", &pid], view].concat()).json().expect("a document");
+        assert_eq!(json["root"]["objects"], totals["objects"], "{view:?}");
+        assert_eq!(json["root"]["shallow_bytes"], totals["shallow_bytes"], "{view:?}");
+        let children = json["root"]["children"].as_array().expect("children");
+        assert_eq!(children.iter().filter_map(|child| child["objects"].as_u64()).sum::<u64>(), totals["objects"]);
+    }
+    let folder = TempDir::new().expect("a temporary folder");
+    for (view, says) in [("owners", "is what it alone holds"), ("paths", "not what it holds")] {
+        let path = folder.path().join(format!("{view}.svg"));
+        let run = run(&["flamegraph", "--view", view, &pid, "-o", text(&path)]);
+        assert!(run.status.success() && run.stderr.contains("paused for "), "{}", run.stderr);
+        let svg = fs::read_to_string(&path).expect("it was written");
+        well_formed(&svg).expect("an SVG is XML");
+        assert!(svg.contains(says) && svg.contains("nodes") && svg.len() < 10_000_000);
+    }
+    let holders = run(&["histo", "--by", "holder", "--json", &pid]).json().expect("a document");
+    assert_eq!(holders["totals"], totals);
+    let nodes = holders["types"].as_array().expect("rows").iter().find(|row| row["type"] == "__main__.nodes");
+    assert!(nodes.is_some_and(|row| row["objects"].as_u64() >= Some(3000)), "{nodes:?}");
+}
+
+#[test]
+fn references_have_labels() {
+    let Some(target) = linked("--labels") else { return };
+    let pid = target.pid().to_string();
+    let dump = run(&["dump", "--references", "--labels", &pid]);
+    let mut labels = std::collections::BTreeSet::new();
+    for line in dump.text().lines() {
+        let object: Value = serde_json::from_str(line).expect("a line of JSON");
+        for reference in object["references"].as_array().expect("references") {
+            assert!(reference["address"].as_str().is_some_and(|address| address.starts_with("0x")), "{reference}");
+            let label = reference["label"].as_str().expect("a label");
+            if object["type"] == "__main__.Node" {
+                labels.insert(label.to_owned());
+            }
+        }
+    }
+    assert!([".name", ".edges", ".__class__"].iter().all(|label| labels.contains(*label)), "{labels:?}");
+    refused(&["dump", "--labels", &pid], &["--references"]);
+}
+
+#[test]
+fn chains_are_counted_cut_and_started_elsewhere() {
+    let Some(target) = linked("why") else { return };
+    let pid = target.pid().to_string();
+    let ask =
+        |more: &[&str]| run(&[&["why", "--json", &pid, "__main__.Node"], more].concat()).json().expect("a document");
+    let all = ask(&[]);
+    let first = &all["chains"][0];
+    assert_eq!((&first["shape"], &first["objects"]), (&"__main__.nodes[…]".into(), &1000.into()), "{all}");
+    let cut = ask(&["--max-depth", "1"]);
+    assert_eq!(cut["too_deep_objects"], 1000, "{cut}");
+    let edges = run(&["why", "--json", &pid, "list", "--from-type", "__main__.Node"]).json().expect("a document");
+    let chain = &edges["chains"][0];
+    assert_eq!((&chain["shape"], &chain["objects"]), (&"__main__.Node(…).edges".into(), &1000.into()), "{edges}");
+    refused(&["why", &pid, "no.such.Type"], &["no type is called"]);
+    refused(&["why", &pid, "list", "--from-type", "no.such.Type"], &["no type is called"]);
+}

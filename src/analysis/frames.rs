@@ -92,7 +92,7 @@ pub struct Frames {
     pub frames: Vec<Frame>,
     of: Vec<u32>,
     in_namespace: Vec<bool>,
-    known: FxHashMap<(u32, String, u32), u32>,
+    known: FxHashMap<(u32, String), u32>,
     /// By the frame below, the shape of the step and the type.
     memo: FxHashMap<(u32, Shape, u32), u32>,
     detail: Detail,
@@ -120,6 +120,7 @@ impl Frames {
         for root in &graph.roots {
             root_of.entry(root.object).or_insert(root);
         }
+        let has_tasks = graph.roots.iter().any(|root| root.kind == RootKind::Task);
         let mut has_children = vec![false; graph.len()];
         tree.for_each(|object| {
             if let (Dominator::Object(above), true) = (tree.above(object), wanted(object)) {
@@ -139,7 +140,15 @@ impl Frames {
                         let parent = frames.of[above.index()];
                         frames.merge(Some(parent), "[shared]".to_owned(), names, object, false)
                     }
-                    _ => frames.root(names, root_of.get(&object).copied(), object),
+                    _ => {
+                        // A task that several hold is known by its coroutine.
+                        let task = || {
+                            let targets = graph.forward.targets(object).filter_map(|to| root_of.get(&to));
+                            targets.copied().find(|root| root.kind == RootKind::Task)
+                        };
+                        let root = root_of.get(&object).copied().or_else(|| has_tasks.then(task)?);
+                        frames.root(names, root, object)
+                    }
                 };
             }
             if !has_children[object.index()] {
@@ -241,20 +250,30 @@ impl Frames {
                 (None, Detail::Steps) => return self.add_root(names.type_name(object), None),
             };
             let group = self.add_root(group.to_owned(), root.map(|root| root.kind));
-            return self.merge(Some(group), String::new(), names, object, false);
+            return self.merge(Some(group), names.own_name(object).unwrap_or_default(), names, object, false);
         };
         self.in_namespace[object.index()] = root.is_namespace;
         let name = match (root.kind, self.detail) {
             // One thread of many that do the same.
-            (RootKind::Frame, Detail::Steps) => root.name().split_once(", ").map(|(_, rest)| rest.to_owned()),
+            (RootKind::Frame | RootKind::Task, Detail::Steps) => {
+                root.name().split_once(", ").map(|(_, rest)| rest.to_owned())
+            }
             _ => None,
         };
-        self.add_root(name.unwrap_or_else(|| root.name().into_owned()), Some(root.kind))
+        let frame = self.add_root(name.unwrap_or_else(|| root.name().into_owned()), Some(root.kind));
+        // Names of modules are enough; what a local variable holds is not known from its name.
+        match self.frames.get_mut(frame as usize) {
+            Some(at) if root.kind == RootKind::Frame && self.detail == Detail::Types && at.type_name.is_none() => {
+                at.type_name = Some(names.short_type_name(object));
+            }
+            _ => {}
+        }
+        frame
     }
 
     fn add_root(&mut self, name: String, kind: Option<RootKind>) -> u32 {
         let count = self.frames.len() as u32;
-        let frame = *self.known.entry((NONE, name.clone(), NONE)).or_insert(count);
+        let frame = *self.known.entry((NONE, name.clone())).or_insert(count);
         if frame == count {
             self.frames.push(Frame { parent: None, step: name, type_name: None, is_named: true, root: kind, depth: 0 });
         }
@@ -285,7 +304,7 @@ impl Frames {
             None => step.clone(),
         };
         let count = self.frames.len() as u32;
-        let frame = *self.known.entry((parent, key, 0)).or_insert(count);
+        let frame = *self.known.entry((parent, key)).or_insert(count);
         if frame == count {
             self.frames.push(Frame { parent: Some(parent), step, type_name, is_named, root: None, depth });
         }

@@ -66,6 +66,12 @@ impl<'a, M: Memory + ?Sized> Names<'a, M> {
         self.types.get(self.objects.type_id(object.index())).full_name()
     }
 
+    /// What an object calls itself: `class app.Handler`. `None` of what has no name.
+    pub fn own_name(&self, object: ObjectId) -> Option<String> {
+        let type_id = self.types.find(self.objects.address(object.index()).0)?;
+        Some(format!("class {}", self.types.get(type_id).full_name()))
+    }
+
     /// The name of an object's type without its module.
     pub fn short_type_name(&self, object: ObjectId) -> String {
         self.types.get(self.objects.type_id(object.index())).qualname.clone()

@@ -4,7 +4,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::graph::ObjectId;
 use crate::graph::objects::{GraphRoot, ObjectGraph};
-use crate::graph::reach::{Paths, Step};
+use crate::graph::reach::{self, Paths, Step};
 use crate::heap::roots::RootKind;
 use crate::heap::spelling::Spelled;
 use crate::target::memory::Memory;
@@ -61,13 +61,17 @@ pub struct Answer {
 /// more than a short one from C.
 pub fn named_paths(graph: &ObjectGraph<'_>) -> Paths {
     const TIERS: [&[RootKind]; 4] = [
-        &[RootKind::Module, RootKind::Frame],
+        &[RootKind::Module, RootKind::Frame, RootKind::Task],
         &[RootKind::Thread, RootKind::Interpreter],
         &[RootKind::StaticType],
         &[RootKind::Immortal, RootKind::Native],
     ];
+    let has_tasks = graph.roots.iter().any(|root| root.kind == RootKind::Task);
+    let reached = if has_tasks { reach::from(&graph.forward, &graph.root_objects()) } else { Vec::new() };
+    // A task that nothing holds is garbage like anything else.
+    let holds = |root: &&GraphRoot| root.kind != RootKind::Task || reached[root.object.index()];
     let of_kinds = |kinds: &&[RootKind]| {
-        graph.roots.iter().filter(|root| kinds.contains(&root.kind)).map(|root| root.object).collect()
+        graph.roots.iter().filter(|root| kinds.contains(&root.kind)).filter(holds).map(|root| root.object).collect()
     };
     let tiers: Vec<Vec<ObjectId>> = TIERS.iter().map(of_kinds).collect();
     Paths::tiered(&graph.forward, &tiers, |_, _| true)
@@ -195,7 +199,7 @@ impl<M: Memory + ?Sized> Asking<'_, M> {
                         format!("{} held by {}", type_name(), root.kind.name()),
                         false,
                     ),
-                    RootKind::Frame => {
+                    RootKind::Frame | RootKind::Task => {
                         let function = name.split_once(", ").map_or(name.as_str(), |(_, rest)| rest).to_owned();
                         (name, function, root.is_namespace)
                     }

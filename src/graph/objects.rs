@@ -131,14 +131,15 @@ impl<'a> ObjectGraph<'a> {
         self.objects.type_id(object.index())
     }
 
-    /// The roots' objects, each once, in the order of their kinds.
+    /// The roots' objects, each once, in the order of their kinds. Tasks are not among them: the event loop holds them,
+    /// or nobody.
     pub fn root_objects(&self) -> Vec<ObjectId> {
         self.roots_but(None)
     }
 
     fn roots_but(&self, without: Option<RootKind>) -> Vec<ObjectId> {
         let mut seen = vec![false; self.len()];
-        let kept = self.roots.iter().filter(|root| Some(root.kind) != without);
+        let kept = self.roots.iter().filter(|root| root.kind != RootKind::Task && Some(root.kind) != without);
         let mut is_new =
             |object: ObjectId| seen.get_mut(object.index()).is_some_and(|seen| !std::mem::replace(seen, true));
         kept.map(|root| root.object).filter(|&object| is_new(object)).collect()

@@ -7,8 +7,8 @@
 //! and borrowed pointers.
 //!
 //! Emitted is what owns, which is a little more than `gc.get_referents` tells (it leaves out string keys, names, and
-//! whatever types without `tp_traverse` hold) and in one place less: the links of an `lru_cache` are objects, and own
-//! what `gc` ascribes to the cache.
+//! whatever types without `tp_traverse` hold) and in one place less: the links of an `lru_cache` are objects, which the
+//! cache owns as its dict does, and own what `gc` ascribes to the cache.
 //!
 //! Visitors get every candidate word; whoever asks decides by a [`super::index::ObjectIndex`] which are objects.
 //! Nothing is trusted: each walk ends with readable memory, with a limit, or with the budget of its reader.
@@ -159,6 +159,7 @@ impl<'a, M: Memory + ?Sized> References<'a, M> {
             Family::Module => self.module_state(reads, object, visit),
             Family::Element => self.element(reads, object, visit),
             Family::SimpleQueue => self.simple_queue(reads, object, visit),
+            Family::LruCache => self.lru_cache(reads, object, visit),
             Family::NdArray => self.ndarray(reads, object, visit),
         }
         self.body(reads, &subject, visit);
