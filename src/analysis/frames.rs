@@ -12,6 +12,7 @@ use crate::heap::references::Label;
 use crate::heap::roots::RootKind;
 use crate::heap::spelling::{Shape, Spelled};
 use crate::target::memory::Memory;
+use crate::target::pages;
 
 use super::names::Names;
 
@@ -110,7 +111,7 @@ impl Frames {
     ) -> Frames {
         let mut frames = Frames {
             frames: Vec::new(),
-            of: vec![NONE; graph.len()],
+            of: pages::filled(NONE, graph.len()),
             in_namespace: vec![false; graph.len()],
             known: FxHashMap::default(),
             memo: FxHashMap::default(),

@@ -2,6 +2,8 @@
 //!
 //! Built as Go's heap dump reader builds its reverse edges (golang/debug, `gocore/reverse.go`): count, sum up, fill.
 
+use crate::target::pages;
+
 use super::ObjectId;
 
 /// A graph of numbered nodes in one direction. 4 bytes per edge and 4 per node; 8 per node from 2^32 edges on.
@@ -28,8 +30,8 @@ impl Offsets {
     /// So many zeros, with room for values up to `largest`.
     fn zeros(count: usize, largest: usize) -> Offsets {
         match u32::try_from(largest) {
-            Ok(_) => Offsets::Small(vec![0; count]),
-            Err(_) => Offsets::Large(vec![0; count]),
+            Ok(_) => Offsets::Small(pages::zeros(count)),
+            Err(_) => Offsets::Large(pages::zeros(count)),
         }
     }
 
@@ -108,7 +110,7 @@ impl Offsets {
 impl Csr {
     /// An empty graph to which rows are added.
     pub fn with_nodes(nodes: usize) -> Csr {
-        let mut offsets = Vec::with_capacity(nodes + 1);
+        let mut offsets = pages::with_capacity(nodes + 1);
         offsets.push(0);
         Csr { offsets: Offsets::Small(offsets), targets: Vec::new() }
     }
@@ -135,7 +137,7 @@ impl Csr {
         // Sum up: each offset is where its row ends.
         offsets.sum_up();
         // Fill from the end, after which each offset is where its row starts.
-        let mut targets = vec![0; count];
+        let mut targets = pages::zeros(count);
         edges().for_each(|(from, to)| targets[offsets.decrement(from as usize)] = to);
         Csr { offsets, targets }
     }
@@ -160,6 +162,7 @@ impl Csr {
     /// Makes room for so many edges.
     pub fn reserve(&mut self, edges: usize) {
         self.targets.reserve_exact(edges);
+        self.targets = pages::in_large_pages(std::mem::take(&mut self.targets));
     }
 
     /// Appends the rows of another graph.

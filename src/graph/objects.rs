@@ -13,6 +13,7 @@ use crate::heap::object::Refcount;
 use crate::heap::objects::Objects;
 use crate::heap::roots::{Root, RootKind};
 use crate::python::types::TypeId;
+use crate::target::pages;
 
 use super::ObjectId;
 use super::csr::Csr;
@@ -212,7 +213,7 @@ fn edges(objects: usize, references: &(impl Fn(Range<usize>, &mut dyn FnMut(usiz
         .collect();
     let mut forward = Csr::with_nodes(objects);
     forward.reserve(pieces.iter().map(|(rows, _)| rows.edge_count()).sum());
-    let mut incoming = vec![0u32; objects];
+    let mut incoming: Vec<u32> = pages::zeros(objects);
     for (rows, repeated) in pieces {
         rows.all_targets().iter().for_each(|&target| add(&mut incoming, target, 1));
         repeated.into_iter().for_each(|(target, more)| add(&mut incoming, target, more));

@@ -1,5 +1,7 @@
 //! What would be freed if an object went away? Itself and all that it dominates: its retained size.
 
+use crate::target::pages;
+
 use super::ObjectId;
 use super::csr::Csr;
 use super::dominators::{Dominator, Dominators};
@@ -16,7 +18,7 @@ pub struct Retained {
 /// Retained objects and bytes of every object, by id; of what cannot be reached, 0. `shallow` gives bytes by id.
 /// Asserted: what the roots' children retain adds up to all that is reachable.
 pub fn sizes(dominators: &Dominators, nodes: usize, shallow: impl Fn(ObjectId) -> u64) -> Vec<Retained> {
-    let mut retained = vec![Retained::default(); nodes];
+    let mut retained: Vec<Retained> = pages::filled(Retained::default(), nodes);
     let (mut at_root, mut total) = (Retained::default(), Retained::default());
     // Children come after their dominators, so that going backwards every subtree is complete when it is handed up.
     for object in dominators.order().rev() {

@@ -16,6 +16,8 @@ const CHUNK: u32 = 20;
 const LEAF: u32 = 34;
 /// Words of bits in a chunk.
 const WORDS: usize = 1 << (CHUNK - GRANULE - 6);
+/// Ranks between hints: some ten words of bits.
+const HINT: u32 = 64;
 /// User addresses have 47 bits.
 const ADDRESS_BITS: u32 = 47;
 
@@ -25,6 +27,8 @@ pub struct ObjectIndex {
     leaves: Vec<Option<Box<[u32]>>>,
     /// In order of their numbers, once the index is whole.
     chunks: Vec<Chunk>,
+    /// In which word, counted through all chunks, lies the object of each rank that is a multiple of [`HINT`].
+    hints: Vec<u32>,
     len: u32,
 }
 
@@ -39,7 +43,7 @@ impl ObjectIndex {
     /// An index of addresses in any order. Those that repeat, are not aligned to 8 or lie beyond 47 bits are left out,
     /// and so is everything past 2^32 - 2 objects: returns how many were left out.
     pub fn new(addresses: impl Iterator<Item = Address>) -> (ObjectIndex, u64) {
-        let mut index = ObjectIndex { leaves: Vec::new(), chunks: Vec::new(), len: 0 };
+        let mut index = ObjectIndex { leaves: Vec::new(), chunks: Vec::new(), hints: Vec::new(), len: 0 };
         index.leaves.resize_with(1 << (ADDRESS_BITS - LEAF), || None);
         let left_out = addresses.map(|address| u64::from(!index.insert(address))).sum();
         index.count();
@@ -75,9 +79,12 @@ impl ObjectIndex {
         self.chunks.sort_unstable_by_key(|chunk| chunk.number);
         let mut before = 0;
         for (index, chunk) in self.chunks.iter_mut().enumerate() {
-            for (slot, bits) in chunk.before.iter_mut().zip(&chunk.bits) {
+            for (word, (slot, bits)) in chunk.before.iter_mut().zip(&chunk.bits).enumerate() {
                 *slot = before;
                 before += bits.count_ones();
+                while (self.hints.len() as u32).saturating_mul(HINT) < before {
+                    self.hints.push((index * WORDS + word) as u32);
+                }
             }
             let leaf = self.leaves.get_mut((chunk.number >> (LEAF - CHUNK)) as usize).and_then(Option::as_mut);
             if let Some(leaf) = leaf {
@@ -86,20 +93,37 @@ impl ObjectIndex {
         }
     }
 
+    /// Where the object of a rank lies: chunk and word.
+    fn word_of(&self, rank: u32) -> Option<(usize, usize)> {
+        let mut at = *self.hints.get((rank / HINT) as usize)? as usize;
+        // The word is the last one with no more than `rank` objects before it.
+        loop {
+            let chunk = self.chunks.get(at / WORDS)?;
+            let word = at % WORDS;
+            if rank < *chunk.before.get(word)? + chunk.bits.get(word)?.count_ones() {
+                return Some((at / WORDS, word));
+            }
+            at += 1;
+        }
+    }
+
     /// The address of the object of this rank; `None` where there are fewer.
     pub fn address(&self, rank: u32) -> Option<Address> {
-        self.addresses_from(rank).next()
+        if rank >= self.len {
+            return None;
+        }
+        let (chunk, word) = self.word_of(rank)?;
+        let chunk = &self.chunks[chunk];
+        let bit = ones(chunk.bits[word]).nth((rank - chunk.before[word]) as usize)?;
+        Some(address_of(chunk.number, word, bit))
     }
 
     /// All addresses, ascending, from that of the object of this rank on.
     pub fn addresses_from(&self, rank: u32) -> impl Iterator<Item = Address> + '_ {
-        let first = self.chunks.partition_point(|chunk| chunk.before[0] <= rank).saturating_sub(1);
-        let first_word = self
-            .chunks
-            .get(first)
-            .map_or(0, |chunk| chunk.before.partition_point(|&before| before <= rank).saturating_sub(1));
+        let start = if rank < self.len { self.word_of(rank) } else { None };
+        let (first, first_word) = start.unwrap_or((self.chunks.len(), 0));
         let skip = self.chunks.get(first).map_or(0, |chunk| rank - chunk.before[first_word]);
-        let words = self.chunks[first.min(self.chunks.len())..].iter().enumerate().flat_map(move |(nth, chunk)| {
+        let words = self.chunks[first..].iter().enumerate().flat_map(move |(nth, chunk)| {
             let from = if nth == 0 { first_word } else { 0 };
             chunk.bits[from..].iter().enumerate().map(move |(word, &bits)| (chunk.number, from + word, bits))
         });
@@ -133,7 +157,7 @@ impl ObjectIndex {
     /// Bytes that the index takes.
     pub fn size_bytes(&self) -> u64 {
         let leaves = self.leaves.iter().flatten().count() * (4 << (LEAF - CHUNK));
-        (leaves + self.leaves.len() * 16 + self.chunks.len() * WORDS * 12) as u64
+        (leaves + self.leaves.len() * 16 + self.chunks.len() * WORDS * 12 + self.hints.len() * 4) as u64
     }
 }
 

@@ -8,6 +8,7 @@ use crate::python::attach::Python;
 use crate::python::types::TypeId;
 use crate::target::Address;
 use crate::target::memory::Memory;
+use crate::target::pages;
 
 use super::index::ObjectIndex;
 use super::lists;
@@ -90,7 +91,7 @@ impl Objects {
             log::debug!("{left_out} objects were found twice or lie where no object can");
         }
         let len = index.len();
-        let (mut types, mut sizes, mut counts) = (vec![0; len], vec![0; len], vec![0; len]);
+        let (mut types, mut sizes, mut counts) = (pages::zeros(len), pages::zeros(len), pages::zeros(len));
         let mut large = FxHashMap::default();
         for Found { pieces, large: more } in found {
             for piece in pieces {

@@ -11,6 +11,7 @@ use rustc_hash::FxHashMap;
 use super::address::Address;
 use super::image::{Image, Segment};
 use super::memory::{Memory, ReadError};
+use super::pages;
 
 /// Bytes per read. Large enough that the call's own cost vanishes, small enough to share between threads.
 const CHUNK: usize = 4 << 20;
@@ -51,8 +52,10 @@ impl Buffers {
         let mut ready = FxHashMap::default();
         for range in ranges {
             let Ok(length) = usize::try_from(range.end.0.saturating_sub(range.start.0)) else { continue };
-            let mut bytes = vec![0; length];
-            bytes.par_chunks_mut(CHUNK).for_each(|chunk| chunk.iter_mut().step_by(PAGE).for_each(|byte| *byte = 1));
+            let mut bytes = pages::zeros(length);
+            bytes
+                .par_chunks_mut(CHUNK)
+                .for_each(|chunk| chunk.iter_mut().step_by(PAGE).for_each(|byte: &mut u8| *byte = 1));
             ready.insert((range.start.0, range.end.0), bytes);
         }
         Buffers { ready }
