@@ -99,6 +99,22 @@ pub struct Frames {
     detail: Detail,
 }
 
+#[cfg(test)]
+impl Frame {
+    pub(super) fn for_tests(parent: Option<u32>, step: String) -> Frame {
+        Frame { parent, step, type_name: None, is_named: true, root: None, depth: 0 }
+    }
+}
+
+#[cfg(test)]
+impl Frames {
+    pub(super) fn for_tests(frames: Vec<Frame>) -> Frames {
+        let (of, in_namespace) = (Vec::new(), Vec::new());
+        let (known, memo) = (FxHashMap::default(), FxHashMap::default());
+        Frames { frames, of, in_namespace, known, memo, detail: Detail::Types }
+    }
+}
+
 impl Frames {
     /// Draws a tree together. Of the objects for which `wanted` is false, nothing that is above them is drawn, either,
     /// unless it is wanted itself.

@@ -187,3 +187,40 @@ impl Owners {
         Histogram::of(rows.collect(), total, sort)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn count(node: &Node) -> usize {
+        1 + node.children.iter().map(count).sum::<usize>()
+    }
+
+    #[test]
+    fn thin_frames_are_summed_and_pictures_are_bounded() {
+        // 300 towers of 60 frames, the last of which holds all; and a thousand frames that nobody could see.
+        let mut frames: Vec<Frame> = Vec::new();
+        let mut own = Vec::new();
+        for tower in 0..300 {
+            for depth in 0..60 {
+                let parent = (depth > 0).then(|| frames.len() as u32 - 1);
+                frames.push(Frame::for_tests(parent, format!("tower {tower} floor {depth}")));
+                let bytes = if depth == 59 { 100_000 + tower } else { 0 };
+                own.push(Amount { objects: 1, bytes });
+            }
+        }
+        for thin in 0..1000 {
+            frames.push(Frame::for_tests(None, format!("thin {thin}")));
+            own.push(Amount { objects: 1, bytes: 8 });
+        }
+        let garbage = Amount { objects: 5, bytes: 50_000 };
+        let owners = Owners { frames: Frames::for_tests(frames), own, garbage };
+        let root = owners.tree(|amount| amount.bytes);
+        assert_eq!(root.total.objects, 300 * 60 + 1000 + 5);
+        assert_eq!(root.children.iter().map(|child| child.total.bytes).sum::<u64>(), root.total.bytes);
+        assert!((5_000..=FRAMES_MAX + 2 * 300).contains(&count(&root)), "{} frames", count(&root));
+        let thin = root.children.last().expect("there are some");
+        assert!(thin.name == "(thin frames)" && thin.total.objects >= 1000, "{thin:?}");
+        assert!(root.children.iter().any(|child| child.name == GARBAGE));
+    }
+}

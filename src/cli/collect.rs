@@ -232,6 +232,14 @@ impl Opened {
             references: &references,
             way,
         })?;
+        let (peak, count) = (host::peak_bytes().unwrap_or(0), objects.len().max(1) as f64);
+        log::debug!(
+            "answered in {} ({:.0} ns per object), at most {} of memory ({:.0} bytes per object)",
+            units::duration(start.elapsed()),
+            start.elapsed().as_secs_f64() * 1e9 / count,
+            units::bytes(peak),
+            peak as f64 / count,
+        );
         let reading = Reading { read_bytes: total, duration: start.elapsed(), paused: way.paused };
         Ok(Taken { types, collected, reading, problems, allocator })
     }

@@ -13,6 +13,13 @@ pub fn available_bytes() -> Option<u64> {
     Some(left_in_groups(&groups, Path::new("/sys/fs/cgroup")).map_or(host, |left| left.min(host)))
 }
 
+/// The most memory that we have had resident, bytes. `None` where `/proc` does not say.
+pub fn peak_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()?.saturating_mul(1024))
+}
+
 /// Makes us the first that the kernel ends when memory is short: never the program that we look at. Needs no right;
 /// what we start inherits it.
 pub fn go_first_when_memory_is_short() {
