@@ -11,7 +11,7 @@
 //! Arrows point one way. [`target`] reads memory and knows nothing of Python; it could read any process. [`python`]
 //! finds the interpreter in it, picks a layout for its version, proves the layout on objects that must exist, and
 //! reads the registry of types. [`heap`] finds every live object through the structure of the allocators, streams
-//! through it and forgets it. [`graph`] links them, and reads no target. [`analysis`] adds up, [`report`] writes, and only [`cli`] prints, knows terminals and
+//! through it and forgets it. [`graph`] links them, and only [`graph::link`] reads. [`analysis`] adds up, [`report`] writes, and only [`cli`] prints, knows terminals and
 //! picks exit codes.
 //!
 //! A census goes like this: [`target::process::Process`] opens the process; [`python::attach::attach`] finds
@@ -35,6 +35,14 @@
 //! | `heap::arenas`, `heap::chunks`, `heap::statics`, `heap::plan` | which memory holds objects? |
 //! | `heap::pools`, `heap::classify`, `heap::freelists` | is there a live object in this block? |
 //! | `heap::lists` | what do the collector's lists say? The second way, to check the first by |
+//! | `heap::objects`, `heap::index` | every object as columns; which object is at this address, and where is this one? |
+//! | `heap::references`, `heap::spelling` | what does an object refer to, and how would a person write that? |
+//! | `heap::roots` | what holds the heap from outside, by name? |
+//! | `graph::link`, `graph::csr` | who refers to whom? |
+//! | `graph::dominators`, `graph::retained` | who alone holds what, and how much is that? |
+//! | `graph::reach` | what can be reached, and by which shortest way? |
+//! | `analysis::frames`, `analysis::owners` | which objects are one frame of a picture, and who holds how much? |
+//! | `analysis::why` | by which chains of names is an object held? |
 //! | `analysis::histogram` | how many objects and bytes of each type? |
 //! | `report::*` | a file per format |
 //!
@@ -50,7 +58,8 @@
 //! - `unsafe` lives in [`target`] only.
 //! - What could not be read, and where two ways of finding objects disagree, is a figure in the report.
 //! - Totals that should add up are asserted.
-//! - The memory that a census uses does not depend on the size of the target.
+//! - The memory that a census uses does not depend on the size of the target. A graph takes some 70 bytes per object, and
+//!   a copy where that fits as well; that it fits is known before it starts.
 //!
 //! # Adding a Python version
 //!
@@ -68,6 +77,10 @@
 //!   the step of 16 bytes to which requests are rounded.
 //! - *chunk*: glibc malloc's unit.
 //! - *front*: what lies in front of an object in its block: GC head, and since 3.11 a pre-header.
+//! - *root*: what holds objects from outside the heap: a module in `sys.modules`, a frame, the interpreter's state.
+//! - *dominator*: of an object, another one that every path from the roots goes through; *retained size*: the bytes of an
+//!   object and of all that it dominates, which would be freed with it.
+//! - *garbage*: what no root reaches: cycles which the collector has yet to find.
 //! - *torn*: an object that changed while it was read.
 //!
 //! # What the caller owes

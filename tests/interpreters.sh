@@ -17,6 +17,7 @@
 #   trixie       3.13 of Debian 13
 #   forky        the versions of Debian's next release
 #   numpy        numpy, pinned, in a folder per version, for the targets that can import it
+#   web          Flask and Tornado, in a folder per version
 #   dbg          sid's debug builds, with the DWARF and the headers of the release builds
 #   bullseye     3.9 of Debian 11 (leaves the mirrors one day: then it is skipped)
 #   3.13t        free-threaded, from Debian's source
@@ -46,7 +47,7 @@
 set -euo pipefail
 export LC_ALL=C
 
-all_groups=(local sid trixie forky numpy dbg bullseye 3.13t static pydebug musl musl-static 3.14t 3.15t)
+all_groups=(local sid trixie forky numpy web dbg bullseye 3.13t static pydebug musl musl-static 3.14t 3.15t)
 self=$(readlink -f "${BASH_SOURCE[0]}")
 
 # ---- fetching --------------------------------------------------------------------------------
@@ -243,6 +244,19 @@ fetch_numpy() { # FOLDER TAG(3.12 or 3.13t) PIN
 
 # The numpy of each version. 3.12 is the oldest that the newest numpy supports.
 numpy_pins=(3.12=2.5.5 3.14=2.5.5 3.15=2.5.5 3.13=2.5.5 3.13t=2.4.6 3.11=2.4.6 3.10=2.2.6 3.9=2.0.2 3.8=1.24.4)
+
+# Web servers for the tests that ask who keeps their requests; the targets import them by PYTHONPATH.
+fetch_web() { # FOLDER VERSION
+    local pip python
+    for python in $(pyenv_pythons | sort -V -r) "$(command -v python3 || :)"; do
+        "$python" -m pip --version >/dev/null 2>&1 && pip=$python && break
+    done
+    [[ -n ${pip:-} ]] || { echo "error: no python with pip: apt-get install python3-pip"; return 1; }
+    "$pip" -m pip install --disable-pip-version-check --quiet --no-compile --target "$1" --only-binary :all: \
+        --implementation cp --python-version "$2" "flask==3.1.*" "tornado==6.*"
+}
+
+web_versions=(3.11 3.12 3.13)
 
 # ---- steps -----------------------------------------------------------------------------------
 
@@ -446,6 +460,12 @@ fetch_group() { # GROUP: a failed step has been reported by then
             local pair
             for pair in "${numpy_pins[@]}"; do
                 step "numpy-${pair%=*}" 120 fetch_numpy "${pair%=*}" "${pair#*=}" || :
+            done
+            ;;
+        web)
+            local version
+            for version in "${web_versions[@]}"; do
+                step "web-$version" 120 fetch_web "$version" || :
             done
             ;;
         3.13t)

@@ -1,6 +1,8 @@
 //! Answers: what the objects add up to.
 
 pub mod estimate;
+pub mod frames;
 pub mod histogram;
+pub mod names;
 pub mod owners;
 pub mod why;

@@ -4,9 +4,28 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::graph::ObjectId;
 use crate::graph::objects::{GraphRoot, ObjectGraph};
-use crate::graph::reach::Paths;
+use crate::graph::reach::{self, Paths, Step};
 use crate::heap::roots::RootKind;
 use crate::heap::spelling::Spelled;
+use crate::target::memory::Memory;
+
+use super::frames::{Detail, Frames, Tree};
+use super::names::Names;
+
+/// What is asked.
+#[derive(Clone, Debug, Default)]
+pub struct Question {
+    /// Whose chains.
+    pub targets: Vec<ObjectId>,
+    /// Where chains start instead of at the roots; empty: at the roots.
+    pub from: Vec<ObjectId>,
+    /// Chains of more steps are only counted.
+    pub max_depth: Option<usize>,
+    /// Whether keys that are data are shown.
+    pub show_values: bool,
+    /// Of a single object, so many chains more: through the nearest objects that refer to it.
+    pub referrers: usize,
+}
 
 /// Chains of one shape, of which one is written out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,8 +34,8 @@ pub struct ChainGroup {
     pub chain: String,
     /// What the chains have in common.
     pub shape: String,
-    /// What kind of root they start from.
-    pub kind: RootKind,
+    /// What kind of root they start from; `None` where they were told where to start.
+    pub kind: Option<RootKind>,
     /// How many objects are held so.
     pub objects: u64,
     /// Their shallow bytes.
@@ -32,111 +51,190 @@ pub struct ChainGroup {
 pub struct Answer {
     /// By objects held, most first.
     pub groups: Vec<ChainGroup>,
-    /// Objects that no root reaches: garbage awaiting collection.
-    pub garbage: u64,
+    /// Objects that nothing asked for reaches: garbage awaiting collection, if the chains start at the roots.
+    pub unreached: u64,
+    /// Objects whose chains are longer than allowed.
+    pub too_deep: u64,
 }
 
-/// The chains to these objects. `spell` says how the first object refers to the second. Of a single object, there is a
-/// chain through each of the `referrers` nearest objects that refer to it.
-pub fn chains(
-    graph: &ObjectGraph,
-    targets: &[ObjectId],
-    show_values: bool,
-    referrers: usize,
-    mut spell: impl FnMut(ObjectId, ObjectId) -> Option<Spelled>,
-    type_name: impl Fn(ObjectId) -> String,
-) -> Answer {
-    // What a person would name comes first: a longer chain from a module says more than a short one from C.
-    let tiers: Vec<Vec<ObjectId>> = [
-        &[RootKind::Module, RootKind::Frame][..],
+/// Shortest paths as a person would want them: what can be named comes first, since a longer chain from a module says
+/// more than a short one from C.
+pub fn named_paths(graph: &ObjectGraph<'_>) -> Paths {
+    const TIERS: [&[RootKind]; 4] = [
+        &[RootKind::Module, RootKind::Frame, RootKind::Task],
         &[RootKind::Thread, RootKind::Interpreter],
         &[RootKind::StaticType],
         &[RootKind::Immortal, RootKind::Native],
-    ]
-    .iter()
-    .map(|kinds| graph.roots.iter().filter(|root| kinds.contains(&root.kind)).map(|root| root.object).collect())
-    .collect();
-    let paths = Paths::tiered(&graph.forward, &tiers, |_, _| true);
-    let mut root_of: FxHashMap<ObjectId, &GraphRoot> = FxHashMap::default();
-    for root in &graph.roots {
-        root_of.entry(root.object).or_insert(root);
+    ];
+    let has_tasks = graph.roots.iter().any(|root| root.kind == RootKind::Task);
+    let reached = if has_tasks { reach::from(&graph.forward, &graph.root_objects()) } else { Vec::new() };
+    // A task that nothing holds is garbage like anything else.
+    let holds = |root: &&GraphRoot| root.kind != RootKind::Task || reached[root.object.index()];
+    let of_kinds = |kinds: &&[RootKind]| {
+        graph.roots.iter().filter(|root| kinds.contains(&root.kind)).filter(holds).map(|root| root.object).collect()
+    };
+    let tiers: Vec<Vec<ObjectId>> = TIERS.iter().map(of_kinds).collect();
+    Paths::tiered(&graph.forward, &tiers, |_, _| true)
+}
+
+/// Answers a question.
+pub fn chains<M: Memory + ?Sized>(graph: &ObjectGraph<'_>, names: &Names<'_, M>, question: &Question) -> Answer {
+    let paths = match question.from.as_slice() {
+        [] => named_paths(graph),
+        from => Paths::tiered(&graph.forward, &[from.to_vec()], |_, _| true),
+    };
+    let mut asking = Asking { graph, names, question, paths: &paths, root_of: FxHashMap::default() };
+    if question.from.is_empty() {
+        graph.roots.iter().for_each(|root| _ = asking.root_of.entry(root.object).or_insert(root));
     }
-    let mut groups: FxHashMap<String, ChainGroup> = FxHashMap::default();
-    let mut answer = Answer::default();
-    for &target in targets {
-        let mut found = vec![paths.path(target)];
-        if let [only] = targets {
-            found.extend(through_referrers(graph, &paths, *only, referrers));
-        }
-        let mut shapes = FxHashSet::default();
-        for (index, path) in found.iter().enumerate() {
-            let Some(root) = path.first().and_then(|first| root_of.get(first)) else {
-                answer.garbage += u64::from(index == 0);
-                continue;
-            };
-            let (mut chain, mut shape) = match root.kind {
-                RootKind::Native | RootKind::Immortal => {
-                    let text = format!("{} {}", type_name(root.object), root.name);
-                    (text, format!("{} held by {}", type_name(root.object), root.kind.name()))
-                }
-                RootKind::Frame => {
-                    let function = root.name.split_once(", ").map_or(root.name.as_str(), |(_, function)| function);
-                    (root.name.clone(), function.to_owned())
-                }
-                _ => (root.name.clone(), root.name.clone()),
-            };
-            let mut in_namespace = root.is_namespace;
-            for pair in path.windows(2) {
-                let Some(step) = spell(pair[0], pair[1]) else {
-                    chain.push_str("<?>");
-                    shape.push_str("<?>");
-                    continue;
-                };
-                let (exact, general) = step.write(in_namespace, show_values);
-                in_namespace = step == Spelled::Namespace;
-                chain.push_str(&exact);
-                shape.push_str(&general);
-            }
-            if in_namespace {
-                chain.push_str(".__dict__");
-                shape.push_str(".__dict__");
-            }
-            if !shapes.insert(shape.clone()) {
-                continue;
-            }
-            let group = groups.entry(shape.clone()).or_insert_with(|| ChainGroup {
-                chain,
-                shape,
-                kind: root.kind,
-                objects: 0,
-                bytes: 0,
-                steps: path.len() - 1,
-                example: target,
-            });
-            group.objects += 1;
-            group.bytes = group.bytes.saturating_add(graph.shallow.get(target.index()).copied().unwrap_or(0));
-            group.steps = group.steps.min(path.len() - 1);
-        }
-    }
-    answer.groups = groups.into_values().collect();
+    let mut answer = match question.targets.as_slice() {
+        [only] => asking.about_one(*only),
+        _ => asking.about_many(),
+    };
     answer.groups.sort_by(|a, b| (b.objects, b.bytes, a.steps, &a.shape).cmp(&(a.objects, a.bytes, b.steps, &b.shape)));
     answer
 }
 
-/// Paths that end with each of the objects that refer to this one, shortest first.
-fn through_referrers(graph: &ObjectGraph, paths: &Paths, target: ObjectId, limit: usize) -> Vec<Vec<ObjectId>> {
-    /// Referrers that are looked at: `None` has millions.
-    const REFERRERS_MAX: usize = 10_000;
-    let mut found: Vec<Vec<ObjectId>> = graph
-        .reverse
-        .targets(target)
-        .take(REFERRERS_MAX)
-        .map(|referrer| paths.path(referrer))
-        .filter(|path| !path.is_empty() && !path.contains(&target))
-        .collect();
-    found.sort_by_key(|path| (path.len(), path.last().copied()));
-    found.dedup();
-    found.truncate(limit);
-    found.iter_mut().for_each(|path| path.push(target));
-    found
+struct Asking<'q, M: Memory + ?Sized> {
+    graph: &'q ObjectGraph<'q>,
+    names: &'q Names<'q, M>,
+    question: &'q Question,
+    paths: &'q Paths,
+    root_of: FxHashMap<ObjectId, &'q GraphRoot>,
+}
+
+impl<M: Memory + ?Sized> Asking<'_, M> {
+    fn is_too_deep(&self, steps: usize) -> bool {
+        self.question.max_depth.is_some_and(|limit| steps > limit)
+    }
+
+    /// Each chain by itself.
+    fn about_one(&self, target: ObjectId) -> Answer {
+        let mut answer = Answer::default();
+        let mut found = vec![self.paths.path(target)];
+        found.extend(self.through_referrers(target));
+        let mut shapes = FxHashSet::default();
+        for (index, path) in found.iter().enumerate() {
+            let Some(steps) = path.len().checked_sub(1) else {
+                answer.unreached += u64::from(index == 0);
+                continue;
+            };
+            if self.is_too_deep(steps) {
+                answer.too_deep += u64::from(index == 0);
+                continue;
+            }
+            let (chain, shape) = self.write(path);
+            if shapes.insert(shape.clone()) {
+                let bytes = self.graph.shallow(target);
+                let kind = path.first().and_then(|first| self.root_of.get(first)).map(|root| root.kind);
+                answer.groups.push(ChainGroup { chain, shape, kind, objects: 1, bytes, steps, example: target });
+            }
+        }
+        answer
+    }
+
+    /// Chains of one shape together. Only what lies on the way to a target is looked at.
+    fn about_many(&self) -> Answer {
+        let mut answer = Answer::default();
+        let mut on_the_way = vec![false; self.graph.len()];
+        let mut steps_of: FxHashMap<ObjectId, usize> = FxHashMap::default();
+        for &target in &self.question.targets {
+            let (mut at, mut steps) = (target, 0);
+            loop {
+                on_the_way[at.index()] = true;
+                match self.paths.step(at) {
+                    Step::From(before) => (at, steps) = (before, steps + 1),
+                    Step::Root => {
+                        match self.is_too_deep(steps) {
+                            true => answer.too_deep += 1,
+                            false => _ = steps_of.insert(target, steps),
+                        }
+                        break;
+                    }
+                    Step::Unreachable => {
+                        answer.unreached += 1;
+                        break;
+                    }
+                }
+            }
+        }
+        let wanted = |object: ObjectId| on_the_way[object.index()];
+        let frames = Frames::new(self.graph, self.names, Tree::Paths(self.paths), Detail::Steps, wanted);
+        let mut groups: FxHashMap<(u32, bool), ChainGroup> = FxHashMap::default();
+        for (&target, &steps) in self.question.targets.iter().filter_map(|target| steps_of.get_key_value(target)) {
+            let Some(frame) = frames.of(target) else { continue };
+            let group = groups.entry((frame, frames.is_namespace(target))).or_insert_with(|| ChainGroup {
+                chain: String::new(),
+                shape: String::new(),
+                kind: frames.line(frame).first().and_then(|root| root.root),
+                objects: 0,
+                bytes: 0,
+                steps,
+                example: target,
+            });
+            group.objects += 1;
+            group.bytes = group.bytes.saturating_add(self.graph.shallow(target));
+            if steps < group.steps {
+                (group.steps, group.example) = (steps, target);
+            }
+        }
+        answer.groups = groups.into_values().collect();
+        for group in &mut answer.groups {
+            (group.chain, group.shape) = self.write(&self.paths.path(group.example));
+        }
+        answer
+    }
+
+    /// A chain as Python, and what chains of its shape have in common.
+    fn write(&self, path: &[ObjectId]) -> (String, String) {
+        let Some(&first) = path.first() else { return Default::default() };
+        let type_name = || self.names.type_name(first);
+        let (mut chain, mut shape, mut in_namespace) = match self.root_of.get(&first) {
+            None => (format!("{}(…)", type_name()), format!("{}(…)", type_name()), false),
+            Some(root) => {
+                let name = root.name().into_owned();
+                match root.kind {
+                    RootKind::Native | RootKind::Immortal => (
+                        format!("{} {name}", type_name()),
+                        format!("{} held by {}", type_name(), root.kind.name()),
+                        false,
+                    ),
+                    RootKind::Frame | RootKind::Task => {
+                        let function = name.split_once(", ").map_or(name.as_str(), |(_, rest)| rest).to_owned();
+                        (name, function, root.is_namespace)
+                    }
+                    _ => (name.clone(), name, root.is_namespace),
+                }
+            }
+        };
+        for pair in path.windows(2) {
+            let label = self.names.label(pair[0], pair[1]);
+            let step = label.map_or(Spelled::Other("?"), |label| self.names.spell(pair[0], label));
+            let (exact, general) = step.write(in_namespace, self.question.show_values);
+            in_namespace = step == Spelled::Namespace;
+            chain.push_str(&exact);
+            shape.push_str(&general);
+        }
+        if in_namespace {
+            chain.push_str(".__dict__");
+            shape.push_str(".__dict__");
+        }
+        (chain, shape)
+    }
+
+    /// Paths that end with each of the objects that refer to this one, shortest first.
+    fn through_referrers(&self, target: ObjectId) -> Vec<Vec<ObjectId>> {
+        /// Referrers that are looked at: `None` has millions.
+        const REFERRERS_MAX: usize = 10_000;
+        let referrers = self.graph.reverse.targets(target).take(REFERRERS_MAX);
+        let mut found: Vec<Vec<ObjectId>> = referrers
+            .map(|referrer| self.paths.path(referrer))
+            .filter(|path| !path.is_empty() && !path.contains(&target))
+            .collect();
+        found.sort_by_key(|path| (path.len(), path.last().copied()));
+        found.dedup();
+        found.truncate(self.question.referrers);
+        found.iter_mut().for_each(|path| path.push(target));
+        found
+    }
 }

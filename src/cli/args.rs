@@ -81,6 +81,21 @@ pub struct Target {
     pub nonblocking: bool,
 }
 
+/// How long and with how much memory references are followed.
+#[derive(Clone, Copy, Debug, Args)]
+#[command(next_help_heading = "References")]
+pub struct Following {
+    /// To follow references, the process is stopped while it is copied, if that takes no longer than this; else the copy
+    /// is made while it runs, as with --nonblocking
+    #[arg(long, value_name = "TIME", default_value = "500ms", value_parser = duration, conflicts_with_all = ["pause", "nonblocking"])]
+    pub max_pause: Duration,
+
+    /// Use at most so much memory to follow references (such as 2GiB; else most of what the host and its control group
+    /// have left)
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub max_memory: Option<u64>,
+}
+
 /// Where the report goes.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Output")]
@@ -124,6 +139,8 @@ pub struct Histo {
     #[command(flatten)]
     pub target: Target,
     #[command(flatten)]
+    pub following: Following,
+    #[command(flatten)]
     pub sampling: Sampling,
     #[command(flatten)]
     pub output: Output,
@@ -136,8 +153,7 @@ pub struct Histo {
     #[arg(long, value_enum, default_value_t = Sort::Bytes)]
     pub sort: Sort,
 
-    /// Also what would be freed if a type's objects went away (the process is stopped while it is copied, unless
-    /// --nonblocking)
+    /// Also what would be freed if a type's objects went away (follows references)
     #[arg(long, conflicts_with_all = ["sample", "subprocesses"])]
     pub retained: bool,
 
@@ -206,13 +222,16 @@ impl From<Sort> for SortKey {
 pub enum By {
     Type,
     Module,
+    /// The nearest name under which everything is held (follows references)
+    Holder,
 }
 
 impl From<By> for estimate::By {
     fn from(by: By) -> estimate::By {
         match by {
             By::Type => estimate::By::Type,
-            By::Module => estimate::By::Module,
+            // A holder is refused with --sample.
+            By::Module | By::Holder => estimate::By::Module,
         }
     }
 }
@@ -222,14 +241,17 @@ pub struct Flamegraph {
     #[command(flatten)]
     pub target: Target,
     #[command(flatten)]
+    pub following: Following,
+    #[command(flatten)]
     pub sampling: Sampling,
     #[command(flatten)]
     pub output: Output,
 
-    /// What the frames are: `types` is package, module, type; `owners` is who holds it, and a frame's width what would
-    /// be freed (the process is stopped while it is copied, unless --nonblocking)
-    #[arg(long, value_enum, default_value_t = View::Types)]
-    pub view: View,
+    /// What the frames are: `owners` is who alone holds it, and a frame's width what would be freed; `paths` is how it
+    /// is reached first, and a frame's width no more than that; `types` is package, module, type. The default is
+    /// owners, or types with --sample, with --subprocesses and where references cannot be followed
+    #[arg(long, value_enum)]
+    pub view: Option<View>,
 
     /// What a frame's width is
     #[arg(long, value_enum, default_value_t = WeightArg::Bytes)]
@@ -246,8 +268,20 @@ pub struct Flamegraph {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum View {
-    Types,
     Owners,
+    Paths,
+    Types,
+}
+
+impl View {
+    /// As it is typed.
+    pub fn name(self) -> &'static str {
+        match self {
+            View::Owners => "owners",
+            View::Paths => "paths",
+            View::Types => "types",
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -269,6 +303,7 @@ impl From<WeightArg> for Weight {
 pub enum FlamegraphFormat {
     Svg,
     Folded,
+    Json,
 }
 
 #[derive(Debug, Args)]
@@ -285,13 +320,28 @@ pub struct Why {
     #[arg(short = 'n', long, value_name = "N", default_value_t = 5)]
     pub top: usize,
 
+    /// Start chains at the objects of this type, instead of at what holds the heap
+    #[arg(long, value_name = "TYPE")]
+    pub from_type: Option<String>,
+
+    /// Show only chains of at most so many steps; count the others
+    #[arg(long, value_name = "N")]
+    pub max_depth: Option<usize>,
+
     /// Show keys that are data
     #[arg(long)]
     pub show_values: bool,
 
+    /// Stop the process while it is copied, however long that takes
+    #[arg(long)]
+    pub pause: bool,
+
     /// Do not stop the process while it is copied
-    #[arg(long, visible_alias = "no-block")]
+    #[arg(long, visible_alias = "no-block", conflicts_with = "pause")]
     pub nonblocking: bool,
+
+    #[command(flatten)]
+    pub following: Following,
 
     /// JSON instead of text
     #[arg(short, long)]
@@ -306,11 +356,21 @@ pub struct Dump {
     #[command(flatten)]
     pub target: Target,
     #[command(flatten)]
+    pub following: Following,
+    #[command(flatten)]
     pub output: Output,
 
-    /// What each object refers to, as well (the process is stopped while it is copied, unless --nonblocking)
+    /// What each object refers to, as well (follows references)
     #[arg(long)]
     pub references: bool,
+
+    /// References as objects with how they are called: "address" and "label"
+    #[arg(long, requires = "references")]
+    pub labels: bool,
+
+    /// Show keys that are data
+    #[arg(long, requires = "labels")]
+    pub show_values: bool,
 
     /// The format
     #[arg(short, long, value_enum, default_value_t = DumpFormat::Ndjson)]
@@ -352,8 +412,16 @@ fn budget(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// An amount of memory with a unit: `64MiB`, `1GiB`, `500MB`; a bare number is bytes.
+/// What is to be read for an estimate.
 fn max_read(text: &str) -> Result<u64, String> {
+    match size(text) {
+        Ok(bytes) if bytes < READ_MIN => Err("at least 4MiB must be read for an estimate".to_owned()),
+        result => result,
+    }
+}
+
+/// An amount of memory with a unit: `64MiB`, `1GiB`, `500MB`; a bare number is bytes.
+fn size(text: &str) -> Result<u64, String> {
     let split = text.find(|char: char| !(char.is_ascii_digit() || char == '.')).unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     let factor = match unit.trim_start() {
@@ -368,10 +436,10 @@ fn max_read(text: &str) -> Result<u64, String> {
     };
     let number: f64 = number.parse().map_err(|_| format!("{text:?} is not an amount such as 64MiB"))?;
     let bytes = number * factor;
-    if (READ_MIN as f64..=1e15).contains(&bytes) {
+    if (1.0..=1e15).contains(&bytes) {
         Ok(bytes as u64)
     } else {
-        Err("at least 4MiB must be read for an estimate, and at most 900TiB can be".to_owned())
+        Err(format!("{text:?} is less than a byte or more than 900TiB"))
     }
 }
 

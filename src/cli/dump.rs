@@ -2,9 +2,11 @@
 
 use anyhow::Result;
 
+use crate::analysis::names::Names;
+use crate::graph::ObjectId;
 use crate::heap::object::Object;
-use crate::report::ndjson;
-use crate::target::Address;
+use crate::report::ndjson::{self, Reference};
+use crate::target::cache::CachedMemory;
 
 use super::args::{Dump, DumpFormat};
 use super::open::{self, Opened};
@@ -16,7 +18,7 @@ pub fn run(options: &Dump) -> Result<()> {
     let destination = Destination::new(&options.output, || Destination::Stdout)?;
     let opened = open::open(&options.target)?;
     if options.references {
-        return with_references(opened, &destination);
+        return with_references(opened, options, &destination);
     }
     let taken = opened.census(
         |_| Vec::<Object>::new(),
@@ -32,23 +34,28 @@ pub fn run(options: &Dump) -> Result<()> {
 }
 
 /// The same with what each object refers to. One and the same object next to itself is written once.
-fn with_references(opened: Opened, destination: &Destination) -> Result<()> {
-    let taken = opened.collect(|collected| {
+fn with_references(mut opened: Opened, options: &Dump, destination: &Destination) -> Result<()> {
+    let taken = opened.collect(&options.following, |collected| {
         let writer = ndjson::Writer::new(collected.types);
-        let reads = collected.references.reads();
-        let mut targets: Vec<Address> = Vec::new();
+        let cached = CachedMemory::new(collected.memory);
+        let references = collected.references.over(&cached);
+        let names = Names::new(&cached, collected.objects, collected.types, &references);
+        let mut found: Vec<Reference> = Vec::new();
         destination.write(|out| {
-            collected.objects.iter().try_for_each(|object| {
-                targets.clear();
-                collected.references.for_each(&reads, object.address, object.type_id, &mut |word, _| {
-                    if collected.index.find(word).is_some() && targets.last() != Some(&Address(word)) {
-                        targets.push(Address(word));
+            collected.objects.from(0).try_for_each(|(id, object)| {
+                found.clear();
+                let id = ObjectId(id as u32);
+                names.for_each(id, &mut |to, label| {
+                    let address = collected.objects.address(to.index());
+                    if found.last().map(|last| last.address) != Some(address) {
+                        let words = || names.spell(id, label).name(options.show_values);
+                        found.push(Reference { address, label: options.labels.then(words) });
                     }
                 });
-                writer.write(out, object, Some(&targets))
+                writer.write(out, &object, Some(&found))
             })
         })?;
-        Ok(reads.torn())
+        Ok(names.torn())
     })?;
     if taken.collected > 0 {
         log::warn!("the references of {} objects could not be followed to their end", taken.collected);

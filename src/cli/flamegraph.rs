@@ -1,146 +1,214 @@
 //! `flamegraph`: the live heap as a picture.
 
+use std::io::Write;
+
 use anyhow::{Result, bail};
 
 use crate::analysis::estimate::By;
+use crate::analysis::frames::{Detail, Frames, Tree};
 use crate::analysis::histogram::{Histogram, SortKey, Tally};
-use crate::analysis::owners::Owners;
-use crate::graph::ObjectId;
+use crate::analysis::names::Names;
+use crate::analysis::owners::{Node, Owners};
+use crate::analysis::why;
 use crate::heap::object::Sink;
-use crate::heap::spelling::Speller;
-use crate::report::folded::Weight;
-use crate::report::{flamegraph, folded, summary, units};
+use crate::report::graph::GraphSummary;
+use crate::report::{flamegraph, flamegraph_json, folded, summary, units};
+use crate::target::cache::CachedMemory;
 
 use super::args::{Flamegraph, FlamegraphFormat, View};
-use super::graph;
-use super::open::Collected;
+use super::collect::{Collected, NoRoom};
+use super::open::{Opened, Taken};
 use super::output::{Destination, default_file};
-use super::{family, open, sample};
+use super::{family, graph, open, sample};
 
-/// Takes a census and draws it. What could not be read is said on standard error.
+/// Reads the heap and draws it. What could not be read is said on standard error.
 pub fn run(options: &Flamegraph) -> Result<()> {
-    if options.view == View::Owners && (options.sampling.sample || options.subprocesses) {
-        bail!("--view owners draws one whole heap: leave out --sample and --subprocesses");
+    let needs_references = matches!(options.view, Some(View::Owners | View::Paths));
+    if needs_references && (options.sampling.sample || options.subprocesses) {
+        bail!("owners and paths are of one whole heap: leave out --sample and --subprocesses, or say --view types");
     }
     if options.subprocesses {
         return run_family(options);
     }
-    let weight = options.weight.into();
-    let opened = open::open(&options.target)?;
+    let mut opened = open::open(&options.target)?;
     let target = opened.summary();
-    let extension = match options.format {
-        FlamegraphFormat::Svg => "svg",
-        FlamegraphFormat::Folded => "folded",
+    let destination = destination(options, &opened.name(), target.pid)?;
+    let view = view(options, &opened);
+    let drawn = match (view, options.sampling.sample) {
+        (View::Types, true) => {
+            let (taken, basis) = sample::take(opened, &options.sampling, By::Type, SortKey::Bytes)?;
+            Drawn::of_types(taken, basis)
+        }
+        (View::Types, false) => of_census(opened)?,
+        (view, _) => match with_references(&mut opened, options, view) {
+            // Who did not ask for it by name gets what fits.
+            Err(error) if options.view.is_none() && error.is::<NoRoom>() => {
+                log::warn!("{error}; drawn by type instead");
+                of_census(opened)?
+            }
+            result => result?,
+        },
     };
-    let default = || match options.format {
-        FlamegraphFormat::Svg => Destination::File(default_file("flamegraph", &opened.name(), target.pid, extension)),
-        FlamegraphFormat::Folded => Destination::Stdout,
+    let histogram = &drawn.taken.collected;
+    let amounts = format!("{} objects, {}", units::count(histogram.total.objects), units::bytes(histogram.total.bytes));
+    let basis = drawn.basis.subtitle(histogram);
+    let (title, explanation) = match drawn.view {
+        View::Types => ("Live heap by type", ""),
+        View::Owners => ("Live heap by owner", "a frame's width is what it alone holds; "),
+        View::Paths => {
+            ("Live heap by shortest path", "a frame's width is what is reached through it first, not what it holds; ")
+        }
     };
-    let destination = Destination::new(&options.output, default)?;
-    let mut of_owners = None;
-    let (taken, basis) = if options.view == View::Owners {
-        let taken = opened.collect(|collected| {
-            let (histogram, lines) = owners(collected, weight);
-            of_owners = Some(lines);
-            Ok(histogram)
-        })?;
-        (taken, summary::Basis::Exact)
-    } else if options.sampling.sample {
-        sample::take(opened, &options.sampling, By::Type, SortKey::Bytes)?
-    } else {
-        let taken = opened.census(
-            |types| Tally::new(types.len()),
-            |types, tallies| Histogram::new(types, &tallies, SortKey::Bytes),
-        )?;
-        (taken, summary::Basis::Exact)
-    };
-    let histogram = &taken.collected;
-    let lines = of_owners.unwrap_or_else(|| folded::of_types(histogram, weight));
-    let (what, measure) = match options.view {
-        View::Types => ("by type", "shallow"),
-        View::Owners => ("by owner: a frame's width is what it alone holds", "in all"),
-    };
-    destination.write(|out| match options.format {
-        FlamegraphFormat::Folded => folded::write(out, &lines),
-        FlamegraphFormat::Svg => {
-            let title = format!("Live heap {what}: {}", units::command(&target.command));
-            let subtitle = format!(
-                "Python {}, process {}: {} objects, {} ({measure}), {}",
-                target.version,
-                target.pid,
-                units::count(histogram.total.objects),
-                units::bytes(histogram.total.bytes),
-                basis.subtitle(histogram),
-            );
-            flamegraph::write(out, &lines, &title, &subtitle, weight)
+    destination.write(|out| {
+        let lines = || folded::of_tree(&drawn.root, options.weight.into());
+        match options.format {
+            FlamegraphFormat::Folded => folded::write(out, &lines()),
+            FlamegraphFormat::Json => {
+                let basis = if drawn.basis == summary::Basis::Exact { "exact" } else { "sampled" };
+                let (view, graph, problems) = (drawn.view.name(), drawn.graph.as_ref(), &drawn.taken.problems);
+                let about = flamegraph_json::About { target: &target, view, basis, graph, problems };
+                flamegraph_json::write(out, &drawn.root, &about)
+            }
+            FlamegraphFormat::Svg => {
+                let title = format!("{title}: {}", units::command(&target.command));
+                let subtitle =
+                    format!("{explanation}Python {}, process {}: {amounts}, {basis}", target.version, target.pid);
+                flamegraph::write(out, &lines(), &title, &subtitle, options.weight.into())
+            }
         }
     })?;
+    let mut err = std::io::stderr().lock();
     if let Destination::File(path) = &destination {
-        eprintln!(
-            "{}: {} objects, {} of process {} ({}), {}",
-            path.display(),
-            units::count(histogram.total.objects),
-            units::bytes(histogram.total.bytes),
-            target.pid,
-            units::command(&target.command),
-            basis.subtitle(histogram),
-        );
+        let command = units::command(&target.command);
+        writeln!(err, "{}: {amounts} of process {} ({command}), {basis}", path.display(), target.pid)?;
     }
-    Ok(taken.problems.write(&mut std::io::stderr().lock())?)
+    if let Some(graph) = &drawn.graph {
+        writeln!(err, "{}", summary::paused(drawn.taken.reading.paused))?;
+        graph.write(&mut err)?;
+    }
+    Ok(drawn.taken.problems.write(&mut err)?)
 }
 
-/// The same of a process and its descendants: a root frame for each.
-fn run_family(options: &Flamegraph) -> Result<()> {
+/// What is to be drawn, and all that is told beside it.
+struct Drawn {
+    view: View,
+    taken: Taken<Histogram>,
+    basis: summary::Basis,
+    root: Node,
+    graph: Option<GraphSummary>,
+}
+
+impl Drawn {
+    fn of_types(taken: Taken<Histogram>, basis: summary::Basis) -> Drawn {
+        let root = Node::of_types(&taken.collected, "heap");
+        Drawn { view: View::Types, taken, basis, root, graph: None }
+    }
+}
+
+/// The view that was asked for, or the best that there is.
+fn view(options: &Flamegraph, opened: &Opened) -> View {
+    match options.view {
+        Some(view) => view,
+        None if options.sampling.sample => View::Types,
+        None if !opened.has_references() => {
+            log::warn!(
+                "references of a free-threaded Python cannot be followed yet, so this is drawn by type, not by owner"
+            );
+            View::Types
+        }
+        None => View::Owners,
+    }
+}
+
+fn destination(options: &Flamegraph, name: &str, pid: i32) -> Result<Destination> {
+    Destination::new(&options.output, || match options.format {
+        FlamegraphFormat::Svg => Destination::File(default_file("flamegraph", name, pid, "svg")),
+        FlamegraphFormat::Folded | FlamegraphFormat::Json => Destination::Stdout,
+    })
+}
+
+fn of_census(opened: Opened) -> Result<Drawn> {
+    let taken = opened
+        .census(|types| Tally::new(types.len()), |types, tallies| Histogram::new(types, &tallies, SortKey::Bytes))?;
+    Ok(Drawn::of_types(taken, summary::Basis::Exact))
+}
+
+fn with_references(opened: &mut Opened, options: &Flamegraph, view: View) -> Result<Drawn> {
+    let mut drawn = None;
+    let taken = opened.collect(&options.following, |collected| {
+        let (histogram, root, graph) = of_graph(collected, options, view);
+        drawn = Some((root, graph));
+        Ok(histogram)
+    })?;
+    let Some((root, graph)) = drawn else { bail!("nothing was drawn") };
+    Ok(Drawn { view, taken, basis: summary::Basis::Exact, root, graph: Some(graph) })
+}
+
+/// A tree of objects as frames, and the histogram that their total equals.
+fn of_graph(collected: &Collected<'_>, options: &Flamegraph, view: View) -> (Histogram, Node, GraphSummary) {
+    let mut tally = Tally::new(collected.types.len());
+    collected.objects.iter().for_each(|object| tally.object(&object));
+    let histogram = Histogram::new(collected.types, &[tally], SortKey::Bytes);
+    let (graph, summary) = graph::build(collected);
+    let owners = owners(collected, &graph, view);
     let weight = options.weight.into();
+    let root = owners.tree(|amount| folded::amount_of(amount, weight));
+    assert_eq!(root.total, histogram.total, "the frames hold all that the histogram counts");
+    (histogram, root, summary)
+}
+
+/// The frames of a view.
+pub fn owners(collected: &Collected<'_>, graph: &crate::graph::objects::ObjectGraph<'_>, view: View) -> Owners {
+    let cached = CachedMemory::new(collected.memory);
+    let references = collected.references.over(&cached);
+    let names = Names::new(&cached, collected.objects, collected.types, &references);
+    let frames = match view {
+        View::Paths => {
+            let paths = why::named_paths(graph);
+            Frames::new(graph, &names, Tree::Paths(&paths), Detail::Types, |_| true)
+        }
+        View::Owners | View::Types => {
+            let dominators = graph.dominators();
+            Frames::new(graph, &names, Tree::Owners(&dominators), Detail::Types, |_| true)
+        }
+    };
+    Owners::new(graph, frames)
+}
+
+/// The same by type of a process and its descendants: a root frame for each.
+fn run_family(options: &Flamegraph) -> Result<()> {
     // A file that is not to be overwritten is refused before anything is read; its name may not be known yet.
     Destination::new(&options.output, || Destination::Stdout)?;
     let family = family::histograms(&options.target, SortKey::Bytes)?;
     let merged = family.merged(SortKey::Bytes);
-    let (name, pid) = family.members.first().map_or(("python", 0), |first| (first.name.as_str(), first.target.pid));
-    let default = || match options.format {
-        FlamegraphFormat::Svg => Destination::File(default_file("flamegraph", name, pid, "svg")),
-        FlamegraphFormat::Folded => Destination::Stdout,
-    };
-    let destination = Destination::new(&options.output, default)?;
-    let mut lines: Vec<String> = Vec::new();
-    for member in &family.members {
-        let root = folded::escape(&format!("{} ({})", member.name, member.target.pid));
-        lines.extend(folded::of_types(&member.histogram, weight).iter().map(|line| format!("{root};{line}")));
-    }
-    lines.sort();
+    let Some(first) = family.members.first() else { bail!("no Python runs there") };
+    let (name, pid) = (first.name.as_str(), first.target.pid);
+    let destination = destination(options, name, pid)?;
+    let members = family.members.iter().map(|member| {
+        let name = format!("{} ({})", member.name, member.target.pid);
+        Node::of_types(&member.histogram, &name)
+    });
+    let root = Node { children: members.collect(), ..Node::of_types(&merged, "heap") };
     let amounts = format!("{} objects, {}", units::count(merged.total.objects), units::bytes(merged.total.bytes));
     let processes = family.members.len();
-    destination.write(|out| match options.format {
-        FlamegraphFormat::Folded => folded::write(out, &lines),
-        FlamegraphFormat::Svg => {
-            let title = format!("Live heap by process and type: {name} and its descendants");
-            let subtitle = format!("{processes} processes from {pid} on: {amounts} (shallow), exact");
-            flamegraph::write(out, &lines, &title, &subtitle, weight)
+    destination.write(|out| {
+        let lines = || folded::of_tree(&root, options.weight.into());
+        match options.format {
+            FlamegraphFormat::Folded => folded::write(out, &lines()),
+            FlamegraphFormat::Json => {
+                let (target, problems) = (&first.target, &family.problems());
+                let about = flamegraph_json::About { target, view: "types", basis: "exact", graph: None, problems };
+                flamegraph_json::write(out, &root, &about)
+            }
+            FlamegraphFormat::Svg => {
+                let title = format!("Live heap by process and type: {name} and its descendants");
+                let subtitle = format!("{processes} processes from {pid} on: {amounts} (shallow), exact");
+                flamegraph::write(out, &lines(), &title, &subtitle, options.weight.into())
+            }
         }
     })?;
     if let Destination::File(path) = &destination {
         eprintln!("{}: {amounts} of {processes} processes from {pid} on", path.display());
     }
     Ok(family.write_problems(&mut std::io::stderr().lock())?)
-}
-
-/// The dominator tree as stacks, and the histogram that their total equals.
-fn owners(collected: &Collected<'_>, weight: Weight) -> (Histogram, Vec<String>) {
-    let mut tally = Tally::new(collected.types.len());
-    collected.objects.iter().for_each(|object| tally.object(object));
-    let histogram = Histogram::new(collected.types, &[tally], SortKey::Bytes);
-    let graph = graph::build(collected);
-    let dominators = graph.dominators();
-    let speller = Speller::new(collected.memory, collected.references);
-    let object = |id: ObjectId| &collected.objects[id.index()];
-    let owners = Owners::new(
-        &graph,
-        &dominators,
-        |from, to| {
-            let from = object(from);
-            speller.spell(from.address, from.type_id, collected.types.get(from.type_id).address, object(to).address)
-        },
-        |id| collected.types.get(object(id).type_id).qualname.clone(),
-    );
-    (histogram, folded::of_owners(&owners, weight))
 }

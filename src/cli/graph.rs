@@ -1,59 +1,44 @@
-//! The graph of a target that was copied.
+//! The graph of a target whose objects are collected, and what every report of it says.
 
 use std::time::Instant;
 
-use rustc_hash::FxHashSet;
-
+use crate::graph::link::link;
 use crate::graph::objects::ObjectGraph;
-use crate::heap::object::Object;
-use crate::heap::roots;
+use crate::report::graph::GraphSummary;
 use crate::report::units;
-use crate::target::Address;
 
-use super::open::Collected;
+use super::collect::Collected;
 
 /// Reads all references and finds the roots. With `-v`, says what that took.
-pub fn build(collected: &Collected<'_>) -> ObjectGraph {
+pub fn build<'a>(collected: &Collected<'a>) -> (ObjectGraph<'a>, GraphSummary) {
     let start = Instant::now();
-    let Collected { memory, python, types, objects, index, references } = *collected;
-    let found = roots::find(memory, python, types, references);
-    let interned: FxHashSet<Address> = roots::interned(memory, python).into_iter().collect();
-    let dict = types.iter().find(|(_, info)| info.full_name() == "builtins.dict").map(|(id, _)| id);
-    let keeps_nothing = |object: &Object| {
-        interned.contains(&object.address)
-            || Some(object.type_id) == dict && roots::looks_interning(memory, python, object.address)
+    let Collected { memory, python, types, objects, references, way } = *collected;
+    let (graph, dropped) = link(memory, python, types, objects, references);
+    let read = start.elapsed();
+    let unnamed = graph.unnamed();
+    let summary = GraphSummary {
+        is_copied: way.is_copied,
+        is_consistent: way.is_consistent,
+        objects: graph.len() as u64,
+        references: graph.forward.edge_count() as u64,
+        roots: graph.roots.len() as u64,
+        dropped_references: dropped.references,
+        torn_walks: dropped.walks,
+        overcounted_objects: graph.overcounted,
+        garbage: unnamed.garbage.into(),
+        held_by_native: unnamed.native.into(),
+        graph_bytes: graph.size_bytes(),
     };
-    let graph = ObjectGraph::new(
-        objects,
-        &found,
-        |address| index.find(address.0),
-        |chunk, visit| {
-            let reads = references.reads();
-            for (position, object) in chunk.iter().enumerate() {
-                if keeps_nothing(object) {
-                    continue;
-                }
-                references.for_each(&reads, object.address, object.type_id, &mut |word, _| {
-                    if let Some(target) = index.find(word) {
-                        visit(position, target);
-                    }
-                });
-            }
-            if reads.torn() > 0 {
-                log::debug!("the references of {} objects could not be followed to their end", reads.torn());
-            }
-        },
-    );
-    let bytes = graph.size_bytes() + index.size_bytes();
+    let per_object = |amount: f64| amount / summary.objects.max(1) as f64;
     log::debug!(
-        "graph of {} objects, {} edges, {} roots in {}: {} ({:.1} bytes per object); {} objects with too many references",
-        graph.len(),
-        graph.forward.edge_count(),
-        graph.roots.len(),
-        units::duration(start.elapsed()),
-        units::bytes(bytes),
-        bytes as f64 / graph.len().max(1) as f64,
-        graph.overcounted,
+        "graph of {} objects, {} references, {} roots in {} ({:.0} ns per object): {} ({:.1} bytes per object)",
+        summary.objects,
+        summary.references,
+        summary.roots,
+        units::duration(read),
+        per_object(read.as_secs_f64() * 1e9),
+        units::bytes(summary.graph_bytes),
+        per_object(summary.graph_bytes as f64),
     );
-    graph
+    (graph, summary)
 }

@@ -4,6 +4,7 @@
 
 mod advice;
 mod args;
+mod collect;
 mod doctor;
 mod dump;
 mod family;

@@ -6,10 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::heap::census::Progress;
-use crate::heap::index::ObjectIndex;
-use crate::heap::object::{Object, Sink};
+use crate::heap::object::Sink;
 use crate::heap::plan::Part;
-use crate::heap::references::References;
 use crate::heap::survey::{Outcome, Survey};
 use crate::python::attach::{self, AttachError, Python};
 use crate::python::layout::Build;
@@ -48,22 +46,6 @@ pub struct Opened {
     pub(super) nonblocking: bool,
     /// Ended when this is dropped, unless it is to be kept.
     spawned: Option<Spawned>,
-}
-
-/// Every object of a target, and how to follow its references.
-pub struct Collected<'a> {
-    /// The copy, and the process behind it.
-    pub memory: &'a Layered<'a, Process>,
-    /// The Python in it.
-    pub python: &'a Python,
-    /// Its types.
-    pub types: &'a TypeTable,
-    /// Its objects, by address.
-    pub objects: &'a [Object],
-    /// From an address to the number of the object there.
-    pub index: &'a ObjectIndex,
-    /// Their references.
-    pub references: &'a References<'a, Layered<'a, Process>>,
 }
 
 /// The result of a census, whatever it collected.
@@ -277,62 +259,6 @@ impl Opened {
         Ok(Taken { types, collected, reading, problems, allocator })
     }
 
-    /// Copies all that references are followed through, and hands it to `work` with every object found in it. The
-    /// target stands still while it is copied, unless that was forbidden.
-    pub fn collect<R>(mut self, work: impl FnOnce(&Collected<'_>) -> Result<R>) -> Result<Taken<R>> {
-        if matches!(self.python.build, Build::FreeThreaded | Build::DebugFreeThreaded) {
-            bail!(
-                "process {} runs a free-threaded Python {}, whose references cannot be followed yet: there are no why, \
-                 --retained, --view owners and dump --references for it",
-                self.process.pid(),
-                self.python.version,
-            );
-        }
-        let start = Instant::now();
-        let freeze = if self.nonblocking { None } else { Some(self.freeze()?) };
-        self.process
-            .refresh()
-            .map_err(|_| Refused { pid: self.process.pid(), gate: gates::diagnose(self.process.pid()) })?;
-        let survey = Survey::new(&self.process, &self.python, &self.elfs);
-        let ranges = survey.plan.ranges_for_references(&self.process);
-        let total = ranges.iter().map(|range| range.end.0 - range.start.0).sum();
-        if !fits(total) {
-            bail!(
-                "following references needs a copy of {}, and the host has {} left",
-                units::bytes(total),
-                units::bytes(host::available_bytes().unwrap_or(0)),
-            );
-        }
-        let copy = copy::copy_ranges(&self.process, &ranges)?;
-        let paused = freeze.map(Freeze::release);
-        log::debug!("copied {} in {}", units::bytes(total), units::duration(start.elapsed()));
-        let progress = Progress::default();
-        let memory = Layered::new(&copy.image, &self.process);
-        let types = TypeTable::build(&CachedMemory::new(&memory), &self.python, &survey.plan.statics())?;
-        let (found, mut outcome) = progress::show(&progress, survey.plan.total_bytes(), || {
-            survey.checked_census(&memory, &self.python, &types, &progress, Vec::<Object>::new)
-        })?;
-        outcome.counts.unreadable_bytes += copy.unreadable_bytes;
-        let mut objects: Vec<Object> = found.into_iter().flatten().collect();
-        objects.sort_unstable_by_key(|object| object.address);
-        objects.dedup_by_key(|object| object.address);
-        let (index, _) = ObjectIndex::new(objects.iter().map(|object| object.address));
-        log::debug!("found {} objects, {} after the start", objects.len(), units::duration(start.elapsed()));
-        let references = References::new(&memory, &self.python, &types, total);
-        let problems = self.problems(&survey, &types, &outcome);
-        let allocator = allocator_summary(&survey, &outcome);
-        let collected = work(&Collected {
-            memory: &memory,
-            python: &self.python,
-            types: &types,
-            objects: &objects,
-            index: &index,
-            references: &references,
-        })?;
-        let reading = Reading { read_bytes: total, duration: start.elapsed(), paused };
-        Ok(Taken { types, collected, reading, problems, allocator })
-    }
-
     /// Stops the process.
     pub(super) fn freeze(&self) -> Result<Freeze> {
         let freeze = Freeze::new(self.process.pid())?;
@@ -359,7 +285,7 @@ fn fits(bytes: u64) -> bool {
     host::available_bytes().is_none_or(|available| bytes < available / 2)
 }
 
-fn allocator_summary(survey: &Survey, outcome: &Outcome) -> AllocatorSummary {
+pub(super) fn allocator_summary(survey: &Survey, outcome: &Outcome) -> AllocatorSummary {
     let counts = &outcome.counts;
     AllocatorSummary {
         arenas: survey.arenas.arenas.len() as u64,

@@ -1,29 +1,48 @@
 //! `why`: what holds an object, or the objects of a type.
 
+use std::io::Write;
+
 use anyhow::{Result, bail};
 use serde::Serialize;
 
-use crate::analysis::why::{self, Answer};
+use crate::analysis::names::Names;
+use crate::analysis::why::{self, Answer, Question};
 use crate::graph::ObjectId;
-use crate::heap::spelling::Speller;
+use crate::graph::retained;
+use crate::report::graph::GraphSummary;
 use crate::report::histogram_json::SCHEMA_VERSION;
 use crate::report::histogram_table::printable;
+use crate::report::summary::{self, Reading, TargetSummary};
 use crate::report::units;
+use crate::target::cache::CachedMemory;
 
 use super::args::{self, Why};
-use super::graph;
-use super::open::{self, Collected};
+use super::collect::Collected;
 use super::output::Destination;
+use super::{graph, open};
 
 #[derive(Serialize)]
-struct Document {
+struct Document<'a> {
     schema_version: u32,
+    target: &'a TargetSummary,
+    reading: &'a Reading,
+    #[serde(flatten)]
+    found: &'a Found,
+}
+
+#[derive(Serialize)]
+struct Found {
     query: String,
     objects: u64,
     shallow_bytes: u64,
     retained_bytes: u64,
+    /// Objects that no root reaches, or nothing of `--from-type`.
     garbage_objects: u64,
+    too_deep_objects: u64,
     chains: Vec<Chain>,
+    /// Groups beyond `--top`.
+    more_chains: u64,
+    graph: GraphSummary,
 }
 
 #[derive(Serialize)]
@@ -46,78 +65,95 @@ pub fn run(options: &Why) -> Result<()> {
         command: Vec::new(),
         keep: false,
         after: None,
-        pause: !options.nonblocking,
+        pause: options.pause,
         nonblocking: options.nonblocking,
     };
-    let taken = open::open(&target)?.collect(|collected| answer(options, collected))?;
-    let document = &taken.collected;
+    let mut opened = open::open(&target)?;
+    let target = opened.summary();
+    let taken = opened.collect(&options.following, |collected| answer(options, collected))?;
+    let found = &taken.collected;
     destination.write(|out| {
         if options.json {
-            serde_json::to_writer_pretty(&mut *out, document)?;
+            let document = Document { schema_version: SCHEMA_VERSION, target: &target, reading: &taken.reading, found };
+            serde_json::to_writer_pretty(&mut *out, &document)?;
             return writeln!(out);
         }
+        summary::write_head(out, &target, &taken.reading)?;
         writeln!(
             out,
-            "{}: {} objects, {} (shallow), {} retained",
-            printable(&document.query),
-            units::count(document.objects),
-            units::bytes(document.shallow_bytes),
-            units::bytes(document.retained_bytes),
+            "\n{}: {} objects, {} (shallow), {} retained\n",
+            printable(&found.query),
+            units::count(found.objects),
+            units::bytes(found.shallow_bytes),
+            units::bytes(found.retained_bytes),
         )?;
-        for chain in &document.chains {
+        for chain in &found.chains {
             let text = if chain.objects > 1 { &chain.shape } else { &chain.chain };
             let bytes = units::bytes(chain.shallow_bytes);
             writeln!(out, "{:>12} {bytes:>12}  {}", units::count(chain.objects), printable(text))?;
         }
-        if document.garbage_objects > 0 {
-            writeln!(out, "{:>12}  garbage awaiting collection", units::count(document.garbage_objects))?;
+        let line = |out: &mut dyn Write, objects: u64, text: &str| match objects {
+            0 => Ok(()),
+            objects => writeln!(out, "{:>12} {:>12}  {text}", units::count(objects), ""),
+        };
+        let unreached = match options.from_type {
+            Some(_) => "not reached from there",
+            None => "garbage awaiting collection",
+        };
+        line(out, found.garbage_objects, unreached)?;
+        line(out, found.too_deep_objects, "by longer chains than --max-depth")?;
+        if found.more_chains > 0 {
+            writeln!(out, "{:>12} {:>12}  more shapes of chains (-n)", units::count(found.more_chains), "")?;
         }
-        Ok(())
+        writeln!(out)?;
+        found.graph.write(out)
     })?;
     Ok(taken.problems.write(&mut std::io::stderr().lock())?)
 }
 
-fn answer(options: &Why, collected: &Collected<'_>) -> Result<Document> {
+fn answer(options: &Why, collected: &Collected<'_>) -> Result<Found> {
     let targets = targets(&options.what, collected)?;
-    let graph = graph::build(collected);
-    let dominators = graph.dominators();
-    let retained = graph.retained(&dominators);
-    let is_target: rustc_hash::FxHashSet<ObjectId> = targets.iter().copied().collect();
-    let sums =
-        crate::graph::retained::by_kind(&dominators, &retained, 1, |object| usize::from(!is_target.contains(&object)));
-    let speller = Speller::new(collected.memory, collected.references);
-    let object = |id: ObjectId| &collected.objects[id.index()];
-    let Answer { groups, garbage } = why::chains(
-        &graph,
-        &targets,
-        options.show_values,
-        options.top,
-        |from, to| {
-            let from = object(from);
-            speller.spell(from.address, from.type_id, collected.types.get(from.type_id).address, object(to).address)
-        },
-        |id| collected.types.get(object(id).type_id).full_name(),
-    );
-    Ok(Document {
-        schema_version: SCHEMA_VERSION,
+    let from = options.from_type.as_deref().map_or(Ok(Vec::new()), |name| of_type(name, collected))?;
+    let (graph, summary) = graph::build(collected);
+    let mut is_other = vec![true; graph.len()];
+    targets.iter().for_each(|target| is_other[target.index()] = false);
+    let retained_bytes = {
+        let dominators = graph.dominators();
+        let retained = graph.retained(&dominators);
+        retained::by_kind(&dominators, &retained, 1, |object| usize::from(is_other[object.index()]))[0].bytes
+    };
+    let cached = CachedMemory::new(collected.memory);
+    let references = collected.references.over(&cached);
+    let names = Names::new(&cached, collected.objects, collected.types, &references);
+    let (objects, shallow_bytes) = (targets.len() as u64, targets.iter().map(|&target| graph.shallow(target)).sum());
+    let question = Question {
+        targets,
+        from,
+        max_depth: options.max_depth,
+        show_values: options.show_values,
+        referrers: options.top,
+    };
+    let Answer { groups, unreached, too_deep } = why::chains(&graph, &names, &question);
+    let more_chains = groups.len().saturating_sub(options.top) as u64;
+    let chains = groups.into_iter().take(options.top).map(|group| Chain {
+        chain: group.chain,
+        shape: group.shape,
+        root_kind: group.kind.map_or("type", |kind| kind.name()),
+        objects: group.objects,
+        shallow_bytes: group.bytes,
+        steps: group.steps,
+        example: collected.objects.address(group.example.index()).to_string(),
+    });
+    Ok(Found {
         query: options.what.clone(),
-        objects: targets.len() as u64,
-        shallow_bytes: targets.iter().map(|&target| object(target).size).sum(),
-        retained_bytes: sums[0].bytes,
-        garbage_objects: garbage,
-        chains: groups
-            .into_iter()
-            .take(options.top)
-            .map(|group| Chain {
-                chain: group.chain,
-                shape: group.shape,
-                root_kind: group.kind.name(),
-                objects: group.objects,
-                shallow_bytes: group.bytes,
-                steps: group.steps,
-                example: object(group.example).address.to_string(),
-            })
-            .collect(),
+        objects,
+        shallow_bytes,
+        retained_bytes,
+        garbage_objects: unreached,
+        too_deep_objects: too_deep,
+        chains: chains.collect(),
+        more_chains,
+        graph: summary,
     })
 }
 
@@ -125,14 +161,19 @@ fn answer(options: &Why, collected: &Collected<'_>) -> Result<Document> {
 fn targets(what: &str, collected: &Collected<'_>) -> Result<Vec<ObjectId>> {
     if let Some(digits) = what.strip_prefix("0x") {
         let Ok(address) = u64::from_str_radix(digits, 16) else { bail!("{what:?} is not an address") };
-        let Some(id) = collected.index.find(address) else { bail!("no object is at {what}") };
+        let Some(id) = collected.objects.find(address) else { bail!("no object is at {what}") };
         return Ok(vec![ObjectId(id)]);
     }
+    of_type(what, collected)
+}
+
+/// The objects of the types of this name.
+fn of_type(name: &str, collected: &Collected<'_>) -> Result<Vec<ObjectId>> {
     let wanted: Vec<bool> =
-        collected.types.iter().map(|(_, info)| info.full_name() == what || info.qualname == what).collect();
+        collected.types.iter().map(|(_, info)| info.full_name() == name || info.qualname == name).collect();
     if !wanted.contains(&true) {
-        bail!("no type is called {what:?}");
+        bail!("no type is called {name:?}");
     }
-    let is_wanted = |id: usize| wanted.get(collected.objects[id].type_id.index()) == Some(&true);
+    let is_wanted = |id: usize| wanted.get(collected.objects.type_id(id).index()) == Some(&true);
     Ok((0..collected.objects.len()).filter(|&id| is_wanted(id)).map(|id| ObjectId(id as u32)).collect())
 }

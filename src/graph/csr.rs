@@ -2,38 +2,143 @@
 //!
 //! Built as Go's heap dump reader builds its reverse edges (golang/debug, `gocore/reverse.go`): count, sum up, fill.
 
+use crate::target::pages;
+
 use super::ObjectId;
 
-/// A graph of numbered nodes in one direction. 4 bytes per edge and 8 per node.
+/// A graph of numbered nodes in one direction. 4 bytes per edge and 4 per node; 8 per node from 2^32 edges on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Csr {
-    offsets: Vec<u64>,
+    offsets: Offsets,
     targets: Vec<u32>,
+}
+
+/// Ascending numbers, in 4 bytes as long as they fit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Offsets {
+    Small(Vec<u32>),
+    Large(Vec<u64>),
+}
+
+impl Default for Offsets {
+    fn default() -> Offsets {
+        Offsets::Small(Vec::new())
+    }
+}
+
+impl Offsets {
+    /// So many zeros, with room for values up to `largest`.
+    fn zeros(count: usize, largest: usize) -> Offsets {
+        match u32::try_from(largest) {
+            Ok(_) => Offsets::Small(pages::zeros(count)),
+            Err(_) => Offsets::Large(pages::zeros(count)),
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Offsets::Small(values) => values.len(),
+            Offsets::Large(values) => values.len(),
+        }
+    }
+
+    #[inline(always)]
+    fn get(&self, index: usize) -> Option<usize> {
+        match self {
+            Offsets::Small(values) => values.get(index).map(|&value| value as usize),
+            Offsets::Large(values) => values.get(index).map(|&value| value as usize),
+        }
+    }
+
+    fn last(&self) -> usize {
+        self.len().checked_sub(1).and_then(|last| self.get(last)).unwrap_or(0)
+    }
+
+    fn push(&mut self, value: usize) {
+        if let (Offsets::Small(values), true) = (&self, u32::try_from(value).is_err()) {
+            *self = Offsets::Large(values.iter().map(|&value| u64::from(value)).collect());
+        }
+        match self {
+            Offsets::Small(values) => values.push(value as u32),
+            Offsets::Large(values) => values.push(value as u64),
+        }
+    }
+
+    /// Adds one to a value.
+    #[inline(always)]
+    fn increment(&mut self, index: usize) {
+        match self {
+            Offsets::Small(values) => values[index] += 1,
+            Offsets::Large(values) => values[index] += 1,
+        }
+    }
+
+    /// Takes one from a value and returns the rest.
+    #[inline(always)]
+    fn decrement(&mut self, index: usize) -> usize {
+        match self {
+            Offsets::Small(values) => {
+                values[index] -= 1;
+                values[index] as usize
+            }
+            Offsets::Large(values) => {
+                values[index] -= 1;
+                values[index] as usize
+            }
+        }
+    }
+
+    /// Each value becomes the sum of all up to it.
+    fn sum_up(&mut self) {
+        match self {
+            Offsets::Small(values) => {
+                _ = values.iter_mut().fold(0, |sum, value| {
+                    *value += sum;
+                    *value
+                })
+            }
+            Offsets::Large(values) => {
+                _ = values.iter_mut().fold(0, |sum, value| {
+                    *value += sum;
+                    *value
+                })
+            }
+        }
+    }
 }
 
 impl Csr {
     /// An empty graph to which rows are added.
     pub fn with_nodes(nodes: usize) -> Csr {
-        let mut offsets = Vec::with_capacity(nodes + 1);
+        let mut offsets = pages::with_capacity(nodes + 1);
         offsets.push(0);
-        Csr { offsets, targets: Vec::new() }
+        Csr { offsets: Offsets::Small(offsets), targets: Vec::new() }
     }
 
     /// A graph of so many nodes with these edges. Edges to nodes that do not exist are left out.
     pub fn of_edges(nodes: usize, edges: &[(u32, u32)]) -> Csr {
-        let edges = || edges.iter().filter(|(from, to)| (*from as usize) < nodes && (*to as usize) < nodes);
-        let mut offsets = vec![0u64; nodes + 1];
-        edges().for_each(|(from, _)| offsets[*from as usize + 1] += 1);
-        for index in 0..nodes {
-            offsets[index + 1] += offsets[index];
-        }
-        let mut next = offsets.clone();
-        let mut targets = vec![0; offsets[nodes] as usize];
-        for (from, to) in edges() {
-            let slot = &mut next[*from as usize];
-            targets[*slot as usize] = *to;
-            *slot += 1;
-        }
+        let known = |&&(from, to): &&(u32, u32)| (from as usize) < nodes && (to as usize) < nodes;
+        Csr::fill(nodes, || edges.iter().rev().filter(known).copied())
+    }
+
+    /// The children of each node of a forest, ascending, from each one's parent.
+    pub fn of_parents(nodes: usize, parent: impl Fn(ObjectId) -> Option<ObjectId>) -> Csr {
+        let edge = |node: u32| Some((parent(ObjectId(node)).filter(|parent| parent.index() < nodes)?.0, node));
+        Csr::fill(nodes, || (0..nodes as u32).rev().filter_map(edge))
+    }
+
+    /// Count, sum up, fill, with the edges from last to first. They must be the same each time they are asked for, and
+    /// between nodes that exist.
+    fn fill<E: Iterator<Item = (u32, u32)>>(nodes: usize, edges: impl Fn() -> E) -> Csr {
+        // Count.
+        let count = edges().count();
+        let mut offsets = Offsets::zeros(nodes + 1, count);
+        edges().for_each(|(from, _)| offsets.increment(from as usize));
+        // Sum up: each offset is where its row ends.
+        offsets.sum_up();
+        // Fill from the end, after which each offset is where its row starts.
+        let mut targets = pages::zeros(count);
+        edges().for_each(|(from, to)| targets[offsets.decrement(from as usize)] = to);
         Csr { offsets, targets }
     }
 
@@ -44,56 +149,46 @@ impl Csr {
     }
 
     /// The target that the open row ends with.
+    #[inline(always)]
     pub fn last_of_row(&self) -> Option<ObjectId> {
-        let start = self.offsets.last().copied().unwrap_or(0) as usize;
-        self.targets.get(start..)?.last().map(|&target| ObjectId(target))
+        self.targets.get(self.offsets.last()..)?.last().map(|&target| ObjectId(target))
     }
 
     /// Closes the open row.
     pub fn close_row(&mut self) {
-        self.offsets.push(self.targets.len() as u64);
+        self.offsets.push(self.targets.len());
+    }
+
+    /// Makes room for so many edges.
+    pub fn reserve(&mut self, edges: usize) {
+        self.targets.reserve_exact(edges);
+        self.targets = pages::in_large_pages(std::mem::take(&mut self.targets));
     }
 
     /// Appends the rows of another graph.
     pub fn append(&mut self, rows: Csr) {
-        let base = self.targets.len() as u64;
+        let base = self.targets.len();
         self.targets.extend(rows.targets);
-        self.offsets.extend(rows.offsets.into_iter().skip(1).map(|offset| base + offset));
+        (1..rows.offsets.len())
+            .filter_map(|index| rows.offsets.get(index))
+            .for_each(|end| self.offsets.push(base + end));
     }
 
     /// The same edges the other way round.
     pub fn reversed(&self) -> Csr {
         let nodes = self.len();
-        // Count.
-        let mut offsets = vec![0u64; nodes + 1];
-        for &target in &self.targets {
-            if let Some(count) = offsets.get_mut(target as usize + 1) {
-                *count += 1;
-            }
-        }
-        // Sum up.
-        for index in 0..nodes {
-            offsets[index + 1] += offsets[index];
-        }
-        // Fill.
-        let mut next = offsets.clone();
-        let mut targets = vec![0; offsets[nodes] as usize];
-        for from in 0..nodes {
-            for &to in self.row(from) {
-                if let Some(slot) = next[..nodes].get_mut(to as usize) {
-                    targets[*slot as usize] = from as u32;
-                    *slot += 1;
-                }
-            }
-        }
-        Csr { offsets, targets }
+        let exists = move |&(to, _): &(u32, u32)| (to as usize) < nodes;
+        Csr::fill(nodes, || {
+            let rows = (0..nodes).rev().flat_map(|from| self.row(from).iter().map(move |&to| (to, from as u32)));
+            rows.filter(exists)
+        })
     }
 
     /// The targets of a node; none of one that does not exist.
     #[inline(always)]
     pub fn row(&self, node: usize) -> &[u32] {
         match (self.offsets.get(node), self.offsets.get(node + 1)) {
-            (Some(&start), Some(&end)) => self.targets.get(start as usize..end as usize).unwrap_or_default(),
+            (Some(start), Some(end)) => self.targets.get(start..end).unwrap_or_default(),
             _ => &[],
         }
     }
@@ -101,6 +196,11 @@ impl Csr {
     /// The targets of an object.
     pub fn targets(&self, object: ObjectId) -> impl ExactSizeIterator<Item = ObjectId> + '_ {
         self.row(object.index()).iter().map(|&target| ObjectId(target))
+    }
+
+    /// The targets of all nodes, row by row.
+    pub fn all_targets(&self) -> &[u32] {
+        &self.targets
     }
 
     /// How many nodes.
@@ -120,7 +220,11 @@ impl Csr {
 
     /// Bytes that it takes.
     pub fn size_bytes(&self) -> u64 {
-        8 * self.offsets.len() as u64 + 4 * self.targets.len() as u64
+        let per_node = match self.offsets {
+            Offsets::Small(_) => 4,
+            Offsets::Large(_) => 8,
+        };
+        per_node * self.offsets.len() as u64 + 4 * self.targets.len() as u64
     }
 }
 
@@ -143,6 +247,11 @@ mod tests {
         rows.close_row();
         let mut all = graph.clone();
         all.append(rows);
+        // Offsets that no longer fit.
+        let mut offsets = Offsets::zeros(2, 7);
+        offsets.push(u32::MAX as usize + 5);
+        assert_eq!((offsets.get(1), offsets.last(), offsets.len()), (Some(0), u32::MAX as usize + 5, 3));
+        assert!(matches!(offsets, Offsets::Large(_)));
         assert_eq!((all.len(), all.row(4)), (5, &[3][..]));
     }
 }

@@ -1,7 +1,8 @@
-//! The graph of objects: who refers to whom, who holds what. Nothing here reads target memory.
+//! The graph of objects: who refers to whom, who holds what. Only [`link`], which makes it, reads target memory.
 
 pub mod csr;
 pub mod dominators;
+pub mod link;
 pub mod objects;
 pub mod reach;
 pub mod retained;

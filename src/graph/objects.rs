@@ -4,13 +4,16 @@
 //! target next to itself (a list of a million `None`s) is one edge, but counts as often as it is there when references
 //! are compared with the object's own count.
 
-use rayon::prelude::*;
-use rustc_hash::FxHashSet;
+use std::borrow::Cow;
+use std::ops::Range;
 
-use crate::heap::object::{Object, Refcount};
+use rayon::prelude::*;
+
+use crate::heap::object::Refcount;
+use crate::heap::objects::Objects;
 use crate::heap::roots::{Root, RootKind};
 use crate::python::types::TypeId;
-use crate::target::Address;
+use crate::target::pages;
 
 use super::ObjectId;
 use super::csr::Csr;
@@ -23,13 +26,9 @@ const OBJECTS_AT_ONCE: usize = 1 << 14;
 
 /// Every object, and who refers to whom.
 #[derive(Debug)]
-pub struct ObjectGraph {
-    /// By id, ascending.
-    pub addresses: Vec<Address>,
-    /// By id.
-    pub types: Vec<TypeId>,
-    /// Shallow bytes by id.
-    pub shallow: Vec<u64>,
+pub struct ObjectGraph<'a> {
+    /// The objects, by id.
+    pub objects: &'a Objects,
     /// Who each refers to.
     pub forward: Csr,
     /// Who refers to each.
@@ -47,80 +46,104 @@ pub struct GraphRoot {
     pub object: ObjectId,
     /// What kind of thing holds it.
     pub kind: RootKind,
-    /// What holds it.
-    pub name: String,
     /// Whether the object is the dict of what the name names.
     pub is_namespace: bool,
+    /// References that nothing was found for.
+    pub excess: u32,
+    name: Box<str>,
 }
 
-impl ObjectGraph {
-    /// Builds the graph of `objects`, in order of address. `references` calls back with the rank of each object that
-    /// the given one refers to, as often as it does; it is called from several threads.
+impl GraphRoot {
+    /// What holds it.
+    pub fn name(&self) -> Cow<'_, str> {
+        match self.kind {
+            RootKind::Immortal => Cow::Borrowed("immortal"),
+            RootKind::Native => Cow::Owned(format!("held by native code ({} references)", self.excess)),
+            _ => Cow::Borrowed(&self.name),
+        }
+    }
+}
+
+/// Objects that no named root holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unnamed {
+    /// Those that no root reaches: cycles which the collector has yet to find.
+    pub garbage: Retained,
+    /// Those that only native code holds: retained by objects that nothing else reaches.
+    pub native: Retained,
+}
+
+impl<'a> ObjectGraph<'a> {
+    /// Builds the graph. `references` calls back with each object of a range of ids that refers to another one, as
+    /// often as it does, in the order of the range; it is called from several threads.
     pub fn new(
-        objects: &[Object],
-        roots: &[Root],
-        find: impl Fn(Address) -> Option<u32>,
-        references: impl Fn(&[Object], &mut dyn FnMut(usize, u32)) + Sync,
-    ) -> ObjectGraph {
-        let (forward, mut incoming) = edges(objects, &references);
+        objects: &'a Objects,
+        roots: Vec<Root>,
+        references: impl Fn(Range<usize>, &mut dyn FnMut(usize, u32)) + Sync,
+    ) -> ObjectGraph<'a> {
+        let (forward, mut incoming) = edges(objects.len(), &references);
         let mut graph_roots = Vec::new();
         for root in roots {
-            let Some(id) = find(root.object) else { continue };
-            incoming[id as usize] = incoming[id as usize].saturating_add(u32::from(root.is_counted));
-            graph_roots.push(GraphRoot {
-                object: ObjectId(id),
-                kind: root.kind,
-                name: root.name.clone(),
-                is_namespace: root.is_namespace,
-            });
+            let Some(id) = objects.find(root.object.0) else { continue };
+            add(&mut incoming, id, u32::from(root.is_counted));
+            let (object, name) = (ObjectId(id), root.name.into());
+            graph_roots.push(GraphRoot { object, kind: root.kind, is_namespace: root.is_namespace, excess: 0, name });
         }
         let mut overcounted = 0;
-        for (index, object) in objects.iter().enumerate() {
-            let id = ObjectId(index as u32);
-            let found = u64::from(incoming[index]);
-            match object.refcount {
-                Refcount::Immortal(_) => {
-                    graph_roots.push(GraphRoot {
-                        object: id,
-                        kind: RootKind::Immortal,
-                        name: "immortal".to_owned(),
-                        is_namespace: false,
-                    });
+        for (index, &found) in incoming.iter().enumerate() {
+            let found = u64::from(found);
+            let (kind, excess) = match objects.refcount(index) {
+                Refcount::Immortal(_) => (RootKind::Immortal, 0),
+                Refcount::Count(count) if count > found => (RootKind::Native, count - found),
+                Refcount::Count(count) => {
+                    overcounted += u64::from(count < found);
+                    continue;
                 }
-                Refcount::Count(count) if count > found => graph_roots.push(GraphRoot {
-                    object: id,
-                    kind: RootKind::Native,
-                    name: format!("held by native code ({} of {count} references)", count - found),
-                    is_namespace: false,
-                }),
-                Refcount::Count(count) => overcounted += u64::from(count < found),
-            }
+            };
+            graph_roots.push(GraphRoot {
+                object: ObjectId(index as u32),
+                kind,
+                is_namespace: false,
+                excess: u32::try_from(excess).unwrap_or(u32::MAX),
+                name: Box::default(),
+            });
         }
-        ObjectGraph {
-            addresses: objects.iter().map(|object| object.address).collect(),
-            types: objects.iter().map(|object| object.type_id).collect(),
-            shallow: objects.iter().map(|object| object.size).collect(),
-            reverse: forward.reversed(),
-            forward,
-            roots: graph_roots,
-            overcounted,
-        }
+        drop(incoming);
+        ObjectGraph { objects, reverse: forward.reversed(), forward, roots: graph_roots, overcounted }
     }
 
     /// How many objects.
     pub fn len(&self) -> usize {
-        self.addresses.len()
+        self.objects.len()
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.addresses.is_empty()
+        self.objects.is_empty()
     }
 
-    /// The roots' objects, each once, in the order of their kinds.
+    /// Shallow bytes of an object.
+    pub fn shallow(&self, object: ObjectId) -> u64 {
+        self.objects.size(object.index())
+    }
+
+    /// The type of an object.
+    pub fn type_id(&self, object: ObjectId) -> TypeId {
+        self.objects.type_id(object.index())
+    }
+
+    /// The roots' objects, each once, in the order of their kinds. Tasks are not among them: the event loop holds them,
+    /// or nobody.
     pub fn root_objects(&self) -> Vec<ObjectId> {
-        let mut seen = FxHashSet::default();
-        self.roots.iter().map(|root| root.object).filter(|object| seen.insert(*object)).collect()
+        self.roots_but(None)
+    }
+
+    fn roots_but(&self, without: Option<RootKind>) -> Vec<ObjectId> {
+        let mut seen = vec![false; self.len()];
+        let kept = self.roots.iter().filter(|root| root.kind != RootKind::Task && Some(root.kind) != without);
+        let mut is_new =
+            |object: ObjectId| seen.get_mut(object.index()).is_some_and(|seen| !std::mem::replace(seen, true));
+        kept.map(|root| root.object).filter(|&object| is_new(object)).collect()
     }
 
     /// The dominators of all that is reachable.
@@ -128,50 +151,48 @@ impl ObjectGraph {
         Dominators::new(&self.forward, &self.reverse, &self.root_objects())
     }
 
-    /// Objects and bytes that no root reaches: cycles which the collector has yet to find.
-    pub fn garbage(&self) -> Retained {
-        let reached = reach::from(&self.forward, &self.root_objects());
-        let lost = reached.iter().zip(&self.shallow).filter(|(reached, _)| !**reached);
-        lost.fold(Retained::default(), |sum, (_, bytes)| Retained {
-            objects: sum.objects + 1,
-            bytes: sum.bytes.saturating_add(*bytes),
-        })
-    }
-
-    /// What only native code holds: retained by objects that nothing else reaches.
-    pub fn held_by_native(&self) -> Retained {
-        let others: Vec<ObjectId> =
-            self.roots.iter().filter(|root| root.kind != RootKind::Native).map(|root| root.object).collect();
-        let (all, without) = (reach::from(&self.forward, &self.root_objects()), reach::from(&self.forward, &others));
-        let held = (0..self.len()).filter(|&index| all[index] && !without[index]);
-        held.fold(Retained::default(), |sum, index| Retained {
-            objects: sum.objects + 1,
-            bytes: sum.bytes.saturating_add(self.shallow[index]),
-        })
+    /// What no named root holds.
+    pub fn unnamed(&self) -> Unnamed {
+        let all = reach::from(&self.forward, &self.root_objects());
+        let named = reach::from(&self.forward, &self.roots_but(Some(RootKind::Native)));
+        let mut unnamed = Unnamed::default();
+        for (index, (all, named)) in all.into_iter().zip(named).enumerate() {
+            let sum = match (all, named) {
+                (false, _) => &mut unnamed.garbage,
+                (true, false) => &mut unnamed.native,
+                (true, true) => continue,
+            };
+            sum.objects += 1;
+            sum.bytes = sum.bytes.saturating_add(self.objects.size(index));
+        }
+        unnamed
     }
 
     /// What each object retains.
     pub fn retained(&self, dominators: &Dominators) -> Vec<Retained> {
-        retained::sizes(dominators, &self.shallow)
+        retained::sizes(dominators, self.len(), |object| self.shallow(object))
     }
 
-    /// Bytes that the graph takes.
+    /// Bytes that the graph takes, its objects included.
     pub fn size_bytes(&self) -> u64 {
-        self.forward.size_bytes() + self.reverse.size_bytes() + 20 * self.len() as u64
+        let roots = self.roots.len() * size_of::<GraphRoot>();
+        self.forward.size_bytes() + self.reverse.size_bytes() + self.objects.size_bytes() + roots as u64
     }
 }
 
 /// The forward edges, and how many references to each object there are.
-fn edges(objects: &[Object], references: &(impl Fn(&[Object], &mut dyn FnMut(usize, u32)) + Sync)) -> (Csr, Vec<u32>) {
-    let pieces: Vec<(Csr, Vec<(u32, u32)>)> = objects
-        .par_chunks(OBJECTS_AT_ONCE)
-        .map(|chunk| {
-            let mut rows = Csr::with_nodes(chunk.len());
+fn edges(objects: usize, references: &(impl Fn(Range<usize>, &mut dyn FnMut(usize, u32)) + Sync)) -> (Csr, Vec<u32>) {
+    let starts: Vec<usize> = (0..objects).step_by(OBJECTS_AT_ONCE).collect();
+    let pieces: Vec<(Csr, Vec<(u32, u32)>)> = starts
+        .into_par_iter()
+        .map(|start| {
+            let ids = start..objects.min(start + OBJECTS_AT_ONCE);
+            let mut rows = Csr::with_nodes(ids.len());
             // Targets that repeat, and how often beyond the first time.
             let mut repeated: Vec<(u32, u32)> = Vec::new();
-            let mut open = 0;
-            references(chunk, &mut |index, target| {
-                while open < index {
+            let mut open = start;
+            references(ids.clone(), &mut |id, target| {
+                while open < id {
                     rows.close_row();
                     open += 1;
                 }
@@ -184,18 +205,17 @@ fn edges(objects: &[Object], references: &(impl Fn(&[Object], &mut dyn FnMut(usi
                     _ => repeated.push((target, 1)),
                 }
             });
-            while rows.len() < chunk.len() {
+            while rows.len() < ids.len() {
                 rows.close_row();
             }
             (rows, repeated)
         })
         .collect();
-    let mut forward = Csr::with_nodes(objects.len());
-    let mut incoming = vec![0u32; objects.len()];
+    let mut forward = Csr::with_nodes(objects);
+    forward.reserve(pieces.iter().map(|(rows, _)| rows.edge_count()).sum());
+    let mut incoming: Vec<u32> = pages::zeros(objects);
     for (rows, repeated) in pieces {
-        for node in 0..rows.len() {
-            rows.row(node).iter().for_each(|&target| add(&mut incoming, target, 1));
-        }
+        rows.all_targets().iter().for_each(|&target| add(&mut incoming, target, 1));
         repeated.into_iter().for_each(|(target, more)| add(&mut incoming, target, more));
         forward.append(rows);
     }

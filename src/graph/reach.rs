@@ -24,6 +24,8 @@ pub fn from(forward: &Csr, roots: &[ObjectId]) -> Vec<bool> {
 #[derive(Clone, Debug)]
 pub struct Paths {
     before: Vec<u32>,
+    /// Reached objects, each after the one before it.
+    order: Vec<u32>,
 }
 
 /// Not reached.
@@ -47,30 +49,33 @@ impl Paths {
     /// equal ones those from the root that comes first. Edges for which `follow` is false are not taken.
     pub fn tiered(forward: &Csr, tiers: &[Vec<ObjectId>], follow: impl Fn(ObjectId, ObjectId) -> bool) -> Paths {
         let mut before = vec![NONE; forward.len()];
+        // What is behind `done` in the order is still to be looked from.
+        let (mut order, mut done): (Vec<u32>, usize) = (Vec::new(), 0);
         for roots in tiers {
-            let mut open: Vec<ObjectId> = Vec::new();
             for &root in roots {
                 if let Some(slot @ &mut NONE) = before.get_mut(root.index()) {
                     *slot = ROOT;
-                    open.push(root);
+                    order.push(root.0);
                 }
             }
-            while !open.is_empty() {
-                let mut next = Vec::new();
-                for &object in &open {
-                    for target in forward.targets(object) {
-                        if let Some(slot @ &mut NONE) = before.get_mut(target.index())
-                            && follow(object, target)
-                        {
-                            *slot = object.0;
-                            next.push(target);
-                        }
+            while let Some(&object) = order.get(done) {
+                done += 1;
+                for target in forward.targets(ObjectId(object)) {
+                    if let Some(slot @ &mut NONE) = before.get_mut(target.index())
+                        && follow(ObjectId(object), target)
+                    {
+                        *slot = object;
+                        order.push(target.0);
                     }
                 }
-                open = next;
             }
         }
-        Paths { before }
+        Paths { before, order }
+    }
+
+    /// All reachable objects, each after the one that it is reached from.
+    pub fn order(&self) -> impl Iterator<Item = ObjectId> + '_ {
+        self.order.iter().map(|&object| ObjectId(object))
     }
 
     /// Where the shortest path to an object comes from.
@@ -115,6 +120,7 @@ mod tests {
         assert_eq!(paths.path(ObjectId(2)), [0, 1, 2].map(ObjectId));
         assert_eq!(paths.path(ObjectId(4)), []);
         assert_eq!(paths.step(ObjectId(5)), Step::Root);
+        assert_eq!(paths.order().count(), 5);
         assert_eq!(from(&graph, &[ObjectId(1)]), [false, true, true, true, false, false]);
     }
 }

@@ -1,5 +1,7 @@
 //! What would be freed if an object went away? Itself and all that it dominates: its retained size.
 
+use crate::target::pages;
+
 use super::ObjectId;
 use super::csr::Csr;
 use super::dominators::{Dominator, Dominators};
@@ -15,13 +17,13 @@ pub struct Retained {
 
 /// Retained objects and bytes of every object, by id; of what cannot be reached, 0. `shallow` gives bytes by id.
 /// Asserted: what the roots' children retain adds up to all that is reachable.
-pub fn sizes(dominators: &Dominators, shallow: &[u64]) -> Vec<Retained> {
-    let mut retained = vec![Retained::default(); shallow.len()];
+pub fn sizes(dominators: &Dominators, nodes: usize, shallow: impl Fn(ObjectId) -> u64) -> Vec<Retained> {
+    let mut retained: Vec<Retained> = pages::filled(Retained::default(), nodes);
     let (mut at_root, mut total) = (Retained::default(), Retained::default());
     // Children come after their dominators, so that going backwards every subtree is complete when it is handed up.
     for object in dominators.order().rev() {
-        let Some(&bytes) = shallow.get(object.index()) else { continue };
-        let own = &mut retained[object.index()];
+        let bytes = shallow(object);
+        let Some(own) = retained.get_mut(object.index()) else { continue };
         (own.objects, own.bytes) = (own.objects + 1, own.bytes.saturating_add(bytes));
         (total.objects, total.bytes) = (total.objects + 1, total.bytes.saturating_add(bytes));
         let own = *own;
@@ -78,14 +80,10 @@ pub fn by_kind(
 
 /// The dominator tree from above: of each object, those that it dominates immediately.
 pub fn children(dominators: &Dominators, nodes: usize) -> Csr {
-    let edges: Vec<(u32, u32)> = dominators
-        .order()
-        .filter_map(|object| match dominators.of(object) {
-            Dominator::Object(above) => Some((above.0, object.0)),
-            _ => None,
-        })
-        .collect();
-    Csr::of_edges(nodes, &edges)
+    Csr::of_parents(nodes, |object| match dominators.of(object) {
+        Dominator::Object(above) => Some(above),
+        _ => None,
+    })
 }
 
 #[cfg(test)]
@@ -127,7 +125,7 @@ mod tests {
                 prop_assert_eq!(dominators.of(ObjectId(node as u32)), *expected);
             }
             let shallow: Vec<u64> = (0..nodes as u64).map(|node| 16 + node).collect();
-            let retained = sizes(&dominators, &shallow);
+            let retained = sizes(&dominators, nodes, |object| shallow[object.index()]);
             for node in 0..nodes as u32 {
                 let expected = recounted(&forward, &roots, &shallow, ObjectId(node));
                 prop_assert_eq!(retained[node as usize], expected);

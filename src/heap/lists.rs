@@ -4,26 +4,30 @@
 //!
 //! Mirrors `Python/gc.c` (until 3.12 `Modules/gcmodule.c`).
 
-use rustc_hash::FxHashSet;
-
 use crate::python::attach::Python;
 use crate::python::proof::{generation_heads, list_pointer};
 use crate::python::reader::Reader;
 use crate::target::Address;
 use crate::target::memory::Memory;
 
-/// What the lists hold.
-#[derive(Debug, Default)]
+/// What a walk came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Listed {
-    /// Every tracked object.
-    pub objects: FxHashSet<Address>,
+    /// Objects that were met.
+    pub objects: u64,
     /// Lists that broke off: a link that cannot be read, leads back to a node already met or to one that does not
     /// link back.
     pub broken: u64,
 }
 
-/// Walks all lists of all interpreters. At most `limit` objects are taken, which bounds the memory.
-pub fn walk<M: Memory + ?Sized>(memory: &M, python: &Python, limit: usize) -> Listed {
+/// Walks all lists of all interpreters, at most `limit` objects. `insert` takes each object and says whether it is met
+/// for the first time.
+pub fn walk<M: Memory + ?Sized>(
+    memory: &M,
+    python: &Python,
+    limit: u64,
+    mut insert: impl FnMut(Address) -> bool,
+) -> Listed {
     let reader = Reader { memory, layout: &python.layout };
     let mut listed = Listed::default();
     for interpreter in &python.interpreters {
@@ -32,7 +36,7 @@ pub fn walk<M: Memory + ?Sized>(memory: &M, python: &Python, limit: usize) -> Li
             continue;
         };
         for head in heads {
-            if !walk_one(&reader, head, limit, &mut listed.objects) {
+            if !walk_one(&reader, head, limit, &mut listed.objects, &mut insert) {
                 listed.broken += 1;
             }
         }
@@ -44,19 +48,23 @@ pub fn walk<M: Memory + ?Sized>(memory: &M, python: &Python, limit: usize) -> Li
 fn walk_one<M: Memory + ?Sized>(
     reader: &Reader<'_, M>,
     head: Address,
-    limit: usize,
-    objects: &mut FxHashSet<Address>,
+    limit: u64,
+    met: &mut u64,
+    insert: &mut impl FnMut(Address) -> bool,
 ) -> bool {
     let fields = &reader.layout.gc_head;
     let Ok(mut node) = list_pointer(reader, head, fields.gc_next) else { return false };
-    // 3.8 has one collector for all interpreters, so a list may have been walked already.
-    if node != head && objects.contains(&node.offset(reader.layout.constants.gc_head_size)) {
-        return true;
-    }
+    let mut is_first = true;
     while node != head {
-        if objects.len() >= limit || !objects.insert(node.offset(reader.layout.constants.gc_head_size)) {
+        if *met >= limit {
             return false;
         }
+        if !insert(node.offset(reader.layout.constants.gc_head_size)) {
+            // 3.8 has one collector for all interpreters, so a list may have been walked already.
+            return is_first;
+        }
+        is_first = false;
+        *met += 1;
         match list_pointer(reader, node, fields.gc_next) {
             Ok(next) if !next.is_null() => node = next,
             _ => return false,

@@ -12,6 +12,7 @@ pub mod lists;
 pub mod loose_pools;
 pub mod mimalloc;
 pub mod object;
+pub mod objects;
 pub mod plan;
 pub mod pools;
 pub mod references;

@@ -7,8 +7,8 @@
 //! and borrowed pointers.
 //!
 //! Emitted is what owns, which is a little more than `gc.get_referents` tells (it leaves out string keys, names, and
-//! whatever types without `tp_traverse` hold) and in one place less: the links of an `lru_cache` are objects, and own
-//! what `gc` ascribes to the cache.
+//! whatever types without `tp_traverse` hold) and in one place less: the links of an `lru_cache` are objects, which the
+//! cache owns as its dict does, and own what `gc` ascribes to the cache.
 //!
 //! Visitors get every candidate word; whoever asks decides by a [`super::index::ObjectIndex`] which are objects.
 //! Nothing is trusted: each walk ends with readable memory, with a limit, or with the budget of its reader.
@@ -20,6 +20,7 @@ mod native;
 mod rules;
 
 use std::cell::{Cell, RefCell};
+use std::sync::Arc;
 
 use crate::python::attach::Python;
 use crate::python::layout::Layout;
@@ -75,7 +76,7 @@ pub struct References<'a, M: Memory + ?Sized> {
     memory: &'a M,
     layout: &'a Layout,
     python: &'a Python,
-    rules: Vec<Rule>,
+    rules: Arc<[Rule]>,
     budget: u64,
 }
 
@@ -116,9 +117,15 @@ impl<'a, M: Memory + ?Sized> References<'a, M> {
     /// Makes the rules of all types. `bytes` is how much memory the target's objects may lie in: it bounds what is
     /// read on their behalf.
     pub fn new(memory: &'a M, python: &'a Python, types: &'a TypeTable, bytes: u64) -> Self {
-        let rules = rules::make(memory, python, types);
+        let rules = rules::make(memory, python, types).into();
         let budget = bytes.saturating_mul(BUDGET_PER_BYTE).saturating_add(1 << 20);
         References { memory, layout: &python.layout, python, rules, budget }
+    }
+
+    /// The same references, read from another view of the same target: a cache of one thread's own.
+    pub fn over<'b, N: Memory + ?Sized>(&'b self, memory: &'b N) -> References<'b, N> {
+        let References { layout, python, ref rules, budget, .. } = *self;
+        References { memory, layout, python, rules: rules.clone(), budget }
     }
 
     /// What a thread needs to read with.
@@ -152,6 +159,7 @@ impl<'a, M: Memory + ?Sized> References<'a, M> {
             Family::Module => self.module_state(reads, object, visit),
             Family::Element => self.element(reads, object, visit),
             Family::SimpleQueue => self.simple_queue(reads, object, visit),
+            Family::LruCache => self.lru_cache(reads, object, visit),
             Family::NdArray => self.ndarray(reads, object, visit),
         }
         self.body(reads, &subject, visit);

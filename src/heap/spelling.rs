@@ -5,16 +5,14 @@ use std::cell::RefCell;
 use rustc_hash::FxHashMap;
 
 use crate::python::reader::{NAME_LENGTH_MAX, Reader};
-use crate::python::types::TypeId;
+use crate::python::types::{TypeId, flag};
 use crate::target::Address;
 use crate::target::memory::Memory;
 
-use super::references::{Label, Reads, References};
+use super::references::{Label, References};
 
 /// Characters of a value that are shown.
 const VALUE_LENGTH_MAX: u64 = 40;
-/// Labels kept before the cache starts again: some 30 MiB.
-const CACHED_MAX: usize = 1 << 20;
 
 /// One step of a chain, by name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -30,42 +28,41 @@ pub enum Spelled {
     Data(Option<String>),
     /// `[n]`.
     Index(u64),
+    /// A local variable of a frame, a generator, a coroutine.
+    Local(String),
     /// Anything else, in words.
     Other(&'static str),
 }
 
-/// Finds the labels of edges, and their names. Keeps the labels of each object that it was asked for.
+/// What decides how a label is written, in figures.
+pub type Shape = (u8, u32, u32);
+
+/// Puts labels into words.
 pub struct Speller<'a, M: Memory + ?Sized> {
     references: &'a References<'a, M>,
     reader: Reader<'a, M>,
-    reads: Reads,
-    labels: RefCell<FxHashMap<(Address, Address), Label>>,
-    known: RefCell<FxHashMap<Address, ()>>,
+    /// Names of attributes and fields by type and number: they are asked for again and again.
+    known: RefCell<FxHashMap<(TypeId, Label), Spelled>>,
 }
 
 impl<'a, M: Memory + ?Sized> Speller<'a, M> {
     /// A speller over the memory that `references` reads.
     pub fn new(memory: &'a M, references: &'a References<'a, M>) -> Self {
         let reader = Reader { memory, layout: &references.python().layout };
-        Speller { references, reader, reads: references.reads(), labels: RefCell::default(), known: RefCell::default() }
+        Speller { references, reader, known: RefCell::default() }
     }
 
-    /// How `from`, of type `type_id` at `type_`, refers to `to`. `None` where it does not.
-    pub fn spell(&self, from: Address, type_id: TypeId, type_: Address, to: Address) -> Option<Spelled> {
-        let label = self.label(from, type_id, to)?;
-        Some(match label {
+    /// A label in words: of an object at `from`, of type `type_id` at `type_`.
+    pub fn spell(&self, type_id: TypeId, type_: Address, from: Address, label: Label) -> Spelled {
+        match label {
             Label::Class => Spelled::Attribute("__class__".to_owned()),
             Label::Dict => Spelled::Namespace,
-            Label::SharedAttribute(index) => {
+            Label::SharedAttribute(index) => self.known(type_id, label, || {
                 let name = self.references.shared_name(type_, index);
                 let name = name.and_then(|name| self.reader.string(name, NAME_LENGTH_MAX));
                 Spelled::Attribute(name.unwrap_or_else(|| "?".to_owned()))
-            }
-            Label::Field(offset) => match self.references.field_name(type_id, offset) {
-                Some(name) if name == "__dict__" => Spelled::Namespace,
-                Some(name) => Spelled::Attribute(name),
-                None => Spelled::Other("field"),
-            },
+            }),
+            Label::Field(offset) => self.field(type_id, offset),
             Label::Index(index) => Spelled::Index(index),
             Label::Value(key) => match self.reader.string(key, NAME_LENGTH_MAX) {
                 Some(text) => Spelled::Text(text),
@@ -73,30 +70,48 @@ impl<'a, M: Memory + ?Sized> Speller<'a, M> {
             },
             Label::Key => Spelled::Other("key"),
             Label::Element => Spelled::Other("element"),
-            Label::Local(_) => Spelled::Other("local variable"),
+            Label::Local(index) => self
+                .references
+                .local_name(from, type_id, index)
+                .map_or(Spelled::Other("local variable"), Spelled::Local),
             Label::Stack => Spelled::Other("unfinished expression"),
             Label::ModuleState => Spelled::Other("module state"),
             Label::Inside => Spelled::Other("inside"),
+        }
+    }
+
+    fn field(&self, type_id: TypeId, offset: u32) -> Spelled {
+        self.known(type_id, Label::Field(offset), || match self.references.field_name(type_id, offset) {
+            Some(name) if name == "__dict__" => Spelled::Namespace,
+            Some(name) => Spelled::Attribute(name),
+            None => Spelled::Other("field"),
         })
     }
 
-    fn label(&self, from: Address, type_id: TypeId, to: Address) -> Option<Label> {
-        if !self.known.borrow().contains_key(&from) {
-            let mut labels = self.labels.borrow_mut();
-            if labels.len() > CACHED_MAX {
-                labels.clear();
-                self.known.borrow_mut().clear();
+    fn known(&self, type_id: TypeId, label: Label, find: impl FnOnce() -> Spelled) -> Spelled {
+        self.known.borrow_mut().entry((type_id, label)).or_insert_with(find).clone()
+    }
+
+    /// What decides how a label of an instance of this type is written, in figures: equal ones are written the same.
+    /// `None` where only the text itself tells, or nothing is written.
+    pub fn shape(&self, type_id: TypeId, label: Label, in_namespace: bool) -> Option<Shape> {
+        Some(match label {
+            Label::Index(_) => (1, 0, 0),
+            Label::Value(_) if in_namespace => return None,
+            Label::Value(key) => {
+                let is_text = self.reader.has_type_flag(key, flag::UNICODE_SUBCLASS);
+                (if is_text { 2 } else { 3 }, 0, 0)
             }
-            self.references.for_each(&self.reads, from, type_id, &mut |word, label| {
-                // What holds by value says more than what holds by key.
-                let slot = labels.entry((from, Address(word))).or_insert(label);
-                if *slot == Label::Key {
-                    *slot = label;
-                }
-            });
-            self.known.borrow_mut().insert(from, ());
-        }
-        self.labels.borrow().get(&(from, to)).copied()
+            Label::SharedAttribute(index) => (4, index, type_id.0),
+            Label::Class => (5, 0, 0),
+            Label::Key => (6, 0, 0),
+            Label::Element => (7, 0, 0),
+            Label::Stack => (8, 0, 0),
+            Label::ModuleState => (9, 0, 0),
+            Label::Inside => (10, 0, 0),
+            Label::Field(offset) if self.field(type_id, offset) != Spelled::Namespace => (11, offset, type_id.0),
+            Label::Dict | Label::Field(_) | Label::Local(_) => return None,
+        })
     }
 }
 
@@ -117,7 +132,18 @@ impl Spelled {
             Spelled::Data(Some(value)) if show_values => (format!("[{value}]"), "[…]".to_owned()),
             Spelled::Data(_) => same("[…]".to_owned()),
             Spelled::Index(index) => (format!("[{index}]"), "[…]".to_owned()),
+            Spelled::Local(name) => same(format!(", local {name}")),
             Spelled::Other(words) => same(format!("<{words}>")),
+        }
+    }
+}
+
+impl Spelled {
+    /// The step by itself, for lists of references: `.name`, `['…']`, `.__dict__`.
+    pub fn name(&self, show_values: bool) -> String {
+        match self {
+            Spelled::Namespace => ".__dict__".to_owned(),
+            step => step.write(false, show_values).0,
         }
     }
 }

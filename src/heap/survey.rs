@@ -1,5 +1,7 @@
 //! Everything a census needs to know of a target before it starts, and the census itself.
 
+use rustc_hash::FxHashSet;
+
 use crate::python::attach::Python;
 use crate::python::types::TypeTable;
 use crate::target::Address;
@@ -117,22 +119,22 @@ impl Survey {
         let with_tracked = || Tracked { sink: sink(), addresses: Vec::new() };
         let (sinks, mut outcome) = self.census(memory, python, types, progress, with_tracked)?;
         // No target has more objects than bytes read by the smallest object's size; a damaged list ends there.
-        let limit = usize::try_from(self.plan.total_bytes() / 16).unwrap_or(usize::MAX);
-        let listed = lists::walk(memory, python, limit);
+        let mut met: FxHashSet<Address> = FxHashSet::default();
+        let listed = lists::walk(memory, python, self.plan.total_bytes() / 16, |address| met.insert(address));
         let tracked = || sinks.iter().flat_map(|sink| &sink.addresses);
-        let in_both = tracked().filter(|address| listed.objects.contains(address)).count() as u64;
+        let in_both = tracked().filter(|address| met.contains(address)).count() as u64;
         outcome.lists = Some(ListCheck {
-            listed: listed.objects.len() as u64,
-            only_listed: listed.objects.len() as u64 - in_both,
+            listed: listed.objects,
+            only_listed: listed.objects - in_both,
             only_in_blocks: tracked().count() as u64 - in_both,
             broken_lists: listed.broken,
         });
         if log::log_enabled!(log::Level::Debug) {
-            let found: rustc_hash::FxHashSet<Address> = tracked().copied().collect();
-            for address in listed.objects.iter().filter(|address| !found.contains(address)).take(20) {
+            let found: FxHashSet<Address> = tracked().copied().collect();
+            for address in met.iter().filter(|address| !found.contains(address)).take(20) {
                 log::debug!("in the collector's lists only: {address}");
             }
-            for address in found.iter().filter(|address| !listed.objects.contains(address)).take(20) {
+            for address in found.iter().filter(|address| !met.contains(address)).take(20) {
                 log::debug!("tracked and in no list: {address}");
             }
         }

@@ -2,8 +2,8 @@
 
 use std::io::{self, Write};
 
-use crate::analysis::histogram::{Amount, Histogram};
-use crate::analysis::owners::Owners;
+use crate::analysis::histogram::Amount;
+use crate::analysis::owners::Node;
 
 /// What a frame's width stands for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,43 +25,29 @@ impl Weight {
     }
 }
 
-/// The stacks of a histogram: package, module, type. Frames of the same name merge; the weights add up to the
-/// histogram's total.
-pub fn of_types(histogram: &Histogram, weight: Weight) -> Vec<String> {
-    let mut lines: Vec<String> = histogram
-        .rows
-        .iter()
-        .map(|row| {
-            let package = row.module.split('.').next().unwrap_or_default();
-            let amount = match weight {
-                Weight::Bytes => row.amount.bytes,
-                Weight::Objects => row.amount.objects,
-            };
-            format!(
-                "{};{};{} {amount}",
-                escape(package),
-                escape(&row.module),
-                escape(row.name.as_deref().unwrap_or_default())
-            )
-        })
-        .collect();
-    lines.sort();
-    lines
-}
-
-/// The stacks of owners.
-pub fn of_owners(owners: &Owners, weight: Weight) -> Vec<String> {
-    let amount = |amount: Amount| match weight {
+/// What a weight is of an amount.
+pub fn amount_of(amount: Amount, weight: Weight) -> u64 {
+    match weight {
         Weight::Bytes => amount.bytes,
         Weight::Objects => amount.objects,
-    };
-    let line = |(stack, amount): (Vec<&str>, u64)| {
-        let frames: Vec<String> = stack.into_iter().map(escape).collect();
-        format!("{} {amount}", frames.join(";"))
-    };
-    let mut lines: Vec<String> = owners.stacks(amount).into_iter().map(line).collect();
+    }
+}
+
+/// The stacks of all frames that hold something themselves, without the root; the weights add up to the root's.
+pub fn of_tree(root: &Node, weight: Weight) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut open: Vec<(String, &Node)> = root.children.iter().map(|node| (escape(&node.name), node)).collect();
+    while let Some((stack, node)) = open.pop() {
+        let amount = amount_of(node.own, weight);
+        if amount > 0 {
+            lines.push((format!("{stack} {amount}"), amount));
+        }
+        open.extend(node.children.iter().map(|child| (format!("{stack};{}", escape(&child.name)), child)));
+    }
     lines.sort();
-    lines
+    let sum: u64 = lines.iter().map(|line| line.1).sum();
+    assert_eq!(sum, amount_of(root.total, weight), "the stacks add up to the whole");
+    lines.into_iter().map(|line| line.0).collect()
 }
 
 /// A name as a frame: what separates frames, lines or the weight from its frames is escaped as in a Python string.

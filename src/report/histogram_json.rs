@@ -8,6 +8,7 @@ use crate::analysis::histogram::{Histogram, Interval};
 use crate::python::sizes::Basis;
 
 use super::family::{Family, Member, Unread};
+use super::graph::GraphSummary;
 use super::summary::{self, AllocatorSummary, Problems, Reading, Sampled, TargetSummary};
 
 /// The version of every JSON document that heapsonde writes.
@@ -25,6 +26,8 @@ struct Document<'a> {
     totals: Totals,
     allocator: &'a AllocatorSummary,
     problems: &'a Problems,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    graph: Option<&'a GraphSummary>,
     #[serde(skip_serializing_if = "Option::is_none")]
     processes: Option<Vec<Process<'a>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -86,6 +89,8 @@ pub struct About<'a> {
     pub allocator: &'a AllocatorSummary,
     /// What could not be read.
     pub problems: &'a Problems,
+    /// How references were followed, where they were.
+    pub graph: Option<&'a GraphSummary>,
 }
 
 #[derive(Serialize)]
@@ -101,7 +106,7 @@ struct Totals {
 /// # Errors
 /// As the writer.
 pub fn write(out: &mut dyn Write, histogram: &Histogram, top: Option<usize>, about: &About<'_>) -> io::Result<()> {
-    let &About { target, reading, basis, allocator, problems } = about;
+    let &About { target, reading, basis, allocator, problems, graph } = about;
     let sample = match basis {
         summary::Basis::Exact => None,
         summary::Basis::Sampled(sampled) => Some(sampled),
@@ -116,6 +121,7 @@ pub fn write(out: &mut dyn Write, histogram: &Histogram, top: Option<usize>, abo
         totals: totals(histogram),
         allocator,
         problems,
+        graph,
         processes: None,
         unread: None,
     };
@@ -145,6 +151,7 @@ pub fn write_family(
         totals: totals(merged),
         allocator: &family.allocator(),
         problems: &family.problems(),
+        graph: None,
         processes: Some(family.members.iter().map(|member| process(member, top)).collect()),
         unread: Some(&family.unread),
     };

@@ -17,8 +17,13 @@ const LOWER_BOUNDS_SHOWN: usize = 12;
 pub fn write(out: &mut dyn Write, histogram: &Histogram, top: Option<usize>) -> io::Result<()> {
     let shown = top.unwrap_or(usize::MAX).min(histogram.rows.len());
     let by_module = histogram.rows.first().is_some_and(|row| row.name.is_none());
-    let noun = if by_module { "module" } else { "type (module.name)" };
     let has_retained = histogram.rows.iter().any(|row| row.retained.is_some());
+    // Of modules, what they retain is not known.
+    let noun = match (by_module, has_retained) {
+        (false, _) => "type (module.name)",
+        (true, false) => "module",
+        (true, true) => "holder",
+    };
     let retained = |bytes: Option<u64>| match bytes {
         Some(bytes) => format!("  {bytes:>15}"),
         None if has_retained => format!("  {:>15}", ""),

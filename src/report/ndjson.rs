@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 
 use serde::Serialize;
+use serde::ser::SerializeStruct;
 
 use crate::heap::object::{Object, Refcount};
 use crate::python::sizes::Basis;
@@ -23,15 +24,25 @@ struct Line<'a, 'b> {
     #[serde(skip_serializing_if = "Option::is_none")]
     size_basis: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    references: Option<Hexes<'b>>,
+    references: Option<&'b [Reference]>,
 }
 
-/// Addresses.
-struct Hexes<'a>(&'a [Address]);
+/// What an object refers to, and how, where that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reference {
+    /// The object.
+    pub address: Address,
+    /// How it is called.
+    pub label: Option<String>,
+}
 
-impl Serialize for Hexes<'_> {
+impl Serialize for Reference {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.0.iter().map(|&address| Hex(address)))
+        let Some(label) = &self.label else { return Hex(self.address).serialize(serializer) };
+        let mut both = serializer.serialize_struct("Reference", 2)?;
+        both.serialize_field("address", &Hex(self.address))?;
+        both.serialize_field("label", label)?;
+        both.end()
     }
 }
 
@@ -64,7 +75,7 @@ impl<'a> Writer<'a> {
     ///
     /// # Errors
     /// As the writer.
-    pub fn write(&self, out: &mut dyn Write, object: &Object, references: Option<&[Address]>) -> io::Result<()> {
+    pub fn write(&self, out: &mut dyn Write, object: &Object, references: Option<&[Reference]>) -> io::Result<()> {
         let info = self.types.get(object.type_id);
         let (refcount, immortal) = match object.refcount {
             Refcount::Count(count) => (count, false),
@@ -79,7 +90,7 @@ impl<'a> Writer<'a> {
             refcount,
             immortal,
             size_basis: (info.basis == Basis::LowerBound).then_some("lower-bound"),
-            references: references.map(Hexes),
+            references,
         };
         serde_json::to_writer(&mut *out, &line)?;
         out.write_all(b"\n")

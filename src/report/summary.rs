@@ -247,6 +247,14 @@ impl AllocatorSummary {
     }
 }
 
+/// For how long the target stood still because of us.
+pub fn paused(paused: Option<Duration>) -> String {
+    match paused {
+        Some(paused) => format!("paused for {}", units::duration(paused)),
+        None => "not paused".to_owned(),
+    }
+}
+
 /// Writes the line that says of which process and how it was read.
 ///
 /// # Errors
@@ -254,10 +262,7 @@ impl AllocatorSummary {
 pub fn write_head(out: &mut dyn Write, target: &TargetSummary, reading: &Reading) -> io::Result<()> {
     let interpreters =
         if target.interpreters > 1 { format!(", {} interpreters", target.interpreters) } else { String::new() };
-    let paused = match reading.paused {
-        Some(paused) => format!("paused for {}", units::duration(paused)),
-        None => "not paused".to_owned(),
-    };
+    let paused = paused(reading.paused);
     writeln!(out, "Process {}: {}", target.pid, units::command(&target.command))?;
     writeln!(
         out,

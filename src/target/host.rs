@@ -1,21 +1,114 @@
-//! The machine that we run on: how much memory there is to work with.
+//! The machine that we run on: how much memory there is to work with, and who goes first when there is none.
+
+use std::path::{Path, PathBuf};
 
 /// Bytes that can be allocated without pushing anything out: the kernel's own estimate, cut to what the control
-/// group that we run in has left. `None` where `/proc` does not say.
+/// groups that we run in have left. `None` where `/proc` does not say.
 pub fn available_bytes() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kibibytes: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
     let host = kibibytes.saturating_mul(1024);
-    Some(control_group_left().map_or(host, |left| left.min(host)))
+    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    Some(left_in_groups(&groups, Path::new("/sys/fs/cgroup")).map_or(host, |left| left.min(host)))
 }
 
-/// What a version 2 control group has left below its limit.
-fn control_group_left() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/self/cgroup").ok()?;
-    let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
-    let read = |name: &str| -> Option<u64> {
-        std::fs::read_to_string(format!("/sys/fs/cgroup{path}/{name}")).ok()?.trim().parse().ok()
-    };
-    Some(read("memory.max")?.saturating_sub(read("memory.current")?))
+/// The most memory that we have had resident, bytes. `None` where `/proc` does not say.
+pub fn peak_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()?.saturating_mul(1024))
+}
+
+/// Makes us the first that the kernel ends when memory is short: never the program that we look at. Needs no right;
+/// what we start inherits it.
+pub fn go_first_when_memory_is_short() {
+    /// The most that there is (`proc_pid_oom_score_adj(5)`).
+    const FIRST: &str = "1000";
+    if let Err(error) = std::fs::write("/proc/self/oom_score_adj", FIRST) {
+        log::debug!("oom_score_adj stays as it is: {error}");
+    }
+}
+
+/// What the control groups of `/proc/self/cgroup` have left below their limits, and those above them; both versions'
+/// files are looked for under `mount`. `None` where none has a limit.
+///
+/// Mirrors the kernel's `Documentation/admin-guide/cgroup-v2.rst` and `cgroup-v1/memory.rst`.
+fn left_in_groups(groups: &str, mount: &Path) -> Option<u64> {
+    let mut left = Vec::new();
+    for line in groups.lines() {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { continue };
+        let (mount, files) = match controllers {
+            "" => (mount.to_owned(), &V2),
+            _ if controllers.split(',').any(|controller| controller == "memory") => (mount.join("memory"), &V1),
+            _ => continue,
+        };
+        // In a container the path may be the host's, and the limit stands at the top of what is mounted.
+        let mut group = PathBuf::from(path.trim_start_matches('/'));
+        loop {
+            left.extend(files.left(&mount.join(&group)));
+            if !group.pop() {
+                break;
+            }
+        }
+    }
+    left.into_iter().min()
+}
+
+/// What a version calls its files.
+struct Files {
+    limit: &'static str,
+    used: &'static str,
+    /// A line of `memory.stat`: file pages that can be dropped at once, which count as used.
+    droppable: &'static str,
+}
+
+const V2: Files = Files { limit: "memory.max", used: "memory.current", droppable: "inactive_file " };
+const V1: Files =
+    Files { limit: "memory.limit_in_bytes", used: "memory.usage_in_bytes", droppable: "total_inactive_file " };
+
+impl Files {
+    fn left(&self, group: &Path) -> Option<u64> {
+        let read = |name: &str| std::fs::read_to_string(group.join(name)).ok();
+        let number = |name: &str| read(name)?.trim().parse::<u64>().ok();
+        let stat = read("memory.stat").unwrap_or_default();
+        let droppable = stat.lines().find_map(|line| line.strip_prefix(self.droppable)?.trim().parse().ok());
+        let used = number(self.used)?.saturating_sub(droppable.unwrap_or(0));
+        Some(number(self.limit)?.saturating_sub(used))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn group(folder: &Path, files: &[(&str, &str)]) {
+        std::fs::create_dir_all(folder).unwrap();
+        files.iter().for_each(|(name, text)| std::fs::write(folder.join(name), text).unwrap());
+    }
+
+    #[test]
+    fn the_tightest_group_of_either_version_counts() {
+        let mount = tempfile::tempdir().unwrap();
+        let at = |path: &str| mount.path().join(path);
+        group(&at("a/b"), &[("memory.max", "max\n"), ("memory.current", "5\n")]);
+        assert_eq!(left_in_groups("0::/a/b\n", mount.path()), None);
+        group(
+            &at("a"),
+            &[("memory.max", "1000\n"), ("memory.current", "700\n"), ("memory.stat", "anon 1\ninactive_file 50\n")],
+        );
+        assert_eq!(left_in_groups("0::/a/b\n", mount.path()), Some(350));
+        group(&at("memory/x"), &[("memory.limit_in_bytes", "90"), ("memory.usage_in_bytes", "100")]);
+        assert_eq!(left_in_groups("7:cpu,memory:/x\n3:pids:/y\n0::/a/b\n", mount.path()), Some(0));
+        // A path that is not there: the top of the mount.
+        group(&at("memory"), &[("memory.limit_in_bytes", "9223372036854771712"), ("memory.usage_in_bytes", "12")]);
+        assert_eq!(left_in_groups("7:memory:/docker/0123\n", mount.path()), Some(9_223_372_036_854_771_700));
+        assert_eq!(left_in_groups("nonsense\n::\n1:memory\n", mount.path()), None);
+    }
+
+    #[test]
+    fn this_host_has_memory() {
+        assert!(available_bytes().is_none_or(|bytes| bytes > 0));
+    }
 }

@@ -10,6 +10,7 @@ pub mod host;
 pub mod image;
 pub mod layered;
 pub mod memory;
+pub mod pages;
 pub mod process;
 pub mod procfs;
 pub mod regions;

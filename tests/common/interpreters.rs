@@ -121,6 +121,14 @@ pub fn too_old() -> Vec<(String, PathBuf)> {
     pyenv().into_iter().filter(|(name, _)| old(name)).collect()
 }
 
+/// Where the fetcher put web servers for an interpreter that sees our files.
+pub fn web_packages(interpreter: &Interpreter) -> Option<String> {
+    let (major, minor, _) = interpreter.version;
+    let folder = PathBuf::from(std::env::var_os("HEAPSONDE_INTERPRETERS")?).join(format!("web-{major}.{minor}"));
+    let is_there = interpreter.kind == "default" && folder.join(".recipe").exists();
+    is_there.then(|| folder.to_string_lossy().into_owned())
+}
+
 fn wanted(candidate: &Interpreter) -> bool {
     let Ok(only) = std::env::var("HEAPSONDE_ONLY") else { return true };
     only.split(',').map(str::trim).any(|word| {

@@ -3,9 +3,12 @@
 //! Mirrors `gen_traverse` (`Objects/genobject.c`), `frame_traverse` (`Objects/frameobject.c`) and `_PyFrame_Traverse`
 //! (`Python/frame.c`), v3.8 to v3.15. A frame that runs belongs to its thread, not to the frame object that shows it.
 
+use crate::python::reader::{NAME_LENGTH_MAX, Reader};
+use crate::python::types::TypeId;
 use crate::target::Address;
 use crate::target::memory::{Memory, u32_at};
 
+use super::rules::Family;
 use super::{Label, Reads, References};
 
 /// Slots of one frame that are believed: locals and stack.
@@ -156,5 +159,39 @@ impl<M: Memory + ?Sized> References<'_, M> {
             }),
             _ => {}
         }
+    }
+
+    /// The name of a local variable of a frame object, a generator or a coroutine.
+    pub fn local_name(&self, object: Address, type_id: TypeId, index: u32) -> Option<String> {
+        let reader = Reader { memory: self.memory, layout: self.layout };
+        let pointer = |base: Address, offset: usize| reader.pointer(base, offset).ok().filter(|at| !at.is_null());
+        let (frame, generator) = (&self.layout.frame, &self.layout.generator);
+        let running = match self.rules.get(type_id.index())?.family {
+            Family::Generator => generator.gi_iframe.map(|offset| object.offset(offset)),
+            Family::Frame => frame.f_frame.and_then(|offset| pointer(object, offset)),
+            _ => return None,
+        };
+        let code = match (running, &self.layout.iframe, frame.f_code) {
+            (Some(running), Some(layout), _) => {
+                Address(pointer(running, layout.executable)?.0 & !self.layout.constants.stackref_tag_mask)
+            }
+            (None, _, Some(offset)) => pointer(object, offset)?,
+            _ => return None,
+        };
+        self.name_of_local(code, index)
+    }
+
+    /// The name of the n-th local variable of a code object, cells and free variables included.
+    pub fn name_of_local(&self, code: Address, index: u32) -> Option<String> {
+        let reader = Reader { memory: self.memory, layout: self.layout };
+        let layout = &self.layout.code;
+        // Since 3.11 one tuple; before, one for each kind.
+        let tuples = match layout.co_localsplusnames {
+            Some(offset) => vec![offset],
+            None => [layout.co_varnames, layout.co_cellvars, layout.co_freevars].into_iter().flatten().collect(),
+        };
+        let names = tuples.into_iter().filter_map(|offset| reader.pointer(code, offset).ok());
+        let name = names.flat_map(|tuple| reader.tuple_items(tuple)).nth(index as usize)?;
+        reader.string(name, NAME_LENGTH_MAX)
     }
 }

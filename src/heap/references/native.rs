@@ -83,6 +83,21 @@ impl<M: Memory + ?Sized> References<'_, M> {
         self.index_words(reads, Address(children), length.min(CHILDREN_MAX), visit);
     }
 
+    /// The links of a cache: a ring that starts and ends in the cache itself, and owns each link beside the dict
+    /// (`lru_cache_append_link`, `Modules/_functoolsmodule.c`).
+    pub(super) fn lru_cache(&self, reads: &Reads, object: Address, visit: &mut impl FnMut(u64, Label)) {
+        let root = object.offset(self.layout.lru_cache.root);
+        let mut link = self.word(reads, root, self.layout.lru_elem.next).unwrap_or(0);
+        // A cache without a limit has no ring.
+        while link != 0 && link != root.0 {
+            if !reads.spend(1) {
+                return reads.tear();
+            }
+            visit(link, Label::Inside);
+            link = self.word(reads, Address(link), self.layout.lru_elem.next).unwrap_or(0);
+        }
+    }
+
     /// Since 3.13 a ring of references; before, a list in the body.
     pub(super) fn simple_queue(&self, reads: &Reads, object: Address, visit: &mut impl FnMut(u64, Label)) {
         let queue = &self.layout.simple_queue;

@@ -45,6 +45,7 @@ pub(super) enum Family {
     Module,
     Element,
     SimpleQueue,
+    LruCache,
     NdArray,
 }
 
@@ -190,6 +191,8 @@ fn shape(layout: &Layout, base: &TypeInfo, is_exact: bool, basicsize: usize) -> 
         "builtins.float" => leaf(layout.float.size),
         "builtins.complex" => leaf(header + 16),
         "builtins.NoneType" | "builtins.ellipsis" | "builtins.NotImplementedType" => leaf(header),
+        // It borrows the dict of a thread's local data (until 3.12), which the `threading.local` owns.
+        "_thread._localdummy" => leaf(basicsize),
         // A capsule's pointers are C's.
         "builtins.PyCapsule" => Shape::plain(behind(layout.capsule.size)),
         "builtins.list" => Shape::of(Family::List, behind(layout.list.size)),
@@ -229,9 +232,9 @@ fn shape(layout: &Layout, base: &TypeInfo, is_exact: bool, basicsize: usize) -> 
             Shape::plain(header..basicsize).without([weak.wr_object, weak.wr_prev, weak.wr_next, weak.hash])
         }
         "functools._lru_cache_wrapper" => {
-            // The head of the ring of links, which the cache's dict owns.
+            // The head of the ring of links.
             let root = layout.lru_cache.root;
-            Shape::plain(header..basicsize).without((root..root + layout.lru_elem.size).step_by(8))
+            Shape::of(Family::LruCache, header..basicsize).without((root..root + layout.lru_elem.size).step_by(8))
         }
         "functools._lru_list_elem" => {
             Shape::plain(header..basicsize).without([layout.lru_elem.prev, layout.lru_elem.next])

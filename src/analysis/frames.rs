@@ -1,0 +1,330 @@
+//! A tree of objects, drawn together: siblings of one name (and, in pictures, one type) become one frame.
+//!
+//! The tree is either that of dominators, where what stands above a frame is freed with it, or that of shortest paths.
+
+use rustc_hash::FxHashMap;
+
+use crate::graph::ObjectId;
+use crate::graph::dominators::{Dominator, Dominators};
+use crate::graph::objects::{GraphRoot, ObjectGraph};
+use crate::graph::reach::{Paths, Step};
+use crate::heap::references::Label;
+use crate::heap::roots::RootKind;
+use crate::heap::spelling::{Shape, Spelled};
+use crate::target::memory::Memory;
+use crate::target::pages;
+
+use super::names::Names;
+
+/// Frames above one another; what is deeper counts for the last one. Deeper pictures cannot be read.
+const DEPTH_MAX: u32 = 64;
+/// No frame.
+const NONE: u32 = u32::MAX;
+
+/// Which tree.
+#[derive(Clone, Copy)]
+pub enum Tree<'t> {
+    /// Who alone holds an object.
+    Owners(&'t Dominators),
+    /// From where an object is reached first.
+    Paths(&'t Paths),
+}
+
+impl Tree<'_> {
+    /// What is above an object.
+    pub fn above(&self, object: ObjectId) -> Dominator {
+        match self {
+            Tree::Owners(dominators) => dominators.of(object),
+            Tree::Paths(paths) => match paths.step(object) {
+                Step::From(above) => Dominator::Object(above),
+                Step::Root => Dominator::Root,
+                Step::Unreachable => Dominator::Unreachable,
+            },
+        }
+    }
+
+    fn for_each(&self, visit: impl FnMut(ObjectId)) {
+        match self {
+            Tree::Owners(dominators) => dominators.order().for_each(visit),
+            Tree::Paths(paths) => paths.order().for_each(visit),
+        }
+    }
+}
+
+/// What a frame says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detail {
+    /// The step and the type of the object: for pictures.
+    Types,
+    /// The step alone: for chains, which go without the number of the thread as well.
+    Steps,
+}
+
+/// One frame. Parents come before their children.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    /// The one below it in the picture.
+    pub parent: Option<u32>,
+    /// How it is referred to: a root's name, `SESSIONS`, `['…']`, `.user`.
+    pub step: String,
+    /// Its objects' type, in pictures.
+    pub type_name: Option<String>,
+    /// Whether the step is a name that a programmer gave.
+    pub is_named: bool,
+    /// The kind of a root; `None` above roots.
+    pub root: Option<RootKind>,
+    depth: u32,
+}
+
+impl Frame {
+    /// As pictures show it.
+    pub fn title(&self) -> String {
+        match &self.type_name {
+            Some(type_name) => format!("{} {type_name}", self.step.trim_start_matches('.')),
+            None => self.step.clone(),
+        }
+    }
+}
+
+/// The frames, and each object's.
+#[derive(Debug)]
+pub struct Frames {
+    /// All frames.
+    pub frames: Vec<Frame>,
+    of: Vec<u32>,
+    in_namespace: Vec<bool>,
+    known: FxHashMap<(u32, String), u32>,
+    /// By the frame below, the shape of the step and the type.
+    memo: FxHashMap<(u32, Shape, u32), u32>,
+    detail: Detail,
+}
+
+#[cfg(test)]
+impl Frame {
+    pub(super) fn for_tests(parent: Option<u32>, step: String) -> Frame {
+        Frame { parent, step, type_name: None, is_named: true, root: None, depth: 0 }
+    }
+}
+
+#[cfg(test)]
+impl Frames {
+    pub(super) fn for_tests(frames: Vec<Frame>) -> Frames {
+        let (of, in_namespace) = (Vec::new(), Vec::new());
+        let (known, memo) = (FxHashMap::default(), FxHashMap::default());
+        Frames { frames, of, in_namespace, known, memo, detail: Detail::Types }
+    }
+}
+
+impl Frames {
+    /// Draws a tree together. Of the objects for which `wanted` is false, nothing that is above them is drawn, either,
+    /// unless it is wanted itself.
+    pub fn new<M: Memory + ?Sized>(
+        graph: &ObjectGraph<'_>,
+        names: &Names<'_, M>,
+        tree: Tree<'_>,
+        detail: Detail,
+        wanted: impl Fn(ObjectId) -> bool,
+    ) -> Frames {
+        let mut frames = Frames {
+            frames: Vec::new(),
+            of: pages::filled(NONE, graph.len()),
+            in_namespace: vec![false; graph.len()],
+            known: FxHashMap::default(),
+            memo: FxHashMap::default(),
+            detail,
+        };
+        let mut root_of: FxHashMap<ObjectId, &GraphRoot> = FxHashMap::default();
+        for root in &graph.roots {
+            root_of.entry(root.object).or_insert(root);
+        }
+        let has_tasks = graph.roots.iter().any(|root| root.kind == RootKind::Task);
+        let mut has_children = vec![false; graph.len()];
+        tree.for_each(|object| {
+            if let (Dominator::Object(above), true) = (tree.above(object), wanted(object)) {
+                has_children[above.index()] = true;
+            }
+        });
+        // Objects that so far are known by a key only.
+        let mut by_key: Vec<ObjectId> = Vec::new();
+        tree.for_each(|object| {
+            if !wanted(object) {
+                return;
+            }
+            if frames.of[object.index()] == NONE {
+                frames.of[object.index()] = match tree.above(object) {
+                    Dominator::Object(above) => {
+                        // It is held through several of those that this one holds.
+                        let parent = frames.of[above.index()];
+                        frames.merge(Some(parent), "[shared]".to_owned(), names, object, false)
+                    }
+                    _ => {
+                        // A task that several hold is known by its coroutine.
+                        let task = || {
+                            let targets = graph.forward.targets(object).filter_map(|to| root_of.get(&to));
+                            targets.copied().find(|root| root.kind == RootKind::Task)
+                        };
+                        let root = root_of.get(&object).copied().or_else(|| has_tasks.then(task)?);
+                        frames.root(names, root, object)
+                    }
+                };
+            }
+            if !has_children[object.index()] {
+                return;
+            }
+            names.for_each(object, &mut |to, label| {
+                if frames.of[to.index()] != NONE || tree.above(to) != Dominator::Object(object) || !wanted(to) {
+                    return;
+                }
+                if label == Label::Key {
+                    return by_key.push(to);
+                }
+                frames.of[to.index()] = frames.child(graph, names, object, to, label);
+            });
+            for to in by_key.drain(..) {
+                if frames.of[to.index()] == NONE {
+                    frames.of[to.index()] = frames.child(graph, names, object, to, Label::Key);
+                }
+            }
+        });
+        frames.known = FxHashMap::default();
+        frames.memo = FxHashMap::default();
+        frames
+    }
+
+    /// The frame of an object; `None` of one that is not in the tree.
+    pub fn of(&self, object: ObjectId) -> Option<u32> {
+        self.of.get(object.index()).copied().filter(|&frame| frame != NONE)
+    }
+
+    /// Whether an object is the dict of what its frame names.
+    pub fn is_namespace(&self, object: ObjectId) -> bool {
+        self.in_namespace.get(object.index()).copied().unwrap_or(false)
+    }
+
+    /// A frame and those below it, from the root on.
+    pub fn line(&self, frame: u32) -> Vec<&Frame> {
+        let mut line = Vec::new();
+        let mut at = Some(frame);
+        while let Some(frame) = at.and_then(|at| self.frames.get(at as usize)) {
+            line.push(frame);
+            at = frame.parent;
+        }
+        line.reverse();
+        line
+    }
+
+    fn child<M: Memory + ?Sized>(
+        &mut self,
+        graph: &ObjectGraph<'_>,
+        names: &Names<'_, M>,
+        from: ObjectId,
+        to: ObjectId,
+        label: Label,
+    ) -> u32 {
+        let (parent, in_namespace) = (self.of[from.index()], self.in_namespace[from.index()]);
+        let to_type = if self.detail == Detail::Types { graph.type_id(to).0 } else { 0 };
+        let shape = names.speller().shape(graph.type_id(from), label, in_namespace);
+        let memo = shape.map(|shape| (parent, shape, to_type));
+        if let Some(&frame) = memo.as_ref().and_then(|memo| self.memo.get(memo)) {
+            return frame;
+        }
+        let frame = match names.spell(from, label) {
+            Spelled::Namespace => {
+                self.in_namespace[to.index()] = true;
+                return parent;
+            }
+            step => {
+                let is_named = match &step {
+                    Spelled::Attribute(name) => !name.starts_with("__"),
+                    Spelled::Text(name) => in_namespace && !name.starts_with("__"),
+                    _ => false,
+                };
+                self.merge(Some(parent), step.write(in_namespace, false).1, names, to, is_named)
+            }
+        };
+        if let Some(memo) = memo {
+            self.memo.insert(memo, frame);
+        }
+        frame
+    }
+
+    fn root<M: Memory + ?Sized>(&mut self, names: &Names<'_, M>, root: Option<&GraphRoot>, object: ObjectId) -> u32 {
+        let Some(root) = root.filter(|root| root.kind <= RootKind::Interpreter) else {
+            let group = match (root.map(|root| root.kind), self.detail) {
+                (Some(RootKind::StaticType), Detail::Steps) => {
+                    let name = root.map(|root| root.name().into_owned()).unwrap_or_default();
+                    return self.add_root(name, Some(RootKind::StaticType));
+                }
+                (Some(kind @ (RootKind::Native | RootKind::Immortal)), Detail::Steps) => {
+                    let name = format!("{} held by {}", names.type_name(object), kind.name());
+                    return self.add_root(name, Some(kind));
+                }
+                (Some(RootKind::Native), _) => "held by native code",
+                (Some(RootKind::Immortal), _) => "immortal",
+                (Some(_), _) => "static types",
+                (None, Detail::Types) => "held by several",
+                // Chains may start where they are told to.
+                (None, Detail::Steps) => return self.add_root(names.type_name(object), None),
+            };
+            let group = self.add_root(group.to_owned(), root.map(|root| root.kind));
+            return self.merge(Some(group), names.own_name(object).unwrap_or_default(), names, object, false);
+        };
+        self.in_namespace[object.index()] = root.is_namespace;
+        let name = match (root.kind, self.detail) {
+            // One thread of many that do the same.
+            (RootKind::Frame | RootKind::Task, Detail::Steps) => {
+                root.name().split_once(", ").map(|(_, rest)| rest.to_owned())
+            }
+            _ => None,
+        };
+        let frame = self.add_root(name.unwrap_or_else(|| root.name().into_owned()), Some(root.kind));
+        // Names of modules are enough; what a local variable holds is not known from its name.
+        match self.frames.get_mut(frame as usize) {
+            Some(at) if root.kind == RootKind::Frame && self.detail == Detail::Types && at.type_name.is_none() => {
+                at.type_name = Some(names.short_type_name(object));
+            }
+            _ => {}
+        }
+        frame
+    }
+
+    fn add_root(&mut self, name: String, kind: Option<RootKind>) -> u32 {
+        let count = self.frames.len() as u32;
+        let frame = *self.known.entry((NONE, name.clone())).or_insert(count);
+        if frame == count {
+            self.frames.push(Frame { parent: None, step: name, type_name: None, is_named: true, root: kind, depth: 0 });
+        }
+        frame
+    }
+
+    fn merge<M: Memory + ?Sized>(
+        &mut self,
+        parent: Option<u32>,
+        step: String,
+        names: &Names<'_, M>,
+        object: ObjectId,
+        is_named: bool,
+    ) -> u32 {
+        let type_name = (self.detail == Detail::Types).then(|| names.short_type_name(object));
+        let Some(above) = parent.and_then(|parent| Some((parent, self.frames.get(parent as usize)?))) else {
+            return self.add_root(step, None);
+        };
+        let (parent, below) = above;
+        let depth = below.depth + 1;
+        // Lists that are linked by one attribute are one frame, however long.
+        let repeats = below.parent.is_some() && below.step == step && below.type_name == type_name;
+        if depth >= DEPTH_MAX || repeats {
+            return parent;
+        }
+        let key = match &type_name {
+            Some(type_name) => format!("{step} {type_name}"),
+            None => step.clone(),
+        };
+        let count = self.frames.len() as u32;
+        let frame = *self.known.entry((parent, key)).or_insert(count);
+        if frame == count {
+            self.frames.push(Frame { parent: Some(parent), step, type_name, is_named, root: None, depth });
+        }
+        frame
+    }
+}

@@ -1,0 +1,79 @@
+//! How is each object called by the one that refers to it?
+
+use crate::graph::ObjectId;
+use crate::heap::objects::Objects;
+use crate::heap::references::{Label, Reads, References};
+use crate::heap::spelling::{Spelled, Speller};
+use crate::python::types::TypeTable;
+use crate::target::memory::Memory;
+
+/// Labels of references between numbered objects, in words. Nothing is kept: a walk through an object's references
+/// costs what they are many.
+pub struct Names<'a, M: Memory + ?Sized> {
+    objects: &'a Objects,
+    types: &'a TypeTable,
+    references: &'a References<'a, M>,
+    reads: Reads,
+    speller: Speller<'a, M>,
+}
+
+impl<'a, M: Memory + ?Sized> Names<'a, M> {
+    /// The names in the memory that `references` reads.
+    pub fn new(memory: &'a M, objects: &'a Objects, types: &'a TypeTable, references: &'a References<'a, M>) -> Self {
+        Names { objects, types, references, reads: references.reads(), speller: Speller::new(memory, references) }
+    }
+
+    /// Calls `visit` with each object that one refers to, and how.
+    pub fn for_each(&self, from: ObjectId, visit: &mut impl FnMut(ObjectId, Label)) {
+        let (address, type_id) = (self.objects.address(from.index()), self.objects.type_id(from.index()));
+        self.references.for_each(&self.reads, address, type_id, &mut |word, label| {
+            if let Some(to) = self.objects.find(word) {
+                visit(ObjectId(to), label);
+            }
+        });
+    }
+
+    /// How one object refers to another: what holds by value says more than what holds by key. `None` where it does
+    /// not.
+    pub fn label(&self, from: ObjectId, to: ObjectId) -> Option<Label> {
+        let mut found = None;
+        self.for_each(from, &mut |target, label| {
+            if target == to && matches!(found, None | Some(Label::Key)) {
+                found = Some(label);
+            }
+        });
+        found
+    }
+
+    /// A label of an object's reference in words.
+    pub fn spell(&self, from: ObjectId, label: Label) -> Spelled {
+        let type_id = self.objects.type_id(from.index());
+        self.speller.spell(type_id, self.types.get(type_id).address, self.objects.address(from.index()), label)
+    }
+
+    /// Walks that ended where memory could not be read or made no sense.
+    pub fn torn(&self) -> u64 {
+        self.reads.torn()
+    }
+
+    /// The speller itself.
+    pub fn speller(&self) -> &Speller<'a, M> {
+        &self.speller
+    }
+
+    /// The full name of an object's type.
+    pub fn type_name(&self, object: ObjectId) -> String {
+        self.types.get(self.objects.type_id(object.index())).full_name()
+    }
+
+    /// What an object calls itself: `class app.Handler`. `None` of what has no name.
+    pub fn own_name(&self, object: ObjectId) -> Option<String> {
+        let type_id = self.types.find(self.objects.address(object.index()).0)?;
+        Some(format!("class {}", self.types.get(type_id).full_name()))
+    }
+
+    /// The name of an object's type without its module.
+    pub fn short_type_name(&self, object: ObjectId) -> String {
+        self.types.get(self.objects.type_id(object.index())).qualname.clone()
+    }
+}

@@ -1,0 +1,340 @@
+//! From an opened process to all of its objects, ready for their references to be followed: how long may it stand
+//! still, and how much memory may that take?
+//!
+//! References want one moment of the whole heap. So by default the process stands still while its bytes are copied,
+//! but never longer than `--max-pause`: how long a copy takes is known from its size and a trial before anything is
+//! stopped, and a copy that takes longer all the same goes on while the process runs. Where a copy does not fit into
+//! memory, objects and references are read in two passes over the process itself.
+
+use std::ops::Range;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow, bail};
+
+use crate::analysis::estimate;
+use crate::analysis::histogram::SortKey;
+use crate::heap::census::Progress;
+use crate::heap::classify::Classifier;
+use crate::heap::objects::{Found, Objects};
+use crate::heap::references::References;
+use crate::heap::sampling::{Effort, Frame, HEADS_MAX};
+use crate::heap::survey::{Outcome, Survey};
+use crate::python::attach::Python;
+use crate::python::types::TypeTable;
+use crate::report::summary::Reading;
+use crate::report::units;
+use crate::target::cache::CachedMemory;
+use crate::target::copy::{self, Buffers, Copy};
+use crate::target::freeze::Freeze;
+use crate::target::gates;
+use crate::target::image::Image;
+use crate::target::layered::Layered;
+use crate::target::process::Process;
+use crate::target::{Address, ReadError, host};
+
+use super::advice::Refused;
+use super::args::Following;
+use super::open::{Opened, Taken, allocator_summary};
+use super::progress;
+
+/// What a graph and the largest analysis of it take per object, with two edges each; see `cargo bench --bench graph`.
+const BYTES_PER_OBJECT: u64 = 80;
+/// What heapsonde takes whatever the target: types, caches, buffers of its threads.
+const BYTES_BASE: u64 = 64 << 20;
+/// The least memory per object that a target has in use.
+const OBJECT_MIN: u64 = 24;
+/// Read to estimate how many objects there are, where that decides.
+const SAMPLE: u64 = 16 << 20;
+
+/// Every object of a target, and how to follow its references.
+pub struct Collected<'a> {
+    /// The copy, and the process behind it; without a copy, the process alone.
+    pub memory: &'a Layered<'a, Process>,
+    /// The Python in it.
+    pub python: &'a Python,
+    /// Its types.
+    pub types: &'a TypeTable,
+    /// Its objects.
+    pub objects: &'a Objects,
+    /// Their references.
+    pub references: &'a References<'a, Layered<'a, Process>>,
+    /// How it was read.
+    pub way: Way,
+}
+
+/// How a target was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// Whether it was copied first.
+    pub is_copied: bool,
+    /// Whether it stood still all the time.
+    pub is_consistent: bool,
+    /// For how long it stood still because of us, as far as that is over.
+    pub paused: Option<Duration>,
+}
+
+/// A copy, and whether it is of one moment.
+struct Moment {
+    survey: Survey,
+    copy: Copy,
+    total: u64,
+    way: Way,
+}
+
+impl Opened {
+    /// Refuses a process whose references cannot be followed.
+    pub fn check_references(&self) -> Result<()> {
+        if self.has_references() {
+            return Ok(());
+        }
+        bail!(
+            "process {} runs a free-threaded Python {}, whose references cannot be followed yet: there are no why, \
+             --retained, --by holder, --view owners, --view paths and dump --references for it",
+            self.process.pid(),
+            self.python.version,
+        )
+    }
+
+    /// Whether references can be followed in such a build.
+    pub fn has_references(&self) -> bool {
+        self.python.layout.object.ob_ref_shared.is_none()
+    }
+
+    /// Finds every object and hands them to `work` with the means to follow their references.
+    ///
+    /// # Errors
+    /// Where the process cannot be read, where there is too little memory, and as `work`.
+    pub fn collect<R>(
+        &mut self,
+        following: &Following,
+        work: impl FnOnce(&Collected<'_>) -> Result<R>,
+    ) -> Result<Taken<R>> {
+        self.check_references()?;
+        host::go_first_when_memory_is_short();
+        let start = Instant::now();
+        let survey = self.survey()?;
+        let survey_time = start.elapsed();
+        let room = Room::new(following);
+        let ranges = survey.plan.ranges_for_references(&self.process);
+        if room.fits_a_copy(self, &survey, size_of_ranges(&ranges))? {
+            let Moment { survey, copy, total, way } = self.copy_moment(following, &ranges, survey_time)?;
+            let how = if way.is_consistent { "" } else { " while it ran" };
+            log::debug!("copied {}{how}, {} after the start", units::bytes(total), units::duration(start.elapsed()));
+            return self.follow(start, &room, &survey, Some(&copy), total, way, work);
+        }
+        log::debug!("a copy does not fit into {}: two passes", units::bytes(room.limit));
+        let freeze = if self.pause { Some(self.freeze()?) } else { None };
+        let survey = self.survey()?;
+        let way = Way { is_copied: false, is_consistent: freeze.is_some(), paused: None };
+        let total = survey.plan.total_bytes();
+        let mut taken = self.follow(start, &room, &survey, None, total, way, work)?;
+        taken.reading.paused = freeze.map(Freeze::release);
+        Ok(taken)
+    }
+
+    fn survey(&mut self) -> Result<Survey> {
+        let pid = self.process.pid();
+        self.process.refresh().map_err(|_| Refused { pid, gate: gates::diagnose(pid) })?;
+        Ok(Survey::new(&self.process, &self.python, &self.elfs))
+    }
+
+    /// Copies the target, at one moment if it may stand still for so long. `ranges` is what it would be now, and took
+    /// `survey_time` to find.
+    fn copy_moment(
+        &mut self,
+        following: &Following,
+        ranges: &[Range<Address>],
+        survey_time: Duration,
+    ) -> Result<Moment> {
+        let mut buffers = Buffers::prepare(ranges);
+        let rate = buffers.measure_rate(&self.process).ok_or(ReadError::Gone)?;
+        let expected = survey_time + Duration::from_secs_f64(size_of_ranges(ranges) as f64 / rate);
+        let may_stop = !self.nonblocking && (self.pause || expected <= following.max_pause);
+        log::debug!("a copy takes about {}, at {}/s", units::duration(expected), units::bytes(rate as u64));
+        if !may_stop && !self.nonblocking {
+            log::warn!(
+                "copying would stop the process for about {}, more than --max-pause ({}): it runs on meanwhile",
+                units::duration(expected),
+                units::duration(following.max_pause)
+            );
+        }
+        let freeze = if may_stop { Some(self.freeze()?) } else { None };
+        let was_stopped = freeze.as_ref().is_some_and(Freeze::was_stopped_already);
+        let patience = if self.pause || freeze.is_none() { None } else { Some(following.max_pause) };
+        let since = Instant::now();
+        let (process, python, elfs) = (&mut self.process, &self.python, &self.elfs);
+        // The copy is made on other threads, and this one, which alone can let the process run, watches the clock.
+        let (result, paused, in_time) = std::thread::scope(|scope| {
+            let (done, is_done) = mpsc::channel::<()>();
+            let copying = scope.spawn(move || {
+                let _done = done;
+                process.refresh().map_err(|_| ReadError::Gone)?;
+                let survey = Survey::new(process, python, elfs);
+                let ranges = survey.plan.ranges_for_references(process);
+                Ok::<_, ReadError>((size_of_ranges(&ranges), copy::copy_into(process, &ranges, buffers)?, survey))
+            });
+            // The channel ends when the copy is done; nothing is ever sent.
+            let in_time = match patience {
+                Some(patience) => {
+                    let left = patience.saturating_sub(since.elapsed());
+                    is_done.recv_timeout(left) != Err(mpsc::RecvTimeoutError::Timeout)
+                }
+                None => is_done.recv().is_err(),
+            };
+            let paused = freeze.map(Freeze::release);
+            (copying.join(), paused, in_time)
+        });
+        let (total, copy, survey) = result.map_err(|_| anyhow!("the copying thread failed"))??;
+        if !in_time && !was_stopped {
+            log::warn!("the copy took longer than --max-pause: the process ran on during its last part");
+        }
+        let way = Way { is_copied: true, is_consistent: paused.is_some() && (in_time || was_stopped), paused };
+        Ok(Moment { survey, copy, total, way })
+    }
+
+    /// Finds the objects, in the copy or in the process itself.
+    #[expect(clippy::too_many_arguments, reason = "the one place where all that was decided meets")]
+    fn follow<R>(
+        &self,
+        start: Instant,
+        room: &Room,
+        survey: &Survey,
+        copy: Option<&Copy>,
+        total: u64,
+        way: Way,
+        work: impl FnOnce(&Collected<'_>) -> Result<R>,
+    ) -> Result<Taken<R>> {
+        let nothing = Image::default();
+        let memory = Layered::new(copy.map_or(&nothing, |copy| &copy.image), &self.process);
+        let types = TypeTable::build(&CachedMemory::new(&memory), &self.python, &survey.plan.statics())?;
+        let progress = Progress::default();
+        let parts = survey.plan.total_bytes();
+        let (found, mut outcome): (Vec<Found>, Outcome) = progress::show(&progress, parts, || match copy {
+            Some(_) => survey.census(&memory, &self.python, &types, &progress, Found::default),
+            None => survey.census(&self.process, &self.python, &types, &progress, Found::default),
+        })?;
+        let objects = Objects::new(found);
+        if let Some(copy) = copy {
+            outcome.counts.unreadable_bytes += copy.unreadable_bytes;
+            outcome.lists = Some(objects.check_lists(&memory, &self.python));
+        }
+        log::debug!("found {} objects, {} after the start", objects.len(), units::duration(start.elapsed()));
+        room.check(objects.len() as u64, copy.map_or(0, |copy| copy.image.size_bytes()))?;
+        let references = References::new(&memory, &self.python, &types, total);
+        let problems = self.problems(survey, &types, &outcome);
+        let allocator = allocator_summary(survey, &outcome);
+        let collected = work(&Collected {
+            memory: &memory,
+            python: &self.python,
+            types: &types,
+            objects: &objects,
+            references: &references,
+            way,
+        })?;
+        let (peak, count) = (host::peak_bytes().unwrap_or(0), objects.len().max(1) as f64);
+        log::debug!(
+            "answered in {} ({:.0} ns per object), at most {} of memory ({:.0} bytes per object)",
+            units::duration(start.elapsed()),
+            start.elapsed().as_secs_f64() * 1e9 / count,
+            units::bytes(peak),
+            peak as f64 / count,
+        );
+        let reading = Reading { read_bytes: total, duration: start.elapsed(), paused: way.paused };
+        Ok(Taken { types, collected, reading, problems, allocator })
+    }
+}
+
+fn size_of_ranges(ranges: &[Range<Address>]) -> u64 {
+    ranges.iter().map(|range| range.end.0.saturating_sub(range.start.0)).sum()
+}
+
+/// There is too little memory to follow references.
+#[derive(Debug, thiserror::Error)]
+#[error("{objects} objects need {graph} to follow their references{with_copy}, and {limit} {of}")]
+pub struct NoRoom {
+    objects: String,
+    graph: String,
+    with_copy: String,
+    limit: String,
+    of: &'static str,
+}
+
+/// How much memory we may use.
+struct Room {
+    limit: u64,
+    of: &'static str,
+}
+
+impl Room {
+    fn new(following: &Following) -> Room {
+        // A quarter stays with the others.
+        let host = host::available_bytes().map_or(u64::MAX, |available| available / 4 * 3);
+        match following.max_memory {
+            Some(limit) if limit <= host => Room { limit, of: "--max-memory allows" },
+            _ => Room {
+                limit: host,
+                of: "may be used here (three quarters of what the host and its control group have left)",
+            },
+        }
+    }
+
+    /// Whether a copy fits beside the graph.
+    ///
+    /// # Errors
+    /// Where not even the graph fits.
+    fn fits_a_copy(&self, opened: &Opened, survey: &Survey, copy: u64) -> Result<bool> {
+        let most = graph_bytes(survey.plan.total_bytes() / OBJECT_MIN);
+        if copy.saturating_add(most) <= self.limit {
+            return Ok(true);
+        }
+        let objects = estimate_objects(opened, survey)?;
+        let graph = graph_bytes(objects);
+        if copy.saturating_add(graph) <= self.limit {
+            return Ok(true);
+        }
+        if graph <= self.limit {
+            return Ok(false);
+        }
+        bail!(NoRoom {
+            objects: format!("about {}", units::count(objects)),
+            graph: units::bytes(graph),
+            with_copy: format!(" ({} with a copy)", units::bytes(copy.saturating_add(graph))),
+            limit: units::bytes(self.limit),
+            of: self.of,
+        })
+    }
+
+    /// The same, once the objects are counted.
+    fn check(&self, objects: u64, copied: u64) -> Result<()> {
+        /// An estimate is not refused for the last few percent.
+        const SLACK: u64 = 10;
+        let needed = graph_bytes(objects).saturating_add(copied);
+        if needed <= self.limit.saturating_add(self.limit / SLACK) {
+            return Ok(());
+        }
+        bail!(NoRoom {
+            objects: units::count(objects),
+            graph: units::bytes(needed),
+            with_copy: String::new(),
+            limit: units::bytes(self.limit),
+            of: self.of,
+        })
+    }
+}
+
+fn graph_bytes(objects: u64) -> u64 {
+    objects.saturating_mul(BYTES_PER_OBJECT).saturating_add(BYTES_BASE)
+}
+
+/// How many objects there are, from a part of the heap.
+fn estimate_objects(opened: &Opened, survey: &Survey) -> Result<u64> {
+    let (memory, python) = (&opened.process, &opened.python);
+    let types = TypeTable::build(&CachedMemory::new(memory), python, &survey.plan.statics())?;
+    let classifier = Classifier::new(&python.layout, python.version, &types, survey.debug_hooks);
+    // The same draw each time: a limit that was told is the same when it is kept to.
+    let mut rng = fastrand::Rng::with_seed(1);
+    let frame = Frame::new(memory, &python.layout, &survey.plan, HEADS_MAX, &mut rng)?;
+    let sample = frame.draw(memory, &classifier, Effort::Bytes(SAMPLE + frame.fixed_bytes()), &mut rng)?;
+    Ok(estimate::histogram(&types, &sample, estimate::By::Type, SortKey::Bytes).total.objects)
+}

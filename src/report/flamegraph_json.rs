@@ -1,0 +1,70 @@
+//! The frames of a flame graph as JSON, for programs that draw their own.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use crate::analysis::owners::Node;
+
+use super::graph::GraphSummary;
+use super::histogram_json::SCHEMA_VERSION;
+use super::summary::{Problems, TargetSummary};
+
+/// What a document says beside its frames.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct About<'a> {
+    /// Of which process; of a family, its first.
+    pub target: &'a TargetSummary,
+    /// `owners`, `paths` or `types`.
+    pub view: &'static str,
+    /// `exact` or `sampled`.
+    pub basis: &'static str,
+    /// How references were followed, where they were.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub graph: Option<&'a GraphSummary>,
+    /// What could not be read.
+    pub problems: &'a Problems,
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    schema_version: u32,
+    #[serde(flatten)]
+    about: &'a About<'a>,
+    root: Frame<'a>,
+}
+
+#[derive(Serialize)]
+struct Frame<'a> {
+    name: &'a str,
+    /// With all frames above it.
+    objects: u64,
+    shallow_bytes: u64,
+    /// Without them.
+    own_objects: u64,
+    own_shallow_bytes: u64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    children: Vec<Frame<'a>>,
+}
+
+impl<'a> From<&'a Node> for Frame<'a> {
+    fn from(node: &'a Node) -> Frame<'a> {
+        Frame {
+            name: &node.name,
+            objects: node.total.objects,
+            shallow_bytes: node.total.bytes,
+            own_objects: node.own.objects,
+            own_shallow_bytes: node.own.bytes,
+            children: node.children.iter().map(Frame::from).collect(),
+        }
+    }
+}
+
+/// Writes the document, and a newline behind it.
+///
+/// # Errors
+/// As the writer.
+pub fn write(out: &mut dyn Write, root: &Node, about: &About<'_>) -> io::Result<()> {
+    serde_json::to_writer_pretty(&mut *out, &Document { schema_version: SCHEMA_VERSION, about, root: root.into() })?;
+    writeln!(out)
+}

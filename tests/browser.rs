@@ -1,0 +1,94 @@
+//! The SVG in a browser: it opens, a click on a frame zooms, a search marks what it finds.
+//!
+//! Headless Chromium runs a script that is put into a copy of the picture, and prints the document when it is done.
+//! Where there is no Chromium, that is said.
+
+mod common;
+
+use std::process::Command;
+
+use serde_json::Value;
+
+use common::interpreters;
+use common::skipped;
+use common::target::Target;
+use common::tool::{self, finish};
+
+const BROWSERS: &[&str] = &["chromium", "chromium-browser", "google-chrome", "chrome"];
+
+/// Some frames: sessions that a module keeps, in two kinds.
+const PROGRAM: &str = r"
+import os
+class Session:
+    def __init__(self, n):
+        self.user, self.rows = 'user %d' % n, [n * 1000 + i for i in range(20)]
+SESSIONS = {i: Session(i) for i in range(2000)}
+OTHERS = [Session(i) for i in range(1000)]
+os.write(1, b'ready %d\n' % os.getpid())
+os.read(0, 1)
+";
+
+/// Clicks on a frame, goes back, searches; leaves what came of it in an attribute.
+const SCRIPT: &str = r"
+window.addEventListener('load', () => setTimeout(() => {
+    const frames = () => [...document.getElementById('frames').querySelectorAll('g')];
+    const find = name => frames().find(g => g.querySelector('title').textContent.startsWith(name));
+    const width = g => g.querySelector('rect').getBoundingClientRect().width;
+    const shown = g => getComputedStyle(g).display !== 'none' && !g.classList.contains('hide');
+    const answer = {frames: frames().length, title: document.getElementById('title').textContent};
+    const sessions = find('SESSIONS dict');
+    answer.before = width(sessions);
+    sessions.querySelector('rect').dispatchEvent(new MouseEvent('click', {bubbles: true}));
+    answer.zoomed = width(sessions);
+    answer.others = shown(find('OTHERS list'));
+    document.getElementById('unzoom').dispatchEvent(new MouseEvent('click', {bubbles: true}));
+    answer.after = width(sessions);
+    search('Session');
+    answer.matched = document.getElementById('matched').textContent;
+    document.documentElement.setAttribute('data-answer', JSON.stringify(answer));
+}, 100));
+";
+
+#[test]
+fn a_picture_opens_zooms_and_is_searched() {
+    let exists =
+        |name: &&&str| Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success());
+    let Some(browser) = BROWSERS.iter().find(exists) else {
+        return skipped("the SVG in a browser", "no Chromium here");
+    };
+    let gil = interpreters::find().interpreters.into_iter().filter(|i| i.kind == "default").max_by_key(|i| i.version);
+    let Some(interpreter) = gil else { return skipped("the SVG in a browser", "no default build found") };
+    let target = Target::spawn(&interpreter, PROGRAM, &[], &[]).expect("a target starts");
+    let folder = tempfile::TempDir::new().expect("a temporary folder");
+    let path = folder.path().join("owners.svg");
+    let drawn = tool::run(&["flamegraph", &target.pid().to_string(), "-o", path.to_str().expect("UTF-8")]);
+    drawn.and_then(tool::Run::ok).expect("a picture");
+    let svg = std::fs::read_to_string(&path).expect("it was written");
+    let (body, _) = svg.rsplit_once("</svg>").expect("it ends");
+    std::fs::write(&path, format!("{body}<script><![CDATA[{SCRIPT}]]></script></svg>")).expect("ours");
+
+    let mut command = Command::new(browser);
+    command.args([
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--virtual-time-budget=10000",
+        "--window-size=1280,800",
+    ]);
+    command.arg(format!("--user-data-dir={}", folder.path().join("profile").display()));
+    command.arg("--dump-dom").arg(format!("file://{}", path.display()));
+    let run = finish(command).expect("the browser ends");
+    let dom = run.text();
+    let answer = dom.split("data-answer=\"").nth(1).and_then(|rest| rest.split('"').next());
+    let answer = answer.unwrap_or_else(|| panic!("the script did not end: {}", run.stderr)).replace("&quot;", "\"");
+    let answer: Value = serde_json::from_str(&answer).expect("JSON");
+    let number = |key: &str| answer[key].as_f64().expect("a width");
+    assert!(answer["frames"].as_u64() > Some(20), "{answer}");
+    assert!(answer["title"].as_str().is_some_and(|title| title.starts_with("Live heap by owner")), "{answer}");
+    assert!(number("zoomed") > 1.2 * number("before") && number("zoomed") > 1000.0, "{answer}");
+    assert_eq!(answer["others"], false, "what is beside it goes: {answer}");
+    assert!((number("after") - number("before")).abs() < 1.0, "{answer}");
+    let matched = answer["matched"].as_str().and_then(|text| text.strip_prefix("Matched: ")?.strip_suffix('%'));
+    let matched: f64 = matched.and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("{answer}"));
+    assert!(matched > 20.0 && matched < 100.0, "{answer}");
+}

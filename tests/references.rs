@@ -1,0 +1,256 @@
+//! What follows references, on the command line: pause, memory, views, holders, labels, chains.
+
+mod common;
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::Stdio;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use common::interpreters;
+use common::skipped;
+use common::target::Target;
+use common::tool::{self, Run, heapsonde};
+
+/// A small heap with a little of everything, blocked as the oracle's targets are.
+const SMALL: &str = r"
+import collections, os, threading
+
+class Node:
+    def __init__(self, i):
+        self.name, self.edges = 'node %d' % i, [i]
+
+nodes = [Node(i) for i in range(1000)]
+odd = type('semi;colon', (), {'__module__': 'a;b'})
+kept = [odd() for _ in range(50)], {i: str(i) for i in range(500)}, collections.deque(range(100))
+threading.Thread(target=threading.Lock().acquire, daemon=True).start()
+os.write(1, b'ready %d\n' % os.getpid())
+os.read(0, 1)
+";
+
+fn run(args: &[&str]) -> Run {
+    tool::run(args).expect("the tool starts and ends")
+}
+
+/// Runs what must be refused, with a sentence that says all of this.
+#[track_caller]
+fn refused(args: &[&str], says: &str) {
+    let run = run(args);
+    assert_eq!(run.status.code(), Some(2), "{args:?}: {}", run.stderr);
+    assert!(run.stdout.is_empty() && run.stderr.contains(says), "{args:?}: {}", run.stderr);
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("paths of tests are UTF-8")
+}
+
+/// A target whose references can be followed.
+fn linked(test: &str) -> Option<Target> {
+    let gil = interpreters::find().interpreters.into_iter().filter(|i| i.kind == "default").max_by_key(|i| i.version);
+    let Some(interpreter) = gil else {
+        skipped(test, "no default build found");
+        return None;
+    };
+    Some(Target::spawn(&interpreter, SMALL, &[], &[]).expect("a small target starts"))
+}
+
+#[test]
+fn references_are_followed_within_a_pause() {
+    let Some(mut target) = linked("--max-pause") else { return };
+    let pid = target.pid().to_string();
+    let ask = |more: &[&str]| {
+        let run = run(&[&["histo", "--retained", "--json", &pid], more].concat());
+        let report = run.json().unwrap_or_else(|e| panic!("{e}: {}", run.stderr));
+        (report, run.stderr)
+    };
+    let (report, stderr) = ask(&[]);
+    let paused = report["reading"]["paused_seconds"].as_f64().expect("it stood still");
+    assert!(paused > 0.0 && paused < 0.5 && stderr.is_empty(), "{paused} {stderr}");
+    assert_eq!((&report["graph"]["copied"], &report["graph"]["consistent"]), (&true.into(), &true.into()));
+    // No copy takes less than a microsecond: it is made while the process runs, and that is said.
+    let (report, stderr) = ask(&["--max-pause", "0.001ms"]);
+    assert!(report["reading"]["paused_seconds"].is_null() && stderr.contains("--max-pause"), "{stderr}");
+    assert_eq!(report["graph"]["consistent"], false);
+    let (report, stderr) = ask(&["--nonblocking"]);
+    assert!(report["reading"]["paused_seconds"].is_null() && stderr.is_empty(), "{stderr}");
+    let (report, _) = ask(&["--pause"]);
+    assert!(report["reading"]["paused_seconds"].is_f64());
+    let table = run(&["histo", "--retained", &pid]);
+    for says in ["paused for ", "Graph: ", "Garbage awaiting collection: ", "Held by native code alone: "] {
+        assert!(table.text().contains(says), "{says} is not in {}", table.text());
+    }
+    refused(&["histo", "--retained", "--pause", "--max-pause", "1s", &pid], "cannot be used with");
+    target.write(b"\n").expect("it still reads");
+    assert!(target.read_line().is_err(), "it went on and ended");
+}
+
+#[test]
+fn too_little_memory_is_said_before_anything_is_read() {
+    let Some(target) = linked("--max-memory") else { return };
+    let pid = target.pid().to_string();
+    for verb in [
+        &["histo", "--retained"][..],
+        &["histo", "--by", "holder"],
+        &["dump", "--references"],
+        &["flamegraph", "--view", "owners", "-o", "-"],
+    ] {
+        refused(&[verb, &["--max-memory", "1MiB", &pid]].concat(), "MiB");
+    }
+    refused(&["why", "--max-memory", "1MiB", &pid, "__main__.Node"], "MiB");
+    // Who did not ask for owners gets types.
+    let drawn = run(&["flamegraph", "-f", "folded", "--max-memory", "1MiB", &pid]);
+    assert!(drawn.status.success() && drawn.text().contains("__main__;__main__;Node "), "{}", drawn.stderr);
+    assert!(drawn.stderr.contains("by type instead"), "{}", drawn.stderr);
+    for nonsense in ["0", "-1", "many", "1XB", "99999999999TiB"] {
+        refused(&["histo", "--retained", "--max-memory", nonsense, &pid], "");
+    }
+}
+
+#[test]
+fn each_view_adds_up_to_the_histogram() {
+    let Some(target) = linked("views") else { return };
+    let pid = target.pid().to_string();
+    let totals = run(&["histo", "--json", "--pause", &pid]).json().expect("a document")["totals"].clone();
+    for view in [&[][..], &["--view", "owners"], &["--view", "paths"], &["--view", "types"]] {
+        for (weight, key) in [("bytes", "shallow_bytes"), ("objects", "objects")] {
+            let drawn = run(&[&["flamegraph", "-f", "folded", "--weight", weight, &pid], view].concat());
+            let sum: u64 = drawn.text().lines().filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum();
+            assert_eq!(Value::from(sum), totals[key], "{view:?} {}", drawn.stderr);
+        }
+        let json = run(&[&["flamegraph", "-f", "json", &pid], view].concat()).json().expect("a document");
+        assert_eq!(json["root"]["objects"], totals["objects"], "{view:?}");
+        assert_eq!(json["root"]["shallow_bytes"], totals["shallow_bytes"], "{view:?}");
+        let children = json["root"]["children"].as_array().expect("children");
+        assert_eq!(children.iter().filter_map(|child| child["objects"].as_u64()).sum::<u64>(), totals["objects"]);
+    }
+    let folder = TempDir::new().expect("a temporary folder");
+    for (view, says) in [("owners", "is what it alone holds"), ("paths", "not what it holds")] {
+        let path = folder.path().join(format!("{view}.svg"));
+        let run = run(&["flamegraph", "--view", view, &pid, "-o", text(&path)]);
+        assert!(run.status.success() && run.stderr.contains("paused for "), "{}", run.stderr);
+        let svg = fs::read_to_string(&path).expect("it was written");
+        assert!(
+            svg.trim_end().ends_with("</svg>") && svg.contains(says) && svg.contains("nodes") && svg.len() < 10_000_000
+        );
+    }
+    let holders = run(&["histo", "--by", "holder", "--json", &pid]).json().expect("a document");
+    assert_eq!(holders["totals"], totals);
+    let nodes = holders["types"].as_array().expect("rows").iter().find(|row| row["type"] == "__main__.nodes");
+    assert!(nodes.is_some_and(|row| row["objects"].as_u64() >= Some(3000)), "{nodes:?}");
+}
+
+#[test]
+fn references_have_labels() {
+    let Some(target) = linked("--labels") else { return };
+    let pid = target.pid().to_string();
+    let dump = run(&["dump", "--references", "--labels", &pid]);
+    let mut labels = std::collections::BTreeSet::new();
+    for line in dump.text().lines() {
+        let object: Value = serde_json::from_str(line).expect("a line of JSON");
+        for reference in object["references"].as_array().expect("references") {
+            assert!(reference["address"].as_str().is_some_and(|address| address.starts_with("0x")), "{reference}");
+            let label = reference["label"].as_str().expect("a label");
+            if object["type"] == "__main__.Node" {
+                labels.insert(label.to_owned());
+            }
+        }
+    }
+    assert!([".name", ".edges", ".__class__"].iter().all(|label| labels.contains(*label)), "{labels:?}");
+    refused(&["dump", "--labels", &pid], "--references");
+}
+
+#[test]
+fn chains_are_counted_cut_and_started_elsewhere() {
+    let Some(target) = linked("why") else { return };
+    let pid = target.pid().to_string();
+    let ask =
+        |more: &[&str]| run(&[&["why", "--json", &pid, "__main__.Node"], more].concat()).json().expect("a document");
+    let all = ask(&[]);
+    let first = &all["chains"][0];
+    assert_eq!((&first["shape"], &first["objects"]), (&"__main__.nodes[…]".into(), &1000.into()), "{all}");
+    let cut = ask(&["--max-depth", "1"]);
+    assert_eq!(cut["too_deep_objects"], 1000, "{cut}");
+    let edges = run(&["why", "--json", &pid, "list", "--from-type", "__main__.Node"]).json().expect("a document");
+    let chain = &edges["chains"][0];
+    assert_eq!((&chain["shape"], &chain["objects"]), (&"__main__.Node(…).edges".into(), &1000.into()), "{edges}");
+    refused(&["why", &pid, "no.such.Type"], "no type is called");
+    refused(&["why", &pid, "list", "--from-type", "no.such.Type"], "no type is called");
+}
+
+#[test]
+fn the_kernel_would_end_us_before_the_target() {
+    let Some(target) = linked("oom_score_adj") else { return };
+    let score = |pid: u32| fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).expect("it lives");
+    let before = score(target.pid());
+    let mut command = heapsonde(&["dump", "--references", &target.pid().to_string()]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the tool starts");
+    // The rest of the lines fills the pipe: it stands until it is read.
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().expect("piped")).read_line(&mut line).expect("it writes");
+    let ours = score(child.id());
+    child.kill().expect("it is ours");
+    child.wait().expect("it is ours");
+    assert_eq!(ours.trim(), "1000");
+    assert_eq!(score(target.pid()), before, "the target's own is left alone");
+}
+
+#[test]
+fn a_free_threaded_python_is_refused_and_drawn_by_type() {
+    let Some(interpreter) = interpreters::find().interpreters.into_iter().find(|i| !i.has_gil()) else {
+        return skipped("references of a free-threaded Python", "none found");
+    };
+    let target = Target::spawn(&interpreter, SMALL, &[], &[]).expect("a small target starts");
+    let pid = target.pid().to_string();
+    for args in [
+        &["histo", "--retained", &pid][..],
+        &["why", &pid, "dict"],
+        &["flamegraph", "--view", "owners", &pid, "-o", "-"],
+    ] {
+        refused(args, "free-threaded Python");
+    }
+    let drawn = run(&["flamegraph", "-f", "folded", &pid]);
+    assert!(drawn.status.success() && drawn.text().contains("__main__;__main__;Node "), "{}", drawn.stderr);
+    assert!(drawn.stderr.contains("by type, not by owner"), "{}", drawn.stderr);
+}
+
+#[test]
+fn what_is_garbage_is_what_the_collector_would_find() {
+    let Some(interpreter) =
+        interpreters::find().interpreters.into_iter().filter(|i| i.kind == "default").max_by_key(|i| i.version)
+    else {
+        return skipped("garbage", "no default build found");
+    };
+    // Cycles of two, each with an int of its own that the collector does not count.
+    const CYCLES: &str = r"
+import gc, os
+class Cycle: pass
+gc.collect()
+gc.disable()
+def make(i):
+    one = Cycle()
+    one.other, one.number = Cycle(), (i + 1) * 1000000
+    one.other.other = one
+for i in range(100):
+    make(i)
+os.write(1, b'ready %d\n' % os.getpid())
+os.read(0, 1)
+os.write(1, b'found %d\n' % gc.collect())
+os.read(0, 1)
+";
+    let mut target = Target::spawn(&interpreter, CYCLES, &[], &[]).expect("a target starts");
+    let pid = target.pid().to_string();
+    let garbage = || {
+        run(&["histo", "--retained", "--json", &pid]).json().expect("a document")["graph"]["garbage"]["objects"]
+            .as_u64()
+    };
+    let ours = garbage().expect("a number");
+    let types = run(&["why", "--json", &pid, "__main__.Cycle"]).json().expect("a document");
+    assert_eq!((&types["objects"], &types["garbage_objects"]), (&200.into(), &200.into()), "{types}");
+    target.write(b"\n").expect("it reads");
+    let found: u64 = target.read_line().expect("it says")["found ".len()..].parse().expect("a number");
+    assert!(ours >= found && ours <= found + 100, "{ours} objects, the collector finds {found} that it tracks");
+    assert_eq!(garbage(), Some(0), "it was collected");
+}
