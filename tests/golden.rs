@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use heapsonde::analysis::histogram::{Amount, Histogram, Row};
+use heapsonde::analysis::owners::Node;
 use heapsonde::heap::survey::Outcome;
 use heapsonde::python::sizes::Basis;
 use heapsonde::report::folded::{self, Weight};
@@ -80,6 +81,7 @@ fn the_document() {
         basis: &summary::Basis::Exact,
         allocator: &AllocatorSummary::default(),
         problems: &Problems::new(&Outcome::default(), 4096, 1, 0),
+        graph: None,
     };
     golden("types.json", |out| histogram_json::write(out, &histogram(), Some(3), &about));
 }
@@ -87,7 +89,7 @@ fn the_document() {
 #[test]
 fn the_folded_stacks() {
     for (name, weight) in [("types-bytes.folded", Weight::Bytes), ("types-objects.folded", Weight::Objects)] {
-        let lines = folded::of_types(&histogram(), weight);
+        let lines = folded::of_tree(&Node::of_types(&histogram(), "all"), weight);
         golden(name, |out| folded::write(out, &lines));
         let sum: u64 =
             lines.iter().map(|line| line.rsplit_once(' ').expect("a weight").1.parse::<u64>().unwrap()).sum();
@@ -98,7 +100,7 @@ fn the_folded_stacks() {
 
 #[test]
 fn the_picture() {
-    let lines = folded::of_types(&histogram(), Weight::Bytes);
+    let lines = folded::of_tree(&Node::of_types(&histogram(), "all"), Weight::Bytes);
     golden("types.svg", |out| flamegraph::write(out, &lines, "Live heap by type", "8 types", Weight::Bytes));
     // Frames do not depend on the order of the stacks.
     let reversed: Vec<String> = lines.iter().rev().cloned().collect();

@@ -86,6 +86,12 @@ fn read_array<M: Memory + ?Sized>(memory: &M, layout: &Layout, array: Address, s
         return;
     }
     let size = layout.arena_object.size;
+    // One block of malloc's holds the array, so one region does: no count leads beyond it.
+    let room = memory.regions().find(array).map_or(0, |region| (region.end.0 - array.0) / size as u64);
+    if slots > room {
+        found.rejected += slots - room;
+    }
+    let slots = slots.min(room);
     // In pieces: a large process has a million arenas.
     const PIECE: u64 = 4096;
     for first in (0..slots).step_by(PIECE as usize) {
