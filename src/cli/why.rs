@@ -40,16 +40,18 @@ struct Chain {
 /// Takes a copy, builds the graph, prints the chains.
 pub fn run(options: &Why) -> Result<()> {
     let destination = Destination::new(&options.output, || Destination::Stdout)?;
+    let (pid, what) = words(options)?;
     let target = args::Target {
-        pid: Some(options.pid),
+        pid,
         pid_option: None,
+        core: options.core.clone(),
         command: Vec::new(),
         keep: false,
         after: None,
-        pause: !options.nonblocking,
+        pause: !options.nonblocking && pid.is_some(),
         nonblocking: options.nonblocking,
     };
-    let taken = open::open(&target)?.collect(|collected| answer(options, collected))?;
+    let taken = open::open(&target)?.collect(|collected| answer(options, what, collected))?;
     let document = &taken.collected;
     destination.write(|out| {
         if options.json {
@@ -77,8 +79,22 @@ pub fn run(options: &Why) -> Result<()> {
     Ok(taken.problems.write(&mut std::io::stderr().lock())?)
 }
 
-fn answer(options: &Why, collected: &Collected<'_>) -> Result<Document> {
-    let targets = targets(&options.what, collected)?;
+/// The process, and what is asked of it.
+fn words(options: &Why) -> Result<(Option<i32>, &str)> {
+    match (options.words.as_slice(), options.pid_option, &options.core.core) {
+        ([what], Some(pid), None) => Ok((Some(pid), what)),
+        ([what], None, Some(_)) => Ok((None, what)),
+        ([pid, what], None, None) => match pid.parse() {
+            Ok(pid) => Ok((Some(pid), what)),
+            Err(_) => bail!("{pid:?} is not a process id"),
+        },
+        ([_], None, None) => bail!("which object? Give a PID and an address or a type, such as: why 4711 dict"),
+        _ => bail!("one process or core, please, and one address or type"),
+    }
+}
+
+fn answer(options: &Why, what: &str, collected: &Collected<'_>) -> Result<Document> {
+    let targets = targets(what, collected)?;
     let graph = graph::build(collected);
     let dominators = graph.dominators();
     let retained = graph.retained(&dominators);
@@ -100,7 +116,7 @@ fn answer(options: &Why, collected: &Collected<'_>) -> Result<Document> {
     );
     Ok(Document {
         schema_version: SCHEMA_VERSION,
-        query: options.what.clone(),
+        query: what.to_owned(),
         objects: targets.len() as u64,
         shallow_bytes: targets.iter().map(|&target| object(target).size).sum(),
         retained_bytes: sums[0].bytes,

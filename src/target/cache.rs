@@ -52,9 +52,19 @@ impl<'a, M: Memory + ?Sized> CachedMemory<'a, M> {
         let window = page / WINDOW * WINDOW;
         let start = window.max(region.start.0);
         let end = window.saturating_add(WINDOW).min(region.end.0);
-        let mut bytes = vec![0; end.saturating_sub(start) as usize];
+        let bytes = vec![0; end.saturating_sub(start) as usize];
         self.reads.set(self.reads.get() + 1);
-        self.inner.read_exact_at(Address(start), &mut bytes)?;
+        let (mut start, mut bytes) = (start, bytes);
+        match self.inner.read_exact_at(Address(start), &mut bytes) {
+            Ok(()) => {}
+            Err(error @ (ReadError::Gone | ReadError::Denied)) => return Err(error),
+            // A core or a file may end within a region: then this page alone.
+            Err(_) => {
+                (start, bytes) = (page, vec![0; PAGE as usize]);
+                self.reads.set(self.reads.get() + 1);
+                self.inner.read_exact_at(Address(start), &mut bytes)?;
+            }
+        }
         let mut pages = self.pages.borrow_mut();
         if pages.len() >= PAGES_MAX {
             pages.clear();
