@@ -105,6 +105,8 @@ impl Basis {
 pub struct Problems {
     /// Pools that changed however often they were read: their blocks are missing from the figures.
     pub torn_pools: u64,
+    /// Pools that changed however often they were read, and whose blocks were judged one by one.
+    pub moving_pools: u64,
     /// Objects that changed while they were read, and are missing from the figures.
     pub torn_objects: u64,
     /// Blocks that look like an object from the front and not from inside; not counted as objects.
@@ -145,6 +147,7 @@ impl Problems {
         let counts = &outcome.counts;
         Problems {
             torn_pools: counts.torn_pools,
+            moving_pools: counts.moving_pools,
             torn_objects: counts.torn_objects,
             implausible_blocks: counts.implausible_blocks,
             unreadable_bytes: counts.unreadable_bytes,
@@ -166,6 +169,7 @@ impl Problems {
         let either = |a: Option<u64>, b: Option<u64>| a.map_or(b, |a| Some(a + b.unwrap_or(0)));
         Problems {
             torn_pools: self.torn_pools + other.torn_pools,
+            moving_pools: self.moving_pools + other.moving_pools,
             torn_objects: self.torn_objects + other.torn_objects,
             implausible_blocks: self.implausible_blocks + other.implausible_blocks,
             unreadable_bytes: self.unreadable_bytes.saturating_add(other.unreadable_bytes),
@@ -194,6 +198,7 @@ impl Problems {
             }
         };
         say(self.torn_pools, "pools changed while they were read; their objects are not counted");
+        say(self.moving_pools, "pools changed while they were read; their blocks were judged one by one");
         say(self.torn_objects, "objects changed while they were read and are not counted");
         say(self.implausible_blocks, "blocks look like objects only from the front and are not counted");
         say(self.unreadable_bytes, "bytes could not be read");

@@ -42,9 +42,10 @@ const HEAP_OF_LOADER: u64 = 0x5555_5555_4000;
 /// Bytes of stack looked through for the arguments, from the random bytes downwards: the environment's pointers are
 /// there.
 const STACK_LOOK: u64 = 4 << 20;
-/// Arguments, and bytes of all, that are read.
+/// Arguments, bytes of one, and bytes of all, that are read.
 const ARGUMENTS_MAX: usize = 4096;
 const ARGUMENT_LENGTH_MAX: usize = 64 << 10;
+const ARGUMENTS_LENGTH_MAX: usize = 2 << 20;
 
 /// Why a core cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -424,7 +425,24 @@ impl Core {
             end.checked_sub(count + 1).and_then(|at| words.get(at)).is_some_and(|&word| word == count as u64)
         })?;
         let pointers = words.get(end - count..end)?;
-        pointers.iter().map(|&pointer| self.read_c_string(Address(pointer), ARGUMENT_LENGTH_MAX).ok()).collect()
+        let (first, last) = (*pointers.first()?, *pointers.last()?);
+        let last = self.read_c_string(Address(last), ARGUMENT_LENGTH_MAX).ok()?.len() as u64 + last;
+        let start = self.first_argument(first).unwrap_or(first);
+        let text = self.read_bytes(Address(start), last.checked_sub(start)?, ARGUMENTS_LENGTH_MAX, "arguments").ok()?;
+        Some(text.split(|&byte| byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect())
+    }
+
+    /// Where the command line begins that the kernel noted, at or before the first word that the program sees: a loader
+    /// that was started itself takes its own words away.
+    fn first_argument(&self, seen: u64) -> Option<u64> {
+        let noted: Vec<u8> = self.notes.command.bytes().collect();
+        let from = self.regions.find(Address(seen))?.start.0.max(seen.saturating_sub(ARGUMENT_LENGTH_MAX as u64));
+        let length = seen - from + noted.len() as u64;
+        let text = self.read_bytes(Address(from), length, 2 * ARGUMENT_LENGTH_MAX, "arguments").ok()?;
+        let is_it =
+            |bytes: &[u8]| bytes.iter().zip(&noted).all(|(&byte, &noted)| byte == noted || byte == 0 && noted == b' ');
+        let at = text.windows(noted.len().max(1)).rposition(is_it).filter(|_| !noted.is_empty())?;
+        Some(from + at as u64)
     }
 }
 

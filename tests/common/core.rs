@@ -86,6 +86,10 @@ fn notes(pid: u32, mappings: &[Mapping]) -> Vec<u8> {
     status[32..36].copy_from_slice(&pid.to_le_bytes());
     let mut info = vec![0; 136];
     info[24..28].copy_from_slice(&pid.to_le_bytes());
+    let mut command = fs::read(format!("/proc/{pid}/cmdline")).expect("the target is ours");
+    command.iter_mut().filter(|byte| **byte == 0).for_each(|byte| *byte = b' ');
+    command.truncate(79);
+    info[56..56 + command.len()].copy_from_slice(&command);
     let files: Vec<&Mapping> = mappings.iter().filter(|mapping| mapping.inode != 0).collect();
     let mut table = words(&[files.len() as u64, PAGE]);
     files.iter().for_each(|file| table.extend(words(&[file.start, file.end, file.offset / PAGE])));
@@ -132,16 +136,18 @@ pub fn craft(pid: u32, path: &Path) {
     }
 }
 
-/// Lets gdb write the core of a process. `Err`: there is no gdb, or it may not.
-pub fn gcore(pid: u32, path: &Path) -> Result<(), String> {
+/// Lets gdb write the core of a process, and says what gdb could not read: gdb 13 leaves out all of a thread's stack whose
+/// guard page is one of Linux 6.13's (MADV_GUARD_INSTALL, used by glibc 2.42). `Err`: there is no gdb, or it may not.
+pub fn gcore(pid: u32, path: &Path) -> Result<Option<String>, String> {
     let output = Command::new("gdb")
         .args(["--batch", "-nx", "-p", &pid.to_string(), "-ex"])
         .arg(format!("generate-core-file {}", path.display()))
         .stdin(Stdio::null())
         .output()
         .map_err(|error| format!("gdb: {error}"))?;
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     match path.metadata() {
-        Ok(_) => Ok(()),
-        Err(_) => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+        Ok(_) => Ok(said.lines().find(|line| line.contains("Memory read failed")).map(str::to_owned)),
+        Err(_) => Err(said),
     }
 }
