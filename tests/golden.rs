@@ -74,13 +74,13 @@ fn the_document() {
         command: "python3 app.py --name \"x\"".to_owned(),
         interpreters: 1,
     };
-    let reading = Reading { read_bytes: 64 << 20, duration: Duration::from_millis(16), paused: None };
+    let reading = Reading { read_bytes: 64 << 20, duration: Duration::from_millis(16), paused: None, is_core: false };
     let about = histogram_json::About {
         target: &target,
         reading: &reading,
         basis: &summary::Basis::Exact,
         allocator: &AllocatorSummary::default(),
-        problems: &Problems::new(&Outcome::default(), 4096, 1, 0),
+        problems: &Problems::new(&Outcome::default(), 4096, 1, 0, 0),
         graph: None,
     };
     golden("types.json", |out| histogram_json::write(out, &histogram(), Some(3), &about));

@@ -42,10 +42,6 @@ const CASES: &[Case] = &[
 /// what is found is false: freed blocks that look alive.
 const NOT_YET: &[&str] = &["musl", "musl-static"];
 
-/// The case whose parity is not reached on every build: some of mimalloc's segments are not found yet on debug builds
-/// and on two of Debian's.
-const NOT_YET_CASE: &str = "mimalloc";
-
 /// Definers of `__sizeof__` whose result follows from the object's own memory: for these, and for all that inherit from
 /// them, a size is exact. "A lower bound" would be too easy an answer.
 const SIZE_IS_KNOWN: &[&str] = &[
@@ -85,7 +81,7 @@ fn main() {
                 common::skipped(&name, &why);
                 continue;
             }
-            let not_yet = NOT_YET.contains(&interpreter.kind.as_str()) || case.0 == NOT_YET_CASE;
+            let not_yet = NOT_YET.contains(&interpreter.kind.as_str());
             if not_yet {
                 common::skipped(&name, "parity is not reached yet, see the README");
             }

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 
 use crate::python::attach::AttachError;
+use crate::target::core_file::CoreError;
 use crate::target::gates::{self, Gate};
 use crate::target::procfs;
 
@@ -22,6 +23,16 @@ pub struct Refused {
 pub struct ThirtyTwoBit {
     /// The process.
     pub pid: i32,
+}
+
+/// The Python in a core could not be found or proved.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct InCore {
+    /// Files that the core needs and that were not found.
+    pub missing: Vec<String>,
+    /// Why. It tells its own sources.
+    pub error: AttachError,
 }
 
 /// Writes an error and, where there is any, the command to try.
@@ -63,6 +74,12 @@ pub fn advice(error: &anyhow::Error) -> Option<String> {
                 gate => gate.explain(frozen.pid).1,
             };
         }
+        if let Some(in_core) = cause.downcast_ref::<InCore>() {
+            return of_core(in_core);
+        }
+        if let Some(CoreError::OtherProgram { .. }) = cause.downcast_ref() {
+            return Some("leave out --exe, or give the program that left the core".to_owned());
+        }
         if cause.downcast_ref::<ThirtyTwoBit>().is_some() {
             return of_attach(&AttachError::NotPython);
         }
@@ -71,6 +88,19 @@ pub fn advice(error: &anyhow::Error) -> Option<String> {
         }
     }
     None
+}
+
+fn of_core(error: &InCore) -> Option<String> {
+    /// Files named.
+    const SHOWN: usize = 3;
+    let shown = error.missing[..error.missing.len().min(SHOWN)].join(", ");
+    match error.missing.len() {
+        0 => None,
+        count => Some(format!(
+            "--exe FILE or --sysroot DIR: the core needs {shown}{}, as they were when it was written",
+            if count > SHOWN { format!(" and {} more files", count - SHOWN) } else { String::new() }
+        )),
+    }
 }
 
 fn of_attach(error: &AttachError) -> Option<String> {

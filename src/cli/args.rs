@@ -48,20 +48,40 @@ pub enum Verb {
     },
 }
 
+/// A core instead of a process.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Target")]
+pub struct CoreFile {
+    /// Or: a core file (of the kernel or gcore; also packed with gzip or zstd)
+    #[arg(long, value_name = "FILE")]
+    pub core: Option<PathBuf>,
+
+    /// The program that left the core, where it is not at its old place
+    #[arg(long, value_name = "FILE", requires = "core")]
+    pub exe: Option<PathBuf>,
+
+    /// The root of the system that the core came from: its libraries are looked for below
+    #[arg(long, value_name = "DIR", requires = "core")]
+    pub sysroot: Option<PathBuf>,
+}
+
 /// Which process, and how it is read.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Target")]
 pub struct Target {
     /// The process to read
-    #[arg(value_name = "PID", conflicts_with = "pid_option")]
+    #[arg(value_name = "PID", conflicts_with_all = ["pid_option", "core"])]
     pub pid: Option<i32>,
 
     /// The process to read
-    #[arg(short = 'p', long = "pid", value_name = "PID")]
+    #[arg(short = 'p', long = "pid", value_name = "PID", conflicts_with = "core")]
     pub pid_option: Option<i32>,
 
+    #[command(flatten)]
+    pub core: CoreFile,
+
     /// Or: a program to start, read once it is up and quiet, and end
-    #[arg(last = true, value_name = "COMMAND", conflicts_with_all = ["pid", "pid_option"])]
+    #[arg(last = true, value_name = "COMMAND", conflicts_with_all = ["pid", "pid_option", "core"])]
     pub command: Vec<String>,
 
     /// Let the started program live on
@@ -73,11 +93,11 @@ pub struct Target {
     pub after: Option<Duration>,
 
     /// Stop the process while its bytes are copied, and say for how long
-    #[arg(long)]
+    #[arg(long, conflicts_with = "core")]
     pub pause: bool,
 
     /// Do not stop the process (this is the default)
-    #[arg(long, visible_alias = "no-block", conflicts_with = "pause")]
+    #[arg(long, visible_alias = "no-block", conflicts_with_all = ["pause", "core"])]
     pub nonblocking: bool,
 }
 
@@ -166,7 +186,7 @@ pub struct Histo {
     pub json: bool,
 
     /// Read its descendants, too: a table for each Python among them, and one of all together
-    #[arg(short, long)]
+    #[arg(short, long, conflicts_with = "core")]
     pub subprocesses: bool,
 }
 
@@ -183,12 +203,15 @@ pub struct Ps {
 #[derive(Debug, Args)]
 pub struct Doctor {
     /// The process to look at
-    #[arg(value_name = "PID", required_unless_present = "pid_option", conflicts_with = "pid_option")]
+    #[arg(value_name = "PID", required_unless_present_any = ["pid_option", "core"], conflicts_with_all = ["pid_option", "core"])]
     pub pid: Option<i32>,
 
     /// The process to look at
-    #[arg(short = 'p', long = "pid", value_name = "PID")]
+    #[arg(short = 'p', long = "pid", value_name = "PID", conflicts_with = "core")]
     pub pid_option: Option<i32>,
+
+    #[command(flatten)]
+    pub core: CoreFile,
 
     #[command(flatten)]
     pub output: Output,
@@ -262,7 +285,7 @@ pub struct Flamegraph {
     pub format: FlamegraphFormat,
 
     /// Draw its descendants, too: a root frame for each Python among them
-    #[arg(short, long)]
+    #[arg(short, long, conflicts_with = "core")]
     pub subprocesses: bool,
 }
 
@@ -308,13 +331,17 @@ pub enum FlamegraphFormat {
 
 #[derive(Debug, Args)]
 pub struct Why {
-    /// The process to read
-    #[arg(value_name = "PID")]
-    pub pid: i32,
+    /// The process to read (unless -p or --core says), and an address (0x...) as `dump` shows it, or the name of a
+    /// type (app.cache.Session, dict)
+    #[arg(value_names = ["PID", "ADDRESS|TYPE"], num_args = 1..=2, required = true)]
+    pub words: Vec<String>,
 
-    /// An address (0x...) as `dump` shows it, or the name of a type (app.cache.Session, dict)
-    #[arg(value_name = "ADDRESS|TYPE")]
-    pub what: String,
+    /// The process to read
+    #[arg(short = 'p', long = "pid", value_name = "PID", conflicts_with = "core")]
+    pub pid_option: Option<i32>,
+
+    #[command(flatten)]
+    pub core: CoreFile,
 
     /// Show at most so many chains
     #[arg(short = 'n', long, value_name = "N", default_value_t = 5)]
@@ -333,11 +360,11 @@ pub struct Why {
     pub show_values: bool,
 
     /// Stop the process while it is copied, however long that takes
-    #[arg(long)]
+    #[arg(long, conflicts_with = "core")]
     pub pause: bool,
 
     /// Do not stop the process while it is copied
-    #[arg(long, visible_alias = "no-block", conflicts_with = "pause")]
+    #[arg(long, visible_alias = "no-block", conflicts_with_all = ["pause", "core"])]
     pub nonblocking: bool,
 
     #[command(flatten)]

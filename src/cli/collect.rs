@@ -30,7 +30,7 @@ use crate::target::freeze::Freeze;
 use crate::target::gates;
 use crate::target::image::Image;
 use crate::target::layered::Layered;
-use crate::target::process::Process;
+use crate::target::source::Source;
 use crate::target::{Address, ReadError, host};
 
 use super::advice::Refused;
@@ -50,7 +50,7 @@ const SAMPLE: u64 = 16 << 20;
 /// Every object of a target, and how to follow its references.
 pub struct Collected<'a> {
     /// The copy, and the process behind it; without a copy, the process alone.
-    pub memory: &'a Layered<'a, Process>,
+    pub memory: &'a Layered<'a, Source>,
     /// The Python in it.
     pub python: &'a Python,
     /// Its types.
@@ -58,7 +58,7 @@ pub struct Collected<'a> {
     /// Its objects.
     pub objects: &'a Objects,
     /// Their references.
-    pub references: &'a References<'a, Layered<'a, Process>>,
+    pub references: &'a References<'a, Layered<'a, Source>>,
     /// How it was read.
     pub way: Way,
 }
@@ -91,7 +91,7 @@ impl Opened {
         bail!(
             "process {} runs a free-threaded Python {}, whose references cannot be followed yet: there are no why, \
              --retained, --by holder, --view owners, --view paths and dump --references for it",
-            self.process.pid(),
+            self.source.pid(),
             self.python.version,
         )
     }
@@ -116,7 +116,7 @@ impl Opened {
         let survey = self.survey()?;
         let survey_time = start.elapsed();
         let room = Room::new(following);
-        let ranges = survey.plan.ranges_for_references(&self.process);
+        let ranges = survey.plan.ranges_for_references(&self.source);
         if room.fits_a_copy(self, &survey, size_of_ranges(&ranges))? {
             let Moment { survey, copy, total, way } = self.copy_moment(following, &ranges, survey_time)?;
             let how = if way.is_consistent { "" } else { " while it ran" };
@@ -126,7 +126,8 @@ impl Opened {
         log::debug!("a copy does not fit into {}: two passes", units::bytes(room.limit));
         let freeze = if self.pause { Some(self.freeze()?) } else { None };
         let survey = self.survey()?;
-        let way = Way { is_copied: false, is_consistent: freeze.is_some(), paused: None };
+        let way =
+            Way { is_copied: false, is_consistent: freeze.is_some() || self.source.core().is_some(), paused: None };
         let total = survey.plan.total_bytes();
         let mut taken = self.follow(start, &room, &survey, None, total, way, work)?;
         taken.reading.paused = freeze.map(Freeze::release);
@@ -134,9 +135,9 @@ impl Opened {
     }
 
     fn survey(&mut self) -> Result<Survey> {
-        let pid = self.process.pid();
-        self.process.refresh().map_err(|_| Refused { pid, gate: gates::diagnose(pid) })?;
-        Ok(Survey::new(&self.process, &self.python, &self.elfs))
+        let pid = self.source.pid();
+        self.source.refresh().map_err(|_| Refused { pid, gate: gates::diagnose(pid) })?;
+        Ok(Survey::new(&self.source, &self.python, &self.elfs))
     }
 
     /// Copies the target, at one moment if it may stand still for so long. `ranges` is what it would be now, and took
@@ -148,7 +149,7 @@ impl Opened {
         survey_time: Duration,
     ) -> Result<Moment> {
         let mut buffers = Buffers::prepare(ranges);
-        let rate = buffers.measure_rate(&self.process).ok_or(ReadError::Gone)?;
+        let rate = buffers.measure_rate(&self.source).ok_or(ReadError::Gone)?;
         let expected = survey_time + Duration::from_secs_f64(size_of_ranges(ranges) as f64 / rate);
         let may_stop = !self.nonblocking && (self.pause || expected <= following.max_pause);
         log::debug!("a copy takes about {}, at {}/s", units::duration(expected), units::bytes(rate as u64));
@@ -163,7 +164,7 @@ impl Opened {
         let was_stopped = freeze.as_ref().is_some_and(Freeze::was_stopped_already);
         let patience = if self.pause || freeze.is_none() { None } else { Some(following.max_pause) };
         let since = Instant::now();
-        let (process, python, elfs) = (&mut self.process, &self.python, &self.elfs);
+        let (process, python, elfs) = (&mut self.source, &self.python, &self.elfs);
         // The copy is made on other threads, and this one, which alone can let the process run, watches the clock.
         let (result, paused, in_time) = std::thread::scope(|scope| {
             let (done, is_done) = mpsc::channel::<()>();
@@ -206,13 +207,13 @@ impl Opened {
         work: impl FnOnce(&Collected<'_>) -> Result<R>,
     ) -> Result<Taken<R>> {
         let nothing = Image::default();
-        let memory = Layered::new(copy.map_or(&nothing, |copy| &copy.image), &self.process);
+        let memory = Layered::new(copy.map_or(&nothing, |copy| &copy.image), &self.source);
         let types = TypeTable::build(&CachedMemory::new(&memory), &self.python, &survey.plan.statics())?;
         let progress = Progress::default();
         let parts = survey.plan.total_bytes();
         let (found, mut outcome): (Vec<Found>, Outcome) = progress::show(&progress, parts, || match copy {
             Some(_) => survey.census(&memory, &self.python, &types, &progress, Found::default),
-            None => survey.census(&self.process, &self.python, &types, &progress, Found::default),
+            None => survey.census(&self.source, &self.python, &types, &progress, Found::default),
         })?;
         let objects = Objects::new(found);
         if let Some(copy) = copy {
@@ -240,7 +241,8 @@ impl Opened {
             units::bytes(peak),
             peak as f64 / count,
         );
-        let reading = Reading { read_bytes: total, duration: start.elapsed(), paused: way.paused };
+        let is_core = self.source.core().is_some();
+        let reading = Reading { read_bytes: total, duration: start.elapsed(), paused: way.paused, is_core };
         Ok(Taken { types, collected, reading, problems, allocator })
     }
 }
@@ -329,7 +331,7 @@ fn graph_bytes(objects: u64) -> u64 {
 
 /// How many objects there are, from a part of the heap.
 fn estimate_objects(opened: &Opened, survey: &Survey) -> Result<u64> {
-    let (memory, python) = (&opened.process, &opened.python);
+    let (memory, python) = (&opened.source, &opened.python);
     let types = TypeTable::build(&CachedMemory::new(memory), python, &survey.plan.statics())?;
     let classifier = Classifier::new(&python.layout, python.version, &types, survey.debug_hooks);
     // The same draw each time: a limit that was told is the same when it is kept to.

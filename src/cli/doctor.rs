@@ -1,22 +1,29 @@
 //! `doctor`: which gate stands between us and a process, and what opens it.
 
+use std::path::Path;
+
 use anyhow::{Error, Result};
 
-use crate::python::attach::AttachError;
+use crate::python::attach::{AttachError, Python};
 use crate::python::recognize;
 use crate::report::checkup::{CheckRow, Checkup};
+use crate::report::units;
 use crate::target::gates::{self, Standing};
 use crate::target::procfs::{self, Status};
+use crate::target::source::Source;
 
 use super::advice::{self, Refused};
-use super::args::Doctor;
+use super::args::{CoreFile, Doctor};
 use super::open;
 use super::output::Destination;
 
 /// Checks each gate and says which is the first that is shut. `true`: the process can be read.
 pub fn run(options: &Doctor) -> Result<bool> {
     let destination = Destination::new(&options.output, || Destination::Stdout)?;
-    let checkup = examine(options.pid.or(options.pid_option).unwrap_or(0));
+    let checkup = match &options.core.core {
+        Some(path) => examine_core(path, &options.core),
+        None => examine(options.pid.or(options.pid_option).unwrap_or(0)),
+    };
     destination.write(|out| match options.json {
         true => checkup.write_json(out),
         false => checkup.write_text(out),
@@ -38,16 +45,7 @@ fn examine(pid: i32) -> Checkup {
         add(&mut checkup, pid, check);
     }
     let (result, detail) = match &attached {
-        Ok(attached) => {
-            let python = &attached.python;
-            (
-                "ok",
-                format!(
-                    "Python {}, layout {}, runtime found {}",
-                    python.version, python.layout.name, python.runtime.way
-                ),
-            )
-        }
+        Ok(attached) => ("ok", proof(&attached.python)),
         Err(error) if error.downcast_ref::<Refused>().is_some() => {
             ("not applicable", "its memory cannot be read".to_owned())
         }
@@ -63,6 +61,58 @@ fn examine(pid: i32) -> Checkup {
         checkup.remedy = advice::advice(error);
     }
     checkup
+}
+
+/// What a core holds and what it lacks.
+fn examine_core(path: &Path, options: &CoreFile) -> Checkup {
+    let mut checkup = Checkup::new(0, String::new());
+    checkup.core = Some(path.display().to_string());
+    let mut say = |name, result, detail| checkup.checks.push(CheckRow { name, result, detail });
+    let core = match open::open_core(path, options) {
+        Ok(core) => core,
+        Err(error) => {
+            say("core file", "failed", format!("{error:#}"));
+            (checkup.problem, checkup.remedy) = (Some(format!("{error:#}")), advice::advice(&error));
+            return checkup;
+        }
+    };
+    say("core file", "ok", core.describe());
+    let gaps = core.gaps();
+    match (gaps.cut_off, gaps.left_out) {
+        (0, 0) if gaps.untouched == 0 => say("memory", "ok", "all writable memory is in it".to_owned()),
+        (0, 0) => {
+            let amount = units::bytes(gaps.untouched);
+            say("memory", "ok", format!("it is in it, but for {amount} never written or meant to be left out"));
+        }
+        (0, out) => {
+            say("memory", "gap", format!("{} of writable memory were left out (coredump_filter)", units::bytes(out)))
+        }
+        (cut, _) => say("memory", "gap", format!("it is cut off: {} are missing", units::bytes(cut))),
+    }
+    let proved = core.files().iter().filter(|file| file.is_proved).count();
+    say("files", "ok", format!("{} found, {proved} of them proved by their build ids", core.files().len()));
+    for file in &gaps.files {
+        say("files", "gap", format!("{} ({})", file.path.display(), file.why));
+    }
+    let missing = gaps.files.iter().map(|file| file.path.display().to_string()).collect();
+    (checkup.pid, checkup.command) = (core.pid(), core.arguments().join(" "));
+    match open::attach_to_source(Source::Core(Box::new(core))) {
+        Ok(attached) => {
+            checkup.checks.push(CheckRow { name: "layout proof", result: "ok", detail: proof(&attached.python) });
+            checkup.readable = true;
+        }
+        Err(error) => {
+            checkup.checks.push(CheckRow { name: "layout proof", result: "failed", detail: error.to_string() });
+            let error = Error::new(advice::InCore { missing, error });
+            (checkup.problem, checkup.remedy) = (Some(error.to_string()), advice::advice(&error));
+        }
+    }
+    checkup
+}
+
+/// What was proved.
+fn proof(python: &Python) -> String {
+    format!("Python {}, layout {}, runtime found {}", python.version, python.layout.name, python.runtime.way)
 }
 
 /// Whether a process is a Python, as far as may be known: attaching knows, names are a guess.

@@ -16,16 +16,19 @@ use crate::report::summary::{AllocatorSummary, Problems, Reading, TargetSummary}
 use crate::report::units;
 use crate::target::cache::CachedMemory;
 use crate::target::copy::{self, Copy};
-use crate::target::elf::{ElfFile, LoadedElf, is_32_bit};
+use crate::target::core_backing::Places;
+use crate::target::core_file::Core;
+use crate::target::elf::{LoadedElf, is_32_bit};
 use crate::target::freeze::Freeze;
 use crate::target::gates::{self, Gate};
 use crate::target::layered::Layered;
 use crate::target::memory::Memory;
 use crate::target::process::Process;
+use crate::target::source::Source;
 use crate::target::spawn::Spawned;
 use crate::target::{ReadError, host};
 
-use super::advice::{Refused, ThirtyTwoBit};
+use super::advice::{InCore, Refused, ThirtyTwoBit};
 use super::args;
 use super::progress;
 
@@ -37,9 +40,9 @@ const QUIET_LIMIT: Duration = Duration::from_secs(15);
 /// checked against each other. A third of what a census may use beyond its base.
 const COPY_SMALL: u64 = 24 << 20;
 
-/// A process with a proved Python in it.
+/// A process, or a core, with a proved Python in it.
 pub struct Opened {
-    pub(super) process: Process,
+    pub(super) source: Source,
     pub(super) elfs: Vec<LoadedElf>,
     pub(super) python: Python,
     pub(super) pause: bool,
@@ -64,22 +67,26 @@ pub struct Taken<S> {
 
 /// Opens the target that was typed.
 pub fn open(arguments: &args::Target) -> Result<Opened> {
+    if let Some(path) = &arguments.core.core {
+        let Attached { source, elfs, python } = attach_to_core(path, &arguments.core)?;
+        return Ok(Opened { source, elfs, python, pause: false, nonblocking: true, spawned: None });
+    }
     match (arguments.pid.or(arguments.pid_option), arguments.command.as_slice()) {
         (Some(pid), _) => Ok(Opened { nonblocking: arguments.nonblocking, ..open_process(pid, arguments.pause)? }),
-        (None, []) => bail!("which process? Give a PID, or a command behind --"),
+        (None, []) => bail!("which process? Give a PID, a core by --core, or a command behind --"),
         (None, command) => start(arguments, command),
     }
 }
 
 /// Opens a process that runs.
 pub fn open_process(pid: i32, pause: bool) -> Result<Opened> {
-    let Attached { process, elfs, python } = attach_to(pid)?;
-    Ok(Opened { process, elfs, python, pause, nonblocking: false, spawned: None })
+    let Attached { source, elfs, python } = attach_to(pid)?;
+    Ok(Opened { source, elfs, python, pause, nonblocking: false, spawned: None })
 }
 
 /// A process and the Python that was proved to be in it.
 pub struct Attached {
-    process: Process,
+    pub(super) source: Source,
     elfs: Vec<LoadedElf>,
     /// The Python.
     pub python: Python,
@@ -98,16 +105,52 @@ pub fn attach_to(pid: i32) -> Result<Attached> {
     if is_32_bit(Path::new(&format!("/proc/{pid}/exe"))) == Some(true) {
         bail!(ThirtyTwoBit { pid });
     }
-    let cached = CachedMemory::new(&process);
-    let elfs = LoadedElf::all(&cached);
-    let open_file = |elf: &LoadedElf| ElfFile::open(pid, &cached, elf).ok();
-    let python = attach::attach(&cached, &elfs, &open_file).map_err(|error| match error {
+    attach_to_source(Source::Live(process)).map_err(|error| match error {
         AttachError::Read(ReadError::Denied | ReadError::Gone) => anyhow::Error::new(refused()),
         error => anyhow::Error::new(error).context(format!("cannot read process {pid}")),
-    });
-    let python = python?;
+    })
+}
+
+/// Opens a core and finds and proves the Python in it. Says aloud what the core has not.
+pub fn attach_to_core(path: &Path, options: &args::CoreFile) -> Result<Attached> {
+    let core = open_core(path, options)?;
+    let missing: Vec<String> = core.gaps().files.iter().map(|file| file.path.display().to_string()).collect();
+    for file in &core.gaps().files {
+        log::debug!("what the core left out of {} is missing: {}", file.path.display(), file.why);
+    }
+    if let Some(first) = core.gaps().files.first() {
+        let others = match missing.len() {
+            1 => String::new(),
+            count => format!(" and {} more files", count - 1),
+        };
+        log::warn!("what the core left out of {}{others} is missing: {}", first.path.display(), first.why);
+    }
+    if core.gaps().cut_off > 0 {
+        log::warn!("the core is cut off: {} of memory are missing", units::bytes(core.gaps().cut_off));
+    }
+    attach_to_source(Source::Core(Box::new(core))).map_err(|error| {
+        let error = InCore { missing, error };
+        anyhow::Error::new(error).context(format!("cannot read the core {}", path.display()))
+    })
+}
+
+/// Opens a core.
+pub fn open_core(path: &Path, options: &args::CoreFile) -> Result<Core> {
+    let places = Places { executable: options.exe.clone(), sysroot: options.sysroot.clone() };
+    if let Some(root) = places.sysroot.as_ref().filter(|root| !root.is_dir()) {
+        bail!("{} is not a folder", root.display());
+    }
+    Ok(Core::open(path, &places)?)
+}
+
+/// Finds and proves the Python in a target.
+pub fn attach_to_source(source: Source) -> Result<Attached, AttachError> {
+    let cached = CachedMemory::new(&source);
+    let elfs = LoadedElf::all(&cached);
+    let open_file = |elf: &LoadedElf| source.elf_file(&cached, elf);
+    let python = attach::attach(&cached, &elfs, &open_file)?;
     log::debug!("attached with {} reads", cached.reads());
-    Ok(Attached { process, elfs, python })
+    Ok(Attached { source, elfs, python })
 }
 
 /// What a build is called in reports.
@@ -121,7 +164,8 @@ pub fn build_name(build: Build) -> &'static str {
 
 /// The version of a Python that could not be read, where the error knows it.
 pub fn version_of_error(error: &anyhow::Error) -> Option<String> {
-    match error.downcast_ref()? {
+    let attach = error.downcast_ref().or_else(|| error.downcast_ref::<InCore>().map(|in_core| &in_core.error));
+    match attach? {
         AttachError::UnknownVersion(version) => Some(version.to_string()),
         AttachError::NotProved { version, .. } => Some(version.trim().to_owned()).filter(|version| !version.is_empty()),
         _ => None,
@@ -179,13 +223,11 @@ fn attach_to_family(pid: i32) -> Result<i32> {
 impl Opened {
     /// Of which process the report speaks.
     pub fn summary(&self) -> TargetSummary {
-        let pid = self.process.pid();
-        let command = remoteprocess::Process::new(pid).and_then(|process| process.cmdline()).unwrap_or_default();
         TargetSummary {
-            pid,
+            pid: self.source.pid(),
             version: self.python.version.to_string(),
             build: build_name(self.python.build),
-            command: command.join(" "),
+            command: self.source.arguments().join(" "),
             interpreters: self.python.interpreters.len(),
         }
     }
@@ -197,8 +239,7 @@ impl Opened {
 
     /// A short name for files: the program's own.
     pub fn name(&self) -> String {
-        let command = remoteprocess::Process::new(self.process.pid()).and_then(|process| process.cmdline());
-        let words = command.unwrap_or_default();
+        let words = self.source.arguments();
         // `python3 -m name`, `python3 path/name.py`, or just the interpreter.
         let word = match words.iter().position(|word| word == "-m") {
             Some(at) => words.get(at + 1),
@@ -219,12 +260,13 @@ impl Opened {
     {
         let start = Instant::now();
         let freeze = if self.pause { Some(self.freeze()?) } else { None };
-        self.process
+        self.source
             .refresh()
-            .map_err(|_| Refused { pid: self.process.pid(), gate: gates::diagnose(self.process.pid()) })?;
-        let survey = Survey::new(&self.process, &self.python, &self.elfs);
+            .map_err(|_| Refused { pid: self.source.pid(), gate: gates::diagnose(self.source.pid()) })?;
+        let survey = Survey::new(&self.source, &self.python, &self.elfs);
         let total = survey.plan.total_bytes();
-        let copy = if self.pause && fits(total) || total <= COPY_SMALL { Some(self.copy(&survey)?) } else { None };
+        let stands_still = self.pause || self.source.core().is_some();
+        let copy = if stands_still && fits(total) || total <= COPY_SMALL { Some(self.copy(&survey)?) } else { None };
         let mut freeze = freeze;
         let mut paused = None;
         if copy.is_some() {
@@ -233,7 +275,7 @@ impl Opened {
         let progress = Progress::default();
         let (types, sinks, outcome) = match &copy {
             Some(copy) => {
-                let memory = Layered::new(&copy.image, &self.process);
+                let memory = Layered::new(&copy.image, &self.source);
                 let types = TypeTable::build(&CachedMemory::new(&memory), &self.python, &survey.plan.statics())?;
                 let (sinks, mut outcome) = progress::show(&progress, total, || {
                     survey.checked_census(&memory, &self.python, &types, &progress, || sink(&types))
@@ -242,9 +284,9 @@ impl Opened {
                 (types, sinks, outcome)
             }
             None => {
-                let types = TypeTable::build(&CachedMemory::new(&self.process), &self.python, &survey.plan.statics())?;
+                let types = TypeTable::build(&CachedMemory::new(&self.source), &self.python, &survey.plan.statics())?;
                 let (sinks, outcome) = progress::show(&progress, total, || {
-                    survey.census(&self.process, &self.python, &types, &progress, || sink(&types))
+                    survey.census(&self.source, &self.python, &types, &progress, || sink(&types))
                 })?;
                 (types, sinks, outcome)
             }
@@ -252,7 +294,8 @@ impl Opened {
         if let Some(freeze) = freeze {
             paused = Some(freeze.release());
         }
-        let reading = Reading { read_bytes: total, duration: start.elapsed(), paused };
+        let is_core = self.source.core().is_some();
+        let reading = Reading { read_bytes: total, duration: start.elapsed(), paused, is_core };
         let problems = self.problems(&survey, &types, &outcome);
         let allocator = allocator_summary(&survey, &outcome);
         let collected = collect(&types, sinks);
@@ -261,22 +304,23 @@ impl Opened {
 
     /// Stops the process.
     pub(super) fn freeze(&self) -> Result<Freeze> {
-        let freeze = Freeze::new(self.process.pid())?;
+        let freeze = Freeze::new(self.source.pid())?;
         if freeze.was_stopped_already() {
-            log::warn!("process {} was stopped already; it is left so", self.process.pid());
+            log::warn!("process {} was stopped already; it is left so", self.source.pid());
         }
         Ok(freeze)
     }
 
     fn copy(&self, survey: &Survey) -> Result<Copy> {
         let ranges: Vec<_> = survey.plan.parts.iter().flat_map(Part::ranges).collect();
-        Ok(copy::copy_ranges(&self.process, &ranges)?)
+        Ok(copy::copy_ranges(&self.source, &ranges)?)
     }
 
     /// What a census or a sample could not read.
     pub(super) fn problems(&self, survey: &Survey, types: &TypeTable, outcome: &Outcome) -> Problems {
         let unknown: u64 = survey.plan.unknown.iter().map(|range| range.end.0 - range.start.0).sum();
-        Problems::new(outcome, unknown, types.rejected, survey.arenas.rejected)
+        let missing = self.source.core().map_or(0, |core| core.gaps().cut_off + core.gaps().left_out);
+        Problems::new(outcome, unknown, missing, types.rejected, survey.arenas.rejected)
     }
 }
 

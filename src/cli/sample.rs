@@ -36,9 +36,9 @@ pub fn take(mut opened: Opened, options: &Sampling, by: By, sort: SortKey) -> Re
     let seed = options.seed.unwrap_or_else(|| fastrand::u32(..).into());
     let mut rng = Rng::with_seed(seed);
     let freeze = if opened.pause { Some(opened.freeze()?) } else { None };
-    let pid = opened.process.pid();
-    opened.process.refresh().map_err(|_| Refused { pid, gate: gates::diagnose(pid) })?;
-    let (memory, python) = (&opened.process, &opened.python);
+    let pid = opened.source.pid();
+    opened.source.refresh().map_err(|_| Refused { pid, gate: gates::diagnose(pid) })?;
+    let (memory, python) = (&opened.source, &opened.python);
     let survey = Survey::new(memory, python, &opened.elfs);
     let types = TypeTable::build(&CachedMemory::new(memory), python, &survey.plan.statics())?;
     let mut classifier = Classifier::new(&python.layout, python.version, &types, survey.debug_hooks);
@@ -66,7 +66,8 @@ pub fn take(mut opened: Opened, options: &Sampling, by: By, sort: SortKey) -> Re
     }
     let paused = freeze.map(Freeze::release);
     let duration = start.elapsed();
-    let reading = Reading { read_bytes: sample.read_bytes, duration, paused };
+    let is_core = opened.source.core().is_some();
+    let reading = Reading { read_bytes: sample.read_bytes, duration, paused, is_core };
     let problems = opened.problems(&survey, &types, &Outcome { counts: sample.counts, lists: None });
     let allocator = allocator_summary(&survey, &sample);
     let (pools, pools_read) = sample.pools;

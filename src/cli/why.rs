@@ -59,9 +59,11 @@ struct Chain {
 /// Takes a copy, builds the graph, prints the chains.
 pub fn run(options: &Why) -> Result<()> {
     let destination = Destination::new(&options.output, || Destination::Stdout)?;
+    let (pid, what) = words(options)?;
     let target = args::Target {
-        pid: Some(options.pid),
+        pid,
         pid_option: None,
+        core: options.core.clone(),
         command: Vec::new(),
         keep: false,
         after: None,
@@ -70,7 +72,7 @@ pub fn run(options: &Why) -> Result<()> {
     };
     let mut opened = open::open(&target)?;
     let target = opened.summary();
-    let taken = opened.collect(&options.following, |collected| answer(options, collected))?;
+    let taken = opened.collect(&options.following, |collected| answer(options, what, collected))?;
     let found = &taken.collected;
     destination.write(|out| {
         if options.json {
@@ -111,8 +113,22 @@ pub fn run(options: &Why) -> Result<()> {
     Ok(taken.problems.write(&mut std::io::stderr().lock())?)
 }
 
-fn answer(options: &Why, collected: &Collected<'_>) -> Result<Found> {
-    let targets = targets(&options.what, collected)?;
+/// The process, and what is asked of it.
+fn words(options: &Why) -> Result<(Option<i32>, &str)> {
+    match (options.words.as_slice(), options.pid_option, &options.core.core) {
+        ([what], Some(pid), None) => Ok((Some(pid), what)),
+        ([what], None, Some(_)) => Ok((None, what)),
+        ([pid, what], None, None) => match pid.parse() {
+            Ok(pid) => Ok((Some(pid), what)),
+            Err(_) => bail!("{pid:?} is not a process id"),
+        },
+        ([_], None, None) => bail!("which object? Give a PID and an address or a type, such as: why 4711 dict"),
+        _ => bail!("one process or core, please, and one address or type"),
+    }
+}
+
+fn answer(options: &Why, what: &str, collected: &Collected<'_>) -> Result<Found> {
+    let targets = targets(what, collected)?;
     let from = options.from_type.as_deref().map_or(Ok(Vec::new()), |name| of_type(name, collected))?;
     let (graph, summary) = graph::build(collected);
     let mut is_other = vec![true; graph.len()];
@@ -145,7 +161,7 @@ fn answer(options: &Why, collected: &Collected<'_>) -> Result<Found> {
         example: collected.objects.address(group.example.index()).to_string(),
     });
     Ok(Found {
-        query: options.what.clone(),
+        query: what.to_owned(),
         objects,
         shallow_bytes,
         retained_bytes,

@@ -37,7 +37,7 @@ pub fn are_on<M: Memory + ?Sized>(memory: &M, layout: &Layout, arenas: &Arenas, 
     }
     for part in plan.parts.iter().filter(|_| arenas.arenas.is_empty()) {
         match part {
-            Part::Segment(segment) if sample.looked_at < SAMPLE => sample.add_segment(memory, layout, segment),
+            Part::Segment(segment) if sample.looked_at < SAMPLE => sample.add_segment(memory, segment),
             _ => {}
         }
     }
@@ -79,12 +79,12 @@ impl Sample {
         }
     }
 
-    fn add_segment<M: Memory + ?Sized>(&mut self, memory: &M, layout: &Layout, segment: &Segment) {
+    fn add_segment<M: Memory + ?Sized>(&mut self, memory: &M, segment: &Segment) {
         let mut head = vec![0; segment.head];
         if memory.read_exact_at(segment.range.start, &mut head).is_err() {
             return;
         }
-        let (pages, _) = mimalloc::pages(layout, segment, &head);
+        let (pages, _) = mimalloc::pages(segment, &head);
         for page in pages.into_iter().filter(|page| page.block_size <= HEAP_SAMPLE as u64 / 64) {
             let mut bytes = vec![0; page.capacity * page.stride()];
             if self.looked_at >= SAMPLE || bytes.len() > HEAP_SAMPLE * 4 {

@@ -6,14 +6,16 @@
 //! Segments are found by that structure, not through threads: those of ended threads are found just the same. The
 //! free blocks of a page are in three chains, and the page says how many they must be, so every page checks itself.
 //!
-//! Mirrors `Include/internal/mimalloc/mimalloc/types.h` and `Objects/mimalloc/segment.c` (v3.13.5 to v3.15.2).
+//! Mirrors `Include/internal/mimalloc/mimalloc/types.h` and `Objects/mimalloc/segment.c` (v3.13.5 to v3.15.2, two versions of mimalloc).
 
+use std::cmp::Reverse;
 use std::ops::Range;
+use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
 use crate::python::layout::Layout;
-use crate::python::layout::allocators::{MiPage, MiSegment};
+use crate::python::layout::allocators::{MiPage, MiSegment, MimallocShape};
 use crate::target::Address;
 use crate::target::memory::{Memory, MemoryExt, u32_at, u64_at};
 
@@ -21,6 +23,8 @@ use crate::target::memory::{Memory, MemoryExt, u32_at, u64_at};
 pub const SEGMENT: u64 = 32 << 20;
 /// `MI_SEGMENT_SLICE_SIZE`.
 const SLICE: u64 = 64 << 10;
+/// The largest segment that is believed, of one block: 1 TiB, a large machine's memory.
+const HUGE_MAX: u64 = 1 << 40;
 /// `MI_SLICES_PER_SEGMENT`.
 const SLICES_MAX: u64 = 512;
 /// From this size on `xblock_size` does not hold the size of a block (`MI_HUGE_BLOCK_SIZE`).
@@ -66,6 +70,8 @@ pub struct Segment {
     pub pieces: Vec<Range<Address>>,
     /// Bytes of its head and slots.
     pub head: usize,
+    /// How its head and slots lie.
+    pub shape: Arc<MimallocShape>,
 }
 
 /// A page in use.
@@ -117,24 +123,31 @@ pub enum Tolerance {
     OneBlock,
 }
 
-/// Finds the segments in `ranges`, writable anonymous memory, of which `resident` parts hold anything.
-pub fn find<M: Memory + ?Sized>(
+/// Finds the segments that begin in `resident`, the parts of writable anonymous memory that hold anything, in order. A
+/// segment may be several mappings: what of it is not in use yet may not be accessible.
+pub fn find<M: Memory + ?Sized>(memory: &M, layout: &Layout, resident: &[Range<Address>]) -> Vec<Segment> {
+    let shapes = layout.mimalloc_shapes().into_iter().map(Arc::new);
+    // A shape that is not the target's finds nothing, or less.
+    let found = shapes.map(|shape| find_shaped(memory, &shape, resident)).enumerate();
+    found.max_by_key(|(index, found)| (found.len(), Reverse(*index))).map(|(_, found)| found).unwrap_or_default()
+}
+
+fn find_shaped<M: Memory + ?Sized>(
     memory: &M,
-    layout: &Layout,
-    range: &Range<Address>,
+    shape: &Arc<MimallocShape>,
     resident: &[Range<Address>],
 ) -> Vec<Segment> {
     let mut found: Vec<(u64, Segment)> = Vec::new();
-    let mut at = range.start.0.next_multiple_of(SEGMENT);
-    while at < range.end.0 {
-        let after = resident.partition_point(|piece| piece.start.0 <= at);
-        let is_resident = resident[..after].last().is_some_and(|piece| at < piece.end.0);
-        let read = if is_resident { read_segment(memory, layout, Address(at), range.end, resident) } else { None };
-        at = match &read {
-            Some((_, segment)) => segment.range.end.0.next_multiple_of(SEGMENT),
-            None => at.saturating_add(SEGMENT),
-        };
-        found.extend(read);
+    let mut from = 0;
+    for piece in resident {
+        let mut at = piece.start.0.max(from).next_multiple_of(SEGMENT);
+        while at < piece.end.0 {
+            let read = read_segment(memory, shape, Address(at), resident);
+            let end = read.as_ref().map_or(at, |(_, segment)| segment.range.end.0 - 1);
+            at = (end / SEGMENT + 1).saturating_mul(SEGMENT);
+            found.extend(read);
+        }
+        from = from.max(at);
     }
     // The cookie is the segment's address mixed with one number of the process.
     let mut votes: FxHashMap<u64, usize> = FxHashMap::default();
@@ -146,25 +159,23 @@ pub fn find<M: Memory + ?Sized>(
 /// Reads the segment at `address`, if there is one, and the number that its cookie is mixed with.
 fn read_segment<M: Memory + ?Sized>(
     memory: &M,
-    layout: &Layout,
+    shape: &Arc<MimallocShape>,
     address: Address,
-    limit: Address,
     resident: &[Range<Address>],
 ) -> Option<(u64, Segment)> {
-    let (fields, page) = (layout.mi_segment.as_ref()?, layout.mi_page.as_ref()?);
+    let (fields, page) = (&shape.segment, &shape.page);
     let head = head_bytes(fields, page);
     let bytes = memory.read_bytes(address, head as u64, 2 * SLICE as usize, "mimalloc segment").ok()?;
     let word = |offset: usize| u64_at(&bytes, offset);
     let (slices, info) = (word(fields.segment_slices)?, word(fields.segment_info_slices)?);
-    let length = slices.checked_mul(SLICE)?;
+    let length = slices.checked_mul(SLICE).filter(|&length| length <= HUGE_MAX)?;
     let end = Address(address.0.checked_add(length)?);
     let is_huge = slices > SLICES_MAX;
     let sane = info > 0
         && info < slices
         && info == (fields.size as u64).div_ceil(SLICE)
         && word(fields.slice_entries)? == slices.min(SLICES_MAX)
-        && u64::from(u32_at(&bytes, fields.slices + page.slice_count)?) == info
-        && end <= limit;
+        && u64::from(u32_at(&bytes, fields.slices + page.slice_count)?) == info;
     if !sane {
         return None;
     }
@@ -174,7 +185,7 @@ fn read_segment<M: Memory + ?Sized>(
         // One page of one block: its data is not read.
         pieces = within(&pieces, &(address..Address(address.0 + (info + 1) * SLICE)));
     }
-    Some((word(fields.cookie)? ^ address.0, Segment { range, pieces, head }))
+    Some((word(fields.cookie)? ^ address.0, Segment { range, pieces, head, shape: Arc::clone(shape) }))
 }
 
 /// Bytes of a segment's head and all its slots.
@@ -193,10 +204,10 @@ pub fn within(pieces: &[Range<Address>], range: &Range<Address>) -> Vec<Range<Ad
 }
 
 /// The pages in use of the segment whose head and slots are `head`, and how many slots made no sense.
-pub fn pages(layout: &Layout, segment: &Segment, head: &[u8]) -> (Vec<Page>, u64) {
+pub fn pages(segment: &Segment, head: &[u8]) -> (Vec<Page>, u64) {
     let mut found = Vec::new();
     let mut broken = 0;
-    let (Some(fields), Some(page)) = (&layout.mi_segment, &layout.mi_page) else { return (found, broken) };
+    let (fields, page) = (&segment.shape.segment, &segment.shape.page);
     let word = |offset: usize| u64_at(head, offset).unwrap_or(0);
     let (info, entries) = (word(fields.segment_info_slices), word(fields.slice_entries).min(SLICES_MAX));
     let mut index = info;
@@ -206,7 +217,7 @@ pub fn pages(layout: &Layout, segment: &Segment, head: &[u8]) -> (Vec<Page>, u64
             broken += 1;
             break;
         };
-        match Page::read(layout, segment, head, slot) {
+        match Page::read(segment, head, slot) {
             Ok(Some(page)) => found.push(page),
             Ok(None) => {}
             Err(Nonsense) => broken += 1,
@@ -225,12 +236,12 @@ impl Page {
     ///
     /// # Errors
     /// [`Nonsense`] where it cannot be a page's.
-    pub fn read(layout: &Layout, segment: &Segment, head: &[u8], slot: usize) -> Result<Option<Page>, Nonsense> {
-        Page::decode(layout, segment, head, slot).unwrap_or(Err(Nonsense))
+    pub fn read(segment: &Segment, head: &[u8], slot: usize) -> Result<Option<Page>, Nonsense> {
+        Page::decode(segment, head, slot).unwrap_or(Err(Nonsense))
     }
 
-    fn decode(layout: &Layout, segment: &Segment, head: &[u8], slot: usize) -> Option<Result<Option<Page>, Nonsense>> {
-        let (fields, of_segment) = (layout.mi_page.as_ref()?, layout.mi_segment.as_ref()?);
+    fn decode(segment: &Segment, head: &[u8], slot: usize) -> Option<Result<Option<Page>, Nonsense>> {
+        let (fields, of_segment) = (&segment.shape.page, &segment.shape.segment);
         let bytes = head.get(slot..slot.checked_add(fields.size)?)?;
         let index = slot.checked_sub(of_segment.slices)? / fields.size;
         let span = u64::from(u32_at(bytes, fields.slice_count)?) * SLICE;
@@ -324,6 +335,24 @@ impl Page {
         (agrees && free.by_others <= self.used).then_some(free)
     }
 
+    /// Which blocks are free by their own first words, for a page that changes faster than it can be read: in a build
+    /// without a GIL that word of an object is a thread's id, or a field in front of it, and leads to no block of the
+    /// same page, as the link of a free block does. The end of a chain, which is a null, is not told from an object.
+    pub fn linked_blocks(&self, bytes: &[u8]) -> FreeBlocks {
+        let mut free = FreeBlocks { bits: vec![0; self.capacity.div_ceil(64)], count: 0, by_others: 0 };
+        for index in 0..self.capacity {
+            let link = u64_at(bytes, index * self.stride()).map(|word| self.link(word));
+            let offset = link.and_then(|link| link.checked_sub(self.start.0));
+            let is_block =
+                |offset: u64| offset.is_multiple_of(self.block_size) && offset / self.block_size < self.capacity as u64;
+            if offset.is_some_and(is_block) {
+                free.bits[index / 64] |= 1 << (index % 64);
+                free.count += 1;
+            }
+        }
+        free
+    }
+
     /// Walks one chain; each block that it meets is counted in `by_others`.
     fn walk(&self, first: u64, bytes: &[u8], free: &mut FreeBlocks) -> Option<()> {
         let mut next = first;
@@ -408,13 +437,13 @@ mod tests {
         fn segments(&self) -> Vec<Segment> {
             let image = Image::of_segments(vec![Bytes { start: Address(START), bytes: self.bytes.clone() }]);
             let range = Address(START)..Address(START + self.bytes.len() as u64);
-            find(&image, &self.layout, &range, std::slice::from_ref(&range))
+            find_shaped(&image, &self.layout.mimalloc_shapes().swap_remove(0).into(), std::slice::from_ref(&range))
         }
 
         fn pages(&self) -> (Vec<Page>, u64) {
             let segments = self.segments();
             assert_eq!(segments.len(), 1);
-            pages(&self.layout, &segments[0], &self.bytes[..segments[0].head])
+            pages(&segments[0], &self.bytes[..segments[0].head])
         }
 
         fn blocks(&self) -> &[u8] {
@@ -434,6 +463,19 @@ mod tests {
             let free = pages[0].free_blocks(made.blocks(), Tolerance::Exact).unwrap();
             assert_eq!((0..4).map(|index| free.contains(index)).collect::<Vec<_>>(), [false, true, true, false]);
             assert!(!free.contains(usize::MAX));
+        }
+    }
+
+    #[test]
+    fn segments_tell_which_mimalloc_they_are_of() {
+        // 3.14.8 and 3.15.0 have 3.13's, and their tables are those of later releases.
+        for (name, table) in [("3.13.0", "3.15.2"), ("3.13.5t", "3.14.10t"), ("3.15.2", "3.13.0")] {
+            let made = Made::new(name);
+            let image = Image::of_segments(vec![Bytes { start: Address(START), bytes: made.bytes.clone() }]);
+            let range = Address(START)..Address(START + made.bytes.len() as u64);
+            let segments = find(&image, &layout(table), std::slice::from_ref(&range));
+            assert_eq!(segments.len(), 1);
+            assert_eq!(segments[0].shape.page, made.layout.mi_page.clone().unwrap());
         }
     }
 
@@ -491,7 +533,6 @@ mod tests {
             let segment = layout(name).mi_segment.unwrap();
             for (offset, word) in [
                 (segment.segment_slices, u64::MAX),
-                (segment.segment_slices, 4),
                 (segment.segment_slices, 1),
                 (segment.segment_info_slices, 0),
                 (segment.segment_info_slices, 2),

@@ -104,23 +104,28 @@ impl Plan {
         let mut plan = Plan::default();
         plan.parts.extend(arenas.arenas.iter().filter(|arena| !arena.pools.is_empty()).cloned().map(Part::Arena));
         plan.parts.extend(statics.into_iter().map(Part::Statics));
+        let mut anonymous = Vec::new();
         for region in memory.regions().iter().filter(|region| may_hold_chunks(region)) {
             for rest in without(region.start..region.end, &taken) {
                 if region.backing == Backing::Heap {
                     plan.parts.push(Part::Heap(Heap { range: rest, is_thread_arena: false }));
                 } else {
                     let resident = memory.resident(rest.clone());
-                    let segments = if may_use_mimalloc(layout, arenas) {
-                        mimalloc::find(memory, layout, &rest, &resident)
-                    } else {
-                        Vec::new()
-                    };
-                    let spans: Vec<Range<Address>> = segments.iter().map(|segment| segment.range.clone()).collect();
-                    plan.parts.extend(segments.into_iter().map(Part::Segment));
-                    for rest in without(rest, &spans) {
-                        plan.add_anonymous(memory, rest, &resident);
-                    }
+                    anonymous.push((rest, resident));
                 }
+            }
+        }
+        let segments = if may_use_mimalloc(layout, arenas) {
+            let resident: Vec<_> = anonymous.iter().flat_map(|(_, resident)| resident).cloned().collect();
+            mimalloc::find(memory, layout, &resident)
+        } else {
+            Vec::new()
+        };
+        let spans: Vec<Range<Address>> = segments.iter().map(|segment| segment.range.clone()).collect();
+        plan.parts.extend(segments.into_iter().map(Part::Segment));
+        for (range, resident) in anonymous {
+            for rest in without(range, &spans) {
+                plan.add_anonymous(memory, rest, &resident);
             }
         }
         plan.parts.sort_by_key(Part::start);

@@ -11,6 +11,9 @@ use super::mimalloc::{self, FreeBlocks, Kind, Page, Segment, Tolerance};
 use super::object::{DebugHeader, Sink};
 use super::worker::{POOL_RETRIES, Window, Worker, only_fatal};
 
+/// The kernel's unit of memory.
+const PAGE: u64 = 4096;
+
 /// What is at hand of the blocks of a page.
 enum Blocks<'a> {
     Local(&'a [u8]),
@@ -28,7 +31,7 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
                 return only_fatal(error);
             }
         }
-        let (pages, broken) = mimalloc::pages(self.classifier.layout(), segment, &head);
+        let (pages, broken) = mimalloc::pages(segment, &head);
         self.counts.torn_pools += broken;
         for page in pages {
             self.read_page(segment, page, &mut head)?;
@@ -40,22 +43,28 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
         let memory = self.memory;
         let blocks = blocks(memory, segment, &page)?;
         let bytes = match &blocks {
-            Blocks::Local(bytes) => bytes,
-            Blocks::Read(bytes) => bytes.as_slice(),
+            Some(Blocks::Local(bytes)) => bytes,
+            Some(Blocks::Read(bytes)) => bytes.as_slice(),
+            // Unreadable just now: no block can be judged, and none agrees.
+            None => &[],
         };
-        if let Some(free) = page.free_blocks(bytes, Tolerance::Exact) {
+        if !bytes.is_empty()
+            && let Some(free) = page.free_blocks(bytes, Tolerance::Exact)
+        {
             return self.judge_page(&page, &free, bytes);
         }
         let is_local = memory.local(segment.range.start, 8).is_some();
         if is_local {
             // It will not change any more; its thread was stopped between two steps.
-            if let Some(free) = page.free_blocks(bytes, Tolerance::OneBlock) {
+            if !bytes.is_empty()
+                && let Some(free) = page.free_blocks(bytes, Tolerance::OneBlock)
+            {
                 return self.judge_page(&page, &free, bytes);
             }
         } else {
             for retry in 1..=POOL_RETRIES {
                 memory.read_exact_at(segment.range.start, head).or_else(only_fatal)?;
-                match Page::read(self.classifier.layout(), segment, head, page.slot) {
+                match Page::read(segment, head, page.slot) {
                     Ok(Some(again)) => page = again,
                     Ok(None) => return Ok(()),
                     Err(mimalloc::Nonsense) => continue,
@@ -64,6 +73,11 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
                 let tolerance = if retry == POOL_RETRIES { Tolerance::OneBlock } else { Tolerance::Exact };
                 if let Some(free) = page.free_blocks(&again, tolerance) {
                     return self.judge_page(&page, &free, &again);
+                }
+                // Threads that truly run at once change a page faster than it is read.
+                if retry == POOL_RETRIES && self.classifier.layout().object.ob_ref_shared.is_some() {
+                    self.counts.moving_pools += 1;
+                    return self.judge_page(&page, &page.linked_blocks(&again), &again);
                 }
             }
         }
@@ -127,26 +141,41 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
 }
 
 /// The blocks of a page, or of large ones the first bytes of each: local, or read as far as they were ever written.
-fn blocks<'m, M: Memory + ?Sized>(memory: &'m M, segment: &Segment, page: &Page) -> Result<Blocks<'m>, ReadError> {
+/// `None` where a part cannot be read.
+fn blocks<'m, M: Memory + ?Sized>(
+    memory: &'m M,
+    segment: &Segment,
+    page: &Page,
+) -> Result<Option<Blocks<'m>>, ReadError> {
     let stride = page.stride();
     let is_whole = stride as u64 == page.block_size;
     if is_whole && let Some(bytes) = memory.local(page.start, page.capacity * stride) {
-        return Ok(Blocks::Local(bytes));
+        return Ok(Some(Blocks::Local(bytes)));
     }
     let mut bytes = vec![0; page.capacity * stride];
+    // All blocks that were carved were written then, at their start. So nothing of a page of small ones was never
+    // touched, whatever the kernel said: it may have been moving pages when it was asked.
+    if is_whole && page.block_size <= PAGE {
+        return match memory.read_exact_at(page.start, &mut bytes) {
+            Ok(()) => Ok(Some(Blocks::Read(bytes))),
+            Err(error) => only_fatal(error).map(|()| None),
+        };
+    }
     let fill = |start: Address, into: &mut [u8]| -> Result<(), ReadError> {
         for piece in mimalloc::within(&segment.pieces, &(start..start.offset(into.len()))) {
             let (from, to) = ((piece.start.0 - start.0) as usize, (piece.end.0 - start.0) as usize);
-            memory.read_exact_at(piece.start, &mut into[from..to]).or_else(only_fatal)?;
+            memory.read_exact_at(piece.start, &mut into[from..to])?;
         }
         Ok(())
     };
-    if is_whole {
-        fill(page.start, &mut bytes)?;
+    let filled = if is_whole {
+        fill(page.start, &mut bytes)
     } else {
-        for (index, block) in bytes.chunks_exact_mut(stride).enumerate() {
-            fill(page.block(index), block)?;
-        }
+        let blocks = bytes.chunks_exact_mut(stride).enumerate();
+        blocks.into_iter().try_for_each(|(index, block)| fill(page.block(index), block))
+    };
+    match filled {
+        Ok(()) => Ok(Some(Blocks::Read(bytes))),
+        Err(error) => only_fatal(error).map(|()| None),
     }
-    Ok(Blocks::Read(bytes))
 }

@@ -46,6 +46,8 @@ pub struct Counts {
     pub blocks_in_use: u64,
     /// Pools whose head, count and chain of free blocks disagreed, however often they were read.
     pub torn_pools: u64,
+    /// Pools that changed as fast, and whose blocks were judged one by one.
+    pub moving_pools: u64,
     /// Objects whose size could not be completed: what they point at is gone or makes no sense.
     pub torn_objects: u64,
     /// Blocks that name a type and a count, but whose body cannot be right.
@@ -67,6 +69,7 @@ impl Counts {
         self.pools += other.pools;
         self.blocks_in_use += other.blocks_in_use;
         self.torn_pools += other.torn_pools;
+        self.moving_pools += other.moving_pools;
         self.torn_objects += other.torn_objects;
         self.implausible_blocks += other.implausible_blocks;
         self.unreadable_bytes += other.unreadable_bytes;

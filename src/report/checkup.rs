@@ -12,6 +12,9 @@ use super::histogram_table::printable;
 pub struct Checkup {
     /// Always [`SCHEMA_VERSION`].
     pub schema_version: u32,
+    /// The core, where it is no process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub core: Option<String>,
     /// The process.
     pub pid: i32,
     /// Its command line.
@@ -31,7 +34,7 @@ pub struct Checkup {
 pub struct CheckRow {
     /// Its name.
     pub name: &'static str,
-    /// `ok`, `failed` or `not applicable`.
+    /// `ok`, `failed`, `not applicable`; of a core also `gap`, which leaves the rest readable.
     pub result: &'static str,
     /// What was seen.
     pub detail: String,
@@ -41,7 +44,7 @@ impl Checkup {
     /// A checkup that has found nothing yet.
     pub fn new(pid: i32, command: String) -> Checkup {
         let (checks, problem, remedy) = (Vec::new(), None, None);
-        Checkup { schema_version: SCHEMA_VERSION, pid, command, readable: false, checks, problem, remedy }
+        Checkup { schema_version: SCHEMA_VERSION, core: None, pid, command, readable: false, checks, problem, remedy }
     }
 
     /// Writes a line for each gate, then the verdict.
@@ -49,12 +52,21 @@ impl Checkup {
     /// # Errors
     /// As the writer.
     pub fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
-        writeln!(out, "Process {}: {}", self.pid, printable(&self.command))?;
+        let target = match &self.core {
+            Some(core) => {
+                writeln!(out, "Core {}, of process {}: {}", printable(core), self.pid, printable(&self.command))?;
+                format!("--core {}", printable(core))
+            }
+            None => {
+                writeln!(out, "Process {}: {}", self.pid, printable(&self.command))?;
+                self.pid.to_string()
+            }
+        };
         for check in &self.checks {
             writeln!(out, "  {:<14}  {:<16}  {}", check.result, check.name, printable(&check.detail))?;
         }
         match (&self.problem, self.readable) {
-            (_, true) => writeln!(out, "It can be read: heapsonde histo {}", self.pid)?,
+            (_, true) => writeln!(out, "It can be read: heapsonde histo {target}")?,
             (Some(problem), _) => writeln!(out, "It cannot be read: {}", printable(problem))?,
             (None, _) => writeln!(out, "It cannot be read, and no gate was found shut")?,
         }

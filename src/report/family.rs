@@ -69,7 +69,7 @@ impl Family {
 
     /// The sums of bytes and times: members are read, and paused, one after the other.
     pub fn reading(&self) -> Reading {
-        let mut sum = Reading { read_bytes: 0, duration: Duration::ZERO, paused: None };
+        let mut sum = Reading { read_bytes: 0, duration: Duration::ZERO, paused: None, is_core: false };
         for member in &self.members {
             sum.read_bytes = sum.read_bytes.saturating_add(member.reading.read_bytes);
             sum.duration += member.reading.duration;

@@ -36,6 +36,9 @@ pub struct Reading {
     /// For how long the target stood still because of us; `None`: not at all.
     #[serde(rename = "paused_seconds", serialize_with = "optional_seconds")]
     pub paused: Option<Duration>,
+    /// Whether it was a core, not a process.
+    #[serde(rename = "from_core")]
+    pub is_core: bool,
 }
 
 fn seconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
@@ -102,12 +105,16 @@ impl Basis {
 pub struct Problems {
     /// Pools that changed however often they were read: their blocks are missing from the figures.
     pub torn_pools: u64,
+    /// Pools that changed however often they were read, and whose blocks were judged one by one.
+    pub moving_pools: u64,
     /// Objects that changed while they were read, and are missing from the figures.
     pub torn_objects: u64,
     /// Blocks that look like an object from the front and not from inside; not counted as objects.
     pub implausible_blocks: u64,
     /// Bytes that should have been readable.
     pub unreadable_bytes: u64,
+    /// Bytes of writable memory that a core should hold and does not, or left out. 0 for a process.
+    pub missing_bytes: u64,
     /// Bytes of malloc heaps whose chunks could not be told apart.
     pub unparsed_bytes: u64,
     /// Bytes of private memory of unknown structure (thread stacks, other allocators), which was not searched.
@@ -130,13 +137,21 @@ pub struct Problems {
 
 impl Problems {
     /// From a census's outcome and what was found before it.
-    pub fn new(outcome: &Outcome, unsearched_bytes: u64, rejected_types: u64, rejected_arenas: u64) -> Problems {
+    pub fn new(
+        outcome: &Outcome,
+        unsearched_bytes: u64,
+        missing_bytes: u64,
+        rejected_types: u64,
+        rejected_arenas: u64,
+    ) -> Problems {
         let counts = &outcome.counts;
         Problems {
             torn_pools: counts.torn_pools,
+            moving_pools: counts.moving_pools,
             torn_objects: counts.torn_objects,
             implausible_blocks: counts.implausible_blocks,
             unreadable_bytes: counts.unreadable_bytes,
+            missing_bytes,
             unparsed_bytes: counts.unparsed_bytes,
             unsearched_bytes,
             searched_bytes: counts.scanned_bytes,
@@ -154,9 +169,11 @@ impl Problems {
         let either = |a: Option<u64>, b: Option<u64>| a.map_or(b, |a| Some(a + b.unwrap_or(0)));
         Problems {
             torn_pools: self.torn_pools + other.torn_pools,
+            moving_pools: self.moving_pools + other.moving_pools,
             torn_objects: self.torn_objects + other.torn_objects,
             implausible_blocks: self.implausible_blocks + other.implausible_blocks,
             unreadable_bytes: self.unreadable_bytes.saturating_add(other.unreadable_bytes),
+            missing_bytes: self.missing_bytes.saturating_add(other.missing_bytes),
             unparsed_bytes: self.unparsed_bytes.saturating_add(other.unparsed_bytes),
             unsearched_bytes: self.unsearched_bytes.saturating_add(other.unsearched_bytes),
             searched_bytes: self.searched_bytes.saturating_add(other.searched_bytes),
@@ -181,9 +198,11 @@ impl Problems {
             }
         };
         say(self.torn_pools, "pools changed while they were read; their objects are not counted");
+        say(self.moving_pools, "pools changed while they were read; their blocks were judged one by one");
         say(self.torn_objects, "objects changed while they were read and are not counted");
         say(self.implausible_blocks, "blocks look like objects only from the front and are not counted");
         say(self.unreadable_bytes, "bytes could not be read");
+        say(self.missing_bytes, "bytes of writable memory are missing from the core");
         say(self.unparsed_bytes, "bytes of malloc heaps could not be told apart into chunks");
         say(self.rejected_types, "types could not be read");
         say(self.rejected_arenas, "arenas made no sense");
@@ -262,7 +281,7 @@ pub fn paused(paused: Option<Duration>) -> String {
 pub fn write_head(out: &mut dyn Write, target: &TargetSummary, reading: &Reading) -> io::Result<()> {
     let interpreters =
         if target.interpreters > 1 { format!(", {} interpreters", target.interpreters) } else { String::new() };
-    let paused = paused(reading.paused);
+    let paused = if reading.is_core { "from a core".to_owned() } else { paused(reading.paused) };
     writeln!(out, "Process {}: {}", target.pid, units::command(&target.command))?;
     writeln!(
         out,

@@ -54,12 +54,16 @@ impl<'a, M: Memory + ?Sized> CachedMemory<'a, M> {
         let end = window.saturating_add(WINDOW).min(region.end.0);
         let mut bytes = vec![0; end.saturating_sub(start) as usize];
         self.reads.set(self.reads.get() + 1);
-        if self.inner.read_exact_at(Address(start), &mut bytes).is_err() {
-            // The guard of a thread's stack is in the middle of its region since glibc 2.42 (MADV_GUARD_INSTALL).
-            start = page;
-            bytes.truncate(PAGE as usize);
-            self.reads.set(self.reads.get() + 1);
-            self.inner.read_exact_at(Address(start), &mut bytes)?;
+        match self.inner.read_exact_at(Address(start), &mut bytes) {
+            Ok(()) => {}
+            Err(error @ (ReadError::Gone | ReadError::Denied)) => return Err(error),
+            // A core or a file may end within a region, and the guard of a thread's stack is in the middle of its
+            // region since glibc 2.42 (MADV_GUARD_INSTALL): then this page alone.
+            Err(_) => {
+                (start, bytes) = (page, vec![0; PAGE as usize]);
+                self.reads.set(self.reads.get() + 1);
+                self.inner.read_exact_at(Address(start), &mut bytes)?;
+            }
         }
         let mut pages = self.pages.borrow_mut();
         if pages.len() >= PAGES_MAX {

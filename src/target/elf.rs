@@ -95,7 +95,8 @@ impl LoadedElf {
         })
     }
 
-    fn at<M: Memory + ?Sized>(memory: &M, start: Address, path: &Path) -> Option<LoadedElf> {
+    /// The one whose header is mapped at `start`, if there is one.
+    pub fn at<M: Memory + ?Sized>(memory: &M, start: Address, path: &Path) -> Option<LoadedElf> {
         let mut header = [0; HEADER_SIZE];
         memory.read_exact_at(start, &mut header).ok()?;
         if !header.starts_with(ELFMAG) || header[EI_CLASS] == ELFCLASS32 {
@@ -342,6 +343,17 @@ pub enum OpenError {
     },
 }
 
+/// Whether a file is the one that was loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Likeness {
+    /// Its build id is the same.
+    Same,
+    /// It is another.
+    Other,
+    /// Its headers are the same, and it has no build id; or neither can be read.
+    Unknown,
+}
+
 /// What only the file tells: local symbols and sections.
 pub struct ElfFile {
     bytes: Vec<u8>,
@@ -380,6 +392,17 @@ impl ElfFile {
         Err(error)
     }
 
+    /// Reads an ELF file of this machine, whichever it is.
+    ///
+    /// # Errors
+    /// As the file system; `InvalidData` where it is no ELF file of 64 bits.
+    pub fn read(path: &Path) -> std::io::Result<ElfFile> {
+        let (file, _) = ElfFile::open_path(path)?;
+        let is_elf =
+            file.bytes.starts_with(ELFMAG) && file.bytes.get(EI_CLASS).is_some_and(|&class| class != ELFCLASS32);
+        if is_elf { Ok(file) } else { Err(std::io::ErrorKind::InvalidData.into()) }
+    }
+
     fn open_path(path: &Path) -> std::io::Result<(ElfFile, FileId)> {
         // The target chose what stands there: a pipe must not make us wait.
         let file = std::fs::File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)?;
@@ -397,30 +420,67 @@ impl ElfFile {
     /// where it has none, device and inode. (The device alone would not do: overlay file systems and btrfs show
     /// another one in `/proc/PID/maps` than `stat` does.)
     fn is_mapped<M: Memory + ?Sized>(&self, memory: &M, elf: &LoadedElf, id: FileId, mapped: Option<FileId>) -> bool {
+        match self.likeness(memory, elf) {
+            Likeness::Same => true,
+            Likeness::Other => false,
+            Likeness::Unknown => mapped == Some(id),
+        }
+    }
+
+    /// Whether this file is the one that `elf` was loaded from, as far as headers and build id tell.
+    pub fn likeness<M: Memory + ?Sized>(&self, memory: &M, elf: &LoadedElf) -> Likeness {
         let Some(headers) = headers_length(&self.bytes).and_then(|length| self.bytes.get(..length)) else {
-            return false;
+            return Likeness::Other;
         };
         let mut in_memory = vec![0; headers.len()];
-        if memory.read_exact_at(elf.header, &mut in_memory).is_err() || in_memory != headers {
-            return false;
+        match memory.read_exact_at(elf.header, &mut in_memory) {
+            Ok(()) if in_memory != headers => return Likeness::Other,
+            Ok(()) => {}
+            Err(_) => return Likeness::Unknown,
         }
-        match self.build_id_range() {
-            Some((offset, address)) => {
-                let Some(note) = self.bytes.get(offset.clone()) else { return false };
-                let mut in_memory = vec![0; note.len()];
-                memory.read_exact_at(Address(address.wrapping_add(elf.bias)), &mut in_memory).is_ok()
-                    && in_memory == note
-            }
-            None => mapped == Some(id),
+        let Some((offset, address)) = self.build_id_range() else { return Likeness::Unknown };
+        let Some(note) = self.bytes.get(offset.clone()) else { return Likeness::Other };
+        let mut in_memory = vec![0; note.len()];
+        match memory.read_exact_at(Address(address.wrapping_add(elf.bias)), &mut in_memory) {
+            Ok(()) if in_memory == note => Likeness::Same,
+            Ok(()) => Likeness::Other,
+            Err(_) => Likeness::Unknown,
         }
+    }
+
+    /// Whether these stretches of memory, each with its offset in the file, can be mappings of this file: each lies
+    /// in a loadable segment, and all with one bias.
+    pub fn lies_as(&self, stretches: &[(Range<Address>, u64)]) -> bool {
+        let loads: Vec<ProgramHeader> = self.program_headers().filter(|header| header.kind == PT_LOAD).collect();
+        let biases = |range: &Range<Address>, offset: u64| -> Vec<u64> {
+            let holds = |load: &&ProgramHeader| {
+                let start = load.offset / PAGE * PAGE;
+                let end = load.offset.checked_add(load.memory_size).and_then(|end| end.checked_next_multiple_of(PAGE));
+                start <= offset && end.is_some_and(|end| offset < end)
+            };
+            let bias = |load: &ProgramHeader| {
+                (range.start.0.wrapping_sub(offset)).wrapping_sub(load.address.wrapping_sub(load.offset))
+            };
+            // The loader maps the file as a whole first, and the segments over that: between two some of it may stay.
+            loads.first().into_iter().chain(loads.iter().filter(holds)).map(bias).collect()
+        };
+        let Some((first, rest)) = stretches.split_first() else { return false };
+        let of_first = biases(&first.0, first.1);
+        of_first.into_iter().any(|bias| rest.iter().all(|(range, offset)| biases(range, *offset).contains(&bias)))
+    }
+
+    fn program_headers(&self) -> impl Iterator<Item = ProgramHeader> {
+        let table = || {
+            let count = usize::from(u16::from_le_bytes([*self.bytes.get(56)?, *self.bytes.get(57)?]));
+            let table = usize::try_from(u64_at(&self.bytes, 32)?).ok()?;
+            self.bytes.get(table..table.checked_add(count * PROGRAM_HEADER_SIZE)?)
+        };
+        table().unwrap_or_default().chunks_exact(PROGRAM_HEADER_SIZE).filter_map(ProgramHeader::parse)
     }
 
     /// The notes that hold the build id: where in the file, and their address.
     fn build_id_range(&self) -> Option<(Range<usize>, u64)> {
-        let count = usize::from(u16::from_le_bytes([*self.bytes.get(56)?, *self.bytes.get(57)?]));
-        let table = usize::try_from(u64_at(&self.bytes, 32)?).ok()?;
-        let bytes = self.bytes.get(table..table.checked_add(count * PROGRAM_HEADER_SIZE)?)?;
-        bytes.chunks_exact(PROGRAM_HEADER_SIZE).filter_map(ProgramHeader::parse).find_map(|header| {
+        self.program_headers().find_map(|header| {
             let start = usize::try_from(header.offset).ok()?;
             let end = start.checked_add(usize::try_from(header.memory_size).ok().filter(|&size| size <= NOTES_MAX)?)?;
             let notes = self.bytes.get(start..end).filter(|_| header.kind == PT_NOTE)?;

@@ -3,6 +3,10 @@
 pub mod address;
 pub mod cache;
 pub mod copy;
+pub mod core_backing;
+pub mod core_file;
+pub mod core_notes;
+pub mod core_unpack;
 pub mod elf;
 pub mod freeze;
 pub mod gates;
@@ -15,6 +19,7 @@ pub mod process;
 pub mod procfs;
 pub mod regions;
 pub mod resident;
+pub mod source;
 pub mod spawn;
 
 pub use address::Address;

@@ -139,6 +139,11 @@ impl Target {
         nix::sys::signal::kill(Pid::from_raw(self.pid() as i32), signal).expect("the target is ours and not reaped");
     }
 
+    /// Waits until it has ended.
+    pub fn wait(&mut self) {
+        let _ = self.child.wait();
+    }
+
     /// Whether it still runs, or stands.
     pub fn is_alive(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))

@@ -159,3 +159,13 @@ c_structs! {
         subproc: Option<usize>,
     }
 }
+
+/// The two structs of mimalloc's that its blocks are found by. CPython took in another mimalloc (2.1.9 after 2.1.2)
+/// within 3.14 and 3.15, and publishes neither its version nor these offsets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MimallocShape {
+    /// The head of a segment.
+    pub segment: MiSegment,
+    /// The head of a page.
+    pub page: MiPage,
+}

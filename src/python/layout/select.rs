@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 
 use serde::Deserialize;
 
+use super::allocators::MimallocShape;
 use super::{Layout, PublishedShape, Table};
 use crate::python::version::Version;
 
@@ -138,6 +139,24 @@ impl Layout {
         let mut candidates: Vec<_> = TABLES.iter().filter(|c| c.build == build).filter(same_minor).copied().collect();
         candidates.sort_by_key(|c| (c.distance(version), c.is_patched(), Reverse(c.from.micro)));
         candidates
+    }
+
+    /// How mimalloc's structs may lie in a target of this layout: as in its own table, then as in any other of its
+    /// build, each once. None before 3.13. Which it is, the segments themselves tell.
+    pub fn mimalloc_shapes(&self) -> Vec<MimallocShape> {
+        let mut shapes: Vec<MimallocShape> = self.mimalloc_shape().into_iter().collect();
+        if shapes.is_empty() {
+            return shapes;
+        }
+        for candidate in TABLES.iter().filter(|candidate| candidate.build == self.build) {
+            let shape = Layout::load(candidate).mimalloc_shape();
+            shapes.extend(shape.filter(|shape| !shapes.contains(shape)));
+        }
+        shapes
+    }
+
+    fn mimalloc_shape(&self) -> Option<MimallocShape> {
+        Some(MimallocShape { segment: self.mi_segment.clone()?, page: self.mi_page.clone()? })
     }
 
     /// Reads a table.
