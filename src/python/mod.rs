@@ -1,11 +1,13 @@
 //! Meaning: what the bytes of a CPython process say. Finds the interpreter, knows its layouts, reads its types.
 
 pub mod attach;
+pub mod code;
 pub mod layout;
 pub mod proof;
 pub mod reader;
 pub mod recognize;
 pub mod runtime;
 pub mod sizes;
+pub mod stack;
 pub mod types;
 pub mod version;

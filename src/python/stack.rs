@@ -1,0 +1,173 @@
+//! Which threads does an interpreter have, and which frames does each run?
+//!
+//! Until 3.10 frames are objects, linked by `f_back`; since 3.11 they lie in the thread's own stack of chunks and in
+//! generators, linked by `previous`, with shims of C code between them. A running target changes all of this while it is
+//! read: what makes no sense ends the walk, and the caller compares two readings where that matters.
+//!
+//! Mirrors `PyThreadState` (`Include/cpython/pystate.h`) and `_PyInterpreterFrame` (`Include/internal/pycore_frame.h`,
+//! since 3.14 `pycore_interpframe_structs.h`), v3.8 to v3.15.
+
+use rustc_hash::FxHashSet;
+
+use crate::target::Address;
+use crate::target::memory::{Memory, MemoryExt, ReadError, u32_at, u64_at};
+
+use super::attach::Interpreter;
+use super::layout::Layout;
+use super::reader::Reader;
+
+/// Threads believed in one interpreter.
+pub const THREADS_MAX: usize = 1 << 16;
+/// Frames believed in one thread; recursion is limited far below.
+pub const FRAMES_MAX: usize = 1 << 20;
+/// Bytes of a frame that are read: no field that is wanted lies behind.
+const FRAME_MAX: usize = 512;
+
+/// A thread of an interpreter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Thread {
+    /// `PyThreadState *`.
+    pub address: Address,
+    /// The kernel's number, since 3.11; the one that `pthread_self` gives before.
+    pub id: u64,
+    /// Whether `id` is the kernel's.
+    pub is_native_id: bool,
+}
+
+/// A frame that runs, or waits for one that it called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Frame {
+    /// `PyFrameObject *`, or since 3.11 `_PyInterpreterFrame *`.
+    pub address: Address,
+    /// Its code object.
+    pub code: Address,
+    /// The byte of the code at which it is; negative before the first instruction.
+    pub instruction: i64,
+}
+
+/// The threads of an interpreter, newest first. Those that could be read before something made no sense.
+pub fn threads<M: Memory + ?Sized>(reader: &Reader<'_, M>, interpreter: &Interpreter) -> Vec<Thread> {
+    let layout = &reader.layout.thread;
+    let mut next = reader.pointer(interpreter.address, reader.layout.interp.threads_head).unwrap_or_default();
+    let mut seen = FxHashSet::default();
+    let mut threads = Vec::new();
+    while !next.is_null() && threads.len() < THREADS_MAX && seen.insert(next) {
+        let address = next;
+        if reader.pointer(address, layout.interp).ok() != Some(interpreter.address) {
+            break;
+        }
+        let id = reader.memory.read_u64(address.offset(layout.native_thread_id.unwrap_or(layout.thread_id)));
+        let is_native_id = layout.native_thread_id.is_some();
+        threads.push(Thread { address, id: id.unwrap_or(0), is_native_id });
+        next = reader.pointer(address, layout.next).unwrap_or_default();
+    }
+    threads
+}
+
+/// The topmost frame of a thread; null where it runs no Python.
+///
+/// # Errors
+/// As the memory.
+pub fn top<M: Memory + ?Sized>(reader: &Reader<'_, M>, thread: Address) -> Result<Address, ReadError> {
+    let layout = reader.layout;
+    match (layout.iframe.is_some(), layout.thread.current_frame, layout.thread.cframe, &layout.cframe) {
+        (true, Some(offset), _, _) => reader.pointer(thread, offset),
+        (true, None, Some(offset), Some(cframe)) => {
+            let at = reader.pointer(thread, offset)?;
+            if at.is_null() { Ok(at) } else { reader.pointer(at, cframe.current_frame) }
+        }
+        _ => layout.thread.frame.map_or(Ok(Address::NULL), |offset| reader.pointer(thread, offset)),
+    }
+}
+
+/// The frames of a thread, topmost first, at most `limit`; shims of C code are left out. The walk ends early where the
+/// thread moves on under it.
+pub fn frames<M: Memory + ?Sized>(reader: &Reader<'_, M>, thread: Address, limit: usize) -> Vec<Frame> {
+    let Ok(mut next) = top(reader, thread) else { return Vec::new() };
+    let (mut frames, mut steps) = (Vec::new(), 0);
+    // Frames are of one kind, so a walk that runs in a circle is ended by the count.
+    while !next.is_null() && frames.len() < limit && steps < FRAMES_MAX {
+        steps += 1;
+        let Some((frame, previous)) = read(reader, next) else { break };
+        frames.extend(frame);
+        next = previous;
+    }
+    frames
+}
+
+/// Reads the frame at an address, and which frame called it; no frame where there is a shim. `None` where it cannot be
+/// read.
+pub fn read<M: Memory + ?Sized>(reader: &Reader<'_, M>, address: Address) -> Option<(Option<Frame>, Address)> {
+    let mut bytes = [0; FRAME_MAX];
+    let wanted = bytes.get_mut(..bytes_of_frame(reader.layout))?;
+    reader.memory.read_exact_at(address, wanted).ok()?;
+    parse(reader.layout, address, wanted, &|code| first_instruction(reader, address, code))
+}
+
+/// How many bytes [`parse`] needs of a frame.
+pub fn bytes_of_frame(layout: &Layout) -> usize {
+    let fields = match &layout.iframe {
+        Some(frame) => [frame.owner, frame.previous, frame.localsplus, frame.executable],
+        None => [layout.frame.f_lasti.unwrap_or(0), layout.frame.f_back, layout.frame.f_lineno, 0],
+    };
+    (fields.into_iter().max().unwrap_or(0) + 8).min(FRAME_MAX)
+}
+
+/// Decodes a frame's bytes. `instructions` gives the address of the first instruction of a code object.
+pub fn parse(
+    layout: &Layout,
+    address: Address,
+    bytes: &[u8],
+    instructions: &dyn Fn(Address) -> Option<Address>,
+) -> Option<(Option<Frame>, Address)> {
+    let word = |offset: usize| u64_at(bytes, offset);
+    let Some(iframe) = &layout.iframe else {
+        let code = Address(word(layout.frame.f_code?)?);
+        // 3.10 counts instructions, before that bytes are counted.
+        let unit = if layout.code.co_linetable.is_some() { 2 } else { 1 };
+        let instruction = i64::from(u32_at(bytes, layout.frame.f_lasti?)? as i32) * unit;
+        return Some((Some(Frame { address, code, instruction }), Address(word(layout.frame.f_back)?)));
+    };
+    let previous = Address(word(iframe.previous)?);
+    let owner = i64::from(*bytes.get(iframe.owner)?);
+    let owners = layout.constants.frame_owner.as_ref()?;
+    let code = Address(word(iframe.executable)? & !layout.constants.stackref_tag_mask);
+    let is_shim = Some(owner) == owners.interpreter || Some(owner) == owners.cstack;
+    let at = word(iframe.instr_ptr.or(iframe.prev_instr)?)?;
+    if is_shim || code.is_null() || code.0 % 8 != 0 {
+        return Some((None, previous));
+    }
+    // An object that is no code (None in a shim of 3.13) has no instructions.
+    let Some(first) = instructions(code) else { return Some((None, previous)) };
+    let instruction = at.wrapping_sub(first.0) as i64;
+    Some((Some(Frame { address, code, instruction }), previous))
+}
+
+/// Where the instructions of a code object start, as a frame counts them. In free-threaded builds each thread may have
+/// its own copy. `None` for what is no code object.
+pub fn first_instruction<M: Memory + ?Sized>(reader: &Reader<'_, M>, frame: Address, code: Address) -> Option<Address> {
+    /// Copies believed, one for each thread.
+    const COPIES_MAX: u64 = 1 << 16;
+    let layout = reader.layout;
+    let adaptive = layout.code.co_code_adaptive?;
+    is_code(reader, code).then_some(())?;
+    let own = code.offset(adaptive);
+    let (Some(tlbc_index), Some(co_tlbc)) =
+        (layout.iframe.as_ref().and_then(|frame| frame.tlbc_index), layout.code.co_tlbc)
+    else {
+        return Some(own);
+    };
+    let index = reader.memory.read_u32(frame.offset(tlbc_index)).ok()?;
+    let array = reader.pointer(code, co_tlbc).ok()?;
+    if index == 0 || array.is_null() {
+        return Some(own);
+    }
+    let size = reader.memory.read_u64(array).ok()?;
+    (u64::from(index) < size && size < COPIES_MAX).then_some(())?;
+    reader.pointer(array, 8 + 8 * index as usize).ok()
+}
+
+/// Whether an object's type is called `code`: there is no flag for it.
+pub fn is_code<M: Memory + ?Sized>(reader: &Reader<'_, M>, object: Address) -> bool {
+    reader.type_of(object).and_then(|type_| reader.type_name(type_)).is_ok_and(|name| name == "code")
+}

@@ -1,0 +1,62 @@
+//! Stacks read from outside are those that the interpreter tells of itself: functions, lines, order, every thread.
+//!
+//!     cargo test --test stacks [NAME]           HEAPSONDE_ONLY=3.12,sid-3.14 narrows
+
+mod common;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+use common::interpreters::{self, Interpreter};
+use common::target::Target;
+use heapsonde::python::attach;
+use heapsonde::python::code::Code;
+use heapsonde::python::reader::Reader;
+use heapsonde::python::stack;
+use heapsonde::target::cache::CachedMemory;
+use heapsonde::target::elf::{ElfFile, LoadedElf};
+use heapsonde::target::process::Process;
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let trials = interpreters::find_and_say().into_iter().map(|interpreter| {
+        Trial::test(interpreter.name.clone(), move || stacks_are_true(&interpreter).map_err(Failed::from))
+    });
+    libtest_mimic::run(&arguments, trials.collect()).exit();
+}
+
+fn stacks_are_true(interpreter: &Interpreter) -> Result<(), String> {
+    let mut target = Target::spawn(interpreter, &common::program("stacks.py"), &[], &[])?;
+    let mut told = Vec::new();
+    loop {
+        match target.read_line()?.as_str() {
+            "end" => break,
+            line => told.push(line.to_owned()),
+        }
+    }
+    let pid = i32::try_from(target.pid()).map_err(|error| error.to_string())?;
+    let process = Process::open(pid).map_err(|error| error.to_string())?;
+    let cached = CachedMemory::new(&process);
+    let elfs = LoadedElf::all(&cached);
+    let open_file = |elf: &LoadedElf| ElfFile::open(pid, &process, elf).ok();
+    let python = attach::attach(&cached, &elfs, &open_file).map_err(|error| error.to_string())?;
+    let reader = Reader { memory: &cached, layout: &python.layout };
+    let main = python.interpreters.first().ok_or("no interpreter")?;
+    let mut found = Vec::new();
+    // Newest first; the last one is the main thread, which waits for us.
+    for thread in stack::threads(&reader, main).iter().rev().skip(1) {
+        for frame in stack::frames(&reader, thread.address, stack::FRAMES_MAX) {
+            let code = Code::read(&reader, frame.code).ok_or_else(|| format!("no code at {}", frame.code))?;
+            found.push(format!("{} {} {}", thread.id, code.line_or_first(frame.instruction), code.name));
+        }
+    }
+    if told.len() < 200 {
+        return Err(format!("the target told of {} frames", told.len()));
+    }
+    match told.iter().zip(&found).find(|(told, found)| told != found) {
+        _ if told.len() != found.len() => {
+            Err(format!("{} frames, the target says {}: {found:?} {told:?}", found.len(), told.len()))
+        }
+        Some((told, found)) => Err(format!("{found:?}, the target says {told:?}")),
+        None => Ok(()),
+    }
+}
