@@ -50,11 +50,17 @@ impl<'a, M: Memory + ?Sized> CachedMemory<'a, M> {
         let region =
             self.inner.regions().find(Address(page)).filter(|region| region.readable).ok_or_else(unreadable)?;
         let window = page / WINDOW * WINDOW;
-        let start = window.max(region.start.0);
+        let mut start = window.max(region.start.0);
         let end = window.saturating_add(WINDOW).min(region.end.0);
         let mut bytes = vec![0; end.saturating_sub(start) as usize];
         self.reads.set(self.reads.get() + 1);
-        self.inner.read_exact_at(Address(start), &mut bytes)?;
+        if self.inner.read_exact_at(Address(start), &mut bytes).is_err() {
+            // The guard of a thread's stack is in the middle of its region since glibc 2.42 (MADV_GUARD_INSTALL).
+            start = page;
+            bytes.truncate(PAGE as usize);
+            self.reads.set(self.reads.get() + 1);
+            self.inner.read_exact_at(Address(start), &mut bytes)?;
+        }
         let mut pages = self.pages.borrow_mut();
         if pages.len() >= PAGES_MAX {
             pages.clear();
