@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use crate::analysis::histogram::{Amount, Histogram};
 use crate::analysis::owners::Owners;
+use crate::analysis::profile::{Profile, StackBorn};
 
 /// What a frame's width stands for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,6 +61,18 @@ pub fn of_owners(owners: &Owners, weight: Weight) -> Vec<String> {
         format!("{} {amount}", frames.join(";"))
     };
     let mut lines: Vec<String> = owners.stacks(amount).into_iter().map(line).collect();
+    lines.sort();
+    lines
+}
+
+/// The stacks of births: thread, functions. Those that weigh nothing are left out.
+pub fn of_births(profile: &Profile, amount: &dyn Fn(&StackBorn) -> u64) -> Vec<String> {
+    let line = |stack: &StackBorn| {
+        let frames: Vec<String> =
+            std::iter::once(escape(&stack.thread)).chain(stack.frames.iter().map(|it| escape(&it.label()))).collect();
+        format!("{} {}", frames.join(";"), amount(stack))
+    };
+    let mut lines: Vec<String> = profile.stacks.iter().filter(|stack| amount(stack) > 0).map(line).collect();
     lines.sort();
     lines
 }
