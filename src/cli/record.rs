@@ -212,14 +212,10 @@ fn record(options: &Record, opened: &open::Opened, stop: &AtomicBool) -> Result<
             recorder.set_types(types);
         }
     }
-    let (survivors, orders) = recorder.finish(is_gone);
-    for (survivor, is_alive) in survivors.iter().map(|it| (it, true)) {
-        remember(&mut recording.allocations, &recorder, survivor, is_alive);
+    for survivor in &recorder.finish(is_gone) {
+        remember(&mut recording.allocations, &recorder, survivor, true);
     }
     bury(&mut recording.allocations, &mut recorder);
-    for order in &orders {
-        log::debug!("order of {} objects, broken: {}, cut: {}", order.len(), order.is_broken, order.is_cut);
-    }
     recording.stacks = std::mem::take(&mut recorder.stacks);
     let after = units::duration(Duration::from_secs_f64(recording.seconds));
     match end {
@@ -271,7 +267,10 @@ fn digest(
                 (None, _) => outcomes.torn += 1,
             }
             if !seen.is_late {
-                allocations.time(group, seen.stack, weight * seen.span);
+                // Where the collector began in a window, it took about half of it.
+                let share = if seen.collected { 0.5 } else { 1.0 };
+                allocations.time(group, seen.stack, weight * seen.span * share);
+                allocations.time(group, None, weight * seen.span * (1.0 - share));
             }
             allocations.outcomes.late += u64::from(seen.is_late);
             if let Some(births) = seen.births {

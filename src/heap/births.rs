@@ -19,8 +19,8 @@
 //!
 //! An object that dies before its window's list is read (microseconds) is not counted, and so the figures are of
 //! objects that live that long. Objects that the collector does not track (str, bytes, int, float; tuples and dicts of
-//! such, in some versions) are in no list. A window in which the collector ran, or whose list changed too fast to be
-//! read, counts for time, not for births.
+//! such, in some versions) are in no list. A window that ends while the collector runs, or whose list
+//! changed too fast to be read, counts for time, not for births.
 //!
 //! Mirrors `gc_list_append`, `gc_list_merge` (`Python/gc.c`, until 3.12 `Modules/gcmodule.c`), v3.8 to v3.15.
 
@@ -41,6 +41,8 @@ const PAGE: u64 = 4096;
 const BIRTHS_MAX: usize = 8192;
 /// Objects of the time before that are known, so that one that is still there ends a walk.
 const KNOWN: usize = 64;
+/// Lists of a collector: generations.
+const LISTS: usize = 3;
 /// Tries to read a list that changes meanwhile.
 const TRIES: usize = 3;
 /// The longest window whose ends can agree. Longer ones are those in which the system gave the processor to others. What
@@ -65,7 +67,7 @@ pub enum Fate {
     Births(Vec<Birth>),
     /// The list changed faster than it could be read.
     Torn,
-    /// The collector ran, which moves objects between the lists.
+    /// It ended while the collector ran, when lists cannot be read.
     Collected,
 }
 
@@ -112,15 +114,19 @@ pub fn train<M: Memory + ?Sized>(
         std::thread::sleep(dwell);
         let end = glancer.glance()?;
         let length = end.at.saturating_duration_since(start.at);
-        let collected = start.collecting || end.collecting || start.collections != end.collections;
         let mut is_quiet = false;
-        let fate = if collected {
+        let fate = if start.collecting && end.collecting && start.collections == end.collections {
+            is_quiet = true;
+            Fate::Births(Vec::new())
+        } else if end.collecting {
             Fate::Collected
         } else if start.tail == end.tail {
             is_quiet = true;
             Fate::Births(Vec::new())
         } else {
-            match Walk::new(glancer).back_to(end.tail, &known, BIRTHS_MAX)? {
+            // While the collector runs the youngest list is empty, and what is in it later was born later.
+            let lists = if start.collecting { 1 } else { LISTS };
+            match Walk::new(glancer, lists).back_to(end.tail, &known, BIRTHS_MAX)? {
                 Some(nodes) => {
                     known = nodes.iter().map(|node| node.head).collect();
                     let new = nodes.iter().position(|node| !node.is_new).unwrap_or(nodes.len());
@@ -129,6 +135,11 @@ pub fn train<M: Memory + ?Sized>(
                 None => Fate::Torn,
             }
         };
+        log::trace!(
+            "window of {length:?}: {}, tail {} {}, {:?} {}",
+            match &fate { Fate::Births(births) => births.len().to_string(), Fate::Torn => "torn".into(), Fate::Collected => "collected".into() },
+            start.tail, end.tail, end.collections, end.collecting
+        );
         let is_whole = matches!(fate, Fate::Births(_));
         windows.push(Window { start, end: end.clone(), fate, span: length });
         if began.elapsed() >= length_wanted || windows.len() >= WINDOWS_MAX {
@@ -164,7 +175,7 @@ fn base<M: Memory + ?Sized>(
             return Ok(Some((glance, nobody)));
         }
         let (known, limit) = if attempt == 0 && !known.is_empty() { (known, BIRTHS_MAX) } else { (&nobody, KNOWN) };
-        if let Some(nodes) = Walk::new(glancer).back_to(glance.tail, known, limit)? {
+        if let Some(nodes) = Walk::new(glancer, LISTS).back_to(glance.tail, known, limit)? {
             return Ok(Some((glance, nodes.iter().map(|node| node.head).collect())));
         }
     }
@@ -195,12 +206,14 @@ struct Node {
 struct Walk<'a, 'b, M: Memory + ?Sized> {
     glancer: &'b Glancer<'a, M>,
     layout: &'a Layout,
+    /// How many lists are walked, from the youngest on.
+    lists: usize,
     pages: FxHashMap<u64, Option<Box<[u8]>>>,
 }
 
 impl<'a, 'b, M: Memory + ?Sized> Walk<'a, 'b, M> {
-    fn new(glancer: &'b Glancer<'a, M>) -> Self {
-        Walk { glancer, layout: glancer.reader().layout, pages: FxHashMap::default() }
+    fn new(glancer: &'b Glancer<'a, M>, lists: usize) -> Self {
+        Walk { glancer, layout: glancer.reader().layout, lists, pages: FxHashMap::default() }
     }
 
     /// From `tail` back to two known objects in a row and [`KNOWN`] objects beyond, or, where none is known, over `limit`
@@ -239,7 +252,7 @@ impl<'a, 'b, M: Memory + ?Sized> Walk<'a, 'b, M> {
             if heads.get(list) == Some(&at) {
                 // The end of this list: what is older stands at the tail of the next one.
                 list += 1;
-                let Some(&head) = heads.get(list) else { break };
+                let Some(&head) = heads.get(list).filter(|_| list < self.lists) else { break };
                 let next = self.glancer.reader().pointer(head, self.layout.gc_head.gc_prev)?;
                 (newer, at) = (head, Address(next.0 & !crate::python::proof::GC_FLAG_BITS));
                 met.insert(head);
@@ -248,9 +261,10 @@ impl<'a, 'b, M: Memory + ?Sized> Walk<'a, 'b, M> {
             // Two known objects in a row are enough; the others only serve the next walk.
             let give_up = |nodes: Vec<Node>| Ok((old > 1).then_some(nodes));
             let Some((next, previous, type_)) = self.node(at)? else { return give_up(nodes) };
-            // What stands between this object and the newer one was born or has died since; what leads elsewhere is
-            // another object by now.
-            if (next != newer && !met.contains(&next)) || type_.0 % 8 != 0 || type_.is_null() || !met.insert(at) {
+            // What stood between this object and the newer one may have died since; what leads elsewhere is another object
+            // by now. Behind the first one newer ones have been born.
+            let is_linked = next == newer || met.contains(&next) || nodes.is_empty();
+            if !is_linked || type_.0 % 8 != 0 || type_.is_null() || !met.insert(at) {
                 return give_up(nodes);
             }
             let is_known = known.contains(&at) && (old > 0 || known.contains(&previous) || heads.contains(&previous));

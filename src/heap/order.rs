@@ -23,27 +23,19 @@ const RESTARTS_MAX: usize = 200;
 /// Positions in the lists: the higher, the younger.
 #[derive(Debug, Default)]
 pub struct Order {
-    positions: FxHashMap<Address, u64>,
-    /// Whether a list could not be read to its end, or to the limit.
-    pub is_broken: bool,
-    /// Whether the walk ended at the limit.
-    pub is_cut: bool,
+    positions: FxHashMap<Address, (usize, u64)>,
+    /// Lists, youngest first, that were read whole.
+    whole: Vec<bool>,
 }
 
 impl Order {
-    /// Reads the order of the youngest `limit` objects of a lane, until one of which `is_last` says that no older one is
-    /// wanted.
-    pub fn read<M: Memory + ?Sized>(
-        reader: &Reader<'_, M>,
-        lane: &Lane,
-        limit: usize,
-        is_last: impl Fn(Address) -> bool,
-    ) -> Order {
+    /// Reads the order of the youngest `limit` objects of a lane.
+    pub fn read<M: Memory + ?Sized>(reader: &Reader<'_, M>, lane: &Lane, limit: usize) -> Order {
         let cached = CachedMemory::new(reader.memory);
         let reader = Reader { memory: &cached, layout: reader.layout };
         let mut order = Order::default();
-        let mut restarts = 0;
-        'lists: for &head in lane.heads() {
+        for (list, &head) in lane.heads().iter().enumerate() {
+            let mut restarts = 0;
             let mut newer = head;
             let mut at = previous(&reader, head);
             while let Some(node) = at.filter(|&node| node != head) {
@@ -64,28 +56,26 @@ impl Order {
                     at = again;
                     continue;
                 }
-                if order.positions.len() >= limit {
-                    order.is_cut = true;
-                    break 'lists;
-                }
                 let position = u64::MAX - order.positions.len() as u64;
-                if order.positions.insert(object, position).is_some() {
+                if order.positions.len() >= limit || order.positions.insert(object, (list, position)).is_some() {
                     break;
-                }
-                if is_last(object) {
-                    break 'lists;
                 }
                 newer = node;
                 at = previous(&reader, node);
             }
-            order.is_broken |= at != Some(head);
+            order.whole.push(at == Some(head));
         }
         order
     }
 
-    /// Where an object stands.
-    pub fn position(&self, object: Address) -> Option<u64> {
+    /// In which list an object stands, the youngest being 0, and where: the higher, the younger.
+    pub fn position(&self, object: Address) -> Option<(usize, u64)> {
         self.positions.get(&object).copied()
+    }
+
+    /// Whether all lists but the youngest were read whole: what is in none of them is in the youngest.
+    pub fn has_all_old(&self) -> bool {
+        self.whole.len() > 1 && self.whole.iter().skip(1).all(|&whole| whole)
     }
 
     /// How many objects were read.

@@ -77,6 +77,8 @@ pub struct Watched {
     pub first_bytes: u64,
     /// How many collections had been noticed when it was born.
     epoch: u64,
+    /// Whether it was in a list at the last look.
+    is_tracked: bool,
     lane: usize,
 }
 
@@ -174,6 +176,7 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
             let mut at = None;
             if let (Some(start), Some(end), Some(births)) = (&start, &end, births)
                 && start.stack == end.stack
+                && !window.start.collecting
             {
                 let half = births.len() as f64 / 2.0;
                 at = Some(match start.lines == end.lines {
@@ -195,7 +198,7 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
                 }
             }
             seen.push(Seen {
-                stack: start.map(|found| found.stack),
+                stack: start.filter(|_| !window.start.collecting).map(|found| found.stack),
                 seconds: window.length().as_secs_f64(),
                 span: window.span.as_secs_f64(),
                 births: births.map(|births| births.len() as u64),
@@ -217,6 +220,7 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
             bytes: 0,
             first_bytes: 0,
             epoch,
+            is_tracked: true,
             lane,
         });
         let watched: Vec<Watched> = watched.collect();
@@ -260,6 +264,8 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
                     object.first_bytes = size;
                 }
                 object.bytes = size;
+                let links = &self.layout.gc_head;
+                object.is_tracked = GcHead::read(buffer, links.gc_next, links.gc_prev) == GcHead::Tracked;
                 alive.push(object);
             } else {
                 if is_newest {
@@ -337,38 +343,50 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
 
     /// The last look: what is alive at the end. `is_gone`: the target cannot be read any more, and what was alive when it
     /// was last looked at counts.
-    pub fn finish(&mut self, is_gone: bool) -> (Vec<Watched>, Vec<Order>) {
+    pub fn finish(&mut self, is_gone: bool) -> Vec<Watched> {
         let objects: Vec<Watched> = std::mem::take(&mut self.due).into_values().flatten().collect();
         if is_gone {
             let newest = &self.newest;
-            return (objects.into_iter().filter(|it| newest.get(&it.address) == Some(&it.tick)).collect(), Vec::new());
+            return objects.into_iter().filter(|it| newest.get(&it.address) == Some(&it.tick)).collect();
         }
         let mut alive = self.check(objects.clone()).unwrap_or(objects);
         let reader = Reader { memory: self.memory, layout: self.layout };
-        let mut orders = Vec::new();
         let mut survivors = Vec::new();
-        for (lane, glancer) in self.glancers.iter().enumerate() {
-            let (mut own, others): (Vec<Watched>, Vec<Watched>) = alive.into_iter().partition(|it| it.lane == lane);
+        for lane in 0..self.glancers.len() {
+            let (own, others): (Vec<Watched>, Vec<Watched>) = alive.into_iter().partition(|it| it.lane == lane);
             alive = others;
-            own.sort_by_key(|object| (object.tick, object.address));
-            wait_for_collector(&reader, &glancer.lane);
-            let order = Order::read(&reader, &glancer.lane, ORDER_MAX, |_| false);
-            // What is not in the lists (any more) cannot be judged by them.
-            let (mut placed, unplaced): (Vec<_>, Vec<_>) = own
-                .into_iter()
-                .map(|object| (order.position(object.address), object))
-                .partition(|(position, _)| position.is_some());
-            placed.sort_by_key(|&(position, _)| position);
-            let epochs: Vec<u64> = placed.iter().map(|(_, object)| object.epoch).collect();
-            let mut in_order = vec![false; placed.len()];
-            longest_rising(&epochs).into_iter().for_each(|index| in_order[index] = true);
-            for ((_, object), in_order) in placed.into_iter().zip(in_order) {
-                if in_order { survivors.push(object) } else { self.dead.push(object) }
+            wait_for_collector(&reader, &self.glancers[lane].lane);
+            if let Ok(glance) = self.glancers[lane].glance() {
+                self.epoch += u64::from(glance.collections != self.collections[lane]);
             }
-            survivors.extend(unplaced.into_iter().map(|(_, object)| object));
-            orders.push(order);
+            let order = Order::read(&reader, &self.glancers[lane].lane, ORDER_MAX);
+            log::debug!("{} objects stand in order, old lists whole: {}", order.len(), order.has_all_old());
+            self.judge(own, &order, &mut survivors);
         }
-        (survivors, orders)
+        survivors
+    }
+
+    /// Which of these stand where an object of their age must.
+    fn judge(&mut self, objects: Vec<Watched>, order: &Order, survivors: &mut Vec<Watched>) {
+        let mut placed: Vec<(u64, Watched)> = Vec::new();
+        for object in objects {
+            // A collection empties the youngest list.
+            let is_old = object.epoch < self.epoch;
+            match order.position(object.address) {
+                Some((0, _)) if is_old => self.dead.push(object),
+                Some((_, position)) => placed.push((position, object)),
+                None if is_old && object.is_tracked && order.has_all_old() => self.dead.push(object),
+                // What is not tracked (any more) is in no list, and cannot be judged by them.
+                None => survivors.push(object),
+            }
+        }
+        placed.sort_by_key(|&(position, _)| position);
+        let epochs: Vec<u64> = placed.iter().map(|(_, object)| object.epoch).collect();
+        let mut in_order = vec![false; placed.len()];
+        longest_rising(&epochs).into_iter().for_each(|index| in_order[index] = true);
+        for ((_, object), in_order) in placed.into_iter().zip(in_order) {
+            if in_order { survivors.push(object) } else { self.dead.push(object) }
+        }
     }
 }
 
