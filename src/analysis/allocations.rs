@@ -276,9 +276,7 @@ impl Allocations {
     }
 
     fn share(&self, seen: &Seen, remembered: &[f64; GROUPS], part: &[f64; GROUPS], seconds: f64) -> Figure {
-        figure(|left_out| {
-            self.total(seen, seconds, left_out) * ratio(sum(part, left_out), sum(remembered, left_out))
-        })
+        figure(|left_out| self.total(seen, seconds, left_out) * ratio(sum(part, left_out), sum(remembered, left_out)))
     }
 
     fn born(&self, seen: &Seen, remembered: &[f64; GROUPS], lines: &Lines, seconds: f64) -> Born {

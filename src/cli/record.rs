@@ -85,10 +85,9 @@ pub fn run(options: &Record) -> Result<()> {
     };
     let destination = Destination::new(&options.output, default)?;
     let csv = options.csv.as_ref().map(|path| {
-        Destination::new(
-            &super::args::Output { output: Some(path.clone()), force: options.output.force },
-            || Destination::Stdout,
-        )
+        Destination::new(&super::args::Output { output: Some(path.clone()), force: options.output.force }, || {
+            Destination::Stdout
+        })
     });
     let csv = csv.transpose()?;
     let recording = record(options, &opened, &stop)?;
@@ -168,7 +167,8 @@ fn record(options: &Record, opened: &open::Opened, stop: &AtomicBool) -> Result<
             bar.set(began.elapsed());
             next_moment += Duration::from_secs(1);
             if self::identity(pid) != identity {
-                end = if Status::of(pid).is_none_or(|status| status.has_exited()) { End::Exited } else { End::Replaced };
+                end =
+                    if Status::of(pid).is_none_or(|status| status.has_exited()) { End::Exited } else { End::Replaced };
                 break;
             }
             recording.moments.extend(moment(&recorder, pid, began));
@@ -221,9 +221,15 @@ fn record(options: &Record, opened: &open::Opened, stop: &AtomicBool) -> Result<
     match end {
         End::InTime => {}
         End::Asked => log::debug!("ended by Ctrl-C after {after}"),
-        End::Exited => recording.course.warnings.push(format!("process {pid} ended after {after}; this is what was seen until then")),
+        End::Exited => recording
+            .course
+            .warnings
+            .push(format!("process {pid} ended after {after}; this is what was seen until then")),
         End::Replaced => {
-            recording.course.warnings.push(format!("process {pid} became another program after {after}; this is what was seen until then"));
+            recording
+                .course
+                .warnings
+                .push(format!("process {pid} became another program after {after}; this is what was seen until then"));
         }
     }
     bar.finish();
@@ -409,13 +415,7 @@ fn sentence(options: &Record, profile: &Profile, course: &Course) -> String {
     )
 }
 
-fn say(
-    options: &Record,
-    destination: &Destination,
-    target: &TargetSummary,
-    profile: &Profile,
-    recording: &Recording,
-) {
+fn say(options: &Record, destination: &Destination, target: &TargetSummary, profile: &Profile, recording: &Recording) {
     if let Destination::File(path) = destination {
         eprintln!("{}: process {}: {}", path.display(), target.pid, sentence(options, profile, &recording.course));
         for (name, born) in profile.functions.iter().take(3) {

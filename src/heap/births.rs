@@ -137,8 +137,15 @@ pub fn train<M: Memory + ?Sized>(
         };
         log::trace!(
             "window of {length:?}: {}, tail {} {}, {:?} {}",
-            match &fate { Fate::Births(births) => births.len().to_string(), Fate::Torn => "torn".into(), Fate::Collected => "collected".into() },
-            start.tail, end.tail, end.collections, end.collecting
+            match &fate {
+                Fate::Births(births) => births.len().to_string(),
+                Fate::Torn => "torn".into(),
+                Fate::Collected => "collected".into(),
+            },
+            start.tail,
+            end.tail,
+            end.collections,
+            end.collecting
         );
         let is_whole = matches!(fate, Fate::Births(_));
         windows.push(Window { start, end: end.clone(), fate, span: length });

@@ -162,7 +162,14 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
     /// A glancer that has not seen anything yet.
     pub fn new(reader: Reader<'a, M>, lane: Lane) -> Self {
         let codes = FxHashMap::default();
-        Glancer { memory: reader.memory, layout: reader.layout, lane, guess: Guess::default(), pieces: Vec::new(), codes }
+        Glancer {
+            memory: reader.memory,
+            layout: reader.layout,
+            lane,
+            guess: Guess::default(),
+            pieces: Vec::new(),
+            codes,
+        }
     }
 
     /// The memory read with the target's layout.
@@ -243,12 +250,13 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
     fn prepare(&mut self) -> Result<(), ReadError> {
         let layout = self.layout;
         let thread = &layout.thread;
-        let thread_bytes = [thread.frame, thread.cframe, thread.current_frame, thread.datastack_chunk, Some(thread.interp)]
-            .into_iter()
-            .flatten()
-            .max()
-            .unwrap_or(0)
-            + 8;
+        let thread_bytes =
+            [thread.frame, thread.cframe, thread.current_frame, thread.datastack_chunk, Some(thread.interp)]
+                .into_iter()
+                .flatten()
+                .max()
+                .unwrap_or(0)
+                + 8;
         let mut wanted = vec![(self.lane.gil, layout.gil.locked.max(layout.gil.last_holder) + 8)];
         if !self.guess.thread.is_null() {
             wanted.push((self.guess.thread, thread_bytes));

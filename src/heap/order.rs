@@ -40,7 +40,8 @@ impl Order {
             let mut at = previous(&reader, head);
             while let Some(node) = at.filter(|&node| node != head) {
                 let object = node.offset(reader.layout.constants.gc_head_size);
-                let next = reader.pointer(node, reader.layout.gc_head.gc_next).map(|next| Address(next.0 & !GC_FLAG_BITS));
+                let next =
+                    reader.pointer(node, reader.layout.gc_head.gc_next).map(|next| Address(next.0 & !GC_FLAG_BITS));
                 let is_linked = next.is_ok_and(|next| next == newer);
                 if !is_linked {
                     restarts += 1;

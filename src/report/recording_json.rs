@@ -36,8 +36,7 @@ pub fn write(
 ) -> io::Result<()> {
     let outcomes = &profile.outcomes;
     let seconds = profile.seconds;
-    let functions: Vec<Value> =
-        profile.functions.iter().map(|(name, born)| with(born, seconds, named(name))).collect();
+    let functions: Vec<Value> = profile.functions.iter().map(|(name, born)| with(born, seconds, named(name))).collect();
     let types: Vec<Value> =
         profile.types.iter().map(|(name, born)| with(born, seconds, json!({"type": name}))).collect();
     let stacks: Vec<Value> = profile
