@@ -34,8 +34,12 @@
 //! | `python::types`, `python::sizes` | which types are there, and how large is an object? |
 //! | `heap::arenas`, `heap::chunks`, `heap::statics`, `heap::plan` | which memory holds objects? |
 //! | `heap::pools`, `heap::classify`, `heap::freelists` | is there a live object in this block? |
+//! | `python::code`, `python::stack`, `heap::stacks` | which functions and lines run, in which thread? |
+//! | `heap::glance`, `heap::births` | what was born between two instants, and on which stack? |
+//! | `heap::recorder`, `heap::order`, `heap::counters` | which of it stays? How does the heap grow? |
 //! | `heap::lists` | what do the collector's lists say? The second way, to check the first by |
 //! | `analysis::histogram` | how many objects and bytes of each type? |
+//! | `analysis::allocations`, `analysis::profile` | who allocates how much, and how well is that known? |
 //! | `report::*` | a file per format |
 //!
 //! # Invariants

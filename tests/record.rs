@@ -91,7 +91,7 @@ os.execvp('sleep', ['sleep', '100'])
 ";
 
 fn nonsense_is_refused(_: &Interpreter) -> Result<(), String> {
-    for nonsense in [["-d", "0"], ["-d", "-1"], ["-d", "99999h"], ["-r", "0"], ["-r", "1000000"], ["-r", "x"]] {
+    for nonsense in [["-d", "0"], ["-d", "99999h"], ["-r", "0"], ["-r", "1000000"], ["-r", "x"]] {
         let run = tool::run(&["record", "1", nonsense[0], nonsense[1]])?;
         if run.status.code() != Some(2) || !run.stderr.contains("between") && !run.stderr.contains("time") {
             return Err(format!("{nonsense:?}: {} {}", run.status, run.stderr));

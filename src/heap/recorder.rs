@@ -32,6 +32,10 @@ pub const REMEMBERED: usize = 32;
 const LOOK_MAX: u64 = 128;
 /// Bytes of an object read to know its size.
 const BODY_MAX: usize = 512;
+/// Looks at the end, the pause between them, and the time for all.
+const CLOSING_LOOKS: usize = 24;
+const CLOSING_PAUSE: Duration = Duration::from_millis(8);
+const CLOSING_MAX: Duration = Duration::from_secs(1);
 /// Objects whose order is read at the end.
 const ORDER_MAX: usize = 4 << 20;
 
@@ -169,6 +173,14 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
             } else {
                 None
             };
+            if let Fate::Births(births) = &window.fate {
+                // Whose place was taken is dead.
+                for birth in births {
+                    if let Some(newest) = self.newest.get_mut(&birth.address) {
+                        *newest = self.tick;
+                    }
+                }
+            }
             let births = match &window.fate {
                 Fate::Births(births) => Some(births.as_slice()),
                 Fate::Torn | Fate::Collected => None,
@@ -349,7 +361,7 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
             let newest = &self.newest;
             return objects.into_iter().filter(|it| newest.get(&it.address) == Some(&it.tick)).collect();
         }
-        let mut alive = self.check(objects.clone()).unwrap_or(objects);
+        let mut alive = self.look_closely(objects);
         let reader = Reader { memory: self.memory, layout: self.layout };
         let mut survivors = Vec::new();
         for lane in 0..self.glancers.len() {
@@ -364,6 +376,37 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
             self.judge(own, &order, &mut survivors);
         }
         survivors
+    }
+
+    /// Looks again and again for a moment, with births in between: a place in which objects come and go is found empty, or
+    /// taken by another type, or by an object that was just born.
+    fn look_closely(&mut self, objects: Vec<Watched>) -> Vec<Watched> {
+        let began = std::time::Instant::now();
+        let mut alive = objects;
+        for _ in 0..CLOSING_LOOKS {
+            let before = alive.clone();
+            alive = match self.check(alive) {
+                Ok(alive) => alive,
+                Err(_) => return before,
+            };
+            if began.elapsed() > CLOSING_MAX {
+                break;
+            }
+            std::thread::sleep(CLOSING_PAUSE.mul_f64(2.0 * self.rng.f64()));
+            self.tick += 1;
+            for lane in 0..self.glancers.len() {
+                let windows = births::train(&mut self.glancers[lane], CLOSING_PAUSE / 10, Duration::from_micros(30));
+                for window in windows.unwrap_or_default() {
+                    let Fate::Births(births) = window.fate else { continue };
+                    for birth in births {
+                        if let Some(newest) = self.newest.get_mut(&birth.address) {
+                            *newest = self.tick;
+                        }
+                    }
+                }
+            }
+        }
+        alive
     }
 
     /// Which of these stand where an object of their age must.
