@@ -4,7 +4,9 @@
 //! objects were born in them. A stack's births are its share of time, known from all glances, times its rate of births,
 //! known from the windows in which it alone ran: so a function whose calls are short, and which is therefore seldom
 //! found at both ends of a window, is not held to allocate less than one whose calls are long. What the windows that
-//! did not agree hold beyond that is *unattributed*, a figure of its own.
+//! did not agree hold beyond that is *unattributed*, a figure of its own. Where enough births fall into the microseconds
+//! of the glances themselves, whose stack is certain, these give the shares instead: calls may then be as short as they
+//! like.
 //!
 //! Errors are a jackknife over trains in random groups (Wolter, *Introduction to Variance Estimation*, 2007, chapter 4):
 //! each figure is worked out anew without each group, and the spread gives the 95 % interval. Survivors and bytes come
@@ -14,6 +16,8 @@ use rustc_hash::FxHashMap;
 
 use crate::heap::stacks::StackId;
 
+/// Glances with births that are enough to tell who allocates: shares of some points.
+const INSTANTS_MIN: u64 = 400;
 /// Groups of the jackknife. Their 19 degrees of freedom are in [`QUANTILE`].
 pub const GROUPS: usize = 20;
 /// Student's 97.5 % quantile at 19 degrees of freedom.
@@ -22,6 +26,7 @@ const QUANTILE: f64 = 2.093;
 /// The lines of a stack's frames, and what was born there, by group.
 #[derive(Clone, Debug, Default)]
 struct Lines {
+    instant_births: [f64; GROUPS],
     births: [f64; GROUPS],
     remembered: [f64; GROUPS],
     bytes: [f64; GROUPS],
@@ -35,6 +40,10 @@ struct Seen {
     time: [f64; GROUPS],
     window_time: [f64; GROUPS],
     births: [f64; GROUPS],
+    /// Glances that found it, those whose births could be read, and these births.
+    instants: [f64; GROUPS],
+    instants_read: [f64; GROUPS],
+    instant_births: [f64; GROUPS],
     lines: FxHashMap<Vec<u32>, Lines>,
 }
 
@@ -145,6 +154,8 @@ pub struct Outcomes {
 pub struct Allocations {
     /// How windows ended.
     pub outcomes: Outcomes,
+    /// Glances in whose microsecond something was born.
+    pub instants: u64,
     seen: Vec<Seen>,
     time: [f64; GROUPS],
     /// Windows that took as long as they should: seconds and births.
@@ -194,6 +205,31 @@ impl Allocations {
             seen.births[group] += births;
             seen.lines.entry(lines.clone()).or_default().births[group] += births;
         }
+    }
+
+    /// A glance, of so much weight, that found a stack; and what was born in its microsecond, if that is known.
+    pub fn instant(&mut self, group: usize, stack: StackId, lines: &[u32], weight: f64, births: Option<u64>) {
+        let seen = self.seen(stack);
+        seen.instants[group] += weight;
+        let Some(births) = births else { return };
+        seen.instants_read[group] += weight;
+        if births > 0 {
+            let births = births as f64 * weight;
+            seen.instant_births[group] += births;
+            seen.lines.entry(lines.to_vec()).or_default().instant_births[group] += births;
+            self.instants += 1;
+        }
+    }
+
+    /// Whether instants tell who allocates.
+    fn by_instants(&self) -> bool {
+        self.instants >= INSTANTS_MIN
+    }
+
+    /// Births of a stack in instants, those that could not be read taken for like those that could.
+    fn in_instants(seen: &Seen, left_out: Option<usize>) -> f64 {
+        sum(&seen.instant_births, left_out)
+            * ratio(sum(&seen.instants, left_out), sum(&seen.instants_read, left_out)).max(1.0)
     }
 
     /// An object whose fate is known.
@@ -266,12 +302,16 @@ impl Allocations {
 
     /// Births of a stack over the recording.
     fn total(&self, seen: &Seen, seconds: f64, left_out: Option<usize>) -> f64 {
+        let births = ratio(sum(&self.all_births, left_out), sum(&self.readable_time, left_out));
+        if self.by_instants() {
+            let all: f64 = self.seen.iter().map(|seen| Allocations::in_instants(seen, left_out)).sum();
+            return seconds * births * ratio(Allocations::in_instants(seen, left_out), all);
+        }
         let share = ratio(sum(&seen.time, left_out), sum(&self.time, left_out));
         let rate = ratio(sum(&seen.births, left_out), sum(&seen.window_time, left_out));
         // Where processors are few, the target runs while we wait, and windows in time see less than their share.
-        let all = ratio(sum(&self.all_births, left_out), sum(&self.readable_time, left_out));
         let in_time = ratio(sum(&self.short_births, left_out), sum(&self.short_time, left_out));
-        let missed = if in_time > 0.0 { all / in_time } else { 1.0 };
+        let missed = if in_time > 0.0 { births / in_time } else { 1.0 };
         seconds * share * rate * missed
     }
 
@@ -282,7 +322,11 @@ impl Allocations {
     fn born(&self, seen: &Seen, remembered: &[f64; GROUPS], lines: &Lines, seconds: f64) -> Born {
         Born {
             objects: figure(|left_out| {
-                self.total(seen, seconds, left_out) * ratio(sum(&lines.births, left_out), sum(&seen.births, left_out))
+                let (part, whole) = match self.by_instants() {
+                    true => (&lines.instant_births, &seen.instant_births),
+                    false => (&lines.births, &seen.births),
+                };
+                self.total(seen, seconds, left_out) * ratio(sum(part, left_out), sum(whole, left_out))
             }),
             bytes: self.share(seen, remembered, &lines.bytes, seconds),
             alive: self.share(seen, remembered, &lines.alive, seconds),

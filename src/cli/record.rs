@@ -36,6 +36,8 @@ const FIRST: Duration = Duration::from_micros(200);
 /// How long the target is left to run between two glances: long enough for some births, short enough that most of them
 /// are still alive and the stack is still the same.
 const DWELL: Duration = Duration::from_micros(30);
+/// The most time that one glance stands for, seconds: about a window and the reading of its list.
+const INSTANT_SPAN: f64 = 160e-6;
 /// The share of time that trains may take: reading is not free for the target either, whose cache lines it takes.
 const SHARE: f64 = 0.1;
 /// The longest train.
@@ -271,6 +273,10 @@ fn digest(
                 }
                 (None, _) if seen.collected => outcomes.collected += 1,
                 (None, _) => outcomes.torn += 1,
+            }
+            if let Some((stack, lines, births)) = &seen.instant {
+                let span = seen.span.min(INSTANT_SPAN);
+                allocations.instant(group, *stack, lines, weight * span, *births);
             }
             if !seen.is_late {
                 // Where the collector began in a window, it took about half of it.

@@ -15,6 +15,13 @@
 //! sample of births, wherever time is spent. Lengths are adapted from one train to the next by what came before, never
 //! by what a train itself finds; a stratum's births are weighted by its time over its train's.
 //!
+//! # Instants
+//!
+//! A function that returns within microseconds is hardly found at both ends of a window. Therefore each glance is a small
+//! window itself: it reads the newest object, then the frames, then the newest object again, then the topmost frame
+//! again, all in one call, about a microsecond from end to end. What was born in it was born on that stack. Where
+//! enough is born in such instants, they tell who allocates; otherwise the longer windows do.
+//!
 //! # What is not seen
 //!
 //! An object that dies before its window's list is read (microseconds) is not counted, and so the figures are of
@@ -80,6 +87,8 @@ pub struct Window {
     pub end: Glance,
     /// What was born.
     pub fate: Fate,
+    /// What was born in the microsecond of its last glance; `None` where that cannot be told.
+    pub instant: Option<Vec<Birth>>,
     /// From its start to the next window's: reading a list takes time, in which no window is open.
     pub span: Duration,
 }
@@ -115,6 +124,7 @@ pub fn train<M: Memory + ?Sized>(
         let end = glancer.glance()?;
         let length = end.at.saturating_duration_since(start.at);
         let mut is_quiet = false;
+        let mut instant = None;
         let fate = if start.collecting && end.collecting && start.collections == end.collections {
             is_quiet = true;
             Fate::Births(Vec::new())
@@ -122,6 +132,7 @@ pub fn train<M: Memory + ?Sized>(
             Fate::Collected
         } else if start.tail == end.tail {
             is_quiet = true;
+            instant = Some(Vec::new());
             Fate::Births(Vec::new())
         } else {
             // While the collector runs the youngest list is empty, and what is in it later was born later.
@@ -129,6 +140,8 @@ pub fn train<M: Memory + ?Sized>(
             match Walk::new(glancer, lists).back_to(end.tail, &known, BIRTHS_MAX)? {
                 Some(nodes) => {
                     known = nodes.iter().map(|node| node.head).collect();
+                    let since = nodes.iter().position(|node| node.head == end.before);
+                    instant = since.map(|since| nodes.iter().take(since).map(|node| node.birth).collect());
                     let new = nodes.iter().position(|node| !node.is_new).unwrap_or(nodes.len());
                     Fate::Births(nodes.iter().take(new).rev().map(|node| node.birth).collect())
                 }
@@ -148,7 +161,8 @@ pub fn train<M: Memory + ?Sized>(
             end.collecting
         );
         let is_whole = matches!(fate, Fate::Births(_));
-        windows.push(Window { start, end: end.clone(), fate, span: length });
+        let instant = instant.filter(|_| end.is_steady && end.is_known());
+        windows.push(Window { start, end: end.clone(), fate, instant, span: length });
         if began.elapsed() >= length_wanted || windows.len() >= WINDOWS_MAX {
             break;
         }

@@ -77,6 +77,10 @@ pub struct Glance {
     pub at: Instant,
     /// The newest object's GC head; the list's own head where it is empty.
     pub tail: Address,
+    /// The same a microsecond before, just before the frames were read.
+    pub before: Address,
+    /// Whether the same frame was topmost just after that.
+    pub is_steady: bool,
     /// Whether the collector runs.
     pub collecting: bool,
     /// Counters that each collection changes.
@@ -182,12 +186,14 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
     /// # Errors
     /// Where the target cannot be read at all any more, or its collector's state is gone.
     pub fn glance(&mut self) -> Result<Glance, ReadError> {
-        self.prepare()?;
+        let last = self.prepare()?;
         let at = Instant::now();
         let layout = self.layout;
-        let beside = Beside { memory: self.memory, pieces: &self.pieces };
+        let beside = Beside { memory: self.memory, pieces: self.pieces.get(1..=last).unwrap_or_default() };
         let reader = Reader { memory: &beside, layout };
         let head = *self.lane.heads.first().unwrap_or(&Address::NULL);
+        let first = self.pieces.first().filter(|piece| piece.filled);
+        let before = first.and_then(|piece| link(&piece.bytes, layout.gc_head.gc_prev)).unwrap_or_default();
         let tail = Address(beside.read_u64(head.offset(layout.gc_head.gc_prev))? & !GC_FLAG_BITS);
         let count = |index: usize| {
             let head = self.lane.heads.get(index).copied().unwrap_or_default();
@@ -200,6 +206,8 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
         let mut glance = Glance {
             at,
             tail,
+            before,
+            is_steady: false,
             collecting,
             collections,
             holder,
@@ -214,6 +222,7 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
         let Ok(interpreter) = reader.pointer(holder, layout.thread.interp) else { return Ok(glance) };
         glance.is_own = self.lane.serves_all || interpreter == self.lane.interpreter.address;
         let mut next = stack::top(&reader, holder).unwrap_or_default();
+        glance.is_steady = self.guess.thread == holder && self.top_after(last) == Some(next);
         let mut bytes = vec![0; stack::bytes_of_frame(layout)];
         let mut places: Vec<Address> = Vec::new();
         let mut steps = 0;
@@ -246,8 +255,25 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
         Ok(glance)
     }
 
-    /// Reads all that is guessed in one call.
-    fn prepare(&mut self) -> Result<(), ReadError> {
+    /// The topmost frame as it was read last, behind the piece at `last`.
+    fn top_after(&self, last: usize) -> Option<Address> {
+        let word = |piece: usize, offset: usize| {
+            let piece = self.pieces.get(piece).filter(|piece| piece.filled)?;
+            u64_at(&piece.bytes, offset).map(Address)
+        };
+        let thread = &self.layout.thread;
+        match (&self.layout.iframe, thread.current_frame, thread.cframe, &self.layout.cframe) {
+            (Some(_), Some(offset), _, _) => word(last + 1, offset),
+            (Some(_), None, Some(offset), Some(cframe)) => {
+                (word(last + 1, offset)? == self.guess.cframe).then(|| word(last + 2, cframe.current_frame))?
+            }
+            _ => word(last + 1, thread.frame?),
+        }
+    }
+
+    /// Reads all that is guessed in one call: the newest object, the lock and the frames, the collector, and then once
+    /// more which frame is topmost. The kernel copies in that order. Returns which piece is the collector's.
+    fn prepare(&mut self) -> Result<usize, ReadError> {
         let layout = self.layout;
         let thread = &layout.thread;
         let thread_bytes =
@@ -257,7 +283,9 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
                 .max()
                 .unwrap_or(0)
                 + 8;
-        let mut wanted = vec![(self.lane.gil, layout.gil.locked.max(layout.gil.last_holder) + 8)];
+        let head = *self.lane.heads.first().unwrap_or(&Address::NULL);
+        let mut wanted = vec![(head, layout.gc_head.gc_prev + 8)];
+        wanted.push((self.lane.gil, layout.gil.locked.max(layout.gil.last_holder) + 8));
         if !self.guess.thread.is_null() {
             wanted.push((self.guess.thread, thread_bytes));
         }
@@ -266,6 +294,13 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
         }
         wanted.extend(&self.guess.frames);
         wanted.push((self.lane.interpreter.gc, layout.gc.size));
+        let last = wanted.len() - 1;
+        if !self.guess.thread.is_null() {
+            wanted.push((self.guess.thread, thread_bytes));
+            if let (false, Some(cframe)) = (self.guess.cframe.is_null(), &layout.cframe) {
+                wanted.push((self.guess.cframe, cframe.current_frame + 8));
+            }
+        }
         self.pieces.resize_with(wanted.len(), || Prepared { address: Address::NULL, bytes: Vec::new(), filled: false });
         for (prepared, (address, length)) in self.pieces.iter_mut().zip(wanted) {
             prepared.address = address;
@@ -279,7 +314,7 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
         self.memory.read_pieces(&mut pieces)?;
         let filled: Vec<bool> = pieces.iter().map(|piece| piece.filled).collect();
         self.pieces.iter_mut().zip(filled).for_each(|(prepared, filled)| prepared.filled = filled);
-        Ok(())
+        Ok(last)
     }
 }
 

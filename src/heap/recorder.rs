@@ -52,6 +52,8 @@ pub struct Seen {
     pub births: Option<u64>,
     /// Where they were born: lines of the stack's frames and how many. `None` where the ends did not agree.
     pub at: Option<Vec<(Vec<u32>, f64)>>,
+    /// The stack and lines of the last glance, and what was born in its microsecond; `None` there: not known.
+    pub instant: Option<(StackId, Vec<u32>, Option<u64>)>,
     /// Whether another thread held the lock at the end.
     pub switched: bool,
     /// Whether the collector ran.
@@ -168,11 +170,15 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
                 self.epoch += 1;
             }
             let start = self.stacks.find(&reader, interpreter, &window.start);
-            let end = if window.start.agrees(&window.end) && !window.is_late() {
-                self.stacks.find(&reader, interpreter, &window.end)
-            } else {
-                None
-            };
+            let last = self.stacks.find(&reader, interpreter, &window.end);
+            let instant = last.as_ref().filter(|_| !window.end.collecting).map(|last| {
+                for &birth in window.instant.iter().flatten() {
+                    births_drawn_from += 1;
+                    draw(&mut drawn, self.remembered, births_drawn_from, &mut self.rng, (birth, last.clone()));
+                }
+                (last.stack, last.lines.clone(), window.instant.as_ref().map(|births| births.len() as u64))
+            });
+            let end = last.filter(|_| window.start.agrees(&window.end) && !window.is_late());
             if let Fate::Births(births) = &window.fate {
                 // Whose place was taken is dead.
                 for birth in births {
@@ -198,15 +204,7 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
                 for &birth in births {
                     births_drawn_from += 1;
                     let found = if self.rng.bool() { start } else { end };
-                    // Reservoir sampling (Vitter, 1985, algorithm R).
-                    if drawn.len() < self.remembered {
-                        drawn.push((birth, found.clone()));
-                    } else {
-                        let place = self.rng.usize(..births_drawn_from);
-                        if let Some(slot) = drawn.get_mut(place) {
-                            *slot = (birth, found.clone());
-                        }
-                    }
+                    draw(&mut drawn, self.remembered, births_drawn_from, &mut self.rng, (birth, found.clone()));
                 }
             }
             seen.push(Seen {
@@ -215,6 +213,7 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
                 span: window.span.as_secs_f64(),
                 births: births.map(|births| births.len() as u64),
                 at,
+                instant,
                 switched: window.start.holder != window.end.holder,
                 collected: matches!(window.fate, Fate::Collected),
                 is_late: window.is_late(),
@@ -430,6 +429,16 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
         for ((_, object), in_order) in placed.into_iter().zip(in_order) {
             if in_order { survivors.push(object) } else { self.dead.push(object) }
         }
+    }
+}
+
+/// Takes one more item into a sample of `most`, of which it is number `seen`: reservoir sampling (Vitter, 1985,
+/// algorithm R).
+fn draw<T>(sample: &mut Vec<T>, most: usize, seen: usize, rng: &mut Rng, item: T) {
+    if sample.len() < most {
+        sample.push(item);
+    } else if let Some(slot) = sample.get_mut(rng.usize(..seen)) {
+        *slot = item;
     }
 }
 
