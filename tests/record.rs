@@ -54,7 +54,15 @@ fn main() {
         for case in CASES {
             let name = format!("{}/{}", interpreter.name, case.name);
             let interpreter = interpreter.clone();
-            trials.push(Trial::test(name, move || rates_are_found(&interpreter, case).map_err(Failed::from)));
+            if matches!(case.name, "steady" | "bursts") {
+                let (name, interpreter) = (format!("{name}/keeper"), interpreter.clone());
+                trials.push(Trial::test(name, move || {
+                    rates_are_found(&interpreter, case, "3", Check::Keeper).map_err(Failed::from)
+                }));
+            }
+            // 20 s each, on a machine that does nothing else: `cargo test --test record -- --ignored`.
+            let rates = move || rates_are_found(&interpreter, case, "20", Check::Shares).map_err(Failed::from);
+            trials.push(Trial::test(name, rates).with_ignored_flag(true));
         }
     }
     if let Some(interpreter) = interpreters::any() {
@@ -91,7 +99,7 @@ os.execvp('sleep', ['sleep', '100'])
 ";
 
 fn nonsense_is_refused(_: &Interpreter) -> Result<(), String> {
-    for nonsense in [["-d", "0"], ["-d", "99999h"], ["-r", "0"], ["-r", "1000000"], ["-r", "x"]] {
+    for nonsense in [["-d", "0"], ["-d", "99999m"], ["-r", "0"], ["-r", "1000000"], ["-r", "x"]] {
         let run = tool::run(&["record", "1", nonsense[0], nonsense[1]])?;
         if run.status.code() != Some(2) || !run.stderr.contains("between") && !run.stderr.contains("time") {
             return Err(format!("{nonsense:?}: {} {}", run.status, run.stderr));
@@ -197,8 +205,17 @@ fn shares(report: &Value, what: &str) -> HashMap<String, f64> {
     shares
 }
 
-fn rates_are_found(interpreter: &Interpreter, case: &Case) -> Result<(), String> {
-    let seconds = std::env::var("HEAPSONDE_SECONDS").unwrap_or_else(|_| "6".to_owned());
+/// What is asked of a recording.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Check {
+    /// That the function which keeps objects is named first.
+    Keeper,
+    /// That the shares are right as well.
+    Shares,
+}
+
+fn rates_are_found(interpreter: &Interpreter, case: &Case, seconds: &str, check: Check) -> Result<(), String> {
+    let seconds = std::env::var("HEAPSONDE_SECONDS").unwrap_or_else(|_| seconds.to_owned());
     let mut target = Target::spawn(interpreter, &common::program("rates.py"), case.args, &[])?;
     let before = counts(&mut target)?;
     let pid = target.pid().to_string();
@@ -212,7 +229,9 @@ fn rates_are_found(interpreter: &Interpreter, case: &Case) -> Result<(), String>
     let mut wrong = Vec::new();
     for name in case.functions {
         let (truth, found) = (100.0 * made(name) / total, found.get(*name).copied().unwrap_or(0.0));
-        if (truth - found).abs() > POINTS {
+        // Where one function alone allocates, no noise can hide that.
+        let is_asked = check == Check::Shares || case.functions.len() == 1;
+        if is_asked && (truth - found).abs() > POINTS {
             wrong.push(format!("{name} made {truth:.1} %, found {found:.1} %"));
         }
     }

@@ -285,7 +285,7 @@ impl<'a, 'b, M: Memory + ?Sized> Walk<'a, 'b, M> {
             // What stood between this object and the newer one may have died since; what leads elsewhere is another object
             // by now. Behind the first one newer ones have been born.
             let is_linked = next == newer || met.contains(&next) || nodes.is_empty();
-            if !is_linked || type_.0 % 8 != 0 || type_.is_null() || !met.insert(at) {
+            if !is_linked || !type_.0.is_multiple_of(8) || type_.is_null() || !met.insert(at) {
                 return give_up(nodes);
             }
             let is_known = known.contains(&at) && (old > 0 || known.contains(&previous) || heads.contains(&previous));

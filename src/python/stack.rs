@@ -138,7 +138,7 @@ pub fn parse(
     let code = Address(word(iframe.executable)? & !layout.constants.stackref_tag_mask);
     let is_shim = Some(owner) == owners.interpreter || Some(owner) == owners.cstack;
     let at = word(iframe.instr_ptr.or(iframe.prev_instr)?)?;
-    if is_shim || code.is_null() || code.0 % 8 != 0 {
+    if is_shim || code.is_null() || !code.0.is_multiple_of(8) {
         return Some((None, previous));
     }
     // An object that is no code (None in a shim of 3.13) has no instructions.

@@ -9,6 +9,9 @@ use crate::analysis::profile::{FrameName, Profile, StackBorn};
 
 use super::folded::Weight;
 
+/// A thread's name, its stacks and what they weigh.
+type Samples<'a> = (&'a str, Vec<Vec<usize>>, Vec<u64>);
+
 /// Writes the profile; `amount` picks what a stack weighs.
 ///
 /// # Errors
@@ -22,7 +25,7 @@ pub fn write(
 ) -> io::Result<()> {
     let mut frames: Vec<Value> = Vec::new();
     let mut index: FxHashMap<&FrameName, usize> = FxHashMap::default();
-    let mut threads: Vec<(&str, Vec<Vec<usize>>, Vec<u64>)> = Vec::new();
+    let mut threads: Vec<Samples<'_>> = Vec::new();
     for stack in profile.stacks.iter().filter(|stack| amount(stack) > 0) {
         let ids = stack.frames.iter().map(|frame| {
             *index.entry(frame).or_insert_with(|| {

@@ -42,6 +42,9 @@ const RIGHT: f64 = 1180.0;
 /// Points drawn of a curve.
 const POINTS: usize = 400;
 
+/// A curve's name, colour, the place of its text, its values and how they are written.
+type Curve<'a> = (&'a str, &'a str, f64, &'a dyn Fn(&Moment) -> u64, &'a dyn Fn(u64) -> String);
+
 /// Puts a plot above a flame graph: the picture becomes taller at its top. What is no SVG with a `viewBox` from 0 stays
 /// as it is.
 pub fn put_above(svg: &str, moments: &[Moment]) -> String {
@@ -55,7 +58,7 @@ pub fn put_above(svg: &str, moments: &[Moment]) -> String {
         "<g id=\"growth\" font-family=\"monospace\" font-size=\"12\"><rect x=\"0\" y=\"{:.0}\" width=\"100%\" height=\"{:.0}\" fill=\"#f8f8f8\"/>",
         -HEIGHT, HEIGHT
     );
-    let curves: [(&str, &str, f64, &dyn Fn(&Moment) -> u64, &dyn Fn(u64) -> String); 2] = [
+    let curves: [Curve<'_>; 2] = [
         ("memory", "#1f5fa8", -40.0, &|moment| moment.rss_bytes, &units::bytes),
         ("objects", "#a8461f", -14.0, &|moment| moment.heap_objects, &units::count),
     ];
