@@ -86,7 +86,7 @@ impl Source {
             Source::Gdb => return core::gcore(target.pid(), path),
             Source::Kernel => {
                 target.signal(Signal::SIGABRT);
-                target.wait();
+                target.wait()?;
                 let folder = path.parent().expect("it is in a folder");
                 // The kernel adds the process id where the system is set so.
                 let named = fs::read_dir(folder).map_err(|error| error.to_string())?.flatten();

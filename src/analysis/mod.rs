@@ -1,8 +1,10 @@
 //! Answers: what the objects add up to.
 
+pub mod allocations;
 pub mod estimate;
 pub mod frames;
 pub mod histogram;
 pub mod names;
 pub mod owners;
+pub mod profile;
 pub mod why;

@@ -37,6 +37,8 @@ pub enum Verb {
     Why(Why),
     /// Every object, as a line of JSON
     Dump(Dump),
+    /// Who allocates, by Python stack, and what of it stays alive
+    Record(Record),
     /// The Python processes here, in families, and whether we may read them
     Ps(Ps),
     /// Why a process cannot be read, and the command or setting that mends it
@@ -379,6 +381,58 @@ pub struct Why {
 }
 
 #[derive(Debug, Args)]
+pub struct Record {
+    #[command(flatten)]
+    pub target: Target,
+    #[command(flatten)]
+    pub output: Output,
+
+    /// Record for so long (such as 30, 500ms, 2m); Ctrl-C ends it earlier
+    #[arg(short, long, value_name = "TIME", default_value = "30s", value_parser = recording)]
+    pub duration: Duration,
+
+    /// Samples in a second, each at a random instant of its part of the second
+    #[arg(short, long, value_name = "N", default_value_t = 100, value_parser = rate)]
+    pub rate: u32,
+
+    /// The format
+    #[arg(short, long, value_enum, default_value_t = RecordFormat::Svg)]
+    pub format: RecordFormat,
+
+    /// Show what was allocated and is still alive at the end (the default)
+    #[arg(long)]
+    pub survivors: bool,
+
+    /// Show all that was allocated
+    #[arg(long, conflicts_with = "survivors")]
+    pub allocated: bool,
+
+    /// What a frame's width is
+    #[arg(long, value_enum, default_value_t = WeightArg::Objects)]
+    pub weight: WeightArg,
+
+    /// Tell lines of a function apart
+    #[arg(long)]
+    pub lines: bool,
+
+    /// Also write a line for each second to this file: memory, objects, collections
+    #[arg(long, value_name = "FILE")]
+    pub csv: Option<PathBuf>,
+
+    /// Draw the instants from this number
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RecordFormat {
+    Svg,
+    Folded,
+    Json,
+    Speedscope,
+}
+
+#[derive(Debug, Args)]
 pub struct Dump {
     #[command(flatten)]
     pub target: Target,
@@ -421,6 +475,29 @@ fn duration(text: &str) -> Result<Duration, String> {
     };
     let number: f64 = number.parse().map_err(|_| format!("{text:?} is not a time such as 500ms or 2s"))?;
     Duration::try_from_secs_f64(number * factor).map_err(|error| error.to_string())
+}
+
+/// The longest recording.
+const RECORDING_MAX: Duration = Duration::from_secs(24 * 3600);
+/// The shortest: a few samples.
+const RECORDING_MIN: Duration = Duration::from_millis(100);
+/// The most samples in a second: each may take a twentieth of its part.
+const RATE_MAX: u32 = 1000;
+
+fn recording(text: &str) -> Result<Duration, String> {
+    let recording = duration(text)?;
+    if (RECORDING_MIN..=RECORDING_MAX).contains(&recording) {
+        Ok(recording)
+    } else {
+        Err("a recording takes between 100ms and 24 hours".to_owned())
+    }
+}
+
+fn rate(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(rate @ 1..=RATE_MAX) => Ok(rate),
+        _ => Err(format!("a rate is between 1 and {RATE_MAX} samples in a second")),
+    }
 }
 
 /// The longest time budget: who has more wants a census, which takes seconds.

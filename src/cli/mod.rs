@@ -15,6 +15,7 @@ mod open;
 mod output;
 mod progress;
 mod ps;
+mod record;
 mod sample;
 mod why;
 
@@ -46,6 +47,7 @@ pub fn run() -> ExitCode {
         Verb::Flamegraph(options) => flamegraph::run(options),
         Verb::Why(options) => why::run(options),
         Verb::Dump(options) => dump::run(options),
+        Verb::Record(options) => record::run(options),
         Verb::Ps(options) => ps::run(options),
         Verb::Doctor(options) => match doctor::run(options) {
             // The report is on standard output and says why.

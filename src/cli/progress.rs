@@ -39,3 +39,34 @@ pub fn show<R>(progress: &Progress, total: u64, work: impl FnOnce() -> R) -> R {
         result
     })
 }
+
+/// A bar of seconds, on a terminal only.
+pub struct Seconds(Option<ProgressBar>);
+
+impl Seconds {
+    /// Shows how long it will take.
+    pub fn start(total: Duration) -> Seconds {
+        if !std::io::stderr().is_terminal() {
+            return Seconds(None);
+        }
+        let bar = ProgressBar::with_draw_target(Some(total.as_secs()), ProgressDrawTarget::stderr());
+        if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos} of {len} s, Ctrl-C ends it") {
+            bar.set_style(style);
+        }
+        Seconds(Some(bar))
+    }
+
+    /// Moves it.
+    pub fn set(&self, elapsed: Duration) {
+        if let Some(bar) = &self.0 {
+            bar.set_position(elapsed.as_secs());
+        }
+    }
+
+    /// Takes it away.
+    pub fn finish(&self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
+    }
+}

@@ -1,11 +1,14 @@
 //! Objects: every live one, found through the allocator's own structure, streamed and forgotten.
 
 pub mod arenas;
+pub mod births;
 mod brief;
 pub mod census;
 pub mod chunks;
 pub mod classify;
+pub mod counters;
 pub mod freelists;
+pub mod glance;
 pub mod hooks;
 pub mod index;
 pub mod lists;
@@ -13,14 +16,17 @@ pub mod loose_pools;
 pub mod mimalloc;
 pub mod object;
 pub mod objects;
+pub mod order;
 pub mod plan;
 pub mod pools;
+pub mod recorder;
 pub mod references;
 pub mod roots;
 pub mod sampling;
 pub mod scan;
 pub mod segments;
 pub mod spelling;
+pub mod stacks;
 pub mod statics;
 pub mod survey;
 pub mod worker;

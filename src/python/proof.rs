@@ -56,7 +56,7 @@ pub struct Proved {
 }
 
 /// How often the head of a list that a running target changes is looked at.
-const LIST_TRIES: usize = 50;
+const LIST_TRIES: usize = 200;
 
 impl ProofError {
     /// How far a proof came before it failed: of several layouts, the one that came furthest is worth telling of.

@@ -83,8 +83,12 @@ pub fn top<M: Memory + ?Sized>(reader: &Reader<'_, M>, thread: Address) -> Resul
 /// The frames of a thread, topmost first, at most `limit`; shims of C code are left out. The walk ends early where the
 /// thread moves on under it.
 pub fn frames<M: Memory + ?Sized>(reader: &Reader<'_, M>, thread: Address, limit: usize) -> Vec<Frame> {
-    let Ok(mut next) = top(reader, thread) else { return Vec::new() };
-    let (mut frames, mut steps) = (Vec::new(), 0);
+    top(reader, thread).map_or_else(|_| Vec::new(), |top| frames_from(reader, top, limit))
+}
+
+/// As [`frames`], from the frame at `top` on.
+pub fn frames_from<M: Memory + ?Sized>(reader: &Reader<'_, M>, top: Address, limit: usize) -> Vec<Frame> {
+    let (mut next, mut frames, mut steps) = (top, Vec::new(), 0);
     // Frames are of one kind, so a walk that runs in a circle is ended by the count.
     while !next.is_null() && frames.len() < limit && steps < FRAMES_MAX {
         steps += 1;

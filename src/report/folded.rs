@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use crate::analysis::histogram::Amount;
 use crate::analysis::owners::Node;
+use crate::analysis::profile::{Profile, StackBorn};
 
 /// What a frame's width stands for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,6 +49,18 @@ pub fn of_tree(root: &Node, weight: Weight) -> Vec<String> {
     let sum: u64 = lines.iter().map(|line| line.1).sum();
     assert_eq!(sum, amount_of(root.total, weight), "the stacks add up to the whole");
     lines.into_iter().map(|line| line.0).collect()
+}
+
+/// The stacks of births: thread, functions. Those that weigh nothing are left out.
+pub fn of_births(profile: &Profile, amount: &dyn Fn(&StackBorn) -> u64) -> Vec<String> {
+    let line = |stack: &StackBorn| {
+        let frames: Vec<String> =
+            std::iter::once(escape(&stack.thread)).chain(stack.frames.iter().map(|it| escape(&it.label()))).collect();
+        format!("{} {}", frames.join(";"), amount(stack))
+    };
+    let mut lines: Vec<String> = profile.stacks.iter().filter(|stack| amount(stack) > 0).map(line).collect();
+    lines.sort();
+    lines
 }
 
 /// A name as a frame: what separates frames, lines or the weight from its frames is escaped as in a Python string.

@@ -11,5 +11,8 @@ pub mod histogram_json;
 pub mod histogram_table;
 pub mod ndjson;
 pub mod processes;
+pub mod recording_json;
+pub mod speedscope;
 pub mod summary;
+pub mod timeline;
 pub mod units;

@@ -79,6 +79,12 @@ impl Files {
     }
 }
 
+/// Lets the calling thread sleep for microseconds: the kernel otherwise adds some 50 to each sleep, to wake fewer times.
+pub fn allow_short_sleeps() {
+    // Where it is refused, sleeps are longer: windows are then longer, too.
+    let _ = nix::sys::prctl::set_timerslack(1);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

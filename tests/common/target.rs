@@ -139,9 +139,35 @@ impl Target {
         nix::sys::signal::kill(Pid::from_raw(self.pid() as i32), signal).expect("the target is ours and not reaped");
     }
 
-    /// Waits until it has ended.
-    pub fn wait(&mut self) {
-        let _ = self.child.wait();
+    /// Waits for its end: exit code and stderr.
+    pub fn wait(&mut self) -> Result<(Option<i32>, String), String> {
+        let end = Instant::now() + DEADLINE;
+        // The pipe closes when the process ends.
+        loop {
+            match self.stdout.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok(block) => self.pending.extend(block),
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => return Err(format!("no end in {DEADLINE:?}; {}", self.last_words())),
+            }
+        }
+        let status = self.child.wait().map_err(|e| e.to_string())?;
+        Ok((status.code(), self.last_words()))
+    }
+
+    /// Waits until it has slept often: a recorder sleeps between its samples, and not before it has begun.
+    pub fn wait_for_reads(&mut self) -> Result<(), String> {
+        const SLEEPS: u64 = 200;
+        let path = format!("/proc/{}/status", self.pid());
+        let end = Instant::now() + DEADLINE;
+        while Instant::now() < end {
+            let status = std::fs::read_to_string(&path).map_err(|e| e.to_string())?;
+            let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+            if line.and_then(|number| number.trim().parse::<u64>().ok()).is_some_and(|number| number > SLEEPS) {
+                return Ok(());
+            }
+            thread::yield_now();
+        }
+        Err(format!("it never slept; {}", self.last_words()))
     }
 
     /// Whether it still runs, or stands.

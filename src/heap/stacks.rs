@@ -1,0 +1,118 @@
+//! Stacks as reports show them: which functions, on which lines, each stack once.
+//!
+//! Frames are read as addresses of code objects. Names and line tables are read once for each code object, when there
+//! is time for it, and a stack becomes a number.
+
+use rustc_hash::FxHashMap;
+
+use crate::python::code::Code;
+use crate::python::reader::Reader;
+use crate::python::stack::{self, Frame};
+use crate::target::Address;
+use crate::target::memory::{Memory, MemoryExt};
+
+use super::glance::Glance;
+
+/// Frames kept of one stack; deeper ones lose those at the root.
+const DEPTH_MAX: usize = 4096;
+/// Functions and stacks told apart. Beyond that new ones are taken for unknown.
+const STACKS_MAX: usize = 1 << 20;
+
+/// Index of a stack.
+pub type StackId = u32;
+
+/// Where something was born: whose frames.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Stack {
+    /// The interpreter's id.
+    pub interpreter: i64,
+    /// The thread's number; see [`stack::Thread`].
+    pub thread: u64,
+    /// Functions by index, root first.
+    pub functions: Vec<u32>,
+}
+
+/// The stack of a glance, and the lines of its frames.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The stack.
+    pub stack: StackId,
+    /// A line for each of its functions.
+    pub lines: Vec<u32>,
+}
+
+/// Stacks met so far.
+#[derive(Debug, Default)]
+pub struct Stacks {
+    /// Code objects, by the index that stacks hold.
+    pub functions: Vec<Code>,
+    /// Stacks, by id.
+    pub stacks: Vec<Stack>,
+    codes: FxHashMap<Address, Option<u32>>,
+    ids: FxHashMap<Stack, StackId>,
+    threads: FxHashMap<Address, u64>,
+    /// The frames below those of a glance, for as long as a train lasts.
+    rests: FxHashMap<Address, Vec<Frame>>,
+}
+
+impl Stacks {
+    /// Forgets what holds only as long as a train.
+    pub fn forget(&mut self) {
+        self.rests.clear();
+        // The state of a thread that has ended is used again for another one.
+        self.threads.clear();
+    }
+
+    /// The stack of a glance; `None` where it saw no Python run, or a function whose names cannot be read.
+    pub fn find<M: Memory + ?Sized>(
+        &mut self,
+        reader: &Reader<'_, M>,
+        interpreter: i64,
+        glance: &Glance,
+    ) -> Option<Found> {
+        if !glance.is_known() {
+            return None;
+        }
+        let layout = &reader.layout.thread;
+        let thread = *self.threads.entry(glance.holder).or_insert_with(|| {
+            let id = layout.native_thread_id.unwrap_or(layout.thread_id);
+            reader.memory.read_u64(glance.holder.offset(id)).unwrap_or(0)
+        });
+        if !glance.rest.is_null() && !self.rests.contains_key(&glance.rest) {
+            self.rests.insert(glance.rest, stack::frames_from(reader, glance.rest, DEPTH_MAX));
+        }
+        let rest = self.rests.get(&glance.rest).map_or(&[][..], Vec::as_slice);
+        let all: Vec<Frame> = rest.iter().rev().chain(glance.frames.iter().rev()).copied().collect();
+        let mut functions = Vec::with_capacity(all.len());
+        let mut lines = Vec::with_capacity(all.len());
+        for frame in all {
+            let function = self.function(reader, frame.code)?;
+            functions.push(function);
+            lines.push(self.functions.get(function as usize)?.line_or_first(frame.instruction));
+        }
+        let stack = Stack { interpreter, thread, functions };
+        if let Some(&id) = self.ids.get(&stack) {
+            return Some(Found { stack: id, lines });
+        }
+        if self.stacks.len() >= STACKS_MAX {
+            return None;
+        }
+        let id = self.stacks.len() as StackId;
+        self.stacks.push(stack.clone());
+        self.ids.insert(stack, id);
+        Some(Found { stack: id, lines })
+    }
+
+    fn function<M: Memory + ?Sized>(&mut self, reader: &Reader<'_, M>, code: Address) -> Option<u32> {
+        if let Some(known) = self.codes.get(&code) {
+            return *known;
+        }
+        let read = if self.functions.len() < STACKS_MAX { Code::read(reader, code) } else { None };
+        let index = read.map(|code| {
+            self.functions.push(code);
+            (self.functions.len() - 1) as u32
+        });
+        self.codes.insert(code, index);
+        index
+    }
+}

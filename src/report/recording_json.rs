@@ -1,0 +1,99 @@
+//! A recording as one JSON document.
+
+use std::io::{self, Write};
+
+use serde_json::{Value, json};
+
+use crate::analysis::allocations::{Born, Figure};
+use crate::analysis::profile::{FrameName, Profile};
+
+use super::summary::TargetSummary;
+use super::timeline::Moment;
+
+/// How the recording went.
+#[derive(Clone, Debug, Default)]
+pub struct Course {
+    /// Samples taken.
+    pub ticks: u64,
+    /// Samples asked for in a second.
+    pub rate: u32,
+    /// The random generator's seed.
+    pub seed: u64,
+    /// What the reader must know.
+    pub warnings: Vec<String>,
+}
+
+/// Writes it.
+///
+/// # Errors
+/// As the writer.
+pub fn write(
+    out: &mut dyn Write,
+    target: &TargetSummary,
+    profile: &Profile,
+    course: &Course,
+    moments: &[Moment],
+) -> io::Result<()> {
+    let outcomes = &profile.outcomes;
+    let seconds = profile.seconds;
+    let functions: Vec<Value> = profile.functions.iter().map(|(name, born)| with(born, seconds, named(name))).collect();
+    let types: Vec<Value> =
+        profile.types.iter().map(|(name, born)| with(born, seconds, json!({"type": name}))).collect();
+    let stacks: Vec<Value> = profile
+        .stacks
+        .iter()
+        .map(|stack| {
+            let frames: Vec<Value> = stack.frames.iter().map(named).collect();
+            with(&stack.born, seconds, json!({"thread": stack.thread, "frames": frames}))
+        })
+        .collect();
+    let document = json!({
+        "schema_version": 1,
+        "target": target,
+        "basis": "sampled",
+        "confidence": 0.95,
+        "seconds": seconds,
+        "samples": course.ticks,
+        "rate": course.rate,
+        "seed": course.seed,
+        "windows": {
+            "agreed": outcomes.agreed, "disagreed": outcomes.disagreed, "switched": outcomes.switched,
+            "torn": outcomes.torn, "collected": outcomes.collected, "late": outcomes.late,
+            "births": outcomes.births, "unattributed_births": outcomes.unattributed,
+        },
+        "births": figure(&profile.all, seconds),
+        "unattributed": profile.unattributed().round(),
+        "totals": with(&profile.total, seconds, json!({})),
+        "functions": functions,
+        "types": types,
+        "stacks": stacks,
+        "timeline": moments,
+        "warnings": course.warnings,
+    });
+    serde_json::to_writer_pretty(&mut *out, &document)?;
+    writeln!(out)
+}
+
+fn named(name: &FrameName) -> Value {
+    json!({"function": name.function, "file": name.file, "line": name.line})
+}
+
+fn figure(figure: &Figure, seconds: f64) -> Value {
+    let rate = if seconds > 0.0 { figure.value / seconds } else { 0.0 };
+    json!({"value": figure.value.round(), "low": figure.low().round(), "high": figure.high().round(),
+           "per_second": rate.round()})
+}
+
+fn with(born: &Born, seconds: f64, mut value: Value) -> Value {
+    if let Value::Object(map) = &mut value {
+        map.insert(
+            "allocated".to_owned(),
+            json!({"objects": figure(&born.objects, seconds), "bytes": figure(&born.bytes, seconds)}),
+        );
+        map.insert(
+            "survivors".to_owned(),
+            json!({"objects": figure(&born.alive, seconds), "bytes": figure(&born.alive_bytes, seconds)}),
+        );
+    }
+    value
+}

@@ -1,0 +1,115 @@
+//! How a process grew while it was recorded: a line a second, and a small plot of them.
+
+use std::fmt::Write as _;
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use super::units;
+
+/// One look at the process.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Moment {
+    /// Seconds since the recording began.
+    pub seconds: f64,
+    /// Resident memory.
+    pub rss_bytes: u64,
+    /// Tracked objects.
+    pub heap_objects: u64,
+    /// Collections so far of each generation, youngest first.
+    pub collections: [u64; 3],
+}
+
+/// Writes the moments as CSV, with a head.
+///
+/// # Errors
+/// As the writer.
+pub fn write_csv(out: &mut dyn Write, moments: &[Moment]) -> io::Result<()> {
+    writeln!(out, "seconds,rss_bytes,heap_objects,collections_0,collections_1,collections_2")?;
+    for moment in moments {
+        let [young, middle, old] = moment.collections;
+        let Moment { seconds, rss_bytes, heap_objects, .. } = moment;
+        writeln!(out, "{seconds:.3},{rss_bytes},{heap_objects},{young},{middle},{old}")?;
+    }
+    Ok(())
+}
+
+/// Height of the plot in an SVG, in its units.
+const HEIGHT: f64 = 64.0;
+/// Where the curves lie.
+const LEFT: f64 = 330.0;
+const RIGHT: f64 = 1180.0;
+/// Points drawn of a curve.
+const POINTS: usize = 400;
+
+/// A curve's name, colour, the place of its text, its values and how they are written.
+type Curve<'a> = (&'a str, &'a str, f64, &'a dyn Fn(&Moment) -> u64, &'a dyn Fn(u64) -> String);
+
+/// Puts a plot above a flame graph: the picture becomes taller at its top. What is no SVG with a `viewBox` from 0 stays
+/// as it is.
+pub fn put_above(svg: &str, moments: &[Moment]) -> String {
+    let (Some(first), Some(last)) = (moments.first(), moments.last()) else { return svg.to_owned() };
+    let Some(plotted) = enlarge(svg) else { return svg.to_owned() };
+    let (head, rest) = plotted;
+    let span = (last.seconds - first.seconds).max(1e-9);
+    let mut plot = String::new();
+    let _ = write!(
+        plot,
+        "<g id=\"growth\" font-family=\"monospace\" font-size=\"12\"><rect x=\"0\" y=\"{:.0}\" width=\"100%\" height=\"{:.0}\" fill=\"#f8f8f8\"/>",
+        -HEIGHT, HEIGHT
+    );
+    let curves: [Curve<'_>; 2] = [
+        ("memory", "#1f5fa8", -40.0, &|moment| moment.rss_bytes, &units::bytes),
+        ("objects", "#a8461f", -14.0, &|moment| moment.heap_objects, &units::count),
+    ];
+    for (name, colour, text_y, value, format) in curves {
+        let _ = write!(
+            plot,
+            "<text x=\"10\" y=\"{text_y:.0}\" fill=\"{colour}\">{name} {} to {}</text><polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.5\" points=\"",
+            format(value(first)),
+            format(value(last)),
+        );
+        let most = moments.iter().map(value).max().unwrap_or(0).max(1) as f64;
+        for moment in moments.iter().step_by(moments.len().div_ceil(POINTS).max(1)) {
+            let x = LEFT + (RIGHT - LEFT) * (moment.seconds - first.seconds) / span;
+            let y = -6.0 - (HEIGHT - 12.0) * value(moment) as f64 / most;
+            let _ = write!(plot, "{x:.1},{y:.1} ");
+        }
+        let _ = write!(plot, "\"/>");
+    }
+    plot.push_str("</g>\n");
+    format!("{head}{plot}{rest}")
+}
+
+/// The picture with room above, cut where the plot goes: behind the background.
+fn enlarge(svg: &str) -> Option<(String, &str)> {
+    let start = svg.find("<svg ")?;
+    let end = start + svg[start..].find('>')?;
+    let tag = &svg[start..end];
+    let attribute = |name: &str| {
+        let from = tag.find(&format!(" {name}=\""))? + name.len() + 3;
+        let until = from + tag[from..].find('"')?;
+        Some((from, until))
+    };
+    let (height_from, height_until) = attribute("height")?;
+    let (box_from, box_until) = attribute("viewBox")?;
+    let height: f64 = tag[height_from..height_until].parse().ok()?;
+    let numbers: Vec<f64> = tag[box_from..box_until].split(' ').map_while(|number| number.parse().ok()).collect();
+    let &[0.0, 0.0, width, box_height] = numbers.as_slice() else { return None };
+    let mut pieces = [
+        (height_from, height_until, format!("{}", height + HEIGHT)),
+        (box_from, box_until, format!("0 {} {width} {}", -HEIGHT, box_height + HEIGHT)),
+    ];
+    pieces.sort_by_key(|piece| piece.0);
+    let mut new_tag = String::new();
+    let mut at = 0;
+    for (from, until, text) in pieces {
+        new_tag.push_str(&tag[at..from]);
+        new_tag.push_str(&text);
+        at = until;
+    }
+    new_tag.push_str(&tag[at..]);
+    // Before the group of the frames, so that neither script nor frames move.
+    let body = end + svg[end..].find("<svg id=\"frames\"").or_else(|| svg[end..].find("<g id=\"frames\""))?;
+    Some((format!("{}{new_tag}{}", &svg[..start], &svg[end..body]), &svg[body..]))
+}

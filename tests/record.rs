@@ -1,0 +1,258 @@
+//! `record` finds who allocates, and what stays: the programs of `fixtures/programs/rates.py` count for themselves.
+//!
+//!     cargo test --test record [NAME]           HEAPSONDE_ONLY=3.12,sid-3.14 narrows, HEAPSONDE_SECONDS=20 is longer
+
+mod common;
+
+use std::collections::HashMap;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use serde_json::Value;
+
+use common::interpreters::{self, Interpreter};
+use common::target::Target;
+use common::tool;
+
+/// One is enough of each version: a recording takes its time.
+const BUILDS: &[&str] = &["default", "chroot"];
+/// How far a share may be from the truth.
+const POINTS: f64 = 5.0;
+
+/// A program, and who allocates in it: the function as the program counts it, and as stacks name it.
+struct Case {
+    name: &'static str,
+    args: &'static [&'static str],
+    functions: &'static [&'static str],
+    /// The function that keeps what it allocates.
+    keeps: Option<&'static str>,
+}
+
+const CASES: &[Case] = &[
+    Case { name: "steady", args: &["steady"], functions: &["sixty", "thirty", "ten"], keeps: Some("ten") },
+    Case { name: "four-threads", args: &["steady", "4"], functions: &["sixty", "thirty", "ten"], keeps: Some("ten") },
+    Case { name: "bursts", args: &["bursts"], functions: &["allocate"], keeps: None },
+    Case { name: "deep", args: &["deep"], functions: &["sixty", "ten"], keeps: Some("ten") },
+    Case {
+        name: "lazy",
+        args: &["lazy"],
+        functions: &["generate", "await_some", "comprehend"],
+        keeps: Some("comprehend"),
+    },
+];
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = arguments.test_threads.or(Some(2));
+    let mut trials = Vec::new();
+    let mut versions = Vec::new();
+    for interpreter in interpreters::find_and_say() {
+        let version = (interpreter.version.0, interpreter.version.1);
+        if !BUILDS.contains(&interpreter.kind.as_str()) || versions.contains(&version) {
+            continue;
+        }
+        versions.push(version);
+        for case in CASES {
+            let name = format!("{}/{}", interpreter.name, case.name);
+            let interpreter = interpreter.clone();
+            if matches!(case.name, "steady" | "bursts") {
+                let (name, interpreter) = (format!("{name}/keeper"), interpreter.clone());
+                trials.push(Trial::test(name, move || {
+                    rates_are_found(&interpreter, case, "3", Check::Keeper).map_err(Failed::from)
+                }));
+            }
+            // 20 s each, on a machine that does nothing else: `cargo test --test record -- --ignored`.
+            let rates = move || rates_are_found(&interpreter, case, "20", Check::Shares).map_err(Failed::from);
+            trials.push(Trial::test(name, rates).with_ignored_flag(true));
+        }
+    }
+    if let Some(interpreter) = interpreters::any() {
+        for (name, test) in BAD_INPUT {
+            let interpreter = interpreter.clone();
+            trials.push(Trial::test(*name, move || test(&interpreter).map_err(Failed::from)));
+        }
+    }
+    libtest_mimic::run(&arguments, trials).exit();
+}
+
+/// What may go wrong while a program is recorded.
+type Test = fn(&Interpreter) -> Result<(), String>;
+const BAD_INPUT: &[(&str, Test)] = &[
+    ("nonsense-is-refused", nonsense_is_refused),
+    ("a-target-that-exits-is-written", |interpreter| ends_early(interpreter, "exit", "ended after")),
+    ("a-target-that-execs-is-written", |interpreter| ends_early(interpreter, "exec", "became another program")),
+    ("a-full-disk-is-an-error", full_disk),
+    ("ctrl-c-writes", ctrl_c),
+    ("a-stopped-target-is-said", stopped),
+];
+
+/// Allocates for ever; on a line of stdin it goes away as it is told.
+const MORTAL: &str = "
+import os, sys, threading
+def work():
+    while True:
+        [[] for _ in range(1000)]
+threading.Thread(target=work, daemon=True).start()
+print('ready', os.getpid(), flush=True)
+if sys.stdin.readline() == 'exit\\n':
+    os._exit(0)
+os.execvp('sleep', ['sleep', '100'])
+";
+
+fn nonsense_is_refused(_: &Interpreter) -> Result<(), String> {
+    for nonsense in [["-d", "0"], ["-d", "99999m"], ["-r", "0"], ["-r", "1000000"], ["-r", "x"]] {
+        let run = tool::run(&["record", "1", nonsense[0], nonsense[1]])?;
+        if run.status.code() != Some(2) || !run.stderr.contains("between") && !run.stderr.contains("time") {
+            return Err(format!("{nonsense:?}: {} {}", run.status, run.stderr));
+        }
+    }
+    Ok(())
+}
+
+/// Starts recording, and waits until it has begun to read: its first line of the log says so.
+fn start(args: &[&str]) -> Result<Target, String> {
+    Target::start(tool::heapsonde(args))
+}
+
+fn ends_early(interpreter: &Interpreter, how: &str, said: &str) -> Result<(), String> {
+    let mut target = Target::spawn(interpreter, MORTAL, &[], &[])?;
+    let pid = target.pid().to_string();
+    let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let (report, csv) = (folder.path().join("o.json"), folder.path().join("o.csv"));
+    let mut recorder = start(&[
+        "record",
+        &pid,
+        "-d",
+        "60",
+        "-f",
+        "json",
+        "-o",
+        &report.to_string_lossy(),
+        "--csv",
+        &csv.to_string_lossy(),
+    ])?;
+    recorder.wait_for_reads()?;
+    target.write(format!("{how}\n").as_bytes())?;
+    let (code, stderr) = recorder.wait()?;
+    let text = std::fs::read_to_string(&report).map_err(|e| format!("{e}: {stderr}"))?;
+    if code != Some(0) || !stderr.contains(said) || !text.contains("schema_version") {
+        return Err(format!("{code:?} {stderr} {text}"));
+    }
+    Ok(())
+}
+
+fn full_disk(interpreter: &Interpreter) -> Result<(), String> {
+    let target = Target::spawn(interpreter, MORTAL, &[], &[])?;
+    let run = tool::run(&["record", &target.pid().to_string(), "-d", "200ms", "-o", "/dev/full"])?;
+    match run.status.code() {
+        Some(2) if run.stderr.contains("No space left") => Ok(()),
+        code => Err(format!("{code:?} {}", run.stderr)),
+    }
+}
+
+fn ctrl_c(interpreter: &Interpreter) -> Result<(), String> {
+    let target = Target::spawn(interpreter, MORTAL, &[], &[])?;
+    let pid = target.pid().to_string();
+    let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let svg = folder.path().join("o.svg");
+    let mut recorder = start(&["record", &pid, "-d", "60", "--allocated", "-o", &svg.to_string_lossy()])?;
+    recorder.wait_for_reads()?;
+    recorder.signal(nix::sys::signal::Signal::SIGINT);
+    let (code, stderr) = recorder.wait()?;
+    let text = std::fs::read_to_string(&svg).map_err(|e| format!("{e}: {stderr}"))?;
+    if code != Some(0) || !text.contains("id=\"growth\"") || !text.trim_end().ends_with("</svg>") {
+        return Err(format!("{code:?} {stderr}"));
+    }
+    Ok(())
+}
+
+fn stopped(interpreter: &Interpreter) -> Result<(), String> {
+    let target = Target::spawn(interpreter, MORTAL, &[], &[])?;
+    target.signal(nix::sys::signal::Signal::SIGSTOP);
+    let pid = target.pid().to_string();
+    let run = tool::run(&["record", &pid, "-d", "300ms", "-f", "folded"])?.ok()?;
+    if run.stderr.contains("is stopped") { Ok(()) } else { Err(run.stderr) }
+}
+
+fn counts(target: &mut Target) -> Result<HashMap<String, f64>, String> {
+    target.write(b"counts\n")?;
+    let mut counts = HashMap::new();
+    loop {
+        let line = target.read_line()?;
+        match line.split_once(' ') {
+            Some((name, number)) => {
+                counts.insert(name.to_owned(), number.parse().map_err(|e| format!("{line:?}: {e}"))?)
+            }
+            None if line == "end" => return Ok(counts),
+            None => return Err(format!("{line:?}")),
+        };
+    }
+}
+
+/// The share of each function, by its last name, in percent.
+fn shares(report: &Value, what: &str) -> HashMap<String, f64> {
+    let mut shares: HashMap<String, f64> = HashMap::new();
+    let mut total = 0.0;
+    for stack in report["stacks"].as_array().into_iter().flatten() {
+        let objects = stack[what]["objects"]["value"].as_f64().unwrap_or(0.0);
+        total += objects;
+        // A comprehension is a frame of its own until 3.11: the function around it is meant.
+        let names = stack["frames"].as_array().into_iter().flatten().rev();
+        let mut names = names.filter_map(|frame| frame["function"].as_str()).filter(|name| !name.ends_with('>'));
+        let name = names.next().unwrap_or("?");
+        *shares.entry(name.rsplit('.').next().unwrap_or(name).to_owned()).or_default() += objects;
+    }
+    shares.values_mut().for_each(|share| *share *= 100.0 / f64::max(total, 1.0));
+    shares
+}
+
+/// What is asked of a recording.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Check {
+    /// That the function which keeps objects is named first.
+    Keeper,
+    /// That the shares are right as well.
+    Shares,
+}
+
+fn rates_are_found(interpreter: &Interpreter, case: &Case, seconds: &str, check: Check) -> Result<(), String> {
+    let seconds = std::env::var("HEAPSONDE_SECONDS").unwrap_or_else(|_| seconds.to_owned());
+    let mut target = Target::spawn(interpreter, &common::program("rates.py"), case.args, &[])?;
+    let before = counts(&mut target)?;
+    let pid = target.pid().to_string();
+    let run =
+        tool::run(&["record", &pid, "-d", &seconds, "-r", "400", "-f", "json", "-o", "-", "--seed", "1"])?.ok()?;
+    let after = counts(&mut target)?;
+    let report = run.json()?;
+    let made = |name: &str| after.get(name).unwrap_or(&0.0) - before.get(name).unwrap_or(&0.0);
+    let total: f64 = case.functions.iter().map(|name| made(name)).sum();
+    let found = shares(&report, "allocated");
+    let mut wrong = Vec::new();
+    for name in case.functions {
+        let (truth, found) = (100.0 * made(name) / total, found.get(*name).copied().unwrap_or(0.0));
+        // Where one function alone allocates, no noise can hide that.
+        let is_asked = check == Check::Shares || case.functions.len() == 1;
+        if is_asked && (truth - found).abs() > POINTS {
+            wrong.push(format!("{name} made {truth:.1} %, found {found:.1} %"));
+        }
+    }
+    if let Some(name) = case.keeps {
+        let kept = shares(&report, "survivors").get(name).copied().unwrap_or(0.0);
+        if kept < 100.0 - 2.0 * POINTS {
+            wrong.push(format!("{name} alone keeps objects, and {kept:.1} % of what lives is its"));
+        }
+        let first = report["functions"][0]["function"].as_str().unwrap_or_default();
+        // Until 3.10 a comprehension does not say whose it is.
+        if !first.contains(name) && !first.starts_with('<') {
+            wrong.push(format!("{first:?} is named first, not {name:?}"));
+        }
+    }
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    Err(format!(
+        "{}\nallocated {found:.1?}, survivors {:.1?}, {}",
+        wrong.join("\n"),
+        shares(&report, "survivors"),
+        report["windows"]
+    ))
+}
