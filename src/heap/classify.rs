@@ -8,21 +8,21 @@
 use rustc_hash::FxHashSet;
 
 use crate::python::layout::Layout;
-use crate::python::sizes::{Measure, Measured, SizeRule};
+use crate::python::measure::{Measure, Measured};
+use crate::python::sizes::SizeRule;
 use crate::python::types::{TypeId, TypeInfo, TypeTable, flag};
 use crate::python::version::Version;
 use crate::target::Address;
 use crate::target::memory::u64_at;
 
-use super::object::{DebugHeader, GcHead, Object, Refcount, RefcountRule, SharedHeader, refcount_word};
+use super::brief::Brief;
+use super::object::{DebugHeader, GcHead, Refcount, RefcountRule, SharedHeader, refcount_word};
 
 /// Malloc's granularity and pymalloc's: blocks are multiples of this.
-const ALIGNMENT: u64 = 16;
+pub(super) const ALIGNMENT: u64 = 16;
 /// What malloc may give beyond the request: the rest of a chunk that is too small to be one itself.
 const MALLOC_SLACK: u64 = 32;
 
-/// Fronts that the short way tries: 0, a GC head, a GC head and a pre-header.
-const FRONTS_MAX: usize = 3;
 /// Where the linker puts a program that is not relocated; no lower address is mapped.
 pub const LOWEST_ADDRESS: u64 = 0x40_0000;
 
@@ -86,65 +86,19 @@ impl Room {
 
 /// Judges blocks. Shared by all workers.
 pub struct Classifier<'a> {
-    layout: &'a Layout,
-    types: &'a TypeTable,
-    measure: Measure<'a>,
-    rule: RefcountRule,
+    pub(super) layout: &'a Layout,
+    pub(super) types: &'a TypeTable,
+    pub(super) measure: Measure<'a>,
+    pub(super) rule: RefcountRule,
     /// How much may lie in front of an object, smallest first.
-    fronts: Vec<usize>,
+    pub(super) fronts: Vec<usize>,
     ob_type: usize,
     /// Whether blocks carry the debug hooks' mark.
     pub debug_hooks: bool,
     /// Objects known to be dead although they may not look it; see [`super::freelists`].
     pub dead: FxHashSet<Address>,
-    /// What the common case needs of each type, by id, packed so that a thousand types stay in the cache.
-    plain: Vec<Plain>,
-}
-
-/// What [`Classifier::quick`] needs of a type.
-#[derive(Clone, Copy, Debug)]
-struct Plain {
-    /// In units of 16 bytes; [`Plain::NEVER`] for metatypes, whose instances have two.
-    front: u8,
-    /// Whether all instances have one size.
-    is_plain: bool,
-    has_gc_head: bool,
-    /// Whether a block holds just this much.
-    is_strict: bool,
-    /// Bytes of the block, front included, as pymalloc rounds them.
-    room: u32,
-    /// The shallow size.
-    size: u32,
-}
-
-impl Plain {
-    const NEVER: u8 = u8::MAX;
-
-    fn new(info: &TypeInfo, measure: &Measure<'_>) -> Plain {
-        let size = measure.plain_size(info).filter(|_| !info.has_own_allocator && info.front.is_multiple_of(16));
-        let room = u32::try_from((info.basicsize + info.front as u64).next_multiple_of(ALIGNMENT));
-        let front = match u8::try_from(info.front / 16) {
-            Ok(front) if !info.has(flag::TYPE_SUBCLASS) && info.front.is_multiple_of(16) => front,
-            _ => Plain::NEVER,
-        };
-        let (is_plain, room, size) = match (size.map(u32::try_from), room) {
-            (Some(Ok(size)), Ok(room)) => (true, room, size),
-            _ => (false, 0, 0),
-        };
-        Plain { front, is_plain, has_gc_head: info.is_gc(), is_strict: info.is_python_class, room, size }
-    }
-}
-
-/// What the short way found in a block.
-pub enum Quick {
-    /// No object.
-    Nothing,
-    /// An object: all that there is to know.
-    Object(Object),
-    /// A type is named where it should be; the rest takes the long way.
-    Typed(TypeId),
-    /// It takes the long way to tell.
-    Unknown,
+    /// What the short way needs of each type, by id.
+    pub(super) briefs: Vec<Brief>,
 }
 
 impl<'a> Classifier<'a> {
@@ -158,7 +112,7 @@ impl<'a> Classifier<'a> {
         Classifier {
             layout,
             types,
-            plain: types.iter().map(|(_, info)| Plain::new(info, &measure)).collect(),
+            briefs: types.iter().map(|(_, info)| Brief::new(info)).collect(),
             measure,
             rule: RefcountRule::of(layout, version),
             fronts,
@@ -202,51 +156,6 @@ impl<'a> Classifier<'a> {
             }
         }
         Verdict::NoObject
-    }
-
-    /// Whether [`Classifier::quick`] may be asked: no marks, no dead to look out for, headers of two words.
-    pub fn has_quick_way(&self) -> bool {
-        !self.debug_hooks && self.dead.is_empty() && self.layout.object.size == 16
-    }
-
-    /// The common case in few instructions: a pool's block of `room` bytes that holds an object whose size its type
-    /// tells, or nothing whose second word is a type. Says what [`Classifier::block`] would say, or that it does not
-    /// know.
-    #[inline(always)]
-    pub fn quick(&self, block: Address, bytes: &[u8], room: usize) -> Quick {
-        let (pairs, _) = bytes.as_chunks::<16>();
-        let words = |pair: &[u8; 16]| {
-            let pair = u128::from_le_bytes(*pair);
-            (pair as u64, (pair >> 64) as u64)
-        };
-        let mut previous = (0, 0);
-        for (index, pair) in pairs.iter().enumerate().take(FRONTS_MAX) {
-            let (count, type_) = words(pair);
-            let Some(type_id) = self.types.find(type_) else {
-                previous = (count, type_);
-                continue;
-            };
-            let Some(plain) = self.plain.get(type_id.index()) else { return Quick::Unknown };
-            if usize::from(plain.front) != index {
-                return Quick::Unknown;
-            }
-            if !plain.is_plain {
-                return Quick::Typed(type_id);
-            }
-            // A count that could be an address needs a second look.
-            let Some(refcount) = self.rule.decode(count) else { return Quick::Nothing };
-            let tracked = plain.has_gc_head && previous.0 != 0;
-            let fits = if plain.is_strict { plain.room as usize == room } else { plain.room as usize <= room };
-            if matches!(refcount, Refcount::Count(count) if count >= LOWEST_ADDRESS)
-                || !fits
-                || (plain.has_gc_head && GcHead::of(previous.0, previous.1) == GcHead::Implausible)
-            {
-                return Quick::Unknown;
-            }
-            let address = block.offset(16 * index);
-            return Quick::Object(Object { address, type_id, size: u64::from(plain.size), refcount, tracked });
-        }
-        if pairs.len() >= FRONTS_MAX && self.fronts.len() > FRONTS_MAX { Quick::Unknown } else { Quick::Nothing }
     }
 
     /// Judges a block that [`Classifier::quick`] says names this type.

@@ -1,6 +1,7 @@
 //! Objects: every live one, found through the allocator's own structure, streamed and forgotten.
 
 pub mod arenas;
+mod brief;
 pub mod census;
 pub mod chunks;
 pub mod classify;

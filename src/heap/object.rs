@@ -127,7 +127,7 @@ pub enum GcHead {
 }
 
 /// Addresses that a user process may have: 47 bits.
-const USER_SPACE: u64 = 1 << 47;
+pub(super) const USER_SPACE: u64 = 1 << 47;
 
 impl GcHead {
     /// Reads the GC head at the start of `bytes`.

@@ -1,16 +1,18 @@
 //! One worker of a census: reads a part of memory, judges its blocks, completes sizes, hands objects on, forgets.
 
+use crate::python::deferred::Deferred;
+use crate::python::measure::Size;
 use crate::python::proof::GC_FLAG_BITS;
-use crate::python::sizes::{Deferred, Size};
 use crate::target::cache::CachedMemory;
 use crate::target::memory::{Memory, Piece, ReadError, u64_at};
 use crate::target::regions::Region;
 use crate::target::{Address, MemoryExt};
 
 use super::arenas::Arena;
+use super::brief::Quick;
 use super::chunks::{self, Chunk, Heap, Row};
-use super::classify::{Classifier, Found, LOWEST_ADDRESS, Quick, Room, Verdict};
-use super::object::{Object, Refcount, Sink};
+use super::classify::{Classifier, Found, LOWEST_ADDRESS, Room, Verdict};
+use super::object::{Object, Refcount, Sink, USER_SPACE};
 use super::plan::{MAPPED_PREFIX, Part};
 use super::pools::{Pool, PoolState};
 use super::statics;
@@ -320,11 +322,12 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
             }
             let at = address.offset(pool.first + index * pool.block_size);
             if has_quick_way {
-                match classifier.quick(at, block, pool.block_size) {
+                let quick = classifier.quick(at, block, pool.block_size);
+                debug_assert!(classifier.agrees(&quick, at, block, room), "{quick:?} at {at} in {room:?}");
+                match quick {
                     Quick::Nothing => continue,
                     Quick::Object(object) => {
-                        self.counts.objects += 1;
-                        self.sink.object(&object);
+                        self.tell(&object);
                         continue;
                     }
                     Quick::Typed(type_id) => {
@@ -361,13 +364,8 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
         }
         let object = |size| Object { address, type_id, size, refcount, tracked };
         let deferred = match measured.size {
-            Size::Known(size) if size > self.size_max => {
-                self.counts.torn_objects += 1;
-                return Ok(());
-            }
             Size::Known(size) => {
-                self.counts.objects += 1;
-                self.sink.object(&object(size));
+                self.tell(&object(size));
                 return Ok(());
             }
             Size::Deferred(deferred) => deferred,
@@ -377,17 +375,30 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
             self.complete(&object(0), &deferred, bytes);
             return Ok(());
         }
+        if at.0 >= USER_SPACE {
+            self.counts.torn_objects += 1;
+            return Ok(());
+        }
         self.pending.push(Pending { address: at, length, object: object(0), deferred });
         if self.pending.len() >= PENDING_MAX { self.complete_pending() } else { Ok(()) }
     }
 
+    /// Hands an object whose size is known to the sink, unless it is larger than any can be.
+    #[inline(always)]
+    fn tell(&mut self, object: &Object) {
+        if object.size > self.size_max {
+            log::trace!("torn: {object:?}");
+            self.counts.torn_objects += 1;
+            return;
+        }
+        self.counts.objects += 1;
+        self.sink.object(object);
+    }
+
     fn complete(&mut self, object: &Object, deferred: &Deferred, bytes: &[u8]) {
         match deferred.complete(bytes, self.classifier.layout(), &self.cached) {
-            Some(size) if size <= self.size_max => {
-                self.counts.objects += 1;
-                self.sink.object(&Object { size, ..*object });
-            }
-            _ => {
+            Some(size) => self.tell(&Object { size, ..*object }),
+            None => {
                 log::trace!("torn: {object:?} {deferred:?}");
                 self.counts.torn_objects += 1;
             }

@@ -2,7 +2,9 @@
 
 pub mod attach;
 pub mod code;
+pub mod deferred;
 pub mod layout;
+pub mod measure;
 pub mod proof;
 pub mod reader;
 pub mod recognize;

@@ -188,8 +188,11 @@ impl<'a> Judge<'a> {
         if refcount != RefCount::Immortal && words == 0 {
             return Some("nothing points at it");
         }
-        let is_static = self.image.region(address).is_some_and(|region| region.is_file);
-        (self.has_marks && !is_static).then(|| self.marks(address, known)).flatten()
+        (self.has_marks && !self.is_static(address)).then(|| self.marks(address, known)).flatten()
+    }
+
+    fn is_static(&self, address: u64) -> bool {
+        self.image.region(address).is_some_and(|region| region.is_file)
     }
 
     fn refcount(&self, address: u64) -> Option<RefCount> {
@@ -207,8 +210,10 @@ impl<'a> Judge<'a> {
         }
         let low = head as u32;
         match self.truth.minor() {
-            // Code that was frozen into the executable starts at 999,999,999 (3.11, Tools/scripts/deepfreeze.py).
-            11 if (900_000_000..1 << 30).contains(&head) => Some(RefCount::Immortal),
+            // What was frozen into the executable starts at 999,999,999 (3.11, Tools/scripts/deepfreeze.py). Only there,
+            // and not far from it: below an executable at a fixed address the heap can begin at such a number, and
+            // then a pointer looks like a count.
+            11 if self.is_static(address) && (999_900_000..1_010_000_000).contains(&head) => Some(RefCount::Immortal),
             ..=11 => (head < 1 << 31).then_some(RefCount::Mortal(head)),
             12 | 13 if head >> 32 != 0 => None,
             // A word of overflow, a word of flags of which four are in use.

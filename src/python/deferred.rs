@@ -1,0 +1,171 @@
+//! What must be read beside an object to know its size.
+//!
+//! Mirrors the parts of the `__sizeof__` methods that follow pointers; see [`super::measure`].
+
+use crate::target::Address;
+use crate::target::memory::{Memory, MemoryExt, u32_at, u64_at};
+
+use super::layout::Layout;
+use super::measure::OBJECT_SIZE_MAX;
+use super::reader::KeysHeader;
+
+/// Locals and stack slots accepted in one code object; the compiler's own limit is far lower.
+pub(super) const LOCALS_MAX: u64 = 1 << 24;
+/// numpy arrays have at most 64 dimensions (NPY_MAXDIMS; 32 before 2.0).
+pub(super) const NDARRAY_DIMENSIONS_MAX: u64 = 64;
+/// Bytes of an object's header in the builds that numpy's offsets here are counted for; free-threaded ones have more.
+pub(super) const HEADER: usize = 16;
+
+/// What must be read, outside the object, to know its size: each variant holds where, and `base`, the bytes that are
+/// known already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Deferred {
+    /// A dict's keys table, counted where no other dict shares it; values counted where `split`.
+    DictKeys { keys: Address, base: u64, split: bool },
+    /// The keys that a type keeps for its instances.
+    CachedKeys { keys: Address, base: u64 },
+    /// A code object, which says how many locals a generator or frame has room for.
+    Locals { code: Address, base: u64 },
+    /// An interpreter frame, which points at the code.
+    FrameCode { frame: Address, base: u64 },
+    /// An `array.array`'s descriptor, which says how large an item is.
+    ArrayItems { descr: Address, count: u64, base: u64 },
+    /// A numpy array's dimensions and type.
+    NdArrayData { dimensions: Address, count: u64, descr: Address, base: u64 },
+    /// The bytes object behind a `BytesIO`.
+    BytesIoBuffer { buffer: Address, base: u64 },
+    /// What hangs on a code object: `co_extra`, and the opcode caches of 3.8 to 3.10.
+    CodeExtras { code: Address, base: u64 },
+}
+
+impl Deferred {
+    /// The first thing to read and how many bytes of it, for readers that read in batches.
+    pub fn first_read(&self, layout: &Layout) -> (Address, usize) {
+        match *self {
+            Deferred::DictKeys { keys, .. } | Deferred::CachedKeys { keys, .. } => (keys, KeysHeader::BYTES),
+            Deferred::Locals { code, .. } => (code, layout.code.size),
+            Deferred::FrameCode { frame, .. } => (frame, layout.iframe.as_ref().map_or(8, |frame| frame.size)),
+            Deferred::ArrayItems { descr, .. } => (descr, 8),
+            Deferred::NdArrayData { dimensions, count, .. } => {
+                (dimensions, 8 * count.min(NDARRAY_DIMENSIONS_MAX) as usize)
+            }
+            Deferred::BytesIoBuffer { buffer, .. } => (buffer, layout.bytes.size),
+            Deferred::CodeExtras { code, .. } => (code, layout.code.size),
+        }
+    }
+
+    /// Completes the size, given the bytes of [`Deferred::first_read`]. `memory` serves what one read cannot tell.
+    /// `None` where what was found makes no sense: the object changed while it was read.
+    pub fn complete<M: Memory + ?Sized>(&self, bytes: &[u8], layout: &Layout, memory: &M) -> Option<u64> {
+        match *self {
+            Deferred::DictKeys { base, split, .. } => {
+                let header = KeysHeader::parse(bytes, layout)?;
+                let values = match (split, layout.dict_keys.dk_size) {
+                    (false, _) => 0,
+                    (true, Some(_)) => 8 * header.capacity(),
+                    (true, None) => 8 * (header.usable + header.nentries),
+                };
+                let own = if header.refcnt == 1 { header.size_bytes(layout) } else { 0 };
+                base.checked_add(values)?.checked_add(own)
+            }
+            Deferred::CachedKeys { base, .. } => base.checked_add(KeysHeader::parse(bytes, layout)?.size_bytes(layout)),
+            Deferred::Locals { base, .. } => {
+                let stack = u64::from(u32_at(bytes, layout.code.co_stacksize)?);
+                let slots = match layout.code.co_nlocalsplus {
+                    Some(offset) => u64::from(u32_at(bytes, offset)?) + stack,
+                    // sizeof(PyFrameObject) holds the first one.
+                    None => (stack + locals_of_old_code(bytes, layout, memory)?).checked_sub(1)?,
+                };
+                (slots < LOCALS_MAX).then(|| base + 8 * slots)
+            }
+            Deferred::FrameCode { base, .. } => {
+                let code = executable(bytes, 0, layout)?;
+                let mut object = vec![0; layout.code.size];
+                memory.read_exact_at(code, &mut object).ok()?;
+                Deferred::Locals { code, base }.complete(&object, layout, memory)
+            }
+            Deferred::ArrayItems { count, base, .. } => {
+                let itemsize = u64::from(u32_at(bytes, layout.array_descr.itemsize)?);
+                (1..=16).contains(&itemsize).then(|| base.checked_add(count.checked_mul(itemsize)?))?
+            }
+            Deferred::NdArrayData { descr, base, .. } => {
+                let items =
+                    bytes.chunks_exact(8).try_fold(1u64, |product, word| product.checked_mul(u64_at(word, 0)?))?;
+                base.checked_add(items.checked_mul(ndarray_itemsize(memory, layout, descr)?)?)
+                    .filter(|&size| size < OBJECT_SIZE_MAX)
+            }
+            Deferred::BytesIoBuffer { base, .. } => {
+                let length = u64_at(bytes, layout.var_object.ob_size)?;
+                let own = if is_shared(bytes, layout)? {
+                    0
+                } else {
+                    (layout.bytes.ob_sval as u64 + 1).checked_add(length)?
+                };
+                base.checked_add(own).filter(|&size| size < OBJECT_SIZE_MAX)
+            }
+            Deferred::CodeExtras { base, .. } => Some(base + code_extras(bytes, layout, memory)?),
+        }
+    }
+}
+
+/// Locals, cells and free variables of a code object until 3.10.
+fn locals_of_old_code<M: Memory + ?Sized>(code: &[u8], layout: &Layout, memory: &M) -> Option<u64> {
+    let length = |offset: Option<usize>| {
+        let tuple = Address(u64_at(code, offset?)?);
+        memory.read_u64(tuple.offset(layout.var_object.ob_size)).ok().filter(|&length| length < LOCALS_MAX)
+    };
+    let locals = u64::from(u32_at(code, layout.code.co_nlocals)?);
+    Some(locals + length(layout.code.co_cellvars)? + length(layout.code.co_freevars)?)
+}
+
+/// Whether an object has more than one reference.
+fn is_shared(object: &[u8], layout: &Layout) -> Option<bool> {
+    match (layout.object.ob_ref_local, layout.object.ob_ref_shared) {
+        (Some(local), Some(shared)) => {
+            let others = u64_at(object, shared)? as i64 >> 2;
+            Some(i64::from(u32_at(object, local)?).saturating_add(others) > 1)
+        }
+        _ => Some(u32_at(object, layout.object.ob_refcnt?)? > 1),
+    }
+}
+
+/// `elsize` of a numpy dtype: at 32 (an int, the alignment behind it) before numpy 2, at 40 since; behind a longer
+/// header, so much further.
+fn ndarray_itemsize<M: Memory + ?Sized>(memory: &M, layout: &Layout, descr: Address) -> Option<u64> {
+    let descr = descr.offset(layout.object.size.checked_sub(HEADER)?);
+    let mut bytes = [0; 48];
+    memory.read_exact_at(descr, &mut bytes).ok()?;
+    let alignment_of_numpy_1 = u32_at(&bytes, 36)?;
+    let size = if alignment_of_numpy_1 == 0 { u64_at(&bytes, 40)? } else { u64::from(u32_at(&bytes, 32)?) };
+    (size < OBJECT_SIZE_MAX).then_some(size)
+}
+
+/// Bytes that `code.__sizeof__` adds for what hangs on the object.
+fn code_extras<M: Memory + ?Sized>(code: &[u8], layout: &Layout, memory: &M) -> Option<u64> {
+    let pointer = |offset: Option<usize>| Some(Address(u64_at(code, offset?)?)).filter(|address| !address.is_null());
+    let length =
+        |object: Address| memory.read_u64(object.offset(layout.var_object.ob_size)).ok().filter(|&n| n < 1 << 32);
+    let mut size = 0;
+    if let Some(extra) = pointer(Some(layout.code.co_extra)) {
+        // _PyCodeObjectExtra: a count, then that many pointers, one of them in the struct's size.
+        let count = memory.read_u64(extra).ok().filter(|&count| count <= 255)?;
+        size += 16 + 8 * count.saturating_sub(1);
+    }
+    if pointer(layout.code.co_opcache).is_some() {
+        /// `sizeof(_PyOpcache)` in 3.8 to 3.10 (`Include/internal/pycore_code.h`).
+        const OPCACHE_SIZE: u64 = 32;
+        let instructions = length(pointer(layout.code.co_code)?)? / 2;
+        size += instructions + OPCACHE_SIZE * u64::from(*code.get(layout.code.co_opcache_size?)?);
+    }
+    if pointer(layout.code.co_cell2arg).is_some() {
+        size += 8 * length(pointer(layout.code.co_cellvars)?)?;
+    }
+    Some(size)
+}
+
+/// The code object of the interpreter frame at `offset` of `bytes`.
+pub(super) fn executable(bytes: &[u8], offset: usize, layout: &Layout) -> Option<Address> {
+    let word = u64_at(bytes, offset.checked_add(layout.iframe.as_ref()?.executable)?)?;
+    Some(Address(word & !layout.constants.stackref_tag_mask)).filter(|code| !code.is_null() && code.0 % 8 == 0)
+}

@@ -1,0 +1,452 @@
+//! How large is an object, and does its body make sense for its type? From the object's own bytes.
+//!
+//! Mirrors the `__sizeof__` methods of `Objects/*.c`, `Modules/_collectionsmodule.c`, `arraymodule.c`, `_io/*.c`
+//! (v3.8 to v3.15) and numpy's `array_sizeof`.
+
+use crate::target::Address;
+use crate::target::memory::{u32_at, u64_at};
+
+use super::deferred::{Deferred, HEADER, LOCALS_MAX, NDARRAY_DIMENSIONS_MAX, executable};
+use super::layout::Layout;
+use super::layout::fields::Bits;
+use super::sizes::{Basis, SizeRule};
+use super::types::{TypeInfo, TypeTable, flag};
+use super::version::{StaticTypeHead, Version};
+
+/// No object is larger: user addresses have 47 bits.
+pub(super) const OBJECT_SIZE_MAX: u64 = 1 << 47;
+/// Bits of a digit of an int; the two above are always 0 (`Include/cpython/longintrepr.h`, PyLong_SHIFT).
+const DIGIT_BITS: u32 = 30;
+/// numpy: the array owns its data (NPY_ARRAY_OWNDATA).
+const NDARRAY_OWNS_DATA: u32 = 4;
+
+/// What an object's own bytes tell of its size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Measured {
+    /// Bytes from the start of the object (behind what lies in front) that its own block must hold.
+    pub extent: u64,
+    /// Whether a block holds just this much: objects that are never shrunk where they are.
+    pub is_fixed: bool,
+    /// The shallow size, or what must be read elsewhere to know it.
+    pub size: Size,
+}
+
+/// A shallow size, known or still to be completed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Size {
+    /// Bytes, what lies in front included.
+    Known(u64),
+    /// Something else must be read.
+    Deferred(Deferred),
+}
+
+/// The size of an object whose own bytes tell all of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Whole {
+    /// As in [`Measured`]; a block may hold more.
+    pub extent: u64,
+    /// The shallow size.
+    pub size: u64,
+}
+
+impl Whole {
+    fn loose(self) -> Measured {
+        Measured { extent: self.extent, is_fixed: false, size: Size::Known(self.size) }
+    }
+}
+
+/// Measures objects from their own bytes. Built once per target.
+pub struct Measure<'a> {
+    layout: &'a Layout,
+    version: Version,
+    type_type: Address,
+}
+
+impl<'a> Measure<'a> {
+    /// For a target with this layout and these types.
+    pub fn new(layout: &'a Layout, version: Version, types: &TypeTable) -> Measure<'a> {
+        Measure { layout, version, type_type: types.type_type() }
+    }
+
+    /// The layout.
+    pub fn layout(&self) -> &'a Layout {
+        self.layout
+    }
+
+    /// Measures the object of type `info` at `address`, whose own bytes are `bytes`, up to the end of its block or
+    /// as much as was read of a large one. `None` where the bytes cannot be an object of that type.
+    #[inline(always)]
+    pub fn measure(&self, info: &TypeInfo, address: Address, bytes: &[u8]) -> Option<Measured> {
+        let layout = self.layout;
+        let word = |offset: usize| u64_at(bytes, offset);
+        let base = info.basicsize + self.front_counted(info, bytes);
+        let extent = info.basicsize + self.inline_values(info, bytes)?;
+        let is_fixed = !info.has_inline_values;
+        let fixed = |size: u64| Measured { extent, is_fixed, size: Size::Known(size) };
+        let deferred = |deferred| Measured { extent, is_fixed, size: Size::Deferred(deferred) };
+        Some(match info.rule {
+            SizeRule::Default => return self.measure_default(info, base, bytes),
+            SizeRule::NumpyScalar(value) => fixed(base + u64::from(value)),
+            SizeRule::Int => return self.int(base - info.basicsize, bytes).map(Whole::loose),
+            SizeRule::Str => return self.measure_str(info, base, address, bytes),
+            SizeRule::List => fixed(base + self.list_items(bytes)?),
+            SizeRule::Dict | SizeRule::OrderedDict => {
+                let (used, keys) = (word(layout.dict.ma_used)?, word(layout.dict.ma_keys)?);
+                if used > OBJECT_SIZE_MAX / 8 || keys == 0 || keys % 8 != 0 {
+                    return None;
+                }
+                let base =
+                    base + if info.rule == SizeRule::OrderedDict { self.ordered_dict_nodes(bytes, used)? } else { 0 };
+                let split = word(layout.dict.ma_values)? != 0;
+                deferred(Deferred::DictKeys { keys: Address(keys), base, split })
+            }
+            SizeRule::Set => {
+                let (fill, used, mask) = (word(layout.set.fill)?, word(layout.set.used)?, word(layout.set.mask)?);
+                let slots = mask.checked_add(1)?;
+                if !slots.is_power_of_two() || used > fill || fill > slots || slots > OBJECT_SIZE_MAX / 16 {
+                    return None;
+                }
+                let own_table = word(layout.set.table)? != address.offset(layout.set.smalltable).0;
+                fixed(base + if own_table { layout.set_entry.size as u64 * slots } else { 0 })
+            }
+            SizeRule::ByteArray => {
+                let allocated = word(layout.byte_array.ob_alloc)?;
+                if allocated > OBJECT_SIZE_MAX || word(layout.var_object.ob_size)? > allocated {
+                    return None;
+                }
+                // What is shown starts inside of what was allocated.
+                let (start, first) = (word(layout.byte_array.ob_start)?, word(layout.byte_array.ob_bytes)?);
+                if allocated > 0 && start.checked_sub(first).is_none_or(|gap| first == 0 || gap > allocated) {
+                    return None;
+                }
+                // Since 3.15 the buffer is a bytes object, header and all.
+                let header = match layout.byte_array.ob_bytes_object {
+                    Some(_) if allocated > 0 => layout.bytes.ob_sval as u64 + 1,
+                    _ => 0,
+                };
+                fixed(base + header + allocated)
+            }
+            SizeRule::Deque => {
+                let (deque, block) = (&layout.deque, &layout.deque_block);
+                let items = (block.rightlink - block.data) as u64 / 8;
+                let (left, size) = (word(deque.leftindex)?, word(layout.var_object.ob_size)?);
+                if left > items || size > OBJECT_SIZE_MAX / 8 {
+                    return None;
+                }
+                fixed(base + block.size as u64 * (left + size).div_ceil(items))
+            }
+            SizeRule::Type => return self.measure_type(info, base, bytes),
+            SizeRule::Code => return self.measure_code(info, base, address, bytes),
+            SizeRule::Generator => {
+                let Some(frame) = layout.generator.gi_iframe else { return self.measure_default(info, base, bytes) };
+                let base = base - info.basicsize + (frame + layout.iframe.as_ref()?.localsplus) as u64;
+                deferred(Deferred::Locals { code: executable(bytes, frame, layout)?, base })
+            }
+            SizeRule::Frame => return self.measure_frame(info, base, address, bytes),
+            SizeRule::Array => {
+                let array = &layout.array;
+                let (count, descr) = (word(array.allocated)?, word(array.ob_descr)?);
+                if count > OBJECT_SIZE_MAX || descr == 0 || word(layout.var_object.ob_size)? > count {
+                    return None;
+                }
+                deferred(Deferred::ArrayItems { descr: Address(descr), count, base })
+            }
+            SizeRule::NdArray => self.measure_ndarray(info, base, bytes)?,
+            SizeRule::BytesIo => {
+                let buffer = word(layout.bytes_io.buf)?;
+                match buffer {
+                    0 => fixed(base),
+                    _ => deferred(Deferred::BytesIoBuffer { buffer: Address(buffer), base }),
+                }
+            }
+            SizeRule::Buffered => {
+                let buffered = &layout.buffered;
+                let has_buffer = word(buffered.buffer)? != 0;
+                let size = word(buffered.buffer_size)?;
+                if has_buffer && size > OBJECT_SIZE_MAX {
+                    return None;
+                }
+                fixed(base + if has_buffer { size } else { 0 })
+            }
+        })
+    }
+
+    /// Bytes of the values that follow `tp_basicsize`, which `sys.getsizeof` leaves out: a head, a slot for each
+    /// attribute, and a byte each for the order of insertion (`_PyInlineValuesSize`,
+    /// `Include/internal/pycore_dict.h`). The block may have room for one slot more: the first instances of a class
+    /// each take one from what the next one gets (`_PyObject_InitInlineValues`, `Objects/dictobject.c`).
+    #[inline(always)]
+    fn inline_values(&self, info: &TypeInfo, bytes: &[u8]) -> Option<u64> {
+        if !info.has_inline_values {
+            return Some(0);
+        }
+        let values = self.layout.dict_values.as_ref()?;
+        let capacity = *bytes.get(usize::try_from(info.basicsize).ok()?.checked_add(values.capacity?)?)?;
+        Some((values.values + 8 * usize::from(capacity) + usize::from(capacity).next_multiple_of(8)) as u64)
+    }
+
+    /// What `sys.getsizeof` adds for what lies in front of the object.
+    #[inline(always)]
+    fn front_counted(&self, info: &TypeInfo, bytes: &[u8]) -> u64 {
+        let is_uncounted = info.has(flag::TYPE_SUBCLASS)
+            && !self.is_heap_type(bytes)
+            && match self.version.getsizeof_of_static_types() {
+                StaticTypeHead::NotCounted => true,
+                StaticTypeHead::Counted => false,
+                StaticTypeHead::CountedUnderMetatypes => info.address == self.type_type,
+            };
+        if is_uncounted { 0 } else { info.front as u64 }
+    }
+
+    fn is_heap_type(&self, bytes: &[u8]) -> bool {
+        u64_at(bytes, self.layout.type_object.tp_flags).is_some_and(|flags| flags >> flag::HEAPTYPE & 1 == 1)
+    }
+
+    #[inline(always)]
+    fn measure_default(&self, info: &TypeInfo, base: u64, bytes: &[u8]) -> Option<Measured> {
+        if info.itemsize == 0 {
+            let extent = info.basicsize + self.inline_values(info, bytes)?;
+            return Some(Measured { extent, is_fixed: !info.has_inline_values, size: Size::Known(base) });
+        }
+        self.items(info.basicsize, info.itemsize, info.has(flag::BYTES_SUBCLASS), base, bytes).map(Whole::loose)
+    }
+
+    /// An object with `ob_size` items of its own, which follow `basicsize` bytes. Bytes objects end with a 0.
+    #[inline(always)]
+    pub fn items(&self, basicsize: u64, itemsize: u64, is_bytes: bool, base: u64, bytes: &[u8]) -> Option<Whole> {
+        let count = (u64_at(bytes, self.layout.var_object.ob_size)? as i64).unsigned_abs();
+        let items = count.checked_mul(itemsize).filter(|&items| items < OBJECT_SIZE_MAX)?;
+        if is_bytes {
+            let end = self.layout.bytes.ob_sval.checked_add(usize::try_from(items).ok()?)?;
+            if bytes.get(end).is_some_and(|&byte| byte != 0) {
+                return None;
+            }
+        }
+        Some(Whole { extent: basicsize + items, size: base + items })
+    }
+
+    /// An int, of a type with `front` bytes in front of its objects.
+    #[inline(always)]
+    pub fn int(&self, front: u64, bytes: &[u8]) -> Option<Whole> {
+        let long = &self.layout.long;
+        let digits = match (long.lv_tag, long.ob_size) {
+            // Two bits of sign (3 is none), one that is reserved or says that the value is a small constant.
+            (Some(tag), _) => Some(u64_at(bytes, tag)?).filter(|tag| tag & 3 != 3)? >> 3,
+            (None, Some(size)) => (u64_at(bytes, size)? as i64).unsigned_abs(),
+            (None, None) => return None,
+        };
+        if digits > OBJECT_SIZE_MAX / 4 {
+            return None;
+        }
+        let digit =
+            |index: u64| u32_at(bytes, long.ob_digit.checked_add(usize::try_from(index).ok()?.checked_mul(4)?)?);
+        if digits > 0
+            && (digit(0)? >> DIGIT_BITS != 0 || digit(digits - 1).is_some_and(|top| top == 0 || top >> DIGIT_BITS != 0))
+        {
+            return None;
+        }
+        let counted = if self.version.int_sizeof_counts_a_digit_of_zero() { digits.max(1) } else { digits };
+        let header = long.ob_digit as u64;
+        // A subclass's own fields follow the digits and are not counted by int.__sizeof__.
+        Some(Whole { extent: header + 4 * digits, size: front + header + 4 * counted })
+    }
+
+    /// Bytes of the items of a list, which stand elsewhere.
+    #[inline(always)]
+    pub fn list_items(&self, bytes: &[u8]) -> Option<u64> {
+        let layout = self.layout;
+        let (size, allocated) = (u64_at(bytes, layout.var_object.ob_size)?, u64_at(bytes, layout.list.allocated)?);
+        let has_items = u64_at(bytes, layout.list.ob_item)? != 0;
+        (size <= allocated && allocated <= OBJECT_SIZE_MAX / 8 && (allocated == 0 || has_items)).then(|| 8 * allocated)
+    }
+
+    /// A string in ASCII whose text follows its header, as most are, of a type with `front` bytes in front of its
+    /// objects. `None` for others, and for what can be none.
+    #[inline(always)]
+    pub fn ascii(&self, front: u64, address: Address, bytes: &[u8]) -> Option<Whole> {
+        let (unicode, header) = (&self.layout.unicode, self.layout.ascii_unicode.size);
+        let state = |bits: Bits| Some(bits.of(u64::from(u32_at(bytes, bits.byte)?)));
+        let length = u64_at(bytes, unicode.length)?;
+        let is_ascii = state(unicode.kind)? == 1 && state(unicode.compact)? == 1 && state(unicode.ascii)? == 1;
+        if !is_ascii || length > OBJECT_SIZE_MAX / 4 || state(unicode.interned)? > 3 {
+            return None;
+        }
+        let end = header.checked_add(usize::try_from(length).ok()?)?;
+        if bytes.get(end).is_some_and(|&end| end != 0) {
+            return None;
+        }
+        let extent = header as u64 + length + 1;
+        let wstr = self.wstr_bytes(bytes, address.offset(header), Some(length))?;
+        Some(Whole { extent, size: front.checked_add(extent)?.checked_add(wstr)? })
+    }
+
+    #[inline(always)]
+    fn measure_str(&self, info: &TypeInfo, base: u64, address: Address, bytes: &[u8]) -> Option<Measured> {
+        let (layout, unicode) = (self.layout, &self.layout.unicode);
+        let word = |offset: usize| u64_at(bytes, offset);
+        let state = |bits: Bits| Some(bits.of(u64::from(u32_at(bytes, bits.byte)?)));
+        let length = word(unicode.length)?;
+        let (kind, compact, ascii) = (state(unicode.kind)?, state(unicode.compact)? == 1, state(unicode.ascii)? == 1);
+        if length > OBJECT_SIZE_MAX / 4
+            || !matches!(kind, 0 | 1 | 2 | 4)
+            || (ascii && kind > 1)
+            || state(unicode.interned)? > 3
+        {
+            return None;
+        }
+        // Text apart from its header: instances of classes, and until 3.11 strings made by old C interfaces.
+        if !compact && !info.has(flag::HEAPTYPE) && unicode.wstr.is_none() {
+            return None;
+        }
+        let front = base - info.basicsize;
+        if compact && ascii {
+            return self.ascii(front, address, bytes).map(Whole::loose);
+        }
+        let (header, data) = if compact {
+            (layout.compact_unicode.size as u64, address.offset(layout.compact_unicode.size))
+        } else {
+            (unicode.size as u64, Address(word(unicode.data)?))
+        };
+        let text = if compact || !data.is_null() { (length + 1) * kind } else { 0 };
+        if compact {
+            let end = usize::try_from(header + length * kind).ok()?;
+            let terminator = bytes.get(end..end.checked_add(kind as usize)?);
+            if kind == 0 || terminator.is_some_and(|bytes| bytes.iter().any(|&byte| byte != 0)) {
+                return None;
+            }
+        }
+        let utf8 = word(unicode.utf8)?;
+        let utf8_bytes = match word(unicode.utf8_length)? {
+            _ if utf8 == 0 || utf8 == data.0 => 0,
+            bytes if bytes <= 4 * length => bytes + 1,
+            _ => return None,
+        };
+        let wstr = self.wstr_bytes(bytes, data, None)?;
+        let size = front.checked_add(header)?.checked_add(text)?.checked_add(utf8_bytes)?.checked_add(wstr)?;
+        let extent = if compact { header + text } else { header.max(info.basicsize) };
+        (size < OBJECT_SIZE_MAX).then_some(Measured { extent, is_fixed: false, size: Size::Known(size) })
+    }
+
+    /// Bytes of a `wchar_t` copy of the text, until 3.11. A compact ASCII string's copy has the string's own length.
+    #[inline(always)]
+    fn wstr_bytes(&self, bytes: &[u8], data: Address, length: Option<u64>) -> Option<u64> {
+        let Some(offset) = self.layout.unicode.wstr else { return Some(0) };
+        let wstr = u64_at(bytes, offset)?;
+        if wstr == 0 || wstr == data.0 {
+            return Some(0);
+        }
+        let length = match length {
+            Some(length) => length,
+            None => u64_at(bytes, self.layout.unicode.wstr_length?)?,
+        };
+        length.checked_add(1)?.checked_mul(4)
+    }
+
+    /// Bytes of an OrderedDict's list of nodes: an index of pointers, and a node for each item.
+    fn ordered_dict_nodes(&self, bytes: &[u8], used: u64) -> Option<u64> {
+        let (odict, node) = (&self.layout.odict, &self.layout.odict_node);
+        let slots = u64_at(bytes, odict.od_fast_nodes_size)?;
+        if slots > OBJECT_SIZE_MAX / 8 {
+            return None;
+        }
+        Some(8 * slots + node.size as u64 * used)
+    }
+
+    fn measure_type(&self, info: &TypeInfo, base: u64, bytes: &[u8]) -> Option<Measured> {
+        let layout = self.layout;
+        let front = base - info.basicsize;
+        if !self.is_heap_type(bytes) {
+            let size = layout.type_object.size as u64;
+            return Some(Measured { extent: size, is_fixed: true, size: Size::Known(front + size) });
+        }
+        if u64_at(bytes, layout.type_object.tp_flags)? >> flag::READY & 1 == 0 {
+            return None;
+        }
+        let own = if self.version.type_sizeof_asks_metatype() { info.basicsize } else { layout.heap_type.size as u64 };
+        let slots = u64_at(bytes, layout.var_object.ob_size)?;
+        let extent = info.basicsize.checked_add(slots.checked_mul(info.itemsize)?)?;
+        let keys = u64_at(bytes, layout.heap_type.ht_cached_keys)?;
+        let size = match keys {
+            // A metatype that counts in its own way need not count the keys.
+            _ if keys == 0 || info.basis == Basis::LowerBound => Size::Known(front + own),
+            _ => Size::Deferred(Deferred::CachedKeys { keys: Address(keys), base: front + own }),
+        };
+        Some(Measured { extent, is_fixed: false, size })
+    }
+
+    fn measure_code(&self, info: &TypeInfo, base: u64, address: Address, bytes: &[u8]) -> Option<Measured> {
+        let layout = self.layout;
+        let items = if info.itemsize == 0 { 0 } else { u64_at(bytes, layout.var_object.ob_size)? };
+        let items = items.checked_mul(info.itemsize).filter(|&items| items < OBJECT_SIZE_MAX)?;
+        let code = &layout.code;
+        let is_pointer = |offset: usize| u64_at(bytes, offset).is_some_and(|word| word != 0 && word % 8 == 0);
+        let pointers = [code.co_consts, code.co_names, code.co_filename, code.co_name];
+        let stack = u64::from(u32_at(bytes, code.co_stacksize)?);
+        if !pointers.into_iter().all(is_pointer) || stack >= LOCALS_MAX {
+            return None;
+        }
+        let front = base - info.basicsize;
+        let extent = info.basicsize + items;
+        let size = front + extent.next_multiple_of(8);
+        let hangs = |offset: Option<usize>| {
+            offset.is_some_and(|offset| u64_at(bytes, offset).is_some_and(|pointer| pointer != 0))
+        };
+        let has_extras =
+            hangs(Some(layout.code.co_extra)) || hangs(layout.code.co_opcache) || hangs(layout.code.co_cell2arg);
+        let size = if has_extras {
+            Size::Deferred(Deferred::CodeExtras { code: address, base: size })
+        } else {
+            Size::Known(size)
+        };
+        Some(Measured { extent, is_fixed: false, size })
+    }
+
+    fn measure_frame(&self, info: &TypeInfo, base: u64, address: Address, bytes: &[u8]) -> Option<Measured> {
+        let layout = self.layout;
+        let (Some(data), Some(pointer)) = (layout.frame._f_frame_data, layout.frame.f_frame) else {
+            // Until 3.10: the size counts what the code needs, the block has room for ob_size items.
+            let code = u64_at(bytes, layout.frame.f_code?)?;
+            let room = u64_at(bytes, layout.var_object.ob_size)?.checked_mul(info.itemsize)?;
+            if code == 0 || room > OBJECT_SIZE_MAX {
+                return None;
+            }
+            let size = Size::Deferred(Deferred::Locals { code: Address(code), base });
+            return Some(Measured { extent: info.basicsize + room, is_fixed: false, size });
+        };
+        let front = base - info.basicsize;
+        let base = front + (data + layout.iframe.as_ref()?.localsplus) as u64;
+        let frame = Address(u64_at(bytes, pointer)?);
+        let deferred = if frame == address.offset(data) {
+            Deferred::Locals { code: executable(bytes, data, layout)?, base }
+        } else {
+            Deferred::FrameCode { frame, base }
+        };
+        Some(Measured { extent: data as u64, is_fixed: false, size: Size::Deferred(deferred) })
+    }
+
+    /// numpy's `PyArrayObject_fields`: data 16, nd 24, dimensions 32, strides 40, base 48, descr 56, flags 64.
+    fn measure_ndarray(&self, info: &TypeInfo, base: u64, bytes: &[u8]) -> Option<Measured> {
+        let fields = bytes.get(self.layout.object.size.checked_sub(HEADER)?..)?;
+        let nd = u64::from(u32_at(fields, 24)?);
+        let (dimensions, descr, flags) = (u64_at(fields, 32)?, u64_at(fields, 56)?, u32_at(fields, 64)?);
+        if nd > NDARRAY_DIMENSIONS_MAX || descr == 0 || (nd > 0 && dimensions == 0) {
+            return None;
+        }
+        let base = base + 16 * nd;
+        let size = if flags & NDARRAY_OWNS_DATA == 0 {
+            Size::Known(base)
+        } else {
+            Size::Deferred(Deferred::NdArrayData {
+                dimensions: Address(dimensions),
+                count: nd,
+                descr: Address(descr),
+                base,
+            })
+        };
+        Some(Measured {
+            extent: info.basicsize + self.inline_values(info, bytes)?,
+            is_fixed: !info.has_inline_values,
+            size,
+        })
+    }
+}

@@ -1,0 +1,360 @@
+//! Memory that was damaged on purpose, read as if it were a process's.
+//!
+//! The writable memory of a real target is copied once, and then spoiled by a seeded generator: single bits turned, words
+//! made absurdly large, pointers bent to other pointers' targets or to themselves (cycles), runs of bytes zeroed, pages
+//! taken away. Whatever is there, an attach, a census and following the references must end, without a panic and within
+//! a multiple of the bytes that the undamaged memory takes, and what makes no sense must be counted.
+//!
+//!     cargo test --test damage [NAME]            HEAPSONDE_ONLY=3.12,3.14 narrows
+
+mod common;
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use heapsonde::analysis::histogram::{Histogram, SortKey, Tally};
+use heapsonde::heap::census::Progress;
+use heapsonde::heap::object::Object;
+use heapsonde::heap::references::References;
+use heapsonde::heap::survey::{Outcome, Survey};
+use heapsonde::python::attach::{self, Python};
+use heapsonde::python::types::TypeTable;
+use heapsonde::target::Address;
+use heapsonde::target::cache::CachedMemory;
+use heapsonde::target::copy::copy_ranges;
+use heapsonde::target::elf::{ElfFile, LoadedElf};
+use heapsonde::target::freeze::Freeze;
+use heapsonde::target::image::{Image, Segment};
+use heapsonde::target::memory::{Memory, ReadError};
+use heapsonde::target::process::Process;
+use heapsonde::target::regions::RegionMap;
+use libtest_mimic::{Arguments, Failed, Trial};
+
+use common::interpreters::{self, Interpreter};
+use common::target::Target;
+
+/// Damaged memory may take so many times the bytes that undamaged memory takes. Most of it is the collector's lists and
+/// free lists being tried again.
+const BUDGET: u64 = 4;
+const SEEDS: u64 = 6;
+const PAGE: usize = 4096;
+
+/// How memory is spoiled, and how often: once in so many bytes.
+const KINDS: &[(&str, Spoil, usize)] = &[
+    ("one bit in 64 KiB", turn_a_bit, 64 << 10),
+    ("one bit in 512 bytes", turn_a_bit, 512),
+    ("an absurd number in 4 KiB", absurd_number, 4 << 10),
+    ("an absurd number in 128 bytes", absurd_number, 128),
+    ("a bent pointer in 4 KiB", bend_a_pointer, 4 << 10),
+    ("a bent pointer in 128 bytes", bend_a_pointer, 128),
+    ("a run of zeros in 16 KiB", zero_a_run, 16 << 10),
+    ("a page missing in 64 KiB", lose_a_page, 64 << 10),
+];
+
+/// Spoils the bytes, which begin at this address, at about this offset. The page there, if it is to be lost.
+type Spoil = fn(&mut [u8], Address, usize, &mut fastrand::Rng) -> Option<usize>;
+
+fn turn_a_bit(bytes: &mut [u8], _: Address, at: usize, random: &mut fastrand::Rng) -> Option<usize> {
+    bytes[at] ^= 1 << random.u8(..8);
+    None
+}
+
+fn absurd_number(bytes: &mut [u8], _: Address, at: usize, random: &mut fastrand::Rng) -> Option<usize> {
+    const NUMBERS: [u64; 8] =
+        [u64::MAX, 1 << 63, i64::MAX as u64, (1 << 47) - 8, 1 << 40, 1 << 32, u32::MAX as u64, 0x7fff_ffff];
+    put(bytes, at, NUMBERS[random.usize(..NUMBERS.len())]);
+    None
+}
+
+/// Makes the next pointer point at itself, or where another one nearby points.
+fn bend_a_pointer(bytes: &mut [u8], start: Address, at: usize, random: &mut fastrand::Rng) -> Option<usize> {
+    let pointers: Vec<usize> = (at & !7..bytes.len().min(at + PAGE).saturating_sub(7))
+        .step_by(8)
+        .filter(|&at| word(bytes, at).is_some_and(|word| word >> 47 == 0 && word > 1 << 22 && word % 8 == 0))
+        .collect();
+    let &bent = pointers.first()?;
+    let itself = start.0 + bent as u64;
+    let other = word(bytes, pointers[random.usize(..pointers.len())])?;
+    put(bytes, bent, if random.bool() { itself } else { other });
+    None
+}
+
+fn zero_a_run(bytes: &mut [u8], _: Address, at: usize, random: &mut fastrand::Rng) -> Option<usize> {
+    let end = bytes.len().min(at + random.usize(1..256));
+    bytes[at..end].fill(0);
+    None
+}
+
+fn lose_a_page(_: &mut [u8], _: Address, at: usize, _: &mut fastrand::Rng) -> Option<usize> {
+    Some(at & !(PAGE - 1))
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
+}
+
+fn put(bytes: &mut [u8], at: usize, word: u64) {
+    let at = at & !7;
+    if let Some(bytes) = bytes.get_mut(at..at + 8) {
+        bytes.copy_from_slice(&word.to_le_bytes());
+    }
+}
+
+/// Spoils a range of memory; the offsets of the pages that it loses.
+type Damage<'a> = dyn FnMut(&mut [u8], Address) -> Vec<usize> + 'a;
+
+/// Memory that counts what is read of it, and is gone once that is too much.
+struct Budgeted<'a, M: Memory> {
+    memory: &'a M,
+    read: AtomicU64,
+    budget: u64,
+}
+
+impl<'a, M: Memory> Budgeted<'a, M> {
+    fn new(memory: &'a M, budget: u64) -> Self {
+        Budgeted { memory, read: AtomicU64::new(0), budget }
+    }
+
+    fn read(&self) -> u64 {
+        self.read.load(Ordering::Relaxed)
+    }
+}
+
+impl<M: Memory> Memory for Budgeted<'_, M> {
+    fn read_exact_at(&self, address: Address, buffer: &mut [u8]) -> Result<(), ReadError> {
+        // A read costs something however short it is.
+        let cost = buffer.len().max(64) as u64;
+        if self.read.fetch_add(cost, Ordering::Relaxed) > self.budget {
+            return Err(ReadError::Gone);
+        }
+        self.memory.read_exact_at(address, buffer)
+    }
+
+    fn regions(&self) -> &RegionMap {
+        self.memory.regions()
+    }
+}
+
+/// What one reading came to.
+#[derive(Debug, Default)]
+struct Reading {
+    read: u64,
+    objects: u64,
+    problems: u64,
+    references: u64,
+}
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = arguments.test_threads.or(Some(2));
+    let mut trials = Vec::new();
+    for interpreter in interpreters::find_and_say() {
+        for (case, environment) in [("default", None), ("malloc", Some(("PYTHONMALLOC", "malloc")))] {
+            let environment: Vec<(&str, &str)> = environment.into_iter().collect();
+            if !environment.is_empty() && !interpreter.has_gil() {
+                continue;
+            }
+            let interpreter = interpreter.clone();
+            trials.push(Trial::test(format!("{}/{case}", interpreter.name), move || {
+                damaged_memory_is_read_to_an_end(&interpreter, &environment).map_err(Failed::from)
+            }));
+        }
+    }
+    libtest_mimic::run(&arguments, trials).exit();
+}
+
+/// A few thousand objects of every shape that the layouts know.
+const PROGRAM: &str = r"
+import array, asyncio, collections, functools, os, re, sys, threading, weakref
+
+class Plain:
+    def __init__(self, i):
+        self.name, self.edges, self.odd = 'node %d \u20ac' % i, [i, str(i)], {i: (i,) * 3}
+
+class Slots:
+    __slots__ = 'a', 'b'
+
+def generate(n):
+    local = [n]
+    yield from local
+    yield local
+
+def fail(n):
+    try:
+        raise ValueError(n)
+    except ValueError as error:
+        return error
+
+nodes = [Plain(i) for i in range(800)]
+kept = [generate(i) for i in range(50)] + [fail(i) for i in range(50)] + [Slots() for _ in range(100)]
+[next(one) for one in kept[:50]]
+kept += [collections.deque(range(i)) for i in range(50)] + [collections.OrderedDict({i: i}) for i in range(50)]
+kept += [set(range(i)) for i in range(50)] + [array.array('d', range(i)) for i in range(20)] + [b'x' * 4000] * 3
+kept += [weakref.ref(node) for node in nodes] + [2 ** (i * 40) for i in range(50)] + [bytearray(i) for i in range(50)]
+kept += [functools.partial(generate, i) for i in range(50)] + [type('T%d' % i, (Plain,), {}) for i in range(20)]
+nodes[0].cycle = nodes
+threading.Thread(target=threading.Lock().acquire, daemon=True).start()
+os.write(1, b'ready %d\n' % os.getpid())
+os.read(0, 1)
+";
+
+fn damaged_memory_is_read_to_an_end(interpreter: &Interpreter, environment: &[(&str, &str)]) -> Result<(), String> {
+    let target = Target::spawn(interpreter, PROGRAM, &[], environment)?;
+    let _stands_still = Freeze::new(target.pid() as i32).map_err(|e| e.to_string())?;
+    let process = Process::open(target.pid() as i32).map_err(|e| e.to_string())?;
+    let writable: Vec<Range<Address>> = process
+        .regions()
+        .iter()
+        .filter(|region| region.readable && region.writable)
+        .map(|region| region.start..region.end)
+        .collect();
+    let ranges: Vec<(Range<Address>, Vec<u8>)> = {
+        let copied = copy_ranges(&process, &writable).map_err(|e| e.to_string())?.image;
+        writable
+            .iter()
+            .filter_map(|range| {
+                let bytes = copied.local(range.start, (range.end.0 - range.start.0) as usize)?;
+                Some((range.clone(), bytes.to_vec()))
+            })
+            .collect()
+    };
+    let image = |spoil: &mut Damage<'_>| {
+        let mut segments = Vec::new();
+        for (range, bytes) in &ranges {
+            let mut bytes = bytes.clone();
+            let lost = spoil(&mut bytes, range.start);
+            segments.extend(without(&bytes, range.start, lost));
+        }
+        Image::new(segments, process.regions().clone())
+    };
+    let whole = image(&mut |_, _| Vec::new());
+    let memory = Above { image: &whole, below: &process, writable: &writable };
+    let clean_python = attach(&memory, target.pid())?;
+    let clean = read(&memory, &clean_python, u64::MAX, target.pid())?;
+    if clean.objects < 5000 || clean.references < 5000 {
+        return Err(format!("the undamaged memory already reads as {clean:?}"));
+    }
+    common::tool::say(&format!("  undamaged: {clean:?}"));
+    for &(kind, spoil, every) in KINDS {
+        let (mut attached, mut problems) = (0, 0);
+        for seed in 0..SEEDS {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let spoiled = image(&mut |bytes, start| {
+                let times = bytes.len() / every;
+                let mut at = || random.usize(..bytes.len().max(1));
+                let places: Vec<usize> = (0..times).map(|_| at()).collect();
+                places.into_iter().filter_map(|at| spoil(bytes, start, at, &mut random)).collect()
+            });
+            let memory = Above { image: &spoiled, below: &process, writable: &writable };
+            // What a proof of the spoiled memory says is one matter, what is read with the right layout another.
+            attached += u64::from(attach(&memory, target.pid()).is_ok());
+            let reading = read(&memory, &clean_python, clean.read * BUDGET, target.pid())
+                .map_err(|error| format!("{kind}, seed {seed}: {error}"))?;
+            problems += reading.problems;
+        }
+        if problems == 0 && every <= 4 << 10 {
+            return Err(format!("{kind}: nothing was counted as a problem in {SEEDS} readings"));
+        }
+        common::tool::say(&format!("  {kind}: {attached} of {SEEDS} proved, {problems} problems counted"));
+    }
+    Ok(())
+}
+
+/// The bytes without the lost pages, as segments.
+fn without(bytes: &[u8], start: Address, mut lost: Vec<usize>) -> Vec<Segment> {
+    lost.sort_unstable();
+    lost.push(bytes.len());
+    let mut segments = Vec::new();
+    let mut from = 0;
+    for page in lost {
+        if page > from {
+            segments.push(Segment { start: start.offset(from), bytes: bytes[from..page].to_vec() });
+        }
+        from = from.max(page + PAGE);
+    }
+    segments
+}
+
+/// Spoiled memory above the read-only memory of the process: what was copied and then lost is lost.
+struct Above<'a> {
+    image: &'a Image,
+    below: &'a Process,
+    writable: &'a [Range<Address>],
+}
+
+impl Memory for Above<'_> {
+    fn read_exact_at(&self, address: Address, buffer: &mut [u8]) -> Result<(), ReadError> {
+        let end = address.0.saturating_add(buffer.len() as u64);
+        if self.writable.iter().any(|range| range.start.0 < end && address < range.end) {
+            return self.image.read_exact_at(address, buffer);
+        }
+        self.below.read_exact_at(address, buffer)
+    }
+
+    fn regions(&self) -> &RegionMap {
+        self.below.regions()
+    }
+
+    fn resident(&self, range: Range<Address>) -> Vec<Range<Address>> {
+        self.below.resident(range)
+    }
+}
+
+fn attach(memory: &Above<'_>, pid: u32) -> Result<Python, String> {
+    let cached = CachedMemory::new(memory);
+    let elfs = LoadedElf::all(&cached);
+    attach::attach(&cached, &elfs, &|elf| ElfFile::open(pid as i32, &cached, elf).ok()).map_err(|e| e.to_string())
+}
+
+/// A census and the references of all that it found. Gone in the middle is one thing that it may end with; more reads
+/// than the budget, or a sum that does not add up, are errors.
+fn read(memory: &Above<'_>, python: &Python, budget: u64, pid: u32) -> Result<Reading, String> {
+    let memory = Budgeted::new(memory, budget);
+    let mut reading = Reading::default();
+    let result = census(&memory, python, &mut reading);
+    reading.read = memory.read();
+    match result {
+        _ if reading.read > budget => Err(format!("process {pid}: more than {budget} bytes were read: {reading:?}")),
+        Ok(()) => Ok(reading),
+        Err(ReadError::Gone | ReadError::Denied) => {
+            Err(format!("process {pid}: gone, though nothing was: {reading:?}"))
+        }
+        // That the spoiled memory has no types or no heap is a fair answer.
+        Err(error) => {
+            log::debug!("{error}");
+            reading.problems += 1;
+            Ok(reading)
+        }
+    }
+}
+
+fn census<M: Memory + Sync>(memory: &M, python: &Python, reading: &mut Reading) -> Result<(), ReadError> {
+    let elfs = LoadedElf::all(&CachedMemory::new(memory));
+    let survey = Survey::new(memory, python, &elfs);
+    let types = TypeTable::build(&CachedMemory::new(memory), python, &survey.plan.statics())?;
+    let progress = Progress::default();
+    let (tallies, outcome) = survey.checked_census(memory, python, &types, &progress, || Tally::new(types.len()))?;
+    let histogram = Histogram::new(&types, &tallies, SortKey::Bytes);
+    let sum: u64 = histogram.rows.iter().map(|row| row.amount.objects).sum();
+    assert_eq!((sum, sum), (histogram.total.objects, outcome.counts.objects), "the sums add up");
+    reading.objects = sum;
+    reading.problems = problems(&outcome) + survey.arenas.rejected + types.rejected;
+    if python.layout.object.ob_ref_shared.is_some() {
+        reading.references = u64::MAX;
+        return Ok(());
+    }
+    let (found, _) = survey.census(memory, python, &types, &progress, Vec::<Object>::new)?;
+    let references = References::new(memory, python, &types, survey.plan.total_bytes());
+    let reads = references.reads();
+    for object in found.iter().flatten() {
+        references.for_each(&reads, object.address, object.type_id, &mut |_, _| reading.references += 1);
+    }
+    reading.problems += reads.torn();
+    Ok(())
+}
+
+fn problems(outcome: &Outcome) -> u64 {
+    let counts = &outcome.counts;
+    let lists = outcome.lists.map_or(0, |lists| lists.broken_lists + lists.only_listed + lists.only_in_blocks);
+    counts.torn_pools + counts.torn_objects + counts.implausible_blocks + counts.unreadable_bytes + lists
+}
