@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use crate::analysis::histogram::Amount;
+use crate::analysis::histogram::{Amount, Histogram};
 use crate::analysis::owners::Node;
 use crate::analysis::profile::{Profile, StackBorn};
 
@@ -32,6 +32,12 @@ pub fn amount_of(amount: Amount, weight: Weight) -> u64 {
         Weight::Bytes => amount.bytes,
         Weight::Objects => amount.objects,
     }
+}
+
+/// The stacks of a histogram: package, module, type. Frames of the same name merge; the weights add up to the
+/// histogram's total.
+pub fn of_types(histogram: &Histogram, weight: Weight) -> Vec<String> {
+    of_tree(&Node::of_types(histogram, "heap"), weight)
 }
 
 /// The stacks of all frames that hold something themselves, without the root; the weights add up to the root's.
