@@ -344,7 +344,7 @@ impl Page {
             let link = u64_at(bytes, index * self.stride()).map(|word| self.link(word));
             let offset = link.and_then(|link| link.checked_sub(self.start.0));
             let is_block =
-                |offset: u64| offset % self.block_size == 0 && offset / self.block_size < self.capacity as u64;
+                |offset: u64| offset.is_multiple_of(self.block_size) && offset / self.block_size < self.capacity as u64;
             if offset.is_some_and(is_block) {
                 free.bits[index / 64] |= 1 << (index % 64);
                 free.count += 1;
