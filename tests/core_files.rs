@@ -23,6 +23,9 @@ fn main() {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = arguments.test_threads.or(Some(2));
     let found = interpreters::find_and_say();
+    // One whose files are where it says they are.
+    let plain = found.iter().filter(|i| i.has_gil() && !i.command[0].ends_with("chroot")).max_by_key(|i| i.version);
+    let plain = plain.cloned();
     let mut trials = Vec::new();
     for interpreter in found {
         for (name, source) in [("crafted", Source::Crafted), ("gcore", Source::Gdb), ("kernel", Source::Kernel)] {
@@ -45,7 +48,7 @@ fn main() {
         ("options", options_of_processes_are_refused),
     ];
     for (name, test) in others {
-        match interpreters::any() {
+        match plain.clone() {
             Some(interpreter) => trials.push(Trial::test(name, move || test(&interpreter))),
             None => skipped(name, "no interpreter"),
         }

@@ -104,13 +104,27 @@ pub fn attach<M: Memory + ?Sized>(
     elfs: &[LoadedElf],
     open: &dyn Fn(&LoadedElf) -> Option<ElfFile>,
 ) -> Result<Python, AttachError> {
+    attach_with(memory, elfs, open, &|_, candidates| candidates.iter().map(Layout::load).collect())
+}
+
+/// As [`attach`], with layouts that `load` makes of the version, where the target states it, and of the tables that
+/// fit: for tests, whose tables are wrong on purpose.
+///
+/// # Errors
+/// As [`attach`].
+pub fn attach_with<M: Memory + ?Sized>(
+    memory: &M,
+    elfs: &[LoadedElf],
+    open: &dyn Fn(&LoadedElf) -> Option<ElfFile>,
+    load: &Load<'_>,
+) -> Result<Python, AttachError> {
     if let Some(name) = other_implementation(elfs) {
         return Err(AttachError::OtherImplementation(name));
     }
     let mut error = AttachError::NotPython;
     for runtime in runtime::find(memory, elfs, open) {
         log::debug!("_PyRuntime at {} in {}, found {}", runtime.address, runtime.elf.path.display(), runtime.way);
-        match attach_at(memory, &runtime) {
+        match attach_at(memory, &runtime, load) {
             Ok(python) => return Ok(python),
             Err(next) => error = next,
         }
@@ -128,13 +142,16 @@ fn other_implementation(elfs: &[LoadedElf]) -> Option<&'static str> {
     })
 }
 
+/// Makes the layouts to try of the tables that may fit a version.
+pub type Load<'a> = dyn Fn(Option<Version>, &[Candidate]) -> Vec<Layout> + 'a;
+
 /// What is known of the version before a layout is proved.
 struct Known {
     version: Option<Version>,
     published: Option<DebugOffsets>,
 }
 
-fn attach_at<M: Memory + ?Sized>(memory: &M, runtime: &Runtime) -> Result<Python, AttachError> {
+fn attach_at<M: Memory + ?Sized>(memory: &M, runtime: &Runtime, load: &Load<'_>) -> Result<Python, AttachError> {
     let known = learn(memory, runtime)?;
     let candidates = candidates(&known);
     if candidates.is_empty() {
@@ -144,10 +161,9 @@ fn attach_at<M: Memory + ?Sized>(memory: &M, runtime: &Runtime) -> Result<Python
         });
     }
     let mut furthest: Option<(usize, AttachError)> = None;
-    let mut layouts: Vec<(Layout, Vec<Correction>)> = candidates
-        .iter()
-        .map(|candidate| {
-            let mut layout = Layout::load(candidate);
+    let mut layouts: Vec<(Layout, Vec<Correction>)> = load(known.version, &candidates)
+        .into_iter()
+        .map(|mut layout| {
             let overlay = known.published.as_ref().map(|published| layout.overlay(published));
             (layout, overlay.map_or_else(Vec::new, |overlay| overlay.corrected))
         })

@@ -9,6 +9,7 @@ pub mod proof;
 pub mod reader;
 pub mod recognize;
 pub mod runtime;
+pub mod samples;
 pub mod sizes;
 pub mod stack;
 pub mod types;

@@ -76,7 +76,7 @@ impl ProofError {
     }
 }
 
-fn claim(holds: bool, field: &'static str, detail: impl FnOnce() -> String) -> Result<(), ProofError> {
+pub(super) fn claim(holds: bool, field: &'static str, detail: impl FnOnce() -> String) -> Result<(), ProofError> {
     if holds { Ok(()) } else { Err(ProofError::Field { field, detail: detail() }) }
 }
 
@@ -102,6 +102,7 @@ pub fn prove<M: Memory + ?Sized>(
     }
     modules(reader, &main)?;
     sizes(reader, &main)?;
+    super::samples::prove(reader, &main, type_type, object_type)?;
     for interpreter in &interpreters {
         threads(reader, interpreter)?;
         collector(reader, interpreter)?;

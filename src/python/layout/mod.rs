@@ -146,7 +146,7 @@ macro_rules! layout {
             }
 
             /// The struct with this member name, to change.
-            pub(crate) fn c_struct_mut(&mut self, member: &str) -> Option<&mut dyn Offsets> {
+            pub fn c_struct_mut(&mut self, member: &str) -> Option<&mut dyn Offsets> {
                 match member {
                     $(stringify!($member) => Some(&mut self.$member),)*
                     _ => None,
