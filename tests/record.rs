@@ -237,7 +237,7 @@ fn rates_are_found(interpreter: &Interpreter, case: &Case, seconds: &str, check:
     }
     if let Some(name) = case.keeps {
         let kept = shares(&report, "survivors").get(name).copied().unwrap_or(0.0);
-        if kept < 100.0 - 2.0 * POINTS {
+        if check == Check::Shares && kept < 100.0 - 2.0 * POINTS {
             wrong.push(format!("{name} alone keeps objects, and {kept:.1} % of what lives is its"));
         }
         let first = report["functions"][0]["function"].as_str().unwrap_or_default();

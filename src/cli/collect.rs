@@ -190,7 +190,9 @@ impl Opened {
         if !in_time && !was_stopped {
             log::warn!("the copy took longer than --max-pause: the process ran on during its last part");
         }
-        let way = Way { is_copied: true, is_consistent: paused.is_some() && (in_time || was_stopped), paused };
+        let stood_still = paused.is_some() && (in_time || was_stopped);
+        let is_consistent = stood_still || self.source.core().is_some();
+        let way = Way { is_copied: true, is_consistent, paused };
         Ok(Moment { survey, copy, total, way })
     }
 
