@@ -11,14 +11,14 @@
 //! Arrows point one way. [`target`] reads memory and knows nothing of Python; it could read any process. [`python`]
 //! finds the interpreter in it, picks a layout for its version, proves the layout on objects that must exist, and
 //! reads the registry of types. [`heap`] finds every live object through the structure of the allocators, streams
-//! through it and forgets it. [`graph`] links them, and only [`graph::link`] reads. [`analysis`] adds up, [`report`] writes, and only [`cli`] prints, knows terminals and
-//! picks exit codes.
+//! through it and forgets it. [`graph`] links them, and only [`graph::link`] reads. [`analysis`] adds up, [`report`]
+//! writes, and only [`cli`] prints, knows terminals and picks exit codes.
 //!
 //! A census goes like this: [`target::process::Process`] opens the process; [`python::attach::attach`] finds
 //! `_PyRuntime`, learns the version and proves a layout; [`heap::survey::Survey`] finds arenas, malloc heaps and static
 //! data; [`python::types::TypeTable`] learns every type; [`heap::census::run`] shares the parts among workers, each of
 //! which reads a stretch of memory at a time ([`heap::worker`]), takes it apart into blocks ([`heap::pools`],
-//! [`heap::chunks`], [`heap::statics`]), judges them ([`heap::classify`]), sizes them ([`python::sizes`]) and hands them
+//! [`heap::chunks`], [`heap::statics`]), judges them ([`heap::classify`]), sizes them ([`python::measure`]) and hands them
 //! to a [`heap::object::Sink`].
 //!
 //! # Code map
@@ -27,13 +27,15 @@
 //! | --- | --- |
 //! | `target::memory` | how are bytes read, whatever the target is? |
 //! | `target::process`, `target::image`, `target::layered` | a live process; a copy; a copy with the process behind it |
+//! | `target::source`, `target::core_file` | a process or its core; what a core holds, and what it left to files |
 //! | `target::elf` | what do the mapped ELF files export, and where is their data? |
 //! | `target::freeze`, `target::gates`, `target::spawn` | stop it; why it cannot be read; start it |
 //! | `python::runtime`, `python::attach`, `python::proof` | where is the interpreter, which is it, does the layout fit? |
 //! | `python::layout` | where do the fields of C structs lie? Data, a table per changed layout |
-//! | `python::types`, `python::sizes` | which types are there, and how large is an object? |
+//! | `python::types` | which types are there? |
+//! | `python::sizes`, `python::measure`, `python::deferred` | how large is an object: by which rule, from its own bytes, from others |
 //! | `heap::arenas`, `heap::chunks`, `heap::statics`, `heap::plan` | which memory holds objects? |
-//! | `heap::pools`, `heap::classify`, `heap::freelists` | is there a live object in this block? |
+//! | `heap::pools`, `heap::classify`, `heap::brief`, `heap::freelists` | is there a live object in this block? |
 //! | `python::code`, `python::stack`, `heap::stacks` | which functions and lines run, in which thread? |
 //! | `heap::glance`, `heap::births` | what was born between two instants, and on which stack? |
 //! | `heap::recorder`, `heap::order`, `heap::counters` | which of it stays? How does the heap grow? |

@@ -245,7 +245,7 @@ impl Opened {
         );
         let is_core = self.source.core().is_some();
         let reading = Reading { read_bytes: total, duration: start.elapsed(), paused: way.paused, is_core };
-        Ok(Taken { types, collected, reading, problems, allocator })
+        Ok(Taken { collected, reading, problems, allocator })
     }
 }
 

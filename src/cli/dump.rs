@@ -1,18 +1,30 @@
 //! `dump`: every object as a line.
 
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+
 use anyhow::Result;
 
 use crate::analysis::names::Names;
 use crate::graph::ObjectId;
-use crate::heap::object::Object;
-use crate::report::ndjson::{self, Reference};
+use crate::heap::object::{Object, Sink};
+use crate::python::types::TypeTable;
+use crate::report::ndjson::{Reference, Writer};
 use crate::target::cache::CachedMemory;
 
 use super::args::{Dump, DumpFormat};
 use super::open::{self, Opened};
 use super::output::Destination;
 
-/// Takes a census and writes every object of it, in order of address.
+/// Objects that a worker gathers before it hands them on to be written; 2^18 of them take 10 MiB.
+const RUN: usize = 1 << 18;
+
+/// Objects in order of address, and who writes them.
+type Run = (Arc<Writer>, Vec<Object>);
+
+/// Takes a census and writes every object while it goes on: a target of any size is dumped in the same memory. One of
+/// less than 2^18 objects is written in order of address, a larger one in runs of which each is in order.
 pub fn run(options: &Dump) -> Result<()> {
     let DumpFormat::Ndjson = options.format;
     let destination = Destination::new(&options.output, || Destination::Stdout)?;
@@ -20,23 +32,71 @@ pub fn run(options: &Dump) -> Result<()> {
     if options.references {
         return with_references(opened, options, &destination);
     }
-    let taken = opened.census(
-        |_| Vec::<Object>::new(),
-        |_, found| {
-            let mut objects: Vec<Object> = found.into_iter().flatten().collect();
-            objects.sort_unstable_by_key(|object| object.address);
-            objects
-        },
-    )?;
-    let writer = ndjson::Writer::new(&taken.types);
-    destination.write(|out| taken.collected.iter().try_for_each(|object| writer.write(out, object, None)))?;
+    let mut taken = None;
+    let written = destination.write(|out| {
+        std::thread::scope(|scope| {
+            let (sender, receiver) = sync_channel::<Run>(1);
+            // Who stops a process must be the one who lets it run again: all of the census is the other thread's.
+            let census = scope.spawn(move || opened.census(|types| Runs::new(types, sender.clone()), Runs::finish));
+            let result = receiver.iter().try_for_each(|(writer, objects)| {
+                objects.iter().try_for_each(|object| writer.write(out, object, None))
+            });
+            // Where nothing can be written any more, the census ends without anybody who listens.
+            drop(receiver);
+            taken = Some(census.join().map_err(|_| io::Error::other("the reading thread failed"))?);
+            result
+        })
+    });
+    // What went wrong with the reading comes first: there may be nothing to write because of it.
+    let taken = match (taken, written) {
+        (Some(Err(error)), _) | (_, Err(error)) => return Err(error),
+        (Some(Ok(taken)), Ok(())) => taken,
+        (None, Ok(())) => return Ok(()),
+    };
     Ok(taken.problems.write(&mut std::io::stderr().lock())?)
+}
+
+/// Gathers one worker's objects in runs.
+struct Runs {
+    objects: Vec<Object>,
+    writer: Arc<Writer>,
+    sender: SyncSender<Run>,
+}
+
+impl Runs {
+    fn new(types: &TypeTable, sender: SyncSender<Run>) -> Runs {
+        Runs { objects: Vec::new(), writer: Arc::new(Writer::new(types)), sender }
+    }
+
+    /// Writes what the workers still have, as one run.
+    fn finish(_: &TypeTable, workers: Vec<Runs>) {
+        let mut workers = workers.into_iter();
+        let Some(mut first) = workers.next() else { return };
+        first.objects.extend(workers.flat_map(|worker| worker.objects));
+        first.send();
+    }
+
+    fn send(&mut self) {
+        let mut objects = std::mem::take(&mut self.objects);
+        objects.sort_unstable_by_key(|object| object.address);
+        // Nobody listens any more once writing has failed.
+        let _ = self.sender.send((Arc::clone(&self.writer), objects));
+    }
+}
+
+impl Sink for Runs {
+    fn object(&mut self, object: &Object) {
+        self.objects.push(*object);
+        if self.objects.len() >= RUN {
+            self.send();
+        }
+    }
 }
 
 /// The same with what each object refers to. One and the same object next to itself is written once.
 fn with_references(mut opened: Opened, options: &Dump, destination: &Destination) -> Result<()> {
     let taken = opened.collect(&options.following, |collected| {
-        let writer = ndjson::Writer::new(collected.types);
+        let writer = Writer::new(collected.types);
         let cached = CachedMemory::new(collected.memory);
         let references = collected.references.over(&cached);
         let names = Names::new(&cached, collected.objects, collected.types, &references);

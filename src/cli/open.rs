@@ -53,8 +53,6 @@ pub struct Opened {
 
 /// The result of a census, whatever it collected.
 pub struct Taken<S> {
-    /// The types that the objects' ids speak of.
-    pub types: TypeTable,
     /// What the sinks collected.
     pub collected: S,
     /// How the target was read.
@@ -299,7 +297,7 @@ impl Opened {
         let problems = self.problems(&survey, &types, &outcome);
         let allocator = allocator_summary(&survey, &outcome);
         let collected = collect(&types, sinks);
-        Ok(Taken { types, collected, reading, problems, allocator })
+        Ok(Taken { collected, reading, problems, allocator })
     }
 
     /// Stops the process.

@@ -80,7 +80,7 @@ pub fn take(mut opened: Opened, options: &Sampling, by: By, sort: SortKey) -> Re
     } else {
         Basis::Sampled(sampled)
     };
-    Ok((Taken { types, collected: histogram, reading, problems, allocator }, basis))
+    Ok((Taken { collected: histogram, reading, problems, allocator }, basis))
 }
 
 fn allocator_summary(survey: &Survey, sample: &Sample) -> AllocatorSummary {

@@ -7,7 +7,7 @@ use serde::ser::SerializeStruct;
 
 use crate::heap::object::{Object, Refcount};
 use crate::python::sizes::Basis;
-use crate::python::types::TypeTable;
+use crate::python::types::{TypeInfo, TypeTable};
 use crate::target::Address;
 
 #[derive(Serialize)]
@@ -59,16 +59,22 @@ impl Serialize for Hex {
     }
 }
 
-/// Writes objects of one target. Names are made once per type.
-pub struct Writer<'a> {
-    types: &'a TypeTable,
-    names: Vec<String>,
+/// Writes objects of one target. What is said of a type is made once.
+pub struct Writer {
+    types: Vec<TypeWords>,
 }
 
-impl<'a> Writer<'a> {
+struct TypeWords {
+    name: String,
+    address: Address,
+    basis: Basis,
+}
+
+impl Writer {
     /// A writer for a target with these types.
-    pub fn new(types: &'a TypeTable) -> Writer<'a> {
-        Writer { types, names: types.iter().map(|(_, info)| info.full_name()).collect() }
+    pub fn new(types: &TypeTable) -> Writer {
+        let words = |info: &TypeInfo| TypeWords { name: info.full_name(), address: info.address, basis: info.basis };
+        Writer { types: types.iter().map(|(_, info)| words(info)).collect() }
     }
 
     /// Writes one object, with what it refers to where that was asked for, and a newline.
@@ -76,20 +82,20 @@ impl<'a> Writer<'a> {
     /// # Errors
     /// As the writer.
     pub fn write(&self, out: &mut dyn Write, object: &Object, references: Option<&[Reference]>) -> io::Result<()> {
-        let info = self.types.get(object.type_id);
+        let words = &self.types[object.type_id.index()];
         let (refcount, immortal) = match object.refcount {
             Refcount::Count(count) => (count, false),
             Refcount::Immortal(count) => (u64::from(count), true),
         };
         let line = Line {
             address: Hex(object.address),
-            type_: &self.names[object.type_id.index()],
-            type_address: Hex(info.address),
+            type_: &words.name,
+            type_address: Hex(words.address),
             shallow_size: object.size,
             tracked: object.tracked,
             refcount,
             immortal,
-            size_basis: (info.basis == Basis::LowerBound).then_some("lower-bound"),
+            size_basis: (words.basis == Basis::LowerBound).then_some("lower-bound"),
             references,
         };
         serde_json::to_writer(&mut *out, &line)?;
