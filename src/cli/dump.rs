@@ -17,14 +17,14 @@ use super::args::{Dump, DumpFormat};
 use super::open::{self, Opened};
 use super::output::Destination;
 
-/// Objects that a worker gathers before it hands them on to be written; 2^18 of them take 10 MiB.
-const RUN: usize = 1 << 18;
+/// Objects that a worker gathers before it hands them on to be written; 2^17 of them take 5 MiB.
+const RUN: usize = 1 << 17;
 
 /// Objects in order of address, and who writes them.
 type Run = (Arc<Writer>, Vec<Object>);
 
 /// Takes a census and writes every object while it goes on: a target of any size is dumped in the same memory. One of
-/// less than 2^18 objects is written in order of address, a larger one in runs of which each is in order.
+/// less than 2^17 objects is written in order of address, a larger one in runs of which each is in order.
 pub fn run(options: &Dump) -> Result<()> {
     let DumpFormat::Ndjson = options.format;
     let destination = Destination::new(&options.output, || Destination::Stdout)?;
