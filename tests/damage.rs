@@ -36,7 +36,7 @@ use common::target::Target;
 /// Damaged memory may take so many times the bytes that undamaged memory takes. Most of it is the collector's lists and
 /// free lists being tried again.
 const BUDGET: u64 = 4;
-const SEEDS: u64 = 6;
+const SEEDS: u64 = 4;
 const PAGE: usize = 4096;
 
 /// How memory is spoiled, and how often: once in so many bytes.
