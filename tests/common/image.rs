@@ -204,6 +204,11 @@ impl<'a> Judge<'a> {
             if local == u64::from(u32::MAX) {
                 return Some(RefCount::Immortal);
             }
+            // No owner, no count, and not one of the flags that say where else a count is kept: it was freed
+            // (`_Py_MergeZeroLocalRefcount`, `Objects/object.c`, v3.13).
+            if head == 0 && local == 0 && shared == 0 {
+                return Some(RefCount::Mortal(0));
+            }
             // The counts of types, code and modules' dictionaries are kept per thread: any is possible.
             let sum = local as i64 + (shared >> 2);
             return Some(if sum > 0 { RefCount::Mortal(sum as u64) } else { RefCount::Unknown });
