@@ -24,7 +24,8 @@ const RUN: usize = 1 << 17;
 type Run = (Arc<Writer>, Vec<Object>);
 
 /// Takes a census and writes every object while it goes on: a target of any size is dumped in the same memory. One of
-/// less than 2^17 objects is written in order of address, a larger one in runs of which each is in order.
+/// less than 2^17 objects is written in order of address, a larger one in runs of which each is in order. What stands
+/// still is copied anyway; it is written in order as a whole, so that the same moment gives the same bytes.
 pub fn run(options: &Dump) -> Result<()> {
     let DumpFormat::Ndjson = options.format;
     let destination = Destination::new(&options.output, || Destination::Stdout)?;
@@ -32,12 +33,15 @@ pub fn run(options: &Dump) -> Result<()> {
     if options.references {
         return with_references(opened, options, &destination);
     }
+    let stands_still = options.target.pause || options.target.core.core.is_some();
+    let length = if stands_still { usize::MAX } else { RUN };
     let mut taken = None;
     let written = destination.write(|out| {
         std::thread::scope(|scope| {
             let (sender, receiver) = sync_channel::<Run>(1);
             // Who stops a process must be the one who lets it run again: all of the census is the other thread's.
-            let census = scope.spawn(move || opened.census(|types| Runs::new(types, sender.clone()), Runs::finish));
+            let census =
+                scope.spawn(move || opened.census(|types| Runs::new(types, length, sender.clone()), Runs::finish));
             let result = receiver.iter().try_for_each(|(writer, objects)| {
                 objects.iter().try_for_each(|object| writer.write(out, object, None))
             });
@@ -59,13 +63,14 @@ pub fn run(options: &Dump) -> Result<()> {
 /// Gathers one worker's objects in runs.
 struct Runs {
     objects: Vec<Object>,
+    length: usize,
     writer: Arc<Writer>,
     sender: SyncSender<Run>,
 }
 
 impl Runs {
-    fn new(types: &TypeTable, sender: SyncSender<Run>) -> Runs {
-        Runs { objects: Vec::new(), writer: Arc::new(Writer::new(types)), sender }
+    fn new(types: &TypeTable, length: usize, sender: SyncSender<Run>) -> Runs {
+        Runs { objects: Vec::new(), length, writer: Arc::new(Writer::new(types)), sender }
     }
 
     /// Writes what the workers still have, as one run.
@@ -87,7 +92,7 @@ impl Runs {
 impl Sink for Runs {
     fn object(&mut self, object: &Object) {
         self.objects.push(*object);
-        if self.objects.len() >= RUN {
+        if self.objects.len() >= self.length {
             self.send();
         }
     }
