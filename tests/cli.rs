@@ -23,22 +23,6 @@ use common::target::Target;
 use common::tool::{self, Run, finish, has_verb, heapsonde};
 use common::{DEADLINE, skipped};
 
-/// A small heap with a little of everything, blocked as the oracle's targets are.
-const SMALL: &str = r"
-import collections, os, threading
-
-class Node:
-    def __init__(self, i):
-        self.name, self.edges = 'node %d' % i, [i]
-
-nodes = [Node(i) for i in range(1000)]
-odd = type('semi;colon', (), {'__module__': 'a;b'})
-kept = [odd() for _ in range(50)], {i: str(i) for i in range(500)}, collections.deque(range(100))
-threading.Thread(target=threading.Lock().acquire, daemon=True).start()
-os.write(1, b'ready %d\n' % os.getpid())
-os.read(0, 1)
-";
-
 /// A target, or a visible skip where no interpreter is here or the tool lacks a verb.
 fn small(test: &str, verbs: &[&str]) -> Option<Target> {
     if let Some(missing) = verbs.iter().find(|verb| !has_verb(verb)) {
@@ -49,7 +33,7 @@ fn small(test: &str, verbs: &[&str]) -> Option<Target> {
         skipped(test, "no interpreter found");
         return None;
     };
-    Some(Target::spawn(&interpreter, SMALL, &[], &[]).expect("a small target starts"))
+    Some(Target::spawn(&interpreter, common::SMALL, &[], &[]).expect("a small target starts"))
 }
 
 fn run(args: &[&str]) -> Run {

@@ -15,22 +15,6 @@ use common::skipped;
 use common::target::Target;
 use common::tool::{self, Run, heapsonde};
 
-/// A small heap with a little of everything, blocked as the oracle's targets are.
-const SMALL: &str = r"
-import collections, os, threading
-
-class Node:
-    def __init__(self, i):
-        self.name, self.edges = 'node %d' % i, [i]
-
-nodes = [Node(i) for i in range(1000)]
-odd = type('semi;colon', (), {'__module__': 'a;b'})
-kept = [odd() for _ in range(50)], {i: str(i) for i in range(500)}, collections.deque(range(100))
-threading.Thread(target=threading.Lock().acquire, daemon=True).start()
-os.write(1, b'ready %d\n' % os.getpid())
-os.read(0, 1)
-";
-
 fn run(args: &[&str]) -> Run {
     tool::run(args).expect("the tool starts and ends")
 }
@@ -54,7 +38,7 @@ fn linked(test: &str) -> Option<Target> {
         skipped(test, "no default build found");
         return None;
     };
-    Some(Target::spawn(&interpreter, SMALL, &[], &[]).expect("a small target starts"))
+    Some(Target::spawn(&interpreter, common::SMALL, &[], &[]).expect("a small target starts"))
 }
 
 #[test]
@@ -202,7 +186,7 @@ fn a_free_threaded_python_is_refused_and_drawn_by_type() {
     let Some(interpreter) = interpreters::find().interpreters.into_iter().find(|i| !i.has_gil()) else {
         return skipped("references of a free-threaded Python", "none found");
     };
-    let target = Target::spawn(&interpreter, SMALL, &[], &[]).expect("a small target starts");
+    let target = Target::spawn(&interpreter, common::SMALL, &[], &[]).expect("a small target starts");
     let pid = target.pid().to_string();
     for args in [
         &["histo", "--retained", &pid][..],

@@ -26,6 +26,22 @@ pub fn skipped(name: &str, why: &str) {
     let _ = writeln!(std::io::stderr(), "skipped: {name}: {why}");
 }
 
+/// A small heap with a little of everything, blocked as the oracle's targets are.
+pub const SMALL: &str = r"
+import collections, os, threading
+
+class Node:
+    def __init__(self, i):
+        self.name, self.edges = 'node %d' % i, [i]
+
+nodes = [Node(i) for i in range(1000)]
+odd = type('semi;colon', (), {'__module__': 'a;b'})
+kept = [odd() for _ in range(50)], {i: str(i) for i in range(500)}, collections.deque(range(100))
+threading.Thread(target=threading.Lock().acquire, daemon=True).start()
+os.write(1, b'ready %d\n' % os.getpid())
+os.read(0, 1)
+";
+
 /// A file of `fixtures/programs`.
 pub fn program(name: &str) -> String {
     let path = format!("{}/fixtures/programs/{name}", env!("CARGO_MANIFEST_DIR"));
