@@ -47,8 +47,11 @@ pub fn run(options: &Dump) -> Result<()> {
             });
             // Where nothing can be written any more, the census ends without anybody who listens.
             drop(receiver);
-            taken = Some(census.join().map_err(|_| io::Error::other("the reading thread failed"))?);
-            result
+            let census = census.join().map_err(|_| io::Error::other("the reading thread failed"))?;
+            // A file that holds only what was read until then must not come to be.
+            let is_whole = if census.is_ok() { Ok(()) } else { Err(io::Error::other("reading failed")) };
+            taken = Some(census);
+            result.and(is_whole)
         })
     });
     // What went wrong with the reading comes first: there may be nothing to write because of it.
