@@ -13,6 +13,8 @@ use super::version::Version;
 
 /// Bytes of `_Py_DebugOffsets` read at most; 3.15's has 888.
 const DEBUG_OFFSETS_MAX: usize = 2048;
+/// How often a proof is tried before it has failed: a running target may change between two reads that must agree.
+const PROOFS: usize = 3;
 
 /// Why no Python could be found in a target.
 #[derive(Debug, thiserror::Error)]
@@ -124,9 +126,18 @@ pub fn attach_with<M: Memory + ?Sized>(
     let mut error = AttachError::NotPython;
     for runtime in runtime::find(memory, elfs, open) {
         log::debug!("_PyRuntime at {} in {}, found {}", runtime.address, runtime.elf.path.display(), runtime.way);
-        match attach_at(memory, &runtime, load) {
-            Ok(python) => return Ok(python),
-            Err(next) => error = next,
+        for attempt in 1..=PROOFS {
+            match attach_at(memory, &runtime, load) {
+                Ok(python) => return Ok(python),
+                Err(next) => error = next,
+            }
+            let may_be_torn =
+                matches!(error, AttachError::NotProved { .. } | AttachError::Read(ReadError::Unreadable { .. }));
+            if attempt == PROOFS || !may_be_torn {
+                break;
+            }
+            log::debug!("not proved: {error}; the target may have changed meanwhile, so once more");
+            memory.forget();
         }
     }
     Err(error)

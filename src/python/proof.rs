@@ -260,17 +260,17 @@ fn collector<M: Memory + ?Sized>(reader: &Reader<'_, M>, interpreter: &Interpret
     }
     for head in generation_heads(reader, interpreter)? {
         let next = list_pointer(reader, head, reader.layout.gc_head.gc_next)?;
-        // A running target may change the list between the two reads, so they are tried again, and afresh.
-        let closes = (0..LIST_TRIES).any(|_| {
+        // A running target may change the list between the two reads, and a collection keeps its counts where the
+        // links back are, so both are tried again, and afresh.
+        let holds = (0..LIST_TRIES).any(|_| {
             reader.memory.forget();
-            list_pointer(reader, head, reader.layout.gc_head.gc_next)
+            let closes = list_pointer(reader, head, reader.layout.gc_head.gc_next)
                 .and_then(|next| list_pointer(reader, next, reader.layout.gc_head.gc_prev))
-                .is_ok_and(|back| back == head)
+                .is_ok_and(|back| back == head);
+            let is_collecting = || reader.memory.read_i32(interpreter.gc.offset(reader.layout.gc.collecting));
+            closes || is_collecting().is_ok_and(|collecting| collecting == 1)
         });
-        let collecting = reader.memory.read_i32(interpreter.gc.offset(reader.layout.gc.collecting))? != 0;
-        claim(closes || collecting, "_gc_runtime_state.generations", || {
-            format!("the list at {head} leads to {next} and not back")
-        })?;
+        claim(holds, "_gc_runtime_state.generations", || format!("the list at {head} leads to {next} and not back"))?;
     }
     Ok(())
 }
