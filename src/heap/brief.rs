@@ -1,175 +1,246 @@
-//! The short way to judge a block: few instructions for what most objects are.
-//!
-//! Nine objects of ten are of a type with no more than a header, or are short sequences, numbers and ASCII text. For
-//! these the type's [`Brief`] and a handful of the block's words tell all there is to know. Everything else takes the
-//! long way through [`Classifier::block`], which says the same about them: builds with assertions, as those of the
-//! tests, take both ways for every block and compare.
+//! What the short way of judging blocks ([`super::quick`]) needs of a type, in half a cache line, found by the type's
+//! address in one probe.
 
-use crate::python::measure::{Size, Whole};
+use crate::python::layout::Layout;
+use crate::python::layout::fields::Bits;
 use crate::python::sizes::SizeRule;
-use crate::python::types::{TypeId, TypeInfo, flag};
-use crate::target::Address;
+use crate::python::types::{TypeId, TypeInfo, TypeTable, flag, hash};
 
-use super::classify::{ALIGNMENT, Classifier, LOWEST_ADDRESS, Room, Verdict};
-use super::object::{GcHead, Object, Refcount};
-
-/// Fronts that the short way tries: 0, a GC head, a GC head and a pre-header.
-const FRONTS_MAX: usize = 3;
-
-/// What the short way found in a block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Quick {
-    /// No object.
-    Nothing,
-    /// An object: all that there is to know.
-    Object(Object),
-    /// A type is named where it should be; the rest takes the long way.
-    Typed(TypeId),
-    /// It takes the long way to tell.
-    Unknown,
-}
-
-/// What the short way needs of a type, packed so that a thousand types stay in the cache.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Brief {
-    shape: Shape,
-    /// In units of 16 bytes; [`Brief::NEVER`] for metatypes, whose instances have two.
-    front: u8,
-    has_gc_head: bool,
-    /// Whether a block holds just `room` bytes.
-    is_strict: bool,
-    /// Bytes of a block that holds an object without items, front included, as pymalloc rounds them.
-    room: u32,
-    basicsize: u32,
-    itemsize: u32,
-}
+use super::classify::ALIGNMENT;
 
 /// How a type's instances are measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Shape {
-    /// All instances have one size, and this many bytes are counted beside the struct.
-    Fixed(u8),
+pub(super) enum Shape {
+    /// All instances have one size.
+    Fixed,
     /// Items follow the struct.
     Items,
     /// Bytes follow the struct, and a 0.
     Bytes,
+    /// The values of the attributes follow the struct, as many as a byte there says.
+    Inline,
     Int,
     Str,
     List,
+    /// Its keys stand elsewhere.
+    Dict,
     /// The long way.
     Long,
+}
+
+/// A type, as the short way sees it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Brief {
+    /// Where the type is; 0 where there is none.
+    type_: u64,
+    pub(super) type_id: TypeId,
+    /// Bytes of a block that holds an object without items, front included.
+    pub(super) needs: u32,
+    /// The size of an object without items, front included.
+    pub(super) size: u32,
+    pub(super) itemsize: u32,
+    /// How many bytes more than needed a block may have.
+    pub(super) slack_max: u32,
+    /// Bytes in front of the object; [`Brief::NEVER`] for metatypes, whose instances have two.
+    pub(super) front: u8,
+    pub(super) shape: Shape,
+    pub(super) has_gc_head: bool,
+}
+
+/// Where builtin objects keep what their sizes follow from, in words of eight bytes from the object's start; the same
+/// for all types.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Places {
+    pub(super) ob_size: usize,
+    pub(super) int_size: usize,
+    /// Bits of it that are no part of the number of digits.
+    pub(super) int_shift: u32,
+    /// Set where there are no digits.
+    pub(super) int_no_digits: u64,
+    /// In bytes.
+    pub(super) digits: usize,
+    /// Where text starts in a bytes object, in bytes.
+    pub(super) bytes_text: usize,
+    pub(super) str_length: usize,
+    /// The word that holds the bits of a str's state, which of them are looked at, and what they are in ASCII text
+    /// that follows its header.
+    pub(super) str_state: usize,
+    pub(super) str_mask: u64,
+    pub(super) str_ascii: u64,
+    /// A `wchar_t` copy of the text, until 3.11; else the type, masked.
+    pub(super) str_wstr: usize,
+    pub(super) str_wstr_mask: u64,
+    pub(super) list_items: usize,
+    pub(super) list_allocated: usize,
+    pub(super) dict_used: usize,
+    pub(super) dict_keys: usize,
+    pub(super) dict_values: usize,
+    /// From an instance's end to the byte that says how many values follow.
+    pub(super) inline_capacity: usize,
+    /// And to the values.
+    pub(super) inline_values: u64,
+}
+
+/// The briefs of all types, by address: open addressing, at most a quarter full.
+#[derive(Debug)]
+pub(super) struct Briefs {
+    slots: Vec<Brief>,
+    shift: u32,
+    /// `None` where the layout is one that the short way does not know.
+    pub(super) places: Option<Places>,
+}
+
+impl Briefs {
+    pub(super) fn new(types: &TypeTable, layout: &Layout) -> Briefs {
+        let capacity = (types.len().max(16) * 4).next_power_of_two();
+        let empty = Brief {
+            type_: 0,
+            type_id: TypeId(0),
+            needs: 0,
+            size: 0,
+            itemsize: 0,
+            slack_max: 0,
+            front: Brief::NEVER,
+            shape: Shape::Long,
+            has_gc_head: false,
+        };
+        let places = Places::new(layout);
+        let shift = 64 - capacity.trailing_zeros();
+        let mut briefs = Briefs { slots: vec![empty; capacity], shift, places };
+        for (type_id, info) in types.iter() {
+            let address = info.address.0;
+            let mut slot = (hash(address) >> shift) as usize;
+            while !matches!(briefs.slots[slot].type_, 0) && briefs.slots[slot].type_ != address {
+                slot = (slot + 1) % capacity;
+            }
+            briefs.slots[slot] = Brief::new(type_id, info, layout, empty);
+        }
+        briefs
+    }
+
+    /// The brief of the type at an address, given the address's [`hash`].
+    #[inline(always)]
+    pub(super) fn find(&self, type_: u64, hash: u64) -> Option<&Brief> {
+        let mut slot = (hash >> self.shift) as usize;
+        loop {
+            let brief = self.slots.get(slot)?;
+            if brief.type_ == type_ {
+                return Some(brief);
+            }
+            if brief.type_ == 0 {
+                return None;
+            }
+            slot = (slot + 1) & (self.slots.len() - 1);
+        }
+    }
 }
 
 impl Brief {
     const NEVER: u8 = u8::MAX;
 
-    pub(super) fn new(info: &TypeInfo) -> Brief {
-        let mut brief = Brief {
-            shape: Shape::Long,
-            front: Brief::NEVER,
-            has_gc_head: info.is_gc(),
-            is_strict: false,
-            room: 0,
-            basicsize: 0,
-            itemsize: 0,
-        };
-        if info.has(flag::TYPE_SUBCLASS) || !info.front.is_multiple_of(16) {
-            return brief;
+    fn new(type_id: TypeId, info: &TypeInfo, layout: &Layout, empty: Brief) -> Brief {
+        let long = Brief { type_: info.address.0, type_id, ..empty };
+        if info.has(flag::TYPE_SUBCLASS) || !info.front.is_multiple_of(ALIGNMENT as usize) {
+            return long;
         }
-        brief.front = u8::try_from(info.front / 16).unwrap_or(Brief::NEVER);
-        let room = (info.basicsize + info.front as u64).next_multiple_of(ALIGNMENT);
-        let numbers = (u32::try_from(room), u32::try_from(info.basicsize), u32::try_from(info.itemsize));
-        let (Ok(room), Ok(basicsize), Ok(itemsize)) = numbers else { return brief };
-        (brief.room, brief.basicsize, brief.itemsize) = (room, basicsize, itemsize);
+        let front = u8::try_from(info.front).unwrap_or(Brief::NEVER);
+        let long = Brief { front, has_gc_head: info.is_gc(), ..long };
+        Brief::short(info, layout, long).unwrap_or(long)
+    }
+
+    /// The brief of a type whose instances' sizes follow from few of their words; `None` for others.
+    fn short(info: &TypeInfo, layout: &Layout, long: Brief) -> Option<Brief> {
+        let small = |number: u64| u32::try_from(number).ok().filter(|&number| number < u32::MAX / 2);
+        let front = info.front as u64;
         let has_own_block = !info.has_inline_values && !info.has_own_allocator;
-        brief.shape = match info.rule {
-            SizeRule::Default if info.itemsize == 0 && has_own_block => Shape::Fixed(0),
-            SizeRule::NumpyScalar(value) if info.itemsize == 0 && has_own_block => Shape::Fixed(value),
-            SizeRule::Default if info.itemsize != 0 && info.has(flag::BYTES_SUBCLASS) => Shape::Bytes,
-            SizeRule::Default if info.itemsize != 0 => Shape::Items,
-            SizeRule::Int => Shape::Int,
-            SizeRule::Str => Shape::Str,
-            SizeRule::List if has_own_block => Shape::List,
-            _ => Shape::Long,
+        // What a type takes that allocates in its own way is up to it.
+        let needs_of_dict = match info.has_own_allocator && !info.is_python_class {
+            true => layout.object.size as u64,
+            false => info.basicsize,
         };
-        brief.is_strict = info.is_python_class && matches!(brief.shape, Shape::Fixed(_) | Shape::List);
-        brief
+        let (shape, needs, size) = match info.rule {
+            SizeRule::Default if info.itemsize == 0 && has_own_block => (Shape::Fixed, info.basicsize, info.basicsize),
+            SizeRule::NumpyScalar(value) if info.itemsize == 0 && has_own_block => {
+                (Shape::Fixed, info.basicsize, info.basicsize + u64::from(value))
+            }
+            SizeRule::Default if info.itemsize == 0 && !info.has_own_allocator => {
+                (Shape::Inline, info.basicsize, info.basicsize)
+            }
+            SizeRule::Default if info.itemsize == 1 && info.has(flag::BYTES_SUBCLASS) => {
+                (Shape::Bytes, info.basicsize, info.basicsize)
+            }
+            SizeRule::Default if info.itemsize != 0 && !info.has(flag::BYTES_SUBCLASS) => {
+                (Shape::Items, info.basicsize, info.basicsize)
+            }
+            SizeRule::Int => (Shape::Int, layout.long.ob_digit as u64, layout.long.ob_digit as u64),
+            SizeRule::Str => {
+                let header = layout.ascii_unicode.size as u64 + 1;
+                (Shape::Str, header, header)
+            }
+            SizeRule::List if has_own_block => (Shape::List, info.basicsize, info.basicsize),
+            SizeRule::Dict if !info.has_inline_values => (Shape::Dict, needs_of_dict, info.basicsize),
+            _ => return None,
+        };
+        // Instances of class statements are never shrunk where they are; those with values of their own may be.
+        let is_strict = info.is_python_class && matches!(shape, Shape::Fixed | Shape::List | Shape::Dict);
+        Some(Brief {
+            shape,
+            needs: small(front + needs)?,
+            size: small(front + size)?,
+            itemsize: small(info.itemsize)?,
+            slack_max: if is_strict { ALIGNMENT as u32 - 1 } else { u32::MAX },
+            ..long
+        })
     }
 }
 
-impl Classifier<'_> {
-    /// Whether [`Classifier::quick`] may be asked: no marks, no dead to look out for, headers of two words.
-    pub fn has_quick_way(&self) -> bool {
-        !self.debug_hooks && self.dead.is_empty() && self.layout.object.size == 16
-    }
+/// Words of an object that the short way may look at.
+pub(super) const WORDS: usize = 8;
 
-    /// The common case in few instructions: a pool's block of `room` bytes that holds an object whose own bytes tell
-    /// its size, or nothing whose second word is a type. Says what [`Classifier::block`] would say, or that it does
-    /// not know.
-    #[inline(always)]
-    pub fn quick(&self, block: Address, bytes: &[u8], room: usize) -> Quick {
-        let (pairs, _) = bytes.as_chunks::<16>();
-        let words = |pair: &[u8; 16]| {
-            let pair = u128::from_le_bytes(*pair);
-            (pair as u64, (pair >> 64) as u64)
+impl Places {
+    /// `None` where the layout has something elsewhere than the first [`WORDS`] words.
+    fn new(layout: &Layout) -> Option<Places> {
+        let word = |offset: usize| Some(offset / 8).filter(|&word| offset.is_multiple_of(8) && word < WORDS);
+        let (long, unicode) = (&layout.long, &layout.unicode);
+        let (int_size, int_shift, int_no_digits) = match (long.lv_tag, long.ob_size) {
+            // Two bits of sign, of which the lower says that there are no digits, and one more.
+            (Some(tag), _) => (word(tag)?, 3, 1),
+            (None, Some(size)) => (word(size)?, 0, 0),
+            (None, None) => return None,
         };
-        let mut previous = (0, 0);
-        for (index, pair) in pairs.iter().enumerate().take(FRONTS_MAX) {
-            let (count, type_) = words(pair);
-            let Some(type_id) = self.types.find(type_) else {
-                previous = (count, type_);
-                continue;
-            };
-            let Some(brief) = self.briefs.get(type_id.index()) else { return Quick::Unknown };
-            if usize::from(brief.front) != index {
-                return Quick::Unknown;
-            }
-            let address = block.offset(16 * index);
-            let Some(whole) = self.whole(brief, address, &bytes[16 * index..]) else { return Quick::Typed(type_id) };
-            let Some(refcount) = self.rule.decode(count) else { return Quick::Nothing };
-            let needed = whole.extent + 16 * index as u64;
-            let fits = if brief.is_strict { brief.room as usize == room } else { needed <= room as u64 };
-            // A count that could be an address needs a second look.
-            if matches!(refcount, Refcount::Count(count) if count >= LOWEST_ADDRESS)
-                || !fits
-                || (brief.has_gc_head && GcHead::of(previous.0, previous.1) == GcHead::Implausible)
-            {
-                return Quick::Unknown;
-            }
-            let tracked = brief.has_gc_head && previous.0 != 0;
-            return Quick::Object(Object { address, type_id, size: whole.size, refcount, tracked });
-        }
-        if pairs.len() >= FRONTS_MAX && self.fronts.len() > FRONTS_MAX { Quick::Unknown } else { Quick::Nothing }
-    }
-
-    /// Whether the long way says the same.
-    pub fn agrees(&self, quick: &Quick, block: Address, bytes: &[u8], room: Room) -> bool {
-        match (quick, self.block(block, bytes, room)) {
-            (Quick::Nothing, verdict) => verdict == Verdict::NoObject,
-            (Quick::Object(object), Verdict::Object(found)) => {
-                let size = Size::Known(object.size);
-                let Object { address, type_id, refcount, tracked, .. } = *object;
-                (address, type_id, refcount, tracked, size)
-                    == (found.address, found.type_id, found.refcount, found.tracked, found.measured.size)
-            }
-            (Quick::Object(_), _) => false,
-            (Quick::Typed(_) | Quick::Unknown, _) => true,
-        }
-    }
-
-    /// The size of an object of a type, where its own `bytes` tell all of it.
-    #[inline(always)]
-    fn whole(&self, brief: &Brief, address: Address, bytes: &[u8]) -> Option<Whole> {
-        let front = 16 * u64::from(brief.front);
-        let (basicsize, itemsize) = (u64::from(brief.basicsize), u64::from(brief.itemsize));
-        match brief.shape {
-            Shape::Fixed(value) => Some(Whole { extent: basicsize, size: front + basicsize + u64::from(value) }),
-            Shape::Items => self.measure.items(basicsize, itemsize, false, front + basicsize, bytes),
-            Shape::Bytes => self.measure.items(basicsize, itemsize, true, front + basicsize, bytes),
-            Shape::Int => self.measure.int(front, bytes),
-            Shape::Str => self.measure.ascii(front, address, bytes),
-            Shape::List => Some(Whole { extent: basicsize, size: front + basicsize + self.measure.list_items(bytes)? }),
-            Shape::Long => None,
-        }
+        let str_state = unicode.kind.byte / 8;
+        let bits = |bits: Bits, value: u64| {
+            let shift = bits.byte.checked_sub(8 * str_state)? * 8 + bits.bit as usize;
+            Some(value << u32::try_from(shift).ok().filter(|&shift| shift + bits.width <= 64)?)
+        };
+        let all = |width: u32| u64::MAX.checked_shr(64 - width).unwrap_or(0);
+        let set = bits(unicode.kind, 1)? | bits(unicode.compact, 1)? | bits(unicode.ascii, 1)?;
+        // A str is interned in one of four ways; more there is no str.
+        let mask = bits(unicode.kind, all(unicode.kind.width))?
+            | bits(unicode.compact, 1)?
+            | bits(unicode.ascii, 1)?
+            | bits(unicode.interned, all(unicode.interned.width) & !3)?;
+        let values = layout.dict_values.as_ref();
+        Some(Places {
+            ob_size: word(layout.var_object.ob_size)?,
+            int_size,
+            int_shift,
+            int_no_digits,
+            digits: long.ob_digit,
+            bytes_text: layout.bytes.ob_sval,
+            str_length: word(unicode.length)?,
+            str_state: word(8 * str_state)?,
+            str_mask: mask,
+            str_ascii: set,
+            str_wstr: word(unicode.wstr.unwrap_or(layout.object.ob_type))?,
+            str_wstr_mask: if unicode.wstr.is_some() { u64::MAX } else { 0 },
+            list_items: word(layout.list.ob_item)?,
+            list_allocated: word(layout.list.allocated)?,
+            dict_used: word(layout.dict.ma_used)?,
+            dict_keys: word(layout.dict.ma_keys)?,
+            dict_values: word(layout.dict.ma_values)?,
+            inline_capacity: values.and_then(|values| values.capacity).unwrap_or(0),
+            inline_values: values.map_or(0, |values| values.values as u64),
+        })
     }
 }

@@ -15,7 +15,7 @@ use crate::python::version::Version;
 use crate::target::Address;
 use crate::target::memory::u64_at;
 
-use super::brief::Brief;
+use super::brief::Briefs;
 use super::object::{DebugHeader, GcHead, Refcount, RefcountRule, SharedHeader, refcount_word};
 
 /// Malloc's granularity and pymalloc's: blocks are multiples of this.
@@ -98,7 +98,7 @@ pub struct Classifier<'a> {
     /// Objects known to be dead although they may not look it; see [`super::freelists`].
     pub dead: FxHashSet<Address>,
     /// What the short way needs of each type, by id.
-    pub(super) briefs: Vec<Brief>,
+    pub(super) briefs: Briefs,
 }
 
 impl<'a> Classifier<'a> {
@@ -112,7 +112,7 @@ impl<'a> Classifier<'a> {
         Classifier {
             layout,
             types,
-            briefs: types.iter().map(|(_, info)| Brief::new(info)).collect(),
+            briefs: Briefs::new(types, layout),
             measure,
             rule: RefcountRule::of(layout, version),
             fronts,

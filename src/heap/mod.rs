@@ -19,6 +19,7 @@ pub mod objects;
 pub mod order;
 pub mod plan;
 pub mod pools;
+mod quick;
 pub mod recorder;
 pub mod references;
 pub mod roots;

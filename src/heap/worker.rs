@@ -1,25 +1,27 @@
 //! One worker of a census: reads a part of memory, judges its blocks, completes sizes, hands objects on, forgets.
 
-use crate::python::deferred::Deferred;
+use crate::python::deferred::{self, Deferred};
 use crate::python::measure::Size;
 use crate::python::proof::GC_FLAG_BITS;
+use crate::python::reader::KeysHeader;
 use crate::target::cache::CachedMemory;
 use crate::target::memory::{Memory, Piece, ReadError, u64_at};
 use crate::target::regions::Region;
 use crate::target::{Address, MemoryExt};
 
 use super::arenas::Arena;
-use super::brief::Quick;
 use super::chunks::{self, Chunk, Heap, Row};
 use super::classify::{Classifier, Found, LOWEST_ADDRESS, Room, Verdict};
 use super::object::{Object, Refcount, Sink, USER_SPACE};
 use super::plan::{MAPPED_PREFIX, Part};
+
 use super::pools::{Pool, PoolState};
+use super::quick::{Finds, Quick};
 use super::statics;
 
 /// Bytes of pools read at a time: what stays in the second-level cache until it has been judged. A multiple of every
 /// pool size.
-const POOLS_WINDOW: usize = 256 << 10;
+const POOLS_WINDOW: usize = 1024 << 10;
 /// Bytes of a heap of chunks read at a time.
 pub(super) const WINDOW: usize = 1 << 20;
 /// Sizes that wait to be completed: 20,000 take about 2 MiB.
@@ -318,30 +320,30 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
         self.counts.blocks_in_use += u64::from(pool.in_use);
         let room = Room::Class(pool.block_size as u64);
         let classifier = self.classifier;
-        let has_quick_way = classifier.has_quick_way();
-        for (index, block) in bytes[pool.first..].chunks_exact(pool.block_size).take(pool.carved).enumerate() {
+        let quick_way = classifier.quick_way();
+        let mut hands = Hands { worker: self, window, result: Ok(()) };
+        for index in 0..pool.carved {
             if free.contains(index) {
                 continue;
             }
-            let at = address.offset(pool.first + index * pool.block_size);
-            if has_quick_way {
-                let quick = classifier.quick(at, block, pool.block_size);
-                debug_assert!(classifier.agrees(&quick, at, block, room), "{quick:?} at {at} in {room:?}");
-                match quick {
-                    Quick::Nothing => continue,
-                    Quick::Object(object) => {
-                        self.tell(&object);
-                        continue;
-                    }
-                    Quick::Typed(type_id) => {
-                        self.judge(classifier.typed(at, block, room, type_id), window)?;
-                        continue;
-                    }
-                    Quick::Unknown => {}
-                }
+            let offset = pool.first + index * pool.block_size;
+            let at = address.offset(offset);
+            let quick = match quick_way {
+                Some(way) => way.quick(at, bytes, offset, pool.block_size, &mut hands),
+                None => Quick::Unknown,
+            };
+            if quick == Quick::Told {
+                continue;
             }
-            self.judge(classifier.block(at, block, room), window)?;
+            let Some(block) = bytes.get(offset..offset + pool.block_size) else { break };
+            let verdict = match quick {
+                Quick::Told | Quick::Nothing => Verdict::NoObject,
+                Quick::Typed(type_id) => classifier.typed(at, block, room, type_id),
+                Quick::Unknown => classifier.block(at, block, room),
+            };
+            hands.worker.judge(verdict, window)?;
         }
+        hands.result?;
         Ok(true)
     }
 
@@ -373,16 +375,35 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
             }
             Size::Deferred(deferred) => deferred,
         };
+        self.size_later(object(0), deferred, window)
+    }
+
+    /// Hands a dict on whose keys are in the window, or keeps it for later.
+    #[inline(always)]
+    fn tell_dict(&mut self, dict: &Object, keys: Address, split: bool, window: Window<'_>) -> Result<(), ReadError> {
+        let base = dict.size;
+        let header = window.get(keys, KeysHeader::BYTES);
+        match header.and_then(|header| deferred::dict_size(header, self.classifier.layout(), base, split)) {
+            Some(size) => {
+                self.tell(&Object { size, ..*dict });
+                Ok(())
+            }
+            None => self.size_later(*dict, Deferred::DictKeys { keys, base, split }, window),
+        }
+    }
+
+    /// Completes a size from the window, or keeps the object until a batch is read.
+    fn size_later(&mut self, object: Object, deferred: Deferred, window: Window<'_>) -> Result<(), ReadError> {
         let (at, length) = deferred.first_read(self.classifier.layout());
         if let Some(bytes) = window.get(at, length).or_else(|| self.memory.local(at, length)) {
-            self.complete(&object(0), &deferred, bytes);
+            self.complete(&object, &deferred, bytes);
             return Ok(());
         }
         if at.0 >= USER_SPACE {
             self.counts.torn_objects += 1;
             return Ok(());
         }
-        self.pending.push(Pending { address: at, length, object: object(0), deferred });
+        self.pending.push(Pending { address: at, length, object, deferred });
         if self.pending.len() >= PENDING_MAX { self.complete_pending() } else { Ok(()) }
     }
 
@@ -563,6 +584,27 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
             });
             result
         })
+    }
+}
+
+/// Hands on what the short way finds in a pool.
+struct Hands<'w, 'a, 'b, M: Memory + ?Sized, S: Sink> {
+    worker: &'w mut Worker<'a, M, S>,
+    window: Window<'b>,
+    result: Result<(), ReadError>,
+}
+
+impl<M: Memory + ?Sized, S: Sink> Finds for Hands<'_, '_, '_, M, S> {
+    #[inline(always)]
+    fn object(&mut self, object: Object) {
+        self.worker.tell(&object);
+    }
+
+    #[inline(always)]
+    fn dict(&mut self, dict: Object, keys: Address, split: bool) {
+        if let Err(error) = self.worker.tell_dict(&dict, keys, split, self.window) {
+            self.result = Err(error);
+        }
     }
 }
 

@@ -59,16 +59,7 @@ impl Deferred {
     /// `None` where what was found makes no sense: the object changed while it was read.
     pub fn complete<M: Memory + ?Sized>(&self, bytes: &[u8], layout: &Layout, memory: &M) -> Option<u64> {
         match *self {
-            Deferred::DictKeys { base, split, .. } => {
-                let header = KeysHeader::parse(bytes, layout)?;
-                let values = match (split, layout.dict_keys.dk_size) {
-                    (false, _) => 0,
-                    (true, Some(_)) => 8 * header.capacity(),
-                    (true, None) => 8 * (header.usable + header.nentries),
-                };
-                let own = if header.refcnt == 1 { header.size_bytes(layout) } else { 0 };
-                base.checked_add(values)?.checked_add(own)
-            }
+            Deferred::DictKeys { base, split, .. } => dict_size(bytes, layout, base, split),
             Deferred::CachedKeys { base, .. } => base.checked_add(KeysHeader::parse(bytes, layout)?.size_bytes(layout)),
             Deferred::Locals { base, .. } => {
                 let stack = u64::from(u32_at(bytes, layout.code.co_stacksize)?);
@@ -107,6 +98,20 @@ impl Deferred {
             Deferred::CodeExtras { base, .. } => Some(base + code_extras(bytes, layout, memory)?),
         }
     }
+}
+
+/// The size of a dict, given the first bytes of its keys: these are counted where no other dict shares them, values
+/// where there are some.
+#[inline]
+pub fn dict_size(keys: &[u8], layout: &Layout, base: u64, split: bool) -> Option<u64> {
+    let header = KeysHeader::parse(keys, layout)?;
+    let values = match (split, layout.dict_keys.dk_size) {
+        (false, _) => 0,
+        (true, Some(_)) => 8 * header.capacity(),
+        (true, None) => 8 * (header.usable + header.nentries),
+    };
+    let own = if header.refcnt == 1 { header.size_bytes(layout) } else { 0 };
+    base.checked_add(values)?.checked_add(own)
 }
 
 /// Locals, cells and free variables of a code object until 3.10.

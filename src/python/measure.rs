@@ -14,9 +14,9 @@ use super::types::{TypeInfo, TypeTable, flag};
 use super::version::{StaticTypeHead, Version};
 
 /// No object is larger: user addresses have 47 bits.
-pub(super) const OBJECT_SIZE_MAX: u64 = 1 << 47;
+pub(crate) const OBJECT_SIZE_MAX: u64 = 1 << 47;
 /// Bits of a digit of an int; the two above are always 0 (`Include/cpython/longintrepr.h`, PyLong_SHIFT).
-const DIGIT_BITS: u32 = 30;
+pub(crate) const DIGIT_BITS: u32 = 30;
 /// numpy: the array owns its data (NPY_ARRAY_OWNDATA).
 const NDARRAY_OWNS_DATA: u32 = 4;
 

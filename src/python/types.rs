@@ -165,6 +165,11 @@ impl TypeTable {
         Ok(builder.table)
     }
 
+    /// The filter that nearly all words fail that are no type's address.
+    pub fn filter(&self) -> AddressFilter<'_> {
+        AddressFilter { bits: &self.index.filter }
+    }
+
     /// A type by its address.
     #[inline(always)]
     pub fn find(&self, address: u64) -> Option<TypeId> {
@@ -489,6 +494,28 @@ struct AddressIndex {
     filter: Filter,
 }
 
+/// The hash of an address, by which types are found. Fibonacci hashing; addresses are multiples of 8, so the low bits
+/// carry nothing.
+#[inline(always)]
+pub fn hash(address: u64) -> u64 {
+    (address >> 3).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+/// Tells in few instructions of most words that they are no type's address.
+#[derive(Clone, Copy, Debug)]
+pub struct AddressFilter<'a> {
+    bits: &'a [u64; 1 << (FILTER_BITS - 6)],
+}
+
+impl AddressFilter<'_> {
+    /// Whether there may be a type at an address of this [`hash`]: wrong in one case of a hundred.
+    #[inline(always)]
+    pub fn passes(&self, hash: u64) -> bool {
+        let bit = hash >> (64 - FILTER_BITS);
+        self.bits[(bit / 64) as usize] >> (bit % 64) & 1 == 1
+    }
+}
+
 /// See [`AddressIndex::filter`].
 type Filter = Box<[u64; 1 << (FILTER_BITS - 6)]>;
 
@@ -511,7 +538,7 @@ impl AddressIndex {
         let filter = empty_filter();
         let mut index = AddressIndex { slots: vec![(0, 0); capacity], shift: 64 - capacity.trailing_zeros(), filter };
         for (id, address) in addresses.enumerate() {
-            let bit = AddressIndex::hash(address) >> (64 - FILTER_BITS);
+            let bit = hash(address) >> (64 - FILTER_BITS);
             index.filter[(bit / 64) as usize] |= 1 << (bit % 64);
             let mut slot = index.first_slot(address);
             while index.slots[slot].0 != 0 && index.slots[slot].0 != address {
@@ -524,22 +551,12 @@ impl AddressIndex {
 
     #[inline(always)]
     fn first_slot(&self, address: u64) -> usize {
-        (AddressIndex::hash(address) >> self.shift) as usize
-    }
-
-    /// Fibonacci hashing; addresses are multiples of 8, so the low bits carry nothing.
-    #[inline(always)]
-    fn hash(address: u64) -> u64 {
-        (address >> 3).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        (hash(address) >> self.shift) as usize
     }
 
     #[inline(always)]
     fn get(&self, address: u64) -> Option<TypeId> {
-        let bit = AddressIndex::hash(address) >> (64 - FILTER_BITS);
-        if self.filter[(bit / 64) as usize] >> (bit % 64) & 1 == 0 {
-            return None;
-        }
-        self.get_slot(address)
+        if (AddressFilter { bits: &self.filter }).passes(hash(address)) { self.get_slot(address) } else { None }
     }
 
     #[inline]
