@@ -1,7 +1,7 @@
 //! Objects in memory whose structure we do not know: that of another malloc than glibc's.
 //!
-//! pymalloc's pools hold most objects of any process; those beyond 512 bytes are malloc's, and where malloc is musl's,
-//! jemalloc or tcmalloc, they are searched for: at every multiple of 16, by a type that is known, a count that can be
+//! pymalloc's pools hold most objects of any process; those beyond 512 bytes are malloc's, and where malloc is
+//! jemalloc, tcmalloc or musl's old one, they are searched for: at every multiple of 16, by a type that is known, a count that can be
 //! one, links of the collector that lead back, and a body that makes sense. What such an allocator has freed keeps its
 //! bytes, so an object that was moved may be met twice; that is why nothing is searched that has a better reading.
 
@@ -10,6 +10,7 @@ use std::path::Path;
 
 use crate::target::elf::LoadedElf;
 use crate::target::memory::{Memory, ReadError};
+use crate::target::regions::Backing;
 use crate::target::{Address, MemoryExt};
 
 use super::chunks::Heap;
@@ -30,14 +31,21 @@ const THREADS_MAX: usize = 1 << 14;
 const HEAP_LOOK: u64 = 64 << 10;
 
 /// Allocators that take the place of malloc, by a part of their file's name.
-const ALLOCATORS: [&str; 8] =
-    ["jemalloc", "tcmalloc", "mimalloc", "snmalloc", "hoard", "rpmalloc", "scudo", "ld-musl-"];
+const ALLOCATORS: [&str; 7] = ["jemalloc", "tcmalloc", "mimalloc", "snmalloc", "hoard", "rpmalloc", "scudo"];
 
-/// Whether objects may be in memory that malloc took and that is not glibc's: another allocator is mapped, or neither
-/// glibc nor a row of its chunks is there.
-pub fn is_needed<M: Memory + ?Sized>(memory: &M, elfs: &[LoadedElf], heaps: &[Heap]) -> bool {
-    let named = |parts: &[&str]| elfs.iter().any(|elf| name_has(&elf.path, parts));
-    named(&ALLOCATORS) || !heaps.iter().any(|heap| is_row_of_chunks(memory, heap))
+/// Whether objects may be in memory that malloc took and that is not glibc's: another allocator is mapped, or no row of
+/// glibc's chunks is there.
+pub fn is_needed<M: Memory + ?Sized>(memory: &M, elfs: &[LoadedElf]) -> bool {
+    let mut heaps = memory.regions().iter().filter(|region| region.backing == Backing::Heap && region.readable);
+    let is_musl = elfs.iter().any(|elf| name_has(&elf.path, &["ld-musl-"]));
+    has_other_allocator(elfs)
+        || is_musl
+        || !heaps.any(|heap| is_row_of_chunks(memory, &Heap { range: heap.start..heap.end, is_thread_arena: false }))
+}
+
+/// Whether a file is mapped that takes the place of the C library's malloc.
+pub fn has_other_allocator(elfs: &[LoadedElf]) -> bool {
+    elfs.iter().any(|elf| name_has(&elf.path, &ALLOCATORS))
 }
 
 fn name_has(path: &Path, parts: &[&str]) -> bool {
