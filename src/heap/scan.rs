@@ -232,7 +232,7 @@ mod tests {
         words.extend([0; 12]);
         assert_eq!(scanned(&words), [0, 10, 16]);
         // Untracked, they prove nothing.
-        [8, 9, 14, 15].map(|link| words[link] = 0);
+        [8, 9, 14, 15].iter().for_each(|&link| words[link] = 0);
         assert_eq!(scanned(&words), [0]);
     }
 
