@@ -34,7 +34,7 @@
 //! | `python::layout` | where do the fields of C structs lie? Data, a table per changed layout |
 //! | `python::types` | which types are there? |
 //! | `python::sizes`, `python::measure`, `python::deferred` | how large is an object: by which rule, from its own bytes, from others |
-//! | `heap::arenas`, `heap::chunks`, `heap::statics`, `heap::plan` | which memory holds objects? |
+//! | `heap::arenas`, `heap::chunks`, `heap::mallocng`, `heap::mimalloc`, `heap::statics`, `heap::plan` | which memory holds objects? |
 //! | `heap::pools`, `heap::classify`, `heap::brief`, `heap::freelists` | is there a live object in this block? |
 //! | `python::code`, `python::stack`, `heap::stacks` | which functions and lines run, in which thread? |
 //! | `heap::glance`, `heap::births` | what was born between two instants, and on which stack? |
@@ -81,7 +81,7 @@
 //! - *tracked*: in one of the collector's lists.
 //! - *arena, pool, block, size class*: pymalloc's units: 1 MiB (256 KiB until 3.9), 16 KiB (4 KiB), one request, and
 //!   the step of 16 bytes to which requests are rounded.
-//! - *chunk*: glibc malloc's unit.
+//! - *chunk*: glibc malloc's unit; *group, slot*: those of musl's.
 //! - *front*: what lies in front of an object in its block: GC head, and since 3.11 a pre-header.
 //! - *root*: what holds objects from outside the heap: a module in `sys.modules`, a frame, the interpreter's state.
 //! - *dominator*: of an object, another one that every path from the roots goes through; *retained size*: the bytes of an

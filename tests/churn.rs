@@ -29,10 +29,11 @@ fn main() {
         common::skipped("churn", "this heapsonde has no `histo`");
         libtest_mimic::run(&arguments, Vec::new()).exit();
     }
-    // One interpreter of each minor version: what differs between builds of one version is proved by parity.
-    let mut chosen: BTreeMap<u8, Interpreter> = BTreeMap::new();
-    for interpreter in interpreters::find_and_say().into_iter().filter(Interpreter::has_gil) {
-        chosen.entry(interpreter.version.1).or_insert(interpreter);
+    // One interpreter of each minor version, and one without the lock: what differs between builds of one version is
+    // proved by parity.
+    let mut chosen: BTreeMap<(u8, bool), Interpreter> = BTreeMap::new();
+    for interpreter in interpreters::find_and_say() {
+        chosen.entry((interpreter.version.1, interpreter.has_gil())).or_insert(interpreter);
     }
     let reads = std::env::var("HEAPSONDE_CHURN_READS").ok().and_then(|n| n.parse().ok());
     let reads = reads.unwrap_or_else(|| READS.div_ceil(chosen.len().max(1)));

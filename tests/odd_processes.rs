@@ -108,6 +108,27 @@ fn one_whose_file_was_deleted_or_replaced_is_read() {
     }
 }
 
+#[test]
+fn a_stripped_static_one_is_listed_whatever_its_name() {
+    let stripped = |i: &Interpreter| i.command.len() == 1 && i.command[0].ends_with("/python-stripped");
+    for interpreter in those("a stripped static Python of another name", stripped) {
+        let folder = TempDir::new().expect("a temporary folder");
+        let program = folder.path().join("app");
+        fs::copy(&interpreter.command[0], &program).expect("it can be copied");
+        let mut command = Command::new(&program);
+        command.envs(library_of(&interpreter));
+        is_read(started(command).pid(), interpreter.version);
+    }
+}
+
+/// What tells a copy of an interpreter where its library is: the paths that the original has.
+fn library_of(interpreter: &Interpreter) -> Vec<(String, String)> {
+    let mut ask = interpreter.command();
+    ask.args(["-c", "import sys; print(':'.join(path for path in sys.path if path))"]);
+    let told = ask.output().expect("it starts");
+    vec![("PYTHONPATH".into(), String::from_utf8_lossy(&told.stdout).trim().into())]
+}
+
 /// The processes below another, which the kernel knows.
 fn only_child(pid: u32) -> u32 {
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("it lives");

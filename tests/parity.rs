@@ -38,10 +38,6 @@ const CASES: &[Case] = &[
     ("no-gc-subinterpreters", &["--scale", "0.3", "--seed", "5", "--no-gc", "--subinterpreters"], &[]),
 ];
 
-/// Builds whose parity heapsonde does not reach yet: their tests are there, and ignored. Under musl's malloc 1.5 % of
-/// what is found is false: freed blocks that look alive.
-const NOT_YET: &[&str] = &["musl", "musl-static"];
-
 /// Definers of `__sizeof__` whose result follows from the object's own memory: for these, and for all that inherit from
 /// them, a size is exact. "A lower bound" would be too easy an answer.
 const SIZE_IS_KNOWN: &[&str] = &[
@@ -81,13 +77,9 @@ fn main() {
                 common::skipped(&name, &why);
                 continue;
             }
-            let not_yet = NOT_YET.contains(&interpreter.kind.as_str());
-            if not_yet {
-                common::skipped(&name, "parity is not reached yet, see the README");
-            }
             let interpreter = interpreter.clone();
             let body = move || the_tool_sees_what_the_target_knows(&interpreter, case).map_err(Failed::from);
-            trials.push(Trial::test(name, body).with_ignored_flag(not_yet));
+            trials.push(Trial::test(name, body));
         }
     }
     libtest_mimic::run(&arguments, trials).exit();

@@ -209,3 +209,30 @@ fn refuse_process_vm_readv() -> std::io::Result<()> {
         _ => Err(std::io::Error::last_os_error()),
     }
 }
+
+#[test]
+fn a_process_that_proc_hides_is_said_to_be_hidden() {
+    if !common::is_root() {
+        return skipped("hidepid", "only root mounts /proc");
+    }
+    let (tool, target) = (Tool::new(), python(ROOT, READY));
+    let pid = target.pid().to_string();
+    let hidden = |args: &[&str]| {
+        /// What the shell ends with where it may not mount.
+        const NO_MOUNT: i32 = 77;
+        let script = format!("mount -t proc -o hidepid=2 proc /proc || exit {NO_MOUNT}; exec setpriv \"$@\"");
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation=private", "sh", "-c", &script, "sh"]).args(USER);
+        command.arg(&tool.path).args(args).env_remove("RUST_BACKTRACE");
+        finish(command).ok().filter(|run| run.status.code() != Some(NO_MOUNT))
+    };
+    for verb in ["histo", "dump", "flamegraph"] {
+        let Some(run) = hidden(&[verb, &pid]) else { return skipped("hidepid", "no mount namespaces here") };
+        assert_eq!(run.status.code(), Some(2), "{verb}: {}", run.stderr);
+        assert!(run.stdout.is_empty(), "{verb}: {}", run.text());
+        let sentence = format!("heapsonde: process {pid} exists, and /proc hides it from us (mounted with hidepid)\n");
+        assert!(run.stderr.starts_with(&sentence), "{verb}: {}", run.stderr);
+    }
+    let listed = hidden(&["ps", "--json"]).expect("it ran before");
+    assert!(listed.status.success() && !listed.text().contains(&format!("\"pid\": {pid},")), "{}", listed.text());
+}

@@ -1,9 +1,11 @@
 //! `ps`: the Python processes here, and whether we may read them.
 
+use std::path::Path;
+
 use anyhow::Result;
 
 use crate::python::attach::AttachError;
-use crate::python::recognize;
+use crate::python::{recognize, runtime};
 use crate::report::processes::{self, ProcessRow};
 use crate::target::gates::{self, Gate};
 use crate::target::process::Process;
@@ -75,7 +77,9 @@ pub fn is_candidate(pid: i32, status: &Status, command: &str) -> bool {
     let exe = procfs::exe(pid);
     let looks = || recognize::looks_like_python(&status.name, exe.as_deref(), command);
     match Process::open(pid) {
-        Ok(process) => recognize::maps_python(&process, exe.as_deref()),
+        Ok(process) => {
+            recognize::maps_python(&process, exe.as_deref()) || runtime::is_in(Path::new(&format!("/proc/{pid}/exe")))
+        }
         Err(_) => looks(),
     }
 }

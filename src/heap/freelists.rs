@@ -22,7 +22,10 @@ const LOW: u64 = 1 << 32;
 /// The dead objects that could be taken for live ones. Empty in nearly every target.
 pub fn ambiguous<M: Memory + ?Sized>(memory: &M, python: &Python, plan: &Plan) -> FxHashSet<Address> {
     let layout = &python.layout;
-    let is_low = plan.parts.iter().any(|part| matches!(part, Part::Heap(heap) if heap.range.start.0 < LOW));
+    let is_low = plan.parts.iter().any(|part| match part {
+        Part::Heap(_) | Part::Groups(_) => part.ranges().iter().any(|range| range.start.0 < LOW),
+        _ => false,
+    });
     let (Some(list), Some(lists), Some(offset)) = (&layout.freelist, &layout.freelists, layout.interp.freelists) else {
         return FxHashSet::default();
     };

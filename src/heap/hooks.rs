@@ -8,6 +8,7 @@ use crate::target::memory::{Memory, u64_at};
 
 use super::arenas::Arenas;
 use super::chunks;
+use super::mallocng;
 use super::mimalloc::{self, Segment, Tolerance};
 use super::object::DebugHeader;
 use super::plan::{Part, Plan};
@@ -38,6 +39,10 @@ pub fn are_on<M: Memory + ?Sized>(memory: &M, layout: &Layout, arenas: &Arenas, 
     for part in plan.parts.iter().filter(|_| arenas.arenas.is_empty()) {
         match part {
             Part::Segment(segment) if sample.looked_at < SAMPLE => sample.add_segment(memory, segment),
+            Part::Groups(area) if sample.looked_at < SAMPLE => mallocng::sample(memory, area, |block| {
+                sample.add(block);
+                sample.looked_at < SAMPLE
+            }),
             _ => {}
         }
     }

@@ -203,26 +203,23 @@ pub fn within(pieces: &[Range<Address>], range: &Range<Address>) -> Vec<Range<Ad
         .collect()
 }
 
-/// The pages in use of the segment whose head and slots are `head`, and how many slots made no sense.
-pub fn pages(segment: &Segment, head: &[u8]) -> (Vec<Page>, u64) {
-    let mut found = Vec::new();
-    let mut broken = 0;
+/// The pages in use of the segment whose head and slots are `head`, and the offsets of slots that make no sense.
+///
+/// Each slot is asked by itself. To go from page to page by their lengths would be shorter, but the slots of a running
+/// target are of slightly different moments: one step that was right before leads into the middle of what is free now,
+/// whose slots say whatever they said last, and from there past any number of pages.
+pub fn pages(segment: &Segment, head: &[u8]) -> (Vec<Page>, Vec<usize>) {
+    let (mut found, mut broken) = (Vec::new(), Vec::new());
     let (fields, page) = (&segment.shape.segment, &segment.shape.page);
     let word = |offset: usize| u64_at(head, offset).unwrap_or(0);
     let (info, entries) = (word(fields.segment_info_slices), word(fields.slice_entries).min(SLICES_MAX));
-    let mut index = info;
-    while index < entries {
+    for index in info..entries {
         let slot = fields.slices + index as usize * page.size;
-        let Some(slices) = u32_at(head, slot + page.slice_count).filter(|&slices| slices > 0) else {
-            broken += 1;
-            break;
-        };
         match Page::read(segment, head, slot) {
             Ok(Some(page)) => found.push(page),
             Ok(None) => {}
-            Err(Nonsense) => broken += 1,
+            Err(Nonsense) => broken.push(slot),
         }
-        index += u64::from(slices);
     }
     (found, broken)
 }
@@ -244,6 +241,8 @@ impl Page {
         let (fields, of_segment) = (&segment.shape.page, &segment.shape.segment);
         let bytes = head.get(slot..slot.checked_add(fields.size)?)?;
         let index = slot.checked_sub(of_segment.slices)? / fields.size;
+        // In other slots of a page nothing is ever in use.
+        let is_first = u32_at(bytes, fields.slice_offset)? == 0;
         let span = u64::from(u32_at(bytes, fields.slice_count)?) * SLICE;
         let first = segment.range.start.0.checked_add(index as u64 * SLICE)?;
         let half =
@@ -280,6 +279,7 @@ impl Page {
         let length = (capacity as u64).checked_mul(block_size)?;
         let end = first.checked_add(span)?;
         let sane = block_size % 8 == 0
+            && is_first
             && start >= first
             && start.checked_add(length)? <= end
             && end <= segment.range.end.0
@@ -440,7 +440,7 @@ mod tests {
             find_shaped(&image, &self.layout.mimalloc_shapes().swap_remove(0).into(), std::slice::from_ref(&range))
         }
 
-        fn pages(&self) -> (Vec<Page>, u64) {
+        fn pages(&self) -> (Vec<Page>, Vec<usize>) {
             let segments = self.segments();
             assert_eq!(segments.len(), 1);
             pages(&segments[0], &self.bytes[..segments[0].head])
@@ -458,11 +458,33 @@ mod tests {
         for name in NAMES {
             let made = Made::new(name);
             let (pages, broken) = made.pages();
-            assert_eq!((pages.len(), broken), (1, 0), "{name}");
+            assert_eq!((pages.len(), broken), (1, vec![]), "{name}");
             assert_eq!((pages[0].start, pages[0].block_size), (Address(START + SLICE), BLOCK), "{name}");
             let free = pages[0].free_blocks(made.blocks(), Tolerance::Exact).unwrap();
             assert_eq!((0..4).map(|index| free.contains(index)).collect::<Vec<_>>(), [false, true, true, false]);
             assert!(!free.contains(usize::MAX));
+        }
+    }
+
+    #[test]
+    fn a_page_is_found_whatever_the_slots_before_it_say() {
+        for name in NAMES {
+            let page = layout(name).mi_page.unwrap();
+            for count in [0, 2, u16::MAX] {
+                let mut made = Made::new(name);
+                let first = made.slot;
+                // The page is the second one; what is free before it claims to be longer.
+                let slot: Vec<u8> = made.bytes[first..first + page.size].to_vec();
+                made.bytes[first..first + page.size].fill(0);
+                made.bytes[first + page.size..first + 2 * page.size].copy_from_slice(&slot);
+                made.half(first + page.slice_count, count);
+                if let Some(offset) = page.page_start {
+                    made.word(first + page.size + offset, START + 2 * SLICE);
+                }
+                let (pages, broken) = made.pages();
+                assert_eq!((pages.len(), broken), (1, vec![]), "{name} {count}");
+                assert_eq!(pages[0].start, Address(START + 2 * SLICE));
+            }
         }
     }
 
@@ -509,11 +531,12 @@ mod tests {
                 change(&mut made);
                 let (pages, broken) = made.pages();
                 assert!(pages.is_empty(), "{name}");
-                broken
+                broken.len()
             };
             assert_eq!(broken(&|made| made.half(made.slot + page.capacity, u16::MAX)), 1);
             assert_eq!(broken(&|made| made.half(made.slot + page.used, 9)), 1);
             assert_eq!(broken(&|made| made.half(made.slot + page.slice_count, 0)), 1);
+            assert_eq!(broken(&|made| made.half(made.slot + page.slice_offset, 96)), 1);
             let size_at = page.block_size.or(page.xblock_size).unwrap();
             assert_eq!(broken(&|made| made.half(made.slot + size_at, 1025)), 1);
             assert_eq!(broken(&|made| made.bytes[made.slot + size_at + 3] = 0x7f), 1);

@@ -13,6 +13,7 @@ pub mod hooks;
 pub mod index;
 pub mod lists;
 pub mod loose_pools;
+pub mod mallocng;
 pub mod mimalloc;
 pub mod object;
 pub mod objects;

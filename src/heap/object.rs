@@ -174,6 +174,9 @@ const MUTEX_MAX: u8 = 3;
 const GC_BITS: u8 = 0x7f;
 /// `_PyGC_BITS_TRACKED`.
 const GC_TRACKED: u8 = 1;
+/// `_PyGC_BITS_UNREACHABLE`: set in each object of which the collector does not know yet that it is reached; it uses
+/// `ob_tid` for its own count meanwhile (`Python/gc_free_threading.c`, `gc_decref`).
+const GC_UNREACHABLE: u8 = 4;
 /// `_PyGC_BITS_DEFERRED`: references from frames and from other threads are counted elsewhere or not at all, so that
 /// the object can be alive with no reference counted here; the collector frees it.
 const GC_DEFERRED: u8 = 0x40;
@@ -189,8 +192,12 @@ impl SharedHeader {
         // 3.14 has flags where 3.13 has padding.
         let flags_at = fields.ob_tid? + 8;
         let flags = u16::from_le_bytes([*object.get(flags_at)?, *object.get(flags_at + 1)?]);
-        let sane =
-            owner < USER_SPACE && mutex <= MUTEX_MAX && gc_bits <= GC_BITS && u64::from(flags) <= HEADER_FLAGS_MAX;
+        // While the collector runs, it counts the references from outside there, below zero until all are seen.
+        let is_counting = gc_bits & GC_UNREACHABLE != 0 && owner.wrapping_neg() < COUNT_MAX;
+        let sane = (owner < USER_SPACE || is_counting)
+            && mutex <= MUTEX_MAX
+            && gc_bits <= GC_BITS
+            && u64::from(flags) <= HEADER_FLAGS_MAX;
         if !sane {
             return None;
         }
@@ -248,6 +255,7 @@ impl DebugHeader {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::python::layout::Candidate;
 
     #[test]
     fn counts_of_the_dead_and_pointers_are_refused() {
@@ -260,6 +268,27 @@ mod tests {
         assert_eq!(RefcountRule::Split.decode(0x0005_0000_c000_0000), Some(Refcount::Immortal(0xc000_0000)));
         assert_eq!(RefcountRule::Split.decode(0x0010_0000_c000_0000), None);
         assert_eq!(RefcountRule::Word.decode(u64::MAX), None);
+    }
+
+    #[test]
+    fn an_object_is_alive_while_the_collector_counts_in_it() {
+        let candidate = Candidate::all().iter().find(|candidate| candidate.name == "3.13.5t").unwrap();
+        let layout = Layout::load(candidate);
+        let header = |owner: u64, bits: u8| {
+            let mut bytes = vec![0; layout.object.size];
+            bytes[..8].copy_from_slice(&owner.to_le_bytes());
+            bytes[layout.object.ob_gc_bits.unwrap()] = bits;
+            bytes[layout.object.ob_ref_local.unwrap()] = 1;
+            SharedHeader::read(&layout, &bytes).map(|header| header.tracked)
+        };
+        assert_eq!(header(0x7f00_0000_0000, GC_TRACKED), Some(true));
+        for counted in [0, 1, -1, -1000i64] {
+            assert_eq!(header(counted as u64, GC_TRACKED | GC_UNREACHABLE), Some(true), "{counted}");
+        }
+        for wrong in [-1, i64::MIN] {
+            assert_eq!(header(wrong as u64, GC_TRACKED), None, "{wrong}");
+        }
+        assert_eq!(header(1 << 63, GC_TRACKED | GC_UNREACHABLE), None);
     }
 
     #[test]

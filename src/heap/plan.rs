@@ -11,6 +11,7 @@ use crate::target::regions::{Backing, Region};
 
 use super::arenas::{Arena, Arenas};
 use super::chunks::{self, Chunk, Heap, THREAD_HEAP};
+use super::mallocng::{self, Area};
 use super::mimalloc::{self, Segment};
 use super::scan;
 
@@ -27,13 +28,15 @@ pub enum Part {
     Statics(Range<Address>),
     /// A segment of mimalloc's.
     Segment(Segment),
+    /// Groups of musl's malloc.
+    Groups(Area),
     /// Memory of another malloc than glibc's, to be searched.
     Unstructured(Range<Address>),
 }
 
 impl Part {
-    /// The addresses that a census reads, in order. Of a mapping of its own, only the first bytes; of a segment, what
-    /// it has touched.
+    /// The addresses that a census reads. Of a mapping of its own, only the first bytes; of a segment, what it has
+    /// touched.
     pub fn ranges(&self) -> Vec<Range<Address>> {
         match self {
             Part::Arena(arena) => vec![arena.pools.clone()],
@@ -41,10 +44,11 @@ impl Part {
             Part::Mapped(chunk) => vec![chunk.address..Address(chunk.end().0.min(chunk.address.0 + MAPPED_PREFIX))],
             Part::Statics(range) | Part::Unstructured(range) => vec![range.clone()],
             Part::Segment(segment) => segment.pieces.clone(),
+            Part::Groups(area) => area.pieces.clone(),
         }
     }
 
-    /// The first of them.
+    /// Where it begins.
     pub fn start(&self) -> Address {
         match self {
             Part::Arena(arena) => arena.pools.start,
@@ -52,6 +56,7 @@ impl Part {
             Part::Mapped(chunk) => chunk.address,
             Part::Statics(range) | Part::Unstructured(range) => range.start,
             Part::Segment(segment) => segment.range.start,
+            Part::Groups(area) => area.address,
         }
     }
 
@@ -102,16 +107,26 @@ impl Plan {
         taken.sort_by_key(|range| range.start);
 
         let mut plan = Plan::default();
+        let is_foreign = layout.object.ob_ref_shared.is_none() && scan::is_needed(memory, elfs);
+        let areas = if is_foreign { areas(memory, &taken) } else { Vec::new() };
+        let mut groups: Vec<Range<Address>> = areas.iter().flat_map(|area| area.whole.iter().cloned()).collect();
+        groups.sort_by_key(|range| range.start);
+        // musl gives what the last pages of files have room for to malloc.
+        statics = statics.into_iter().flat_map(|range| without(range, &groups)).collect();
+        taken.extend(groups);
+        taken.sort_by_key(|range| range.start);
+        let is_musl = !areas.is_empty();
         plan.parts.extend(arenas.arenas.iter().filter(|arena| !arena.pools.is_empty()).cloned().map(Part::Arena));
+        plan.parts.extend(areas.into_iter().map(Part::Groups));
         plan.parts.extend(statics.into_iter().map(Part::Statics));
         let mut anonymous = Vec::new();
         for region in memory.regions().iter().filter(|region| may_hold_chunks(region)) {
             for rest in without(region.start..region.end, &taken) {
-                if region.backing == Backing::Heap {
-                    plan.parts.push(Part::Heap(Heap { range: rest, is_thread_arena: false }));
-                } else {
+                if region.backing != Backing::Heap {
                     let resident = memory.resident(rest.clone());
                     anonymous.push((rest, resident));
+                } else if !is_musl {
+                    plan.parts.push(Part::Heap(Heap { range: rest, is_thread_arena: false }));
                 }
             }
         }
@@ -129,8 +144,8 @@ impl Plan {
             }
         }
         plan.parts.sort_by_key(Part::start);
-        if layout.object.ob_ref_shared.is_none() {
-            plan.search_unstructured(memory, python, elfs);
+        if is_foreign && (!is_musl || scan::has_other_allocator(elfs)) {
+            plan.search_unstructured(memory, python);
         }
         plan.parts.sort_by_key(Part::start);
         plan
@@ -138,11 +153,7 @@ impl Plan {
 
     /// Where malloc is not glibc's: what has no known structure, and a `brk` heap that is no row of chunks, is to be
     /// searched, thread stacks apart.
-    fn search_unstructured<M: Memory + ?Sized>(&mut self, memory: &M, python: &Python, elfs: &[LoadedElf]) {
-        let heaps: Vec<Heap> = self.parts.iter().filter_map(Part::heap).cloned().collect();
-        if !scan::is_needed(memory, elfs, &heaps) {
-            return;
-        }
+    fn search_unstructured<M: Memory + ?Sized>(&mut self, memory: &M, python: &Python) {
         self.parts.retain(|part| {
             let is_foreign = part.heap().is_some_and(|heap| !scan::is_row_of_chunks(memory, heap));
             if is_foreign {
@@ -190,6 +201,7 @@ impl Plan {
     pub fn ranges_for_references<M: Memory + ?Sized>(&self, memory: &M) -> Vec<Range<Address>> {
         let whole = |part: &Part| match part {
             Part::Mapped(chunk) => vec![chunk.address..chunk.end()],
+            Part::Groups(area) => area.whole.clone(),
             part => part.ranges(),
         };
         let mut ranges: Vec<Range<Address>> = self.parts.iter().flat_map(whole).collect();
@@ -224,6 +236,19 @@ fn may_use_mimalloc(layout: &Layout, arenas: &Arenas) -> bool {
 
 fn may_hold_chunks(region: &Region) -> bool {
     region.readable && region.writable && !region.shared && matches!(region.backing, Backing::Anonymous | Backing::Heap)
+}
+
+/// The areas of musl's malloc, in what holds anything and is not `taken`.
+fn areas<M: Memory + ?Sized>(memory: &M, taken: &[Range<Address>]) -> Vec<Area> {
+    let resident = |is_heap: bool| -> Vec<Range<Address>> {
+        let regions = memory.regions().iter().filter(|region| may_hold_chunks(region));
+        regions
+            .filter(|region| (region.backing == Backing::Heap) == is_heap)
+            .flat_map(|region| without(region.start..region.end, taken))
+            .flat_map(|range| memory.resident(range))
+            .collect()
+    };
+    mallocng::find(memory, &resident(true), &resident(false))
 }
 
 /// What of `range` is in none of `taken`, which is sorted by start.

@@ -186,7 +186,7 @@ impl<'a> Frame<'a> {
                 Part::Heap(heap) => frame.heaps.push(heap),
                 Part::Mapped(chunk) => frame.mapped.push(*chunk),
                 // Pages of another allocator are not drawn: they are read whole, so what is in them is certain.
-                Part::Statics(_) | Part::Segment(_) | Part::Unstructured(_) => frame.fixed.push(part),
+                Part::Statics(_) | Part::Segment(_) | Part::Groups(_) | Part::Unstructured(_) => frame.fixed.push(part),
             }
         }
         frame.mapped.sort_by_key(|chunk| (std::cmp::Reverse(chunk.size), chunk.address));

@@ -1,7 +1,7 @@
 //! Objects in memory whose structure we do not know: that of another malloc than glibc's.
 //!
-//! pymalloc's pools hold most objects of any process; those beyond 512 bytes are malloc's, and where malloc is musl's,
-//! jemalloc or tcmalloc, they are searched for: at every multiple of 16, by a type that is known, a count that can be
+//! pymalloc's pools hold most objects of any process; those beyond 512 bytes are malloc's, and where malloc is
+//! jemalloc, tcmalloc or musl's old one, they are searched for: at every multiple of 16, by a type that is known, a count that can be
 //! one, links of the collector that lead back, and a body that makes sense. What such an allocator has freed keeps its
 //! bytes, so an object that was moved may be met twice; that is why nothing is searched that has a better reading.
 
@@ -10,6 +10,7 @@ use std::path::Path;
 
 use crate::target::elf::LoadedElf;
 use crate::target::memory::{Memory, ReadError};
+use crate::target::regions::Backing;
 use crate::target::{Address, MemoryExt};
 
 use super::chunks::Heap;
@@ -30,14 +31,21 @@ const THREADS_MAX: usize = 1 << 14;
 const HEAP_LOOK: u64 = 64 << 10;
 
 /// Allocators that take the place of malloc, by a part of their file's name.
-const ALLOCATORS: [&str; 8] =
-    ["jemalloc", "tcmalloc", "mimalloc", "snmalloc", "hoard", "rpmalloc", "scudo", "ld-musl-"];
+const ALLOCATORS: [&str; 7] = ["jemalloc", "tcmalloc", "mimalloc", "snmalloc", "hoard", "rpmalloc", "scudo"];
 
-/// Whether objects may be in memory that malloc took and that is not glibc's: another allocator is mapped, or neither
-/// glibc nor a row of its chunks is there.
-pub fn is_needed<M: Memory + ?Sized>(memory: &M, elfs: &[LoadedElf], heaps: &[Heap]) -> bool {
-    let named = |parts: &[&str]| elfs.iter().any(|elf| name_has(&elf.path, parts));
-    named(&ALLOCATORS) || !heaps.iter().any(|heap| is_row_of_chunks(memory, heap))
+/// Whether objects may be in memory that malloc took and that is not glibc's: another allocator is mapped, or no row of
+/// glibc's chunks is there.
+pub fn is_needed<M: Memory + ?Sized>(memory: &M, elfs: &[LoadedElf]) -> bool {
+    let mut heaps = memory.regions().iter().filter(|region| region.backing == Backing::Heap && region.readable);
+    let is_musl = elfs.iter().any(|elf| name_has(&elf.path, &["ld-musl-"]));
+    has_other_allocator(elfs)
+        || is_musl
+        || !heaps.any(|heap| is_row_of_chunks(memory, &Heap { range: heap.start..heap.end, is_thread_arena: false }))
+}
+
+/// Whether a file is mapped that takes the place of the C library's malloc.
+pub fn has_other_allocator(elfs: &[LoadedElf]) -> bool {
+    elfs.iter().any(|elf| name_has(&elf.path, &ALLOCATORS))
 }
 
 fn name_has(path: &Path, parts: &[&str]) -> bool {
@@ -84,12 +92,13 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
     pub(super) fn read_unstructured(&mut self, range: &Range<Address>) -> Result<(), ReadError> {
         let limit = self.memory.regions().find(range.start).map_or(range.end, |region| region.end).max(range.end);
         let mut at = Address(range.start.0.next_multiple_of(ALIGNMENT as u64));
+        let mut inside = at;
         while at < range.end {
             let start = at.back(FRONT).max(range.start);
             let length = ((range.end.0 - start.0) as usize).min(WINDOW);
             let from = at;
             self.with_bytes(start, length, |worker, window| {
-                at = worker.scan_window(window, at, limit, window.start.offset(length) >= range.end)?;
+                at = worker.scan_window(window, at, &mut inside, limit, window.start.offset(length) >= range.end)?;
                 Ok(())
             })?;
             if at <= from {
@@ -101,11 +110,14 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
         Ok(())
     }
 
-    /// Searches a window from `at` on; returns where to go on.
+    /// Searches a window from `at` on; returns where to go on. Up to `inside` goes the object that was found last: within
+    /// an object there is no other one. But one that the collector knows is alive, so if there is one all the same, the
+    /// one around it is what is left of a dead one.
     fn scan_window(
         &mut self,
         window: Window<'_>,
         mut at: Address,
+        inside: &mut Address,
         limit: Address,
         is_last: bool,
     ) -> Result<Address, ReadError> {
@@ -119,9 +131,10 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
             let mut step = ALIGNMENT as u64;
             let verdict = self.classifier.scanned_object(at, window.bytes, offset, limit.0 - at.0);
             if let Verdict::Object(found) = verdict
-                && (!found.tracked || self.is_linked(at))
+                && (if found.tracked { self.is_linked(at) } else { at >= *inside })
             {
-                step = found.measured.extent.max(header).next_multiple_of(ALIGNMENT as u64);
+                *inside = Address(at.0.saturating_add(found.measured.extent.max(header)));
+                step = header.next_multiple_of(ALIGNMENT as u64);
                 self.counts.scanned_objects += 1;
                 self.hand_on(&found, window)?;
             }
@@ -146,6 +159,7 @@ mod tests {
     const START: u64 = 0x7f00_0000_0000;
     const FLOAT: u64 = 0x7f11_0000_0000;
     const CELL: u64 = 0x7f11_0000_1000;
+    const ROW: u64 = 0x7f11_0000_2000;
 
     fn type_info(address: u64, flags: u64, front: usize) -> TypeInfo {
         TypeInfo {
@@ -169,7 +183,8 @@ mod tests {
     fn scanned(words: &[u64]) -> Vec<u64> {
         let candidate = Candidate::all().iter().find(|candidate| candidate.name == "3.13.0").unwrap();
         let layout = Layout::load(candidate);
-        let types = TypeTable::of(vec![type_info(FLOAT, 0, 0), type_info(CELL, 1 << flag::HAVE_GC, 16)]);
+        let row = TypeInfo { itemsize: 8, ..type_info(ROW, 0, 0) };
+        let types = TypeTable::of(vec![type_info(FLOAT, 0, 0), type_info(CELL, 1 << flag::HAVE_GC, 16), row]);
         let classifier = Classifier::new(&layout, Version::release(3, 13, 0), &types, false);
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
         let range = Address(START)..Address(START + bytes.len() as u64);
@@ -206,6 +221,19 @@ mod tests {
             broken[7] = wrong;
             assert!(!scanned(&broken).contains(&2), "{wrong:#x}");
         }
+    }
+
+    #[test]
+    fn within_an_object_there_is_none_unless_the_collector_knows_it() {
+        // A row of 20 items, in which there is what looks like a float; and then two that are linked with each other.
+        let mut words = vec![1, ROW, 20, 0, 1, FLOAT, 0, 0];
+        let (first, second) = (START + 64, START + 112);
+        words.extend([second, second, 1, CELL, 0, 0, first, first, 1, CELL, 0, 0]);
+        words.extend([0; 12]);
+        assert_eq!(scanned(&words), [0, 10, 16]);
+        // Untracked, they prove nothing.
+        [8, 9, 14, 15].iter().for_each(|&link| words[link] = 0);
+        assert_eq!(scanned(&words), [0]);
     }
 
     #[test]

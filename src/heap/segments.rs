@@ -31,12 +31,35 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
                 return only_fatal(error);
             }
         }
-        let (pages, broken) = mimalloc::pages(segment, &head);
-        self.counts.torn_pools += broken;
+        let (mut pages, broken) = mimalloc::pages(segment, &head);
+        for slot in broken {
+            match self.read_slot_again(segment, slot, &mut head)? {
+                Ok(page) => pages.extend(page),
+                Err(mimalloc::Nonsense) => self.counts.torn_pools += 1,
+            }
+        }
         for page in pages {
             self.read_page(segment, page, &mut head)?;
         }
         Ok(())
+    }
+
+    /// Reads a slot that made no sense until it does.
+    fn read_slot_again(
+        &self,
+        segment: &Segment,
+        slot: usize,
+        head: &mut [u8],
+    ) -> Result<Result<Option<Page>, mimalloc::Nonsense>, ReadError> {
+        if self.memory.local(segment.range.start, 8).is_none() {
+            for _ in 0..POOL_RETRIES {
+                self.memory.read_exact_at(segment.range.start, head).or_else(only_fatal)?;
+                if let Ok(page) = Page::read(segment, head, slot) {
+                    return Ok(Ok(page));
+                }
+            }
+        }
+        Ok(Err(mimalloc::Nonsense))
     }
 
     fn read_page(&mut self, segment: &Segment, mut page: Page, head: &mut [u8]) -> Result<(), ReadError> {

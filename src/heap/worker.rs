@@ -144,6 +144,7 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
             Part::Mapped(chunk) => self.read_mapped(*chunk),
             Part::Statics(range) => self.read_statics(range.start, range.end),
             Part::Segment(segment) => self.read_segment(segment),
+            Part::Groups(area) => self.read_area(area),
             Part::Unstructured(range) => self.read_unstructured(range),
         }
     }

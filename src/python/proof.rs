@@ -89,6 +89,29 @@ pub fn prove<M: Memory + ?Sized>(
     runtime: Address,
     stated: Option<Version>,
 ) -> Result<Proved, ProofError> {
+    let proved = prove_ready(reader, runtime, stated);
+    match proved {
+        Err(ProofError::Read(error @ (ReadError::Gone | ReadError::Denied))) => Err(error.into()),
+        // What is taken down may look like what is not built yet, or like nothing known.
+        Err(_) if is_finalizing(reader, runtime) => Err(ProofError::Finalizing),
+        proved => proved,
+    }
+}
+
+/// Whether the runtime names a thread of the main interpreter's that takes it down.
+fn is_finalizing<M: Memory + ?Sized>(reader: &Reader<'_, M>, runtime: Address) -> bool {
+    let of_runtime = &reader.layout.runtime;
+    let pointer = |at: Address, offset: usize| reader.pointer(at, offset).ok().filter(|to| !to.is_null());
+    let main = pointer(runtime, of_runtime.interpreters_main);
+    let thread = pointer(runtime, of_runtime.finalizing);
+    main.is_some() && thread.and_then(|thread| pointer(thread, reader.layout.thread.interp)) == main
+}
+
+fn prove_ready<M: Memory + ?Sized>(
+    reader: &Reader<'_, M>,
+    runtime: Address,
+    stated: Option<Version>,
+) -> Result<Proved, ProofError> {
     let layout = reader.layout;
     let interpreters = interpreters(reader, runtime)?;
     let main = *interpreters.first().ok_or(ProofError::StartingUp)?;

@@ -34,8 +34,8 @@ pub fn looks_like_python(name: &str, exe: Option<&Path>, command: &str) -> bool 
 }
 
 /// Whether what a process has mapped is worth an attempt to attach: an interpreter by name, or an executable of any
-/// name that exports the runtime. An interpreter linked into a program of another name and stripped of all symbols
-/// is not seen here; attaching to it works all the same. Costs microseconds, and a few reads for the latter.
+/// name that exports the runtime. One that is stripped of all symbols is not seen here, but by
+/// [`super::runtime::is_in`]. Costs microseconds, and a few reads for the latter.
 pub fn maps_python<M: Memory + ?Sized>(memory: &M, exe: Option<&Path>) -> bool {
     memory.regions().iter().filter_map(|region| region.path()).any(is_interpreter)
         || exe

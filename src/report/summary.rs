@@ -119,7 +119,7 @@ pub struct Problems {
     pub unparsed_bytes: u64,
     /// Bytes of private memory of unknown structure (thread stacks, other allocators), which was not searched.
     pub unsearched_bytes: u64,
-    /// Bytes of another malloc's memory than glibc's, which were searched for objects.
+    /// Bytes of an allocator whose structure is not known, which were searched for objects.
     pub searched_bytes: u64,
     /// Objects found there. Memory that was freed there may still look like one.
     pub searched_objects: u64,
@@ -216,7 +216,8 @@ impl Problems {
         if self.searched_bytes > 0 {
             writeln!(
                 out,
-                "Searched: {} of another malloc's memory than glibc's, where {} objects were found by their looks",
+                "Searched: {} of an allocator whose structure is not known, where {} objects were found by their looks; \
+                 freed ones may be among them",
                 units::bytes(self.searched_bytes),
                 units::count(self.searched_objects)
             )?;

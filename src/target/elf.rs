@@ -6,7 +6,7 @@
 
 use std::io::Read;
 use std::ops::Range;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use goblin::elf::dynamic::{DT_GNU_HASH, DT_HASH, DT_STRTAB, DT_SYMTAB};
@@ -502,12 +502,52 @@ impl ElfFile {
 
     /// A section, at its address in the file; add the bias of the loaded one.
     pub fn section(&self, name: &str) -> Option<Symbol> {
-        let elf = goblin::elf::Elf::parse(&self.bytes).ok()?;
-        elf.section_headers
-            .iter()
-            .find(|section| elf.shdr_strtab.get_at(section.sh_name) == Some(name))
-            .map(|section| Symbol { address: Address(section.sh_addr), size: section.sh_size })
+        find_section(name, &|offset, length| {
+            let start = usize::try_from(offset).ok()?;
+            Some(self.bytes.get(start..start.checked_add(length)?)?.to_vec())
+        })
     }
+}
+
+/// Whether the ELF file at `path` has a section of this name. Three short reads, whatever the size of the file.
+pub fn has_section(path: &Path, name: &str) -> bool {
+    // The target chose what stands there: a pipe must not make us wait.
+    let file = std::fs::File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path);
+    let Some(file) = file.ok().filter(|file| file.metadata().is_ok_and(|metadata| metadata.is_file())) else {
+        return false;
+    };
+    let read = |offset: u64, length: usize| {
+        let mut bytes = vec![0; length];
+        file.read_exact_at(&mut bytes, offset).ok().map(|()| bytes)
+    };
+    find_section(name, &read).is_some()
+}
+
+/// Finds a section by its name in a file of which `read` gives some bytes at an offset.
+fn find_section(name: &str, read: &dyn Fn(u64, usize) -> Option<Vec<u8>>) -> Option<Symbol> {
+    /// Size of an ELF64 section header.
+    const SIZE: usize = 64;
+    /// Bytes of names accepted: real files have some hundred.
+    const NAMES_MAX: u64 = 1 << 20;
+    let header = read(0, HEADER_SIZE)?;
+    if !header.starts_with(ELFMAG) || header[EI_CLASS] == ELFCLASS32 {
+        return None;
+    }
+    let half = |offset: usize| usize::from(u16::from_le_bytes([header[offset], header[offset + 1]]));
+    let (size, count, of_names) = (half(58), half(60), half(62));
+    if size != SIZE || count == 0 {
+        return None;
+    }
+    let table = read(u64_at(&header, 40)?, count * SIZE)?;
+    let names = table.chunks_exact(SIZE).nth(of_names)?;
+    let length = usize::try_from(u64_at(names, 32)?.min(NAMES_MAX)).ok()?;
+    let names = read(u64_at(names, 24)?, length)?;
+    let is_wanted = |section: &&[u8]| {
+        let start = u32_at(section, 0).and_then(|start| names.get(start as usize..));
+        start.and_then(|rest| rest.strip_prefix(name.as_bytes())).is_some_and(|rest| rest.first() == Some(&0))
+    };
+    let section = table.chunks_exact(SIZE).find(is_wanted)?;
+    Some(Symbol { address: Address(u64_at(section, 16)?), size: u64_at(section, 32)? })
 }
 
 /// Whether the file at `path` is a 32-bit ELF. `None` where it cannot be read or is no ELF.
@@ -542,6 +582,26 @@ mod tests {
         for bytes in [vec![], ELFMAG.to_vec(), vec![0xff; 100], file.bytes[..100].to_vec()] {
             assert!(!ElfFile { bytes }.is_mapped(&memory, &elf, id, Some(id)));
         }
+    }
+
+    #[test]
+    fn sections_are_found_by_name_and_damage_is_none() {
+        let exe = std::env::current_exe().unwrap();
+        let (file, _) = ElfFile::open_path(&exe).unwrap();
+        assert!(file.section(".text").is_some_and(|text| text.size > 4096) && has_section(&exe, ".text"));
+        assert!(file.section(".tex").is_none() && !has_section(&exe, ".text.x"));
+        assert!(!has_section(Path::new("/dev/zero"), ".text") && !has_section(Path::new("/nowhere"), ".text"));
+        let with = |at: usize, word: u16| {
+            let mut bytes = file.bytes.clone();
+            bytes[at..at + 2].copy_from_slice(&word.to_le_bytes());
+            ElfFile { bytes }.section(".text")
+        };
+        // Where the table is, the size of a header, how many, which holds the names.
+        for (at, word) in [(40, 0xffff), (46, 0xffff), (58, 32), (60, 0), (60, 0xffff), (62, 0xffff), (62, 0), (0, 0)] {
+            assert_eq!(with(at, word), None, "{at} {word:#x}");
+        }
+        assert!(ElfFile { bytes: file.bytes[..file.bytes.len() - 1].to_vec() }.section(".text").is_none());
+        assert!(ElfFile { bytes: Vec::new() }.section(".text").is_none());
     }
 
     #[test]

@@ -1,0 +1,79 @@
+//! pymalloc's pools are found without pymalloc's array of arenas, as they must be where 3.11 or older is stripped and the
+//! array cannot be told from other data: the same objects, by address, type and size.
+//!
+//! The array is hidden from the library by telling it that the interpreter has no data of its own.
+
+mod common;
+
+use heapsonde::heap::census::Progress;
+use heapsonde::heap::object::Object;
+use heapsonde::heap::survey::Survey;
+use heapsonde::python::attach::{self, Python};
+use heapsonde::python::types::TypeTable;
+use heapsonde::target::Address;
+use heapsonde::target::cache::CachedMemory;
+use heapsonde::target::elf::{ElfFile, LoadedElf};
+use heapsonde::target::freeze::Freeze;
+use heapsonde::target::process::Process;
+
+use common::interpreters::{self, Interpreter};
+use common::skipped;
+use common::target::Target;
+
+#[test]
+fn pools_that_no_array_leads_to_hold_the_same_objects() {
+    let mut found = interpreters::find().interpreters;
+    found.retain(|interpreter| interpreter.version.1 < 12);
+    if found.is_empty() {
+        skipped("pools without an array of arenas", "no interpreter of 3.11 or older");
+    }
+    for interpreter in found {
+        let by_pools = compared(&interpreter).unwrap_or_else(|why| panic!("{}: {why}", interpreter.name));
+        common::tool::say(&format!("{}: {by_pools} objects in pools without an array", interpreter.name));
+    }
+}
+
+/// Reads a target both ways; how many objects there are.
+fn compared(interpreter: &Interpreter) -> Result<usize, String> {
+    let target = Target::spawn(interpreter, &common::zoo(), &["--scale", "0.3"], &[])?;
+    let _still = Freeze::new(target.pid() as i32).map_err(|error| error.to_string())?;
+    let process = Process::open(target.pid() as i32).map_err(|error| error.to_string())?;
+    let cached = CachedMemory::new(&process);
+    let elfs = LoadedElf::all(&cached);
+    let open = |elf: &LoadedElf| ElfFile::open(process.pid(), &cached, elf).ok();
+    let mut python = attach::attach(&cached, &elfs, &open).map_err(|error| error.to_string())?;
+    let (by_array, expected) = objects(&process, &elfs, &python)?;
+    python.runtime.elf.segments.clear();
+    let (by_pools, found) = objects(&process, &elfs, &python)?;
+
+    let in_arenas = |survey: &Survey| survey.arenas.arenas.iter().any(|arena| arena.range != arena.pools);
+    if !in_arenas(&by_array) || in_arenas(&by_pools) || by_pools.arenas.arenas.is_empty() {
+        return Err(format!("not both ways were taken: {:?}", by_pools.arenas.arenas.first()));
+    }
+    let in_pools = |object: &&Seen| by_array.arenas.arenas.iter().any(|arena| arena.pools.contains(&object.0));
+    let count = expected.iter().filter(in_pools).count();
+    if count < 50_000 {
+        return Err(format!("a poor target: {count} objects in pools"));
+    }
+    let differs = expected.iter().zip(&found).find(|(expected, found)| expected != found);
+    match (differs, expected.len() == found.len()) {
+        (None, true) => Ok(count),
+        (differs, _) => Err(format!("{} objects, {} without the array; {differs:?}", expected.len(), found.len())),
+    }
+}
+
+/// An object's address, its type's, and its size.
+type Seen = (Address, Address, u64);
+
+/// All objects, in order.
+fn objects(process: &Process, elfs: &[LoadedElf], python: &Python) -> Result<(Survey, Vec<Seen>), String> {
+    let survey = Survey::new(process, python, elfs);
+    let types = TypeTable::build(&CachedMemory::new(process), python, &survey.plan.statics());
+    let types = types.map_err(|error| error.to_string())?;
+    let census = survey.census(process, python, &types, &Progress::default(), Vec::<Object>::new);
+    let (sinks, _) = census.map_err(|error| error.to_string())?;
+    let object = |object: &Object| (object.address, types.get(object.type_id).address, object.size);
+    let mut objects: Vec<_> = sinks.iter().flatten().map(object).collect();
+    objects.sort_unstable();
+    Ok((survey, objects))
+}
