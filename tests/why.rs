@@ -1,4 +1,4 @@
-//! `why` names the culprit of each leak of `fixtures/programs/leaks.py`, on every default build.
+//! `why` names the culprit of each leak of `fixtures/programs/leaks.py`, on every build but those on musl.
 //!
 //!     cargo test --test why [NAME]              HEAPSONDE_ONLY=3.12,sid-3.14 narrows, HEAPSONDE_BIN takes another tool
 
@@ -9,8 +9,6 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use common::interpreters::{self, Interpreter};
 use common::target::Target;
 use common::tool;
-
-const DEFAULT_BUILDS: &[&str] = &["default", "chroot", "loader", "static", "static-stripped"];
 
 /// Bytes that each leaked object holds.
 const PAYLOAD: u64 = 8192;
@@ -77,7 +75,7 @@ fn main() {
     }
     let mut trials = Vec::new();
     for interpreter in interpreters::find_and_say() {
-        if !DEFAULT_BUILDS.contains(&interpreter.kind.as_str()) {
+        if !interpreter.is_followed() {
             common::skipped(&interpreter.name, &format!("{} builds are not asked why", interpreter.kind));
             continue;
         }

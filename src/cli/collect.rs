@@ -83,24 +83,6 @@ struct Moment {
 }
 
 impl Opened {
-    /// Refuses a process whose references cannot be followed.
-    pub fn check_references(&self) -> Result<()> {
-        if self.has_references() {
-            return Ok(());
-        }
-        bail!(
-            "process {} runs a free-threaded Python {}, whose references cannot be followed yet: there are no why, \
-             --retained, --by holder, --view owners, --view paths and dump --references for it",
-            self.source.pid(),
-            self.python.version,
-        )
-    }
-
-    /// Whether references can be followed in such a build.
-    pub fn has_references(&self) -> bool {
-        self.python.layout.object.ob_ref_shared.is_none()
-    }
-
     /// Finds every object and hands them to `work` with the means to follow their references.
     ///
     /// # Errors
@@ -110,7 +92,6 @@ impl Opened {
         following: &Following,
         work: impl FnOnce(&Collected<'_>) -> Result<R>,
     ) -> Result<Taken<R>> {
-        self.check_references()?;
         host::go_first_when_memory_is_short();
         let start = Instant::now();
         let survey = self.survey()?;
@@ -220,7 +201,9 @@ impl Opened {
         let objects = Objects::new(found);
         if let Some(copy) = copy {
             outcome.counts.unreadable_bytes += copy.unreadable_bytes;
-            outcome.lists = Some(objects.check_lists(&memory, &self.python));
+            // Free-threaded builds have no lists.
+            let has_lists = self.python.layout.object.ob_ref_shared.is_none();
+            outcome.lists = has_lists.then(|| objects.check_lists(&memory, &self.python));
         }
         log::debug!("found {} objects, {} after the start", objects.len(), units::duration(start.elapsed()));
         room.check(objects.len() as u64, copy.map_or(0, |copy| copy.image.size_bytes()))?;

@@ -62,7 +62,10 @@ pub fn link<'a, M: Memory + Sync + ?Sized>(
         dropped.fetch_add(missing, Ordering::Relaxed);
         torn.fetch_add(reads.torn(), Ordering::Relaxed);
     };
-    let graph = ObjectGraph::new(objects, found, each);
+    let mut graph = ObjectGraph::new(objects, found, each);
+    if python.layout.object.ob_ref_shared.is_some() {
+        graph.ignore_immortality_of_holders();
+    }
     (graph, Dropped { references: dropped.into_inner(), walks: torn.into_inner() })
 }
 

@@ -154,7 +154,7 @@ impl<'a, M: Memory + ?Sized> References<'a, M> {
             Family::Items => self.items(reads, &subject, visit),
             Family::Generator => self.generator(reads, object, visit),
             Family::Frame => self.frame(reads, object, visit),
-            Family::Code => self.code(reads, object, visit),
+            Family::Code => self.code(reads, &subject, visit),
             Family::Type => self.type_references(reads, object, visit),
             Family::Module => self.module_state(reads, object, visit),
             Family::Element => self.element(reads, object, visit),
