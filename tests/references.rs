@@ -197,6 +197,47 @@ fn a_free_threaded_python_is_followed_too() {
     assert_eq!((&why["chains"][0]["shape"], &why["objects"]), (&"__main__.nodes[…]".into(), &1000.into()), "{why}");
 }
 
+/// Threads that allocate and free strings of all lengths, so that the heaps of malloc's arenas are full of holes, and a
+/// set from which elements were removed; then all of them stand still.
+const HOLES: &str = r"
+import os, random, threading
+KEPT = [set(range(1000)) - set(), {}]
+for i in range(0, 1000, 2):
+    KEPT[0].discard(i)
+met, end = threading.Barrier(5), threading.Event()
+def work(seed):
+    choose, mine = random.Random(seed), []
+    for n in range(1500):
+        mine.append('x' * choose.randrange(600, 90000 if n % 50 == 0 else 6000))
+        if n % 3:
+            mine[choose.randrange(len(mine))] = None
+    KEPT[1][seed] = mine
+    met.wait()
+    end.wait()
+for seed in range(4):
+    threading.Thread(target=work, args=(seed,), daemon=True).start()
+met.wait()
+os.write(1, b'ready %d\n' % os.getpid())
+os.read(0, 1)
+";
+
+#[test]
+fn no_reference_is_dropped_of_what_stands_still() {
+    let mut found = interpreters::find().interpreters;
+    found.retain(|interpreter| ["default", "chroot", "free-threaded"].contains(&interpreter.kind.as_str()));
+    if found.is_empty() {
+        return skipped("dropped references", "no interpreter found");
+    }
+    for interpreter in &found {
+        let target = Target::spawn(interpreter, HOLES, &[], &[]).expect("a target starts");
+        let report = run(&["histo", "--retained", "--json", &target.pid().to_string()]).json().expect("a document");
+        let (graph, problems) = (&report["graph"], &report["problems"]);
+        let name = &interpreter.name;
+        assert_eq!((&graph["dropped_references"], &graph["torn_walks"]), (&0.into(), &0.into()), "{name}: {graph}");
+        assert_eq!(problems["unparsed_bytes"], 0, "{name}: {problems}");
+    }
+}
+
 /// Of one interpreter of each version and kind: cycles of two, each with an int of its own that the collector does not
 /// count.
 const CYCLES: &str = r"

@@ -16,6 +16,9 @@ use crate::target::memory::Memory;
 
 use super::objects::ObjectGraph;
 
+/// References to what is no object that `-v` tells of one by one.
+const DROPPED_TOLD: u64 = 20;
+
 /// What was not followed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Dropped {
@@ -41,7 +44,7 @@ pub fn link<'a, M: Memory + Sync + ?Sized>(
     found.sort_by_key(|root| root.kind);
     let interned: FxHashSet<Address> = roots::interned(&cached, python).into_iter().collect();
     let dict = types.iter().find(|(_, info)| info.full_name() == "builtins.dict").map(|(id, _)| id);
-    let (dropped, torn) = (AtomicU64::new(0), AtomicU64::new(0));
+    let (dropped, torn, told) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
     let each = |ids: Range<usize>, visit: &mut dyn FnMut(usize, u32)| {
         let cached = CachedMemory::new(memory);
         let references = references.over(&cached);
@@ -56,7 +59,14 @@ pub fn link<'a, M: Memory + Sync + ?Sized>(
             }
             references.for_each(&reads, object.address, object.type_id, &mut |word, label| match objects.find(word) {
                 Some(target) => visit(id, target),
-                None => missing += u64::from(is_surely_a_reference(label)),
+                None if is_surely_a_reference(label) => {
+                    missing += 1;
+                    if told.fetch_add(1, Ordering::Relaxed) < DROPPED_TOLD {
+                        let (at, name) = (object.address, types.get(object.type_id).full_name());
+                        log::debug!("no object at {word:#x}, {label:?} of the {name} at {at}");
+                    }
+                }
+                None => {}
             });
         }
         dropped.fetch_add(missing, Ordering::Relaxed);
