@@ -19,6 +19,10 @@ fn run(args: &[&str]) -> Run {
     tool::run(args).expect("the tool starts and ends")
 }
 
+fn linked_interpreter() -> Option<Interpreter> {
+    interpreters::find().interpreters.into_iter().filter(|i| i.kind == "default").max_by_key(|i| i.version)
+}
+
 /// Runs what must be refused, with a sentence that says all of this.
 #[track_caller]
 fn refused(args: &[&str], says: &str) {
@@ -33,8 +37,7 @@ fn text(path: &Path) -> &str {
 
 /// A target whose references can be followed.
 fn linked(test: &str) -> Option<Target> {
-    let gil = interpreters::find().interpreters.into_iter().filter(|i| i.kind == "default").max_by_key(|i| i.version);
-    let Some(interpreter) = gil else {
+    let Some(interpreter) = linked_interpreter() else {
         skipped(test, "no default build found");
         return None;
     };
@@ -91,6 +94,49 @@ fn too_little_memory_is_said_before_anything_is_read() {
     for nonsense in ["0", "-1", "many", "1XB", "99999999999TiB"] {
         refused(&["histo", "--retained", "--max-memory", nonsense, &pid], "");
     }
+}
+
+/// Few objects and many references.
+const EDGES: &str = r"
+import os
+one, other = object(), object()
+KEPT = [[one, other] * 3000000, (one, other) * 2000000]
+os.write(1, b'ready %d\n' % os.getpid())
+os.read(0, 1)
+";
+
+#[test]
+fn references_are_reckoned_with_as_objects_are() {
+    const MIB: f64 = 1048576.0;
+    let Some(interpreter) = linked_interpreter() else { return skipped("many references", "no default build found") };
+    let target = Target::spawn(&interpreter, EDGES, &[], &[]).expect("a target starts");
+    let pid = target.pid().to_string();
+    // `... need 141 MiB to follow their references (222 MiB with a copy), and 1.00 MiB --max-memory allows`
+    let refused = run(&["histo", "--retained", "--max-memory", "1MiB", &pid]).stderr;
+    let figure = |before: &str| -> f64 {
+        let rest = refused.split(before).nth(1).unwrap_or_else(|| panic!("{before}: {refused}"));
+        rest.split(" MiB").next().and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("{refused}"))
+    };
+    let (streamed, copied) = (figure(" need "), figure("references ("));
+    let mut counted = Vec::new();
+    for (limit, is_copied) in [(streamed + 2.0, false), (copied + 2.0, true)] {
+        let run = run(&["-v", "histo", "--retained", "--json", "--max-memory", &format!("{limit}MiB"), &pid]);
+        let report = run.json().unwrap_or_else(|e| panic!("{e}: {}", run.stderr));
+        assert_eq!(report["graph"]["copied"], is_copied, "{limit} MiB: {}", run.stderr);
+        assert_eq!(report["graph"]["torn_walks"], 0, "{}", report["graph"]);
+        counted.push(report["graph"]["references"].as_u64().expect("a number"));
+        let peak = run.stderr.split(", at most ").nth(1).and_then(|rest| rest.split(" of memory").next());
+        let peak = peak.and_then(|text| text.split_once(' ')).expect("the peak is told");
+        let unit = match peak.1 {
+            "KiB" => 1024.0,
+            "MiB" => MIB,
+            "GiB" => 1024.0 * MIB,
+            other => panic!("{other}"),
+        };
+        let peak = peak.0.parse::<f64>().expect("a number") * unit;
+        assert!(peak <= limit * MIB, "at most {peak} bytes of {limit} MiB");
+    }
+    assert!(counted[0] == counted[1] && counted[0] > 10_000_000, "{counted:?}");
 }
 
 #[test]

@@ -14,6 +14,7 @@ use anyhow::{Result, anyhow, bail};
 
 use crate::analysis::estimate;
 use crate::analysis::histogram::SortKey;
+use crate::graph::link::count_edges;
 use crate::heap::census::Progress;
 use crate::heap::classify::Classifier;
 use crate::heap::objects::{Found, Objects};
@@ -30,6 +31,7 @@ use crate::target::freeze::Freeze;
 use crate::target::gates;
 use crate::target::image::Image;
 use crate::target::layered::Layered;
+use crate::target::memory::Memory;
 use crate::target::source::Source;
 use crate::target::{Address, ReadError, host};
 
@@ -38,12 +40,18 @@ use super::args::Following;
 use super::open::{Opened, Taken, allocator_summary};
 use super::progress;
 
-/// What a graph and the largest analysis of it take per object, with two edges each; see `cargo bench --bench graph`.
-const BYTES_PER_OBJECT: u64 = 80;
+/// What a graph and the largest analysis of it take per object; see `cargo bench --bench graph`.
+const BYTES_PER_OBJECT: u64 = 64;
+/// What they take per edge: a number in each direction.
+const BYTES_PER_EDGE: u64 = 8;
+/// Edges of an object that is no long container, where only a part of the heap was looked at.
+const EDGES_PER_OBJECT: u64 = 2;
 /// What heapsonde takes whatever the target: types, caches, buffers of its threads.
 const BYTES_BASE: u64 = 64 << 20;
 /// The least memory per object that a target has in use.
 const OBJECT_MIN: u64 = 24;
+/// Bytes of a reference.
+const WORD: u64 = 8;
 /// Read to estimate how many objects there are, where that decides.
 const SAMPLE: u64 = 16 << 20;
 
@@ -109,7 +117,7 @@ impl Opened {
         let survey = self.survey()?;
         let way =
             Way { is_copied: false, is_consistent: freeze.is_some() || self.source.core().is_some(), paused: None };
-        let total = survey.plan.total_bytes();
+        let total = size_of_ranges(&survey.plan.ranges_for_references(&self.source));
         let mut taken = self.follow(start, &room, &survey, None, total, way, work)?;
         taken.reading.paused = freeze.map(Freeze::release);
         Ok(taken)
@@ -206,8 +214,10 @@ impl Opened {
             outcome.lists = has_lists.then(|| objects.check_lists(&memory, &self.python));
         }
         log::debug!("found {} objects, {} after the start", objects.len(), units::duration(start.elapsed()));
-        room.check(objects.len() as u64, copy.map_or(0, |copy| copy.image.size_bytes()))?;
         let references = References::new(&memory, &self.python, &types, total);
+        room.check(copy.map_or(0, |copy| copy.image.size_bytes()), &objects, &references, || {
+            count_edges(&memory, &self.python, &types, &objects, &references)
+        })?;
         let problems = self.problems(survey, &types, &outcome);
         let allocator = allocator_summary(survey, &outcome);
         let collected = work(&Collected {
@@ -271,12 +281,13 @@ impl Room {
     /// # Errors
     /// Where not even the graph fits.
     fn fits_a_copy(&self, opened: &Opened, survey: &Survey, copy: u64) -> Result<bool> {
-        let most = graph_bytes(survey.plan.total_bytes() / OBJECT_MIN);
+        // Whatever is not an object's own is a word of a container.
+        let most = graph_bytes(copy / OBJECT_MIN, copy / WORD);
         if copy.saturating_add(most) <= self.limit {
             return Ok(true);
         }
-        let objects = estimate_objects(opened, survey)?;
-        let graph = graph_bytes(objects);
+        let (objects, edges) = estimate_objects(opened, survey)?;
+        let graph = graph_bytes(objects, edges);
         if copy.saturating_add(graph) <= self.limit {
             return Ok(true);
         }
@@ -292,16 +303,32 @@ impl Room {
         })
     }
 
-    /// The same, once the objects are counted.
-    fn check(&self, objects: u64, copied: u64) -> Result<()> {
+    /// The same, once the objects are counted: by the most edges that objects of such sizes can have, and where that
+    /// does not fit, by those that they have.
+    fn check<M: Memory + ?Sized>(
+        &self,
+        copied: u64,
+        objects: &Objects,
+        references: &References<'_, M>,
+        count_edges: impl FnOnce() -> u64,
+    ) -> Result<()> {
         /// An estimate is not refused for the last few percent.
         const SLACK: u64 = 10;
-        let needed = graph_bytes(objects).saturating_add(copied);
-        if needed <= self.limit.saturating_add(self.limit / SLACK) {
+        let count = objects.len() as u64;
+        let limit = self.limit.saturating_add(self.limit / SLACK);
+        let holders = (0..objects.len()).filter(|&id| !references.is_leaf(objects.type_id(id)));
+        let words: u64 = holders.map(|id| objects.size(id) / WORD).fold(count, u64::saturating_add);
+        if graph_bytes(count, words).saturating_add(copied) <= limit {
+            return Ok(());
+        }
+        let edges = count_edges();
+        let needed = graph_bytes(count, edges).saturating_add(copied);
+        log::debug!("{edges} references are to be followed, which takes {}", units::bytes(needed));
+        if needed <= limit {
             return Ok(());
         }
         bail!(NoRoom {
-            objects: units::count(objects),
+            objects: units::count(count),
             graph: units::bytes(needed),
             with_copy: String::new(),
             limit: units::bytes(self.limit),
@@ -310,12 +337,15 @@ impl Room {
     }
 }
 
-fn graph_bytes(objects: u64) -> u64 {
-    objects.saturating_mul(BYTES_PER_OBJECT).saturating_add(BYTES_BASE)
+fn graph_bytes(objects: u64, edges: u64) -> u64 {
+    let (objects, edges) = (objects.saturating_mul(BYTES_PER_OBJECT), edges.saturating_mul(BYTES_PER_EDGE));
+    objects.saturating_add(edges).saturating_add(BYTES_BASE)
 }
 
-/// How many objects there are, from a part of the heap.
-fn estimate_objects(opened: &Opened, survey: &Survey) -> Result<u64> {
+/// About how many objects and references there are, from a part of the heap: of long containers of the kinds that hold
+/// nothing but references, each word.
+fn estimate_objects(opened: &Opened, survey: &Survey) -> Result<(u64, u64)> {
+    const LONG: [&str; 3] = ["builtins.list", "builtins.tuple", "collections.deque"];
     let (memory, python) = (&opened.source, &opened.python);
     let types = TypeTable::build(&CachedMemory::new(memory), python, &survey.plan.statics())?;
     let classifier = Classifier::new(&python.layout, python.version, &types, survey.debug_hooks);
@@ -323,5 +353,9 @@ fn estimate_objects(opened: &Opened, survey: &Survey) -> Result<u64> {
     let mut rng = fastrand::Rng::with_seed(1);
     let frame = Frame::new(memory, &python.layout, &survey.plan, HEADS_MAX, &mut rng)?;
     let sample = frame.draw(memory, &classifier, Effort::Bytes(SAMPLE + frame.fixed_bytes()), &mut rng)?;
-    Ok(estimate::histogram(&types, &sample, estimate::By::Type, SortKey::Bytes).total.objects)
+    let histogram = estimate::histogram(&types, &sample, estimate::By::Type, SortKey::Bytes);
+    let long = histogram.rows.iter().filter(|row| LONG.contains(&row.label().as_str()));
+    let words = long.map(|row| row.amount.bytes / WORD).fold(0, u64::saturating_add);
+    let objects = histogram.total.objects;
+    Ok((objects, objects.saturating_mul(EDGES_PER_OBJECT).saturating_add(words)))
 }

@@ -22,7 +22,7 @@ use super::reach;
 use super::retained::{self, Retained};
 
 /// Objects whose references one task reads.
-const OBJECTS_AT_ONCE: usize = 1 << 14;
+pub(super) const OBJECTS_AT_ONCE: usize = 1 << 14;
 
 /// Every object, and who refers to whom.
 #[derive(Debug)]

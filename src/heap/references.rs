@@ -170,6 +170,11 @@ impl<'a, M: Memory + ?Sized> References<'a, M> {
         }
     }
 
+    /// Whether instances of a type refer to nothing but their type.
+    pub fn is_leaf(&self, type_id: TypeId) -> bool {
+        self.rules.get(type_id.index()).is_none_or(|rule| rule.family == Family::Leaf)
+    }
+
     /// The Python whose objects these are.
     pub fn python(&self) -> &'a Python {
         self.python
