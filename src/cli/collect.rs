@@ -7,7 +7,6 @@
 //! memory, objects and references are read in two passes over the process itself.
 
 use std::ops::Range;
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail};
@@ -27,7 +26,7 @@ use crate::report::summary::Reading;
 use crate::report::units;
 use crate::target::cache::CachedMemory;
 use crate::target::copy::{self, Buffers, Copy};
-use crate::target::freeze::Freeze;
+use crate::target::freeze::{self, Freeze, Watched};
 use crate::target::gates;
 use crate::target::image::Image;
 use crate::target::layered::Layered;
@@ -151,31 +150,15 @@ impl Opened {
         }
         let freeze = if may_stop { Some(self.freeze()?) } else { None };
         let was_stopped = freeze.as_ref().is_some_and(Freeze::was_stopped_already);
-        let patience = if self.pause || freeze.is_none() { None } else { Some(following.max_pause) };
-        let since = Instant::now();
+        let patience = if self.pause { None } else { Some(following.max_pause) };
         let (process, python, elfs) = (&mut self.source, &self.python, &self.elfs);
-        // The copy is made on other threads, and this one, which alone can let the process run, watches the clock.
-        let (result, paused, in_time) = std::thread::scope(|scope| {
-            let (done, is_done) = mpsc::channel::<()>();
-            let copying = scope.spawn(move || {
-                let _done = done;
-                process.refresh().map_err(|_| ReadError::Gone)?;
-                let survey = Survey::new(process, python, elfs);
-                let ranges = survey.plan.ranges_for_references(process);
-                Ok::<_, ReadError>((size_of_ranges(&ranges), copy::copy_into(process, &ranges, buffers)?, survey))
-            });
-            // The channel ends when the copy is done; nothing is ever sent.
-            let in_time = match patience {
-                Some(patience) => {
-                    let left = patience.saturating_sub(since.elapsed());
-                    is_done.recv_timeout(left) != Err(mpsc::RecvTimeoutError::Timeout)
-                }
-                None => is_done.recv().is_err(),
-            };
-            let paused = freeze.map(Freeze::release);
-            (copying.join(), paused, in_time)
+        let Watched { result, paused, in_time } = freeze::while_stopped(freeze, patience, move || {
+            process.refresh().map_err(|_| ReadError::Gone)?;
+            let survey = Survey::new(process, python, elfs);
+            let ranges = survey.plan.ranges_for_references(process);
+            Ok::<_, ReadError>((size_of_ranges(&ranges), copy::copy_into(process, &ranges, buffers)?, survey))
         });
-        let (total, copy, survey) = result.map_err(|_| anyhow!("the copying thread failed"))??;
+        let (total, copy, survey) = result.ok_or_else(|| anyhow!("the copying thread failed"))??;
         if !in_time && !was_stopped {
             log::warn!("the copy took longer than --max-pause: the process ran on during its last part");
         }
