@@ -270,7 +270,16 @@ impl<'a> Classifier<'a> {
 
     /// Whether objects of a type are ever laid out by C: containers that grow never are.
     fn may_be_static(&self, info: &TypeInfo) -> bool {
-        matches!(info.rule, SizeRule::Default | SizeRule::Int | SizeRule::Str | SizeRule::Code | SizeRule::Type)
+        matches!(
+            info.rule,
+            SizeRule::Default
+                | SizeRule::Int
+                | SizeRule::Str
+                | SizeRule::Code
+                | SizeRule::Type
+                // numpy's True and False.
+                | SizeRule::NumpyScalar(_)
+        )
     }
 
     /// Whether this looks like a row of a table of small numbers and types, such as the interpreter keeps of its static
