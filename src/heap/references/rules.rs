@@ -317,6 +317,12 @@ fn code_fields(layout: &Layout) -> Vec<(u32, FieldName)> {
     fields.into_iter().filter_map(|(offset, name)| Some((offset? as u32, FieldName::Known(name)))).collect()
 }
 
+/// Where a `threading.local` keeps the dicts of all threads: until 3.12 by way of what stands for it in each.
+fn local_fields(layout: &Layout) -> Vec<(u32, FieldName)> {
+    let fields = [(layout.local.localdicts, "localdicts"), (layout.local.dummies, "dummies")];
+    fields.into_iter().filter_map(|(offset, name)| Some((offset? as u32, FieldName::Known(name)))).collect()
+}
+
 /// Names of fields that CPython shows under a name but does not declare as members.
 fn known_names(layout: &Layout, base: &TypeInfo) -> Vec<(u32, FieldName)> {
     let names: &[(usize, &'static str)] = match base.full_name().as_str() {
@@ -351,6 +357,10 @@ fn known_names(layout: &Layout, base: &TypeInfo) -> Vec<(u32, FieldName)> {
             (layout.heap_type.ht_slots, "__slots__"),
         ],
         "builtins.frame" => &[(layout.frame.f_back, "f_back"), (layout.frame.f_trace, "f_trace")],
+        // `Context` until 3.9, `_contextvars.Context` since 3.10; `hamt` likewise.
+        "builtins.Context" | "_contextvars.Context" => &[(layout.context.ctx_vars, "ctx_vars")],
+        "builtins.hamt" | "_contextvars.hamt" => &[(layout.hamt.h_root, "h_root")],
+        "_thread._local" => return local_fields(layout),
         "builtins.mappingproxy" => &[(layout.mapping_proxy.mapping, "mapping")],
         "_asyncio.Task" | "asyncio.Task" => &[
             (layout.task.task_coro, "_coro"),
