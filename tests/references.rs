@@ -10,13 +10,17 @@ use std::process::Stdio;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use common::interpreters;
+use common::interpreters::{self, Interpreter};
 use common::skipped;
 use common::target::Target;
 use common::tool::{self, Run, heapsonde};
 
 fn run(args: &[&str]) -> Run {
     tool::run(args).expect("the tool starts and ends")
+}
+
+fn linked_interpreter() -> Option<Interpreter> {
+    interpreters::find().interpreters.into_iter().filter(|i| i.kind == "default").max_by_key(|i| i.version)
 }
 
 /// Runs what must be refused, with a sentence that says all of this.
@@ -33,8 +37,7 @@ fn text(path: &Path) -> &str {
 
 /// A target whose references can be followed.
 fn linked(test: &str) -> Option<Target> {
-    let gil = interpreters::find().interpreters.into_iter().filter(|i| i.kind == "default").max_by_key(|i| i.version);
-    let Some(interpreter) = gil else {
+    let Some(interpreter) = linked_interpreter() else {
         skipped(test, "no default build found");
         return None;
     };
@@ -91,6 +94,49 @@ fn too_little_memory_is_said_before_anything_is_read() {
     for nonsense in ["0", "-1", "many", "1XB", "99999999999TiB"] {
         refused(&["histo", "--retained", "--max-memory", nonsense, &pid], "");
     }
+}
+
+/// Few objects and many references.
+const EDGES: &str = r"
+import os
+one, other = object(), object()
+KEPT = [[one, other] * 3000000, (one, other) * 2000000]
+os.write(1, b'ready %d\n' % os.getpid())
+os.read(0, 1)
+";
+
+#[test]
+fn references_are_reckoned_with_as_objects_are() {
+    const MIB: f64 = 1048576.0;
+    let Some(interpreter) = linked_interpreter() else { return skipped("many references", "no default build found") };
+    let target = Target::spawn(&interpreter, EDGES, &[], &[]).expect("a target starts");
+    let pid = target.pid().to_string();
+    // `... need 141 MiB to follow their references (222 MiB with a copy), and 1.00 MiB --max-memory allows`
+    let refused = run(&["histo", "--retained", "--max-memory", "1MiB", &pid]).stderr;
+    let figure = |before: &str| -> f64 {
+        let rest = refused.split(before).nth(1).unwrap_or_else(|| panic!("{before}: {refused}"));
+        rest.split(" MiB").next().and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("{refused}"))
+    };
+    let (streamed, copied) = (figure(" need "), figure("references ("));
+    let mut counted = Vec::new();
+    for (limit, is_copied) in [(streamed + 2.0, false), (copied + 2.0, true)] {
+        let run = run(&["-v", "histo", "--retained", "--json", "--max-memory", &format!("{limit}MiB"), &pid]);
+        let report = run.json().unwrap_or_else(|e| panic!("{e}: {}", run.stderr));
+        assert_eq!(report["graph"]["copied"], is_copied, "{limit} MiB: {}", run.stderr);
+        assert_eq!(report["graph"]["torn_walks"], 0, "{}", report["graph"]);
+        counted.push(report["graph"]["references"].as_u64().expect("a number"));
+        let peak = run.stderr.split(", at most ").nth(1).and_then(|rest| rest.split(" of memory").next());
+        let peak = peak.and_then(|text| text.split_once(' ')).expect("the peak is told");
+        let unit = match peak.1 {
+            "KiB" => 1024.0,
+            "MiB" => MIB,
+            "GiB" => 1024.0 * MIB,
+            other => panic!("{other}"),
+        };
+        let peak = peak.0.parse::<f64>().expect("a number") * unit;
+        assert!(peak <= limit * MIB, "at most {peak} bytes of {limit} MiB");
+    }
+    assert!(counted[0] == counted[1] && counted[0] > 10_000_000, "{counted:?}");
 }
 
 #[test]
@@ -182,33 +228,65 @@ fn the_kernel_would_end_us_before_the_target() {
 }
 
 #[test]
-fn a_free_threaded_python_is_refused_and_drawn_by_type() {
+fn a_free_threaded_python_is_followed_too() {
     let Some(interpreter) = interpreters::find().interpreters.into_iter().find(|i| !i.has_gil()) else {
         return skipped("references of a free-threaded Python", "none found");
     };
     let target = Target::spawn(&interpreter, common::SMALL, &[], &[]).expect("a small target starts");
     let pid = target.pid().to_string();
-    for args in [
-        &["histo", "--retained", &pid][..],
-        &["why", &pid, "dict"],
-        &["flamegraph", "--view", "owners", &pid, "-o", "-"],
-    ] {
-        refused(args, "free-threaded Python");
-    }
     let drawn = run(&["flamegraph", "-f", "folded", &pid]);
-    assert!(drawn.status.success() && drawn.text().contains("__main__;__main__;Node "), "{}", drawn.stderr);
-    assert!(drawn.stderr.contains("by type, not by owner"), "{}", drawn.stderr);
+    assert!(drawn.status.success() && drawn.text().contains("__main__;nodes list;[…] Node "), "{}", drawn.stderr);
+    let holders = run(&["histo", "--by", "holder", "--json", &pid]).json().expect("a document");
+    let nodes = holders["types"].as_array().expect("rows").iter().find(|row| row["type"] == "__main__.nodes");
+    assert!(nodes.is_some_and(|row| row["objects"].as_u64() >= Some(3000)), "{nodes:?}");
+    let why = run(&["why", "--json", &pid, "__main__.Node"]).json().expect("a document");
+    assert_eq!((&why["chains"][0]["shape"], &why["objects"]), (&"__main__.nodes[…]".into(), &1000.into()), "{why}");
 }
 
+/// Threads that allocate and free strings of all lengths, so that the heaps of malloc's arenas are full of holes, and a
+/// set from which elements were removed; then all of them stand still.
+const HOLES: &str = r"
+import os, random, threading
+KEPT = [set(range(1000)) - set(), {}]
+for i in range(0, 1000, 2):
+    KEPT[0].discard(i)
+met, end = threading.Barrier(5), threading.Event()
+def work(seed):
+    choose, mine = random.Random(seed), []
+    for n in range(1500):
+        mine.append('x' * choose.randrange(600, 90000 if n % 50 == 0 else 6000))
+        if n % 3:
+            mine[choose.randrange(len(mine))] = None
+    KEPT[1][seed] = mine
+    met.wait()
+    end.wait()
+for seed in range(4):
+    threading.Thread(target=work, args=(seed,), daemon=True).start()
+met.wait()
+os.write(1, b'ready %d\n' % os.getpid())
+os.read(0, 1)
+";
+
 #[test]
-fn what_is_garbage_is_what_the_collector_would_find() {
-    let Some(interpreter) =
-        interpreters::find().interpreters.into_iter().filter(|i| i.kind == "default").max_by_key(|i| i.version)
-    else {
-        return skipped("garbage", "no default build found");
-    };
-    // Cycles of two, each with an int of its own that the collector does not count.
-    const CYCLES: &str = r"
+fn no_reference_is_dropped_of_what_stands_still() {
+    let mut found = interpreters::find().interpreters;
+    found.retain(|interpreter| ["default", "chroot", "free-threaded"].contains(&interpreter.kind.as_str()));
+    if found.is_empty() {
+        return skipped("dropped references", "no interpreter found");
+    }
+    for interpreter in &found {
+        let target = Target::spawn(interpreter, HOLES, &[], &[]).expect("a target starts");
+        let report = run(&["histo", "--retained", "--json", &target.pid().to_string()]).json().expect("a document");
+        let (graph, problems) = (&report["graph"], &report["problems"]);
+        let name = &interpreter.name;
+        assert_eq!((&graph["dropped_references"], &graph["torn_walks"]), (&0.into(), &0.into()), "{name}: {graph}");
+        assert_eq!(problems["unparsed_bytes"], 0, "{name}: {problems}");
+    }
+}
+
+/// Of one interpreter of each version and kind: cycles of two, each with an int of its own that the collector does not
+/// count.
+const CYCLES: &str = r"
 import gc, os
 class Cycle: pass
 gc.collect()
@@ -224,7 +302,21 @@ os.read(0, 1)
 os.write(1, b'found %d\n' % gc.collect())
 os.read(0, 1)
 ";
-    let mut target = Target::spawn(&interpreter, CYCLES, &[], &[]).expect("a target starts");
+
+#[test]
+fn what_is_garbage_is_what_the_collector_would_find() {
+    let kinds = ["default", "chroot", "free-threaded"];
+    let mut found = interpreters::find().interpreters;
+    found.retain(|interpreter| kinds.contains(&interpreter.kind.as_str()));
+    if found.is_empty() {
+        return skipped("garbage", "no interpreter found");
+    }
+    let wrong: Vec<String> = found.iter().filter_map(garbage_is_wrong).collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+fn garbage_is_wrong(interpreter: &Interpreter) -> Option<String> {
+    let mut target = Target::spawn(interpreter, CYCLES, &[], &[]).expect("a target starts");
     let pid = target.pid().to_string();
     let garbage = || {
         run(&["histo", "--retained", "--json", &pid]).json().expect("a document")["graph"]["garbage"]["objects"]
@@ -232,9 +324,13 @@ os.read(0, 1)
     };
     let ours = garbage().expect("a number");
     let types = run(&["why", "--json", &pid, "__main__.Cycle"]).json().expect("a document");
-    assert_eq!((&types["objects"], &types["garbage_objects"]), (&200.into(), &200.into()), "{types}");
     target.write(b"\n").expect("it reads");
     let found: u64 = target.read_line().expect("it says")["found ".len()..].parse().expect("a number");
-    assert!(ours >= found && ours <= found + 100, "{ours} objects, the collector finds {found} that it tracks");
-    assert_eq!(garbage(), Some(0), "it was collected");
+    let after = garbage();
+    let is_right = ours == found + 100
+        && (&types["objects"], &types["garbage_objects"]) == (&200.into(), &200.into())
+        && after == Some(0);
+    let name = &interpreter.name;
+    tool::say(&format!("{name}: {ours} objects, of which the collector found {found}; then {after:?}"));
+    (!is_right).then(|| format!("{name}: {ours} objects, the collector finds {found}; then {after:?}; {types}"))
 }

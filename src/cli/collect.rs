@@ -7,13 +7,13 @@
 //! memory, objects and references are read in two passes over the process itself.
 
 use std::ops::Range;
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail};
 
 use crate::analysis::estimate;
 use crate::analysis::histogram::SortKey;
+use crate::graph::link::count_edges;
 use crate::heap::census::Progress;
 use crate::heap::classify::Classifier;
 use crate::heap::objects::{Found, Objects};
@@ -26,10 +26,11 @@ use crate::report::summary::Reading;
 use crate::report::units;
 use crate::target::cache::CachedMemory;
 use crate::target::copy::{self, Buffers, Copy};
-use crate::target::freeze::Freeze;
+use crate::target::freeze::{self, Freeze, Watched};
 use crate::target::gates;
 use crate::target::image::Image;
 use crate::target::layered::Layered;
+use crate::target::memory::Memory;
 use crate::target::source::Source;
 use crate::target::{Address, ReadError, host};
 
@@ -38,12 +39,18 @@ use super::args::Following;
 use super::open::{Opened, Taken, allocator_summary};
 use super::progress;
 
-/// What a graph and the largest analysis of it take per object, with two edges each; see `cargo bench --bench graph`.
-const BYTES_PER_OBJECT: u64 = 80;
+/// What a graph and the largest analysis of it take per object; see `cargo bench --bench graph`.
+const BYTES_PER_OBJECT: u64 = 64;
+/// What they take per edge: a number in each direction.
+const BYTES_PER_EDGE: u64 = 8;
+/// Edges of an object that is no long container, where only a part of the heap was looked at.
+const EDGES_PER_OBJECT: u64 = 2;
 /// What heapsonde takes whatever the target: types, caches, buffers of its threads.
 const BYTES_BASE: u64 = 64 << 20;
 /// The least memory per object that a target has in use.
 const OBJECT_MIN: u64 = 24;
+/// Bytes of a reference.
+const WORD: u64 = 8;
 /// Read to estimate how many objects there are, where that decides.
 const SAMPLE: u64 = 16 << 20;
 
@@ -83,24 +90,6 @@ struct Moment {
 }
 
 impl Opened {
-    /// Refuses a process whose references cannot be followed.
-    pub fn check_references(&self) -> Result<()> {
-        if self.has_references() {
-            return Ok(());
-        }
-        bail!(
-            "process {} runs a free-threaded Python {}, whose references cannot be followed yet: there are no why, \
-             --retained, --by holder, --view owners, --view paths and dump --references for it",
-            self.source.pid(),
-            self.python.version,
-        )
-    }
-
-    /// Whether references can be followed in such a build.
-    pub fn has_references(&self) -> bool {
-        self.python.layout.object.ob_ref_shared.is_none()
-    }
-
     /// Finds every object and hands them to `work` with the means to follow their references.
     ///
     /// # Errors
@@ -110,7 +99,6 @@ impl Opened {
         following: &Following,
         work: impl FnOnce(&Collected<'_>) -> Result<R>,
     ) -> Result<Taken<R>> {
-        self.check_references()?;
         host::go_first_when_memory_is_short();
         let start = Instant::now();
         let survey = self.survey()?;
@@ -128,7 +116,7 @@ impl Opened {
         let survey = self.survey()?;
         let way =
             Way { is_copied: false, is_consistent: freeze.is_some() || self.source.core().is_some(), paused: None };
-        let total = survey.plan.total_bytes();
+        let total = size_of_ranges(&survey.plan.ranges_for_references(&self.source));
         let mut taken = self.follow(start, &room, &survey, None, total, way, work)?;
         taken.reading.paused = freeze.map(Freeze::release);
         Ok(taken)
@@ -162,31 +150,15 @@ impl Opened {
         }
         let freeze = if may_stop { Some(self.freeze()?) } else { None };
         let was_stopped = freeze.as_ref().is_some_and(Freeze::was_stopped_already);
-        let patience = if self.pause || freeze.is_none() { None } else { Some(following.max_pause) };
-        let since = Instant::now();
+        let patience = if self.pause { None } else { Some(following.max_pause) };
         let (process, python, elfs) = (&mut self.source, &self.python, &self.elfs);
-        // The copy is made on other threads, and this one, which alone can let the process run, watches the clock.
-        let (result, paused, in_time) = std::thread::scope(|scope| {
-            let (done, is_done) = mpsc::channel::<()>();
-            let copying = scope.spawn(move || {
-                let _done = done;
-                process.refresh().map_err(|_| ReadError::Gone)?;
-                let survey = Survey::new(process, python, elfs);
-                let ranges = survey.plan.ranges_for_references(process);
-                Ok::<_, ReadError>((size_of_ranges(&ranges), copy::copy_into(process, &ranges, buffers)?, survey))
-            });
-            // The channel ends when the copy is done; nothing is ever sent.
-            let in_time = match patience {
-                Some(patience) => {
-                    let left = patience.saturating_sub(since.elapsed());
-                    is_done.recv_timeout(left) != Err(mpsc::RecvTimeoutError::Timeout)
-                }
-                None => is_done.recv().is_err(),
-            };
-            let paused = freeze.map(Freeze::release);
-            (copying.join(), paused, in_time)
+        let Watched { result, paused, in_time } = freeze::while_stopped(freeze, patience, move || {
+            process.refresh().map_err(|_| ReadError::Gone)?;
+            let survey = Survey::new(process, python, elfs);
+            let ranges = survey.plan.ranges_for_references(process);
+            Ok::<_, ReadError>((size_of_ranges(&ranges), copy::copy_into(process, &ranges, buffers)?, survey))
         });
-        let (total, copy, survey) = result.map_err(|_| anyhow!("the copying thread failed"))??;
+        let (total, copy, survey) = result.ok_or_else(|| anyhow!("the copying thread failed"))??;
         if !in_time && !was_stopped {
             log::warn!("the copy took longer than --max-pause: the process ran on during its last part");
         }
@@ -220,11 +192,15 @@ impl Opened {
         let objects = Objects::new(found);
         if let Some(copy) = copy {
             outcome.counts.unreadable_bytes += copy.unreadable_bytes;
-            outcome.lists = Some(objects.check_lists(&memory, &self.python));
+            // Free-threaded builds have no lists.
+            let has_lists = self.python.layout.object.ob_ref_shared.is_none();
+            outcome.lists = has_lists.then(|| objects.check_lists(&memory, &self.python));
         }
         log::debug!("found {} objects, {} after the start", objects.len(), units::duration(start.elapsed()));
-        room.check(objects.len() as u64, copy.map_or(0, |copy| copy.image.size_bytes()))?;
         let references = References::new(&memory, &self.python, &types, total);
+        room.check(copy.map_or(0, |copy| copy.image.size_bytes()), &objects, &references, || {
+            count_edges(&memory, &self.python, &types, &objects, &references)
+        })?;
         let problems = self.problems(survey, &types, &outcome);
         let allocator = allocator_summary(survey, &outcome);
         let collected = work(&Collected {
@@ -288,12 +264,13 @@ impl Room {
     /// # Errors
     /// Where not even the graph fits.
     fn fits_a_copy(&self, opened: &Opened, survey: &Survey, copy: u64) -> Result<bool> {
-        let most = graph_bytes(survey.plan.total_bytes() / OBJECT_MIN);
+        // Whatever is not an object's own is a word of a container.
+        let most = graph_bytes(copy / OBJECT_MIN, copy / WORD);
         if copy.saturating_add(most) <= self.limit {
             return Ok(true);
         }
-        let objects = estimate_objects(opened, survey)?;
-        let graph = graph_bytes(objects);
+        let (objects, edges) = estimate_objects(opened, survey)?;
+        let graph = graph_bytes(objects, edges);
         if copy.saturating_add(graph) <= self.limit {
             return Ok(true);
         }
@@ -309,16 +286,32 @@ impl Room {
         })
     }
 
-    /// The same, once the objects are counted.
-    fn check(&self, objects: u64, copied: u64) -> Result<()> {
+    /// The same, once the objects are counted: by the most edges that objects of such sizes can have, and where that
+    /// does not fit, by those that they have.
+    fn check<M: Memory + ?Sized>(
+        &self,
+        copied: u64,
+        objects: &Objects,
+        references: &References<'_, M>,
+        count_edges: impl FnOnce() -> u64,
+    ) -> Result<()> {
         /// An estimate is not refused for the last few percent.
         const SLACK: u64 = 10;
-        let needed = graph_bytes(objects).saturating_add(copied);
-        if needed <= self.limit.saturating_add(self.limit / SLACK) {
+        let count = objects.len() as u64;
+        let limit = self.limit.saturating_add(self.limit / SLACK);
+        let holders = (0..objects.len()).filter(|&id| !references.is_leaf(objects.type_id(id)));
+        let words: u64 = holders.map(|id| objects.size(id) / WORD).fold(count, u64::saturating_add);
+        if graph_bytes(count, words).saturating_add(copied) <= limit {
+            return Ok(());
+        }
+        let edges = count_edges();
+        let needed = graph_bytes(count, edges).saturating_add(copied);
+        log::debug!("{edges} references are to be followed, which takes {}", units::bytes(needed));
+        if needed <= limit {
             return Ok(());
         }
         bail!(NoRoom {
-            objects: units::count(objects),
+            objects: units::count(count),
             graph: units::bytes(needed),
             with_copy: String::new(),
             limit: units::bytes(self.limit),
@@ -327,12 +320,15 @@ impl Room {
     }
 }
 
-fn graph_bytes(objects: u64) -> u64 {
-    objects.saturating_mul(BYTES_PER_OBJECT).saturating_add(BYTES_BASE)
+fn graph_bytes(objects: u64, edges: u64) -> u64 {
+    let (objects, edges) = (objects.saturating_mul(BYTES_PER_OBJECT), edges.saturating_mul(BYTES_PER_EDGE));
+    objects.saturating_add(edges).saturating_add(BYTES_BASE)
 }
 
-/// How many objects there are, from a part of the heap.
-fn estimate_objects(opened: &Opened, survey: &Survey) -> Result<u64> {
+/// About how many objects and references there are, from a part of the heap: of long containers of the kinds that hold
+/// nothing but references, each word.
+fn estimate_objects(opened: &Opened, survey: &Survey) -> Result<(u64, u64)> {
+    const LONG: [&str; 3] = ["builtins.list", "builtins.tuple", "collections.deque"];
     let (memory, python) = (&opened.source, &opened.python);
     let types = TypeTable::build(&CachedMemory::new(memory), python, &survey.plan.statics())?;
     let classifier = Classifier::new(&python.layout, python.version, &types, survey.debug_hooks);
@@ -340,5 +336,9 @@ fn estimate_objects(opened: &Opened, survey: &Survey) -> Result<u64> {
     let mut rng = fastrand::Rng::with_seed(1);
     let frame = Frame::new(memory, &python.layout, &survey.plan, HEADS_MAX, &mut rng)?;
     let sample = frame.draw(memory, &classifier, Effort::Bytes(SAMPLE + frame.fixed_bytes()), &mut rng)?;
-    Ok(estimate::histogram(&types, &sample, estimate::By::Type, SortKey::Bytes).total.objects)
+    let histogram = estimate::histogram(&types, &sample, estimate::By::Type, SortKey::Bytes);
+    let long = histogram.rows.iter().filter(|row| LONG.contains(&row.label().as_str()));
+    let words = long.map(|row| row.amount.bytes / WORD).fold(0, u64::saturating_add);
+    let objects = histogram.total.objects;
+    Ok((objects, objects.saturating_mul(EDGES_PER_OBJECT).saturating_add(words)))
 }

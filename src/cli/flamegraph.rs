@@ -33,7 +33,7 @@ pub fn run(options: &Flamegraph) -> Result<()> {
     let mut opened = open::open(&options.target)?;
     let target = opened.summary();
     let destination = destination(options, &opened.name(), target.pid)?;
-    let view = view(options, &opened);
+    let view = view(options);
     let drawn = match (view, options.sampling.sample) {
         (View::Types, true) => {
             let (taken, basis) = sample::take(opened, &options.sampling, By::Type, SortKey::Bytes)?;
@@ -106,16 +106,10 @@ impl Drawn {
 }
 
 /// The view that was asked for, or the best that there is.
-fn view(options: &Flamegraph, opened: &Opened) -> View {
+fn view(options: &Flamegraph) -> View {
     match options.view {
         Some(view) => view,
         None if options.sampling.sample => View::Types,
-        None if !opened.has_references() => {
-            log::warn!(
-                "references of a free-threaded Python cannot be followed yet, so this is drawn by type, not by owner"
-            );
-            View::Types
-        }
         None => View::Owners,
     }
 }

@@ -27,6 +27,7 @@ pub fn build<'a>(collected: &Collected<'a>) -> (ObjectGraph<'a>, GraphSummary) {
         overcounted_objects: graph.overcounted,
         garbage: unnamed.garbage.into(),
         held_by_native: unnamed.native.into(),
+        has_deferred_counts: python.layout.object.ob_ref_shared.is_some(),
         graph_bytes: graph.size_bytes(),
     };
     let per_object = |amount: f64| amount / summary.objects.max(1) as f64;

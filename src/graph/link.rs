@@ -3,18 +3,22 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use rayon::prelude::*;
 use rustc_hash::FxHashSet;
 
 use crate::heap::objects::Objects;
 use crate::heap::references::{Label, References};
 use crate::heap::roots;
 use crate::python::attach::Python;
-use crate::python::types::TypeTable;
+use crate::python::types::{TypeId, TypeTable};
 use crate::target::Address;
 use crate::target::cache::CachedMemory;
 use crate::target::memory::Memory;
 
-use super::objects::ObjectGraph;
+use super::objects::{OBJECTS_AT_ONCE, ObjectGraph};
+
+/// References to what is no object that `-v` tells of one by one.
+const DROPPED_TOLD: u64 = 20;
 
 /// What was not followed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,31 +43,93 @@ pub fn link<'a, M: Memory + Sync + ?Sized>(
     let mut found = roots::find(&cached, python, types, &own_references);
     found.extend(roots::tasks(&cached, python, types, &own_references, objects));
     found.sort_by_key(|root| root.kind);
-    let interned: FxHashSet<Address> = roots::interned(&cached, python).into_iter().collect();
-    let dict = types.iter().find(|(_, info)| info.full_name() == "builtins.dict").map(|(id, _)| id);
-    let (dropped, torn) = (AtomicU64::new(0), AtomicU64::new(0));
-    let each = |ids: Range<usize>, visit: &mut dyn FnMut(usize, u32)| {
-        let cached = CachedMemory::new(memory);
-        let references = references.over(&cached);
+    let walk = Walk::new(memory, python, types, objects, references);
+    let mut graph = ObjectGraph::new(objects, found, |ids, visit| walk.references_of(ids, visit));
+    if python.layout.object.ob_ref_shared.is_some() {
+        graph.ignore_immortality_of_holders();
+    }
+    (graph, Dropped { references: walk.dropped.into_inner(), walks: walk.torn.into_inner() })
+}
+
+/// How many edges the graph would have: reads every reference and keeps none.
+pub fn count_edges<M: Memory + Sync + ?Sized>(
+    memory: &M,
+    python: &Python,
+    types: &TypeTable,
+    objects: &Objects,
+    references: &References<'_, M>,
+) -> u64 {
+    let walk = Walk::new(memory, python, types, objects, references);
+    let starts: Vec<usize> = (0..objects.len()).step_by(OBJECTS_AT_ONCE).collect();
+    let count = |start: usize| {
+        let (mut edges, mut last) = (0u64, None);
+        walk.references_of(start..objects.len().min(start + OBJECTS_AT_ONCE), &mut |id, target| {
+            // As in the graph, the same target next to itself is one edge.
+            edges += u64::from(last != Some((id, target)));
+            last = Some((id, target));
+        });
+        edges
+    };
+    starts.into_par_iter().map(count).sum()
+}
+
+/// What reads the references of ranges of objects, on several threads.
+struct Walk<'w, 'r, M: Memory + ?Sized> {
+    memory: &'w M,
+    python: &'w Python,
+    types: &'w TypeTable,
+    objects: &'w Objects,
+    references: &'w References<'r, M>,
+    interned: FxHashSet<Address>,
+    dict: Option<TypeId>,
+    dropped: AtomicU64,
+    torn: AtomicU64,
+    told: AtomicU64,
+}
+
+impl<'w, 'r, M: Memory + Sync + ?Sized> Walk<'w, 'r, M> {
+    fn new(
+        memory: &'w M,
+        python: &'w Python,
+        types: &'w TypeTable,
+        objects: &'w Objects,
+        references: &'w References<'r, M>,
+    ) -> Self {
+        let interned = roots::interned(memory, python).into_iter().collect();
+        let dict = types.iter().find(|(_, info)| info.full_name() == "builtins.dict").map(|(id, _)| id);
+        let (dropped, torn, told) = Default::default();
+        Walk { memory, python, types, objects, references, interned, dict, dropped, torn, told }
+    }
+
+    /// Calls back with each object of a range that refers to another one.
+    fn references_of(&self, ids: Range<usize>, visit: &mut dyn FnMut(usize, u32)) {
+        let Walk { python, types, objects, .. } = *self;
+        let cached = CachedMemory::new(self.memory);
+        let references = self.references.over(&cached);
         let reads = references.reads();
         let mut missing = 0;
         for (id, object) in objects.from(ids.start).take(ids.len()) {
             // Interned strings are not kept by the dict that interns them.
-            let keeps_nothing = interned.contains(&object.address)
-                || Some(object.type_id) == dict && roots::looks_interning(&cached, python, object.address);
+            let keeps_nothing = self.interned.contains(&object.address)
+                || Some(object.type_id) == self.dict && roots::looks_interning(&cached, python, object.address);
             if keeps_nothing {
                 continue;
             }
             references.for_each(&reads, object.address, object.type_id, &mut |word, label| match objects.find(word) {
                 Some(target) => visit(id, target),
-                None => missing += u64::from(is_surely_a_reference(label)),
+                None if is_surely_a_reference(label) => {
+                    missing += 1;
+                    if self.told.fetch_add(1, Ordering::Relaxed) < DROPPED_TOLD {
+                        let (at, name) = (object.address, types.get(object.type_id).full_name());
+                        log::debug!("no object at {word:#x}, {label:?} of the {name} at {at}");
+                    }
+                }
+                None => {}
             });
         }
-        dropped.fetch_add(missing, Ordering::Relaxed);
-        torn.fetch_add(reads.torn(), Ordering::Relaxed);
-    };
-    let graph = ObjectGraph::new(objects, found, each);
-    (graph, Dropped { references: dropped.into_inner(), walks: torn.into_inner() })
+        self.dropped.fetch_add(missing, Ordering::Relaxed);
+        self.torn.fetch_add(reads.torn(), Ordering::Relaxed);
+    }
 }
 
 /// Whether a word that is read under such a label is always an object, where nothing changed meanwhile. Fields are not:

@@ -22,7 +22,7 @@ use super::reach;
 use super::retained::{self, Retained};
 
 /// Objects whose references one task reads.
-const OBJECTS_AT_ONCE: usize = 1 << 14;
+pub(super) const OBJECTS_AT_ONCE: usize = 1 << 14;
 
 /// Every object, and who refers to whom.
 #[derive(Debug)]
@@ -112,6 +112,18 @@ impl<'a> ObjectGraph<'a> {
         ObjectGraph { objects, reverse: forward.reversed(), forward, roots: graph_roots, overcounted }
     }
 
+    /// Takes what is never freed and yet held by name out of the roots, if it holds other objects. Free-threaded builds
+    /// of 3.13 make every function, type and module immortal as soon as there is a second thread, only to count fewer
+    /// references (`gc.immortalize`): whoever asks who holds an object wants the name.
+    pub fn ignore_immortality_of_holders(&mut self) {
+        let (forward, roots) = (&self.forward, &self.roots);
+        let is_holder =
+            |root: &&GraphRoot| root.kind == RootKind::Immortal && !forward.row(root.object.index()).is_empty();
+        let held = reach::from(forward, &self.objects_of(roots.iter().filter(|root| !is_holder(root))));
+        let is_kept = |root: &&GraphRoot| !is_holder(root) || !held[root.object.index()];
+        self.roots = roots.iter().filter(is_kept).cloned().collect();
+    }
+
     /// How many objects.
     pub fn len(&self) -> usize {
         self.objects.len()
@@ -139,11 +151,15 @@ impl<'a> ObjectGraph<'a> {
     }
 
     fn roots_but(&self, without: Option<RootKind>) -> Vec<ObjectId> {
+        self.objects_of(self.roots.iter().filter(|root| Some(root.kind) != without))
+    }
+
+    fn objects_of<'r>(&self, roots: impl Iterator<Item = &'r GraphRoot>) -> Vec<ObjectId> {
         let mut seen = vec![false; self.len()];
-        let kept = self.roots.iter().filter(|root| root.kind != RootKind::Task && Some(root.kind) != without);
         let mut is_new =
             |object: ObjectId| seen.get_mut(object.index()).is_some_and(|seen| !std::mem::replace(seen, true));
-        kept.map(|root| root.object).filter(|&object| is_new(object)).collect()
+        let holding = roots.filter(|root| root.kind != RootKind::Task);
+        holding.map(|root| root.object).filter(|&object| is_new(object)).collect()
     }
 
     /// The dominators of all that is reachable.

@@ -11,7 +11,7 @@
 use std::ops::Range;
 
 use crate::target::Address;
-use crate::target::memory::{Memory, u64_at};
+use crate::target::memory::{Memory, MemoryExt, u64_at};
 
 /// The flags in a chunk's size.
 const PREVIOUS_IN_USE: u64 = 1;
@@ -83,12 +83,13 @@ impl Heap {
     #[inline]
     pub fn chunk(&self, address: Address, size_word: u64) -> Option<Chunk> {
         let size = size_word & !FLAGS;
-        let arena = size_word & NON_MAIN_ARENA != 0;
+        // The rest of a chunk that was cut does not say whose it is as long as it is free, and nor does the last one.
+        let is_ours = self.is_thread_arena || size_word & NON_MAIN_ARENA == 0;
         let end = address.0.checked_add(size)?;
         // A heap of a thread's arena ends in a fence: two chunks of 16 bytes or less, which are not walked.
         let sane =
             size >= CHUNK_MIN && size.is_multiple_of(16) && end <= self.range.end.0 && size_word & IS_MAPPED == 0;
-        (sane && (arena == self.is_thread_arena || end >= self.range.end.0 - PAGE)).then_some(Chunk { address, size })
+        (sane && is_ours).then_some(Chunk { address, size })
     }
 
     /// The first place from `from` on where a row of chunks starts that holds for a while or to the heap's end.
@@ -200,7 +201,14 @@ pub fn thread_heap<M: Memory + ?Sized>(memory: &M, start: Address, limit: Addres
     }
     let skip: usize = if previous == 0 { 32 + 2048 } else { 32 };
     let heap = Heap { range: start..Address(end), is_thread_arena: true };
-    let first = heap.resync(start.offset(skip), bytes.get(skip..)?)?;
+    // Its first chunks may be longer than what was read.
+    let word = |at: Address| match usize::try_from(at.0.checked_sub(start.0)?).ok()? {
+        offset if offset + 8 <= bytes.len() => u64_at(&bytes, offset),
+        _ => memory.read_u64(at).ok(),
+    };
+    let row = Row { heap: &heap, word: &word };
+    let first = row.next_in(start.offset(skip)..start.offset(bytes.len()));
+    let first = first.or_else(|| heap.resync(start.offset(skip), bytes.get(skip..)?))?;
     Some(Heap { range: first..Address(end), is_thread_arena: true })
 }
 
@@ -293,9 +301,34 @@ mod tests {
         memory.extend([0, 33, 1, 2]);
         assert_eq!(heap.resync(Address(0x1000), &words(&memory)), Some(Address(0x1010)));
         assert_eq!(heap.chunk(Address(0x1010), 33), Some(Chunk { address: Address(0x1010), size: 32 }));
-        for nonsense in [0, 16, 24, 33 | IS_MAPPED, 1 << 40, u64::MAX] {
+        for nonsense in [0, 16, 24, 33 | IS_MAPPED, 33 | NON_MAIN_ARENA, 1 << 40, u64::MAX] {
             assert_eq!(heap.chunk(Address(0x1010), nonsense), None);
         }
+        // In a thread's arena only chunks that are handed out say so.
+        let threads = Heap { is_thread_arena: true, ..heap };
+        for size in [33, 33 | NON_MAIN_ARENA] {
+            assert_eq!(threads.chunk(Address(0x1010), size), Some(Chunk { address: Address(0x1010), size: 32 }));
+        }
+    }
+
+    #[test]
+    fn the_heap_of_a_thread_starts_with_chunks_of_any_length() {
+        const START: u64 = 3 * THREAD_HEAP;
+        let mut bytes = vec![0; 1 << 20];
+        let mut put = |at: u64, word: u64| bytes[at as usize..][..8].copy_from_slice(&word.to_le_bytes());
+        put(0, START + 48);
+        put(16, 1 << 20);
+        put(24, 1 << 20);
+        // The arena's own state, then chunks of which the second and third are long, and the top.
+        let mut at = 2256;
+        for size in [0x290, 200_000, 300_000, 0x40] {
+            put(at + 8, size | NON_MAIN_ARENA | PREVIOUS_IN_USE);
+            at += size;
+        }
+        put(at + 8, ((1 << 20) - at) | PREVIOUS_IN_USE);
+        let image = Image::of_segments(vec![Segment { start: Address(START), bytes }]);
+        let found = thread_heap(&image, Address(START), Address(START + (1 << 20)));
+        assert_eq!(found.map(|heap| heap.range.start), Some(Address(START + 2256)));
     }
 
     #[test]

@@ -270,11 +270,21 @@ impl<'a> Classifier<'a> {
 
     /// Whether objects of a type are ever laid out by C: containers that grow never are.
     fn may_be_static(&self, info: &TypeInfo) -> bool {
-        matches!(info.rule, SizeRule::Default | SizeRule::Int | SizeRule::Str | SizeRule::Code | SizeRule::Type)
+        matches!(
+            info.rule,
+            SizeRule::Default
+                | SizeRule::Int
+                | SizeRule::Str
+                | SizeRule::Code
+                | SizeRule::Type
+                // numpy's True and False.
+                | SizeRule::NumpyScalar(_)
+        )
     }
 
     /// Whether this looks like a row of a table of small numbers and types, such as the interpreter keeps of its static
-    /// types: the row before or the row behind looks the same.
+    /// types since 3.12: the row before or the row behind looks the same. Until 3.11 there are none, and `Ellipsis` may
+    /// stand in front of `NotImplemented`, both with small counts.
     fn is_in_table(&self, data: &[u8], offset: usize) -> bool {
         /// No more interpreters than this share a static type in a program that anybody runs.
         const SMALL: u64 = 64;
@@ -282,7 +292,9 @@ impl<'a> Classifier<'a> {
             at.and_then(|at| Some((u64_at(data, at)?, u64_at(data, at + self.ob_type)?)))
                 .is_some_and(|(number, type_)| number < SMALL && self.types.find(type_).is_some())
         };
-        is_row(Some(offset)) && (is_row(offset.checked_sub(16)) || is_row(offset.checked_add(16)))
+        self.rule != RefcountRule::Word
+            && is_row(Some(offset))
+            && (is_row(offset.checked_sub(16)) || is_row(offset.checked_add(16)))
     }
 
     /// Judges static data: `bytes` from `offset` on, which stands at `address`. Static types have nothing in front of

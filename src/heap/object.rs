@@ -166,7 +166,8 @@ pub struct SharedHeader {
     pub tracked: bool,
 }
 
-/// Added to the shared count of an object whose count is deferred (3.14+, `_Py_REF_DEFERRED`).
+/// Added to the shared count of an object whose count is deferred (3.14+, `_Py_REF_DEFERRED`). In 3.13 the local count
+/// is one too high instead (`_PyObject_SetDeferredRefcount`, `Objects/object.c`).
 const REF_DEFERRED: i64 = i64::MAX / 8;
 /// `_PyMutex` has two bits.
 const MUTEX_MAX: u8 = 3;
@@ -205,13 +206,16 @@ impl SharedHeader {
         if local == u32::MAX {
             return Some(SharedHeader { refcount: Refcount::Immortal(local), tracked });
         }
+        let is_deferred = gc_bits & GC_DEFERRED != 0;
         let mut others = shared >> 2;
         if others > REF_DEFERRED / 2 {
             others -= REF_DEFERRED;
+        } else if is_deferred {
+            others -= 1;
         }
         let count = i64::from(local).checked_add(others)?;
-        let count = if gc_bits & GC_DEFERRED != 0 { count.max(0) as u64 } else { u64::try_from(count).ok()? };
-        if count >= COUNT_MAX || (count == 0 && gc_bits & GC_DEFERRED == 0) {
+        let count = if is_deferred { count.max(0) as u64 } else { u64::try_from(count).ok()? };
+        if count >= COUNT_MAX || (count == 0 && !is_deferred) {
             return None;
         }
         Some(SharedHeader { refcount: Refcount::Count(count), tracked })

@@ -120,9 +120,9 @@ impl Plan {
         plan.parts.extend(areas.into_iter().map(Part::Groups));
         plan.parts.extend(statics.into_iter().map(Part::Statics));
         let mut anonymous = Vec::new();
-        for region in memory.regions().iter().filter(|region| may_hold_chunks(region)) {
-            for rest in without(region.start..region.end, &taken) {
-                if region.backing != Backing::Heap {
+        for (range, is_heap) in stretches(memory.regions().iter()) {
+            for rest in without(range, &taken) {
+                if !is_heap {
                     let resident = memory.resident(rest.clone());
                     anonymous.push((rest, resident));
                 } else if !is_musl {
@@ -234,6 +234,20 @@ fn may_use_mimalloc(layout: &Layout, arenas: &Arenas) -> bool {
     layout.mi_segment.is_some() && (layout.object.ob_ref_shared.is_some() || arenas.arenas.is_empty())
 }
 
+/// Memory that may hold chunks, and whether it is the `brk` heap. What a fork left in two mappings side by side, since
+/// the child wrote to one of them only, is in one piece.
+fn stretches<'r>(regions: impl Iterator<Item = &'r Region>) -> Vec<(Range<Address>, bool)> {
+    let mut found: Vec<(Range<Address>, bool)> = Vec::new();
+    for region in regions.filter(|region| may_hold_chunks(region)) {
+        let is_heap = region.backing == Backing::Heap;
+        match found.last_mut() {
+            Some((before, kind)) if before.end == region.start && *kind == is_heap => before.end = region.end,
+            _ => found.push((region.start..region.end, is_heap)),
+        }
+    }
+    found
+}
+
 fn may_hold_chunks(region: &Region) -> bool {
     region.readable && region.writable && !region.shared && matches!(region.backing, Backing::Anonymous | Backing::Heap)
 }
@@ -271,6 +285,31 @@ fn without(range: Range<Address>, taken: &[Range<Address>]) -> Vec<Range<Address
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_fork_divides_is_one_stretch() {
+        let region = |start: u64, end: u64, backing: Backing, writable: bool| Region {
+            start: Address(start),
+            end: Address(end),
+            readable: true,
+            writable,
+            shared: false,
+            file_offset: 0,
+            backing,
+        };
+        let regions = [
+            region(0x1000, 0x2000, Backing::Heap, true),
+            region(0x2000, 0x3000, Backing::Heap, true),
+            region(0x3000, 0x4000, Backing::Anonymous, true),
+            region(0x4000, 0x5000, Backing::Anonymous, false),
+            region(0x5000, 0x6000, Backing::Anonymous, true),
+            region(0x7000, 0x8000, Backing::Anonymous, true),
+        ];
+        let found = stretches(regions.iter());
+        let expected =
+            [(0x1000, 0x3000, true), (0x3000, 0x4000, false), (0x5000, 0x6000, false), (0x7000, 0x8000, false)];
+        assert_eq!(found, expected.map(|(start, end, is_heap)| (Address(start)..Address(end), is_heap)));
+    }
 
     #[test]
     fn what_is_taken_is_cut_out() {

@@ -154,7 +154,7 @@ impl<'a, M: Memory + ?Sized> References<'a, M> {
             Family::Items => self.items(reads, &subject, visit),
             Family::Generator => self.generator(reads, object, visit),
             Family::Frame => self.frame(reads, object, visit),
-            Family::Code => self.code(reads, object, visit),
+            Family::Code => self.code(reads, &subject, visit),
             Family::Type => self.type_references(reads, object, visit),
             Family::Module => self.module_state(reads, object, visit),
             Family::Element => self.element(reads, object, visit),
@@ -168,6 +168,11 @@ impl<'a, M: Memory + ?Sized> References<'a, M> {
         } else if rule.dict_offset < 0 {
             self.dict_behind(reads, &subject, visit);
         }
+    }
+
+    /// Whether instances of a type refer to nothing but their type.
+    pub fn is_leaf(&self, type_id: TypeId) -> bool {
+        self.rules.get(type_id.index()).is_none_or(|rule| rule.family == Family::Leaf)
     }
 
     /// The Python whose objects these are.

@@ -373,7 +373,9 @@ impl<M: Memory + ?Sized> Builder<'_, M> {
         let (module, qualname) = if is_heap {
             let qualname = self.reader.pointer(raw.address, self.reader.layout.heap_type.ht_qualname).ok();
             let qualname = qualname.and_then(|name| self.reader.string(name, NAME_LENGTH_MAX));
-            (own.module.clone().unwrap_or_else(|| "?".to_owned()), qualname.unwrap_or_else(|| tp_name.to_owned()))
+            // Where `__module__` is made on demand, as by Cython, what C code called the type says the same.
+            let of_c = || tp_name.rsplit_once('.').map_or("?", |(module, _)| module).to_owned();
+            (own.module.clone().unwrap_or_else(of_c), qualname.unwrap_or_else(|| tp_name.to_owned()))
         } else {
             match tp_name.rsplit_once('.') {
                 Some((module, name)) => (module.to_owned(), name.to_owned()),

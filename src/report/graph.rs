@@ -33,6 +33,10 @@ pub struct GraphSummary {
     pub garbage: HeldAmount,
     /// What only native code holds.
     pub held_by_native: HeldAmount,
+    /// Whether the counts of functions, types, modules and code say less than the truth (free-threaded builds), so that
+    /// native code may hold some of them unnoticed.
+    #[serde(rename = "counts_deferred")]
+    pub has_deferred_counts: bool,
     /// Bytes that the graph takes in our memory.
     pub graph_bytes: u64,
 }
@@ -74,7 +78,11 @@ impl GraphSummary {
             units::count(self.roots),
         )?;
         writeln!(out, "Garbage awaiting collection: {}", amount(self.garbage))?;
-        writeln!(out, "Held by native code alone: {}", amount(self.held_by_native))?;
+        let besides = match self.has_deferred_counts {
+            true => " (not known of functions, types and modules: this build does not count every reference to them)",
+            false => "",
+        };
+        writeln!(out, "Held by native code alone: {}{besides}", amount(self.held_by_native))?;
         if self.dropped_references + self.torn_walks > 0 {
             writeln!(
                 out,

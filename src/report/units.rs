@@ -47,7 +47,7 @@ pub fn duration(duration: Duration) -> String {
 /// A command line on one line: control characters escaped, cut where a reader has seen enough.
 pub fn command(command: &str) -> String {
     /// Characters that fit beside other columns, or into a title.
-    const SHOWN: usize = 100;
+    const SHOWN: usize = 80;
     let mut short = String::new();
     for (index, char) in command.chars().enumerate() {
         match char {

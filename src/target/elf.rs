@@ -136,15 +136,18 @@ impl LoadedElf {
     }
 
     /// Data and bss as the target may write them: the writable segments, cut to what is mapped writable now (the
-    /// loader takes write permission from relocated read-only data).
+    /// loader takes write permission from relocated read-only data). Data and bss are two mappings of one segment, and
+    /// what lies across their border is in one piece.
     pub fn writable_ranges<M: Memory + ?Sized>(&self, memory: &M) -> Vec<Range<Address>> {
-        let mut ranges = Vec::new();
+        let mut ranges: Vec<Range<Address>> = Vec::new();
         for segment in self.segments.iter().filter(|segment| segment.writable) {
             for region in memory.regions().iter().filter(|region| region.writable && region.readable) {
                 let start = segment.range.start.max(region.start);
                 let end = segment.range.end.min(region.end);
-                if start < end {
-                    ranges.push(start..end);
+                match ranges.last_mut() {
+                    _ if start >= end => {}
+                    Some(before) if before.end == start => before.end = end,
+                    _ => ranges.push(start..end),
                 }
             }
         }

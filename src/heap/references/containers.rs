@@ -167,12 +167,20 @@ impl<M: Memory + ?Sized> References<'_, M> {
         let Some(slots) = mask.checked_add(1).filter(|&slots| slots.is_power_of_two() && slots < ENTRIES_MAX) else {
             return reads.tear();
         };
+        /// What no object's hash is: of an element that was removed, whose key is a static `dummy` without a type.
+        const REMOVED: u64 = u64::MAX;
         let words = entry.size as u64 / 8;
-        let key = entry.key as u64 / 8;
+        let (key_at, hash_at) = (entry.key as u64 / 8, entry.hash as u64 / 8);
+        let (mut key, mut hash) = (0, 0);
         self.for_each_word(reads, Address(table), slots * words, &mut |index, word| {
-            // What a removed element leaves behind is a static object that no census finds, or nothing.
-            if word != 0 && index % words == key {
-                visit(word, Label::Element);
+            let place = index % words;
+            if place == key_at {
+                key = word;
+            } else if place == hash_at {
+                hash = word;
+            }
+            if place + 1 == words && key != 0 && hash != REMOVED {
+                visit(key, Label::Element);
             }
         });
     }

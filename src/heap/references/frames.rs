@@ -9,7 +9,7 @@ use crate::target::Address;
 use crate::target::memory::{Memory, u32_at};
 
 use super::rules::Family;
-use super::{Label, Reads, References};
+use super::{Label, Reads, References, Subject};
 
 /// Slots of one frame that are believed: locals and stack.
 const SLOTS_MAX: u64 = 1 << 20;
@@ -148,10 +148,17 @@ impl<M: Memory + ?Sized> References<'_, M> {
         Some(u64::from(u32::from_le_bytes(bytes))).filter(|&locals| locals <= SLOTS_MAX)
     }
 
-    /// What a code object keeps outside its body: since 3.12 a struct of objects made on demand (`_PyCoCached`).
-    pub(super) fn code(&self, reads: &Reads, object: Address, visit: &mut impl FnMut(u64, Label)) {
+    /// A code object's fields, and what it keeps outside its body: since 3.12 a struct of objects made on demand
+    /// (`_PyCoCached`).
+    pub(super) fn code(&self, reads: &Reads, subject: &Subject<'_>, visit: &mut impl FnMut(u64, Label)) {
         /// `_co_code`, `_co_varnames`, `_co_cellvars`, `_co_freevars`.
         const CACHED_WORDS: u64 = 4;
+        let object = subject.address;
+        for &(offset, _) in &subject.rule.names {
+            if let Some(word) = self.word(reads, object, offset as usize).filter(|&word| word != 0) {
+                visit(word, Label::Field(offset));
+            }
+        }
         let Some(offset) = self.layout.code._co_cached else { return };
         match self.word(reads, object, offset) {
             Some(cached) if cached != 0 => self.for_each_word(reads, Address(cached), CACHED_WORDS, &mut |_, word| {

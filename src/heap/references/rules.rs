@@ -3,6 +3,8 @@
 
 use std::ops::Range;
 
+use rustc_hash::FxHashSet;
+
 use crate::python::attach::Python;
 use crate::python::layout::Layout;
 use crate::python::types::{TypeInfo, TypeTable, flag};
@@ -125,6 +127,8 @@ fn rule<M: Memory + ?Sized>(reader: &Reader<'_, M>, types: &TypeTable, info: &Ty
         names.insert(0, (offset, FieldName::Known("__dict__")));
     }
     names.extend(bases.iter().flat_map(|base| known_names(layout, base)));
+    let mut seen = FxHashSet::default();
+    names.retain(|(offset, _)| seen.insert(*offset));
     let offsets = |offsets: Vec<usize>| offsets.into_iter().map(|offset| offset as u32).collect();
     Rule {
         type_: info.address,
@@ -211,11 +215,8 @@ fn shape(layout: &Layout, base: &TypeInfo, is_exact: bool, basicsize: usize) -> 
             // The generator of a frame owns the frame and not the other way round.
             Shape::of(Family::Frame, header..end.min(basicsize)).without(frame.f_gen)
         }
-        "builtins.code" => {
-            let code = &layout.code;
-            let skipped = [Some(code.co_extra), code.co_zombieframe, code.co_opcache, code.co_executors];
-            Shape::of(Family::Code, header..basicsize).without(skipped.into_iter().flatten())
-        }
+        // It has words that are never written, so its fields are read by name.
+        "builtins.code" => Shape::of(Family::Code, 0..0),
         "builtins.type" => Shape::of(Family::Type, behind(layout.heap_type.size)),
         "builtins.module" => {
             let module = &layout.module;
@@ -292,6 +293,36 @@ fn members<M: Memory + ?Sized>(reader: &Reader<'_, M>, info: &TypeInfo) -> Vec<(
     found
 }
 
+/// The fields in which a code object owns others, in the order in which a person would name them.
+fn code_fields(layout: &Layout) -> Vec<(u32, FieldName)> {
+    let code = &layout.code;
+    let fields = [
+        (Some(code.co_consts), "co_consts"),
+        (Some(code.co_names), "co_names"),
+        (Some(code.co_filename), "co_filename"),
+        (Some(code.co_name), "co_name"),
+        (code.co_qualname, "co_qualname"),
+        (code.co_code, "co_code"),
+        (code.co_varnames, "co_varnames"),
+        (code.co_freevars, "co_freevars"),
+        (code.co_cellvars, "co_cellvars"),
+        (code.co_lnotab, "co_lnotab"),
+        (code.co_linetable, "co_linetable"),
+        (code.co_exceptiontable, "co_exceptiontable"),
+        (code.co_localsplusnames, "co_localsplusnames"),
+        (code.co_localspluskinds, "co_localspluskinds"),
+        // 3.11 only.
+        (code._co_code, "co_code"),
+    ];
+    fields.into_iter().filter_map(|(offset, name)| Some((offset? as u32, FieldName::Known(name)))).collect()
+}
+
+/// Where a `threading.local` keeps the dicts of all threads: until 3.12 by way of what stands for it in each.
+fn local_fields(layout: &Layout) -> Vec<(u32, FieldName)> {
+    let fields = [(layout.local.localdicts, "localdicts"), (layout.local.dummies, "dummies")];
+    fields.into_iter().filter_map(|(offset, name)| Some((offset? as u32, FieldName::Known(name)))).collect()
+}
+
 /// Names of fields that CPython shows under a name but does not declare as members.
 fn known_names(layout: &Layout, base: &TypeInfo) -> Vec<(u32, FieldName)> {
     let names: &[(usize, &'static str)] = match base.full_name().as_str() {
@@ -304,6 +335,7 @@ fn known_names(layout: &Layout, base: &TypeInfo) -> Vec<(u32, FieldName)> {
             (layout.function.func_qualname, "__qualname__"),
             (layout.function.func_dict, "__dict__"),
         ],
+        "builtins.code" => return code_fields(layout),
         "builtins.cell" => &[(layout.cell.ob_ref, "cell_contents")],
         "builtins.module" => &[(layout.module.md_dict, "__dict__"), (layout.module.md_name, "__name__")],
         "builtins.BaseException" => &[
@@ -325,6 +357,10 @@ fn known_names(layout: &Layout, base: &TypeInfo) -> Vec<(u32, FieldName)> {
             (layout.heap_type.ht_slots, "__slots__"),
         ],
         "builtins.frame" => &[(layout.frame.f_back, "f_back"), (layout.frame.f_trace, "f_trace")],
+        // `Context` until 3.9, `_contextvars.Context` since 3.10; `hamt` likewise.
+        "builtins.Context" | "_contextvars.Context" => &[(layout.context.ctx_vars, "ctx_vars")],
+        "builtins.hamt" | "_contextvars.hamt" => &[(layout.hamt.h_root, "h_root")],
+        "_thread._local" => return local_fields(layout),
         "builtins.mappingproxy" => &[(layout.mapping_proxy.mapping, "mapping")],
         "_asyncio.Task" | "asyncio.Task" => &[
             (layout.task.task_coro, "_coro"),
