@@ -82,7 +82,7 @@ mod tests {
         assert_eq!(count(999), "999");
         assert_eq!(count(1_234_567), "1,234,567");
         assert_eq!(command("python -c a\nb"), "python -c a\\nb");
-        assert_eq!(command(&"x".repeat(500)).chars().count(), 101);
+        assert_eq!(command(&"x".repeat(500)).chars().count(), 81);
         assert_eq!(percent(1, 3), "33.33");
         assert_eq!(percent(1, 0), "0.00");
         assert_eq!(duration(Duration::from_micros(1234)), "1.2 ms");
