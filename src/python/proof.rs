@@ -57,6 +57,8 @@ pub struct Proved {
 
 /// How often the head of a list that a running target changes is looked at.
 const LIST_TRIES: usize = 200;
+/// Between the later ones of them.
+const LIST_PAUSE: std::time::Duration = std::time::Duration::from_micros(500);
 
 impl ProofError {
     /// How far a proof came before it failed: of several layouts, the one that came furthest is worth telling of.
@@ -262,7 +264,11 @@ fn collector<M: Memory + ?Sized>(reader: &Reader<'_, M>, interpreter: &Interpret
         let next = list_pointer(reader, head, reader.layout.gc_head.gc_next)?;
         // A running target may change the list between the two reads, and a collection keeps its counts where the
         // links back are, so both are tried again, and afresh.
-        let holds = (0..LIST_TRIES).any(|_| {
+        let holds = (0..LIST_TRIES).any(|attempt| {
+            if attempt >= LIST_TRIES / 2 {
+                // Where processors are few, the target may have lost its own in the middle of a change.
+                std::thread::sleep(LIST_PAUSE);
+            }
             reader.memory.forget();
             let closes = list_pointer(reader, head, reader.layout.gc_head.gc_next)
                 .and_then(|next| list_pointer(reader, next, reader.layout.gc_head.gc_prev))
