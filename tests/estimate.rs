@@ -3,7 +3,10 @@
 //! A target is read once into an image. A census of the image is the truth; then the image is sampled with one seed
 //! after another, by the code that samples a process. Nothing here is measured in time.
 //!
-//!     cargo test --test estimate [NAME]          HEAPSONDE_SEEDS=100 is quicker; HEAPSONDE_OBJECTS sets the heap's size
+//!     cargo test --test estimate [NAME]                  150 seeds, with bounds that chance leaves once in a million runs
+//!     cargo test --test estimate [NAME] -- --ignored     1,000 seeds, with the bounds that are meant
+//!
+//! HEAPSONDE_SEEDS and HEAPSONDE_OBJECTS set how many seeds and how large a heap.
 
 mod common;
 
@@ -11,10 +14,12 @@ use std::collections::HashMap;
 
 use fastrand::Rng;
 use libtest_mimic::{Arguments, Failed, Trial};
+use serde_json::Value;
 
 use common::interpreters::{self, Interpreter};
 use common::program;
 use common::target::Target;
+use common::tool;
 use heapsonde::analysis::estimate::{self, By};
 use heapsonde::analysis::histogram::{Amount, Histogram, Row, SortKey, Tally};
 use heapsonde::heap::census::Progress;
@@ -54,25 +59,40 @@ const CASES: &[Case] = &[
 
 /// Between which the share of seeds must lie whose interval holds the truth, on average over the types of a heap.
 const COVERAGE: std::ops::RangeInclusive<f64> = 0.93..=0.97;
-/// As above, for each type: what holds today, so that it gets no worse. The aim is 0.93. Short of it are types that differ
-/// most in the pools of the interpreter's start, of which few are drawn (`str`, `bytes` and `tuple`, 84 to 91 %), and
-/// totals of objects, whose interval is a 2,000th of them (81 to 91 %).
-const COVERAGE_OF_ONE: f64 = 0.75;
+/// As above, for each type. The aim is 0.93; short of it in one or another heap are types of a few hundred objects, most
+/// of them in pools or windows of the interpreter's start that are read in any case, the others here and there.
+const COVERAGE_OF_ONE: f64 = 0.86;
+/// How many standard errors a share may be beyond its bound: by chance one in a million is.
+const ERRORS: f64 = 4.9;
+/// Seeds in a run that takes seconds, and in one that is asked for.
+const FEW: u64 = 150;
+const MANY: u64 = 1000;
 
 fn main() {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = arguments.test_threads.or(Some(1));
-    let Some(interpreter) = interpreters::find_and_say().into_iter().rfind(Interpreter::has_gil) else {
+    let Some(interpreter) =
+        interpreters::find_and_say().into_iter().rfind(|it| matches!(it.kind.as_str(), "default" | "chroot"))
+    else {
         common::skipped("estimate", "no interpreter is here");
         libtest_mimic::run(&arguments, Vec::new()).exit();
     };
-    let trials = CASES.iter().map(|case| {
+    let mut trials = Vec::new();
+    for case in CASES {
+        // `cargo test --test estimate -- --ignored` takes a minute or two.
+        for (seeds, ends) in [(FEW, ""), (MANY, "/1000")] {
+            let (name, interpreter) = (format!("{}{ends}", case.name), interpreter.clone());
+            trials.push(
+                Trial::test(name, move || intervals_hold_the_truth(&interpreter, case, seeds).map_err(Failed::from))
+                    .with_ignored_flag(seeds == MANY),
+            );
+        }
+    }
+    for (name, test) in OPTIONS {
         let interpreter = interpreter.clone();
-        // Minutes each, and single types do not reach 93 % yet: `cargo test --test estimate -- --ignored`.
-        Trial::test(case.name, move || intervals_hold_the_truth(&interpreter, case).map_err(Failed::from))
-            .with_ignored_flag(true)
-    });
-    libtest_mimic::run(&arguments, trials.collect()).exit();
+        trials.push(Trial::test(*name, move || test(&interpreter).map_err(Failed::from)));
+    }
+    libtest_mimic::run(&arguments, trials).exit();
 }
 
 fn from_environment(name: &str, default: u64) -> u64 {
@@ -85,13 +105,15 @@ struct Record {
     seen: u64,
     rare: u64,
     objects_held: u64,
+    above: u64,
+    below: u64,
     bytes_held: u64,
     sum: f64,
     width: f64,
     error: f64,
 }
 
-fn intervals_hold_the_truth(interpreter: &Interpreter, case: &Case) -> Result<(), String> {
+fn intervals_hold_the_truth(interpreter: &Interpreter, case: &Case, seeds: u64) -> Result<(), String> {
     let objects = from_environment("HEAPSONDE_OBJECTS", 1_000_000).to_string();
     let args: Vec<&str> = ["--objects", &objects].into_iter().chain(case.args.iter().copied()).collect();
     let target = Target::spawn(interpreter, &program("ages.py"), &args, case.env)?;
@@ -112,7 +134,9 @@ fn intervals_hold_the_truth(interpreter: &Interpreter, case: &Case) -> Result<()
     let truth = Histogram::new(&types, &tallies, SortKey::Objects);
     let classifier = Classifier::new(&python.layout, python.version, &types, survey.debug_hooks);
 
-    let seeds = from_environment("HEAPSONDE_SEEDS", 1000);
+    let seeds = from_environment("HEAPSONDE_SEEDS", seeds);
+    // The share of types that each seed's intervals hold, and its square, added up.
+    let mut by_seed = (0.0, 0.0);
     let mut records: HashMap<String, Record> = HashMap::new();
     let mut total = Record::default();
     let mut share = 0.0;
@@ -125,23 +149,34 @@ fn intervals_hold_the_truth(interpreter: &Interpreter, case: &Case) -> Result<()
         share += sample.pools.1 as f64 / sample.pools.0 / seeds as f64;
         let estimate = estimate::histogram(&types, &sample, By::Type, SortKey::Objects);
         let found: HashMap<String, &Row> = estimate.rows.iter().map(|row| (row.label(), row)).collect();
+        let (mut held, mut asked) = (0, 0);
         for row in &truth.rows {
             let record = records.entry(row.label()).or_default();
             if let Some(found) = found.get(&row.label()) {
                 let interval = found.interval.ok_or("a sampled row has an interval")?;
                 record.add(row.amount, found.amount, interval.low, interval.high);
                 record.rare += u64::from(interval.is_upper_bound);
+                if row.amount.objects >= 100 && !interval.is_upper_bound && interval.low != interval.high {
+                    asked += 1;
+                    held += u64::from((interval.low.objects..=interval.high.objects).contains(&row.amount.objects));
+                }
             }
         }
+        let of_seed = held as f64 / f64::from(asked.max(1));
+        by_seed = (by_seed.0 + of_seed, by_seed.1 + of_seed * of_seed);
         let interval = estimate.interval.ok_or("a sampled histogram has an interval")?;
         total.add(truth.total, estimate.total, interval.low, interval.high);
     }
 
     let mut lines = vec![format!("{}: {:.1} % of pools, {seeds} seeds", case.name, share * 100.0)];
     lines.push(format!(
-        "{:>28} {:>9} {:>7} {:>7} {:>7} {:>7} {:>7} {:>6}",
-        "type", "objects", "covered", "bytes", "±%", "error%", "bias%", "rare%"
+        "{:>28} {:>9} {:>7} {:>6} {:>6} {:>7} {:>8} {:>8} {:>7} {:>6}",
+        "type", "objects", "covered", "below", "above", "bytes", "±%", "error%", "bias%", "rare%"
     ));
+    // What chance may do: seeds are independent of each other, the types of one seed are not.
+    let slack_of_one = ERRORS * (COVERAGE_OF_ONE * (1.0 - COVERAGE_OF_ONE) / seeds as f64).sqrt();
+    let spread = by_seed.1 / seeds as f64 - (by_seed.0 / seeds as f64).powi(2);
+    let slack = if seeds < MANY { ERRORS * (spread.max(0.0) / seeds as f64).sqrt() } else { 0.0 };
     let (mut sum, mut count, mut low) = (0.0, 0, Vec::new());
     let rows = truth.rows.iter().filter(|row| row.amount.objects >= 100);
     for (label, amount, record) in rows
@@ -152,9 +187,11 @@ fn intervals_hold_the_truth(interpreter: &Interpreter, case: &Case) -> Result<()
         let relative = |value: f64| value * 100.0 / record.seen.max(1) as f64 / amount.objects as f64;
         let bias = relative(record.sum) * record.seen as f64 / seeds as f64 - 100.0;
         lines.push(format!(
-            "{label:>28} {:>9} {:>7.1} {:>7.1} {:>7.2} {:>7.2} {:>7.2} {:>6.1}",
+            "{label:>28} {:>9} {:>7.1} {:>6.1} {:>6.1} {:>7.1} {:>8.3} {:>8.3} {:>7.2} {:>6.1}",
             amount.objects,
             share(record.objects_held) * 100.0,
+            share(record.below) * 100.0,
+            share(record.above) * 100.0,
             share(record.bytes_held) * 100.0,
             relative(record.width),
             relative(record.error),
@@ -165,15 +202,15 @@ fn intervals_hold_the_truth(interpreter: &Interpreter, case: &Case) -> Result<()
         if record.error > 0.0 && record.rare == 0 {
             sum += share(record.objects_held);
             count += 1;
-            if share(record.objects_held) < COVERAGE_OF_ONE {
+            if share(record.objects_held) < COVERAGE_OF_ONE - slack_of_one {
                 low.push(label);
             }
         }
     }
     let mean = sum / f64::from(count.max(1));
     lines.push(format!("mean coverage of {count} types: {:.1} %", mean * 100.0));
-    common::tool::say(&lines.join("\n"));
-    if !COVERAGE.contains(&mean) {
+    tool::say(&lines.join("\n"));
+    if mean < COVERAGE.start() - slack || mean > COVERAGE.end() + slack {
         return Err(format!("the intervals hold the truth in {:.1} % of {seeds} seeds", mean * 100.0));
     }
     if !low.is_empty() {
@@ -182,10 +219,135 @@ fn intervals_hold_the_truth(interpreter: &Interpreter, case: &Case) -> Result<()
     Ok(())
 }
 
+/// What the options of `histo --sample` promise.
+type Test = fn(&Interpreter) -> Result<(), String>;
+const OPTIONS: &[(&str, Test)] = &[
+    ("a-limit-of-bytes-is-kept", a_limit_of_bytes),
+    ("a-seed-draws-the-same-again", a_seed),
+    ("an-error-is-reached", an_error),
+    ("a-budget-is-said", a_budget),
+    ("a-small-heap-is-read-whole", whole),
+    ("nonsense-is-refused", nonsense),
+];
+
+/// A heap of 300,000 objects that stands still, and its process's number.
+fn standing(interpreter: &Interpreter) -> Result<(Target, String), String> {
+    let target = Target::spawn(interpreter, &program("ages.py"), &["--objects", "300000"], &[])?;
+    target.signal(nix::sys::signal::Signal::SIGSTOP);
+    let pid = target.pid().to_string();
+    Ok((target, pid))
+}
+
+fn sampled(pid: &str, options: &[&str]) -> Result<Value, String> {
+    let args: Vec<&str> = ["histo", "--json", "--sample", pid].into_iter().chain(options.iter().copied()).collect();
+    let report = tool::run(&args)?.ok()?.json()?;
+    let rows = report["types"].as_array().ok_or("no types")?;
+    let is_sample = report["basis"] == "sampled";
+    for row in rows.iter().chain(std::iter::once(&report["totals"])).filter(|_| is_sample) {
+        let of = |name: &str| row[name].as_u64().ok_or(format!("no {name} in {row}"));
+        let (objects, bytes) = (of("objects")?, of("shallow_bytes")?);
+        if !(of("low")?..=of("high")?).contains(&objects) || !(of("bytes_low")?..=of("bytes_high")?).contains(&bytes) {
+            return Err(format!("an estimate beside its interval: {row}"));
+        }
+    }
+    Ok(report)
+}
+
+fn a_limit_of_bytes(interpreter: &Interpreter) -> Result<(), String> {
+    let (_target, pid) = standing(interpreter)?;
+    for mebibytes in [8_u64, 12] {
+        let limit = format!("{mebibytes}MiB");
+        let report = sampled(&pid, &["--max-read", &limit, "--seed", "3"])?;
+        let read = report["reading"]["read_bytes"].as_u64().ok_or("no bytes")?;
+        if report["basis"] != "sampled" || read > mebibytes << 20 || read < mebibytes << 19 {
+            return Err(format!("{limit}: {read} bytes read, {}", report["basis"]));
+        }
+    }
+    Ok(())
+}
+
+fn a_seed(interpreter: &Interpreter) -> Result<(), String> {
+    let (_target, pid) = standing(interpreter)?;
+    let types = |seed: &str| Ok::<_, String>(sampled(&pid, &["--max-read", "8MiB", "--seed", seed])?["types"].clone());
+    let first = types("7")?;
+    if types("7")? != first {
+        return Err("the same seed, another sample".into());
+    }
+    if types("8")? == first {
+        return Err("another seed, the same sample".into());
+    }
+    Ok(())
+}
+
+fn an_error(interpreter: &Interpreter) -> Result<(), String> {
+    let (_target, pid) = standing(interpreter)?;
+    let report = sampled(&pid, &["--error", "2%", "--seed", "1"])?;
+    if report["basis"] != "sampled" {
+        return Ok(());
+    }
+    let total = report["totals"]["objects"].as_f64().ok_or("no total")?;
+    for row in report["types"].as_array().ok_or("no types")? {
+        let of = |name: &str| row[name].as_f64().unwrap_or(f64::NAN);
+        if of("objects") > total * 0.01 && (of("high") - of("low")) / 2.0 > 0.02 * of("objects") {
+            return Err(format!("known less well than to 2 %: {row}"));
+        }
+    }
+    Ok(())
+}
+
+fn a_budget(interpreter: &Interpreter) -> Result<(), String> {
+    let (_target, pid) = standing(interpreter)?;
+    // No time at all: what is least is read.
+    let report = sampled(&pid, &["--budget", "5ms", "--seed", "1"])?;
+    let of = |name: &str| report["sample"][name].as_f64().ok_or(format!("no {name}"));
+    if report["basis"] != "sampled" || of("pools_read")? > 0.8 * of("pools")? || report["sample"]["seed"] != 1 {
+        return Err(report["sample"].to_string());
+    }
+    let table = tool::run(&["histo", "--sample", "--budget", "5ms", &pid])?.ok()?.text();
+    let basis = table.lines().find(|line| line.starts_with("basis: sampled, ")).ok_or(table.clone())?;
+    if !basis.contains(" % of pools, ") || !table.contains(" ± ") || !table.contains("≤ ") {
+        return Err(table);
+    }
+    let svg = tool::run(&["flamegraph", "--sample", "--budget", "5ms", "-o", "-", &pid])?.ok()?.text();
+    if svg.contains("sampled, ") && svg.contains(" % of pools") {
+        Ok(())
+    } else {
+        Err("no basis in the picture".into())
+    }
+}
+
+/// What can be read completely is no estimate.
+fn whole(interpreter: &Interpreter) -> Result<(), String> {
+    let (_target, pid) = standing(interpreter)?;
+    let report = sampled(&pid, &["--max-read", "1GiB"])?;
+    let census = tool::run(&["histo", "--json", &pid])?.ok()?.json()?;
+    if report["basis"] == "exact" && report["types"] == census["types"] && report["totals"] == census["totals"] {
+        return Ok(());
+    }
+    Err(format!("{} {} {}", report["basis"], report["totals"], census["totals"]))
+}
+
+fn nonsense(_: &Interpreter) -> Result<(), String> {
+    for nonsense in [["--budget", "0"], ["--budget", "x"], ["--max-read", "0"], ["--error", "0%"], ["--error", "200%"]]
+    {
+        let run = tool::run(&["histo", "--sample", nonsense[0], nonsense[1], "1"])?;
+        if run.status.code() != Some(2) || !run.stderr.contains(nonsense[0]) {
+            return Err(format!("{nonsense:?}: {} {}", run.status, run.stderr));
+        }
+    }
+    // Two ways to say how much.
+    match tool::run(&["histo", "--sample", "--budget", "1s", "--error", "2%", "1"])?.status.code() {
+        Some(2) => Ok(()),
+        code => Err(format!("{code:?}")),
+    }
+}
+
 impl Record {
     fn add(&mut self, truth: Amount, found: Amount, low: Amount, high: Amount) {
         self.seen += 1;
         self.objects_held += u64::from((low.objects..=high.objects).contains(&truth.objects));
+        self.above += u64::from(truth.objects > high.objects);
+        self.below += u64::from(truth.objects < low.objects);
         self.bytes_held += u64::from((low.bytes..=high.bytes).contains(&truth.bytes));
         self.sum += found.objects as f64;
         self.width += high.objects.saturating_sub(low.objects) as f64 / 2.0;

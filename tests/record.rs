@@ -71,7 +71,184 @@ fn main() {
             trials.push(Trial::test(*name, move || test(&interpreter).map_err(Failed::from)));
         }
     }
+    if let Some(interpreter) = interpreters::any() {
+        for shape in SHAPES {
+            let interpreter = interpreter.clone();
+            trials.push(Trial::test(format!("leak/{shape}"), move || {
+                the_leak_is_named(&interpreter, shape).map_err(Failed::from)
+            }));
+        }
+        for (name, test) in CONTENTS {
+            let interpreter = interpreter.clone();
+            trials.push(Trial::test(*name, move || test(&interpreter).map_err(Failed::from)));
+        }
+    }
+    if let Some(interpreter) = interpreters::find().interpreters.into_iter().find(|it| !it.has_gil()) {
+        trials.push(Trial::test("free-threaded-builds-are-refused", move || {
+            free_threaded(&interpreter).map_err(Failed::from)
+        }));
+    }
     libtest_mimic::run(&arguments, trials).exit();
+}
+
+/// The ways to leak of `fixtures/programs/leaking.py`.
+const SHAPES: &[&str] = &[
+    "dict",
+    "class-list",
+    "closure",
+    "cycle",
+    "cache",
+    "exception",
+    "deque",
+    "partial",
+    "callback",
+    "queue",
+    "record",
+    "task",
+];
+
+/// Three of four objects that are made die; the function that makes the fourth is named first.
+fn the_leak_is_named(interpreter: &Interpreter, shape: &str) -> Result<(), String> {
+    let target = Target::spawn(interpreter, &common::program("leaking.py"), &[shape], &[])?;
+    let report = tool::run(&[
+        "record",
+        &target.pid().to_string(),
+        "-d",
+        "2",
+        "-r",
+        "200",
+        "-f",
+        "json",
+        "-o",
+        "-",
+        "--seed",
+        "1",
+    ])?
+    .ok()?
+    .json()?;
+    let first = report["functions"][0]["function"].as_str().unwrap_or_default();
+    let survivors = &report["functions"][0]["survivors"]["objects"]["value"];
+    if !first.starts_with("keep") || survivors.as_f64().is_none_or(|survivors| survivors < 1.0) {
+        return Err(format!("{first:?} is named first, {survivors} live: {}", report["functions"]));
+    }
+    // Garbage is all that lives where nobody collects it, and the report says so.
+    let warned = report["warnings"].to_string().contains("turned automatic collections off");
+    if warned == (shape == "cycle") { Ok(()) } else { Err(report["warnings"].to_string()) }
+}
+
+/// What the formats hold.
+const CONTENTS: &[(&str, Test)] = &[
+    ("speedscope-follows-its-schema", speedscope),
+    ("folded-stacks-and-csv-are-read-back", folded_and_csv),
+    ("lines-are-those-that-allocate", lines),
+];
+
+fn free_threaded(interpreter: &Interpreter) -> Result<(), String> {
+    let target = Target::spawn(interpreter, MORTAL, &[], &[])?;
+    let run = tool::run(&["record", &target.pid().to_string(), "-d", "1"])?;
+    match run.status.code() {
+        Some(2) if run.stderr.contains("free-threaded") && run.stderr.contains("histo") => Ok(()),
+        code => Err(format!("{code:?} {}", run.stderr)),
+    }
+}
+
+fn leaking(interpreter: &Interpreter, options: &[&str]) -> Result<tool::Run, String> {
+    let target = Target::spawn(interpreter, &common::program("leaking.py"), &["dict"], &[])?;
+    let pid = target.pid().to_string();
+    let args = ["record", &pid, "-d", "1500ms", "-r", "200", "--allocated", "-o", "-"];
+    tool::run(&args.into_iter().chain(options.iter().copied()).collect::<Vec<_>>())?.ok()
+}
+
+/// What `file-format-schema.json` of speedscope asks of a sampled profile.
+fn speedscope(interpreter: &Interpreter) -> Result<(), String> {
+    let file = leaking(interpreter, &["-f", "speedscope"])?;
+    let file: Value = serde_json::from_str(&file.text()).map_err(|e| e.to_string())?;
+    let wrong = |what: &str| Err(format!("{what}: {file}"));
+    if file["$schema"] != "https://www.speedscope.app/file-format-schema.json" || !file["name"].is_string() {
+        return wrong("head");
+    }
+    let frames = file["shared"]["frames"].as_array().ok_or("no frames")?;
+    if !frames.iter().all(|it| it["name"].is_string() && it["file"].is_string() && it["line"].is_u64()) {
+        return wrong("frames");
+    }
+    let profiles = file["profiles"].as_array().ok_or("no profiles")?;
+    if file["activeProfileIndex"].as_u64().is_none_or(|index| index >= profiles.len() as u64) {
+        return wrong("active profile");
+    }
+    let mut named = Vec::new();
+    for profile in profiles {
+        let (samples, weights) = (profile["samples"].as_array(), profile["weights"].as_array());
+        let (Some(samples), Some(weights)) = (samples, weights) else { return wrong("no samples") };
+        let sum: u64 = weights.iter().filter_map(Value::as_u64).sum();
+        let units = ["none", "nanoseconds", "microseconds", "milliseconds", "seconds", "bytes"];
+        let is_sampled = profile["type"] == "sampled"
+            && profile["name"].is_string()
+            && profile["unit"].as_str().is_some_and(|unit| units.contains(&unit))
+            && profile["startValue"] == 0
+            && profile["endValue"].as_u64() == Some(sum)
+            && samples.len() == weights.len();
+        if !is_sampled {
+            return wrong("profile");
+        }
+        for frame in samples.iter().flat_map(|sample| sample.as_array().into_iter().flatten()) {
+            let frame = frame.as_u64().and_then(|index| frames.get(index as usize)).ok_or("no such frame")?;
+            named.extend(frame["name"].as_str());
+        }
+    }
+    // Threads' frames begin in the threading module; `run` called both.
+    if named.contains(&"handle") && named.contains(&"run") { Ok(()) } else { wrong("functions") }
+}
+
+fn folded_and_csv(interpreter: &Interpreter) -> Result<(), String> {
+    let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let csv = folder.path().join("o.csv");
+    let text = leaking(interpreter, &["-f", "folded", "--csv", &csv.to_string_lossy()])?.text();
+    let mut in_handle = 0;
+    for line in text.lines() {
+        let (stack, number) = line.rsplit_once(' ').ok_or(format!("{line:?}"))?;
+        let number: u64 = number.parse().map_err(|e| format!("{line:?}: {e}"))?;
+        if number == 0 || !stack.split(';').skip(1).all(|frame| frame.contains(" (") && frame.ends_with(')')) {
+            return Err(format!("{line:?}"));
+        }
+        let leaf = stack.rsplit(';').next().unwrap_or_default();
+        in_handle += if leaf.starts_with("handle (") { number } else { 0 };
+    }
+    if in_handle == 0 {
+        return Err(text);
+    }
+    let text = std::fs::read_to_string(&csv).map_err(|e| e.to_string())?;
+    let mut lines = text.lines();
+    if lines.next() != Some("seconds,rss_bytes,heap_objects,collections_0,collections_1,collections_2") {
+        return Err(text);
+    }
+    let rows: Result<Vec<Vec<f64>>, _> =
+        lines.map(|line| line.split(',').map(str::parse).collect::<Result<Vec<f64>, _>>()).collect();
+    let rows = rows.map_err(|e| format!("{e}: {text}"))?;
+    let grows = |column: usize| rows.windows(2).all(|pair| pair[0][column] <= pair[1][column]);
+    // One a second and one at the end; the program only ever grows, and collections are counted up.
+    let is_whole = rows.len() >= 2 && rows.iter().all(|row| row.len() == 6 && row[1] > 1e6 && row[2] > 1000.0);
+    if is_whole && [0, 3, 4, 5].into_iter().all(grows) { Ok(()) } else { Err(text) }
+}
+
+fn lines(interpreter: &Interpreter) -> Result<(), String> {
+    let program = common::program("leaking.py");
+    let line_of = |text: &str| program.lines().position(|line| line.trim() == text).map(|index| index as u64 + 1);
+    let allocates = line_of("for _ in range(9000): RECENT.append(Request())").ok_or("the program has changed")?;
+    let defined = line_of("def handle(number):").ok_or("the program has changed")?;
+    for (options, expected) in [(&["-f", "json", "--lines"][..], allocates), (&["-f", "json"][..], defined)] {
+        let report = leaking(interpreter, options)?.json()?;
+        let of_handle = report["functions"].as_array().into_iter().flatten().filter(|it| it["function"] == "handle");
+        let most = of_handle
+            .max_by_key(|it| it["allocated"]["objects"]["value"].as_f64().unwrap_or(0.0) as u64)
+            .ok_or(format!("{}", report["functions"]))?;
+        if most["line"] != expected {
+            return Err(format!("{most}, not line {expected}"));
+        }
+        if !report["not_covered"].as_str().is_some_and(|text| text.contains("str, bytes")) {
+            return Err("what is not covered is not said".into());
+        }
+    }
+    Ok(())
 }
 
 /// What may go wrong while a program is recorded.

@@ -17,7 +17,7 @@ use rustc_hash::FxHashMap;
 use crate::heap::stacks::StackId;
 
 /// Glances with births that are enough to tell who allocates: shares of some points.
-const INSTANTS_MIN: u64 = 400;
+const INSTANTS_MIN: u64 = 200;
 /// Groups of the jackknife. Their 19 degrees of freedom are in [`QUANTILE`].
 pub const GROUPS: usize = 20;
 /// Student's 97.5 % quantile at 19 degrees of freedom.
@@ -207,14 +207,14 @@ impl Allocations {
         }
     }
 
-    /// A glance, of so much weight, that found a stack; and what was born in its microsecond, if that is known.
-    pub fn instant(&mut self, group: usize, stack: StackId, lines: &[u32], weight: f64, births: Option<u64>) {
+    /// A glance, of so much weight, that found a stack; and how fast objects were born in its microsecond, if that is known.
+    pub fn instant(&mut self, group: usize, stack: StackId, lines: &[u32], weight: f64, births: Option<f64>) {
         let seen = self.seen(stack);
         seen.instants[group] += weight;
         let Some(births) = births else { return };
         seen.instants_read[group] += weight;
-        if births > 0 {
-            let births = births as f64 * weight;
+        if births > 0.0 {
+            let births = births * weight;
             seen.instant_births[group] += births;
             seen.lines.entry(lines.to_vec()).or_default().instant_births[group] += births;
             self.instants += 1;

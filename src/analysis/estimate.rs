@@ -1,18 +1,22 @@
 //! Objects and bytes per type from a part of the heap, each with a 95 % confidence interval.
 //!
-//! [`crate::heap::sampling`] says how the part is drawn. From it, per stratum `c` (a size class, windows of heaps):
+//! [`crate::heap::sampling`] says how the part is drawn. From it, per strip `h` of neighbours:
 //!
-//! * the **estimate** is Cochran's combined ratio estimator (*Sampling Techniques*, 6.1 and 6.11): objects seen per block
-//!   in use that was read, times all blocks in use, `Y_c = X_c · Σy / Σx`. Its bias is of the order of 1/n. In strata
-//!   without such a variable `x` is 1 per unit and the estimator is the unbiased expansion;
-//! * the **variance** is that between the groups (interpenetrating systematic samples, 8.11): with the residuals
-//!   `d_g = y_g − R x_g`, `v = (1 − f) / (r (r − 1)) · Σ (r X_c/Σx · d_g)²`, summed over strata *before* squaring, so that
-//!   it does not matter which strata a type is in, and with the finite-population correction `1 − f`;
-//! * where the heads of pools are themselves a sample (12.), the spread of `R_c X_c` between its groups is added;
-//! * the **interval** takes Student's t with r − 1 degrees of freedom;
-//! * a type seen in fewer than [`RARE`] groups is **rare**: its spread says little. It is reported as "at most": the
-//!   exact upper limit of a Poisson count (F. Garwood, Biometrika 28, 1936) of as many clusters as there were groups that
-//!   saw it, each as large as the largest one;
+//! * the **estimate** is Hájek's: `Y_h = X_h · Σ(y/π) / Σ(x/π)`, objects seen per block in use that was read, times all blocks
+//!   in use; `π` is the chance that a unit had (C.-E. Särndal, B. Swensson and J. Wretman, *Model Assisted Survey Sampling*,
+//!   1992, 7.3). Chances are in proportion to `x` but for what depends on the neighbourhood, which a strip shares, so its bias
+//!   is far below its error. Where there is no such variable `x` is 1 per unit;
+//! * the **variance** within a strip is that of the residuals `e = y − R x`, `v = m/(m−1) Σ (1 − π) (e/π)²` (J. Hájek,
+//!   *Asymptotic theory of rejective sampling*, Annals of Mathematical Statistics 35, 1964), where `1 − π` is the
+//!   finite-population correction. Strips are drawn independently, so variances add up;
+//! * where the heads of pools are themselves a sample (Cochran, *Sampling Techniques*, 12.), the variance of what that misses
+//!   is added: the spread of `R x` between neighbours that were looked at (collapsed strata, 5A.12);
+//! * the **degrees of freedom** are Satterthwaite's over strips (F. E. Satterthwaite, *An approximate distribution of
+//!   estimates of variance components*, Biometrics Bulletin 2, 1946): few where a type begins and ends in few strips;
+//! * the **interval** takes Student's t, made lopsided by the third moment of the residuals ([`super::intervals`]): where some
+//!   pools hold many and most hold none, more is missed than is found too much;
+//! * a type seen in fewer than [`RARE`] units is **rare**: its spread says little. It is reported as "at most": the upper limit
+//!   of a Poisson count of as many clusters as there were units that held it, each as large as the largest one;
 //! * a list, a dict or a set may own a **large raw block**, and nothing in the block says whose it is: one such container
 //!   in a pool that was not drawn makes a wrong sum of bytes. So the blocks' bytes stand in the upper limit of the bytes
 //!   of such types, and of the total;
@@ -21,21 +25,12 @@
 use rustc_hash::FxHashMap;
 
 use crate::heap::object::Amount;
-use crate::heap::sampling::{GROUPS, Sample, Seen};
+use crate::heap::sampling::Sample;
 use crate::python::sizes::Basis;
 use crate::python::types::TypeTable;
 
 use super::histogram::{Histogram, Interval, Row, SortKey};
-
-/// In fewer groups than this, a type is rare.
-const RARE: usize = 7;
-/// Garwood's upper 97.5 % limits of a Poisson mean of which 0, 1, 2, ... were seen: half the chi-square quantile of
-/// 2 (n + 1) degrees of freedom.
-const GARWOOD: [f64; RARE] = [3.689, 5.572, 7.225, 8.767, 10.242, 11.668, 13.059];
-
-/// Units that may be unlike all that were drawn: where a type nearly fills its size class, the groups agree until one
-/// meets such a unit. Never less than what so many of them would change. Chosen by simulation (`tests/estimate.rs`).
-const FLOOR: f64 = 1.25;
+use super::intervals::{RARE, rare, skewed, student};
 
 /// What a row is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +45,8 @@ pub enum By {
 #[derive(Default)]
 struct Member {
     certain: Amount,
-    seen: FxHashMap<u32, Seen>,
+    /// By strip and unit.
+    seen: Vec<(u32, u32, Amount)>,
     basis: Option<Basis>,
     owns_blocks: bool,
 }
@@ -79,16 +75,14 @@ pub fn histogram(types: &TypeTable, sample: &Sample, by: By, sort: SortKey) -> H
     for (&type_id, &amount) in &sample.certain {
         member(type_id, &|member| member.certain.add(amount));
     }
-    for (&(type_id, stratum), seen) in &sample.seen {
-        member(type_id, &|member| {
-            let sums = member.seen.entry(stratum).or_default();
-            sums.iter_mut().zip(seen).for_each(|(sum, &amount)| sum.add(amount));
-        });
+    for (&type_id, seen) in &sample.seen {
+        member(type_id, &|member| member.seen.extend_from_slice(seen));
     }
     let mut total = Amount::default();
     let mut rows = Vec::with_capacity(members.len());
-    for ((module, name), member) in members {
-        let (amount, interval) = member.estimate(sample);
+    let mut survey = Survey { sample, errors: vec![0.0; sample.looked_at.len() + 1], touched: Vec::new() };
+    for ((module, name), mut member) in members {
+        let (amount, interval) = member.estimate(&mut survey);
         total.add(amount);
         rows.push(Row {
             retained: None,
@@ -100,7 +94,13 @@ pub fn histogram(types: &TypeTable, sample: &Sample, by: By, sort: SortKey) -> H
         });
     }
     let mut histogram = Histogram::of(rows, total, sort);
-    histogram.interval = Some(all.estimate(sample).1);
+    // The rows are rounded one by one.
+    let mut interval = all.estimate(&mut survey).1;
+    interval.low.objects = interval.low.objects.min(total.objects);
+    interval.low.bytes = interval.low.bytes.min(total.bytes);
+    interval.high.objects = interval.high.objects.max(total.objects);
+    interval.high.bytes = interval.high.bytes.max(total.bytes);
+    histogram.interval = Some(interval);
     histogram
 }
 
@@ -113,92 +113,126 @@ struct Figure {
 }
 
 impl Member {
-    fn estimate(&self, sample: &Sample) -> (Amount, Interval) {
-        let hits = (0..GROUPS).filter(|&group| self.seen.values().any(|seen| seen[group].objects > 0)).count();
-        let of = |pick: fn(&Amount) -> u64| figure(sample, &self.seen, pick, pick(&self.certain) as f64, hits);
-        let (objects, bytes) = (of(|amount| amount.objects), of(|amount| amount.bytes));
+    fn estimate(&mut self, survey: &mut Survey<'_>) -> (Amount, Interval) {
+        self.seen.sort_unstable_by_key(|&(_, unit, _)| unit);
+        self.seen.dedup_by(|next, sum| {
+            let same = next.1 == sum.1;
+            if same {
+                sum.2.add(next.2);
+            }
+            same
+        });
+        let mut all = Amount::default();
+        self.seen.iter().for_each(|seen| all.add(seen.2));
+        let mean = all.bytes as f64 / (all.objects as f64).max(1.0);
+        let objects = survey.figure(&self.seen, |amount| amount.objects, &self.certain, mean);
+        let bytes = survey.figure(&self.seen, |amount| amount.bytes, &self.certain, mean);
         let amount = |pick: fn(&Figure) -> f64| Amount {
             objects: pick(&objects).round() as u64,
             bytes: pick(&bytes).round() as u64,
         };
         let mut high = amount(|figure| figure.high);
         if self.owns_blocks && !self.seen.is_empty() {
-            high.bytes = high.bytes.saturating_add(sample.raw_bytes);
+            high.bytes = high.bytes.saturating_add(survey.sample.raw_bytes);
         }
-        let interval =
-            Interval { low: amount(|figure| figure.low), high, is_upper_bound: !self.seen.is_empty() && hits < RARE };
+        // Where most of it was read in any case, the rest may be as rare as it likes.
+        let is_upper_bound = self.seen.len() < RARE && objects.high > 1.5 * objects.estimate;
+        let interval = Interval { low: amount(|figure| figure.low), high, is_upper_bound };
         (amount(|figure| figure.estimate), interval)
     }
 }
 
-/// One figure of one row: what was seen for certain, and what the strata make of the rest.
-fn figure(sample: &Sample, seen: &FxHashMap<u32, Seen>, pick: fn(&Amount) -> u64, certain: f64, hits: usize) -> Figure {
-    let groups = GROUPS as f64;
-    let (mut estimate, mut observed) = (certain, certain);
-    let (mut spread, mut first_phase) = ([0.0; GROUPS], [0.0; GROUPS]);
-    let (mut largest, mut unit, mut floor) = ([0.0; GROUPS], 0.0_f64, 0.0);
-    // In the order of strata, since sums of floats depend on theirs.
-    let mut strata: Vec<_> = seen.iter().collect();
-    strata.sort_unstable_by_key(|&(&stratum, _)| stratum);
-    for (&index, seen) in strata {
-        let Some(stratum) = sample.strata.get(index as usize) else { continue };
-        let read: f64 = stratum.read.iter().map(|&read| read as f64).sum();
-        if read == 0.0 {
-            continue;
-        }
-        let sum: f64 = seen.iter().map(|amount| pick(amount) as f64).sum();
-        let (ratio, weight) = (sum / read, stratum.total / read);
-        estimate += ratio * stratum.total;
-        observed += sum;
-        let correction = (1.0 - stratum.fraction).max(0.0).sqrt();
-        // What one unit that is unlike all others would change; of bytes, at the mean size of what was seen.
-        let objects: f64 = seen.iter().map(|amount| amount.objects as f64).sum();
-        let (share, size) = (objects / read, sum / objects.max(1.0));
-        let drawn = stratum.drawn.max(1) as f64;
-        floor += (correction * FLOOR * stratum.total / drawn * size).powi(2) * (share * (1.0 - share)).max(0.0);
-        unit = unit.max(weight * read / drawn * size);
-        let seen_first: f64 = stratum.first_phase.iter().map(|&first| first as f64).sum();
-        for group in 0..GROUPS {
-            let here = pick(&seen[group]) as f64;
-            spread[group] += correction * weight * groups * (here - ratio * stratum.read[group] as f64);
-            largest[group] += weight * here;
-            if seen_first > 0.0 {
-                let excess = groups * stratum.first_phase[group] as f64 / seen_first - 1.0;
-                first_phase[group] += (1.0 - sample.first_phase).max(0.0).sqrt() * ratio * stratum.total * excess;
+/// A sample, and room to reckon in.
+struct Survey<'a> {
+    sample: &'a Sample,
+    /// By pair of pools that phase 1 looked at.
+    errors: Vec<f64>,
+    touched: Vec<usize>,
+}
+
+impl Survey<'_> {
+    /// One figure of one row: what was seen for certain, and what the strips make of the rest.
+    /// `mean` is the bytes of an object.
+    fn figure(&mut self, seen: &[(u32, u32, Amount)], pick: fn(&Amount) -> u64, certain: &Amount, mean: f64) -> Figure {
+        // Of an object, what is counted: itself or its bytes.
+        let each = pick(&Amount { objects: 1, bytes: mean as u64 }) as f64;
+        let certain = pick(certain) as f64;
+        let (mut estimate, mut observed) = (certain, certain);
+        // Second and third moment of the error, and what Satterthwaite's rule needs.
+        let (mut variance, mut third, mut squares) = (0.0, 0.0, 0.0);
+        let (mut largest, mut full) = (0.0_f64, 0.0_f64);
+        for of_strip in seen.chunk_by(|a, b| a.0 == b.0) {
+            let Some(strip) = of_strip.first().and_then(|seen| self.sample.strips.get(seen.0 as usize)) else {
+                continue;
+            };
+            let units = self.sample.units.get(strip.units.clone()).unwrap_or_default();
+            let mut values = of_strip.iter().peekable();
+            let values: Vec<f64> = (strip.units.start..strip.units.end)
+                .map(|unit| values.next_if(|seen| seen.1 as usize == unit).map_or(0.0, |seen| pick(&seen.2) as f64))
+                .collect();
+            let sum = |values: &mut dyn Iterator<Item = f64>| values.sum::<f64>();
+            let read = sum(&mut units.iter().map(|unit| unit.size / unit.chance));
+            if read <= 0.0 {
+                continue;
+            }
+            let ratio = sum(&mut units.iter().zip(&values).map(|(unit, value)| value / unit.chance)) / read;
+            let scale = strip.stands_for;
+            estimate += ratio * strip.total * scale;
+            observed += values.iter().sum::<f64>();
+            let expand = strip.total / read * scale;
+            let drawn = units.len() as f64;
+            let (mut second, mut cubes, mut fourth) = (0.0, 0.0, 0.0);
+            for (unit, value) in units.iter().zip(&values) {
+                let error = expand * (value - ratio * unit.size) / unit.chance;
+                let fraction = unit.chance / scale;
+                let part = (1.0 - fraction).max(0.0) * error.powi(2);
+                second += part;
+                fourth += part.powi(2);
+                cubes += (1.0 - fraction).max(0.0) * (1.0 - 2.0 * fraction) * error.powi(3);
+                largest = largest.max(expand / unit.chance * value);
+                let room = strip.room.map_or(unit.size, |room| room as f64 / mean.max(1.0));
+                full = full.max(expand / unit.chance * room * each);
+            }
+            if drawn > 1.0 {
+                let second = second * drawn / (drawn - 1.0);
+                variance += second;
+                squares += fourth * (drawn / (drawn - 1.0)).powi(2);
+            }
+            if drawn > 2.0 {
+                third += cubes * drawn.powi(2) / ((drawn - 1.0) * (drawn - 2.0));
+            }
+            for &(number, in_use) in self.sample.looked_at.get(strip.looked_at.clone()).unwrap_or_default() {
+                let pair = number as usize / 2;
+                if pair >= self.errors.len() {
+                    self.errors.resize(pair + 1, 0.0);
+                }
+                self.touched.push(pair);
+                let sign = if number % 2 == 0 { 1.0 } else { -1.0 };
+                self.errors[pair] += sign * ratio * f64::from(in_use) * scale;
             }
         }
+        let mut first_phase = 0.0;
+        for pair in self.touched.drain(..) {
+            first_phase += std::mem::take(&mut self.errors[pair]).powi(2);
+        }
+        first_phase *= 1.0 - self.sample.first_phase;
+        if seen.len() < RARE {
+            // A cluster that was not drawn may be larger than those that were; a full unit would be the worst case.
+            let cluster = largest.max((largest * full).sqrt());
+            let high = if seen.is_empty() { certain } else { certain + cluster * rare(seen.len()) };
+            return Figure { estimate, low: observed, high: high.max(estimate) };
+        }
+        let within = variance;
+        // One more contribution than was met, so that few are not trusted too much.
+        let variance = within + first_phase + if within > 0.0 { squares / within } else { 0.0 };
+        if variance <= 0.0 {
+            return Figure { estimate, low: estimate, high: estimate };
+        }
+        let degrees = if within > 0.0 { (2.0 * variance.powi(2) / squares).max(3.0) } else { 30.0 };
+        let (down, up) = skewed(third / variance.powf(1.5), student(degrees));
+        let error = variance.sqrt();
+        Figure { estimate, low: (estimate - down * error).max(observed), high: estimate + up * error }
     }
-    if hits < RARE {
-        let largest = largest.iter().copied().fold(0.0, f64::max);
-        // A cluster that was not drawn may be larger than those that were; a full unit would be the worst case.
-        let cluster = largest.max((largest * unit).sqrt());
-        let high = if seen.is_empty() { certain } else { certain + cluster * GARWOOD[hits] };
-        return Figure { estimate, low: observed, high: high.max(estimate) };
-    }
-    let squares = |values: &[f64; GROUPS]| values.iter().map(|value| value * value).sum::<f64>();
-    let variance = (squares(&spread) + squares(&first_phase)) / (groups * (groups - 1.0));
-    let half_width = (student(degrees_of_freedom(&spread)) * variance.sqrt()).max(floor.sqrt());
-    Figure { estimate, low: (estimate - half_width).max(observed), high: estimate + half_width }
-}
-
-/// r − 1 where the groups' deviations look normal; fewer where some of them make most of the variance, since then the
-/// variance is itself badly known (Cochran 5.4, after Satterthwaite: kurtosis lowers the degrees of freedom).
-fn degrees_of_freedom(deviations: &[f64; GROUPS]) -> f64 {
-    let squares: f64 = deviations.iter().map(|value| value.powi(2)).sum();
-    let fourth: f64 = deviations.iter().map(|value| value.powi(4)).sum();
-    let most = GROUPS as f64 - 1.0;
-    if fourth > 0.0 { (3.0 * squares.powi(2) / fourth - 1.0).clamp(3.0, most) } else { most }
-}
-
-/// The 97.5 % quantile of Student's t: the expansion of Abramowitz and Stegun, *Handbook*, 26.7.5; four digits from 5
-/// degrees of freedom on.
-fn student(degrees: f64) -> f64 {
-    let x = 1.959_964_f64;
-    let (x3, x5, x7, x9) = (x.powi(3), x.powi(5), x.powi(7), x.powi(9));
-    x + (x3 + x) / (4.0 * degrees)
-        + (5.0 * x5 + 16.0 * x3 + 3.0 * x) / (96.0 * degrees.powi(2))
-        + (3.0 * x7 + 19.0 * x5 + 17.0 * x3 - 15.0 * x) / (384.0 * degrees.powi(3))
-        + (79.0 * x9 + 776.0 * x7 + 1482.0 * x5 - 1920.0 * x3 - 945.0 * x) / (92_160.0 * degrees.powi(4))
 }
 
 /// The widest interval, in objects, of the rows that hold at least `share` of all objects, as a share of the row. Bytes
@@ -214,16 +248,4 @@ pub fn worst_error(histogram: &Histogram, share: f64) -> f64 {
         }
     }
     worst
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn quantiles_agree_with_tables() {
-        for (degrees, expected) in [(5.0, 2.571), (9.0, 2.262), (19.0, 2.093), (23.0, 2.069), (1e9, 1.960)] {
-            assert!((student(degrees) - expected).abs() < 1e-3, "{degrees}: {}", student(degrees));
-        }
-    }
 }

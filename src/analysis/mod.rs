@@ -4,6 +4,7 @@ pub mod allocations;
 pub mod estimate;
 pub mod frames;
 pub mod histogram;
+mod intervals;
 pub mod names;
 pub mod owners;
 pub mod profile;

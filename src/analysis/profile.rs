@@ -62,6 +62,8 @@ pub struct Profile {
     pub all: Figure,
     /// How windows ended.
     pub outcomes: Outcomes,
+    /// Glances in whose microsecond something was born.
+    pub instants: u64,
 }
 
 impl Profile {
@@ -103,7 +105,16 @@ impl Profile {
         });
         let types = allocations.types(seconds);
         let all = allocations.all_births(seconds);
-        Profile { seconds, stacks, functions, types, total, all, outcomes: allocations.outcomes }
+        Profile {
+            seconds,
+            stacks,
+            functions,
+            types,
+            total,
+            all,
+            outcomes: allocations.outcomes,
+            instants: allocations.instants,
+        }
     }
 
     /// Births that no stack can be told of.

@@ -10,12 +10,12 @@ use fastrand::Rng;
 use crate::analysis::allocations::{Allocations, GROUPS, Remembered};
 use crate::analysis::profile::{MergeBy, Profile, StackBorn};
 use crate::heap::births::wait_until;
-use crate::heap::recorder::{REMEMBERED, Recorder, Seen, Watched};
+use crate::heap::recorder::{Look, REMEMBERED, Recorder, Watched};
 use crate::heap::survey::Survey;
 use crate::python::layout::Build;
 use crate::python::types::TypeTable;
 use crate::report::folded::Weight;
-use crate::report::recording_json::{self, Course};
+use crate::report::recording_json::{self, Course, NOT_COVERED};
 use crate::report::summary::TargetSummary;
 use crate::report::timeline::{self, Moment};
 use crate::report::{flamegraph, folded, speedscope, units};
@@ -37,8 +37,6 @@ const FIRST: Duration = Duration::from_micros(200);
 /// How long the target is left to run between two glances: long enough for some births, short enough that most of them
 /// are still alive and the stack is still the same.
 const DWELL: Duration = Duration::from_micros(30);
-/// The most time that one glance stands for, seconds: about a window and the reading of its list.
-const INSTANT_SPAN: f64 = 160e-6;
 /// The share of time that trains may take: reading is not free for the target either, whose cache lines it takes.
 const SHARE: f64 = 0.1;
 /// The longest train.
@@ -252,23 +250,28 @@ fn digest(
     allocations: &mut Allocations,
     group: usize,
     stratum: Duration,
-    lanes: &[Vec<Seen>],
+    lanes: &[Look],
     length: Duration,
     longest: Duration,
 ) -> Duration {
     let (mut births, mut time) = (0.0, 0.0);
-    for seen in lanes.iter().flatten() {
+    for seen in lanes.iter().flat_map(|lane| &lane.windows) {
         births += seen.births.unwrap_or(0) as f64;
         time += if seen.births.is_some() { seen.seconds } else { 0.0 };
     }
     for lane in lanes {
-        let looked_at: f64 = lane.iter().map(|seen| seen.span).sum();
+        // Each glance stands for as much of the stratum as any other: none is chosen for what it finds.
+        let each = stratum.as_secs_f64() / lane.glances.max(1) as f64;
+        for instant in &lane.instants {
+            allocations.instant(group, instant.stack, &instant.lines, each, instant.births);
+        }
+        let looked_at: f64 = lane.windows.iter().map(|seen| seen.span).sum();
         if looked_at <= 0.0 {
             continue;
         }
         // A train stands for its stratum.
         let weight = stratum.as_secs_f64() / looked_at;
-        for seen in lane {
+        for seen in &lane.windows {
             let outcomes = &mut allocations.outcomes;
             match (seen.births, &seen.at) {
                 (Some(births), Some(_)) => {
@@ -282,10 +285,6 @@ fn digest(
                 }
                 (None, _) if seen.collected => outcomes.collected += 1,
                 (None, _) => outcomes.torn += 1,
-            }
-            if let Some((stack, lines, births)) = &seen.instant {
-                let span = seen.span.min(INSTANT_SPAN);
-                allocations.instant(group, *stack, lines, weight * span, *births);
             }
             if !seen.is_late {
                 // Where the collector began in a window, it took about half of it.
@@ -442,6 +441,7 @@ fn say(options: &Record, destination: &Destination, target: &TargetSummary, prof
             );
         }
     }
+    eprintln!("{NOT_COVERED}");
     for warning in &recording.course.warnings {
         eprintln!("warning: {warning}");
     }

@@ -9,7 +9,7 @@ use crate::analysis::estimate::{self, By};
 use crate::analysis::histogram::{Histogram, SortKey};
 use crate::heap::classify::Classifier;
 use crate::heap::freelists;
-use crate::heap::sampling::{Effort, Frame, HEADS_MAX, Sample};
+use crate::heap::sampling::{self, Effort, Frame, HEADS_MAX, Sample};
 use crate::heap::survey::{Outcome, Survey};
 use crate::python::types::TypeTable;
 use crate::report::summary::{AllocatorSummary, Basis, Reading, Sampled};
@@ -23,6 +23,8 @@ use super::open::{Opened, Taken};
 
 /// The time budget where none was given.
 const BUDGET: Duration = Duration::from_millis(50);
+/// The share of the time that is left for the heads of pools.
+const HEADS_SHARE: f64 = 0.4;
 /// What is read first where an error was asked for.
 const FIRST_BYTES: u64 = 32 << 20;
 /// Types that hold less are not looked at to judge the error.
@@ -40,15 +42,26 @@ pub fn take(mut opened: Opened, options: &Sampling, by: By, sort: SortKey) -> Re
     opened.source.refresh().map_err(|_| Refused { pid, gate: gates::diagnose(pid) })?;
     let (memory, python) = (&opened.source, &opened.python);
     let survey = Survey::new(memory, python, &opened.elfs);
+    log::debug!("surveyed: {:?}", start.elapsed());
     let types = TypeTable::build(&CachedMemory::new(memory), python, &survey.plan.statics())?;
     let mut classifier = Classifier::new(&python.layout, python.version, &types, survey.debug_hooks);
     classifier.dead = freelists::ambiguous(&CachedMemory::new(memory), python, &survey.plan);
-    let frame = Frame::new(memory, &python.layout, &survey.plan, HEADS_MAX, &mut rng)?;
+    log::debug!("types known: {:?}", start.elapsed());
+    let end = start + options.budget.unwrap_or(BUDGET);
+    // What counts bytes must draw the same sample again, whatever the time.
+    let heads = match (options.max_read, options.error) {
+        (None, None) => {
+            let left = end.saturating_duration_since(Instant::now());
+            sampling::heads_in(memory, &python.layout, &survey.plan, left.mul_f64(HEADS_SHARE), &mut rng)?
+        }
+        _ => HEADS_MAX,
+    };
+    let frame = Frame::new(memory, &python.layout, &survey.plan, heads, &mut rng)?;
     log::debug!("before the sample: {:?}", start.elapsed());
     let mut effort = match (options.max_read, options.error) {
         (Some(bytes), _) => Effort::Bytes(bytes),
         (None, Some(_)) => Effort::Bytes(FIRST_BYTES + frame.fixed_bytes()),
-        (None, None) => Effort::Until(start + options.budget.unwrap_or(BUDGET)),
+        (None, None) => Effort::Until(end),
     };
     let mut sample = frame.draw(memory, &classifier, effort, &mut rng)?;
     let mut histogram = estimate::histogram(&types, &sample, by, sort);

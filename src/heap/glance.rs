@@ -8,7 +8,7 @@
 //! Mirrors `_gil_runtime_state` (`Include/internal/pycore_gil.h`), `_gc_runtime_state` (`Include/internal/pycore_gc.h`,
 //! since 3.14 `pycore_interp_structs.h`) and what [`crate::python::stack`] does, v3.8 to v3.15.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
 
@@ -30,6 +30,10 @@ const ABOVE: u64 = 1024;
 const GUESSED: usize = 12;
 /// Bytes of a block of the thread's stack of frames (`DATA_STACK_CHUNK_SIZE`, `Python/pystate.c`).
 const CHUNK: u64 = 16 << 10;
+
+/// The longest reading whose two looks at the newest object are one instant. It is a matter of our clock alone, so leaving
+/// out longer ones favours no function.
+const INSTANT_MAX: Duration = Duration::from_micros(20);
 
 /// A collector and the lock that guards it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,11 +79,13 @@ impl Lane {
 pub struct Glance {
     /// When it was made.
     pub at: Instant,
+    /// How long the reading took.
+    pub took: Duration,
     /// The newest object's GC head; the list's own head where it is empty.
     pub tail: Address,
     /// The same a microsecond before, just before the frames were read.
     pub before: Address,
-    /// Whether the same frame was topmost just after that.
+    /// Whether the same frame was topmost just after that, and all of it took an instant.
     pub is_steady: bool,
     /// Whether the collector runs.
     pub collecting: bool,
@@ -104,6 +110,11 @@ impl Glance {
             && self.rest == other.rest
             && self.frames.len() == other.frames.len()
             && self.frames.iter().zip(&other.frames).all(same)
+    }
+
+    /// Births per microsecond, of so many in its own time.
+    pub fn rate(&self, births: usize) -> f64 {
+        births as f64 / (self.took.as_secs_f64() * 1e6).max(0.1)
     }
 
     /// Whether it saw Python code run in this lane.
@@ -186,6 +197,7 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
     /// # Errors
     /// Where the target cannot be read at all any more, or its collector's state is gone.
     pub fn glance(&mut self) -> Result<Glance, ReadError> {
+        let began = Instant::now();
         let last = self.prepare()?;
         let at = Instant::now();
         let layout = self.layout;
@@ -203,8 +215,10 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
         let collecting = beside.read_u32(self.lane.interpreter.gc.offset(layout.gc.collecting))? != 0;
         let locked = beside.read_u32(self.lane.gil.offset(layout.gil.locked))? == 1;
         let holder = if locked { reader.pointer(self.lane.gil, layout.gil.last_holder)? } else { Address::NULL };
+        let took = at.duration_since(began);
         let mut glance = Glance {
             at,
+            took,
             tail,
             before,
             is_steady: false,
@@ -222,7 +236,8 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
         let Ok(interpreter) = reader.pointer(holder, layout.thread.interp) else { return Ok(glance) };
         glance.is_own = self.lane.serves_all || interpreter == self.lane.interpreter.address;
         let mut next = stack::top(&reader, holder).unwrap_or_default();
-        glance.is_steady = self.guess.thread == holder && self.top_after(last) == Some(next);
+        // Where we lost the processor in the middle, functions may have returned and been called again.
+        glance.is_steady = took <= INSTANT_MAX && self.guess.thread == holder && self.top_after(last) == Some(next);
         let mut bytes = vec![0; stack::bytes_of_frame(layout)];
         let mut places: Vec<Address> = Vec::new();
         let mut steps = 0;

@@ -30,5 +30,7 @@ pub mod segments;
 pub mod spelling;
 pub mod stacks;
 pub mod statics;
+pub mod strips;
 pub mod survey;
+mod unit_tally;
 pub mod worker;

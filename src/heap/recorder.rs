@@ -28,6 +28,9 @@ use super::stacks::{Found, StackId, Stacks};
 
 /// Births remembered of one train.
 pub const REMEMBERED: usize = 32;
+/// Glances at each tick beside those of windows. One after another they find the same call as a rule, but in most single ones
+/// nothing is born.
+const INSTANTS: usize = 8;
 /// Ticks between two looks at an object, at most.
 const LOOK_MAX: u64 = 128;
 /// Bytes of an object read to know its size.
@@ -52,14 +55,34 @@ pub struct Seen {
     pub births: Option<u64>,
     /// Where they were born: lines of the stack's frames and how many. `None` where the ends did not agree.
     pub at: Option<Vec<(Vec<u32>, f64)>>,
-    /// The stack and lines of the last glance, and what was born in its microsecond; `None` there: not known.
-    pub instant: Option<(StackId, Vec<u32>, Option<u64>)>,
     /// Whether another thread held the lock at the end.
     pub switched: bool,
     /// Whether the collector ran.
     pub collected: bool,
     /// Whether it took too long.
     pub is_late: bool,
+}
+
+/// A glance that found a stack: its lines, and how fast objects were born in the glance's microsecond.
+#[derive(Clone, Debug)]
+pub struct Instant {
+    /// The stack.
+    pub stack: StackId,
+    /// The lines of its frames.
+    pub lines: Vec<u32>,
+    /// Births per microsecond, so that a reading that took longer weighs no more; `None`: not known.
+    pub births: Option<f64>,
+}
+
+/// What a tick saw in one lane.
+#[derive(Clone, Debug, Default)]
+pub struct Look {
+    /// The windows of its train.
+    pub windows: Vec<Seen>,
+    /// Its glances that found Python run, and how many glances there were.
+    pub instants: Vec<Instant>,
+    /// As above.
+    pub glances: usize,
 }
 
 /// An object that is watched.
@@ -139,17 +162,18 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
         self.glancers.len()
     }
 
-    /// Reads a train in each lane, then looks at what is due. One list of what was seen for each lane.
+    /// Reads a train and some instants in each lane, then looks at what is due. One answer for each lane.
     ///
     /// # Errors
     /// Where the target cannot be read at all any more.
-    pub fn tick(&mut self, length: Duration, dwell: Duration) -> Result<Vec<Vec<Seen>>, ReadError> {
+    pub fn tick(&mut self, length: Duration, dwell: Duration) -> Result<Vec<Look>, ReadError> {
         self.tick += 1;
         self.stacks.forget();
         let mut seen = Vec::new();
         for lane in 0..self.glancers.len() {
             let windows = births::train(&mut self.glancers[lane], length, dwell)?;
-            seen.push(self.digest(lane, windows)?);
+            let instants = births::instants(&mut self.glancers[lane], INSTANTS)?;
+            seen.push(self.digest(lane, windows, instants)?);
         }
         if let Some(due) = self.due.remove(&self.tick) {
             self.look(due)?;
@@ -158,12 +182,23 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
     }
 
     /// From windows to what they say; some of the births are remembered.
-    fn digest(&mut self, lane: usize, windows: Vec<Window>) -> Result<Vec<Seen>, ReadError> {
+    fn digest(&mut self, lane: usize, windows: Vec<Window>, more: Vec<births::Moment>) -> Result<Look, ReadError> {
         let reader = Reader { memory: self.memory, layout: self.layout };
         let interpreter = self.glancers[lane].lane.interpreter.id;
         let mut seen = Vec::with_capacity(windows.len());
         let mut drawn: Vec<(Birth, Found)> = Vec::new();
         let mut births_drawn_from = 0;
+        let mut instants = Vec::new();
+        for (glance, births) in &more {
+            let found = if glance.collecting { None } else { self.stacks.find(&reader, interpreter, glance) };
+            let Some(found) = found else { continue };
+            for &birth in births.iter().flatten() {
+                births_drawn_from += 1;
+                draw(&mut drawn, self.remembered, births_drawn_from, &mut self.rng, (birth, found.clone()));
+            }
+            let births = births.as_ref().map(|births| glance.rate(births.len()));
+            instants.push(Instant { stack: found.stack, lines: found.lines, births });
+        }
         for window in &windows {
             if window.end.collections != self.collections[lane] {
                 self.collections[lane] = window.end.collections;
@@ -171,13 +206,14 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
             }
             let start = self.stacks.find(&reader, interpreter, &window.start);
             let last = self.stacks.find(&reader, interpreter, &window.end);
-            let instant = last.as_ref().filter(|_| !window.end.collecting).map(|last| {
+            if let Some(last) = last.as_ref().filter(|_| !window.end.collecting) {
                 for &birth in window.instant.iter().flatten() {
                     births_drawn_from += 1;
                     draw(&mut drawn, self.remembered, births_drawn_from, &mut self.rng, (birth, last.clone()));
                 }
-                (last.stack, last.lines.clone(), window.instant.as_ref().map(|births| births.len() as u64))
-            });
+                let births = window.instant.as_ref().map(|births| window.end.rate(births.len()));
+                instants.push(Instant { stack: last.stack, lines: last.lines.clone(), births });
+            }
             let end = last.filter(|_| window.start.agrees(&window.end) && !window.is_late());
             if let Fate::Births(births) = &window.fate {
                 // Whose place was taken is dead.
@@ -213,7 +249,6 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
                 span: window.span.as_secs_f64(),
                 births: births.map(|births| births.len() as u64),
                 at,
-                instant,
                 switched: window.start.holder != window.end.holder,
                 collected: matches!(window.fate, Fate::Collected),
                 is_late: window.is_late(),
@@ -239,7 +274,7 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
             self.newest.insert(object.address, tick);
         }
         self.look(watched)?;
-        Ok(seen)
+        Ok(Look { glances: windows.len() + more.len(), windows: seen, instants })
     }
 
     /// Looks at objects, and plans the next look at those that are alive.

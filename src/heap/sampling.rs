@@ -1,20 +1,21 @@
 //! Which part of a heap is read when not all of it is to be read, and what was seen there.
 //!
-//! A survey design as in W. G. Cochran, *Sampling Techniques* (3rd edition, 1977); chapters in brackets. The estimates
-//! from it are made in [`crate::analysis::estimate`].
+//! A survey design as in W. G. Cochran, *Sampling Techniques* (3rd edition, 1977); chapters in brackets. How units are
+//! drawn says [`super::strips`]; the estimates are made in [`crate::analysis::estimate`].
 //!
 //! * **Clusters** (9A). A unit is a pool; its blocks are read together or not at all.
 //! * **Two phases** (12). Heads of pools are small: 48 bytes tell size class and blocks in use. Phase 1 reads the heads
-//!   of all pools, or of at most [`HEADS_MAX`] of them; phase 2 reads whole pools, drawn within size classes. The
-//!   blocks in use, known from phase 1, are the auxiliary variable of a ratio estimator (6): a type that fills a size
-//!   class alone has next to no error.
-//! * **Systematic samples with several random starts** (8.11, after Tukey). Types cluster by age: what was made
-//!   together lies in neighbouring arenas. A simple random sample of pools pays for that with its variance. A
-//!   systematic one in order of address does not, but one alone has no unbiased estimate of variance. So
-//!   [`GROUPS`] starts are drawn without replacement, each is a small systematic sample of its own, and the spread
-//!   between them is the error.
+//!   of all pools, or of one in so many, one at random of each so many neighbours, where there are more than
+//!   [`HEADS_MAX`]; phase 2 reads whole pools, drawn within size classes. The blocks in use, known from phase 1, are the
+//!   measure of size, and the auxiliary variable of a ratio estimator (6): a type that fills a size class alone has
+//!   next to no error.
+//! * **Strips** (5A.8). Types cluster by age: what was made together lies in neighbouring arenas. Pools are drawn from
+//!   short strips of neighbours, so that only where a cluster begins or ends is there any doubt.
 //! * **Allocation** (5): pools per class by a power of the class's size (M. D. Bankier, *Power Allocations*, The American
-//!   Statistician 42, 1988), so that types in small classes are known about as well as those in large ones.
+//!   Statistician 42, 1988), so that types in small classes are known about as well as those in large ones; and within a
+//!   class by the **variety** of the neighbourhood, of size classes among neighbouring pools. Where an interpreter has
+//!   started and imported, small things of all kinds lie side by side, and no two pools are alike; where data was
+//!   loaded, they are.
 //! * **Large objects** have a frame of their own. Heaps of malloc are cut into windows, drawn in the same way; a chunk
 //!   belongs to the window in which it starts. Chunks that are mappings of their own are units; the largest are always
 //!   read, the others drawn in order of size. Static data is always read.
@@ -33,33 +34,47 @@ use crate::python::layout::Layout;
 use crate::target::Address;
 use crate::target::memory::{Memory, Piece, ReadError};
 
-use super::arenas::Arena;
 use super::chunks::{Chunk, Heap};
 use super::classify::Classifier;
 use super::object::{Amount, Object, Sink};
 use super::plan::{Part, Plan};
 use super::pools::{Pool, PoolState};
-use super::worker::{Counts, Worker};
+use super::strips::{self, Drawing};
+use super::unit_tally::{CERTAIN, Tally};
+use super::worker::{Counts, MARGIN, Worker};
 
-/// Systematic samples, each with a random start. Few make longer samples, so less is lost to types that cluster;
-/// many make the error better known. Chosen by simulation (`tests/estimate.rs`).
-pub const GROUPS: usize = 24;
+/// Units read by one task.
+const TASK: usize = 512;
+/// Neighbouring pools whose variety is counted, and the power of it that their size is multiplied with. Chosen by
+/// simulation (`tests/estimate.rs`).
+const NEIGHBOURS: usize = 64;
+const VARIETY_POWER: f64 = 2.0;
 /// Heads of pools that phase 1 reads at most: 1 GiB of pools of 16 KiB, about 10 ms.
 pub const HEADS_MAX: u64 = 1 << 16;
+/// As many are read however little time there is, and so many tell how long one takes.
+const HEADS_MIN: u64 = 1 << 13;
+const HEADS_PILOT: u64 = 512;
 /// The power of a class's pools that its share of the sample is in proportion to.
 const ALLOCATION_POWER: f64 = 0.6;
-/// Bytes of a window into a heap.
-const WINDOW: u64 = 64 << 10;
+/// Bytes of a window into a heap: as much as a pool.
+const WINDOW: u64 = 16 << 10;
+/// Bytes at the start of the first heap that are drawn this much more often: what an interpreter makes and imports at its
+/// start is of all kinds.
+const START: u64 = 8 << 20;
+const START_WEIGHT: f64 = 6.0;
 /// Chunks that are mappings which are read whatever the effort is; half of them the largest.
 const MAPPED_MAX: usize = 1024;
 /// Pools that tell how long one takes.
-const PILOT: usize = 24;
+const PILOT: usize = 64;
 /// Fewer pools are never drawn: below, intervals mean little.
-const POOLS_MIN: u64 = 8 * GROUPS as u64;
+const POOLS_MIN: u64 = 128;
+/// As above, of windows.
+const WINDOWS_MIN: u64 = 64;
 /// What of the time that is left is used, the rest being the spread of the guess.
-const TIME_SHARE: f64 = 0.75;
-/// Bytes of a pool's head that are read.
+const TIME_SHARE: f64 = 0.6;
+/// Bytes of a pool's head that are read, and heads per call; the kernel takes 1024.
 const HEAD: usize = 48;
+const HEADS_AT_ONCE: usize = 1024;
 
 /// How much is read.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -70,35 +85,43 @@ pub enum Effort {
     Bytes(u64),
 }
 
-/// A set of units that is sampled on its own.
+/// Neighbours of which some were read.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Stratum {
-    /// Units that there are: pools in use of a size class, windows, or mappings. An estimate where phase 1 was a sample.
-    pub units: f64,
-    /// Units that were read.
-    pub drawn: u64,
-    /// The auxiliary variable's total: blocks in use, or units.
+pub struct Strip {
+    /// Its units that were read, in [`Sample::units`].
+    pub units: Range<usize>,
+    /// The auxiliary variable's total over its units: blocks in use, or units.
     pub total: f64,
-    /// The auxiliary variable of what was read, by group.
-    pub read: [u64; GROUPS],
-    /// The auxiliary variable that each group of phase 1 saw, where phase 1 was a sample.
-    pub first_phase: [u64; GROUPS],
-    /// The share of units that had a chance in phase 2.
-    pub fraction: f64,
+    /// All its units, in [`Sample::looked_at`], where phase 1 was a sample.
+    pub looked_at: Range<usize>,
+    /// How many units of phase 1 one of them stands for: 1 where all were looked at.
+    pub stands_for: f64,
+    /// Bytes of a unit, where the auxiliary variable does not say how many objects may be in it.
+    pub room: Option<u64>,
 }
 
-/// What was seen of one type in one stratum, by group.
-pub type Seen = [Amount; GROUPS];
+/// A unit that was read.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Unit {
+    /// The chance that it had in its strip.
+    pub chance: f64,
+    /// The auxiliary variable.
+    pub size: f64,
+}
 
 /// A sample that was read.
 #[derive(Debug)]
 pub struct Sample {
-    /// The strata. Those that were read completely have the fraction 1 and no variance.
-    pub strata: Vec<Stratum>,
-    /// What was seen in drawn units, by type (its index) and stratum.
-    pub seen: FxHashMap<(u32, u32), Seen>,
+    /// The strips.
+    pub strips: Vec<Strip>,
+    /// The units that were read, strip by strip; not those that were read in any case.
+    pub units: Vec<Unit>,
+    /// What was seen in units, by type (its index): the strip, the unit, how much. Sorted by unit.
+    pub seen: FxHashMap<u32, Vec<(u32, u32, Amount)>>,
     /// What was seen where everything was read, by type (its index).
     pub certain: FxHashMap<u32, Amount>,
+    /// Pools that phase 1 saw, where it was a sample: their number among all that it looked at, and their blocks in use.
+    pub looked_at: Vec<(u32, u32)>,
     /// The share of pools that phase 1 looked at.
     pub first_phase: f64,
     /// What the workers counted, in what was read.
@@ -120,7 +143,10 @@ pub struct Sample {
 struct Head {
     address: Address,
     in_use: u32,
-    group: u16,
+    /// Its number among all pools that phase 1 looked at.
+    number: u32,
+    /// Size classes in its neighbourhood.
+    variety: u8,
 }
 
 /// What can be drawn: the result of phase 1.
@@ -140,13 +166,36 @@ pub struct Frame<'a> {
     fixed: Vec<&'a Part>,
 }
 
-/// Units of one group, or those that are always read.
+/// What one task reads. Strips are numbered, and units within all.
 #[derive(Default)]
-struct Draw<'a> {
+struct Task<'a> {
     pools: Vec<(Address, u32)>,
-    windows: Vec<(&'a Heap, Range<Address>)>,
-    mapped: Vec<Chunk>,
+    windows: Vec<(&'a Heap, Range<Address>, u32)>,
+    mapped: Vec<(Chunk, u32)>,
     parts: Vec<&'a Part>,
+}
+
+/// How many heads can be read in so much time, tried with a few; at most [`HEADS_MAX`].
+///
+/// # Errors
+/// Where the target cannot be read at all any more.
+pub fn heads_in<M: Memory + Sync + ?Sized>(
+    memory: &M,
+    layout: &Layout,
+    plan: &Plan,
+    time: Duration,
+    rng: &mut Rng,
+) -> Result<u64, ReadError> {
+    let slots = Slots::of(plan, layout.constants.pool_size as u64);
+    if slots.count <= HEADS_MIN {
+        return Ok(HEADS_MIN);
+    }
+    let step = slots.count / HEADS_PILOT;
+    let wanted: Vec<u64> = (0..HEADS_PILOT).map(|index| index * step + rng.u64(..step)).collect();
+    let start = Instant::now();
+    states(memory, layout, &slots, &wanted)?;
+    let each = start.elapsed().as_secs_f64() / HEADS_PILOT as f64 / rayon::current_num_threads().max(1) as f64;
+    Ok(((time.as_secs_f64() / each.max(1e-9)) as u64).clamp(HEADS_MIN, HEADS_MAX))
 }
 
 impl<'a> Frame<'a> {
@@ -154,7 +203,7 @@ impl<'a> Frame<'a> {
     ///
     /// # Errors
     /// Where the target cannot be read at all any more.
-    pub fn new<M: Memory + ?Sized>(
+    pub fn new<M: Memory + Sync + ?Sized>(
         memory: &M,
         layout: &Layout,
         plan: &'a Plan,
@@ -162,13 +211,11 @@ impl<'a> Frame<'a> {
         rng: &mut Rng,
     ) -> Result<Frame<'a>, ReadError> {
         let pool_size = layout.constants.pool_size as u64;
-        let arenas = plan.parts.iter().filter_map(|part| match part {
-            Part::Arena(arena) => Some(arena),
-            _ => None,
-        });
-        let slots = Slots::new(arenas, pool_size);
-        let step = slots.count.div_ceil(heads_max.max(GROUPS as u64)).max(1);
-        let wanted = drawn(slots.count, if step == 1 { 1 } else { step * GROUPS as u64 }, rng);
+        let slots = Slots::of(plan, pool_size);
+        let step = slots.count.div_ceil(heads_max.max(1)).max(1);
+        // One at random of each `step` neighbours; the last ones may be fewer, and then none of them may be chosen.
+        let wanted: Vec<u64> = (0..slots.count.div_ceil(step)).map(|cell| cell * step + rng.u64(..step)).collect();
+        let wanted: Vec<u64> = wanted.into_iter().filter(|&slot| slot < slots.count).collect();
         let mut frame = Frame {
             plan,
             pool_size,
@@ -194,26 +241,26 @@ impl<'a> Frame<'a> {
         Ok(frame)
     }
 
-    fn read_heads<M: Memory + ?Sized>(
+    fn read_heads<M: Memory + Sync + ?Sized>(
         &mut self,
         memory: &M,
         layout: &Layout,
         slots: &Slots,
-        wanted: &[(u64, u16)],
+        wanted: &[u64],
     ) -> Result<(), ReadError> {
-        /// Heads per call; the kernel takes 1024.
-        const BATCH: usize = 1024;
-        let mut buffer = vec![[0_u8; HEAD]; BATCH];
-        let mut cursor = 0;
-        for batch in wanted.chunks(BATCH) {
-            let mut pieces: Vec<Piece<'_>> = batch
-                .iter()
-                .zip(&mut buffer)
-                .map(|(&(slot, _), buffer)| Piece { address: slots.address(slot, &mut cursor), buffer, filled: false })
-                .collect();
-            memory.read_pieces(&mut pieces)?;
-            for (piece, &(_, group)) in pieces.iter().zip(batch).filter(|(piece, _)| piece.filled) {
-                match Pool::read(piece.buffer, layout) {
+        // The kernel spends most of the time, and can do that on several processors.
+        let share = wanted.len().div_ceil(rayon::current_num_threads().max(1)).max(HEADS_AT_ONCE);
+        let states: Vec<Result<Vec<(Address, PoolState)>, ReadError>> = std::thread::scope(|scope| {
+            let shares = wanted.chunks(share);
+            let handles: Vec<_> =
+                shares.map(|wanted| scope.spawn(move || states(memory, layout, slots, wanted))).collect();
+            handles.into_iter().map(|handle| handle.join().expect("a reader does not panic")).collect()
+        });
+        let mut neighbours: Vec<(usize, usize)> = Vec::with_capacity(NEIGHBOURS);
+        let mut number = 0;
+        for states in states {
+            for (address, state) in states? {
+                match state {
                     PoolState::Free => {}
                     PoolState::Broken => self.broken += 1,
                     PoolState::InUse(pool) => {
@@ -221,13 +268,29 @@ impl<'a> Frame<'a> {
                         if self.classes.len() <= class {
                             self.classes.resize_with(class + 1, Vec::new);
                         }
-                        let head = Head { address: piece.address, in_use: pool.in_use, group };
-                        self.classes[class].push(head);
+                        neighbours.push((class, self.classes[class].len()));
+                        self.classes[class].push(Head { address, in_use: pool.in_use, number, variety: 1 });
+                        if neighbours.len() == NEIGHBOURS {
+                            self.note_variety(&mut neighbours);
+                        }
                     }
                 }
+                number += 1;
             }
         }
+        self.note_variety(&mut neighbours);
         Ok(())
+    }
+
+    /// Counts the size classes of neighbours, and begins a new neighbourhood.
+    fn note_variety(&mut self, neighbours: &mut Vec<(usize, usize)>) {
+        let mut classes: Vec<usize> = neighbours.iter().map(|&(class, _)| class).collect();
+        classes.sort_unstable();
+        classes.dedup();
+        let variety = u8::try_from(classes.len()).unwrap_or(u8::MAX);
+        for (class, index) in neighbours.drain(..) {
+            self.classes[class][index].variety = variety;
+        }
     }
 
     /// Bytes that are read in any case: heads, static data, the first page of large mappings.
@@ -276,11 +339,15 @@ impl<'a> Frame<'a> {
         }
         pilot.sort_unstable();
         let mut worker = Worker::new(memory, classifier, Nothing);
-        let start = Instant::now();
-        worker.read_pools(&pilot)?;
+        // The first few pay for buffers and caches.
+        let (first, others) = pilot.split_at(PILOT / 4);
+        worker.read_pools(first)?;
         worker.settle()?;
-        let each = start.elapsed().as_secs_f64() / PILOT as f64;
-        let workers = rayon::current_num_threads().clamp(1, GROUPS) as f64;
+        let start = Instant::now();
+        worker.read_pools(others)?;
+        worker.settle()?;
+        let each = start.elapsed().as_secs_f64() / others.len() as f64;
+        let workers = rayon::current_num_threads().max(1) as f64;
         let left = end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1)).as_secs_f64();
         Ok((left * TIME_SHARE * workers / each.max(1e-7) * self.pool_size as f64) as u64)
     }
@@ -300,150 +367,192 @@ impl<'a> Frame<'a> {
             Effort::Until(end) => self.bytes_in(memory, classifier, end, rng)?,
             Effort::Bytes(bytes) => bytes.saturating_sub(self.fixed_bytes()),
         };
-        let mut strata = Vec::new();
-        let mut groups: Vec<Draw<'a>> = (0..GROUPS).map(|_| Draw::default()).collect();
-        let mut certain = Draw { parts: self.fixed.clone(), ..Draw::default() };
+        let mut plan = Drawn::default();
+        plan.certain.parts.clone_from(&self.fixed);
         let heap_bytes = self.heap_bytes();
         // Windows get what is theirs by size, but neither frame is starved by the other.
         let share = heap_bytes as f64 / (heap_bytes + self.pool_bytes()).max(1) as f64;
         let for_heaps = (bytes as f64 * share.clamp(0.1, 0.7)) as u64;
+        let mut left = bytes;
         if heap_bytes <= for_heaps {
-            certain.parts.extend(self.plan.parts.iter().filter(|part| matches!(part, Part::Heap(_))));
+            left -= heap_bytes;
+            plan.certain.parts.extend(self.plan.parts.iter().filter(|part| matches!(part, Part::Heap(_))));
         } else {
-            self.draw_windows(for_heaps, &mut strata, &mut groups, rng);
+            self.draw_windows(for_heaps, &mut plan, rng);
+            left = left.saturating_sub(plan.windows.len() as u64 * (WINDOW + MARGIN));
         }
-        self.draw_mapped(&mut strata, &mut groups, &mut certain, rng);
-        let for_pools = bytes.saturating_sub(heap_bytes.min(for_heaps)) / self.pool_size;
+        self.draw_mapped(&mut plan, rng);
+        // Strips take one or the other more than their share.
+        let for_pools = left / 32 * 31 / self.pool_size;
         let in_use: f64 = self.classes.iter().flatten().map(|head| f64::from(head.in_use)).sum();
         let pools = self.classes.iter().map(Vec::len).sum::<usize>() as f64;
-        let drawn_pools = self.draw_pools(for_pools, &mut strata, &mut groups, &mut certain, rng);
+        let drawn_pools = self.draw_pools(for_pools, &mut plan, rng);
 
+        let Drawn { strips, units, looked_at, pools: drawn, windows, mapped, certain } = plan;
         let mut sample = Sample {
-            is_complete: self.step == 1 && strata.is_empty(),
-            strata,
+            is_complete: self.step == 1 && strips.is_empty(),
+            strips,
+            units,
             seen: FxHashMap::default(),
             certain: FxHashMap::default(),
+            looked_at,
             first_phase: 1.0 / self.step as f64,
             counts: Counts { torn_pools: self.broken, ..Counts::default() },
             pools: (pools * self.step as f64, drawn_pools),
             blocks_in_use: in_use * self.step as f64,
-            read_bytes: self.looked_at * HEAD as u64,
+            read_bytes: self.looked_at * HEAD as u64
+                + drawn_pools * self.pool_size
+                + windows.iter().map(|(_, range, _)| range.end.0 - range.start.0 + MARGIN).sum::<u64>()
+                + mapped.len() as u64 * 4096
+                + certain.parts.iter().map(|part| part.len()).sum::<u64>(),
             raw_bytes: 0,
         };
-        groups.push(certain);
-        for draw in &groups {
-            sample.read_bytes += draw.pools.len() as u64 * self.pool_size
-                + draw.windows.iter().map(|(_, range)| range.end.0 - range.start.0).sum::<u64>()
-                + draw.mapped.len() as u64 * 4096
-                + draw.parts.iter().map(|part| part.len()).sum::<u64>();
-        }
-        read(memory, classifier, &groups, self.pool_size, &mut sample)?;
+        let mut tasks = vec![certain];
+        let mut drawn = drawn;
+        drawn.sort_unstable();
+        tasks.extend(drawn.chunks(TASK).map(|pools| Task { pools: pools.to_vec(), ..Task::default() }));
+        let few = TASK / 8;
+        tasks.extend(windows.chunks(few).map(|windows| Task { windows: windows.to_vec(), ..Task::default() }));
+        tasks.extend(mapped.chunks(few).map(|mapped| Task { mapped: mapped.to_vec(), ..Task::default() }));
+        read(memory, classifier, &tasks, self.pool_size, &mut sample)?;
         Ok(sample)
     }
 
     /// Draws whole pools within size classes; returns how many.
-    fn draw_pools(
-        &self,
-        pools: u64,
-        strata: &mut Vec<Stratum>,
-        groups: &mut [Draw<'a>],
-        certain: &mut Draw<'a>,
-        rng: &mut Rng,
-    ) -> u64 {
-        let sizes: Vec<u64> = self.classes.iter().map(|class| class.len() as u64).collect();
-        let mut count = 0;
-        for (class, wanted) in self.classes.iter().zip(allocate(&sizes, pools.max(POOLS_MIN))) {
-            let size = class.len() as u64;
-            if size == 0 {
-                continue;
+    fn draw_pools(&self, pools: u64, plan: &mut Drawn<'a>, rng: &mut Rng) -> u64 {
+        let counts: Vec<u64> = self.classes.iter().map(|class| class.len() as u64).collect();
+        let weights: Vec<f64> = self.classes.iter().map(|class| class.iter().map(Head::weight).sum()).collect();
+        let before = plan.pools.len();
+        for (class, wanted) in self.classes.iter().zip(allocate(&counts, &weights, pools.max(POOLS_MIN))) {
+            let sizes: Vec<f64> = class.iter().map(|head| f64::from(head.in_use) * head.weight()).collect();
+            let drawing = strips::draw(&sizes, wanted, self.step > 1, rng);
+            let auxiliary = |index: usize| f64::from(class[index].in_use);
+            for (index, unit) in plan.add(&drawing, &auxiliary, self.step as f64) {
+                plan.pools.push((class[index].address, unit));
             }
-            let spacing = spacing(size, wanted);
-            if spacing <= GROUPS as u64 && self.step == 1 {
-                certain.pools.extend(class.iter().map(|head| (head.address, u32::MAX)));
-                count += size;
-                continue;
+            if self.step > 1 {
+                plan.look_at(&drawing, &|index| (class[index].number, class[index].in_use));
             }
-            let scale = self.step as f64;
-            let mut stratum = Stratum {
-                units: size as f64 * scale,
-                drawn: 0,
-                total: class.iter().map(|head| f64::from(head.in_use)).sum::<f64>() * scale,
-                read: [0; GROUPS],
-                first_phase: [0; GROUPS],
-                fraction: (GROUPS as f64 / spacing as f64).min(1.0) / scale,
-            };
-            for head in class.iter().filter(|_| self.step > 1) {
-                stratum.first_phase[usize::from(head.group)] += u64::from(head.in_use);
-            }
-            for (index, group) in drawn(size, spacing, rng) {
-                let head = class[index as usize];
-                // Where all heads of a sampled phase 1 are taken, their groups are those of phase 1.
-                let group = usize::from(if spacing <= GROUPS as u64 { head.group } else { group });
-                stratum.drawn += 1;
-                stratum.read[group] += u64::from(head.in_use);
-                groups[group].pools.push((head.address, strata.len() as u32));
-            }
-            count += stratum.drawn;
-            strata.push(stratum);
         }
-        count
+        (plan.pools.len() - before) as u64
     }
 
-    fn draw_windows(&self, bytes: u64, strata: &mut Vec<Stratum>, groups: &mut [Draw<'a>], rng: &mut Rng) {
-        let per_heap: Vec<u64> =
-            self.heaps.iter().map(|heap| (heap.range.end.0 - heap.range.start.0).div_ceil(WINDOW)).collect();
-        let count: u64 = per_heap.iter().sum();
-        let wanted = (bytes / WINDOW).max(2 * GROUPS as u64);
-        let spacing = spacing(count, wanted).max(GROUPS as u64);
-        let mut stratum = Stratum::of_units(count, GROUPS as f64 / spacing as f64);
-        let (mut heap, mut before) = (0, 0);
-        for (index, group) in drawn(count, spacing, rng) {
-            while index - before >= per_heap[heap] {
-                before += per_heap[heap];
-                heap += 1;
-            }
-            let range = &self.heaps[heap].range;
-            let start = Address(range.start.0 + (index - before) * WINDOW);
-            let end = Address((start.0 + WINDOW).min(range.end.0));
-            groups[usize::from(group)].windows.push((self.heaps[heap], start..end));
-            stratum.add(group);
+    fn draw_windows(&self, bytes: u64, plan: &mut Drawn<'a>, rng: &mut Rng) {
+        let mut windows: Vec<(&'a Heap, Range<Address>)> = Vec::new();
+        for heap in &self.heaps {
+            let Range { start, end } = heap.range;
+            windows.extend((start.0..end.0).step_by(WINDOW as usize).map(|at| {
+                let window = Address(at)..Address(at.saturating_add(WINDOW).min(end.0));
+                (*heap, window)
+            }));
         }
-        strata.push(stratum);
+        let start = windows.first().map_or(0, |(_, range)| range.start.0).saturating_add(START);
+        let weight = |(_, range): &(&Heap, Range<Address>)| if range.start.0 < start { START_WEIGHT } else { 1.0 };
+        let sizes: Vec<f64> = windows.iter().map(weight).collect();
+        let drawing = strips::draw(&sizes, (bytes / (WINDOW + MARGIN)).max(WINDOWS_MIN), false, rng);
+        let first = plan.strips.len();
+        let drawn = plan.add(&drawing, &|_| 1.0, 1.0);
+        plan.strips[first..].iter_mut().for_each(|strip| strip.room = Some(WINDOW));
+        for (index, unit) in drawn {
+            let (heap, range) = &windows[index];
+            plan.windows.push((heap, range.clone(), unit));
+        }
     }
 
-    fn draw_mapped(&self, strata: &mut Vec<Stratum>, groups: &mut [Draw<'a>], certain: &mut Draw<'a>, rng: &mut Rng) {
-        if self.mapped.len() <= MAPPED_MAX {
-            certain.mapped.extend(&self.mapped);
-            return;
+    fn draw_mapped(&self, plan: &mut Drawn<'a>, rng: &mut Rng) {
+        let largest = if self.mapped.len() <= MAPPED_MAX { MAPPED_MAX } else { MAPPED_MAX / 2 };
+        let (largest, others) = self.mapped.split_at(largest.min(self.mapped.len()));
+        plan.mapped.extend(largest.iter().map(|&chunk| (chunk, CERTAIN)));
+        let drawing = strips::draw(&vec![1.0; others.len()], (MAPPED_MAX / 2) as u64, false, rng);
+        for (index, unit) in plan.add(&drawing, &|_| 1.0, 1.0) {
+            plan.mapped.push((others[index], unit));
         }
-        let (largest, others) = self.mapped.split_at(MAPPED_MAX / 2);
-        certain.mapped.extend(largest);
-        let count = others.len() as u64;
-        let spacing = spacing(count, (MAPPED_MAX / 2) as u64).max(GROUPS as u64);
-        let mut stratum = Stratum::of_units(count, GROUPS as f64 / spacing as f64);
-        for (index, group) in drawn(count, spacing, rng) {
-            groups[usize::from(group)].mapped.push(others[index as usize]);
-            stratum.add(group);
-        }
-        strata.push(stratum);
     }
 }
 
-impl Stratum {
-    fn of_units(count: u64, fraction: f64) -> Stratum {
-        Stratum {
-            units: count as f64,
-            drawn: 0,
-            total: count as f64,
-            read: [0; GROUPS],
-            first_phase: [0; GROUPS],
-            fraction: fraction.min(1.0),
+impl Head {
+    /// How much more than by its blocks a pool is wanted.
+    fn weight(&self) -> f64 {
+        f64::from(self.variety.max(1)).powf(VARIETY_POWER)
+    }
+}
+
+/// The heads of these pools. One that cannot be read any more is free.
+fn states<M: Memory + ?Sized>(
+    memory: &M,
+    layout: &Layout,
+    slots: &Slots,
+    wanted: &[u64],
+) -> Result<Vec<(Address, PoolState)>, ReadError> {
+    let mut states = Vec::with_capacity(wanted.len());
+    let mut buffer = vec![[0_u8; HEAD]; HEADS_AT_ONCE];
+    let mut cursor = 0;
+    for batch in wanted.chunks(HEADS_AT_ONCE) {
+        let mut pieces: Vec<Piece<'_>> = batch
+            .iter()
+            .zip(&mut buffer)
+            .map(|(&slot, buffer)| Piece { address: slots.address(slot, &mut cursor), buffer, filled: false })
+            .collect();
+        memory.read_pieces(&mut pieces)?;
+        states.extend(pieces.iter().map(|piece| {
+            let state = if piece.filled { Pool::read(piece.buffer, layout) } else { PoolState::Free };
+            (piece.address, state)
+        }));
+    }
+    Ok(states)
+}
+
+/// All that is drawn.
+#[derive(Default)]
+struct Drawn<'a> {
+    strips: Vec<Strip>,
+    units: Vec<Unit>,
+    looked_at: Vec<(u32, u32)>,
+    pools: Vec<(Address, u32)>,
+    windows: Vec<(&'a Heap, Range<Address>, u32)>,
+    mapped: Vec<(Chunk, u32)>,
+    certain: Task<'a>,
+}
+
+impl Drawn<'_> {
+    /// Takes note of the strips and units of one list; returns the unit's number for each index that is to be read.
+    fn add(&mut self, drawing: &Drawing, auxiliary: &dyn Fn(usize) -> f64, stands_for: f64) -> Vec<(usize, u32)> {
+        let first = self.strips.len();
+        let none = Strip { units: 0..0, total: 0.0, looked_at: 0..0, stands_for, room: None };
+        self.strips.extend(std::iter::repeat_n(none, drawing.count));
+        for (index, strip) in drawing.strips.iter().enumerate() {
+            if let Some(strip) = strip {
+                self.strips[first + strip].total += auxiliary(index);
+            }
         }
+        let mut numbers = Vec::with_capacity(drawing.picks.len());
+        for pick in &drawing.picks {
+            if pick.strip >= drawing.count {
+                numbers.push((pick.index, CERTAIN));
+                continue;
+            }
+            let unit = self.units.len();
+            let strip = &mut self.strips[first + pick.strip];
+            let start = if Range::is_empty(&strip.units) { unit } else { strip.units.start };
+            strip.units = start..unit + 1;
+            self.units.push(Unit { chance: pick.chance, size: auxiliary(pick.index) });
+            numbers.push((pick.index, unit as u32));
+        }
+        numbers
     }
 
-    fn add(&mut self, group: u16) {
-        self.drawn += 1;
-        self.read[usize::from(group)] += 1;
+    /// Takes note of all units of the list that was added last.
+    fn look_at(&mut self, drawing: &Drawing, pool: &dyn Fn(usize) -> (u32, u32)) {
+        let first = self.strips.len() - drawing.count;
+        for (index, strip) in drawing.strips.iter().enumerate() {
+            let Some(strip) = strip else { continue };
+            let at = self.looked_at.len();
+            self.looked_at.push(pool(index));
+            let looked_at = &mut self.strips[first + strip].looked_at;
+            // Strips are runs of neighbours, so each one's units come one after another.
+            let start = if Range::is_empty(looked_at) { at } else { looked_at.start };
+            *looked_at = start..at + 1;
+        }
     }
 }
 
@@ -456,9 +565,10 @@ struct Slots {
 }
 
 impl Slots {
-    fn new<'a>(arenas: impl Iterator<Item = &'a Arena>, pool_size: u64) -> Slots {
+    fn of(plan: &Plan, pool_size: u64) -> Slots {
         let mut slots = Slots { arenas: Vec::new(), count: 0, pool_size };
-        for arena in arenas {
+        for part in &plan.parts {
+            let Part::Arena(arena) = part else { continue };
             slots.arenas.push((slots.count, arena.pools.start));
             slots.count += (arena.pools.end.0 - arena.pools.start.0) / pool_size;
         }
@@ -475,50 +585,23 @@ impl Slots {
     }
 }
 
-/// The spacing of [`GROUPS`] systematic samples that have at least `wanted` of `count` units together.
-fn spacing(count: u64, wanted: u64) -> u64 {
-    (count.saturating_mul(GROUPS as u64) / wanted.max(1)).max(1)
-}
-
-/// Numbers below `count`, in order, and the group of each: [`GROUPS`] different starts below `spacing`, drawn at random,
-/// and every `spacing`th from each. A spacing of at most [`GROUPS`] takes all, in turn.
-fn drawn(count: u64, spacing: u64, rng: &mut Rng) -> Vec<(u64, u16)> {
-    let groups = GROUPS as u64;
-    if spacing <= groups {
-        return (0..count).map(|index| (index, (index % groups) as u16)).collect();
-    }
-    let mut starts: Vec<u64> = Vec::with_capacity(GROUPS);
-    while starts.len() < GROUPS {
-        let start = rng.u64(..spacing);
-        if !starts.contains(&start) {
-            starts.push(start);
-        }
-    }
-    let mut order: Vec<(u64, u16)> = starts.into_iter().zip(0..).collect();
-    order.sort_unstable();
-    (0..count)
-        .step_by(usize::try_from(spacing).unwrap_or(usize::MAX))
-        .flat_map(|base| order.iter().map(move |&(start, group)| (base + start, group)))
-        .filter(|&(index, _)| index < count)
-        .collect()
-}
-
-/// Shares `wanted` units among strata of these sizes, by a power of their size; none gets more than it has.
-fn allocate(sizes: &[u64], wanted: u64) -> Vec<u64> {
-    let mut given = vec![0; sizes.len()];
-    let mut open: Vec<usize> = (0..sizes.len()).filter(|&index| sizes[index] > 0).collect();
+/// Shares `wanted` units among classes of so many pools and such weights, by a power of their weight; none gets more than
+/// it has.
+fn allocate(counts: &[u64], weights: &[f64], wanted: u64) -> Vec<u64> {
+    let mut given = vec![0; counts.len()];
+    let mut open: Vec<usize> = (0..counts.len()).filter(|&index| counts[index] > 0).collect();
     let mut left = wanted;
     loop {
-        let sum: f64 = open.iter().map(|&index| (sizes[index] as f64).powf(ALLOCATION_POWER)).sum();
-        let share = |index: usize| (left as f64 * (sizes[index] as f64).powf(ALLOCATION_POWER) / sum).ceil() as u64;
-        let (full, rest): (Vec<usize>, Vec<usize>) = open.iter().partition(|&&index| share(index) >= sizes[index]);
+        let sum: f64 = open.iter().map(|&index| weights[index].powf(ALLOCATION_POWER)).sum();
+        let share = |index: usize| (left as f64 * weights[index].powf(ALLOCATION_POWER) / sum).ceil() as u64;
+        let (full, rest): (Vec<usize>, Vec<usize>) = open.iter().partition(|&&index| share(index) >= counts[index]);
         if full.is_empty() {
             rest.iter().for_each(|&index| given[index] = share(index));
             return given;
         }
         for index in full {
-            given[index] = sizes[index];
-            left = left.saturating_sub(sizes[index]);
+            given[index] = counts[index];
+            left = left.saturating_sub(counts[index]);
         }
         open = rest;
     }
@@ -531,96 +614,77 @@ impl Sink for Nothing {
     fn object(&mut self, _: &Object) {}
 }
 
-/// Counts by type and stratum, where the stratum is that of the pool that an object is in.
-struct Tally {
-    pools: FxHashMap<u64, u32>,
-    pool_size: u64,
-    last: (u64, u32),
-    /// The stratum of what is in no pool.
-    elsewhere: u32,
-    by_type: FxHashMap<(u32, u32), Amount>,
-}
-
-impl Sink for Tally {
-    fn object(&mut self, object: &Object) {
-        let pool = object.address.0 / self.pool_size;
-        if pool != self.last.0 {
-            self.last = (pool, self.pools.get(&pool).copied().unwrap_or(self.elsewhere));
-        }
-        let amount = self.by_type.entry((object.type_id.index() as u32, self.last.1)).or_default();
-        amount.add(Amount { objects: 1, bytes: object.size });
-    }
-}
-
-/// Reads what was drawn, a group a task, and adds up what is seen.
+/// Reads what was drawn, and adds up what is seen. The first task is what is read in any case: the longest, so it is begun
+/// first.
 fn read<M: Memory + Sync + ?Sized>(
     memory: &M,
     classifier: &Classifier<'_>,
-    groups: &[Draw<'_>],
+    tasks: &[Task<'_>],
     pool_size: u64,
     sample: &mut Sample,
 ) -> Result<(), ReadError> {
-    // Windows are drawn first and mappings second, so that is the order of their strata.
-    let has_windows = groups.iter().any(|group| !group.windows.is_empty());
     let next = AtomicUsize::new(0);
     let work = || -> Result<Vec<_>, ReadError> {
         let mut done = Vec::new();
-        loop {
-            // What is always read is the longest task, so it is begun first.
-            let Some(index) = groups.len().checked_sub(1 + next.fetch_add(1, Ordering::Relaxed)) else {
-                return Ok(done);
-            };
-            let draw = &groups[index];
-            let is_certain = index == GROUPS;
+        while let Some(task) = tasks.get(next.fetch_add(1, Ordering::Relaxed)) {
             let tally = Tally {
-                pools: draw.pools.iter().map(|&(pool, stratum)| (pool.0 / pool_size, stratum)).collect(),
+                pools: task.pools.iter().map(|&(pool, unit)| (pool.0 / pool_size, unit)).collect(),
                 pool_size,
-                last: (u64::MAX, 0),
-                elsewhere: if is_certain { u32::MAX } else { 0 },
-                by_type: FxHashMap::default(),
+                elsewhere: CERTAIN,
+                last: (u64::MAX, CERTAIN),
+                here: Vec::new(),
+                seen: Vec::new(),
+                certain: FxHashMap::default(),
             };
             let mut worker = Worker::new(memory, classifier, tally);
-            let mut pools: Vec<Address> = draw.pools.iter().map(|&(pool, _)| pool).collect();
-            pools.sort_unstable();
-            for (heap, range) in &draw.windows {
+            for (heap, range, unit) in &task.windows {
+                worker.settle()?.turn_to(*unit);
                 worker.read_heap_window(heap, range.clone())?;
             }
-            let sink = worker.settle()?;
-            if !is_certain {
-                (sink.elsewhere, sink.last) = (u32::from(has_windows), (u64::MAX, 0));
-            }
             let mut raw_bytes = 0_u64;
-            for chunk in &draw.mapped {
+            for (chunk, unit) in &task.mapped {
+                worker.settle()?.turn_to(*unit);
                 let before = worker.found();
                 worker.read_part(&Part::Mapped(*chunk))?;
                 raw_bytes += if worker.found() == before { chunk.size } else { 0 };
             }
-            worker.settle()?;
+            worker.settle()?.turn_to(CERTAIN);
+            let pools: Vec<Address> = task.pools.iter().map(|&(pool, _)| pool).collect();
             worker.read_pools(&pools)?;
-            for part in &draw.parts {
+            for part in &task.parts {
                 worker.read_part(part)?;
             }
-            let (sink, counts) = worker.finish()?;
-            done.push((index, sink.by_type, counts, raw_bytes));
+            worker.settle()?.put_down();
+            let (tally, counts) = worker.finish()?;
+            done.push((tally, counts, raw_bytes));
         }
+        Ok(done)
     };
-    let workers = rayon::current_num_threads().clamp(1, groups.len());
+    let workers = rayon::current_num_threads().clamp(1, tasks.len());
     let results: Vec<_> = std::thread::scope(|scope| {
         let handles: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
         handles.into_iter().map(|handle| handle.join().expect("a worker does not panic")).collect()
     });
+    let mut strip_of = vec![0_u32; sample.units.len()];
+    for (strip, number) in sample.strips.iter().zip(0..) {
+        strip_of[strip.units.clone()].fill(number);
+    }
     for result in results {
-        for (group, by_type, counts, raw_bytes) in result? {
+        for (tally, counts, raw_bytes) in result? {
             sample.counts.add(&counts);
             sample.raw_bytes += raw_bytes;
-            for ((type_id, stratum), amount) in by_type {
-                if group == GROUPS {
-                    sample.certain.entry(type_id).or_default().add(amount);
-                } else {
-                    sample.seen.entry((type_id, stratum)).or_default()[group].add(amount);
-                }
+            for (type_id, unit, amount) in tally.seen {
+                let Some(&strip) = strip_of.get(unit as usize) else { continue };
+                sample.seen.entry(type_id).or_default().push((strip, unit, amount));
+            }
+            for (type_id, amount) in tally.certain {
+                sample.certain.entry(type_id).or_default().add(amount);
             }
         }
+    }
+    for seen in sample.seen.values_mut() {
+        // Workers take tasks as they come; sums of floats depend on their order.
+        seen.sort_unstable_by_key(|&(_, unit, _)| unit);
     }
     Ok(())
 }

@@ -57,11 +57,13 @@ impl Survey {
     pub fn new<M: Memory + ?Sized>(memory: &M, python: &Python, elfs: &[LoadedElf]) -> Survey {
         let cached = CachedMemory::new(memory);
         let mut arenas = arenas::find(&cached, python);
+        log::debug!("arenas found");
         let plan = Plan::new(memory, python, &arenas, elfs);
         if plan.has_segments() && python.layout.object.ob_ref_shared.is_none() {
             // Under PYTHONMALLOC=mimalloc `sys.getallocatedblocks` counts the asking thread's blocks only.
             arenas.raw_blocks = None;
         }
+        log::debug!("planned");
         let debug_hooks = hooks::are_on(&cached, &python.layout, &arenas, &plan);
         log::debug!(
             "{} arenas ({} slots rejected), {} parts with {} bytes, debug hooks {}",

@@ -29,7 +29,11 @@ const PENDING_MAX: usize = 20_000;
 /// Pools that one system call reads.
 const POOLS_AT_ONCE: usize = 16;
 /// Bytes read behind a window of a heap, so that the last chunk that starts in it can be judged.
-const LOOK_AHEAD: u64 = 16 << 10;
+const LOOK_AHEAD: u64 = 4 << 10;
+/// Bytes read before it: what looks like a row of chunks may begin with a number, but its second chunk is a true one.
+const LOOK_BACK: u64 = 2 << 10;
+/// Both together.
+pub(super) const MARGIN: u64 = LOOK_BACK + LOOK_AHEAD;
 /// How often a pool that changed while it was read is read again.
 pub(super) const POOL_RETRIES: usize = 3;
 /// Bytes between two wanted places that are read along rather than skipped.
@@ -191,22 +195,30 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
     }
 
     /// Reads the chunks of a heap that start in `range`. Where its first one starts is found by looking for a row of
-    /// chunks, unless the range starts where the heap does.
+    /// chunks from some way before it on, unless the heap starts there.
     ///
     /// # Errors
     /// As [`Worker::read_part`].
     pub fn read_heap_window(&mut self, heap: &Heap, range: std::ops::Range<Address>) -> Result<(), ReadError> {
-        let length = (range.end.0 - range.start.0 + LOOK_AHEAD).min(heap.range.end.0 - range.start.0) as usize;
-        self.with_bytes(range.start, length, |worker, window| {
+        let start = Address(range.start.0.saturating_sub(LOOK_BACK).max(heap.range.start.0));
+        let length = (range.end.0 - start.0 + LOOK_AHEAD).min(heap.range.end.0 - start.0) as usize;
+        self.with_bytes(start, length, |worker, window| {
             let memory = worker.memory;
             let word = |at: Address| match window.get(at, 8) {
                 Some(bytes) => u64_at(bytes, 0),
                 None => memory.read_u64(at).ok(),
             };
             let row = Row { heap, word: &word };
-            let mut at = range.start;
+            let mut at = start;
             if at != heap.range.start {
-                at = row.first_in(range.clone()).unwrap_or(range.end);
+                at = row.first_in(start..range.end).unwrap_or(range.end);
+            }
+            while at < range.start {
+                match word(at.offset(8)).and_then(|word| heap.chunk(at, word)) {
+                    Some(chunk) if chunk.end() < range.start || chunk.size < LOOK_BACK => at = chunk.end(),
+                    // What leads so far may be a number.
+                    _ => at = row.first_in(range.clone()).unwrap_or(range.end),
+                }
             }
             while at < range.end {
                 let Some(chunk) = word(at.offset(8)).and_then(|word| heap.chunk(at, word)) else {

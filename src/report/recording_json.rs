@@ -10,6 +10,11 @@ use crate::analysis::profile::{FrameName, Profile};
 use super::summary::TargetSummary;
 use super::timeline::Moment;
 
+/// What no recording covers.
+pub const NOT_COVERED: &str = "Counted are objects that the collector tracks and that live for some microseconds: lists, dicts, instances \
+                              and the like. str, bytes, int, float, and tuples and dicts of such alone, stand in no list \
+                              of the collector's; their bytes are not in those of the containers that hold them.";
+
 /// How the recording went.
 #[derive(Clone, Debug, Default)]
 pub struct Course {
@@ -59,7 +64,7 @@ pub fn write(
         "windows": {
             "agreed": outcomes.agreed, "disagreed": outcomes.disagreed, "switched": outcomes.switched,
             "torn": outcomes.torn, "collected": outcomes.collected, "late": outcomes.late,
-            "births": outcomes.births, "unattributed_births": outcomes.unattributed,
+            "instants": profile.instants, "births": outcomes.births, "unattributed_births": outcomes.unattributed,
         },
         "births": figure(&profile.all, seconds),
         "unattributed": profile.unattributed().round(),
@@ -68,6 +73,7 @@ pub fn write(
         "types": types,
         "stacks": stacks,
         "timeline": moments,
+        "not_covered": NOT_COVERED,
         "warnings": course.warnings,
     });
     serde_json::to_writer_pretty(&mut *out, &document)?;

@@ -1,0 +1,67 @@
+//! What was seen in each unit of a sample, by type.
+
+use rustc_hash::FxHashMap;
+
+use super::object::{Amount, Object, Sink};
+
+/// Bytes of an object that stand for those of others: one list of a million items must not be taken for a hundred such
+/// lists because its pool was drawn. What malloc gives a mapping of its own starts here.
+const HEAVY: u64 = 128 << 10;
+/// What is read in any case belongs to this unit.
+pub(super) const CERTAIN: u32 = u32::MAX;
+
+/// Counts by type and unit.
+pub(super) struct Tally {
+    /// The unit of each pool, by its number.
+    pub(super) pools: FxHashMap<u64, u32>,
+    pub(super) pool_size: u64,
+    /// The unit of what is in no such pool.
+    pub(super) elsewhere: u32,
+    /// The pool and unit that the last object was in, and what was seen there since.
+    pub(super) last: (u64, u32),
+    pub(super) here: Vec<(u32, Amount)>,
+    pub(super) seen: Vec<(u32, u32, Amount)>,
+    pub(super) certain: FxHashMap<u32, Amount>,
+}
+
+impl Tally {
+    /// What is in no pool belongs to `unit` from now on.
+    pub(super) fn turn_to(&mut self, unit: u32) {
+        self.put_down();
+        (self.elsewhere, self.last) = (unit, (u64::MAX, unit));
+    }
+
+    pub(super) fn put_down(&mut self) {
+        let unit = self.last.1;
+        for (type_id, amount) in self.here.drain(..) {
+            match unit {
+                CERTAIN => self.certain.entry(type_id).or_default().add(amount),
+                unit => self.seen.push((type_id, unit, amount)),
+            }
+        }
+    }
+}
+
+impl Sink for Tally {
+    fn object(&mut self, object: &Object) {
+        let pool = object.address.0 / self.pool_size;
+        if pool != self.last.0 {
+            let unit = self.pools.get(&pool).copied().unwrap_or(self.elsewhere);
+            if unit != self.last.1 {
+                self.put_down();
+            }
+            self.last = (pool, unit);
+        }
+        let (type_id, mut amount) = (object.type_id.index() as u32, Amount { objects: 1, bytes: object.size });
+        if self.last.1 != CERTAIN && object.size > HEAVY {
+            // The rest of it stands for itself alone.
+            let rest = Amount { objects: 0, bytes: object.size - HEAVY };
+            self.certain.entry(type_id).or_default().add(rest);
+            amount.bytes = HEAVY;
+        }
+        match self.here.iter_mut().find(|(id, _)| *id == type_id) {
+            Some((_, sum)) => sum.add(amount),
+            None => self.here.push((type_id, amount)),
+        }
+    }
+}
