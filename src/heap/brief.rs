@@ -151,11 +151,14 @@ impl Brief {
     /// The brief of a type whose instances' sizes follow from few of their words; `None` for others.
     fn short(info: &TypeInfo, layout: &Layout, long: Brief) -> Option<Brief> {
         let small = |number: u64| u32::try_from(number).ok().filter(|&number| number < u32::MAX / 2);
+        let end = |words: &[usize]| words.iter().max().map_or(0, |&last| last as u64 + 8);
         let front = info.front as u64;
         let has_own_block = !info.has_inline_values && !info.has_own_allocator;
         // What a type takes that allocates in its own way is up to it.
+        let (dict, list) = (&layout.dict, &layout.list);
+        let end_of_dict = end(&[dict.ma_used, dict.ma_keys, dict.ma_values]);
         let needs_of_dict = match info.has_own_allocator && !info.is_python_class {
-            true => layout.object.size as u64,
+            true => end_of_dict,
             false => info.basicsize,
         };
         let (shape, needs, size) = match info.rule {
@@ -181,6 +184,16 @@ impl Brief {
             SizeRule::Dict if !info.has_inline_values => (Shape::Dict, needs_of_dict, info.basicsize),
             _ => return None,
         };
+        // What is looked at lies in the object's own block, also where the type's size is nonsense.
+        let looked_at = match shape {
+            Shape::Items | Shape::Bytes => end(&[layout.var_object.ob_size]),
+            Shape::List => end(&[layout.var_object.ob_size, list.ob_item, list.allocated]),
+            Shape::Dict => end_of_dict,
+            Shape::Fixed | Shape::Inline | Shape::Int | Shape::Str | Shape::Long => 0,
+        };
+        if needs < looked_at {
+            return None;
+        }
         // Instances of class statements are never shrunk where they are; those with values of their own may be.
         let is_strict = info.is_python_class && matches!(shape, Shape::Fixed | Shape::List | Shape::Dict);
         Some(Brief {
