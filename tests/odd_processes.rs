@@ -288,20 +288,19 @@ fn a_family_is_read_together() {
 }
 
 #[test]
-fn verbs_of_the_graph_refuse_builds_without_the_lock() {
+fn verbs_of_the_graph_read_builds_without_the_lock() {
     let found = interpreters::find().interpreters.into_iter().find(|interpreter| !interpreter.has_gil());
     let Some(interpreter) = found else { return skipped("graph verbs, free-threaded", "no such interpreter") };
     let target = Target::spawn(&interpreter, READY, &[], &[]).expect("it starts");
     let pid = target.pid().to_string();
-    let verbs: [&[&str]; 4] = [
-        &["why", &pid, "dict"],
-        &["histo", "--retained", &pid],
-        &["dump", "--references", &pid],
-        &["flamegraph", "--view", "owners", "-o", "-", &pid],
+    let verbs: [(&[&str], &str); 4] = [
+        (&["why", &pid, "dict"], " retained"),
+        (&["histo", "--retained", &pid], "#retained"),
+        (&["dump", "--references", &pid], "\"references\":["),
+        (&["flamegraph", "--view", "owners", "-o", "-", &pid], "</svg>"),
     ];
-    for verb in verbs {
-        let refused = run(verb);
-        assert_eq!(refused.status.code(), Some(2), "{verb:?}");
-        assert!(refused.stderr.contains("free-threaded Python") && refused.stdout.is_empty(), "{}", refused.stderr);
+    for (verb, says) in verbs {
+        let answer = run(verb).ok().expect("it is read").text();
+        assert!(answer.contains(says), "{verb:?} says no {says:?}");
     }
 }
