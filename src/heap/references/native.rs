@@ -88,6 +88,9 @@ impl<M: Memory + ?Sized> References<'_, M> {
     pub(super) fn lru_cache(&self, reads: &Reads, object: Address, visit: &mut impl FnMut(u64, Label)) {
         let root = object.offset(self.layout.lru_cache.root);
         let mut link = self.word(reads, root, self.layout.lru_elem.next).unwrap_or(0);
+        // A ring that closes elsewhere than in the cache is broken: a mark that moves on at each power of two meets it
+        // (R. P. Brent, An improved Monte Carlo factorization algorithm, BIT 20, 1980).
+        let (mut mark, mut steps) = (link, 0u64);
         // A cache without a limit has no ring.
         while link != 0 && link != root.0 {
             if !reads.spend(1) {
@@ -95,6 +98,13 @@ impl<M: Memory + ?Sized> References<'_, M> {
             }
             visit(link, Label::Inside);
             link = self.word(reads, Address(link), self.layout.lru_elem.next).unwrap_or(0);
+            if link == mark {
+                return reads.tear();
+            }
+            steps += 1;
+            if steps.is_power_of_two() {
+                mark = link;
+            }
         }
     }
 
