@@ -14,10 +14,11 @@
 
 use rustc_hash::FxHashMap;
 
+use crate::heap::recorder::Instant;
 use crate::heap::stacks::StackId;
 
-/// Glances with births that are enough to tell who allocates: shares of some points.
-const INSTANTS_MIN: u64 = 200;
+/// Errors of this size are small enough: what they are an error of need not be compared any more.
+const ERROR_SMALL: f64 = 0.1;
 /// Groups of the jackknife. Their 19 degrees of freedom are in [`QUANTILE`].
 pub const GROUPS: usize = 20;
 /// Student's 97.5 % quantile at 19 degrees of freedom.
@@ -40,9 +41,10 @@ struct Seen {
     time: [f64; GROUPS],
     window_time: [f64; GROUPS],
     births: [f64; GROUPS],
-    /// Glances that found it, those whose births could be read, and these births.
-    instants: [f64; GROUPS],
-    instants_read: [f64; GROUPS],
+    /// The time of those instants at which something was born.
+    moving: [f64; GROUPS],
+    /// From look to look in those of them that could be read, and births in that time.
+    instant_time: [f64; GROUPS],
     instant_births: [f64; GROUPS],
     lines: FxHashMap<Vec<u32>, Lines>,
 }
@@ -158,6 +160,8 @@ pub struct Allocations {
     pub instants: u64,
     seen: Vec<Seen>,
     time: [f64; GROUPS],
+    /// Time of instants at which something was born on a stack that could not be read.
+    lost: [f64; GROUPS],
     /// Windows that took as long as they should: seconds and births.
     short_time: [f64; GROUPS],
     short_births: [f64; GROUPS],
@@ -165,6 +169,13 @@ pub struct Allocations {
     readable_time: [f64; GROUPS],
     all_births: [f64; GROUPS],
     types: FxHashMap<String, FxHashMap<(StackId, Vec<u32>), Lines>>,
+}
+
+/// What rates of births are taken from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Basis {
+    Instants,
+    Windows,
 }
 
 /// Where births of one window were seen: lines, and how many.
@@ -179,12 +190,29 @@ impl Allocations {
         &mut self.seen[index]
     }
 
-    /// Time that was looked at: `weight` times `seconds`, in which `stack` ran, if any did.
-    pub fn time(&mut self, group: usize, stack: Option<StackId>, seconds: f64) {
+    /// Time that was looked at.
+    pub fn time(&mut self, group: usize, seconds: f64) {
         self.time[group] += seconds;
-        if let Some(stack) = stack {
-            self.seen(stack).time[group] += seconds;
+    }
+
+    /// Time in which something was born on a stack that could not be read.
+    pub fn lost(&mut self, group: usize, seconds: f64) {
+        self.lost[group] += seconds;
+    }
+
+    /// An instant that stands for so many seconds.
+    pub fn instant(&mut self, group: usize, instant: &Instant, seconds: f64) {
+        let seen = self.seen(instant.stack);
+        seen.time[group] += seconds;
+        if !instant.is_moving {
+            return;
         }
+        seen.moving[group] += seconds;
+        let Some((between, births)) = instant.births else { return };
+        seen.instant_time[group] += between;
+        seen.instant_births[group] += births as f64;
+        seen.lines.entry(instant.lines.clone()).or_default().instant_births[group] += births as f64;
+        self.instants += 1;
     }
 
     /// A window whose list was read; births weighted. A late one took so long that its ends cannot be compared.
@@ -207,29 +235,20 @@ impl Allocations {
         }
     }
 
-    /// A glance, of so much weight, that found a stack; and how fast objects were born in its microsecond, if that is known.
-    pub fn instant(&mut self, group: usize, stack: StackId, lines: &[u32], weight: f64, births: Option<f64>) {
-        let seen = self.seen(stack);
-        seen.instants[group] += weight;
-        let Some(births) = births else { return };
-        seen.instants_read[group] += weight;
-        if births > 0.0 {
-            let births = births * weight;
-            seen.instant_births[group] += births;
-            seen.lines.entry(lines.to_vec()).or_default().instant_births[group] += births;
-            self.instants += 1;
-        }
-    }
-
-    /// Whether instants tell who allocates.
-    fn by_instants(&self) -> bool {
-        self.instants >= INSTANTS_MIN
-    }
-
-    /// Births of a stack in instants, those that could not be read taken for like those that could.
-    fn in_instants(seen: &Seen, left_out: Option<usize>) -> f64 {
-        sum(&seen.instant_births, left_out)
-            * ratio(sum(&seen.instants, left_out), sum(&seen.instants_read, left_out)).max(1.0)
+    /// Which rates are known better: those of instants or those of windows. The former rest on fewer assumptions, and are
+    /// taken where they are good enough.
+    fn basis(&self) -> Basis {
+        let error = |basis: Basis| {
+            let figures = self.seen.iter().map(|seen| figure(|left_out| self.total(basis, seen, 1.0, left_out)));
+            let (mut all, mut errors) = (0.0, 0.0);
+            for figure in figures {
+                all += figure.value;
+                errors += figure.half_width().powi(2);
+            }
+            if all > 0.0 { errors.sqrt() / all } else { f64::INFINITY }
+        };
+        let instants = error(Basis::Instants);
+        if instants <= ERROR_SMALL || instants <= error(Basis::Windows) { Basis::Instants } else { Basis::Windows }
     }
 
     /// An object whose fate is known.
@@ -249,11 +268,26 @@ impl Allocations {
 
     /// What all births come to, attributed or not, over a recording of so many seconds.
     pub fn all_births(&self, seconds: f64) -> Figure {
-        figure(|left_out| seconds * ratio(sum(&self.all_births, left_out), sum(&self.readable_time, left_out)))
+        let basis = self.basis();
+        figure(|left_out| match basis {
+            Basis::Windows => seconds * ratio(sum(&self.all_births, left_out), sum(&self.readable_time, left_out)),
+            Basis::Instants => {
+                let seen = || self.seen.iter();
+                let births: f64 = seen().map(|seen| sum(&seen.instant_births, left_out)).sum();
+                let time: f64 = seen().map(|seen| sum(&seen.instant_time, left_out)).sum();
+                // Stacks whose instants could not be read are taken for like the others.
+                let unread = seen().filter(|seen| sum(&seen.instant_time, left_out) <= 0.0);
+                let unread: f64 =
+                    sum(&self.lost, left_out) + unread.map(|seen| sum(&seen.moving, left_out)).sum::<f64>();
+                let read: f64 = seen().map(|seen| self.total(basis, seen, seconds, left_out)).sum();
+                read + seconds * ratio(unread, sum(&self.time, left_out)) * ratio(births, time)
+            }
+        })
     }
 
     /// What was born at each stack and lines: sorted by stack.
     pub fn places(&self, seconds: f64) -> Vec<(StackId, Vec<u32>, Born)> {
+        let basis = self.basis();
         let mut places = Vec::new();
         for (id, seen) in self.seen.iter().enumerate() {
             let mut remembered = [0.0; GROUPS];
@@ -261,7 +295,7 @@ impl Allocations {
                 remembered.iter_mut().zip(lines.remembered).for_each(|(all, own)| *all += own);
             }
             for (key, lines) in &seen.lines {
-                let born = self.born(seen, &remembered, lines, seconds);
+                let born = self.born(basis, seen, &remembered, lines, seconds);
                 places.push((id as StackId, key.clone(), born));
             }
         }
@@ -271,6 +305,7 @@ impl Allocations {
 
     /// What was born of each type, most survivors first.
     pub fn types(&self, seconds: f64) -> Vec<(String, Born)> {
+        let basis = self.basis();
         let mut remembered = vec![[0.0; GROUPS]; self.seen.len()];
         for (all, seen) in remembered.iter_mut().zip(&self.seen) {
             for lines in seen.lines.values() {
@@ -287,8 +322,8 @@ impl Allocations {
                 };
                 // Of a type only the remembered objects are known: they stand for the births.
                 let lines = Lines { births: [0.0; GROUPS], ..lines.clone() };
-                let mut born = self.born(seen, remembered, &lines, seconds);
-                born.objects = self.share(seen, remembered, &lines.remembered, seconds);
+                let mut born = self.born(basis, seen, remembered, &lines, seconds);
+                born.objects = self.share(basis, seen, remembered, &lines.remembered, seconds);
                 total.add(&born);
             }
             types.push((name.clone(), total));
@@ -300,37 +335,48 @@ impl Allocations {
         types
     }
 
-    /// Births of a stack over the recording.
-    fn total(&self, seen: &Seen, seconds: f64, left_out: Option<usize>) -> f64 {
-        let births = ratio(sum(&self.all_births, left_out), sum(&self.readable_time, left_out));
-        if self.by_instants() {
-            let all: f64 = self.seen.iter().map(|seen| Allocations::in_instants(seen, left_out)).sum();
-            return seconds * births * ratio(Allocations::in_instants(seen, left_out), all);
-        }
-        let share = ratio(sum(&seen.time, left_out), sum(&self.time, left_out));
-        let rate = ratio(sum(&seen.births, left_out), sum(&seen.window_time, left_out));
-        // Where processors are few, the target runs while we wait, and windows in time see less than their share.
-        let in_time = ratio(sum(&self.short_births, left_out), sum(&self.short_time, left_out));
-        let missed = if in_time > 0.0 { births / in_time } else { 1.0 };
-        seconds * share * rate * missed
+    /// Births of a stack over the recording: its share of time times its rate of births.
+    fn total(&self, basis: Basis, seen: &Seen, seconds: f64, left_out: Option<usize>) -> f64 {
+        let (time, rate) = match basis {
+            Basis::Instants => {
+                (&seen.moving, ratio(sum(&seen.instant_births, left_out), sum(&seen.instant_time, left_out)))
+            }
+            Basis::Windows => {
+                let rate = ratio(sum(&seen.births, left_out), sum(&seen.window_time, left_out));
+                // Where processors are few, the target runs while we wait, and windows in time see less than their share.
+                let births = ratio(sum(&self.all_births, left_out), sum(&self.readable_time, left_out));
+                let in_time = ratio(sum(&self.short_births, left_out), sum(&self.short_time, left_out));
+                (&seen.time, rate * if in_time > 0.0 { births / in_time } else { 1.0 })
+            }
+        };
+        seconds * ratio(sum(time, left_out), sum(&self.time, left_out)) * rate
     }
 
-    fn share(&self, seen: &Seen, remembered: &[f64; GROUPS], part: &[f64; GROUPS], seconds: f64) -> Figure {
-        figure(|left_out| self.total(seen, seconds, left_out) * ratio(sum(part, left_out), sum(remembered, left_out)))
+    fn share(
+        &self,
+        basis: Basis,
+        seen: &Seen,
+        remembered: &[f64; GROUPS],
+        part: &[f64; GROUPS],
+        seconds: f64,
+    ) -> Figure {
+        figure(|left_out| {
+            self.total(basis, seen, seconds, left_out) * ratio(sum(part, left_out), sum(remembered, left_out))
+        })
     }
 
-    fn born(&self, seen: &Seen, remembered: &[f64; GROUPS], lines: &Lines, seconds: f64) -> Born {
+    fn born(&self, basis: Basis, seen: &Seen, remembered: &[f64; GROUPS], lines: &Lines, seconds: f64) -> Born {
         Born {
             objects: figure(|left_out| {
-                let (part, whole) = match self.by_instants() {
-                    true => (&lines.instant_births, &seen.instant_births),
-                    false => (&lines.births, &seen.births),
+                let (part, whole) = match basis {
+                    Basis::Instants => (&lines.instant_births, &seen.instant_births),
+                    Basis::Windows => (&lines.births, &seen.births),
                 };
-                self.total(seen, seconds, left_out) * ratio(sum(part, left_out), sum(whole, left_out))
+                self.total(basis, seen, seconds, left_out) * ratio(sum(part, left_out), sum(whole, left_out))
             }),
-            bytes: self.share(seen, remembered, &lines.bytes, seconds),
-            alive: self.share(seen, remembered, &lines.alive, seconds),
-            alive_bytes: self.share(seen, remembered, &lines.alive_bytes, seconds),
+            bytes: self.share(basis, seen, remembered, &lines.bytes, seconds),
+            alive: self.share(basis, seen, remembered, &lines.alive, seconds),
+            alive_bytes: self.share(basis, seen, remembered, &lines.alive_bytes, seconds),
         }
     }
 }
@@ -365,7 +411,8 @@ mod tests {
             let (stack, births) = if rng.f64() < 0.9 { (computes, 0.0) } else { (allocates, 5.0) };
             // Half of the windows of the allocating function do not agree.
             let agrees = stack == computes || rng.bool();
-            allocations.time(group, Some(stack), 1e-5);
+            allocations.time(group, 1e-5);
+            allocations.instant(group, &Instant { stack, lines: vec![1], is_moving: false, births: None }, 1e-5);
             allocations.window(group, 1e-5, births, false);
             if agrees {
                 allocations.agreed(group, stack, 1e-5, &[(vec![1], births)]);

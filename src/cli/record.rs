@@ -10,7 +10,7 @@ use fastrand::Rng;
 use crate::analysis::allocations::{Allocations, GROUPS, Remembered};
 use crate::analysis::profile::{MergeBy, Profile, StackBorn};
 use crate::heap::births::wait_until;
-use crate::heap::recorder::{Look, REMEMBERED, Recorder, Watched};
+use crate::heap::recorder::{Probe, REMEMBERED, Recorder, Seen, Watched};
 use crate::heap::survey::Survey;
 use crate::python::layout::Build;
 use crate::python::types::TypeTable;
@@ -22,6 +22,7 @@ use crate::report::{flamegraph, folded, speedscope, units};
 use crate::target::ReadError;
 use crate::target::cache::CachedMemory;
 use crate::target::process::Process;
+use crate::target::processors::Processors;
 use crate::target::procfs::Status;
 use crate::target::source::Source;
 
@@ -30,6 +31,15 @@ use super::open;
 use super::output::{Destination, default_file};
 use super::progress;
 
+/// Probes in a second, at least: a probe is cheap, and the more there are, the better is it known who runs. Not so many that
+/// one delays the next, which would let what was found decide when we look.
+const PROBES: u32 = 800;
+/// Probes that follow so closely that they are seen under the same circumstances: some ten milliseconds.
+const TOGETHER: u32 = 8;
+/// Trains in a second, at most, for the same reason.
+const TRAINS: u32 = 100;
+/// Probes that may be missed, of a hundred, before that is said.
+const MISSED_MAX: u64 = 20;
 /// Births that a train is to find: enough to tell stacks apart, and few enough to be read at once.
 const BIRTHS: f64 = 60.0;
 /// The first train's length, before anything is known.
@@ -134,8 +144,10 @@ fn record(options: &Record, opened: &open::Opened, stop: &AtomicBool) -> Result<
     let mut rng = Rng::with_seed(seed);
     let types = read_types(opened)?;
     let mut recorder = Recorder::new(process, python, types, Rng::with_seed(rng.u64(..)));
-    let stratum = Duration::from_secs(1) / options.rate;
-    let ticks = (options.duration.as_secs_f64() * f64::from(options.rate)).max(1.0);
+    let probes = PROBES.div_ceil(options.rate);
+    let stratum = Duration::from_secs(1) / options.rate / probes;
+    let between_trains = probes * options.rate.div_ceil(TRAINS);
+    let ticks = options.duration.as_secs_f64() / stratum.as_secs_f64();
     recorder.remembered = ((WATCHED_MAX / ticks).ceil() as usize).clamp(1, REMEMBERED);
     let identity = identity(pid);
     let mut recording = Recording {
@@ -158,18 +170,26 @@ fn record(options: &Record, opened: &open::Opened, stop: &AtomicBool) -> Result<
     let longest = LONGEST.min(stratum.mul_f64(SHARE)) / u32::try_from(recorder.lanes().max(1)).unwrap_or(1);
     let mut length = FIRST.min(longest);
     crate::target::host::allow_short_sleeps();
+    let mut processors = Processors::of(pid);
     let began = Instant::now();
     let mut end = End::InTime;
     let bar = progress::Seconds::start(options.duration);
     let mut failures = 0;
     let mut next_moment = Duration::ZERO;
+    let (mut strata, mut missed) = (0_u64, 0_u64);
     for index in 0.. {
         let start = began + stratum.mul_f64(f64::from(index));
         if start.saturating_duration_since(began) >= options.duration {
             break;
         }
+        // A train may take longer than its stratum when there is much to read. That must not decide which stratum is missed, so
+        // the next one is left out always.
+        if index % between_trains == 1 {
+            continue;
+        }
+        strata += 1;
         if Instant::now() > start + stratum {
-            // Too late for this one.
+            missed += 1;
             continue;
         }
         if began.elapsed() >= next_moment {
@@ -182,18 +202,26 @@ fn record(options: &Record, opened: &open::Opened, stop: &AtomicBool) -> Result<
             }
             recording.moments.extend(moment(&recorder, pid, began));
         }
-        let room = stratum.saturating_sub(length);
-        sleep_until(start + room.mul_f64(rng.f64()), stop);
+        sleep_until(start + stratum.mul_f64(rng.f64()), stop);
         if stop.load(Ordering::Relaxed) {
             end = End::Asked;
             break;
         }
-        match recorder.tick(length, DWELL) {
-            Ok(lanes) => {
-                recording.course.ticks += 1;
+        if index % TOGETHER == 0 {
+            recorder.group = rng.usize(..GROUPS);
+        }
+        recording.course.ticks += u64::from(index % probes == 0);
+        let is_apart = processors.keep_off();
+        let seen = recorder.probe(is_apart).and_then(|seen| {
+            digest_probes(&mut recording.allocations, recorder.group, stratum, &seen);
+            if index % between_trains == 0 { recorder.train(length, DWELL).map(Some) } else { Ok(None) }
+        });
+        match seen {
+            Ok(trains) => {
                 failures = 0;
-                let group = rng.usize(..GROUPS);
-                length = digest(&mut recording.allocations, group, stratum, &lanes, length, longest);
+                if let Some(trains) = trains {
+                    length = digest(&mut recording.allocations, recorder.group, &trains, length, longest);
+                }
                 bury(&mut recording.allocations, &mut recorder);
             }
             Err(ReadError::Gone | ReadError::Denied) => {
@@ -226,6 +254,10 @@ fn record(options: &Record, opened: &open::Opened, stop: &AtomicBool) -> Result<
     }
     bury(&mut recording.allocations, &mut recorder);
     recording.stacks = std::mem::take(&mut recorder.stacks);
+    if missed * 100 > strata * MISSED_MAX {
+        let share = units::percent(missed, strata);
+        recording.course.warnings.push(format!("the machine was busy: {share} % of the samples were missed"));
+    }
     let after = units::duration(Duration::from_secs_f64(recording.seconds));
     match end {
         End::InTime => {}
@@ -245,61 +277,52 @@ fn record(options: &Record, opened: &open::Opened, stop: &AtomicBool) -> Result<
     Ok(recording)
 }
 
+/// Adds what a probe saw.
+fn digest_probes(allocations: &mut Allocations, group: usize, stratum: Duration, lanes: &[Probe]) {
+    for lane in lanes {
+        // Each instant stands for as much time as any other: none is chosen for what it finds.
+        let each = stratum.as_secs_f64() / lane.count.max(1) as f64;
+        // Collectors are looked at side by side: a share of time is one of all.
+        allocations.time(group, stratum.as_secs_f64() / lanes.len() as f64);
+        allocations.lost(group, each * lane.lost as f64);
+        for instant in &lane.instants {
+            allocations.instant(group, instant, each);
+        }
+    }
+}
+
 /// Adds what a tick saw, and says how long the next train is to be.
 fn digest(
     allocations: &mut Allocations,
     group: usize,
-    stratum: Duration,
-    lanes: &[Look],
+    lanes: &[Vec<Seen>],
     length: Duration,
     longest: Duration,
 ) -> Duration {
     let (mut births, mut time) = (0.0, 0.0);
-    for seen in lanes.iter().flat_map(|lane| &lane.windows) {
+    for seen in lanes.iter().flatten() {
         births += seen.births.unwrap_or(0) as f64;
         time += if seen.births.is_some() { seen.seconds } else { 0.0 };
-    }
-    for lane in lanes {
-        // Each glance stands for as much of the stratum as any other: none is chosen for what it finds.
-        let each = stratum.as_secs_f64() / lane.glances.max(1) as f64;
-        for instant in &lane.instants {
-            allocations.instant(group, instant.stack, &instant.lines, each, instant.births);
+        let outcomes = &mut allocations.outcomes;
+        match (seen.births, &seen.at) {
+            (Some(births), Some(_)) => {
+                outcomes.agreed += 1;
+                outcomes.births += births;
+            }
+            (Some(births), None) => {
+                outcomes.disagreed += 1;
+                outcomes.switched += u64::from(seen.switched);
+                outcomes.unattributed += births;
+            }
+            (None, _) if seen.collected => outcomes.collected += 1,
+            (None, _) => outcomes.torn += 1,
         }
-        let looked_at: f64 = lane.windows.iter().map(|seen| seen.span).sum();
-        if looked_at <= 0.0 {
-            continue;
+        allocations.outcomes.late += u64::from(seen.is_late);
+        if let Some(births) = seen.births {
+            allocations.window(group, seen.seconds, births as f64, seen.is_late);
         }
-        // A train stands for its stratum.
-        let weight = stratum.as_secs_f64() / looked_at;
-        for seen in &lane.windows {
-            let outcomes = &mut allocations.outcomes;
-            match (seen.births, &seen.at) {
-                (Some(births), Some(_)) => {
-                    outcomes.agreed += 1;
-                    outcomes.births += births;
-                }
-                (Some(births), None) => {
-                    outcomes.disagreed += 1;
-                    outcomes.switched += u64::from(seen.switched);
-                    outcomes.unattributed += births;
-                }
-                (None, _) if seen.collected => outcomes.collected += 1,
-                (None, _) => outcomes.torn += 1,
-            }
-            if !seen.is_late {
-                // Where the collector began in a window, it took about half of it.
-                let share = if seen.collected { 0.5 } else { 1.0 };
-                allocations.time(group, seen.stack, weight * seen.span * share);
-                allocations.time(group, None, weight * seen.span * (1.0 - share));
-            }
-            allocations.outcomes.late += u64::from(seen.is_late);
-            if let Some(births) = seen.births {
-                allocations.window(group, weight * seen.seconds, weight * births as f64, seen.is_late);
-            }
-            if let (Some(stack), Some(at)) = (seen.stack, &seen.at) {
-                let weighted: Vec<_> = at.iter().map(|(lines, births)| (lines.clone(), weight * births)).collect();
-                allocations.agreed(group, stack, weight * seen.seconds, &weighted);
-            }
+        if let (Some(stack), Some(at)) = (seen.stack, &seen.at) {
+            allocations.agreed(group, stack, seen.seconds, at);
         }
     }
     if time <= 0.0 {
@@ -315,7 +338,7 @@ fn remember(allocations: &mut Allocations, recorder: &Recorder<'_, Process>, obj
         stack: object.stack,
         lines: object.lines.clone(),
         type_name: recorder.type_name(object.type_),
-        group: object.tick as usize % GROUPS,
+        group: object.group,
         weight: object.weight,
         bytes: object.first_bytes,
         alive_bytes: is_alive.then_some(object.bytes),

@@ -89,10 +89,6 @@ pub struct Window {
     pub end: Glance,
     /// What was born.
     pub fate: Fate,
-    /// What was born in the microsecond of its last glance; `None` where that cannot be told.
-    pub instant: Option<Vec<Birth>>,
-    /// From its start to the next window's: reading a list takes time, in which no window is open.
-    pub span: Duration,
 }
 
 impl Window {
@@ -126,7 +122,6 @@ pub fn train<M: Memory + ?Sized>(
         let end = glancer.glance()?;
         let length = end.at.saturating_duration_since(start.at);
         let mut is_quiet = false;
-        let mut instant = None;
         let fate = if start.collecting && end.collecting && start.collections == end.collections {
             is_quiet = true;
             Fate::Births(Vec::new())
@@ -134,7 +129,6 @@ pub fn train<M: Memory + ?Sized>(
             Fate::Collected
         } else if start.tail == end.tail {
             is_quiet = true;
-            instant = Some(Vec::new());
             Fate::Births(Vec::new())
         } else {
             // While the collector runs the youngest list is empty, and what is in it later was born later.
@@ -142,8 +136,6 @@ pub fn train<M: Memory + ?Sized>(
             match Walk::new(glancer, lists).back_to(end.tail, &known, BIRTHS_MAX)? {
                 Some(nodes) => {
                     known = nodes.iter().map(|node| node.head).collect();
-                    let since = nodes.iter().position(|node| node.head == end.before);
-                    instant = since.map(|since| nodes.iter().take(since).map(|node| node.birth).collect());
                     let new = nodes.iter().position(|node| !node.is_new).unwrap_or(nodes.len());
                     Fate::Births(nodes.iter().take(new).rev().map(|node| node.birth).collect())
                 }
@@ -163,8 +155,7 @@ pub fn train<M: Memory + ?Sized>(
             end.collecting
         );
         let is_whole = matches!(fate, Fate::Births(_));
-        let instant = instant.filter(|_| end.is_steady && end.is_known());
-        windows.push(Window { start, end: end.clone(), fate, instant, span: length });
+        windows.push(Window { start, end: end.clone(), fate });
         if began.elapsed() >= length_wanted || windows.len() >= WINDOWS_MAX {
             break;
         }
@@ -177,9 +168,6 @@ pub fn train<M: Memory + ?Sized>(
             known.clear();
         }
         let Some((fresh, more)) = base(glancer, &known)? else { break };
-        if let Some(last) = windows.last_mut() {
-            last.span = fresh.at.saturating_duration_since(last.start.at);
-        }
         (start, known) = (fresh, more);
     }
     Ok(windows)
@@ -188,17 +176,29 @@ pub fn train<M: Memory + ?Sized>(
 /// A glance, and what was born between its two looks at the list, where that can be told.
 pub type Moment = (Glance, Option<Vec<Birth>>);
 
-/// Makes `count` glances one after another: each with what was born in its microsecond, where that can be told. Cheap: of a
-/// list only as much is read as is newer than the first look of the glance.
+/// Makes `count` glances at instants that do not depend on what they find, `gap` apart: each with what was born between its
+/// looks, where that can be told. Cheap: of a list only as much is read as is newer than the first look. Waits awake.
 ///
 /// # Errors
 /// Where the target cannot be read at all any more.
-pub fn instants<M: Memory + ?Sized>(glancer: &mut Glancer<'_, M>, count: usize) -> Result<Vec<Moment>, ReadError> {
-    let mut instants = Vec::with_capacity(count);
-    for _ in 0..count {
+pub fn instants<M: Memory + ?Sized>(
+    glancer: &mut Glancer<'_, M>,
+    count: u32,
+    gap: Duration,
+) -> Result<Vec<Moment>, ReadError> {
+    let began = Instant::now();
+    // Long after the last one nothing that is guessed is right: this one learns what to guess.
+    glancer.glance()?;
+    let mut instants = Vec::new();
+    for index in 1..=count {
+        while began.elapsed() < gap * index {
+            std::hint::spin_loop();
+        }
         let glance = glancer.glance()?;
-        let births =
-            if glance.is_steady && glance.is_known() && !glance.collecting { within(glancer, &glance)? } else { None };
+        // What stands behind the first look is known only where no collection came in between.
+        let is_readable = glance.is_steady && glance.is_known() && (!glance.is_moving || glance.tail != glance.before);
+        let is_quiet = !glance.collecting && !glance.was_collecting;
+        let births = if is_readable && is_quiet { within(glancer, &glance)? } else { None };
         instants.push((glance, births));
     }
     Ok(instants)

@@ -26,7 +26,7 @@ pub const SHALLOW: usize = 40;
 /// Bytes read below and above the topmost frame: some 25 frames, and room for a few calls more.
 const BELOW: u64 = 3072;
 const ABOVE: u64 = 1024;
-/// Frame objects guessed, until 3.10.
+/// Frames guessed.
 const GUESSED: usize = 12;
 /// Bytes of a block of the thread's stack of frames (`DATA_STACK_CHUNK_SIZE`, `Python/pystate.c`).
 const CHUNK: u64 = 16 << 10;
@@ -34,6 +34,12 @@ const CHUNK: u64 = 16 << 10;
 /// The longest reading whose two looks at the newest object are one instant. It is a matter of our clock alone, so leaving
 /// out longer ones favours no function.
 const INSTANT_MAX: Duration = Duration::from_micros(20);
+
+/// Frames that a glance finds whatever it costs; further ones only where they lie beside these. What is below is found when
+/// there is time for it.
+const DEEP: usize = 4;
+/// The least time between two looks: a read of a page that is at hand.
+const BETWEEN_MIN: Duration = Duration::from_nanos(100);
 
 /// A collector and the lock that guards it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,12 +91,18 @@ pub struct Glance {
     pub tail: Address,
     /// The same a microsecond before, just before the frames were read.
     pub before: Address,
-    /// Whether the same frame was topmost just after that, and all of it took an instant.
+    /// How long it was from the one to the other.
+    pub between: Duration,
+    /// Whether the same frame was topmost just before the first and just after the second, and all of it took an instant.
     pub is_steady: bool,
     /// Whether the collector runs.
     pub collecting: bool,
     /// Counters that each collection changes.
     pub collections: [u32; 2],
+    /// Whether the collector ran at the first look.
+    pub was_collecting: bool,
+    /// Whether the newest object was another one at the second look, or the collector had begun or run.
+    pub is_moving: bool,
     /// The thread that holds the lock; null where nobody does.
     pub holder: Address,
     /// Whether the holder's objects go into this lane's lists.
@@ -102,19 +114,17 @@ pub struct Glance {
 }
 
 impl Glance {
-    /// Whether two glances found the same thread in the same frames, whatever the line.
+    /// Whether two glances found the same thread in the same frames, whatever the line. One may have looked deeper than the
+    /// other.
     pub fn agrees(&self, other: &Glance) -> bool {
         let same = |(a, b): (&Frame, &Frame)| a.address == b.address && a.code == b.code;
+        let below = |glance: &Glance, depth: usize| glance.frames.get(depth).map_or(glance.rest, |frame| frame.address);
+        let depth = self.frames.len().min(other.frames.len());
         self.is_known()
+            && other.is_known()
             && self.holder == other.holder
-            && self.rest == other.rest
-            && self.frames.len() == other.frames.len()
             && self.frames.iter().zip(&other.frames).all(same)
-    }
-
-    /// Births per microsecond, of so many in its own time.
-    pub fn rate(&self, births: usize) -> f64 {
-        births as f64 / (self.took.as_secs_f64() * 1e6).max(0.1)
+            && below(self, depth) == below(other, depth)
     }
 
     /// Whether it saw Python code run in this lane.
@@ -131,6 +141,10 @@ pub struct Glancer<'a, M: Memory + ?Sized> {
     pub lane: Lane,
     guess: Guess,
     pieces: Vec<Prepared>,
+    /// Which pieces hold the first look at the newest object, and the second.
+    looks: (usize, usize),
+    /// What a call costs beside its pieces, and what a piece costs.
+    costs: (Duration, Duration),
     /// First instructions of code objects seen.
     codes: FxHashMap<Address, Address>,
 }
@@ -153,23 +167,72 @@ struct Prepared {
 struct Beside<'a, M: Memory + ?Sized> {
     memory: &'a M,
     pieces: &'a [Prepared],
+    /// The piece that is of the first look.
+    but: usize,
+}
+
+impl<M: Memory + ?Sized> Beside<'_, M> {
+    fn prepared(&self, address: Address, length: usize) -> Option<&[u8]> {
+        let pieces = self.pieces.iter().enumerate().filter(|(index, piece)| piece.filled && *index != self.but);
+        pieces.map(|(_, piece)| piece).find_map(|piece| {
+            let at = usize::try_from(address.0.checked_sub(piece.address.0)?).ok()?;
+            piece.bytes.get(at..at.checked_add(length)?)
+        })
+    }
 }
 
 impl<M: Memory + ?Sized> Memory for Beside<'_, M> {
     fn read_exact_at(&self, address: Address, buffer: &mut [u8]) -> Result<(), ReadError> {
-        for piece in self.pieces.iter().filter(|piece| piece.filled) {
-            let at = address.0.checked_sub(piece.address.0).and_then(|at| usize::try_from(at).ok());
-            let Some(at) = at else { continue };
-            if let Some(bytes) = at.checked_add(buffer.len()).and_then(|end| piece.bytes.get(at..end)) {
-                buffer.copy_from_slice(bytes);
-                return Ok(());
-            }
+        if let Some(bytes) = self.prepared(address, buffer.len()) {
+            buffer.copy_from_slice(bytes);
+            return Ok(());
         }
         self.memory.read_exact_at(address, buffer)
     }
 
     fn regions(&self) -> &RegionMap {
         self.memory.regions()
+    }
+}
+
+/// Reads of the first look only.
+struct First<'a, M: Memory + ?Sized> {
+    memory: &'a M,
+    piece: Option<&'a Prepared>,
+}
+
+impl<M: Memory + ?Sized> Memory for First<'_, M> {
+    fn read_exact_at(&self, address: Address, buffer: &mut [u8]) -> Result<(), ReadError> {
+        let found = self.piece.filter(|piece| piece.filled).and_then(|piece| {
+            let at = usize::try_from(address.0.checked_sub(piece.address.0)?).ok()?;
+            piece.bytes.get(at..at.checked_add(buffer.len())?)
+        });
+        let length = buffer.len();
+        buffer.copy_from_slice(found.ok_or(ReadError::Unreadable { address, length })?);
+        Ok(())
+    }
+
+    fn regions(&self) -> &RegionMap {
+        self.memory.regions()
+    }
+}
+
+/// What a look at the collector tells.
+struct State {
+    tail: Address,
+    collections: [u32; 2],
+    collecting: bool,
+}
+
+impl State {
+    fn of<N: Memory>(layout: &Layout, lane: &Lane, memory: &N) -> Result<State, ReadError> {
+        let head = |index: usize| lane.heads.get(index).copied().unwrap_or_default();
+        let count = |index: usize| memory.read_u32(head(index).offset(layout.gc_generation.count));
+        Ok(State {
+            tail: Address(memory.read_u64(head(0).offset(layout.gc_head.gc_prev))? & !GC_FLAG_BITS),
+            collections: [count(1)?, count(2)?],
+            collecting: memory.read_u32(lane.interpreter.gc.offset(layout.gc.collecting))? != 0,
+        })
     }
 }
 
@@ -183,8 +246,42 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
             lane,
             guess: Guess::default(),
             pieces: Vec::new(),
+            looks: (0, 0),
+            costs: (Duration::ZERO, Duration::ZERO),
             codes,
         }
+    }
+
+    /// Measures what reading costs, so that it is known how far the two looks of a glance are apart: the least of some calls
+    /// with one piece and with many. A millisecond.
+    fn measure(&mut self) -> Result<(), ReadError> {
+        const CALLS: usize = 16;
+        const MANY: u32 = 9;
+        let head = *self.lane.heads.first().unwrap_or(&Address::NULL);
+        let mut least = [Duration::MAX; 2];
+        for _ in 0..CALLS {
+            for (least, count) in least.iter_mut().zip([1, MANY]) {
+                let mut buffers = vec![[0; 8]; count as usize];
+                let mut pieces: Vec<Piece<'_>> =
+                    buffers.iter_mut().map(|buffer| Piece { address: head, buffer, filled: false }).collect();
+                let began = Instant::now();
+                self.memory.read_pieces(&mut pieces)?;
+                *least = (*least).min(began.elapsed());
+            }
+        }
+        let piece = least[1].saturating_sub(least[0]) / (MANY - 1);
+        self.costs = (least[0].saturating_sub(piece), piece);
+        log::debug!("a call takes {:?}, and {piece:?} for each piece", self.costs.0);
+        Ok(())
+    }
+
+    /// From the first look at the newest object to the second, of a reading that took so long.
+    fn between(&self, took: Duration) -> Duration {
+        let (call, piece) = self.costs;
+        let (first, second) = self.looks;
+        let outside = self.pieces.len().saturating_sub(second - first);
+        // The kernel pins a page just before it copies from it.
+        took.saturating_sub(call + piece * u32::try_from(outside).unwrap_or(0)).max(BETWEEN_MIN)
     }
 
     /// The memory read with the target's layout.
@@ -197,22 +294,21 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
     /// # Errors
     /// Where the target cannot be read at all any more, or its collector's state is gone.
     pub fn glance(&mut self) -> Result<Glance, ReadError> {
+        if self.costs.0.is_zero() {
+            self.measure()?;
+        }
+        self.prepare();
         let began = Instant::now();
-        let last = self.prepare()?;
+        self.read()?;
         let at = Instant::now();
         let layout = self.layout;
-        let beside = Beside { memory: self.memory, pieces: self.pieces.get(1..=last).unwrap_or_default() };
+        let (look, last) = self.looks;
+        let beside = Beside { memory: self.memory, pieces: self.pieces.get(..=last).unwrap_or_default(), but: look };
         let reader = Reader { memory: &beside, layout };
-        let head = *self.lane.heads.first().unwrap_or(&Address::NULL);
-        let first = self.pieces.first().filter(|piece| piece.filled);
-        let before = first.and_then(|piece| link(&piece.bytes, layout.gc_head.gc_prev)).unwrap_or_default();
-        let tail = Address(beside.read_u64(head.offset(layout.gc_head.gc_prev))? & !GC_FLAG_BITS);
-        let count = |index: usize| {
-            let head = self.lane.heads.get(index).copied().unwrap_or_default();
-            beside.read_u32(head.offset(layout.gc_generation.count))
-        };
-        let collections = [count(1)?, count(2)?];
-        let collecting = beside.read_u32(self.lane.interpreter.gc.offset(layout.gc.collecting))? != 0;
+        let second = State::of(layout, &self.lane, &beside)?;
+        let first = State::of(layout, &self.lane, &First { memory: self.memory, piece: self.pieces.get(look) })?;
+        let State { tail, collections, collecting } = second;
+        let is_moving = first.tail != tail || collecting || first.collections != collections;
         let locked = beside.read_u32(self.lane.gil.offset(layout.gil.locked))? == 1;
         let holder = if locked { reader.pointer(self.lane.gil, layout.gil.last_holder)? } else { Address::NULL };
         let took = at.duration_since(began);
@@ -220,10 +316,13 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
             at,
             took,
             tail,
-            before,
+            before: first.tail,
+            between: self.between(took),
             is_steady: false,
             collecting,
             collections,
+            was_collecting: first.collecting,
+            is_moving,
             holder,
             is_own: false,
             frames: Vec::with_capacity(SHALLOW),
@@ -236,13 +335,22 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
         let Ok(interpreter) = reader.pointer(holder, layout.thread.interp) else { return Ok(glance) };
         glance.is_own = self.lane.serves_all || interpreter == self.lane.interpreter.address;
         let mut next = stack::top(&reader, holder).unwrap_or_default();
+        let top = next;
         // Where we lost the processor in the middle, functions may have returned and been called again.
-        glance.is_steady = took <= INSTANT_MAX && self.guess.thread == holder && self.top_after(last) == Some(next);
+        let is_steady = took <= INSTANT_MAX && self.guess.thread == holder && self.top_after(last) == Some(top);
         let mut bytes = vec![0; stack::bytes_of_frame(layout)];
         let mut places: Vec<Address> = Vec::new();
         let mut steps = 0;
+        // Frames that were not read in the first call may have changed since.
+        let mut has_fallen = self.guess.thread != holder;
         while !next.is_null() && glance.frames.len() < SHALLOW && steps < 2 * SHALLOW {
             steps += 1;
+            if beside.prepared(next, bytes.len()).is_none() {
+                if glance.frames.len() >= DEEP {
+                    break;
+                }
+                has_fallen = true;
+            }
             if beside.read_exact_at(next, &mut bytes).is_err() {
                 break;
             }
@@ -251,7 +359,7 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
                 if let Some(&first) = codes.borrow().get(&code) {
                     return Some(first);
                 }
-                let first = stack::first_instruction(&reader, next, code)?;
+                let first = stack::first_instruction(&Reader { memory: self.memory, layout }, next, code)?;
                 codes.borrow_mut().insert(code, first);
                 Some(first)
             };
@@ -260,6 +368,11 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
             glance.frames.extend(frame);
             next = previous;
         }
+        if has_fallen && stack::top(&Reader { memory: self.memory, layout }, holder).ok() != Some(top) {
+            // These are frames of several moments.
+            glance.frames.clear();
+        }
+        glance.is_steady = is_steady && !has_fallen;
         glance.rest = next;
         let cframe = match (layout.thread.current_frame, layout.thread.cframe) {
             (None, Some(offset)) if layout.iframe.is_some() => reader.pointer(holder, offset).unwrap_or_default(),
@@ -286,9 +399,9 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
         }
     }
 
-    /// Reads all that is guessed in one call: the newest object, the lock and the frames, the collector, and then once
-    /// more which frame is topmost. The kernel copies in that order. Returns which piece is the collector's.
-    fn prepare(&mut self) -> Result<usize, ReadError> {
+    /// What is guessed to be needed, in the order in which it is to be read: which frame is topmost, the newest object, the
+    /// lock and the frames, the collector with the newest object again, and once more which frame is topmost.
+    fn prepare(&mut self) {
         let layout = self.layout;
         let thread = &layout.thread;
         let thread_bytes =
@@ -298,29 +411,30 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
                 .max()
                 .unwrap_or(0)
                 + 8;
-        let head = *self.lane.heads.first().unwrap_or(&Address::NULL);
-        let mut wanted = vec![(head, layout.gc_head.gc_prev + 8)];
-        wanted.push((self.lane.gil, layout.gil.locked.max(layout.gil.last_holder) + 8));
+        let mut top = Vec::new();
         if !self.guess.thread.is_null() {
-            wanted.push((self.guess.thread, thread_bytes));
-        }
-        if let (false, Some(cframe)) = (self.guess.cframe.is_null(), &layout.cframe) {
-            wanted.push((self.guess.cframe, cframe.current_frame + 8));
-        }
-        wanted.extend(&self.guess.frames);
-        wanted.push((self.lane.interpreter.gc, layout.gc.size));
-        let last = wanted.len() - 1;
-        if !self.guess.thread.is_null() {
-            wanted.push((self.guess.thread, thread_bytes));
+            top.push((self.guess.thread, thread_bytes));
             if let (false, Some(cframe)) = (self.guess.cframe.is_null(), &layout.cframe) {
-                wanted.push((self.guess.cframe, cframe.current_frame + 8));
+                top.push((self.guess.cframe, cframe.current_frame + 8));
             }
         }
+        let mut wanted = top.clone();
+        let first = wanted.len();
+        wanted.push((self.lane.interpreter.gc, layout.gc.size));
+        wanted.push((self.lane.gil, layout.gil.locked.max(layout.gil.last_holder) + 8));
+        wanted.extend(&self.guess.frames);
+        self.looks = (first, wanted.len());
+        wanted.push((self.lane.interpreter.gc, layout.gc.size));
+        wanted.extend(top);
         self.pieces.resize_with(wanted.len(), || Prepared { address: Address::NULL, bytes: Vec::new(), filled: false });
         for (prepared, (address, length)) in self.pieces.iter_mut().zip(wanted) {
             prepared.address = address;
             prepared.bytes.resize(length, 0);
         }
+    }
+
+    /// Reads what was prepared in one call. The kernel copies in that order.
+    fn read(&mut self) -> Result<(), ReadError> {
         let mut pieces: Vec<Piece<'_>> = self
             .pieces
             .iter_mut()
@@ -329,7 +443,7 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
         self.memory.read_pieces(&mut pieces)?;
         let filled: Vec<bool> = pieces.iter().map(|piece| piece.filled).collect();
         self.pieces.iter_mut().zip(filled).for_each(|(prepared, filled)| prepared.filled = filled);
-        Ok(last)
+        Ok(())
     }
 }
 
@@ -339,26 +453,25 @@ fn guess_frames(layout: &Layout, places: &[Address], chunk: Option<Address>) -> 
         let length = stack::bytes_of_frame(layout);
         return places.iter().take(GUESSED).map(|&address| (address, length)).collect();
     }
-    let mut guessed = Vec::new();
-    let Some(&top) = places.first() else { return guessed };
-    let (mut start, mut end) = (top.0.saturating_sub(BELOW), top.0.saturating_add(ABOVE));
-    match chunk {
-        Some(chunk) if (chunk.0..chunk.0.saturating_add(CHUNK)).contains(&top.0) => {
-            (start, end) = (start.max(chunk.0), end.min(chunk.0.saturating_add(CHUNK)));
+    let mut guessed: Vec<(Address, usize)> = Vec::new();
+    let length = stack::bytes_of_frame(layout);
+    let is_in = |at: Address, start: u64, end: u64| at.0 >= start && at.0.saturating_add(length as u64) <= end;
+    for &place in places.iter().take(GUESSED) {
+        if guessed.iter().any(|&(start, bytes)| is_in(place, start.0, start.0.saturating_add(bytes as u64))) {
+            continue;
         }
-        // A generator's frame lies in the generator; its caller's among the thread's.
-        _ => {
-            (start, end) = (top.0, top.0.saturating_add(stack::bytes_of_frame(layout) as u64));
-            if let (Some(chunk), Some(caller)) = (chunk, places.get(1))
-                && (chunk.0..chunk.0.saturating_add(CHUNK)).contains(&caller.0)
-            {
-                let from = caller.0.saturating_sub(BELOW).max(chunk.0);
-                let until = caller.0.saturating_add(ABOVE).min(chunk.0.saturating_add(CHUNK));
-                guessed.push((Address(from), (until - from) as usize));
+        let chunk = chunk.map(|chunk| (chunk.0, chunk.0.saturating_add(CHUNK)));
+        match chunk.filter(|&(start, end)| is_in(place, start, end)) {
+            // The first of the thread's own, about which the others lie.
+            Some((start, end)) => {
+                let from = place.0.saturating_sub(BELOW).max(start);
+                let until = place.0.saturating_add(ABOVE).min(end);
+                guessed.push((Address(from), until.saturating_sub(from) as usize));
             }
+            // A generator's frame lies in the generator.
+            None => guessed.push((place, length)),
         }
     }
-    guessed.push((Address(start), end.saturating_sub(start) as usize));
     guessed
 }
 

@@ -28,11 +28,12 @@ use super::stacks::{Found, StackId, Stacks};
 
 /// Births remembered of one train.
 pub const REMEMBERED: usize = 32;
-/// Glances at each tick beside those of windows. One after another they find the same call as a rule, but in most single ones
-/// nothing is born.
-const INSTANTS: usize = 8;
-/// Ticks between two looks at an object, at most.
-const LOOK_MAX: u64 = 128;
+/// Instants of one probe. One after another they find the same call as a rule, but in most single ones nothing is born.
+const INSTANTS: u32 = 3;
+/// From one to the next: time enough for a glance and for reading what was born in it.
+const GAP: Duration = Duration::from_micros(30);
+/// Probes between two looks at an object, at most.
+const LOOK_MAX: u64 = 512;
 /// Bytes of an object read to know its size.
 const BODY_MAX: usize = 512;
 /// Looks at the end, the pause between them, and the time for all.
@@ -42,15 +43,13 @@ const CLOSING_MAX: Duration = Duration::from_secs(1);
 /// Objects whose order is read at the end.
 const ORDER_MAX: usize = 4 << 20;
 
-/// What one glance saw, and the window that it began.
+/// What a window saw.
 #[derive(Clone, Debug)]
 pub struct Seen {
     /// The stack that ran, if any did.
     pub stack: Option<StackId>,
     /// Seconds of the window.
     pub seconds: f64,
-    /// Seconds until the next window.
-    pub span: f64,
     /// Births in that time; `None` where the list could not be read.
     pub births: Option<u64>,
     /// Where they were born: lines of the stack's frames and how many. `None` where the ends did not agree.
@@ -63,26 +62,28 @@ pub struct Seen {
     pub is_late: bool,
 }
 
-/// A glance that found a stack: its lines, and how fast objects were born in the glance's microsecond.
+/// An instant that found a stack.
 #[derive(Clone, Debug)]
 pub struct Instant {
     /// The stack.
     pub stack: StackId,
     /// The lines of its frames.
     pub lines: Vec<u32>,
-    /// Births per microsecond, so that a reading that took longer weighs no more; `None`: not known.
-    pub births: Option<f64>,
+    /// Whether something was born between its two looks, or the collector began.
+    pub is_moving: bool,
+    /// Seconds between its two looks, and births in that time; `None`: not known.
+    pub births: Option<(f64, u64)>,
 }
 
-/// What a tick saw in one lane.
+/// What a probe saw in one lane.
 #[derive(Clone, Debug, Default)]
-pub struct Look {
-    /// The windows of its train.
-    pub windows: Vec<Seen>,
-    /// Its glances that found Python run, and how many glances there were.
+pub struct Probe {
+    /// Its instants that found a stack.
     pub instants: Vec<Instant>,
-    /// As above.
-    pub glances: usize,
+    /// Its instants at which something was born, and the stack changed while it was read.
+    pub lost: usize,
+    /// How many instants there were.
+    pub count: usize,
 }
 
 /// An object that is watched.
@@ -96,8 +97,10 @@ pub struct Watched {
     pub stack: StackId,
     /// The lines of that stack's frames.
     pub lines: Vec<u32>,
-    /// The tick at which it was born.
+    /// The probe after which it was born.
     pub tick: u64,
+    /// The group of that probe.
+    pub group: usize,
     /// How many births it stands for.
     pub weight: f64,
     /// Shallow bytes at the last look.
@@ -124,6 +127,8 @@ pub struct Recorder<'a, M: Memory + ?Sized> {
     types: TypeTable,
     rule: RefcountRule,
     rng: Rng,
+    /// The group of what is seen now: a part of the recording that varies as a whole.
+    pub group: usize,
     tick: u64,
     epoch: u64,
     collections: Vec<[u32; 2]>,
@@ -149,6 +154,7 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
             types,
             rule: RefcountRule::of(&python.layout, python.version),
             rng,
+            group: 0,
             tick: 0,
             epoch: 0,
             due: FxHashMap::default(),
@@ -162,43 +168,80 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
         self.glancers.len()
     }
 
-    /// Reads a train and some instants in each lane, then looks at what is due. One answer for each lane.
+    /// Reads some instants in each lane, then looks at what is due. One answer for each lane. `is_apart`: the target runs
+    /// while we look; where it cannot, one instant says as much as many.
     ///
     /// # Errors
     /// Where the target cannot be read at all any more.
-    pub fn tick(&mut self, length: Duration, dwell: Duration) -> Result<Vec<Look>, ReadError> {
-        self.tick += 1;
+    pub fn probe(&mut self, is_apart: bool) -> Result<Vec<Probe>, ReadError> {
         self.stacks.forget();
+        let (count, gap) = if is_apart { (INSTANTS, GAP) } else { (1, Duration::ZERO) };
+        let mut probes = Vec::new();
+        for lane in 0..self.glancers.len() {
+            let moments = births::instants(&mut self.glancers[lane], count, gap)?;
+            probes.push(self.digest_instants(lane, &moments)?);
+        }
+        self.next_tick()?;
+        Ok(probes)
+    }
+
+    /// Looks at what is due.
+    fn next_tick(&mut self) -> Result<(), ReadError> {
+        self.tick += 1;
+        self.due.remove(&self.tick).map_or(Ok(()), |due| self.look(due))
+    }
+
+    /// Reads a train in each lane. One answer for each lane.
+    ///
+    /// # Errors
+    /// Where the target cannot be read at all any more.
+    pub fn train(&mut self, length: Duration, dwell: Duration) -> Result<Vec<Vec<Seen>>, ReadError> {
+        self.next_tick()?;
         let mut seen = Vec::new();
         for lane in 0..self.glancers.len() {
             let windows = births::train(&mut self.glancers[lane], length, dwell)?;
-            let instants = births::instants(&mut self.glancers[lane], INSTANTS)?;
-            seen.push(self.digest(lane, windows, instants)?);
-        }
-        if let Some(due) = self.due.remove(&self.tick) {
-            self.look(due)?;
+            seen.push(self.digest(lane, windows)?);
         }
         Ok(seen)
     }
 
+    fn digest_instants(&mut self, lane: usize, moments: &[births::Moment]) -> Result<Probe, ReadError> {
+        let reader = Reader { memory: self.memory, layout: self.layout };
+        let interpreter = self.glancers[lane].lane.interpreter.id;
+        let mut drawn: Vec<(Birth, Found)> = Vec::new();
+        let (mut born, mut lost) = (0, 0);
+        let mut instants = Vec::new();
+        for (glance, births) in moments.iter().filter(|(glance, _)| !glance.was_collecting) {
+            let Some(found) = self.stacks.find(&reader, interpreter, glance) else {
+                lost += usize::from(glance.is_moving && glance.is_own);
+                continue;
+            };
+            for &birth in births.iter().flatten() {
+                born += 1;
+                self.is_born(birth);
+                draw(&mut drawn, self.remembered, born, &mut self.rng, (birth, found.clone()));
+            }
+            let births = births.as_ref().map(|births| (glance.between.as_secs_f64(), births.len() as u64));
+            instants.push(Instant { stack: found.stack, lines: found.lines, is_moving: glance.is_moving, births });
+        }
+        self.watch(lane, drawn, born)?;
+        Ok(Probe { instants, lost, count: moments.len() })
+    }
+
+    /// Whose place was taken is dead.
+    fn is_born(&mut self, birth: Birth) {
+        if let Some(newest) = self.newest.get_mut(&birth.address) {
+            *newest = self.tick;
+        }
+    }
+
     /// From windows to what they say; some of the births are remembered.
-    fn digest(&mut self, lane: usize, windows: Vec<Window>, more: Vec<births::Moment>) -> Result<Look, ReadError> {
+    fn digest(&mut self, lane: usize, windows: Vec<Window>) -> Result<Vec<Seen>, ReadError> {
         let reader = Reader { memory: self.memory, layout: self.layout };
         let interpreter = self.glancers[lane].lane.interpreter.id;
         let mut seen = Vec::with_capacity(windows.len());
         let mut drawn: Vec<(Birth, Found)> = Vec::new();
         let mut births_drawn_from = 0;
-        let mut instants = Vec::new();
-        for (glance, births) in &more {
-            let found = if glance.collecting { None } else { self.stacks.find(&reader, interpreter, glance) };
-            let Some(found) = found else { continue };
-            for &birth in births.iter().flatten() {
-                births_drawn_from += 1;
-                draw(&mut drawn, self.remembered, births_drawn_from, &mut self.rng, (birth, found.clone()));
-            }
-            let births = births.as_ref().map(|births| glance.rate(births.len()));
-            instants.push(Instant { stack: found.stack, lines: found.lines, births });
-        }
         for window in &windows {
             if window.end.collections != self.collections[lane] {
                 self.collections[lane] = window.end.collections;
@@ -206,22 +249,9 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
             }
             let start = self.stacks.find(&reader, interpreter, &window.start);
             let last = self.stacks.find(&reader, interpreter, &window.end);
-            if let Some(last) = last.as_ref().filter(|_| !window.end.collecting) {
-                for &birth in window.instant.iter().flatten() {
-                    births_drawn_from += 1;
-                    draw(&mut drawn, self.remembered, births_drawn_from, &mut self.rng, (birth, last.clone()));
-                }
-                let births = window.instant.as_ref().map(|births| window.end.rate(births.len()));
-                instants.push(Instant { stack: last.stack, lines: last.lines.clone(), births });
-            }
             let end = last.filter(|_| window.start.agrees(&window.end) && !window.is_late());
             if let Fate::Births(births) = &window.fate {
-                // Whose place was taken is dead.
-                for birth in births {
-                    if let Some(newest) = self.newest.get_mut(&birth.address) {
-                        *newest = self.tick;
-                    }
-                }
+                births.iter().for_each(|&birth| self.is_born(birth));
             }
             let births = match &window.fate {
                 Fate::Births(births) => Some(births.as_slice()),
@@ -246,7 +276,6 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
             seen.push(Seen {
                 stack: start.filter(|_| !window.start.collecting).map(|found| found.stack),
                 seconds: window.length().as_secs_f64(),
-                span: window.span.as_secs_f64(),
                 births: births.map(|births| births.len() as u64),
                 at,
                 switched: window.start.holder != window.end.holder,
@@ -254,14 +283,21 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
                 is_late: window.is_late(),
             });
         }
-        let weight = births_drawn_from as f64 / drawn.len().max(1) as f64;
-        let (tick, epoch) = (self.tick, self.epoch);
+        self.watch(lane, drawn, births_drawn_from)?;
+        Ok(seen)
+    }
+
+    /// Watches a sample of so many births from now on.
+    fn watch(&mut self, lane: usize, drawn: Vec<(Birth, Found)>, births: usize) -> Result<(), ReadError> {
+        let weight = births as f64 / drawn.len().max(1) as f64;
+        let (tick, group, epoch) = (self.tick, self.group, self.epoch);
         let watched = drawn.into_iter().map(|(birth, found)| Watched {
             address: birth.address,
             type_: birth.type_,
             stack: found.stack,
             lines: found.lines,
             tick,
+            group,
             weight,
             bytes: 0,
             first_bytes: 0,
@@ -273,8 +309,7 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
         for object in &watched {
             self.newest.insert(object.address, tick);
         }
-        self.look(watched)?;
-        Ok(Look { glances: windows.len() + more.len(), windows: seen, instants })
+        self.look(watched)
     }
 
     /// Looks at objects, and plans the next look at those that are alive.
@@ -432,11 +467,7 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
                 let windows = births::train(&mut self.glancers[lane], CLOSING_PAUSE / 10, Duration::from_micros(30));
                 for window in windows.unwrap_or_default() {
                     let Fate::Births(births) = window.fate else { continue };
-                    for birth in births {
-                        if let Some(newest) = self.newest.get_mut(&birth.address) {
-                            *newest = self.tick;
-                        }
-                    }
+                    births.into_iter().for_each(|birth| self.is_born(birth));
                 }
             }
         }

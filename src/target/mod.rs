@@ -16,6 +16,7 @@ pub mod layered;
 pub mod memory;
 pub mod pages;
 pub mod process;
+pub mod processors;
 pub mod procfs;
 pub mod regions;
 pub mod resident;
