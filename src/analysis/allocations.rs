@@ -1,14 +1,30 @@
 //! Who allocates, and what of it stays: estimates from windows.
 //!
-//! What is observed: at each glance of a train which stack ran, and for the windows that agreed at both ends how many
-//! objects were born in them. A stack's births are its share of time, known from all glances, times its rate of births,
-//! known from the windows in which it alone ran: so a function whose calls are short, and which is therefore seldom
-//! found at both ends of a window, is not held to allocate less than one whose calls are long. What the windows that
-//! did not agree hold beyond that is *unattributed*, a figure of its own. Where enough births fall into the microseconds
-//! of the glances themselves, whose stack is certain, these give the shares instead: calls may then be as short as they
-//! like.
+//! What is observed at each instant ([`crate::heap::births`]): which stack ran, whether something was born between the two
+//! looks (it *moved*), and how many were, where the list could be read. A stack's births are
 //!
-//! Errors are a jackknife over trains in random groups (Wolter, *Introduction to Variance Estimation*, 2007, chapter 4):
+//! ```text
+//! seconds x (instants that found it and moved / all instants) x (births / time between looks, of those that could be read)
+//! ```
+//!
+//! The first factor needs no list: instants are drawn at random, so their shares are shares of time. The second one is a
+//! rate, of births while something is born. A reading fails when the topmost frame changed, when the collector began, or when the
+//! list was relinked meanwhile. All that happens only while the target runs, so an instant that could not be read must
+//! not count like one at which nothing was born, or who collects often would be held to allocate little. It counts like
+//! those of the same stack that moved and were read: that is the assumption, that among the moving instants of one stack
+//! whether one can be read does not depend on how much was born in it (missing at random within classes; Little and Rubin,
+//! *Statistical Analysis with Missing Data*, 2002, chapter 3). What moved on a stack that could not be read, or never
+//! could be read, is *unattributed*, a figure of its own.
+//!
+//! Where instants say too little, because the target cannot run beside us, rates are those of windows whose ends agree,
+//! and the first factor is all time that the stack was found. So a function whose calls are short, and which is therefore
+//! seldom found at both ends of a window, is not held to allocate less than one whose calls are long.
+//!
+//! Totals are of the target as it runs while it is looked at: reading takes its cache lines, and may take half of its core
+//! where two processors are one.
+//!
+//! Errors are a jackknife over clusters in random groups: probes and trains of some ten milliseconds, which see the same,
+//! are left out together (Wolter, *Introduction to Variance Estimation*, 2007, chapter 4):
 //! each figure is worked out anew without each group, and the spread gives the 95 % interval. Survivors and bytes come
 //! from the objects that were remembered, as shares of the births that they stand for.
 
@@ -427,5 +443,28 @@ mod tests {
         assert!(figure.half_width() < 60_000.0 && figure.half_width() > 30_000.0, "{}", figure.half_width());
         let all = allocations.all_births(10.0);
         assert!((all.value - figure.value).abs() < 40_000.0);
+    }
+
+    /// Two functions allocate equally fast and for as long. Of the one half of the instants cannot be read, of the other all
+    /// can; and most of the time the target waits for a processor, where nothing is born and everything can be read.
+    #[test]
+    fn what_could_not_be_read_is_not_taken_for_nothing() {
+        let mut allocations = Allocations::default();
+        let mut rng = fastrand::Rng::with_seed(3);
+        for probe in 0..6000 {
+            let stack = rng.u32(..2);
+            let is_moving = rng.f64() < 0.3;
+            let births = if is_moving { 20 } else { 0 };
+            let is_read = !is_moving || stack == 1 || rng.bool();
+            let births = is_read.then_some((2e-6, births));
+            allocations.time(probe % GROUPS, 1e-3);
+            allocations.instant(probe % GROUPS, &Instant { stack, lines: vec![1], is_moving, births }, 1e-3);
+        }
+        for (_, _, born) in allocations.places(6.0) {
+            // Half of 6 s, three tenths of it at 10 in a microsecond.
+            assert!((born.objects.low()..born.objects.high()).contains(&9e6), "{:?}", born.objects.value);
+            assert!(born.objects.half_width() < 1e6, "{}", born.objects.half_width());
+        }
+        assert!((allocations.all_births(6.0).value / 18e6 - 1.0).abs() < 0.1);
     }
 }

@@ -38,6 +38,8 @@ const PROBES: u32 = 800;
 const TOGETHER: u32 = 8;
 /// Trains in a second, at most, for the same reason.
 const TRAINS: u32 = 100;
+/// Probes between two looks at which interpreters there are: a tenth of a second.
+const REFRESH: u32 = 80;
 /// Probes that may be missed, of a hundred, before that is said.
 const MISSED_MAX: u64 = 20;
 /// Births that a train is to find: enough to tell stacks apart, and few enough to be read at once.
@@ -53,9 +55,6 @@ const SHARE: f64 = 0.1;
 const LONGEST: Duration = Duration::from_millis(1);
 /// Objects watched in all, about.
 const WATCHED_MAX: f64 = 200_000.0;
-
-/// Said with every recording, as long as the tests of `tests/record.rs` that are ignored do not pass.
-const EXPERIMENTAL: &str = "record is experimental: shares can be off by more than their intervals say";
 
 /// Records and writes.
 pub fn run(options: &Record) -> Result<()> {
@@ -155,7 +154,7 @@ fn record(options: &Record, opened: &open::Opened, stop: &AtomicBool) -> Result<
         stacks: Default::default(),
         seconds: 0.0,
         moments: Vec::new(),
-        course: Course { ticks: 0, rate: options.rate, seed, warnings: vec![EXPERIMENTAL.to_owned()] },
+        course: Course { rate: options.rate, seed, ..Course::default() },
     };
     let warnings = &mut recording.course.warnings;
     if Status::of(pid).is_some_and(|status| matches!(status.state, Some('T' | 't'))) {
@@ -210,6 +209,9 @@ fn record(options: &Record, opened: &open::Opened, stop: &AtomicBool) -> Result<
         if index % TOGETHER == 0 {
             recorder.group = rng.usize(..GROUPS);
         }
+        if index % REFRESH == 0 {
+            recorder.refresh();
+        }
         recording.course.ticks += u64::from(index % probes == 0);
         let is_apart = processors.keep_off();
         let seen = recorder.probe(is_apart).and_then(|seen| {
@@ -254,6 +256,7 @@ fn record(options: &Record, opened: &open::Opened, stop: &AtomicBool) -> Result<
     }
     bury(&mut recording.allocations, &mut recorder);
     recording.stacks = std::mem::take(&mut recorder.stacks);
+    recording.course.verdicts = recorder.verdicts;
     if missed * 100 > strata * MISSED_MAX {
         let share = units::percent(missed, strata);
         recording.course.warnings.push(format!("the machine was busy: {share} % of the samples were missed"));

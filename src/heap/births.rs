@@ -5,27 +5,35 @@
 //! stands behind it. And the frames of the thread that holds the lock can be read at the same instants. What was born in
 //! a *window* between two [glances](super::glance) that found the same thread in the same frames was born there.
 //!
-//! # Why windows
+//! # Why windows at instants of their own
 //!
 //! Giving all that is new since the last tick to the stack of now would sample *time*: a function that computes for 9 ms
 //! after another one has allocated for 1 ms would be found running at nine ticks of ten, and get nine tenths of what the
-//! other has allocated. Here each tick's part of the recording (a stratum) gets one *train* of windows, which begins at an
-//! instant drawn at random in it and takes a time that was fixed before. Each birth is thus as likely to fall into a
-//! window as any other of its stratum, whoever runs when windows begin, and what falls into windows is an unbiased
-//! sample of births, wherever time is spent. Lengths are adapted from one train to the next by what came before, never
-//! by what a train itself finds; a stratum's births are weighted by its time over its train's.
+//! other has allocated. What is looked at here is what is born in a window of fixed place and length. An instant is drawn
+//! at random in each part of the recording (a stratum) before anything of it is known, so each birth is as likely to fall
+//! into a window as any other of its stratum, whoever runs: the births of windows, each weighted by its stratum's time over
+//! its window's, are an unbiased sample of all births (Horvitz and Thompson, *A generalization of sampling without
+//! replacement from a finite universe*, 1952). Nothing that is found may decide when the next look comes: instants of a
+//! probe are a fixed time apart, and those that come late come late for all.
 //!
 //! # Instants
 //!
-//! A function that returns within microseconds is hardly found at both ends of a window. Therefore each glance is a small
-//! window itself: it reads the newest object, then the frames, then the newest object again, then the topmost frame
-//! again, all in one call, about a microsecond from end to end. What was born in it was born on that stack. Where
-//! enough is born in such instants, they tell who allocates; otherwise the longer windows do.
+//! The window is a glance itself ([`instants`]): which frame is topmost, the newest object, the frames, the newest object
+//! again, the topmost frame again, in one call of some microseconds. What was born in it was born on that stack, since the
+//! same frame was topmost before and after. For that the target must run while we look, and so we keep off its processor
+//! ([`crate::target::processors`]); where it does not run just then, nothing is born, which is no error.
+//!
+//! # Trains
+//!
+//! Where there is one processor only, the target stands still while we look, and nothing is ever born in an instant. For
+//! that there are *trains* of longer windows, in which we sleep ([`train`]): what was born in one that found the same thread
+//! in the same frames at both ends is taken to be born there. They also see more births to be remembered.
 //!
 //! # What is not seen
 //!
 //! An object that dies before its window's list is read (microseconds) is not counted, and so the figures are of
-//! objects that live that long. Objects that the collector does not track (str, bytes, int, float; tuples and dicts of
+//! objects that live that long. A call that is shorter than a glance is hardly ever topmost at both its ends: what is born
+//! in such calls has no stack, and is counted as such. Objects that the collector does not track (str, bytes, int, float; tuples and dicts of
 //! such, in some versions) are in no list. A window that ends while the collector runs, or whose list
 //! changed too fast to be read, counts for time, not for births.
 //!

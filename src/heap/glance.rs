@@ -54,10 +54,10 @@ pub struct Lane {
 }
 
 impl Lane {
-    /// The lanes of a Python: one for each collector.
-    pub fn all<M: Memory + ?Sized>(reader: &Reader<'_, M>, python: &Python) -> Vec<Lane> {
+    /// The lanes of a Python's interpreters: one for each collector.
+    pub fn all<M: Memory + ?Sized>(reader: &Reader<'_, M>, python: &Python, interpreters: &[Interpreter]) -> Vec<Lane> {
         let mut lanes: Vec<Lane> = Vec::new();
-        for interpreter in &python.interpreters {
+        for interpreter in interpreters {
             if lanes.iter().any(|lane| lane.interpreter.gc == interpreter.gc) {
                 continue;
             }
@@ -72,6 +72,11 @@ impl Lane {
             lanes.push(Lane { interpreter: *interpreter, serves_all, gil, heads: heads[..3].to_vec() });
         }
         lanes
+    }
+
+    /// Whether it is of this interpreter, and not of another one in the same place.
+    pub fn is_of(&self, interpreter: &Interpreter) -> bool {
+        self.interpreter.gc == interpreter.gc && (self.serves_all || self.interpreter.id == interpreter.id)
     }
 
     /// The heads of its lists, youngest first.

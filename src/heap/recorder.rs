@@ -1,19 +1,20 @@
-//! A recording: trains of windows, and the objects of them that are watched until the end.
+//! A recording: probes and trains of windows, and the objects of them that are watched until the end.
 //!
-//! Each tick reads one train ([`super::births`]) in each lane and tells what it saw ([`Seen`]). Of the births of a train
-//! some are drawn at random and remembered. They are looked at again at once, then at growing intervals: one that is no
-//! longer an object of its type with references, or whose address was seen to be born again, has died. At the end
-//! those that are left must also stand in the lists in the order in which they were born ([`super::order`]): an object that
-//! took the place of a dead one was born later, and stands later.
+//! A probe makes some glances in each lane, a train some windows ([`super::births`]). Of their births some are drawn at
+//! random and remembered. They are looked at again at once, then at growing intervals: one that is no longer an object of
+//! its type with references, or whose address was seen to be born again, has died. At the end those that are left must
+//! also stand in the lists in the order in which they were born ([`super::order`]): an object that took the place of a dead
+//! one was born later, and stands later. What no list decides is counted ([`Verdicts`]).
 
 use std::time::Duration;
 
 use fastrand::Rng;
 use rustc_hash::FxHashMap;
 
-use crate::python::attach::Python;
+use crate::python::attach::{Interpreter, Python};
 use crate::python::layout::Layout;
 use crate::python::measure::{Measure, Size};
+use crate::python::proof;
 use crate::python::reader::Reader;
 use crate::python::types::TypeTable;
 use crate::target::Address;
@@ -86,6 +87,21 @@ pub struct Probe {
     pub count: usize,
 }
 
+/// How it was decided which of the watched objects that looked alive at the end were the same as at the beginning: how
+/// many of each kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Verdicts {
+    /// They stand in the collector's lists in the order of their births: they survived.
+    pub in_order: u64,
+    /// They stand where only younger objects do, or nowhere: others have taken their places.
+    pub out_of_order: u64,
+    /// The collector has left them alone since, as it does with tuples and dicts of strings and numbers. They are in no list,
+    /// and are taken for survivors by their types and by what was seen of their places.
+    pub not_tracked: u64,
+    /// The lists changed too fast to be read there. Taken for survivors in the same way.
+    pub not_read: u64,
+}
+
 /// An object that is watched.
 #[derive(Clone, Debug)]
 pub struct Watched {
@@ -123,7 +139,11 @@ pub struct Recorder<'a, M: Memory + ?Sized> {
     pub stacks: Stacks,
     /// Objects that died, since they were last taken.
     pub dead: Vec<Watched>,
+    /// How it was decided what survived, after [`Recorder::finish`].
+    pub verdicts: Verdicts,
     glancers: Vec<Glancer<'a, M>>,
+    /// Of each of these, whether its interpreter has ended.
+    has_ended: Vec<bool>,
     types: TypeTable,
     rule: RefcountRule,
     rng: Rng,
@@ -142,14 +162,16 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
     /// A recorder that has seen nothing yet.
     pub fn new(memory: &'a M, python: &'a Python, types: TypeTable, rng: Rng) -> Self {
         let reader = Reader { memory, layout: &python.layout };
-        let lanes = Lane::all(&reader, python);
+        let lanes = Lane::all(&reader, python, &python.interpreters);
         Recorder {
             memory,
             layout: &python.layout,
             python,
             stacks: Stacks::default(),
             dead: Vec::new(),
+            verdicts: Verdicts::default(),
             collections: vec![[0; 2]; lanes.len()],
+            has_ended: vec![false; lanes.len()],
             glancers: lanes.into_iter().map(|lane| Glancer::new(reader, lane)).collect(),
             types,
             rule: RefcountRule::of(&python.layout, python.version),
@@ -165,7 +187,29 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
 
     /// How many collectors are read.
     pub fn lanes(&self) -> usize {
-        self.glancers.len()
+        self.running().len()
+    }
+
+    /// The lanes whose interpreters have not ended.
+    fn running(&self) -> Vec<usize> {
+        (0..self.glancers.len()).filter(|&lane| !self.has_ended[lane]).collect()
+    }
+
+    /// Looks which interpreters there are now. Nothing changes where that cannot be read.
+    pub fn refresh(&mut self) {
+        let reader = Reader { memory: self.memory, layout: self.layout };
+        let Ok(interpreters) = proof::interpreters(&reader, self.python.runtime.address) else { return };
+        for (glancer, has_ended) in self.glancers.iter().zip(&mut self.has_ended) {
+            *has_ended = !interpreters.iter().any(|interpreter| glancer.lane.is_of(interpreter));
+        }
+        let is_new = |interpreter: &Interpreter| !self.glancers.iter().any(|glancer| glancer.lane.is_of(interpreter));
+        let new: Vec<Interpreter> = interpreters.into_iter().filter(is_new).collect();
+        for lane in Lane::all(&reader, self.python, &new) {
+            log::debug!("interpreter {} has begun", lane.interpreter.id);
+            self.glancers.push(Glancer::new(reader, lane));
+            self.has_ended.push(false);
+            self.collections.push([0; 2]);
+        }
     }
 
     /// Reads some instants in each lane, then looks at what is due. One answer for each lane. `is_apart`: the target runs
@@ -177,7 +221,7 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
         self.stacks.forget();
         let (count, gap) = if is_apart { (INSTANTS, GAP) } else { (1, Duration::ZERO) };
         let mut probes = Vec::new();
-        for lane in 0..self.glancers.len() {
+        for lane in self.running() {
             let moments = births::instants(&mut self.glancers[lane], count, gap)?;
             probes.push(self.digest_instants(lane, &moments)?);
         }
@@ -198,7 +242,7 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
     pub fn train(&mut self, length: Duration, dwell: Duration) -> Result<Vec<Vec<Seen>>, ReadError> {
         self.next_tick()?;
         let mut seen = Vec::new();
-        for lane in 0..self.glancers.len() {
+        for lane in self.running() {
             let windows = births::train(&mut self.glancers[lane], length, dwell)?;
             seen.push(self.digest(lane, windows)?);
         }
@@ -211,6 +255,9 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
         let mut drawn: Vec<(Birth, Found)> = Vec::new();
         let (mut born, mut lost) = (0, 0);
         let mut instants = Vec::new();
+        if let Some((last, _)) = moments.last() {
+            self.notice_collections(lane, last.collections);
+        }
         for (glance, births) in moments.iter().filter(|(glance, _)| !glance.was_collecting) {
             let Some(found) = self.stacks.find(&reader, interpreter, glance) else {
                 lost += usize::from(glance.is_moving && glance.is_own);
@@ -228,6 +275,13 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
         Ok(Probe { instants, lost, count: moments.len() })
     }
 
+    fn notice_collections(&mut self, lane: usize, collections: [u32; 2]) {
+        if self.collections[lane] != collections {
+            self.collections[lane] = collections;
+            self.epoch += 1;
+        }
+    }
+
     /// Whose place was taken is dead.
     fn is_born(&mut self, birth: Birth) {
         if let Some(newest) = self.newest.get_mut(&birth.address) {
@@ -243,10 +297,7 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
         let mut drawn: Vec<(Birth, Found)> = Vec::new();
         let mut births_drawn_from = 0;
         for window in &windows {
-            if window.end.collections != self.collections[lane] {
-                self.collections[lane] = window.end.collections;
-                self.epoch += 1;
-            }
+            self.notice_collections(lane, window.end.collections);
             let start = self.stacks.find(&reader, interpreter, &window.start);
             let last = self.stacks.find(&reader, interpreter, &window.end);
             let end = last.filter(|_| window.start.agrees(&window.end) && !window.is_late());
@@ -396,7 +447,7 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
     /// As the memory.
     pub fn counters(&self) -> Result<Counters, ReadError> {
         let mut all = Counters { is_exact: true, is_enabled: true, ..Counters::default() };
-        for glancer in &self.glancers {
+        for glancer in self.running().into_iter().map(|lane| &self.glancers[lane]) {
             let one = Counters::read(&glancer.reader(), &glancer.lane)?;
             all.objects = all.objects.saturating_add(one.objects);
             all.is_exact &= one.is_exact;
@@ -430,12 +481,17 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
             let newest = &self.newest;
             return objects.into_iter().filter(|it| newest.get(&it.address) == Some(&it.tick)).collect();
         }
+        self.refresh();
         let mut alive = self.look_closely(objects);
         let reader = Reader { memory: self.memory, layout: self.layout };
         let mut survivors = Vec::new();
         for lane in 0..self.glancers.len() {
             let (own, others): (Vec<Watched>, Vec<Watched>) = alive.into_iter().partition(|it| it.lane == lane);
             alive = others;
+            if self.has_ended[lane] {
+                self.dead.extend(own);
+                continue;
+            }
             wait_for_collector(&reader, &self.glancers[lane].lane);
             if let Ok(glance) = self.glancers[lane].glance() {
                 self.epoch += u64::from(glance.collections != self.collections[lane]);
@@ -463,7 +519,7 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
             }
             std::thread::sleep(CLOSING_PAUSE.mul_f64(2.0 * self.rng.f64()));
             self.tick += 1;
-            for lane in 0..self.glancers.len() {
+            for lane in self.running() {
                 let windows = births::train(&mut self.glancers[lane], CLOSING_PAUSE / 10, Duration::from_micros(30));
                 for window in windows.unwrap_or_default() {
                     let Fate::Births(births) = window.fate else { continue };
@@ -474,26 +530,47 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
         alive
     }
 
-    /// Which of these stand where an object of their age must.
+    /// Which of these stand where an object of their age must: those of the youngest list in order of birth, and what a
+    /// collection has seen in order of these collections.
     fn judge(&mut self, objects: Vec<Watched>, order: &Order, survivors: &mut Vec<Watched>) {
-        let mut placed: Vec<(u64, Watched)> = Vec::new();
+        let mut placed: Vec<(u64, u64, Watched)> = Vec::new();
         for object in objects {
             // A collection empties the youngest list.
             let is_old = object.epoch < self.epoch;
             match order.position(object.address) {
-                Some((0, _)) if is_old => self.dead.push(object),
-                Some((_, position)) => placed.push((position, object)),
-                None if is_old && object.is_tracked && order.has_all_old() => self.dead.push(object),
-                // What is not tracked (any more) is in no list, and cannot be judged by them.
-                None => survivors.push(object),
+                Some((0, _)) if is_old => {
+                    self.verdicts.out_of_order += 1;
+                    self.dead.push(object);
+                }
+                Some((list, position)) => {
+                    // The youngest list holds what was born since the last collection, one by one.
+                    let birth = if list == 0 { object.tick } else { 0 };
+                    placed.push((position, (object.epoch << 32) + birth, object));
+                }
+                None if is_old && object.is_tracked && order.has_all_old() => {
+                    self.verdicts.out_of_order += 1;
+                    self.dead.push(object);
+                }
+                None => {
+                    let count =
+                        if object.is_tracked { &mut self.verdicts.not_read } else { &mut self.verdicts.not_tracked };
+                    *count += 1;
+                    survivors.push(object);
+                }
             }
         }
-        placed.sort_by_key(|&(position, _)| position);
-        let epochs: Vec<u64> = placed.iter().map(|(_, object)| object.epoch).collect();
+        placed.sort_by_key(|&(position, ..)| position);
+        let births: Vec<u64> = placed.iter().map(|&(_, birth, _)| birth).collect();
         let mut in_order = vec![false; placed.len()];
-        longest_rising(&epochs).into_iter().for_each(|index| in_order[index] = true);
-        for ((_, object), in_order) in placed.into_iter().zip(in_order) {
-            if in_order { survivors.push(object) } else { self.dead.push(object) }
+        longest_rising(&births).into_iter().for_each(|index| in_order[index] = true);
+        for ((.., object), in_order) in placed.into_iter().zip(in_order) {
+            if in_order {
+                self.verdicts.in_order += 1;
+                survivors.push(object);
+            } else {
+                self.verdicts.out_of_order += 1;
+                self.dead.push(object);
+            }
         }
     }
 }

@@ -142,8 +142,14 @@ fn layout_is_of<M: Memory + ?Sized>(reader: &Reader<'_, M>, version: Version) ->
     reader.layout.name.starts_with(&format!("{}.{}", version.major, version.minor))
 }
 
-/// Walks the list of interpreters. It runs from the newest to the main one, whose id is 0.
-fn interpreters<M: Memory + ?Sized>(reader: &Reader<'_, M>, runtime: Address) -> Result<Vec<Interpreter>, ProofError> {
+/// Walks the list of interpreters. It runs from the newest to the main one, whose id is 0; returned the other way.
+///
+/// # Errors
+/// Where it cannot be read, or is no such list.
+pub fn interpreters<M: Memory + ?Sized>(
+    reader: &Reader<'_, M>,
+    runtime: Address,
+) -> Result<Vec<Interpreter>, ProofError> {
     let layout = reader.layout;
     let mut next = reader.pointer(runtime, layout.runtime.interpreters_head)?;
     if next.is_null() {

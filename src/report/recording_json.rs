@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::analysis::allocations::{Born, Figure};
 use crate::analysis::profile::{FrameName, Profile};
+use crate::heap::recorder::Verdicts;
 
 use super::summary::TargetSummary;
 use super::timeline::Moment;
@@ -24,6 +25,8 @@ pub struct Course {
     pub rate: u32,
     /// The random generator's seed.
     pub seed: u64,
+    /// How it was decided what survived.
+    pub verdicts: Verdicts,
     /// What the reader must know.
     pub warnings: Vec<String>,
 }
@@ -65,6 +68,10 @@ pub fn write(
             "agreed": outcomes.agreed, "disagreed": outcomes.disagreed, "switched": outcomes.switched,
             "torn": outcomes.torn, "collected": outcomes.collected, "late": outcomes.late,
             "instants": profile.instants, "births": outcomes.births, "unattributed_births": outcomes.unattributed,
+        },
+        "watched": {
+            "in_order": course.verdicts.in_order, "out_of_order": course.verdicts.out_of_order,
+            "not_tracked": course.verdicts.not_tracked, "not_read": course.verdicts.not_read,
         },
         "births": figure(&profile.all, seconds),
         "unattributed": profile.unattributed().round(),
