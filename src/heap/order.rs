@@ -1,24 +1,34 @@
 //! In which order do the collector's lists hold objects now?
 //!
-//! Read backwards, newest first, from a process that runs: the youngest list changes while it is read, the others only
-//! when the collector runs or an old object dies. A walk that meets a change starts again from the last object that is
-//! still linked as it was, and ends where it no longer can.
+//! Read from both ends of each list, from a process that runs: the old end hardly changes, the young one does with each
+//! collection, and where it is busiest neither walk may get through. A walk that meets a change goes back to the last
+//! object that is still linked as it was, and ends where it no longer can; what it did not reach is not known.
 //!
 //! The order is that of birth but for one thing: a collection puts an object behind its whole batch if it meets it
 //! before the objects that hold it (`move_unreachable`, `Python/gc.c`). So positions are compared batch by batch.
+
+use std::collections::VecDeque;
+use std::collections::hash_map::Entry;
+use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
 
 use crate::python::proof::GC_FLAG_BITS;
 use crate::python::reader::Reader;
 use crate::target::Address;
-use crate::target::cache::CachedMemory;
 use crate::target::memory::Memory;
+use crate::target::momentary::Momentary;
 
 use super::glance::Lane;
 
-/// Times that a walk may start again.
-const RESTARTS_MAX: usize = 200;
+/// Times that a walk may go back.
+const RESTARTS_MAX: usize = 2000;
+/// Objects that it may go back to.
+const TRAIL_MAX: usize = 4096;
+/// How long a walk may take.
+const WALK_MAX: Duration = Duration::from_millis(400);
+/// Positions of one list: far more than there are objects.
+const OF_LIST: u64 = 1 << 48;
 
 /// Positions in the lists: the higher, the younger.
 #[derive(Debug, Default)]
@@ -28,45 +38,89 @@ pub struct Order {
     whole: Vec<bool>,
 }
 
+/// Which way a walk goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    FromOldest,
+    FromYoungest,
+}
+
 impl Order {
-    /// Reads the order of the youngest `limit` objects of a lane.
+    /// Reads the order of at most `limit` objects of a lane.
     pub fn read<M: Memory + ?Sized>(reader: &Reader<'_, M>, lane: &Lane, limit: usize) -> Order {
-        let cached = CachedMemory::new(reader.memory);
-        let reader = Reader { memory: &cached, layout: reader.layout };
+        let momentary = Momentary::new(reader.memory);
+        let reader = Reader { memory: &momentary, layout: reader.layout };
         let mut order = Order::default();
-        for (list, &head) in lane.heads().iter().enumerate() {
-            let mut restarts = 0;
-            let mut newer = head;
-            let mut at = previous(&reader, head);
-            while let Some(node) = at.filter(|&node| node != head) {
-                let object = node.offset(reader.layout.constants.gc_head_size);
-                let next =
-                    reader.pointer(node, reader.layout.gc_head.gc_next).map(|next| Address(next.0 & !GC_FLAG_BITS));
-                let is_linked = next.is_ok_and(|next| next == newer);
-                if !is_linked {
-                    restarts += 1;
-                    cached.forget();
-                    let again = previous(&reader, newer);
-                    if restarts > RESTARTS_MAX || again.is_none() {
-                        break;
-                    }
-                    // What stood between was born or died meanwhile; the same answer twice is another list's.
-                    if again == at && restarts > RESTARTS_MAX / 2 {
-                        break;
-                    }
-                    at = again;
-                    continue;
-                }
-                let position = u64::MAX - order.positions.len() as u64;
-                if order.positions.len() >= limit || order.positions.insert(object, (list, position)).is_some() {
-                    break;
-                }
-                newer = node;
-                at = previous(&reader, node);
-            }
-            order.whole.push(at == Some(head));
+        for list in 0..lane.heads().len() {
+            let is_whole = order.walk(&reader, lane.heads(), list, Way::FromYoungest, limit)
+                || order.walk(&reader, lane.heads(), list, Way::FromOldest, limit);
+            order.whole.push(is_whole);
         }
         order
+    }
+
+    /// Whether it met the other end, or the walk that came from there.
+    fn walk<M: Memory + ?Sized>(
+        &mut self,
+        reader: &Reader<'_, Momentary<'_, M>>,
+        heads: &[Address],
+        list: usize,
+        way: Way,
+        limit: usize,
+    ) -> bool {
+        let links = &reader.layout.gc_head;
+        let (onward, back) = match way {
+            Way::FromOldest => (links.gc_next, links.gc_prev),
+            Way::FromYoungest => (links.gc_prev, links.gc_next),
+        };
+        let follow = |node: Address, offset: usize| {
+            let link = Address(reader.pointer(node, offset).ok()?.0 & !GC_FLAG_BITS);
+            (!link.is_null()).then_some(link)
+        };
+        let Some(&head) = heads.get(list) else { return false };
+        let base = (heads.len() - list) as u64 * OF_LIST;
+        let began = Instant::now();
+        let mut trail = VecDeque::from([head]);
+        let (mut restarts, mut failed_at) = (0, None);
+        // Old objects may be met twice after going back, so steps are counted, not objects.
+        for step in 1..=limit as u64 {
+            let Some(&anchor) = trail.back() else { return false };
+            let node = follow(anchor, onward);
+            if node == Some(head) && failed_at.is_none_or(|failed| failed != anchor) {
+                return true;
+            }
+            let linked = node.filter(|node| !heads.contains(node) && follow(*node, back) == Some(anchor));
+            let Some(node) = linked else {
+                restarts += 1;
+                reader.memory.forget();
+                if restarts > RESTARTS_MAX || began.elapsed() > WALK_MAX {
+                    return false;
+                }
+                // Twice at the same place: it is no longer in this list.
+                if failed_at.replace(anchor) == Some(anchor) && trail.len() > 1 {
+                    trail.pop_back();
+                }
+                continue;
+            };
+            let position = match way {
+                Way::FromOldest => base + step,
+                Way::FromYoungest => base + OF_LIST - 1 - step,
+            };
+            let object = node.offset(reader.layout.constants.gc_head_size);
+            match self.positions.entry(object) {
+                // The walk from the other end has been here.
+                Entry::Occupied(seen) if way == Way::FromOldest && seen.get().1 > base + OF_LIST / 2 => return true,
+                Entry::Occupied(_) => {}
+                Entry::Vacant(place) => {
+                    place.insert((list, position));
+                }
+            }
+            trail.push_back(node);
+            if trail.len() > TRAIL_MAX {
+                trail.pop_front();
+            }
+        }
+        false
     }
 
     /// In which list an object stands, the youngest being 0, and where: the higher, the younger.
@@ -88,11 +142,6 @@ impl Order {
     pub fn is_empty(&self) -> bool {
         self.positions.is_empty()
     }
-}
-
-fn previous<M: Memory + ?Sized>(reader: &Reader<'_, M>, node: Address) -> Option<Address> {
-    let previous = reader.pointer(node, reader.layout.gc_head.gc_prev).ok()?;
-    Some(Address(previous.0 & !GC_FLAG_BITS)).filter(|previous| !previous.is_null())
 }
 
 /// Of items in order of position, the longest sequence whose keys do not fall: indices into `keys`. Patience sorting

@@ -3,23 +3,19 @@
 //! Frames are read as addresses of code objects. Names and line tables are read once for each code object, when there
 //! is time for it, and a stack becomes a number.
 
-use std::cell::RefCell;
-
 use rustc_hash::FxHashMap;
 
 use crate::python::code::Code;
 use crate::python::reader::Reader;
 use crate::python::stack::{self, Frame};
 use crate::target::Address;
-use crate::target::memory::{Memory, MemoryExt, ReadError};
-use crate::target::regions::RegionMap;
+use crate::target::memory::{Memory, MemoryExt};
+use crate::target::momentary::Momentary;
 
 use super::glance::Glance;
 
 /// Frames kept of one stack; deeper ones lose those at the root.
 const DEPTH_MAX: usize = 4096;
-/// Bytes of a page.
-const PAGE: usize = 4096;
 /// Functions and stacks told apart. Beyond that new ones are taken for unknown.
 const STACKS_MAX: usize = 1 << 20;
 
@@ -44,36 +40,6 @@ pub struct Found {
     pub stack: StackId,
     /// A line for each of its functions.
     pub lines: Vec<u32>,
-}
-
-/// A memory that keeps the pages that it read: stacks move on, and so this lives no longer than it takes to read one.
-/// [`crate::target::cache`] looks at the map of the process first, and mappings may be new.
-struct Pages<'a, M: Memory + ?Sized> {
-    memory: &'a M,
-    pages: RefCell<FxHashMap<u64, Option<Box<[u8]>>>>,
-}
-
-impl<M: Memory + ?Sized> Memory for Pages<'_, M> {
-    fn read_exact_at(&self, address: Address, buffer: &mut [u8]) -> Result<(), ReadError> {
-        let (page, at) = (address.0 / PAGE as u64, (address.0 % PAGE as u64) as usize);
-        if at + buffer.len() <= PAGE {
-            let mut pages = self.pages.borrow_mut();
-            let bytes = pages.entry(page).or_insert_with(|| {
-                let mut bytes = vec![0; PAGE].into_boxed_slice();
-                let read = self.memory.read_exact_at(Address(page * PAGE as u64), &mut bytes);
-                read.ok().map(|()| bytes)
-            });
-            if let Some(bytes) = bytes.as_ref().and_then(|bytes| bytes.get(at..at + buffer.len())) {
-                buffer.copy_from_slice(bytes);
-                return Ok(());
-            }
-        }
-        self.memory.read_exact_at(address, buffer)
-    }
-
-    fn regions(&self) -> &RegionMap {
-        self.memory.regions()
-    }
 }
 
 /// Stacks met so far.
@@ -115,7 +81,7 @@ impl Stacks {
         });
         if !glance.rest.is_null() && !self.rests.contains_key(&glance.rest) {
             // These frames lie side by side as a rule, and are many.
-            let pages = Pages { memory: reader.memory, pages: RefCell::default() };
+            let pages = Momentary::new(reader.memory);
             let paged = Reader { memory: &pages, layout: reader.layout };
             self.rests.insert(glance.rest, stack::frames_from(&paged, glance.rest, DEPTH_MAX));
         }

@@ -14,6 +14,7 @@ pub mod host;
 pub mod image;
 pub mod layered;
 pub mod memory;
+pub mod momentary;
 pub mod pages;
 pub mod process;
 pub mod processors;
