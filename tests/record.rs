@@ -66,7 +66,7 @@ fn main() {
                     rates_are_found(&interpreter, case, "4", Check::Intervals).map_err(Failed::from)
                 }));
             }
-            // 20 s each, on a machine that does nothing else: `cargo test --test record -- --ignored`.
+            // 20 s each: `cargo test --test record -- --ignored`.
             let rates = move || rates_are_found(&interpreter, case, "20", Check::Shares).map_err(Failed::from);
             trials.push(Trial::test(name, rates).with_ignored_flag(true));
         }

@@ -31,15 +31,15 @@ use super::open;
 use super::output::{Destination, default_file};
 use super::progress;
 
-/// Probes in a second, at least: a probe is cheap, and the more there are, the better is it known who runs. Not so many that
-/// one delays the next, which would let what was found decide when we look.
-const PROBES: u32 = 800;
+/// Probes for each sample: one is cheap, and the more there are, the better is it known who runs. Not so many that one delays
+/// the next, which would let what was found decide when we look.
+const PROBES: u32 = 2;
 /// Probes that follow so closely that they are seen under the same circumstances: some ten milliseconds.
-const TOGETHER: u32 = 8;
+const TOGETHER: u32 = 4;
 /// Trains in a second, at most, for the same reason.
-const TRAINS: u32 = 100;
-/// Probes between two looks at which interpreters there are: a tenth of a second.
-const REFRESH: u32 = 80;
+const TRAINS: u32 = 50;
+/// From one look at which interpreters there are to the next.
+const REFRESH: Duration = Duration::from_millis(100);
 /// Probes that may be missed, of a hundred, before that is said.
 const MISSED_MAX: u64 = 20;
 /// Births that a train is to find: enough to tell stacks apart, and few enough to be read at once.
@@ -143,9 +143,8 @@ fn record(options: &Record, opened: &open::Opened, stop: &AtomicBool) -> Result<
     let mut rng = Rng::with_seed(seed);
     let types = read_types(opened)?;
     let mut recorder = Recorder::new(process, python, types, Rng::with_seed(rng.u64(..)));
-    let probes = PROBES.div_ceil(options.rate);
-    let stratum = Duration::from_secs(1) / options.rate / probes;
-    let between_trains = probes * options.rate.div_ceil(TRAINS);
+    let stratum = Duration::from_secs(1) / options.rate / PROBES;
+    let between_trains = PROBES * options.rate.div_ceil(TRAINS);
     let ticks = options.duration.as_secs_f64() / stratum.as_secs_f64();
     recorder.remembered = ((WATCHED_MAX / ticks).ceil() as usize).clamp(1, REMEMBERED);
     let identity = identity(pid);
@@ -174,7 +173,7 @@ fn record(options: &Record, opened: &open::Opened, stop: &AtomicBool) -> Result<
     let mut end = End::InTime;
     let bar = progress::Seconds::start(options.duration);
     let mut failures = 0;
-    let mut next_moment = Duration::ZERO;
+    let (mut next_moment, mut next_refresh) = (Duration::ZERO, Duration::ZERO);
     let (mut strata, mut missed) = (0_u64, 0_u64);
     for index in 0.. {
         let start = began + stratum.mul_f64(f64::from(index));
@@ -209,10 +208,11 @@ fn record(options: &Record, opened: &open::Opened, stop: &AtomicBool) -> Result<
         if index % TOGETHER == 0 {
             recorder.group = rng.usize(..GROUPS);
         }
-        if index % REFRESH == 0 {
+        if began.elapsed() >= next_refresh {
             recorder.refresh();
+            next_refresh += REFRESH;
         }
-        recording.course.ticks += u64::from(index % probes == 0);
+        recording.course.ticks += u64::from(index % PROBES == 0);
         let is_apart = processors.keep_off();
         let seen = recorder.probe(is_apart).and_then(|seen| {
             digest_probes(&mut recording.allocations, recorder.group, stratum, &seen);

@@ -30,7 +30,7 @@ use super::stacks::{Found, StackId, Stacks};
 /// Births remembered of one train.
 pub const REMEMBERED: usize = 32;
 /// Instants of one probe. One after another they find the same call as a rule, but in most single ones nothing is born.
-const INSTANTS: u32 = 3;
+const INSTANTS: u32 = 2;
 /// From one to the next: time enough for a glance and for reading what was born in it.
 const GAP: Duration = Duration::from_micros(30);
 /// Probes between two looks at an object, at most.
