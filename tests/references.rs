@@ -105,38 +105,70 @@ os.write(1, b'ready %d\n' % os.getpid())
 os.read(0, 1)
 ";
 
-#[test]
-fn references_are_reckoned_with_as_objects_are() {
-    const MIB: f64 = 1048576.0;
-    let Some(interpreter) = linked_interpreter() else { return skipped("many references", "no default build found") };
-    let target = Target::spawn(&interpreter, EDGES, &[], &[]).expect("a target starts");
-    let pid = target.pid().to_string();
-    // `... need 141 MiB to follow their references (222 MiB with a copy), and 1.00 MiB --max-memory allows`
-    let refused = run(&["histo", "--retained", "--max-memory", "1MiB", &pid]).stderr;
+/// What following references would take, without and with a copy, in MiB, from the sentence that refuses it:
+/// `... need 141 MiB to follow their references (222 MiB with a copy), and 1.00 MiB --max-memory allows`.
+fn reckoned(pid: &str) -> (f64, f64) {
+    let refused = run(&["histo", "--retained", "--max-memory", "1MiB", pid]).stderr;
     let figure = |before: &str| -> f64 {
         let rest = refused.split(before).nth(1).unwrap_or_else(|| panic!("{before}: {refused}"));
         rest.split(" MiB").next().and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("{refused}"))
     };
-    let (streamed, copied) = (figure(" need "), figure("references ("));
+    (figure(" need "), figure("references ("))
+}
+
+/// The graph of a report that keeps to a limit, in MiB.
+fn graph_within(limit: f64, pid: &str) -> Value {
+    const MIB: f64 = 1048576.0;
+    let run = run(&["-v", "histo", "--retained", "--json", "--max-memory", &format!("{limit}MiB"), pid]);
+    let report = run.json().unwrap_or_else(|e| panic!("{e}: {}", run.stderr));
+    let peak = run.stderr.split(", at most ").nth(1).and_then(|rest| rest.split(" of memory").next());
+    let peak = peak.and_then(|text| text.split_once(' ')).expect("the peak is told");
+    let unit = match peak.1 {
+        "KiB" => 1024.0,
+        "MiB" => MIB,
+        "GiB" => 1024.0 * MIB,
+        other => panic!("{other}"),
+    };
+    let peak = peak.0.parse::<f64>().expect("a number") * unit;
+    assert!(peak <= limit * MIB, "at most {peak} bytes of {limit} MiB");
+    assert_eq!(report["graph"]["torn_walks"], 0, "{}", report["graph"]);
+    report["graph"].clone()
+}
+
+#[test]
+fn references_are_reckoned_with_as_objects_are() {
+    let Some(interpreter) = linked_interpreter() else { return skipped("many references", "no default build found") };
+    let target = Target::spawn(&interpreter, EDGES, &[], &[]).expect("a target starts");
+    let pid = target.pid().to_string();
+    let (streamed, copied) = reckoned(&pid);
     let mut counted = Vec::new();
     for (limit, is_copied) in [(streamed + 2.0, false), (copied + 2.0, true)] {
-        let run = run(&["-v", "histo", "--retained", "--json", "--max-memory", &format!("{limit}MiB"), &pid]);
-        let report = run.json().unwrap_or_else(|e| panic!("{e}: {}", run.stderr));
-        assert_eq!(report["graph"]["copied"], is_copied, "{limit} MiB: {}", run.stderr);
-        assert_eq!(report["graph"]["torn_walks"], 0, "{}", report["graph"]);
-        counted.push(report["graph"]["references"].as_u64().expect("a number"));
-        let peak = run.stderr.split(", at most ").nth(1).and_then(|rest| rest.split(" of memory").next());
-        let peak = peak.and_then(|text| text.split_once(' ')).expect("the peak is told");
-        let unit = match peak.1 {
-            "KiB" => 1024.0,
-            "MiB" => MIB,
-            "GiB" => 1024.0 * MIB,
-            other => panic!("{other}"),
-        };
-        let peak = peak.0.parse::<f64>().expect("a number") * unit;
-        assert!(peak <= limit * MIB, "at most {peak} bytes of {limit} MiB");
+        let graph = graph_within(limit, &pid);
+        assert_eq!(graph["copied"], is_copied, "{limit} MiB: {graph}");
+        counted.push(graph["references"].as_u64().expect("a number"));
     }
     assert!(counted[0] == counted[1] && counted[0] > 10_000_000, "{counted:?}");
+}
+
+/// More references than a part of the heap lets expect: most dicts have a few.
+const DENSE: &str = r"
+import os
+one, other = object(), object()
+KEPT = [{n: other if n % 2 else one for n in range(250)} for _ in range(20000)]
+os.write(1, b'ready %d\n' % os.getpid())
+os.read(0, 1)
+";
+
+#[test]
+fn a_copy_is_given_up_where_its_references_do_not_fit_beside_it() {
+    let Some(interpreter) = linked_interpreter() else { return skipped("dense dicts", "no default build found") };
+    let target = Target::spawn(&interpreter, DENSE, &[], &[]).expect("a target starts");
+    let pid = target.pid().to_string();
+    let (_, copied) = reckoned(&pid);
+    let graph = graph_within(copied + 2.0, &pid);
+    assert_eq!((&graph["copied"], &graph["dropped_references"]), (&false.into(), &0.into()), "{graph}");
+    assert!(graph["references"].as_u64() > Some(9_000_000), "{graph}");
+    assert_eq!(graph_within(4.0 * copied, &pid)["copied"], true);
 }
 
 #[test]
