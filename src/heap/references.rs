@@ -16,6 +16,7 @@
 mod containers;
 mod frames;
 mod instances;
+mod names;
 mod native;
 mod rules;
 
@@ -29,7 +30,8 @@ use crate::python::types::{TypeId, TypeTable};
 use crate::target::memory::{Memory, u64_at};
 use crate::target::{Address, MemoryExt};
 
-use rules::{Family, FieldName, Rule};
+use names::FieldName;
+use rules::{Family, Rule};
 
 /// How an object refers to another. Names are addresses in the target, looked up by whoever shows them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
