@@ -316,6 +316,44 @@ fn no_reference_is_dropped_of_what_stands_still() {
     }
 }
 
+/// Functions that Cython made, each of which is its own `m_self` and does not own it.
+const CYTHON: &str = r"
+import os
+import numpy.random
+class Own:
+    __slots__ = ('own',)
+OWN = Own()
+OWN.own = OWN
+os.write(1, b'ready %d\n' % os.getpid())
+os.read(0, 1)
+";
+
+#[test]
+fn what_c_borrows_from_itself_is_not_held() {
+    let mut found = interpreters::find().interpreters;
+    found.retain(|interpreter| interpreter.python_path.is_some());
+    if found.is_empty() {
+        return skipped("Cython", "no numpy found");
+    }
+    for interpreter in &found {
+        let target = Target::spawn(interpreter, CYTHON, &[], &[]).expect("a target starts");
+        let dumped = tool::dump_references(target.pid()).expect("a dump");
+        let name = &interpreter.name;
+        let mut functions = 0;
+        for object in &dumped {
+            let holds_itself = object.references.contains(&object.address);
+            if object.type_name.ends_with("cython_function_or_method") {
+                functions += 1;
+                assert!(!holds_itself, "{name}: {object:?}");
+            }
+            assert!(object.type_name != "__main__.Own" || holds_itself, "{name}: {object:?}");
+        }
+        assert!(functions > 0, "{name}: {functions}");
+        let graph = run(&["histo", "--retained", "--json", &target.pid().to_string()]).json().expect("a document");
+        tool::say(&format!("{name}: {functions} functions, {} overcounted", graph["graph"]["overcounted_objects"]));
+    }
+}
+
 /// Of one interpreter of each version and kind: cycles of two, each with an int of its own that the collector does not
 /// count.
 const CYCLES: &str = r"
