@@ -27,14 +27,12 @@ use crate::report::units;
 use crate::target::cache::CachedMemory;
 use crate::target::copy::{self, Buffers, Copy};
 use crate::target::freeze::{self, Freeze, Watched};
-use crate::target::gates;
 use crate::target::image::Image;
 use crate::target::layered::Layered;
 use crate::target::memory::Memory;
 use crate::target::source::Source;
 use crate::target::{Address, ReadError, host};
 
-use super::advice::Refused;
 use super::args::Following;
 use super::open::{Opened, Taken, allocator_summary};
 use super::progress;
@@ -128,12 +126,6 @@ impl Opened {
         Ok(taken)
     }
 
-    fn survey(&mut self) -> Result<Survey> {
-        let pid = self.source.pid();
-        self.source.refresh().map_err(|_| Refused { pid, gate: gates::diagnose(pid) })?;
-        Ok(Survey::new(&self.source, &self.python, &self.elfs))
-    }
-
     /// Copies the target, at one moment if it may stand still for so long. `ranges` is what it would be now, and took
     /// `survey_time` to find.
     fn copy_moment(
@@ -208,7 +200,7 @@ impl Opened {
             count_edges(&memory, &self.python, &types, &objects, &references)
         })?;
         let problems = self.problems(survey, &types, &outcome);
-        let allocator = allocator_summary(survey, &outcome);
+        let allocator = allocator_summary(survey, outcome.counts.pools, outcome.counts.blocks_in_use);
         let work = work.take().ok_or_else(|| anyhow!("a target is followed once"))?;
         let collected = work(&Collected {
             memory: &memory,
