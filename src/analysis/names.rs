@@ -23,10 +23,15 @@ impl<'a, M: Memory + ?Sized> Names<'a, M> {
         Names { objects, types, references, reads: references.reads(), speller: Speller::new(memory, references) }
     }
 
-    /// Calls `visit` with each object that one refers to, and how.
+    /// Calls `visit` with each object that one refers to, and how. Meant for one pass over the objects: what it may read
+    /// in all is bounded.
     pub fn for_each(&self, from: ObjectId, visit: &mut impl FnMut(ObjectId, Label)) {
+        self.walk(&self.reads, from, visit);
+    }
+
+    fn walk(&self, reads: &Reads, from: ObjectId, visit: &mut impl FnMut(ObjectId, Label)) {
         let (address, type_id) = (self.objects.address(from.index()), self.objects.type_id(from.index()));
-        self.references.for_each(&self.reads, address, type_id, &mut |word, label| {
+        self.references.for_each(reads, address, type_id, &mut |word, label| {
             if let Some(to) = self.objects.find(word) {
                 visit(ObjectId(to), label);
             }
@@ -37,7 +42,8 @@ impl<'a, M: Memory + ?Sized> Names<'a, M> {
     /// not.
     pub fn label(&self, from: ObjectId, to: ObjectId) -> Option<Label> {
         let mut found = None;
-        self.for_each(from, &mut |target, label| {
+        // One object may be asked about as often as it stands in answers, so each question has a budget of its own.
+        self.walk(&self.references.reads(), from, &mut |target, label| {
             if target == to && matches!(found, None | Some(Label::Key)) {
                 found = Some(label);
             }

@@ -16,6 +16,7 @@
 mod containers;
 mod frames;
 mod instances;
+mod names;
 mod native;
 mod rules;
 
@@ -29,7 +30,8 @@ use crate::python::types::{TypeId, TypeTable};
 use crate::target::memory::{Memory, u64_at};
 use crate::target::{Address, MemoryExt};
 
-use rules::{Family, FieldName, Rule};
+use names::FieldName;
+use rules::{Family, Rule};
 
 /// How an object refers to another. Names are addresses in the target, looked up by whoever shows them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -67,9 +69,12 @@ const BODY_MAX: usize = 1 << 16;
 /// Words that a chunked read takes at a time.
 const WORDS_AT_ONCE: usize = 512;
 
-/// Words read per byte of the target: each is reached by one object, frames and rings by two. Beyond it the target is
-/// lying.
-const BUDGET_PER_BYTE: u64 = 2;
+/// Times that a pass over all objects may read each word of the target. A word is reached by one object, frames and
+/// rings by two, and a table of keys by every instance that shares it, which has values of its own beside them. Beyond
+/// it the target is lying.
+const READINGS_PER_WORD: u64 = 4;
+/// Words that a pass may read whatever the target's size.
+const BUDGET_MIN: u64 = 1 << 18;
 
 /// Reads the references of one target's objects. Shared by threads; each makes its own [`Reads`].
 pub struct References<'a, M: Memory + ?Sized> {
@@ -118,7 +123,7 @@ impl<'a, M: Memory + ?Sized> References<'a, M> {
     /// read on their behalf.
     pub fn new(memory: &'a M, python: &'a Python, types: &'a TypeTable, bytes: u64) -> Self {
         let rules = rules::make(memory, python, types).into();
-        let budget = bytes.saturating_mul(BUDGET_PER_BYTE).saturating_add(1 << 20);
+        let budget = (bytes / 8).saturating_mul(READINGS_PER_WORD).saturating_add(BUDGET_MIN);
         References { memory, layout: &python.layout, python, rules, budget }
     }
 
@@ -215,7 +220,10 @@ impl<'a, M: Memory + ?Sized> References<'a, M> {
         let mut each = |index: u64, word: u64| {
             let offset = rule.body.start + 8 * index as u32;
             let word = if rule.tagged.contains(&offset) { word & !1 } else { word };
-            if word != 0 && !rule.skipped.contains(&offset) {
+            // What C lets point to its own object is borrowed: Cython's functions are their own `m_self`. What Python
+            // put there, through a member, is owned.
+            let is_borrowed = word == subject.address.0 && rule.name(offset).is_none();
+            if word != 0 && !is_borrowed && !rule.skipped.contains(&offset) {
                 visit(word, Label::Field(offset));
             }
         };

@@ -18,7 +18,12 @@ impl<M: Memory + ?Sized> References<'_, M> {
     pub(super) fn list(&self, reads: &Reads, object: Address, visit: &mut impl FnMut(u64, Label)) {
         let size = self.word(reads, object, self.layout.var_object.ob_size);
         let items = self.word(reads, object, self.layout.list.ob_item);
-        let (Some(size), Some(items)) = (size, items) else { return };
+        let room = self.word(reads, object, self.layout.list.allocated);
+        let (Some(size), Some(items), Some(room)) = (size, items, room) else { return };
+        // Nothing bounds the items but the list's own word; two that agree are rarely both wrong.
+        if size > room {
+            return reads.tear();
+        }
         self.index_words(reads, Address(items), size, visit);
     }
 
