@@ -4,6 +4,10 @@
 //! collection, and where it is busiest neither walk may get through. A walk that meets a change goes back to the last
 //! object that is still linked as it was, and ends where it no longer can; what it did not reach is not known.
 //!
+//! A collection moves a list behind an older one, and a walk that is in it then goes on there. So what was met before the
+//! head of another list is not of this one, and of a list that can be moved nothing is known before its own end was met.
+//! The oldest list stays.
+//!
 //! The order is that of birth but for one thing: a collection puts an object behind its whole batch if it meets it
 //! before the objects that hold it (`move_unreachable`, `Python/gc.c`). So positions are compared batch by batch.
 
@@ -78,13 +82,15 @@ impl Order {
             (!link.is_null()).then_some(link)
         };
         let Some(&head) = heads.get(list) else { return false };
+        let can_be_moved = list + 1 < heads.len();
         let base = (heads.len() - list) as u64 * OF_LIST;
         let began = Instant::now();
         let mut trail = VecDeque::from([head]);
+        let mut met: Vec<Address> = Vec::new();
         let (mut restarts, mut failed_at) = (0, None);
         // Old objects may be met twice after going back, so steps are counted, not objects.
         for step in 1..=limit as u64 {
-            let Some(&anchor) = trail.back() else { return false };
+            let Some(&anchor) = trail.back() else { break };
             let node = follow(anchor, onward);
             if node == Some(head) && failed_at.is_none_or(|failed| failed != anchor) {
                 return true;
@@ -94,7 +100,13 @@ impl Order {
                 restarts += 1;
                 reader.memory.forget();
                 if restarts > RESTARTS_MAX || began.elapsed() > WALK_MAX {
-                    return false;
+                    break;
+                }
+                if node.is_some_and(|node| node != head && heads.contains(&node)) {
+                    self.forget(&mut met);
+                    trail = VecDeque::from([head]);
+                    failed_at = None;
+                    continue;
                 }
                 // Twice at the same place: it is no longer in this list.
                 if failed_at.replace(anchor) == Some(anchor) && trail.len() > 1 {
@@ -113,6 +125,7 @@ impl Order {
                 Entry::Occupied(_) => {}
                 Entry::Vacant(place) => {
                     place.insert((list, position));
+                    met.push(object);
                 }
             }
             trail.push_back(node);
@@ -120,7 +133,16 @@ impl Order {
                 trail.pop_front();
             }
         }
+        if can_be_moved {
+            self.forget(&mut met);
+        }
         false
+    }
+
+    fn forget(&mut self, objects: &mut Vec<Address>) {
+        for object in objects.drain(..) {
+            self.positions.remove(&object);
+        }
     }
 
     /// In which list an object stands, the youngest being 0, and where: the higher, the younger.
