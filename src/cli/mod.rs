@@ -16,6 +16,7 @@ mod output;
 mod progress;
 mod ps;
 mod record;
+mod recording;
 mod sample;
 mod why;
 

@@ -2,59 +2,22 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use fastrand::Rng;
 
-use crate::analysis::allocations::{Allocations, GROUPS, Remembered};
+use crate::analysis::allocations::Figure;
 use crate::analysis::profile::{MergeBy, Profile, StackBorn};
-use crate::heap::births::wait_until;
-use crate::heap::recorder::{Probe, REMEMBERED, Recorder, Seen, Watched};
-use crate::heap::survey::Survey;
 use crate::python::layout::Build;
-use crate::python::types::TypeTable;
 use crate::report::folded::Weight;
 use crate::report::recording_json::{self, Course, NOT_COVERED};
 use crate::report::summary::TargetSummary;
-use crate::report::timeline::{self, Moment};
-use crate::report::{flamegraph, folded, speedscope, units};
-use crate::target::ReadError;
-use crate::target::cache::CachedMemory;
-use crate::target::process::Process;
-use crate::target::processors::Processors;
-use crate::target::procfs::Status;
-use crate::target::source::Source;
+use crate::report::{flamegraph, folded, speedscope, timeline, units};
 
-use super::args::{CoreFile, Record, RecordFormat, Target};
+use super::args::{CoreFile, Output, Record, RecordFormat, Target};
 use super::open;
 use super::output::{Destination, default_file};
-use super::progress;
-
-/// Probes for each sample: one is cheap, and the more there are, the better is it known who runs. Not so many that one delays
-/// the next, which would let what was found decide when we look.
-const PROBES: u32 = 2;
-/// Probes that follow so closely that they are seen under the same circumstances: some ten milliseconds.
-const TOGETHER: u32 = 4;
-/// Trains in a second, at most, for the same reason.
-const TRAINS: u32 = 50;
-/// From one look at which interpreters there are to the next.
-const REFRESH: Duration = Duration::from_millis(100);
-/// Probes that may be missed, of a hundred, before that is said.
-const MISSED_MAX: u64 = 20;
-/// Births that a train is to find: enough to tell stacks apart, and few enough to be read at once.
-const BIRTHS: f64 = 60.0;
-/// The first train's length, before anything is known.
-const FIRST: Duration = Duration::from_micros(200);
-/// How long the target is left to run between two glances: long enough for some births, short enough that most of them
-/// are still alive and the stack is still the same.
-const DWELL: Duration = Duration::from_micros(30);
-/// The share of time that trains may take: reading is not free for the target either, whose cache lines it takes.
-const SHARE: f64 = 0.1;
-/// The longest train.
-const LONGEST: Duration = Duration::from_millis(1);
-/// Objects watched in all, about.
-const WATCHED_MAX: f64 = 200_000.0;
+use super::recording::{self, Recording};
 
 /// Records and writes.
 pub fn run(options: &Record) -> Result<()> {
@@ -102,12 +65,10 @@ pub fn run(options: &Record) -> Result<()> {
     };
     let destination = Destination::new(&options.output, default)?;
     let csv = options.csv.as_ref().map(|path| {
-        Destination::new(&super::args::Output { output: Some(path.clone()), force: options.output.force }, || {
-            Destination::Stdout
-        })
+        Destination::new(&Output { output: Some(path.clone()), force: options.output.force }, || Destination::Stdout)
     });
     let csv = csv.transpose()?;
-    let recording = record(options, &opened, &stop)?;
+    let recording = recording::record(options, &opened, &stop)?;
     let by = if options.lines { MergeBy::Line } else { MergeBy::Function };
     let profile = Profile::new(&recording.allocations, &recording.stacks, recording.seconds, by);
     if let Some(csv) = csv {
@@ -116,275 +77,6 @@ pub fn run(options: &Record) -> Result<()> {
     destination.write(|out| write(out, options, &target, &profile, &recording))?;
     say(options, &destination, &target, &profile, &recording);
     Ok(())
-}
-
-/// What was recorded.
-struct Recording {
-    allocations: Allocations,
-    stacks: crate::heap::stacks::Stacks,
-    seconds: f64,
-    moments: Vec<Moment>,
-    course: Course,
-}
-
-/// Why a recording ended before its time.
-enum End {
-    InTime,
-    Asked,
-    Exited,
-    Replaced,
-}
-
-fn record(options: &Record, opened: &open::Opened, stop: &AtomicBool) -> Result<Recording> {
-    let Source::Live(process) = &opened.source else { bail!("a core does not run") };
-    let python = &opened.python;
-    let pid = process.pid();
-    let seed = options.seed.unwrap_or_else(|| fastrand::u32(..).into());
-    let mut rng = Rng::with_seed(seed);
-    let types = read_types(opened)?;
-    let mut recorder = Recorder::new(process, python, types, Rng::with_seed(rng.u64(..)));
-    let stratum = Duration::from_secs(1) / options.rate / PROBES;
-    let between_trains = PROBES * options.rate.div_ceil(TRAINS);
-    let ticks = options.duration.as_secs_f64() / stratum.as_secs_f64();
-    recorder.remembered = ((WATCHED_MAX / ticks).ceil() as usize).clamp(1, REMEMBERED);
-    let identity = identity(pid);
-    let mut recording = Recording {
-        allocations: Allocations::default(),
-        stacks: Default::default(),
-        seconds: 0.0,
-        moments: Vec::new(),
-        course: Course { rate: options.rate, seed, ..Course::default() },
-    };
-    let warnings = &mut recording.course.warnings;
-    if Status::of(pid).is_some_and(|status| matches!(status.state, Some('T' | 't'))) {
-        warnings.push(format!("process {pid} is stopped: nothing is allocated until it goes on"));
-    }
-    match recorder.counters() {
-        Ok(counters) if !counters.is_enabled => {
-            warnings.push("the program has turned automatic collections off: what is alive may be garbage".to_owned());
-        }
-        _ => {}
-    }
-    let longest = LONGEST.min(stratum.mul_f64(SHARE)) / u32::try_from(recorder.lanes().max(1)).unwrap_or(1);
-    let mut length = FIRST.min(longest);
-    crate::target::host::allow_short_sleeps();
-    let mut processors = Processors::of(pid);
-    let began = Instant::now();
-    let mut end = End::InTime;
-    let bar = progress::Seconds::start(options.duration);
-    let mut failures = 0;
-    let (mut next_moment, mut next_refresh) = (Duration::ZERO, Duration::ZERO);
-    let (mut strata, mut missed) = (0_u64, 0_u64);
-    for index in 0.. {
-        let start = began + stratum.mul_f64(f64::from(index));
-        if start.saturating_duration_since(began) >= options.duration {
-            break;
-        }
-        // A train may take longer than its stratum when there is much to read. That must not decide which stratum is missed, so
-        // the next one is left out always.
-        if index % between_trains == 1 {
-            continue;
-        }
-        strata += 1;
-        if Instant::now() > start + stratum {
-            missed += 1;
-            continue;
-        }
-        if began.elapsed() >= next_moment {
-            bar.set(began.elapsed());
-            next_moment += Duration::from_secs(1);
-            if self::identity(pid) != identity {
-                end =
-                    if Status::of(pid).is_none_or(|status| status.has_exited()) { End::Exited } else { End::Replaced };
-                break;
-            }
-            recording.moments.extend(moment(&recorder, pid, began));
-        }
-        sleep_until(start + stratum.mul_f64(rng.f64()), stop);
-        if stop.load(Ordering::Relaxed) {
-            end = End::Asked;
-            break;
-        }
-        if index % TOGETHER == 0 {
-            recorder.group = rng.usize(..GROUPS);
-        }
-        if began.elapsed() >= next_refresh {
-            recorder.refresh();
-            next_refresh += REFRESH;
-        }
-        recording.course.ticks += u64::from(index % PROBES == 0);
-        let is_apart = processors.keep_off();
-        let seen = recorder.probe(is_apart).and_then(|seen| {
-            digest_probes(&mut recording.allocations, recorder.group, stratum, &seen);
-            if index % between_trains == 0 { recorder.train(length, DWELL).map(Some) } else { Ok(None) }
-        });
-        match seen {
-            Ok(trains) => {
-                failures = 0;
-                if let Some(trains) = trains {
-                    length = digest(&mut recording.allocations, recorder.group, &trains, length, longest);
-                }
-                bury(&mut recording.allocations, &mut recorder);
-            }
-            Err(ReadError::Gone | ReadError::Denied) => {
-                end = End::Exited;
-                break;
-            }
-            Err(error) => {
-                log::debug!("a sample failed: {error}");
-                failures += 1;
-                if failures > 3 && self::identity(pid) != identity {
-                    end = End::Replaced;
-                    break;
-                }
-            }
-        }
-    }
-    recording.seconds = began.elapsed().as_secs_f64().min(options.duration.as_secs_f64());
-    if matches!(end, End::InTime | End::Asked) && self::identity(pid) != identity {
-        end = End::Exited;
-    }
-    let is_gone = matches!(end, End::Exited | End::Replaced);
-    if !is_gone {
-        recording.moments.extend(moment(&recorder, pid, began));
-        if let Ok(types) = read_types(opened) {
-            recorder.set_types(types);
-        }
-    }
-    for survivor in &recorder.finish(is_gone) {
-        remember(&mut recording.allocations, &recorder, survivor, true);
-    }
-    bury(&mut recording.allocations, &mut recorder);
-    recording.stacks = std::mem::take(&mut recorder.stacks);
-    recording.course.verdicts = recorder.verdicts;
-    if missed * 100 > strata * MISSED_MAX {
-        let share = units::percent(missed, strata);
-        recording.course.warnings.push(format!("the machine was busy: {share} % of the samples were missed"));
-    }
-    let after = units::duration(Duration::from_secs_f64(recording.seconds));
-    match end {
-        End::InTime => {}
-        End::Asked => log::debug!("ended by Ctrl-C after {after}"),
-        End::Exited => recording
-            .course
-            .warnings
-            .push(format!("process {pid} ended after {after}; this is what was seen until then")),
-        End::Replaced => {
-            recording
-                .course
-                .warnings
-                .push(format!("process {pid} became another program after {after}; this is what was seen until then"));
-        }
-    }
-    bar.finish();
-    Ok(recording)
-}
-
-/// Adds what a probe saw.
-fn digest_probes(allocations: &mut Allocations, group: usize, stratum: Duration, lanes: &[Probe]) {
-    for lane in lanes {
-        // Each instant stands for as much time as any other: none is chosen for what it finds.
-        let each = stratum.as_secs_f64() / lane.count.max(1) as f64;
-        // Collectors are looked at side by side: a share of time is one of all.
-        allocations.time(group, stratum.as_secs_f64() / lanes.len() as f64);
-        allocations.lost(group, each * lane.lost as f64);
-        for instant in &lane.instants {
-            allocations.instant(group, instant, each);
-        }
-    }
-}
-
-/// Adds what a tick saw, and says how long the next train is to be.
-fn digest(
-    allocations: &mut Allocations,
-    group: usize,
-    lanes: &[Vec<Seen>],
-    length: Duration,
-    longest: Duration,
-) -> Duration {
-    let (mut births, mut time) = (0.0, 0.0);
-    for seen in lanes.iter().flatten() {
-        births += seen.births.unwrap_or(0) as f64;
-        time += if seen.births.is_some() { seen.seconds } else { 0.0 };
-        let outcomes = &mut allocations.outcomes;
-        match (seen.births, &seen.at) {
-            (Some(births), Some(_)) => {
-                outcomes.agreed += 1;
-                outcomes.births += births;
-            }
-            (Some(births), None) => {
-                outcomes.disagreed += 1;
-                outcomes.switched += u64::from(seen.switched);
-                outcomes.unattributed += births;
-            }
-            (None, _) if seen.collected => outcomes.collected += 1,
-            (None, _) => outcomes.torn += 1,
-        }
-        allocations.outcomes.late += u64::from(seen.is_late);
-        if let Some(births) = seen.births {
-            allocations.window(group, seen.seconds, births as f64, seen.is_late);
-        }
-        if let (Some(stack), Some(at)) = (seen.stack, &seen.at) {
-            allocations.agreed(group, stack, seen.seconds, at);
-        }
-    }
-    if time <= 0.0 {
-        return length;
-    }
-    // Half of the way to what would have been right, so that one odd train does not decide.
-    let wanted = Duration::from_secs_f64((BIRTHS / (births.max(0.1) / time)).min(longest.as_secs_f64()));
-    (length + wanted) / 2
-}
-
-fn remember(allocations: &mut Allocations, recorder: &Recorder<'_, Process>, object: &Watched, is_alive: bool) {
-    allocations.remembered(&Remembered {
-        stack: object.stack,
-        lines: object.lines.clone(),
-        type_name: recorder.type_name(object.type_),
-        group: object.group,
-        weight: object.weight,
-        bytes: object.first_bytes,
-        alive_bytes: is_alive.then_some(object.bytes),
-    });
-}
-
-/// Hands over what has died.
-fn bury(allocations: &mut Allocations, recorder: &mut Recorder<'_, Process>) {
-    for object in std::mem::take(&mut recorder.dead) {
-        remember(allocations, recorder, &object, false);
-    }
-}
-
-fn read_types(opened: &open::Opened) -> Result<TypeTable> {
-    let survey = Survey::new(&opened.source, &opened.python, &opened.elfs);
-    Ok(TypeTable::build(&CachedMemory::new(&opened.source), &opened.python, &survey.plan.statics())?)
-}
-
-fn moment(recorder: &Recorder<'_, Process>, pid: i32, began: Instant) -> Option<Moment> {
-    let counters = recorder.counters().ok()?;
-    Some(Moment {
-        seconds: began.elapsed().as_secs_f64(),
-        rss_bytes: Status::of(pid)?.rss_bytes?,
-        heap_objects: counters.objects,
-        collections: counters.collections,
-    })
-}
-
-/// What changes when a process becomes another program: where the kernel has put its first data.
-fn identity(pid: i32) -> Option<Vec<u8>> {
-    std::fs::read(format!("/proc/{pid}/auxv")).ok()
-}
-
-/// Waits, unless it is to stop.
-fn sleep_until(instant: Instant, stop: &AtomicBool) {
-    /// How long Ctrl-C may wait.
-    const STEP: Duration = Duration::from_millis(100);
-    while instant.saturating_duration_since(Instant::now()) > STEP && !stop.load(Ordering::Relaxed) {
-        std::thread::sleep(STEP);
-    }
-    if !stop.load(Ordering::Relaxed) {
-        wait_until(instant);
-    }
 }
 
 /// What a stack weighs.
@@ -441,7 +133,7 @@ fn write(
 
 /// The figures in a line.
 fn sentence(options: &Record, profile: &Profile, course: &Course) -> String {
-    let figure = |figure: &crate::analysis::allocations::Figure| {
+    let figure = |figure: &Figure| {
         format!("{} ± {}", units::count(figure.value.round() as u64), units::count(figure.half_width().round() as u64))
     };
     format!(

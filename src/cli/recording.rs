@@ -1,0 +1,391 @@
+//! The course of a recording: when the target is looked at, what is done with that, and what ends it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use fastrand::Rng;
+
+use crate::analysis::allocations::{Allocations, GROUPS, Remembered};
+use crate::heap::births::wait_until;
+use crate::heap::recorder::{Probe, REMEMBERED, Recorder, Seen, Watched};
+use crate::heap::stacks::Stacks;
+use crate::heap::survey::Survey;
+use crate::python::types::TypeTable;
+use crate::report::recording_json::Course;
+use crate::report::timeline::Moment;
+use crate::report::units;
+use crate::target::ReadError;
+use crate::target::cache::CachedMemory;
+use crate::target::host;
+use crate::target::process::Process;
+use crate::target::processors::Processors;
+use crate::target::procfs::Status;
+use crate::target::source::Source;
+
+use super::args::Record;
+use super::open::Opened;
+use super::progress;
+
+/// Probes for each sample: one is cheap, and the more there are, the better is it known who runs. Not so many that one delays
+/// the next, which would let what was found decide when we look.
+const PROBES: u32 = 2;
+/// Probes that follow so closely that they are seen under the same circumstances: some ten milliseconds.
+const TOGETHER: u32 = 4;
+/// Trains in a second, at most, for the same reason.
+const TRAINS: u32 = 50;
+/// From one look at which interpreters there are to the next.
+const REFRESH: Duration = Duration::from_millis(100);
+/// Probes that may be missed, of a hundred, before that is said.
+const MISSED_MAX: u64 = 20;
+/// Births that a train is to find: enough to tell stacks apart, and few enough to be read at once.
+const BIRTHS: f64 = 60.0;
+/// The first train's length, before anything is known.
+const FIRST: Duration = Duration::from_micros(200);
+/// How long the target is left to run between two glances: long enough for some births, short enough that most of them
+/// are still alive and the stack is still the same.
+const DWELL: Duration = Duration::from_micros(30);
+/// The share of time that trains may take: reading is not free for the target either, whose cache lines it takes.
+const SHARE: f64 = 0.1;
+/// The longest train.
+const LONGEST: Duration = Duration::from_millis(1);
+/// Objects watched in all, about.
+const WATCHED_MAX: f64 = 200_000.0;
+
+/// Samples that fail one after another before it is asked whether the target is another program.
+const FAILURES_MAX: u32 = 3;
+
+/// What was recorded.
+pub struct Recording {
+    /// Who allocated, and what of it lives.
+    pub allocations: Allocations,
+    /// The stacks that these are of.
+    pub stacks: Stacks,
+    /// How long.
+    pub seconds: f64,
+    /// The target's memory over time.
+    pub moments: Vec<Moment>,
+    /// How it went.
+    pub course: Course,
+}
+
+/// Records until the time is over, the target ends, or it is to stop.
+///
+/// # Errors
+/// Where the target's types cannot be read. What happens later ends a recording, and is said in it.
+pub fn record(options: &Record, opened: &Opened, stop: &AtomicBool) -> Result<Recording> {
+    let mut session = Session::new(options, opened)?;
+    let end = session.run(stop);
+    Ok(session.close(end, opened))
+}
+
+/// What ended a recording.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    InTime,
+    Asked,
+    Exited,
+    Replaced,
+}
+
+/// A recording under way.
+struct Session<'a> {
+    pid: i32,
+    identity: Option<Vec<u8>>,
+    recorder: Recorder<'a, Process>,
+    recording: Recording,
+    rng: Rng,
+    processors: Processors,
+    duration: Duration,
+    began: Instant,
+    /// The part of time that one probe stands for.
+    stratum: Duration,
+    /// Strata from one train to the next.
+    between_trains: u32,
+    /// The next train's length, and the longest.
+    length: Duration,
+    longest: Duration,
+    /// When the memory is noted next, and when the interpreters are looked for.
+    next_moment: Duration,
+    next_refresh: Duration,
+    /// Strata that were to be probed, and those that passed before we came to it.
+    strata: u64,
+    missed: u64,
+    failures: u32,
+}
+
+impl<'a> Session<'a> {
+    fn new(options: &Record, opened: &'a Opened) -> Result<Self> {
+        let Source::Live(process) = &opened.source else { bail!("a core does not run") };
+        let pid = process.pid();
+        let seed = options.seed.unwrap_or_else(|| fastrand::u32(..).into());
+        let mut rng = Rng::with_seed(seed);
+        let mut recorder = Recorder::new(process, &opened.python, read_types(opened)?, Rng::with_seed(rng.u64(..)));
+        let stratum = Duration::from_secs(1) / options.rate / PROBES;
+        let ticks = options.duration.as_secs_f64() / stratum.as_secs_f64();
+        recorder.remembered = ((WATCHED_MAX / ticks).ceil() as usize).clamp(1, REMEMBERED);
+        let mut course = Course { rate: options.rate, seed, ..Course::default() };
+        if Status::of(pid).is_some_and(|status| matches!(status.state, Some('T' | 't'))) {
+            course.warnings.push(format!("process {pid} is stopped: nothing is allocated until it goes on"));
+        }
+        if recorder.counters().is_ok_and(|counters| !counters.is_enabled) {
+            let warning = "the program has turned automatic collections off: what is alive may be garbage";
+            course.warnings.push(warning.to_owned());
+        }
+        let longest = LONGEST.min(stratum.mul_f64(SHARE)) / u32::try_from(recorder.lanes().max(1)).unwrap_or(1);
+        host::allow_short_sleeps();
+        Ok(Session {
+            pid,
+            identity: identity(pid),
+            recorder,
+            recording: Recording {
+                allocations: Allocations::default(),
+                stacks: Stacks::default(),
+                seconds: 0.0,
+                moments: Vec::new(),
+                course,
+            },
+            rng,
+            processors: Processors::of(pid),
+            duration: options.duration,
+            began: Instant::now(),
+            stratum,
+            between_trains: PROBES * options.rate.div_ceil(TRAINS),
+            length: FIRST.min(longest),
+            longest,
+            next_moment: Duration::ZERO,
+            next_refresh: Duration::ZERO,
+            strata: 0,
+            missed: 0,
+            failures: 0,
+        })
+    }
+
+    /// Probes at a random instant of each stratum, until something ends it.
+    fn run(&mut self, stop: &AtomicBool) -> End {
+        let bar = progress::Seconds::start(self.duration);
+        let mut index = 0;
+        let end = loop {
+            let (number, start) = (index, self.began + self.stratum.mul_f64(f64::from(index)));
+            index += 1;
+            if start.saturating_duration_since(self.began) >= self.duration {
+                break End::InTime;
+            }
+            // A train may take longer than its stratum when there is much to read. That must not decide which stratum is
+            // missed, so the next one is left out always.
+            if number % self.between_trains == 1 {
+                continue;
+            }
+            self.strata += 1;
+            if Instant::now() > start + self.stratum {
+                self.missed += 1;
+                continue;
+            }
+            if self.began.elapsed() >= self.next_moment {
+                bar.set(self.began.elapsed());
+                self.next_moment += Duration::from_secs(1);
+                if self.is_another() {
+                    let has_exited = Status::of(self.pid).is_none_or(|status| status.has_exited());
+                    break if has_exited { End::Exited } else { End::Replaced };
+                }
+                self.note_moment();
+            }
+            sleep_until(start + self.stratum.mul_f64(self.rng.f64()), stop);
+            if stop.load(Ordering::Relaxed) {
+                break End::Asked;
+            }
+            if let Some(end) = self.look(number) {
+                break end;
+            }
+        };
+        bar.finish();
+        end
+    }
+
+    /// A probe, and a train where it is time for one. What ended the recording, if that did.
+    fn look(&mut self, number: u32) -> Option<End> {
+        if number.is_multiple_of(TOGETHER) {
+            self.recorder.group = self.rng.usize(..GROUPS);
+        }
+        if self.began.elapsed() >= self.next_refresh {
+            self.recorder.refresh();
+            self.next_refresh += REFRESH;
+        }
+        self.recording.course.ticks += u64::from(number.is_multiple_of(PROBES));
+        match self.probe(number.is_multiple_of(self.between_trains)) {
+            Ok(()) => self.failures = 0,
+            Err(ReadError::Gone | ReadError::Denied) => return Some(End::Exited),
+            Err(error) => {
+                log::debug!("a sample failed: {error}");
+                self.failures += 1;
+                if self.failures > FAILURES_MAX && self.is_another() {
+                    return Some(End::Replaced);
+                }
+            }
+        }
+        None
+    }
+
+    fn probe(&mut self, with_train: bool) -> Result<(), ReadError> {
+        let is_apart = self.processors.keep_off();
+        let probes = self.recorder.probe(is_apart)?;
+        let (allocations, group) = (&mut self.recording.allocations, self.recorder.group);
+        digest_probes(allocations, group, self.stratum, &probes);
+        if with_train {
+            let trains = self.recorder.train(self.length, DWELL)?;
+            self.length = digest(allocations, group, &trains, self.length, self.longest);
+        }
+        self.bury();
+        Ok(())
+    }
+
+    /// Looks a last time, and says what ended it.
+    fn close(mut self, end: End, opened: &Opened) -> Recording {
+        self.recording.seconds = self.began.elapsed().as_secs_f64().min(self.duration.as_secs_f64());
+        let end = if matches!(end, End::InTime | End::Asked) && self.is_another() { End::Exited } else { end };
+        let is_gone = matches!(end, End::Exited | End::Replaced);
+        if !is_gone {
+            self.note_moment();
+            if let Ok(types) = read_types(opened) {
+                self.recorder.set_types(types);
+            }
+        }
+        for survivor in &self.recorder.finish(is_gone) {
+            remember(&mut self.recording.allocations, &self.recorder, survivor, true);
+        }
+        self.bury();
+        let mut recording = self.recording;
+        recording.stacks = std::mem::take(&mut self.recorder.stacks);
+        recording.course.verdicts = self.recorder.verdicts;
+        let warnings = &mut recording.course.warnings;
+        if self.missed * 100 > self.strata * MISSED_MAX {
+            let share = units::percent(self.missed, self.strata);
+            warnings.push(format!("the machine was busy: {share} % of the samples were missed"));
+        }
+        let after = units::duration(Duration::from_secs_f64(recording.seconds));
+        let what = match end {
+            End::InTime => return recording,
+            End::Asked => {
+                log::debug!("ended by Ctrl-C after {after}");
+                return recording;
+            }
+            End::Exited => "ended",
+            End::Replaced => "became another program",
+        };
+        warnings.push(format!("process {} {what} after {after}; this is what was seen until then", self.pid));
+        recording
+    }
+
+    /// Hands over what has died.
+    fn bury(&mut self) {
+        for object in std::mem::take(&mut self.recorder.dead) {
+            remember(&mut self.recording.allocations, &self.recorder, &object, false);
+        }
+    }
+
+    fn note_moment(&mut self) {
+        let Ok(counters) = self.recorder.counters() else { return };
+        let Some(rss_bytes) = Status::of(self.pid).and_then(|status| status.rss_bytes) else { return };
+        self.recording.moments.push(Moment {
+            seconds: self.began.elapsed().as_secs_f64(),
+            rss_bytes,
+            heap_objects: counters.objects,
+            collections: counters.collections,
+        });
+    }
+
+    /// Whether the process has ended or become another program.
+    fn is_another(&self) -> bool {
+        identity(self.pid) != self.identity
+    }
+}
+
+/// Adds what a probe saw.
+fn digest_probes(allocations: &mut Allocations, group: usize, stratum: Duration, lanes: &[Probe]) {
+    for lane in lanes {
+        // Each instant stands for as much time as any other: none is chosen for what it finds.
+        let each = stratum.as_secs_f64() / lane.count.max(1) as f64;
+        // Collectors are looked at side by side: a share of time is one of all.
+        allocations.time(group, stratum.as_secs_f64() / lanes.len() as f64);
+        allocations.lost(group, each * lane.lost as f64);
+        for instant in &lane.instants {
+            allocations.instant(group, instant, each);
+        }
+    }
+}
+
+/// Adds what a tick saw, and says how long the next train is to be.
+fn digest(
+    allocations: &mut Allocations,
+    group: usize,
+    lanes: &[Vec<Seen>],
+    length: Duration,
+    longest: Duration,
+) -> Duration {
+    let (mut births, mut time) = (0.0, 0.0);
+    for seen in lanes.iter().flatten() {
+        births += seen.births.unwrap_or(0) as f64;
+        time += if seen.births.is_some() { seen.seconds } else { 0.0 };
+        let outcomes = &mut allocations.outcomes;
+        match (seen.births, &seen.at) {
+            (Some(births), Some(_)) => {
+                outcomes.agreed += 1;
+                outcomes.births += births;
+            }
+            (Some(births), None) => {
+                outcomes.disagreed += 1;
+                outcomes.switched += u64::from(seen.switched);
+                outcomes.unattributed += births;
+            }
+            (None, _) if seen.collected => outcomes.collected += 1,
+            (None, _) => outcomes.torn += 1,
+        }
+        allocations.outcomes.late += u64::from(seen.is_late);
+        if let Some(births) = seen.births {
+            allocations.window(group, seen.seconds, births as f64, seen.is_late);
+        }
+        if let (Some(stack), Some(at)) = (seen.stack, &seen.at) {
+            allocations.agreed(group, stack, seen.seconds, at);
+        }
+    }
+    if time <= 0.0 {
+        return length;
+    }
+    // Half of the way to what would have been right, so that one odd train does not decide.
+    let wanted = Duration::from_secs_f64((BIRTHS / (births.max(0.1) / time)).min(longest.as_secs_f64()));
+    (length + wanted) / 2
+}
+
+fn remember(allocations: &mut Allocations, recorder: &Recorder<'_, Process>, object: &Watched, is_alive: bool) {
+    allocations.remembered(&Remembered {
+        stack: object.stack,
+        lines: object.lines.clone(),
+        type_name: recorder.type_name(object.type_),
+        group: object.group,
+        weight: object.weight,
+        bytes: object.first_bytes,
+        alive_bytes: is_alive.then_some(object.bytes),
+    });
+}
+
+fn read_types(opened: &Opened) -> Result<TypeTable> {
+    let survey = Survey::new(&opened.source, &opened.python, &opened.elfs);
+    Ok(TypeTable::build(&CachedMemory::new(&opened.source), &opened.python, &survey.plan.statics())?)
+}
+
+/// What changes when a process becomes another program: where the kernel has put its first data.
+fn identity(pid: i32) -> Option<Vec<u8>> {
+    std::fs::read(format!("/proc/{pid}/auxv")).ok()
+}
+
+/// Waits, unless it is to stop.
+fn sleep_until(instant: Instant, stop: &AtomicBool) {
+    /// How long Ctrl-C may wait.
+    const STEP: Duration = Duration::from_millis(100);
+    while instant.saturating_duration_since(Instant::now()) > STEP && !stop.load(Ordering::Relaxed) {
+        std::thread::sleep(STEP);
+    }
+    if !stop.load(Ordering::Relaxed) {
+        wait_until(instant);
+    }
+}
