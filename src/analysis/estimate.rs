@@ -15,17 +15,23 @@
 //!   estimates of variance components*, Biometrics Bulletin 2, 1946): few where a type begins and ends in few strips;
 //! * the **interval** takes Student's t, made lopsided by the third moment of the residuals ([`super::intervals`]): where some
 //!   pools hold many and most hold none, more is missed than is found too much;
+//! * where next to all units of a strip hold the same, the few that do not are in most samples missed, and the spread is that of
+//!   the others. So where the spread rests on fewer than [`RARE`] units, the limit for what is rare, below, is that of **odd
+//!   units** that were not drawn;
 //! * a type seen in fewer than [`RARE`] units is **rare**: its spread says little. It is reported as "at most": the upper limit
 //!   of a Poisson count of as many clusters as there were units that held it, each as large as the largest one;
-//! * a list, a dict or a set may own a **large raw block**, and nothing in the block says whose it is: one such container
-//!   in a pool that was not drawn makes a wrong sum of bytes. So the blocks' bytes stand in the upper limit of the bytes
-//!   of such types, and of the total;
+//! * bytes of **large raw blocks** are counted where the blocks are (`heap::large_blocks`). Where neither a container that was
+//!   seen nor the block itself says whose it is, its bytes stand in the upper limit of the bytes of types that own such blocks,
+//!   and of the total;
+//! * a type that was seen in units only that are **read in any case**, or nearly so, of a list whose other units stand for many,
+//!   may be in those that were not drawn: that is the limit for what is rare and was not seen at all;
 //! * nobody has fewer objects than were seen.
 
 use rustc_hash::FxHashMap;
 
+use crate::heap::large_blocks::HEAVY;
 use crate::heap::object::Amount;
-use crate::heap::sampling::Sample;
+use crate::heap::sample::Sample;
 use crate::python::sizes::Basis;
 use crate::python::types::TypeTable;
 
@@ -47,6 +53,8 @@ struct Member {
     certain: Amount,
     /// By strip and unit.
     seen: Vec<(u32, u32, Amount)>,
+    /// As in [`Sample::at_edges`].
+    at_edges: u8,
     basis: Option<Basis>,
     owns_blocks: bool,
 }
@@ -73,7 +81,11 @@ pub fn histogram(types: &TypeTable, sample: &Sample, by: By, sort: SortKey) -> H
         add(&mut all);
     };
     for (&type_id, &amount) in &sample.certain {
-        member(type_id, &|member| member.certain.add(amount));
+        let at_edges = sample.at_edges.get(&type_id).copied().unwrap_or_default();
+        member(type_id, &|member| {
+            member.certain.add(amount);
+            member.at_edges |= at_edges;
+        });
     }
     for (&type_id, seen) in &sample.seen {
         member(type_id, &|member| member.seen.extend_from_slice(seen));
@@ -124,9 +136,12 @@ impl Member {
         });
         let mut all = Amount::default();
         self.seen.iter().for_each(|seen| all.add(seen.2));
-        let mean = all.bytes as f64 / (all.objects as f64).max(1.0);
-        let objects = survey.figure(&self.seen, |amount| amount.objects, &self.certain, mean);
-        let bytes = survey.figure(&self.seen, |amount| amount.bytes, &self.certain, mean);
+        let one = if all.objects > 0 { all } else { self.certain };
+        let mean = one.bytes as f64 / (one.objects as f64).max(1.0);
+        let objects = survey.figure(self, |amount| amount.objects, mean, 0.0);
+        // What a container has in a heap is bounded by the size from which on it is a mapping.
+        let block = if self.owns_blocks { HEAVY as f64 } else { 0.0 };
+        let bytes = survey.figure(self, |amount| amount.bytes, mean, block);
         let amount = |pick: fn(&Figure) -> f64| Amount {
             objects: pick(&objects).round() as u64,
             bytes: pick(&bytes).round() as u64,
@@ -153,7 +168,8 @@ struct Survey<'a> {
 impl Survey<'_> {
     /// One figure of one row: what was seen for certain, and what the strips make of the rest.
     /// `mean` is the bytes of an object.
-    fn figure(&mut self, seen: &[(u32, u32, Amount)], pick: fn(&Amount) -> u64, certain: &Amount, mean: f64) -> Figure {
+    fn figure(&mut self, member: &Member, pick: fn(&Amount) -> u64, mean: f64, block: f64) -> Figure {
+        let (seen, certain) = (&member.seen, &member.certain);
         // Of an object, what is counted: itself or its bytes.
         let each = pick(&Amount { objects: 1, bytes: mean as u64 }) as f64;
         let certain = pick(certain) as f64;
@@ -161,6 +177,9 @@ impl Survey<'_> {
         // Second and third moment of the error, and what Satterthwaite's rule needs.
         let (mut variance, mut third, mut squares) = (0.0, 0.0, 0.0);
         let (mut largest, mut full) = (0.0_f64, 0.0_f64);
+        let mut odd = Odd { largest: each, ..Odd::default() };
+        // Kinds of lists in which it was seen, and whether in a unit that stands for many.
+        let (mut kinds, mut is_ordinary) = (member.at_edges, false);
         for of_strip in seen.chunk_by(|a, b| a.0 == b.0) {
             let Some(strip) = of_strip.first().and_then(|seen| self.sample.strips.get(seen.0 as usize)) else {
                 continue;
@@ -192,6 +211,11 @@ impl Survey<'_> {
                 largest = largest.max(expand / unit.chance * value);
                 let room = strip.room.map_or(unit.size, |room| room as f64 / mean.max(1.0));
                 full = full.max(expand / unit.chance * room * each);
+                let weight = expand / unit.chance * (1.0 - fraction).max(0.0);
+                odd.note(*value, ratio * unit.size, (room * each).max(block), weight);
+                let kind = usize::from(strip.room.is_some());
+                kinds |= 1 << kind;
+                is_ordinary |= *value > 0.0 && scale / unit.chance - 1.0 >= self.weight(kind) / 2.0;
             }
             if drawn > 1.0 {
                 let second = second * drawn / (drawn - 1.0);
@@ -216,22 +240,90 @@ impl Survey<'_> {
             first_phase += std::mem::take(&mut self.errors[pair]).powi(2);
         }
         first_phase *= 1.0 - self.sample.first_phase;
+        let unseen = if is_ordinary { 0.0 } else { rare(0) * self.at_edges(kinds, mean) * each };
         if seen.len() < RARE {
             // A cluster that was not drawn may be larger than those that were; a full unit would be the worst case.
             let cluster = largest.max((largest * full).sqrt());
             let high = if seen.is_empty() { certain } else { certain + cluster * rare(seen.len()) };
+            let high = high.max(estimate + unseen);
             return Figure { estimate, low: observed, high: high.max(estimate) };
         }
         let within = variance;
         // One more contribution than was met, so that few are not trusted too much.
         let variance = within + first_phase + if within > 0.0 { squares / within } else { 0.0 };
+        // Twice the number of units on which the spread rests.
+        let degrees = if within > 0.0 { 2.0 * variance.powi(2) / squares } else { 0.0 };
+        let (fewer, more) = if degrees < 2.0 * RARE as f64 { odd.limits() } else { (0.0, 0.0) };
         if variance <= 0.0 {
-            return Figure { estimate, low: estimate, high: estimate };
+            return Figure { estimate, low: (estimate - fewer).max(observed), high: estimate + more };
         }
-        let degrees = if within > 0.0 { (2.0 * variance.powi(2) / squares).max(3.0) } else { 30.0 };
+        let degrees = if within > 0.0 { degrees.max(3.0) } else { 30.0 };
         let (down, up) = skewed(third / variance.powf(1.5), student(degrees));
         let error = variance.sqrt();
-        Figure { estimate, low: (estimate - down * error).max(observed), high: estimate + up * error }
+        let (down, up) = ((down * error).max(fewer), (up * error).max(more).max(unseen));
+        Figure { estimate, low: (estimate - down).max(observed), high: estimate + up }
+    }
+}
+
+impl Survey<'_> {
+    /// How many units that were not drawn one of a kind of list stands for, on average.
+    fn weight(&self, kind: usize) -> f64 {
+        self.sample.edges.get(kind).map_or(0.0, |edge| (edge.stands_for / edge.drawn.max(1.0) - 1.0).max(0.0))
+    }
+
+    /// The objects in one unit of those that stand for many, where it was seen in none of them: between one and as many as
+    /// there is room for, expanded.
+    fn at_edges(&self, kinds: u8, mean: f64) -> f64 {
+        let mut cluster = 0.0_f64;
+        for (kind, edge) in self.sample.edges.iter().enumerate() {
+            if kinds & 1 << kind != 0 && edge.drawn > 0.0 {
+                let room = edge.room.map_or(edge.size / edge.drawn, |room| room as f64 / mean.max(1.0));
+                cluster = cluster.max(self.weight(kind) * room.max(1.0).sqrt());
+            }
+        }
+        cluster
+    }
+}
+
+/// Units that are unlike the others of their strip: where there are few of them, most samples hold none, and the spread of
+/// those that were drawn says nothing of them.
+#[derive(Default)]
+struct Odd {
+    count: usize,
+    /// What a unit was beside the rest, expanded; at least one object.
+    largest: f64,
+    weight: f64,
+    /// What a unit that holds none of it, or is full of it, would be beside the rest, expanded.
+    empty: f64,
+    full: f64,
+}
+
+/// A unit is odd where it holds this part of its room more or less than others do.
+const ODD: f64 = 0.05;
+/// With so many odd units their spread is worth something.
+const ODD_MIN: usize = 3;
+
+impl Odd {
+    /// Takes note of a unit that holds `value` where `expected` was to be expected and there is room for `room`, and that
+    /// stands for `weight` units that were not drawn.
+    fn note(&mut self, value: f64, expected: f64, room: f64, weight: f64) {
+        let beside = (value - expected).abs();
+        self.count += usize::from(beside > ODD * room);
+        self.weight = self.weight.max(weight);
+        self.largest = self.largest.max(beside);
+        self.empty = self.empty.max(weight * expected);
+        self.full = self.full.max(weight * (room - expected));
+    }
+
+    /// How much less and how much more there may be: the limit for what is rare, of units that are odd.
+    fn limits(&self) -> (f64, f64) {
+        if self.count >= ODD_MIN {
+            return (0.0, 0.0);
+        }
+        let unseen = rare(self.count) - self.count as f64;
+        let largest = self.largest * self.weight;
+        let limit = |worst: f64| unseen * (largest.min(worst) * worst).sqrt();
+        (limit(self.empty), limit(self.full))
     }
 }
 

@@ -9,7 +9,8 @@ use crate::analysis::estimate::{self, By};
 use crate::analysis::histogram::{Histogram, SortKey};
 use crate::heap::classify::Classifier;
 use crate::heap::freelists;
-use crate::heap::sampling::{self, Effort, Frame, HEADS_MAX};
+use crate::heap::heads::{HEADS_MAX, Limit};
+use crate::heap::sampling::{Effort, Frame};
 use crate::heap::survey::Outcome;
 use crate::python::types::TypeTable;
 use crate::report::summary::{Basis, Reading, Sampled};
@@ -22,7 +23,11 @@ use super::open::{Opened, Taken, allocator_summary};
 /// The time budget where none was given.
 const BUDGET: Duration = Duration::from_millis(50);
 /// The share of the time that is left for the heads of pools.
-const HEADS_SHARE: f64 = 0.4;
+const HEADS_SHARE: f64 = 0.75;
+/// Where no budget was given a busy machine costs time and not accuracy: passes over the heads of pools that are made, and
+/// bytes that are read of what is drawn. An idle one does as much in [`BUDGET`].
+const PASSES_MIN: usize = 6;
+const BYTES_MIN: u64 = 6 << 20;
 /// What is read first where an error was asked for.
 const FIRST_BYTES: u64 = 32 << 20;
 /// Types that hold less are not looked at to judge the error.
@@ -45,19 +50,16 @@ pub fn take(mut opened: Opened, options: &Sampling, by: By, sort: SortKey) -> Re
     log::debug!("types known: {:?}", start.elapsed());
     let end = start + options.budget.unwrap_or(BUDGET);
     // What counts bytes must draw the same sample again, whatever the time.
-    let heads = match (options.max_read, options.error) {
-        (None, None) => {
-            let left = end.saturating_duration_since(Instant::now());
-            sampling::heads_in(memory, &python.layout, &survey.plan, left.mul_f64(HEADS_SHARE), &mut rng)?
-        }
-        _ => HEADS_MAX,
-    };
-    let frame = Frame::new(memory, &python.layout, &survey.plan, heads, &mut rng)?;
+    let is_timed = (options.max_read, options.error) == (None, None);
+    let until = is_timed.then(|| Instant::now() + end.saturating_duration_since(Instant::now()).mul_f64(HEADS_SHARE));
+    let (passes_min, bytes_min) = if options.budget.is_none() { (PASSES_MIN, BYTES_MIN) } else { (1, 0) };
+    let limit = Limit { heads_max: HEADS_MAX, until, passes_min };
+    let frame = Frame::new(memory, &python.layout, &survey.plan, limit, &mut rng)?;
     log::debug!("before the sample: {:?}", start.elapsed());
     let mut effort = match (options.max_read, options.error) {
         (Some(bytes), _) => Effort::Bytes(bytes),
         (None, Some(_)) => Effort::Bytes(FIRST_BYTES + frame.fixed_bytes()),
-        (None, None) => Effort::Until(end),
+        (None, None) => Effort::Until(end, bytes_min),
     };
     let mut sample = frame.draw(memory, &classifier, effort, &mut rng)?;
     let mut histogram = estimate::histogram(&types, &sample, by, sort);

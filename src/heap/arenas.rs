@@ -8,12 +8,14 @@
 
 use std::ops::Range;
 
+use rustc_hash::FxHashSet;
+
 use super::loose_pools;
 use crate::python::attach::Python;
 use crate::python::layout::Layout;
 use crate::target::Address;
 use crate::target::elf::LoadedElf;
-use crate::target::memory::{Memory, MemoryExt, u32_at, u64_at};
+use crate::target::memory::{Memory, MemoryExt, Piece, u32_at, u64_at};
 
 /// Arena slots accepted: 1 MiB each, so 16 TiB of arenas.
 const ARENAS_MAX: u64 = 1 << 24;
@@ -21,6 +23,8 @@ const ARENAS_MAX: u64 = 1 << 24;
 const SCAN_MAX: usize = 64 << 20;
 /// The array starts with this many slots (`INITIAL_ARENA_OBJECTS`) and is doubled.
 const INITIAL_ARENAS: u64 = 16;
+/// Words of data that are looked behind with one call.
+const ASKED_AT_ONCE: usize = 512;
 
 /// One arena, and the part of it that has been cut into pools.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -146,28 +150,40 @@ fn read_slot(layout: &Layout, index: u32, slot: &[u8]) -> Slot {
 
 /// Finds `arenas` in the data of the file that holds `_PyRuntime`, by structure. Returns the array and its slots.
 fn search<M: Memory + ?Sized>(memory: &M, layout: &Layout, elf: &LoadedElf) -> Option<(Address, u64)> {
-    for range in elf.writable_ranges(memory) {
+    let first_slots = INITIAL_ARENAS as usize * layout.arena_object.size;
+    let data = elf.writable_ranges(memory);
+    for range in &data {
         let length = usize::try_from(range.end.0 - range.start.0).ok()?.min(SCAN_MAX);
         let Ok(bytes) = memory.read_bytes(range.start, length as u64, SCAN_MAX, "data") else { continue };
-        for word in bytes.chunks_exact(8) {
-            let array = u64_at(word, 0)?;
-            if array % 16 == 0 && array != 0 && is_arena_array(memory, layout, Address(array)) {
-                return Some((Address(array), slots_of(memory, layout, Address(array))));
+        let words = bytes.chunks_exact(8).filter_map(|word| u64_at(word, 0));
+        let is_writable = |array: Address| memory.regions().find(array).is_some_and(|region| region.writable);
+        let mut seen = FxHashSet::default();
+        let mut candidates: Vec<Address> = words
+            .filter(|&word| word != 0 && word % 16 == 0)
+            .map(Address)
+            .filter(|&word| seen.insert(word) && is_writable(word))
+            .collect();
+        // Most pointers in data lead to data; the array is malloc's, which seldom lies there.
+        candidates.sort_by_key(|candidate| data.iter().any(|range| range.contains(candidate)));
+        for batch in candidates.chunks(ASKED_AT_ONCE) {
+            let mut buffers = vec![0; batch.len() * first_slots];
+            let places = batch.iter().zip(buffers.chunks_exact_mut(first_slots));
+            let mut pieces: Vec<Piece<'_>> =
+                places.map(|(&address, buffer)| Piece { address, buffer, filled: false }).collect();
+            memory.read_pieces(&mut pieces).ok()?;
+            let mut filled = pieces.iter().filter(|piece| piece.filled);
+            if let Some(array) = filled.find(|piece| is_arena_array(memory, layout, piece.buffer)) {
+                return Some((array.address, slots_of(memory, layout, array.address)));
             }
         }
     }
     None
 }
 
-/// Whether the first slots are arenas whose first pool repeats their index.
-fn is_arena_array<M: Memory + ?Sized>(memory: &M, layout: &Layout, array: Address) -> bool {
-    let size = layout.arena_object.size;
-    if !memory.regions().find(array).is_some_and(|region| region.writable) {
-        return false;
-    }
-    let Ok(bytes) = memory.read_bytes(array, INITIAL_ARENAS * size as u64, 16 * size, "arenas") else { return false };
+/// Whether these first slots are arenas whose first pool repeats their index.
+fn is_arena_array<M: Memory + ?Sized>(memory: &M, layout: &Layout, slots: &[u8]) -> bool {
     let mut arenas = 0;
-    for (index, slot) in bytes.chunks_exact(size).enumerate() {
+    for (index, slot) in slots.chunks_exact(layout.arena_object.size).enumerate() {
         match read_slot(layout, index as u32, slot) {
             Slot::Unused => {}
             Slot::Arena(arena) => {
@@ -197,14 +213,21 @@ fn slots_of<M: Memory + ?Sized>(memory: &M, layout: &Layout, array: Address) -> 
         let Ok(bytes) = memory.read_bytes(at, slots * size, (slots * size) as usize, "arenas") else { break };
         /// Slots that may be caught in the middle of a change.
         const MOVING: usize = 2;
-        /// Slots whose first pool is asked, of many: each is a read of a page of its own.
+        /// Slots whose first pool is asked, of many: each is in a page of its own.
         const ASKED: u64 = 64;
         let every = (slots / ASKED).max(1) as usize;
-        let insane = bytes.chunks_exact(size as usize).enumerate().filter(|(index, slot)| {
-            let asks = index % every == 0;
-            !is_sane_slot(memory, layout, slots as u32 + *index as u32, slot, asks)
-        });
-        if insane.take(MOVING + 1).count() > MOVING {
+        let mut insane = 0;
+        let mut asked: Vec<(u32, Address)> = Vec::new();
+        for (index, slot) in bytes.chunks_exact(size as usize).enumerate() {
+            match sane_slot(memory, layout, slots as u32 + index as u32, slot) {
+                None => insane += 1,
+                Some(Some(arena)) if index % every == 0 && !arena.pools.is_empty() => {
+                    asked.push((arena.index, arena.pools.start));
+                }
+                Some(_) => {}
+            }
+        }
+        if insane + strangers(memory, layout, &asked) > MOVING {
             break;
         }
         slots *= 2;
@@ -212,18 +235,31 @@ fn slots_of<M: Memory + ?Sized>(memory: &M, layout: &Layout, array: Address) -> 
     slots
 }
 
-/// Whether a slot is unused as `new_arena` leaves it (linked to another slot, or zero), or an arena, whose first pool says so
-/// if it is asked.
-fn is_sane_slot<M: Memory + ?Sized>(memory: &M, layout: &Layout, index: u32, slot: &[u8], asks: bool) -> bool {
+/// How many of these arenas, given as index and first pool, are not what their first pool says.
+fn strangers<M: Memory + ?Sized>(memory: &M, layout: &Layout, arenas: &[(u32, Address)]) -> usize {
+    let offset = layout.pool_header.arenaindex;
+    let mut indices = vec![[0; 4]; arenas.len()];
+    let mut pieces: Vec<Piece<'_>> = arenas
+        .iter()
+        .zip(&mut indices)
+        .map(|(&(_, pool), buffer)| Piece { address: pool.offset(offset), buffer, filled: false })
+        .collect();
+    if memory.read_pieces(&mut pieces).is_err() {
+        return arenas.len();
+    }
+    let says = |piece: &Piece<'_>| if piece.filled { u32_at(piece.buffer, 0) } else { None };
+    pieces.iter().zip(arenas).filter(|(piece, (index, _))| says(piece) != Some(*index)).count()
+}
+
+/// A slot that makes sense: unused as `new_arena` leaves it (linked to another slot, or zero), or an arena.
+fn sane_slot<M: Memory + ?Sized>(memory: &M, layout: &Layout, index: u32, slot: &[u8]) -> Option<Option<Arena>> {
     match read_slot(layout, index, slot) {
         Slot::Unused => {
-            let next = u64_at(slot, layout.arena_object.nextarena).unwrap_or(1);
-            next == 0 || (next.is_multiple_of(16) && memory.regions().contains(Address(next), layout.arena_object.size))
+            let next = u64_at(slot, layout.arena_object.nextarena)?;
+            let is_linked = || memory.regions().contains(Address(next), layout.arena_object.size);
+            (next == 0 || (next.is_multiple_of(16) && is_linked())).then_some(None)
         }
-        Slot::Arena(arena) => {
-            let of_pool = || memory.read_u32(arena.pools.start.offset(layout.pool_header.arenaindex)).ok();
-            arena.pools.is_empty() || !asks || of_pool() == Some(index)
-        }
-        Slot::Nonsense => false,
+        Slot::Arena(arena) => Some(Some(arena)),
+        Slot::Nonsense => None,
     }
 }

@@ -37,13 +37,16 @@ pub struct Drawing {
     pub count: usize,
 }
 
-/// Draws about `wanted` units of a list with these sizes, which are positive. `keeps`: units that are read in any case stay in
-/// their strip, with a chance of 1.
-pub fn draw(sizes: &[f64], wanted: u64, keeps: bool, rng: &mut Rng) -> Drawing {
+/// Draws about `wanted` units of a list with these sizes, which are positive. `weights` says how much more than by its size a
+/// unit is wanted: where it is large strips are short, or all units are read; within a strip only size counts, so that
+/// strips in which the weight changes are no worse than others. `keeps`: units that are read in any case stay in their
+/// strip, with a chance of 1.
+pub fn draw(sizes: &[f64], weights: &[f64], wanted: u64, keeps: bool, rng: &mut Rng) -> Drawing {
+    let weighted: Vec<f64> = sizes.iter().zip(weights).map(|(size, weight)| size * weight).collect();
     let mut drawing = Drawing { strips: vec![None; sizes.len()], ..Drawing::default() };
     // The last tenth would cost more in doubt than in reading.
     let wanted = if wanted as f64 > 0.9 * sizes.len() as f64 { sizes.len() as u64 } else { wanted };
-    let certain = certain(sizes, wanted);
+    let certain = certain(&weighted, wanted);
     let rest: Vec<usize> = (0..sizes.len()).filter(|&index| keeps || !certain[index]).collect();
     drawing.picks.extend((0..sizes.len()).filter(|&index| !keeps && certain[index]).map(|index| Pick {
         index,
@@ -52,12 +55,12 @@ pub fn draw(sizes: &[f64], wanted: u64, keeps: bool, rng: &mut Rng) -> Drawing {
     }));
     let left = wanted.saturating_sub(drawing.picks.len() as u64);
     let count = (left as usize / DRAWS).max(1);
-    let total: f64 = rest.iter().map(|&index| sizes[index]).sum();
+    let total: f64 = rest.iter().map(|&index| weighted[index]).sum();
     let mut before = 0.0;
     let mut strips: Vec<Vec<usize>> = vec![Vec::new(); count];
     for &index in &rest {
-        let middle = (before + sizes[index] / 2.0) / total;
-        before += sizes[index];
+        let middle = (before + weighted[index] / 2.0) / total;
+        before += weighted[index];
         strips[((middle * count as f64) as usize).min(count - 1)].push(index);
     }
     for members in strips.into_iter().filter(|members| !members.is_empty()) {
@@ -139,10 +142,11 @@ mod tests {
         let values: Vec<f64> = (0..60).map(|index| f64::from(index * index % 11)).collect();
         for keeps in [false, true] {
             let mut rng = Rng::with_seed(3);
+            let weights: Vec<f64> = (0..60).map(|index| if index < 10 { 2.5 } else { 1.0 }).collect();
             let mut sum = 0.0;
             const TIMES: usize = 20_000;
             for _ in 0..TIMES {
-                let drawing = draw(&sizes, 16, keeps, &mut rng);
+                let drawing = draw(&sizes, &weights, 16, keeps, &mut rng);
                 assert!((12..=20).contains(&drawing.picks.len()), "{}", drawing.picks.len());
                 sum += drawing.picks.iter().map(|pick| values[pick.index] / pick.chance).sum::<f64>();
             }
@@ -153,9 +157,9 @@ mod tests {
 
     #[test]
     fn all_are_read_where_all_are_wanted() {
-        let drawing = draw(&[1.0, 5.0, 2.0], 9, false, &mut Rng::with_seed(1));
+        let drawing = draw(&[1.0, 5.0, 2.0], &[1.0; 3], 9, false, &mut Rng::with_seed(1));
         assert_eq!(drawing.picks.len(), 3);
         assert!(drawing.strips.iter().all(Option::is_none) && drawing.count == 0);
-        assert_eq!(draw(&[], 9, false, &mut Rng::with_seed(1)).picks, []);
+        assert_eq!(draw(&[], &[], 9, false, &mut Rng::with_seed(1)).picks, []);
     }
 }

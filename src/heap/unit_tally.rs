@@ -2,13 +2,13 @@
 
 use rustc_hash::FxHashMap;
 
+use super::large_blocks::{HEAVY, Heavy};
 use super::object::{Amount, Object, Sink};
 
-/// Bytes of an object that stand for those of others: one list of a million items must not be taken for a hundred such
-/// lists because its pool was drawn. What malloc gives a mapping of its own starts here.
-const HEAVY: u64 = 128 << 10;
 /// What is read in any case belongs to this unit.
 pub(super) const CERTAIN: u32 = u32::MAX;
+/// What is read in any case of a list whose other units are drawn belongs to the unit of this number and the list's kind.
+pub(super) const EDGES: u32 = CERTAIN - 8;
 
 /// Counts by type and unit.
 pub(super) struct Tally {
@@ -22,6 +22,8 @@ pub(super) struct Tally {
     pub(super) here: Vec<(u32, Amount)>,
     pub(super) seen: Vec<(u32, u32, Amount)>,
     pub(super) certain: FxHashMap<u32, Amount>,
+    /// Objects whose bytes are told apart later.
+    pub(super) heavy: Vec<Heavy>,
 }
 
 impl Tally {
@@ -53,11 +55,9 @@ impl Sink for Tally {
             self.last = (pool, unit);
         }
         let (type_id, mut amount) = (object.type_id.index() as u32, Amount { objects: 1, bytes: object.size });
-        if self.last.1 != CERTAIN && object.size > HEAVY {
-            // The rest of it stands for itself alone.
-            let rest = Amount { objects: 0, bytes: object.size - HEAVY };
-            self.certain.entry(type_id).or_default().add(rest);
-            amount.bytes = HEAVY;
+        if object.size > HEAVY {
+            self.heavy.push(Heavy { address: object.address, type_id, size: object.size, unit: self.last.1 });
+            amount.bytes = 0;
         }
         match self.here.iter_mut().find(|(id, _)| *id == type_id) {
             Some((_, sum)) => sum.add(amount),

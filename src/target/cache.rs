@@ -9,7 +9,7 @@ use std::ops::Range;
 use rustc_hash::FxHashMap;
 
 use super::address::Address;
-use super::memory::{Memory, ReadError};
+use super::memory::{Memory, Piece, ReadError};
 use super::regions::RegionMap;
 
 /// Mappings begin and end at multiples of this, so a page is readable as a whole or not at all.
@@ -113,6 +113,12 @@ impl<M: Memory + ?Sized> Memory for CachedMemory<'_, M> {
 
     fn regions(&self) -> &RegionMap {
         self.inner.regions()
+    }
+
+    /// Past the cache: many reads that are asked for together are not repeated.
+    fn read_pieces(&self, pieces: &mut [Piece<'_>]) -> Result<(), ReadError> {
+        self.reads.set(self.reads.get() + 1);
+        self.inner.read_pieces(pieces)
     }
 
     fn forget(&self) {

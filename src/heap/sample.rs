@@ -1,0 +1,83 @@
+//! A sample of a heap: what was drawn of each strip, and what was seen there. How it is drawn says [`super::sampling`].
+
+use std::ops::Range;
+
+use rustc_hash::FxHashMap;
+
+use super::object::Amount;
+use super::worker::Counts;
+
+/// Neighbours of which some were read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Strip {
+    /// Its units that were read, in [`Sample::units`].
+    pub units: Range<usize>,
+    /// The auxiliary variable's total over its units: blocks in use, or units.
+    pub total: f64,
+    /// All its units, in [`Sample::looked_at`], where phase 1 was a sample.
+    pub looked_at: Range<usize>,
+    /// How many units of phase 1 one of them stands for: 1 where all were looked at.
+    pub stands_for: f64,
+    /// Bytes of a unit, where the auxiliary variable does not say how many objects may be in it.
+    pub room: Option<u64>,
+}
+
+/// A unit that was read.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Unit {
+    /// The chance that it had in its strip.
+    pub chance: f64,
+    /// The auxiliary variable.
+    pub size: f64,
+}
+
+/// Kinds of lists: pools, windows, large mappings.
+pub(super) const POOLS: usize = 0;
+pub(super) const WINDOWS: usize = 1;
+pub(super) const MAPPED: usize = 2;
+
+/// What was drawn of one kind of list whose other units are read in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Edge {
+    /// Units that were drawn, and the sum of what each stands for.
+    pub drawn: f64,
+    /// As said.
+    pub stands_for: f64,
+    /// Sum of their sizes: blocks in use, or 1 each.
+    pub size: f64,
+    /// Bytes of a unit, as in [`Strip::room`].
+    pub room: Option<u64>,
+}
+
+/// A sample that was read.
+#[derive(Debug)]
+pub struct Sample {
+    /// The strips.
+    pub strips: Vec<Strip>,
+    /// The units that were read, strip by strip; not those that were read in any case.
+    pub units: Vec<Unit>,
+    /// What was seen in units, by type (its index): the strip, the unit, how much. Sorted by unit.
+    pub seen: FxHashMap<u32, Vec<(u32, u32, Amount)>>,
+    /// What was seen where everything was read, by type (its index).
+    pub certain: FxHashMap<u32, Amount>,
+    /// Types that were seen in units that are read in any case, of lists whose other units are drawn: bits of kinds of lists.
+    pub at_edges: FxHashMap<u32, u8>,
+    /// By kind of list.
+    pub edges: [Edge; 3],
+    /// Pools that phase 1 saw, where it was a sample: their number among all that it looked at, and their blocks in use.
+    pub looked_at: Vec<(u32, u32)>,
+    /// The share of pools that phase 1 looked at.
+    pub first_phase: f64,
+    /// What the workers counted, in what was read.
+    pub counts: Counts,
+    /// Pools in use, an estimate where phase 1 was a sample; and how many of them were read.
+    pub pools: (f64, u64),
+    /// Blocks in use; as above.
+    pub blocks_in_use: f64,
+    /// Bytes that were read, about.
+    pub read_bytes: u64,
+    /// Bytes of large mappings that hold no object: items of some container, which may not have been drawn.
+    pub raw_bytes: u64,
+    /// Whether everything was read.
+    pub is_complete: bool,
+}
