@@ -194,7 +194,7 @@ fn attach_to(
 }
 
 fn histogram(process: &Process, elfs: &[LoadedElf], python: &Python) -> Result<Rows, String> {
-    let survey = Survey::new(process, python, elfs);
+    let survey = Survey::new(process, python, elfs).map_err(|error| error.to_string())?;
     let cached = CachedMemory::new(process);
     let types = TypeTable::build(&cached, python, &survey.plan.statics()).map_err(|error| error.to_string())?;
     let (sinks, _) = survey

@@ -21,6 +21,7 @@ use crate::heap::references::References;
 use crate::heap::sampling::{Effort, Frame, HEADS_MAX};
 use crate::heap::survey::{Outcome, Survey};
 use crate::python::attach::Python;
+use crate::python::proof::ProofError;
 use crate::python::types::TypeTable;
 use crate::report::summary::Reading;
 use crate::report::units;
@@ -125,7 +126,7 @@ impl Opened {
     fn survey(&mut self) -> Result<Survey> {
         let pid = self.source.pid();
         self.source.refresh().map_err(|_| Refused { pid, gate: gates::diagnose(pid) })?;
-        Ok(Survey::new(&self.source, &self.python, &self.elfs))
+        Ok(Survey::new(&self.source, &self.python, &self.elfs)?)
     }
 
     /// Copies the target, at one moment if it may stand still for so long. `ranges` is what it would be now, and took
@@ -154,9 +155,9 @@ impl Opened {
         let (process, python, elfs) = (&mut self.source, &self.python, &self.elfs);
         let Watched { result, paused, in_time } = freeze::while_stopped(freeze, patience, move || {
             process.refresh().map_err(|_| ReadError::Gone)?;
-            let survey = Survey::new(process, python, elfs);
+            let survey = Survey::new(process, python, elfs)?;
             let ranges = survey.plan.ranges_for_references(process);
-            Ok::<_, ReadError>((size_of_ranges(&ranges), copy::copy_into(process, &ranges, buffers)?, survey))
+            Ok::<_, ProofError>((size_of_ranges(&ranges), copy::copy_into(process, &ranges, buffers)?, survey))
         });
         let (total, copy, survey) = result.ok_or_else(|| anyhow!("the copying thread failed"))??;
         if !in_time && !was_stopped {

@@ -261,7 +261,7 @@ impl Opened {
         self.source
             .refresh()
             .map_err(|_| Refused { pid: self.source.pid(), gate: gates::diagnose(self.source.pid()) })?;
-        let survey = Survey::new(&self.source, &self.python, &self.elfs);
+        let survey = Survey::new(&self.source, &self.python, &self.elfs)?;
         let total = survey.plan.total_bytes();
         let stands_still = self.pause || self.source.core().is_some();
         let copy = if stands_still && fits(total) || total <= COPY_SMALL { Some(self.copy(&survey)?) } else { None };

@@ -330,7 +330,7 @@ fn bury(allocations: &mut Allocations, recorder: &mut Recorder<'_, Process>) {
 }
 
 fn read_types(opened: &open::Opened) -> Result<TypeTable> {
-    let survey = Survey::new(&opened.source, &opened.python, &opened.elfs);
+    let survey = Survey::new(&opened.source, &opened.python, &opened.elfs)?;
     Ok(TypeTable::build(&CachedMemory::new(&opened.source), &opened.python, &survey.plan.statics())?)
 }
 

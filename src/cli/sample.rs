@@ -41,7 +41,7 @@ pub fn take(mut opened: Opened, options: &Sampling, by: By, sort: SortKey) -> Re
     let pid = opened.source.pid();
     opened.source.refresh().map_err(|_| Refused { pid, gate: gates::diagnose(pid) })?;
     let (memory, python) = (&opened.source, &opened.python);
-    let survey = Survey::new(memory, python, &opened.elfs);
+    let survey = Survey::new(memory, python, &opened.elfs)?;
     log::debug!("surveyed: {:?}", start.elapsed());
     let types = TypeTable::build(&CachedMemory::new(memory), python, &survey.plan.statics())?;
     let mut classifier = Classifier::new(&python.layout, python.version, &types, survey.debug_hooks);

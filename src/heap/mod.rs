@@ -32,5 +32,7 @@ pub mod stacks;
 pub mod statics;
 pub mod strips;
 pub mod survey;
+pub mod trials;
 mod unit_tally;
+mod usedpools;
 pub mod worker;

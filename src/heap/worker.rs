@@ -18,6 +18,7 @@ use super::plan::{MAPPED_PREFIX, Part};
 use super::pools::{Pool, PoolState};
 use super::quick::{Finds, Quick};
 use super::statics;
+use super::trials::{Trial, Trials};
 
 /// Bytes of pools read at a time: what stays in the second-level cache until it has been judged. A multiple of every
 /// pool size.
@@ -66,6 +67,8 @@ pub struct Counts {
     pub scanned_bytes: u64,
     /// Objects found in them.
     pub scanned_objects: u64,
+    /// Whether objects of the rarer kinds agree with the layout.
+    pub trials: Trials,
 }
 
 impl Counts {
@@ -82,6 +85,7 @@ impl Counts {
         self.unparsed_bytes += other.unparsed_bytes;
         self.scanned_bytes += other.scanned_bytes;
         self.scanned_objects += other.scanned_objects;
+        self.trials.add(&other.trials);
     }
 }
 
@@ -364,8 +368,9 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
     pub(super) fn judge(&mut self, verdict: Verdict, window: Window<'_>) -> Result<(), ReadError> {
         match verdict {
             Verdict::NoObject => Ok(()),
-            Verdict::Implausible => {
+            Verdict::Implausible(type_id) => {
                 self.counts.implausible_blocks += 1;
+                self.counts.trials.refuse(self.classifier.types().get(type_id).rule);
                 Ok(())
             }
             Verdict::Object(found) => self.hand_on(&found, window),
@@ -380,6 +385,15 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
             self.counts.implausible_blocks += 1;
             return Ok(());
         }
+        let info = self.classifier.types().get(type_id);
+        let trial = Trial {
+            memory: self.memory,
+            layout: self.classifier.layout(),
+            types: self.classifier.types(),
+            size_max: self.size_max,
+        };
+        let header = window.get(address, self.classifier.layout().ascii_unicode.size);
+        self.counts.trials.meet(&trial, info, address, header);
         let object = |size| Object { address, type_id, size, refcount, tracked };
         let deferred = match measured.size {
             Size::Known(size) => {

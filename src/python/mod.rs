@@ -3,6 +3,7 @@
 pub mod attach;
 pub mod code;
 pub mod deferred;
+pub mod heap_types;
 pub mod layout;
 pub mod measure;
 pub mod proof;
@@ -14,3 +15,4 @@ pub mod sizes;
 pub mod stack;
 pub mod types;
 pub mod version;
+pub mod words;

@@ -37,6 +37,18 @@ pub enum ProofError {
         /// What was found.
         detail: String,
     },
+    /// A type of the target's says something else of its own instances.
+    #[error("{type_name}.{what} is {found}, the layout says {expected}")]
+    Said {
+        /// The type.
+        type_name: &'static str,
+        /// Which of its words, or which member.
+        what: String,
+        /// What the type says.
+        found: u64,
+        /// What the layout says.
+        expected: u64,
+    },
     /// Something that must be readable is not.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -72,7 +84,7 @@ impl ProofError {
             ProofError::Field { field, .. } if field.starts_with("PyTypeObject") => 1,
             ProofError::OtherVersion(_) => 2,
             ProofError::Field { field, .. } if field.starts_with("PyDictObject") => 2,
-            ProofError::Field { .. } => 3,
+            ProofError::Field { .. } | ProofError::Said { .. } => 3,
             ProofError::Finalizing => 4,
         }
     }

@@ -16,8 +16,10 @@ use crate::target::memory::{Memory, MemoryExt, ReadError, u64_at};
 
 use super::attach::{Interpreter, Python};
 use super::layout::Layout;
+use super::proof::ProofError;
 use super::reader::{NAME_LENGTH_MAX, Reader};
 use super::sizes::{Basis, SizeRule};
+use super::words;
 
 /// Bits of `tp_flags` (`Include/object.h`). Those below 9 mean something else in older versions: use them only where
 /// the layout has what they speak of.
@@ -139,12 +141,13 @@ impl TypeTable {
     /// milliseconds for a thousand types.
     ///
     /// # Errors
-    /// Only where the target cannot be read at all; single bad types are counted in [`TypeTable::rejected`].
+    /// Where the target cannot be read at all, and where what types say of themselves contradicts the layout. Single bad
+    /// types are counted in [`TypeTable::rejected`].
     pub fn build<M: Memory + ?Sized>(
         memory: &M,
         python: &Python,
         data: &[Range<Address>],
-    ) -> Result<TypeTable, ReadError> {
+    ) -> Result<TypeTable, ProofError> {
         let reader = Reader { memory, layout: &python.layout };
         let mut builder = Builder {
             reader,
@@ -161,7 +164,7 @@ impl TypeTable {
         for range in data {
             builder.collect_static(range);
         }
-        builder.finish();
+        builder.finish()?;
         Ok(builder.table)
     }
 
@@ -345,7 +348,10 @@ impl<M: Memory + ?Sized> Builder<'_, M> {
     }
 
     /// Works out names, fronts and size rules, now that every type is known.
-    fn finish(&mut self) {
+    ///
+    /// # Errors
+    /// Where what types say of themselves contradicts the layout.
+    fn finish(&mut self) -> Result<(), ProofError> {
         let raw = std::mem::take(&mut self.raw);
         self.well_known = self.learn_well_known(&raw);
         self.generic_alloc = raw.iter().find(|raw| raw.address == self.python.object_type).map(|raw| raw.tp_alloc);
@@ -354,6 +360,13 @@ impl<M: Memory + ?Sized> Builder<'_, M> {
         let own: Vec<OwnNames> = raw.iter().map(|raw| self.own_names(raw)).collect();
         let tp_names: Vec<String> =
             raw.iter().map(|raw| self.reader.type_name(raw.address).unwrap_or_default()).collect();
+        for (index, raw) in raw.iter().enumerate().filter(|&(index, _)| !own[index].is_python_class) {
+            match words::prove(&self.reader, raw.address, &tp_names[index]) {
+                // What a core left out proves nothing.
+                Ok(()) | Err(ProofError::Read(ReadError::Unreadable { .. })) => {}
+                Err(error) => return Err(error),
+            }
+        }
         self.table.types = raw
             .iter()
             .enumerate()
@@ -366,6 +379,7 @@ impl<M: Memory + ?Sized> Builder<'_, M> {
             })
             .collect();
         self.table.index = AddressIndex::new(self.table.types.iter().map(|info| info.address.0));
+        Ok(())
     }
 
     fn describe(&self, raw: &RawType, own: &OwnNames, tp_name: &str, rule: SizeRule, basis: Basis) -> TypeInfo {
