@@ -120,8 +120,11 @@ fn read_state<M: Memory + ?Sized>(
         found.raw_blocks = memory.read_u64(at.offset(fields.raw_allocated_blocks)).ok();
         let state = State { at, arenas: &found.arenas, rejected: found.rejected, odd: found.odd };
         match usedpools::prove(memory, layout, fields, &state) {
+            Ok(()) => return Ok(found),
             // What a core left out proves nothing.
-            Ok(()) | Err(ProofError::Read(ReadError::Unreadable { .. })) => return Ok(found),
+            Err(ProofError::Read(ReadError::Unreadable { .. })) if memory.regions().contains(at, fields.size) => {
+                return Ok(found);
+            }
             Err(error) if attempt == TRIES || matches!(error, ProofError::Read(_)) => return Err(error),
             Err(_) => {
                 if attempt > TRIES / 2 {

@@ -38,11 +38,17 @@ pub fn ambiguous<M: Memory + ?Sized>(memory: &M, python: &Python, plan: &Plan) -
         for at in (0..lists.size).step_by(list.size).map(|index| first.offset(index)) {
             let head = memory.read_pointer(at.offset(list.freelist));
             let (Ok(mut node), Ok(count)) = (head, memory.read_u64(at.offset(list.count))) else { continue };
-            for _ in 0..count.min(LIST_MAX) {
-                if node.is_null() || !dead.insert(node) {
-                    break;
-                }
+            if count > LIST_MAX {
+                continue;
+            }
+            let mut listed = Vec::new();
+            while !node.is_null() && listed.len() as u64 <= count {
+                listed.push(node);
                 node = memory.read_pointer(node).unwrap_or_default();
+            }
+            // Else it is none, or changes just now.
+            if listed.len() as u64 == count {
+                dead.extend(listed);
             }
         }
     }

@@ -11,6 +11,7 @@ pub mod freelists;
 pub mod glance;
 pub mod hooks;
 pub mod index;
+mod landmarks;
 pub mod lists;
 pub mod loose_pools;
 pub mod mallocng;

@@ -15,6 +15,7 @@ use super::census::{self, Progress};
 use super::classify::Classifier;
 use super::freelists;
 use super::hooks;
+use super::landmarks;
 use super::lists;
 use super::object::{Object, Sink};
 use super::plan::Plan;
@@ -98,9 +99,19 @@ impl Survey {
     {
         let mut classifier = Classifier::new(&python.layout, python.version, types, self.debug_hooks);
         classifier.dead = freelists::ambiguous(&CachedMemory::new(memory), python, &self.plan);
+        landmarks::prove(memory, python, &classifier, &self.plan)?;
         let (sinks, counts) = census::run(memory, &classifier, &self.plan.parts, progress, sink)?;
         self.judge(&counts)?;
         Ok((sinks, Outcome { counts, lists: None }))
+    }
+
+    /// Whether a few objects that must exist are found: for what reads parts of a heap in another way than a census.
+    ///
+    /// # Errors
+    /// Where most are not, and where the target cannot be read any more.
+    pub fn prove<M: Memory + ?Sized>(&self, memory: &M, python: &Python, types: &TypeTable) -> Result<(), ProofError> {
+        let classifier = Classifier::new(&python.layout, python.version, types, self.debug_hooks);
+        landmarks::prove(memory, python, &classifier, &self.plan)
     }
 
     /// Whether what was found agrees with the layout.

@@ -25,12 +25,19 @@ const TRIES: usize = 8;
 /// Objects of a kind that are asked by one worker, until so many of them told anything.
 const ASKED_MAX: u32 = 512;
 const TOLD_MAX: u32 = 64;
+/// One object may have been stopped in the middle of a change, or be none; some of many may.
+const FAILED_MIN: u32 = 2;
+const MINORITY_MIN: u32 = 5;
 /// Objects of a kind that must have been refused before that alone says something.
 const REFUSED_MIN: u32 = 4;
+/// Of text, which is made everywhere and all the time, more.
+const REFUSED_TEXTS_MIN: u32 = 32;
 /// Slots of a set that are looked through.
 const SLOTS_MAX: u64 = 1 << 10;
 /// Bytes of a struct that are read; the largest is a deque's with 248.
 const STRUCT_MAX: usize = 512;
+/// And behind its end, where a wrong field may lie.
+const BEHIND: usize = 16;
 /// What hangs on a code object: no more than so many pointers.
 const EXTRAS_MAX: u64 = 255;
 
@@ -87,12 +94,6 @@ impl Kind {
             _ => return None,
         })
     }
-
-    /// Whether all objects of the kind take the long way, so that those that are refused can be held against those that
-    /// are not.
-    fn is_counted(self) -> bool {
-        self != Kind::Text
-    }
 }
 
 /// What became of the objects of one kind.
@@ -144,10 +145,10 @@ impl Trials {
     ) {
         let Some(kind) = Kind::of(info.rule) else { return };
         let votes = &mut self.votes[kind as usize];
-        votes.found = votes.found.saturating_add(1);
         if kind == Kind::Text && bytes.and_then(|bytes| trial.is_ascii(bytes)) != Some(false) {
             return;
         }
+        votes.found = votes.found.saturating_add(1);
         if votes.asked < ASKED_MAX && votes.held + votes.failed < TOLD_MAX {
             votes.asked += 1;
             match trial.of(kind, info, address) {
@@ -163,37 +164,20 @@ impl Trials {
     /// # Errors
     /// The first kind for which it does not.
     pub fn judge(&self) -> Result<(), ProofError> {
-        let kinds = Kind::ALL.into_iter().zip(NAMES).zip(&self.votes);
-        for ((kind, field), votes) in kinds {
+        for (field, votes) in NAMES.into_iter().zip(&self.votes) {
             let Votes { held, failed, found, refused, .. } = *votes;
-            if failed > held {
+            if failed >= FAILED_MIN && failed > held || failed >= MINORITY_MIN && failed > held / 4 {
                 let detail = format!("{failed} of {} objects contradict it", held + failed);
                 return Err(ProofError::Field { field, detail });
             }
-            if kind.is_counted() && refused >= REFUSED_MIN && refused > found {
+            let few = if field == NAMES[Kind::Text as usize] { REFUSED_TEXTS_MIN } else { REFUSED_MIN };
+            if refused >= few && refused > found {
                 let detail = format!("{refused} of {} objects make no sense", found.saturating_add(refused));
                 return Err(ProofError::Field { field, detail });
             }
         }
         Ok(())
     }
-}
-
-impl Kind {
-    const ALL: [Kind; KINDS] = [
-        Kind::Text,
-        Kind::Set,
-        Kind::ByteArray,
-        Kind::Deque,
-        Kind::OrderedDict,
-        Kind::Array,
-        Kind::Buffered,
-        Kind::Code,
-        Kind::Frame,
-        Kind::Generator,
-        Kind::BytesIo,
-        Kind::Type,
-    ];
 }
 
 /// What a trial needs.
@@ -240,7 +224,7 @@ impl<M: Memory + ?Sized> Trial<'_, M> {
     }
 
     fn once(&self, kind: Kind, info: &TypeInfo, address: Address) -> Option<bool> {
-        let length = usize::try_from(info.basicsize).ok()?.clamp(self.layout.unicode.size, STRUCT_MAX);
+        let length = usize::try_from(info.basicsize).ok()?.clamp(self.layout.unicode.size, STRUCT_MAX) + BEHIND;
         let mut bytes = vec![0; length];
         // At the end of a mapping there may be less.
         while self.memory.read_exact_at(address, &mut bytes).is_err() {
@@ -333,10 +317,10 @@ impl<M: Memory + ?Sized> Trial<'_, M> {
         if mask >= SLOTS_MAX {
             return None;
         }
-        let length = (mask + 1) * entry.size as u64;
+        let length = (mask + 1) * entry.stride() as u64;
         let slots = self.memory.read_bytes(Address(table), length, length as usize, "set").ok()?;
         let (mut filled, mut live) = (0, 0);
-        for slot in slots.chunks_exact(entry.size) {
+        for slot in slots.chunks_exact(entry.stride()) {
             if u64_at(slot, entry.key)? != 0 {
                 filled += 1;
                 // What was taken out leaves a slot whose hash is none.
@@ -471,8 +455,11 @@ impl<M: Memory + ?Sized> Trial<'_, M> {
         if buffer == 0 {
             return self.is_open_file(word(fields.raw)?).filter(|&is_open| is_open).map(|_| false);
         }
+        // What is taken for the size may be the mask itself.
+        let before = fields.buffer_size.checked_sub(8).and_then(word);
+        let is_mask = size.checked_add(1).is_some_and(u64::is_power_of_two) && before == size.checked_add(1);
         let expected = if size.is_power_of_two() { size - 1 } else { 0 };
-        Some(size > 0 && self.is_room(Some(size)) && mask == expected && worth(buffer, 8) == Worth::Address)
+        Some(size > 0 && !is_mask && self.is_room(Some(size)) && mask == expected && worth(buffer, 8) == Worth::Address)
     }
 
     /// Whether a word points at a `FileIO` that is open: its descriptor follows its header. A buffer goes when the file is

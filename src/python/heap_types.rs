@@ -7,9 +7,10 @@
 use rustc_hash::FxHashSet;
 
 use crate::target::Address;
-use crate::target::memory::{Memory, MemoryExt, u64_at};
+use crate::target::memory::{Memory, MemoryExt, ReadError, u64_at};
 
 use super::attach::Interpreter;
+use super::layout::fields::Bits;
 use super::proof::{ProofError, claim};
 use super::reader::{KeysHeader, Reader};
 use super::types::flag;
@@ -18,6 +19,8 @@ use super::types::flag;
 const SAMPLES: usize = 48;
 /// Values that an instance keeps inline (`SHARED_KEYS_MAX_SIZE`, `Include/internal/pycore_dict.h`).
 const INLINE_MAX: u8 = 30;
+/// How far a str is interned: not, mortal, for ever, or static.
+const INTERNED_MAX: u64 = 3;
 /// Characters of a name read.
 const NAME_MAX: u64 = 4096;
 /// No module's dict is referred to more often by its own thread, as a rule.
@@ -65,7 +68,7 @@ pub fn prove<M: Memory + ?Sized>(
     dicts_of_types(reader, heap_types)?;
     cached_keys(reader, heap_types)?;
     let modules = modules(reader, main)?;
-    let dicts: Vec<Address> = modules.iter().map(|&(_, dict)| dict).collect();
+    let dicts: Vec<Address> = modules.iter().map(|module| module.dict).collect();
     tables(reader, &dicts)?;
     headers(reader, &dicts)?;
     inline_values(reader, &modules)?;
@@ -126,11 +129,22 @@ fn names_in<M: Memory + ?Sized>(reader: &Reader<'_, M>, keys: Address) -> Option
     (0..header.nentries).map(name).collect()
 }
 
-/// Names and dicts of modules.
-fn modules<M: Memory + ?Sized>(
-    reader: &Reader<'_, M>,
-    main: &Interpreter,
-) -> Result<Vec<(Address, Address)>, ProofError> {
+/// A module that has been imported.
+#[derive(Clone, Copy, Debug)]
+pub struct Module {
+    /// Its name in `sys.modules`.
+    pub name: Address,
+    /// Itself.
+    pub object: Address,
+    /// Its `__dict__`.
+    pub dict: Address,
+}
+
+/// The first modules in `sys.modules`.
+///
+/// # Errors
+/// Where these cannot be read.
+pub fn modules<M: Memory + ?Sized>(reader: &Reader<'_, M>, main: &Interpreter) -> Result<Vec<Module>, ReadError> {
     let md_dict = reader.layout.module.md_dict;
     let is_module = |object: Address| {
         reader.type_of(object).and_then(|type_| reader.type_name(type_)).is_ok_and(|name| name == "module")
@@ -138,9 +152,31 @@ fn modules<M: Memory + ?Sized>(
     let entries = reader.dict_entries(main.modules)?;
     let found = entries.iter().filter(|entry| is_module(entry.value)).filter_map(|entry| {
         let dict = reader.pointer(entry.value, md_dict).ok()?;
-        reader.has_type_flag(dict, flag::DICT_SUBCLASS).then_some((entry.key, dict))
+        let module = Module { name: entry.key, object: entry.value, dict };
+        reader.has_type_flag(dict, flag::DICT_SUBCLASS).then_some(module)
     });
     Ok(found.take(SAMPLES).collect())
+}
+
+/// What modules' `__spec__` are, with the modules' names: instances of a class that Python code made.
+pub fn specifications<M: Memory + ?Sized>(reader: &Reader<'_, M>, modules: &[Module]) -> Vec<(Address, Address)> {
+    // The name is one string in all of them, as a rule; its text is compared once.
+    let mut key = Address::NULL;
+    let mut found = Vec::new();
+    for module in modules {
+        let entries = reader.dict_entries(module.dict).unwrap_or_default();
+        let mut entry = entries.iter().find(|entry| entry.key == key);
+        if key.is_null() {
+            entry = entries.iter().find(|entry| reader.is_string(entry.key, "__spec__"));
+            key = entry.map_or(Address::NULL, |entry| entry.key);
+        }
+        let is_instance = |object: Address| {
+            let type_ = reader.type_of(object).unwrap_or_default();
+            reader.type_flags(type_).is_ok_and(|flags| flags >> flag::HEAPTYPE & 1 == 1)
+        };
+        found.extend(entry.filter(|entry| is_instance(entry.value)).map(|entry| (module.name, entry.value)));
+    }
+    found
 }
 
 /// A module's dict has its table for itself, and what is used of it and what is left make up all its entries.
@@ -185,13 +221,12 @@ fn headers<M: Memory + ?Sized>(reader: &Reader<'_, M>, dicts: &[Address]) -> Res
 }
 
 /// Since 3.13 an instance's values follow it: the specification of a module names the module there.
-fn inline_values<M: Memory + ?Sized>(reader: &Reader<'_, M>, modules: &[(Address, Address)]) -> Result<(), ProofError> {
+fn inline_values<M: Memory + ?Sized>(reader: &Reader<'_, M>, modules: &[Module]) -> Result<(), ProofError> {
     let layout = reader.layout;
     let Some(fields) = &layout.dict_values else { return Ok(()) };
     let (Some(capacity), Some(valid)) = (fields.capacity, fields.valid) else { return Ok(()) };
     let (mut places, mut capacities) = (Vec::new(), Vec::new());
-    for &(name, dict) in modules {
-        let Some(spec) = reader.dict_get(dict, "__spec__") else { continue };
+    for (name, spec) in specifications(reader, modules) {
         let Ok(type_) = reader.type_of(spec) else { continue };
         let flags = reader.type_flags(type_)?;
         if flags >> flag::INLINE_VALUES & 1 == 0 || flags >> flag::HEAPTYPE & 1 == 0 {
@@ -214,16 +249,39 @@ fn inline_values<M: Memory + ?Sized>(reader: &Reader<'_, M>, modules: &[(Address
     Ballot::of(capacities.into_iter()).claim("PyDictValues.capacity")
 }
 
-/// The headers of the two forms of text that are not ASCII end before the pointer to the text of the third, which ends the
-/// struct; and the names in `sys` have no copies in `wchar_t`.
+/// The three forms of text are one struct that grows: behind the header of ASCII text, which ends where that text begins,
+/// come a copy's length and place (and until 3.11 that of another), behind these text that is not ASCII begins, and the
+/// third form has a pointer there, which ends it. The names in `sys` have no copies in `wchar_t`.
 fn texts<M: Memory + ?Sized>(reader: &Reader<'_, M>, main: &Interpreter) -> Result<(), ProofError> {
     let (unicode, compact) = (&reader.layout.unicode, &reader.layout.compact_unicode);
     let ends = unicode.data + 8 == unicode.size && compact.size == unicode.data;
     claim(ends, "PyCompactUnicodeObject", || {
         format!("{} bytes, and the text's pointer at {} of {}", compact.size, unicode.data, unicode.size)
     })?;
-    let Some(wstr) = unicode.wstr else { return Ok(()) };
+    let utf8 = compact.size.checked_sub(if unicode.wstr_length.is_some() { 16 } else { 8 });
+    let ends = Some(unicode.utf8) == utf8
+        && unicode.utf8_length + 8 == unicode.utf8
+        && unicode.utf8_length == reader.layout.ascii_unicode.size;
+    claim(ends, "PyCompactUnicodeObject.utf8", || {
+        format!("length at {}, pointer at {}, the end at {}", unicode.utf8_length, unicode.utf8, compact.size)
+    })?;
+    let (kind, is_compact, is_ascii) = (unicode.kind, unicode.compact, unicode.ascii);
+    let are_packed = kind.byte == is_compact.byte
+        && kind.byte == is_ascii.byte
+        && (kind.bit + kind.width, is_compact.bit + 1) == (is_compact.bit, is_ascii.bit)
+        && (is_compact.width, is_ascii.width) == (1, 1);
+    claim(are_packed, "PyASCIIObject.state", || format!("kind {kind:?}, compact {is_compact:?}, ascii {is_ascii:?}"))?;
+    let word = |name: Address, bits: Bits| reader.memory.read_u32(name.offset(bits.byte)).ok().map(u64::from);
     let names = reader.dict_entries(main.sysdict)?;
+    let states = names.iter().take(SAMPLES).filter_map(|entry| {
+        let state = |bits: Bits| word(entry.key, bits).map(|word| bits.of(word));
+        Some(
+            (state(kind)?, state(is_compact)?, state(is_ascii)?) == (1, 1, 1)
+                && state(unicode.interned)? <= INTERNED_MAX,
+        )
+    });
+    Ballot::of(states).claim("PyASCIIObject.state")?;
+    let Some(wstr) = unicode.wstr else { return Ok(()) };
     let copies = names.iter().take(SAMPLES).filter_map(|entry| reader.pointer(entry.key, wstr).ok());
     Ballot::of(copies.map(Address::is_null)).claim("PyASCIIObject.wstr")
 }

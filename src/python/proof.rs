@@ -7,12 +7,17 @@ use crate::target::Address;
 use crate::target::memory::{Memory, MemoryExt, ReadError};
 
 use super::attach::Interpreter;
-use super::layout::Build;
+use super::layout::{Build, Layout};
 use super::reader::Reader;
 use super::version::Version;
 
 /// Interpreters accepted in one process. A machine's worth of sub-interpreters is some hundred.
 const INTERPRETERS_MAX: usize = 1 << 14;
+/// pymalloc's alignment on machines of 64 bits (`ALIGNMENT`, `Objects/obmalloc.c`).
+const ALIGNMENT: usize = 16;
+/// The largest pool and arena that are believed.
+const POOL_MAX: usize = 1 << 20;
+const ARENA_MAX: usize = 1 << 30;
 /// Generations of the collector in builds that have lists.
 const GENERATIONS: usize = 3;
 
@@ -127,6 +132,7 @@ fn prove_ready<M: Memory + ?Sized>(
     stated: Option<Version>,
 ) -> Result<Proved, ProofError> {
     let layout = reader.layout;
+    constants(layout)?;
     let interpreters = interpreters(reader, runtime)?;
     let main = *interpreters.first().ok_or(ProofError::StartingUp)?;
     if main.sysdict.is_null() || main.modules.is_null() || main.builtins.is_null() {
@@ -148,6 +154,20 @@ fn prove_ready<M: Memory + ?Sized>(
         return Err(ProofError::Finalizing);
     }
     Ok(Proved { version, interpreters, type_type, object_type })
+}
+
+/// Sizes that follow from one another, whatever the target.
+fn constants(layout: &Layout) -> Result<(), ProofError> {
+    let constants = &layout.constants;
+    let (step, pool) = (constants.pymalloc_alignment, constants.pool_size);
+    let sane = step == ALIGNMENT
+        && constants.pool_overhead == layout.pool_header.size.next_multiple_of(step)
+        && constants.pymalloc_max.is_multiple_of(step)
+        && pool.is_power_of_two()
+        && (constants.pymalloc_max * 2 + constants.pool_overhead..=POOL_MAX).contains(&pool)
+        && constants.arena_size.is_power_of_two()
+        && (4 * pool..=ARENA_MAX).contains(&constants.arena_size);
+    claim(sane, "pymalloc", || format!("{constants:?}"))
 }
 
 fn layout_is_of<M: Memory + ?Sized>(reader: &Reader<'_, M>, version: Version) -> bool {

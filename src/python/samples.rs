@@ -204,7 +204,7 @@ fn names<M: Memory + ?Sized>(reader: &Reader<'_, M>, main: &Interpreter) -> Resu
     let table = reader.pointer(set, layout.set.table)?;
     let mut keys = 0;
     for slot in 0..=mask {
-        let entry = table.offset(slot as usize * layout.set_entry.size);
+        let entry = table.offset(slot as usize * layout.set_entry.stride());
         let key = reader.pointer(entry, layout.set_entry.key)?;
         if !key.is_null() && reader.string(key, NAME_MAX).is_some() {
             keys += 1;

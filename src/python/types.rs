@@ -8,6 +8,7 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::time::Duration;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -62,6 +63,11 @@ const TYPES_MAX: usize = 4 << 20;
 const DATA_MAX: u64 = 64 << 20;
 /// The largest `tp_basicsize` and `tp_itemsize` accepted.
 const SIZE_MAX: u64 = 1 << 30;
+
+/// How often the state of a type that has none is looked for.
+const STATE_TRIES: usize = 20;
+/// Between two of these.
+const STATE_PAUSE: Duration = Duration::from_millis(1);
 
 /// Index of a type in a [`TypeTable`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -157,6 +163,8 @@ impl TypeTable {
             seen: FxHashSet::default(),
             well_known: None,
             generic_alloc: None,
+            with_state: 0,
+            without_state: Vec::new(),
         };
         for interpreter in &python.interpreters {
             builder.collect(interpreter);
@@ -164,6 +172,7 @@ impl TypeTable {
         for range in data {
             builder.collect_static(range);
         }
+        builder.prove_states()?;
         builder.finish()?;
         Ok(builder.table)
     }
@@ -233,6 +242,9 @@ struct Builder<'a, M: Memory + ?Sized> {
     seen: FxHashSet<Address>,
     well_known: Option<WellKnown>,
     generic_alloc: Option<Address>,
+    /// Static types of extensions whose state is the interpreter's: how many were found with it, and which were not.
+    with_state: usize,
+    without_state: Vec<(Address, Interpreter)>,
 }
 
 /// The interned strings that type dicts are searched for. Comparing addresses spares reading every key.
@@ -254,6 +266,7 @@ impl<M: Memory + ?Sized> Builder<'_, M> {
             match self.read_type(type_, interpreter, true) {
                 Some(raw) => {
                     if self.seen.insert(type_) {
+                        self.note_state(&raw);
                         self.raw.push(raw);
                     }
                     queue.extend(self.subclasses(type_, interpreter));
@@ -345,6 +358,37 @@ impl<M: Memory + ?Sized> Builder<'_, M> {
             .filter_map(|entry| referent(entry.value))
             .filter(|type_| type_.0 % 8 == 0 && !type_.is_null())
             .collect()
+    }
+
+    /// Notes of a static type of an extension whether its state was found.
+    fn note_state(&mut self, raw: &RawType) {
+        let Some(state) = &self.reader.layout.types_state else { return };
+        let Some(extensions) = state.for_extensions else { return };
+        let of = |array| static_type_state_in(&self.reader, raw.address, &raw.interpreter, array);
+        if raw.flags >> flag::STATIC_BUILTIN & 1 == 0 || of(state.builtins).is_some() {
+        } else if of(extensions).is_some() {
+            self.with_state += 1;
+        } else {
+            self.without_state.push((raw.address, raw.interpreter));
+        }
+    }
+
+    /// Static types of extensions have their state where the layout says. One that is just being made may have none yet.
+    fn prove_states(&mut self) -> Result<(), ProofError> {
+        let missing = std::mem::take(&mut self.without_state);
+        for _ in 0..STATE_TRIES {
+            let without = missing
+                .iter()
+                .filter(|(type_, interpreter)| self.static_type_state(*type_, interpreter).is_none())
+                .count();
+            if without <= self.with_state + missing.len() - without {
+                return Ok(());
+            }
+            std::thread::sleep(STATE_PAUSE);
+            self.reader.memory.forget();
+        }
+        let detail = format!("{} static types of extensions have no state", missing.len());
+        Err(ProofError::Field { field: "types_state.for_extensions", detail })
     }
 
     /// Works out names, fronts and size rules, now that every type is known.
@@ -472,8 +516,20 @@ pub fn static_type_state<M: Memory + ?Sized>(
     type_: Address,
     interpreter: &Interpreter,
 ) -> Option<(Address, Address)> {
+    let state = reader.layout.types_state.as_ref()?;
+    let arrays = [Some(state.builtins), state.for_extensions];
+    arrays.into_iter().flatten().find_map(|array| static_type_state_in(reader, type_, interpreter, array))
+}
+
+/// As [`static_type_state`], in the array at this offset of the interpreter's types only.
+fn static_type_state_in<M: Memory + ?Sized>(
+    reader: &Reader<'_, M>,
+    type_: Address,
+    interpreter: &Interpreter,
+    array: usize,
+) -> Option<(Address, Address)> {
     let layout = reader.layout;
-    let (state, entry) = (layout.types_state.as_ref()?, layout.static_type.as_ref()?);
+    let entry = layout.static_type.as_ref()?;
     let types = interpreter.address.offset(layout.interp.types?);
     if reader.type_flags(type_).ok()? >> flag::STATIC_BUILTIN & 1 == 0 {
         return None;
@@ -481,13 +537,9 @@ pub fn static_type_state<M: Memory + ?Sized>(
     let index = reader.pointer(type_, layout.type_object.tp_subclasses).ok()?.0.checked_sub(1)?;
     // There are about 200 static builtin types.
     let offset = usize::try_from(index).ok().filter(|&index| index < 1 << 12)?.checked_mul(entry.size)?;
-    let arrays = [Some(state.builtins), state.for_extensions];
-    arrays.into_iter().flatten().find_map(|array| {
-        let at = types.offset(array).offset(offset);
-        let is_its = reader.pointer(at, entry.type_).ok()? == type_;
-        is_its
-            .then(|| Some((reader.pointer(at, entry.tp_dict).ok()?, reader.pointer(at, entry.tp_subclasses).ok()?)))?
-    })
+    let at = types.offset(array).offset(offset);
+    let is_its = reader.pointer(at, entry.type_).ok()? == type_;
+    is_its.then(|| Some((reader.pointer(at, entry.tp_dict).ok()?, reader.pointer(at, entry.tp_subclasses).ok()?)))?
 }
 
 /// Bytes in front of an instance of a type with these flags, and how many of them are the GC head.

@@ -25,7 +25,12 @@ struct Known {
     basicsize: fn(&Layout) -> Option<usize>,
     /// Members of another name than the field's.
     renamed: &'static [(&'static str, &'static str)],
+    /// Fields of which the type says nothing, and where they must be by what it says of their neighbours.
+    beside: fn(&Layout) -> Vec<Beside>,
 }
+
+/// A field, where the layout has it, and where it lies by one that the type speaks of.
+type Beside = (&'static str, Option<usize>, Option<usize>);
 
 const NONE: &[(&str, &str)] = &[];
 
@@ -40,6 +45,7 @@ macro_rules! whole {
             fields: stringify!($fields),
             basicsize: |layout| Some(layout.$fields.size),
             renamed: $renamed,
+            beside: |_| Vec::new(),
         }
     };
 }
@@ -75,8 +81,8 @@ const KNOWN: &[Known] = &[
     whole!("type", heap_type, TYPE),
     whole!("dict", dict),
     whole!("list", list),
-    whole!("set", set),
-    whole!("frozenset", set),
+    Known { beside: of_set, ..whole!("set", set) },
+    Known { beside: of_set, ..whole!("frozenset", set) },
     whole!("str", unicode),
     whole!("float", float),
     whole!("bytearray", byte_array),
@@ -100,46 +106,62 @@ const KNOWN: &[Known] = &[
     whole!("functools.partial", partial, PARTIAL),
     whole!("functools._lru_cache_wrapper", lru_cache),
     whole!("_io.BytesIO", bytes_io),
-    whole!("_io.BufferedReader", buffered),
-    whole!("_io.BufferedWriter", buffered),
-    whole!("_io.BufferedRandom", buffered),
+    Known { beside: of_buffered, ..whole!("_io.BufferedReader", buffered) },
+    Known { beside: of_buffered, ..whole!("_io.BufferedWriter", buffered) },
+    Known { beside: of_buffered, ..whole!("_io.BufferedRandom", buffered) },
     whole!("_asyncio.Future", future),
     whole!("_asyncio.Task", task),
     whole!("_thread._local", local),
     whole!("_queue.SimpleQueue", simple_queue),
     // One byte of the text is part of the struct.
-    Known { tp_name: "bytes", fields: "bytes", basicsize: |layout| Some(layout.bytes.ob_sval + 1), renamed: NONE },
-    Known { tp_name: "tuple", fields: "tuple", basicsize: |layout| Some(layout.tuple.ob_item), renamed: NONE },
-    Known { tp_name: "int", fields: "long", basicsize: |layout| Some(layout.long.ob_digit), renamed: NONE },
+    Known { basicsize: |layout| Some(layout.bytes.ob_sval + 1), ..whole!("bytes", bytes) },
+    Known { basicsize: |layout| Some(layout.tuple.ob_item), ..whole!("tuple", tuple) },
+    Known { basicsize: |layout| Some(layout.long.ob_digit), ..whole!("int", long) },
+    Known { basicsize: |layout| Some(layout.memory_view.ob_array), ..whole!("memoryview", memory_view) },
+    Known { basicsize: |_| None, ..whole!("member_descriptor", descr, DESCR) },
+    Known { basicsize: |_| None, ..whole!("method_descriptor", descr, DESCR) },
+    Known { basicsize: code, beside: of_code, ..whole!("code", code) },
+    Known { basicsize: frame, ..whole!("frame", frame) },
     Known {
-        tp_name: "memoryview",
-        fields: "memory_view",
-        basicsize: |layout| Some(layout.memory_view.ob_array),
-        renamed: NONE,
-    },
-    Known { tp_name: "member_descriptor", fields: "descr", basicsize: |_| None, renamed: DESCR },
-    Known { tp_name: "method_descriptor", fields: "descr", basicsize: |_| None, renamed: DESCR },
-    Known { tp_name: "code", fields: "code", basicsize: code, renamed: NONE },
-    Known { tp_name: "frame", fields: "frame", basicsize: frame, renamed: NONE },
-    Known {
-        tp_name: "generator",
-        fields: "generator",
         basicsize: |layout| suspended(layout, layout.generator.gi_iframe, layout.generator.size),
-        renamed: NONE,
+        ..whole!("generator", generator)
     },
     Known {
-        tp_name: "coroutine",
-        fields: "coroutine",
         basicsize: |layout| suspended(layout, layout.coroutine.cr_iframe, layout.coroutine.size),
-        renamed: NONE,
+        ..whole!("coroutine", coroutine)
     },
     Known {
-        tp_name: "async_generator",
-        fields: "async_generator",
         basicsize: |layout| suspended(layout, layout.async_generator.ag_iframe, layout.async_generator.size),
-        renamed: ASYNC_GENERATOR,
+        ..whole!("async_generator", async_generator, ASYNC_GENERATOR)
     },
 ];
+
+/// `setentry smalltable[PySet_MINSIZE]` ends before the weak references (`Include/cpython/setobject.h`).
+fn of_set(layout: &Layout) -> Vec<Beside> {
+    const SLOTS: usize = 8;
+    let own = SLOTS * layout.set_entry.stride();
+    vec![("smalltable", Some(layout.set.smalltable), layout.set.weakreflist.checked_sub(own))]
+}
+
+/// The size of the buffer, and a mask made of it, stand before the dict (`Modules/_io/bufferedio.c`).
+fn of_buffered(layout: &Layout) -> Vec<Beside> {
+    vec![("buffer_size", Some(layout.buffered.buffer_size), layout.buffered.dict.checked_sub(16))]
+}
+
+/// What tools hang on code stands behind its weak references, and before the caches of opcodes that 3.8 to 3.10 have; since
+/// 3.11 the code itself follows (free-threaded builds since 3.14 have a table of its copies between the two).
+fn of_code(layout: &Layout) -> Vec<Beside> {
+    let code = &layout.code;
+    let (extra, weak) = (Some(code.co_extra), code.co_weakreflist);
+    match code.co_tlbc.or(code.co_code_adaptive) {
+        Some(behind) => vec![("co_extra", extra, behind.checked_sub(8))],
+        None => vec![
+            ("co_extra", extra, Some(weak + 8)),
+            ("co_opcache_map", code.co_opcache_map, Some(weak + 16)),
+            ("co_opcache", code.co_opcache, Some(weak + 24)),
+        ],
+    }
+}
 
 /// The code follows the struct since 3.11.
 fn code(layout: &Layout) -> Option<usize> {
@@ -204,6 +226,11 @@ pub fn prove<M: Memory + ?Sized>(reader: &Reader<'_, M>, type_: Address, tp_name
     for (name, offset) in members(reader, type_)? {
         let renamed = known.renamed.iter().find(|(member, _)| *member == name).map(|&(_, field)| field);
         claim(&name, offset, fields.get(renamed.unwrap_or(&name)))?;
+    }
+    for (field, stated, expected) in (known.beside)(layout) {
+        if let (Some(stated), Some(expected)) = (stated, expected) {
+            claim(field, expected as u64, Some(stated))?;
+        }
     }
     Ok(())
 }
