@@ -40,9 +40,11 @@ pub(super) fn prove<M: Memory + ?Sized>(
         let cached = CachedMemory::new(memory);
         let reader = Reader { memory: &cached, layout: &python.layout };
         let modules = heap_types::modules(&reader, main)?;
-        let mut known: Vec<Address> = modules.iter().map(|module| module.object).collect();
-        known.extend(heap_types::specifications(&reader, &modules).iter().map(|&(_, spec)| spec));
-        result = look(memory, classifier, plan, &known);
+        // Two kinds of objects: what lies in front of them differs.
+        let known: Vec<Address> = modules.iter().map(|module| module.object).collect();
+        let instances: Vec<Address> =
+            heap_types::specifications(&reader, &modules).iter().map(|&(_, spec)| spec).collect();
+        result = look(memory, classifier, plan, &known).and_then(|()| look(memory, classifier, plan, &instances));
         match result {
             Err(ProofError::Read(ReadError::Gone | ReadError::Denied)) | Ok(()) => break,
             Err(_) => {}

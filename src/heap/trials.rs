@@ -368,7 +368,8 @@ impl<M: Memory + ?Sized> Trial<'_, M> {
         let items = (block.rightlink.checked_sub(block.data)? / 8) as u64;
         let (size, left, right) = (self.ob_size(bytes)?, word(deque.leftindex)?, word(deque.rightindex)?);
         let (first, last) = (word(deque.leftblock)?, word(deque.rightblock)?);
-        if left > items || right >= items || items == 0 || worth(first, 8) != Worth::Address {
+        // BLOCKLEN is 64; in a deque of one block nothing else tells of its end.
+        if left > items || right >= items || !items.is_power_of_two() || worth(first, 8) != Worth::Address {
             return Some(false);
         }
         // An empty one begins right of the middle.

@@ -15,6 +15,8 @@ use super::version::Version;
 const INTERPRETERS_MAX: usize = 1 << 14;
 /// pymalloc's alignment on machines of 64 bits (`ALIGNMENT`, `Objects/obmalloc.c`).
 const ALIGNMENT: usize = 16;
+/// Its largest block (`SMALL_REQUEST_THRESHOLD`).
+const REQUEST_MAX: usize = 512;
 /// The largest pool and arena that are believed.
 const POOL_MAX: usize = 1 << 20;
 const ARENA_MAX: usize = 1 << 30;
@@ -162,7 +164,7 @@ fn constants(layout: &Layout) -> Result<(), ProofError> {
     let (step, pool) = (constants.pymalloc_alignment, constants.pool_size);
     let sane = step == ALIGNMENT
         && constants.pool_overhead == layout.pool_header.size.next_multiple_of(step)
-        && constants.pymalloc_max.is_multiple_of(step)
+        && constants.pymalloc_max == REQUEST_MAX
         && pool.is_power_of_two()
         && (constants.pymalloc_max * 2 + constants.pool_overhead..=POOL_MAX).contains(&pool)
         && constants.arena_size.is_power_of_two()
