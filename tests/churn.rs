@@ -1,7 +1,7 @@
 //! A target that allocates and frees in four threads is read again and again, without pausing it.
 //!
 //! Never a crash, nothing negative, and the part of the heap that stands still is counted within 2 %: objects that churn
-//! around it may be torn, but may not spoil what is next to them. `fixtures/programs/churn.py` prints what it holds.
+//! around it may be torn, but may not spoil what is next to them. Some reads follow references as well. `fixtures/programs/churn.py` prints what it holds.
 //!
 //!     cargo test --test churn [NAME]             HEAPSONDE_CHURN_READS=300 reads each interpreter so often
 
@@ -19,6 +19,8 @@ use common::tool;
 
 /// How many reads there are in all, where the environment does not say how many each interpreter gets.
 const READS: usize = 300;
+/// Reads for each that follows references.
+const READS_PER_GRAPH: usize = 17;
 /// Objects of a type with a known upper limit may be counted in the instant in which they go.
 const LEAVING: u64 = 200;
 
@@ -84,11 +86,39 @@ fn what_stands_still_is_counted(interpreter: &Interpreter, reads: usize) -> Resu
         if bytes.is_none_or(|bytes| bytes > most) {
             return Err(at(format!("{bytes:?} bytes in objects, {most} in the address space")));
         }
+        if read % READS_PER_GRAPH == 0 {
+            references_hold(&pid, &population).map_err(at)?;
+        }
     }
     match target.is_alive() {
         true => Ok(()),
         false => Err("the target did not survive".into()),
     }
+}
+
+/// References are followed through a heap that nobody stopped: what is torn is dropped and counted, and what stands
+/// still is found where it is held.
+fn references_hold(pid: &str, population: &Population) -> Result<(), String> {
+    let ask = |args: &[&str]| tool::run(&[args, &["--nonblocking", "--json", pid]].concat())?.ok()?.json();
+    let report = ask(&["histo", "--retained"])?;
+    compare(&report, population)?;
+    let graph = &report["graph"];
+    if graph["consistent"] != false
+        || !graph["dropped_references"].is_u64()
+        || !report["reading"]["paused_seconds"].is_null()
+    {
+        return Err(format!("of a running target: {graph}"));
+    }
+    let of = |type_name: &str| population.stable.get(type_name).copied().unwrap_or(0);
+    for type_name in ["__main__.Alpha", "__main__.Delta"] {
+        let run = tool::run(&["why", "--nonblocking", "--json", pid, type_name])?.ok()?;
+        let chain = &run.json()?["chains"][0];
+        let (shape, objects) = (chain["shape"].as_str().unwrap_or(""), chain["objects"].as_u64().unwrap_or(0));
+        if !shape.ends_with("local population[…][…]") || objects.abs_diff(of(type_name)) * 50 > of(type_name) {
+            return Err(format!("{type_name}: {chain}; {}", run.stderr));
+        }
+    }
+    Ok(())
 }
 
 /// The most that the target's address space ever was, in bytes.

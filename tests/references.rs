@@ -105,38 +105,70 @@ os.write(1, b'ready %d\n' % os.getpid())
 os.read(0, 1)
 ";
 
-#[test]
-fn references_are_reckoned_with_as_objects_are() {
-    const MIB: f64 = 1048576.0;
-    let Some(interpreter) = linked_interpreter() else { return skipped("many references", "no default build found") };
-    let target = Target::spawn(&interpreter, EDGES, &[], &[]).expect("a target starts");
-    let pid = target.pid().to_string();
-    // `... need 141 MiB to follow their references (222 MiB with a copy), and 1.00 MiB --max-memory allows`
-    let refused = run(&["histo", "--retained", "--max-memory", "1MiB", &pid]).stderr;
+/// What following references would take, without and with a copy, in MiB, from the sentence that refuses it:
+/// `... need 141 MiB to follow their references (222 MiB with a copy), and 1.00 MiB --max-memory allows`.
+fn reckoned(pid: &str) -> (f64, f64) {
+    let refused = run(&["histo", "--retained", "--max-memory", "1MiB", pid]).stderr;
     let figure = |before: &str| -> f64 {
         let rest = refused.split(before).nth(1).unwrap_or_else(|| panic!("{before}: {refused}"));
         rest.split(" MiB").next().and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("{refused}"))
     };
-    let (streamed, copied) = (figure(" need "), figure("references ("));
+    (figure(" need "), figure("references ("))
+}
+
+/// The graph of a report that keeps to a limit, in MiB.
+fn graph_within(limit: f64, pid: &str) -> Value {
+    const MIB: f64 = 1048576.0;
+    let run = run(&["-v", "histo", "--retained", "--json", "--max-memory", &format!("{limit}MiB"), pid]);
+    let report = run.json().unwrap_or_else(|e| panic!("{e}: {}", run.stderr));
+    let peak = run.stderr.split(", at most ").nth(1).and_then(|rest| rest.split(" of memory").next());
+    let peak = peak.and_then(|text| text.split_once(' ')).expect("the peak is told");
+    let unit = match peak.1 {
+        "KiB" => 1024.0,
+        "MiB" => MIB,
+        "GiB" => 1024.0 * MIB,
+        other => panic!("{other}"),
+    };
+    let peak = peak.0.parse::<f64>().expect("a number") * unit;
+    assert!(peak <= limit * MIB, "at most {peak} bytes of {limit} MiB");
+    assert_eq!(report["graph"]["torn_walks"], 0, "{}", report["graph"]);
+    report["graph"].clone()
+}
+
+#[test]
+fn references_are_reckoned_with_as_objects_are() {
+    let Some(interpreter) = linked_interpreter() else { return skipped("many references", "no default build found") };
+    let target = Target::spawn(&interpreter, EDGES, &[], &[]).expect("a target starts");
+    let pid = target.pid().to_string();
+    let (streamed, copied) = reckoned(&pid);
     let mut counted = Vec::new();
     for (limit, is_copied) in [(streamed + 2.0, false), (copied + 2.0, true)] {
-        let run = run(&["-v", "histo", "--retained", "--json", "--max-memory", &format!("{limit}MiB"), &pid]);
-        let report = run.json().unwrap_or_else(|e| panic!("{e}: {}", run.stderr));
-        assert_eq!(report["graph"]["copied"], is_copied, "{limit} MiB: {}", run.stderr);
-        assert_eq!(report["graph"]["torn_walks"], 0, "{}", report["graph"]);
-        counted.push(report["graph"]["references"].as_u64().expect("a number"));
-        let peak = run.stderr.split(", at most ").nth(1).and_then(|rest| rest.split(" of memory").next());
-        let peak = peak.and_then(|text| text.split_once(' ')).expect("the peak is told");
-        let unit = match peak.1 {
-            "KiB" => 1024.0,
-            "MiB" => MIB,
-            "GiB" => 1024.0 * MIB,
-            other => panic!("{other}"),
-        };
-        let peak = peak.0.parse::<f64>().expect("a number") * unit;
-        assert!(peak <= limit * MIB, "at most {peak} bytes of {limit} MiB");
+        let graph = graph_within(limit, &pid);
+        assert_eq!(graph["copied"], is_copied, "{limit} MiB: {graph}");
+        counted.push(graph["references"].as_u64().expect("a number"));
     }
     assert!(counted[0] == counted[1] && counted[0] > 10_000_000, "{counted:?}");
+}
+
+/// More references than a part of the heap lets expect: most dicts have a few.
+const DENSE: &str = r"
+import os
+one, other = object(), object()
+KEPT = [{n: other if n % 2 else one for n in range(250)} for _ in range(20000)]
+os.write(1, b'ready %d\n' % os.getpid())
+os.read(0, 1)
+";
+
+#[test]
+fn a_copy_is_given_up_where_its_references_do_not_fit_beside_it() {
+    let Some(interpreter) = linked_interpreter() else { return skipped("dense dicts", "no default build found") };
+    let target = Target::spawn(&interpreter, DENSE, &[], &[]).expect("a target starts");
+    let pid = target.pid().to_string();
+    let (_, copied) = reckoned(&pid);
+    let graph = graph_within(copied + 2.0, &pid);
+    assert_eq!((&graph["copied"], &graph["dropped_references"]), (&false.into(), &0.into()), "{graph}");
+    assert!(graph["references"].as_u64() > Some(9_000_000), "{graph}");
+    assert_eq!(graph_within(4.0 * copied, &pid)["copied"], true);
 }
 
 #[test]
@@ -281,6 +313,44 @@ fn no_reference_is_dropped_of_what_stands_still() {
         let name = &interpreter.name;
         assert_eq!((&graph["dropped_references"], &graph["torn_walks"]), (&0.into(), &0.into()), "{name}: {graph}");
         assert_eq!(problems["unparsed_bytes"], 0, "{name}: {problems}");
+    }
+}
+
+/// Functions that Cython made, each of which is its own `m_self` and does not own it.
+const CYTHON: &str = r"
+import os
+import numpy.random
+class Own:
+    __slots__ = ('own',)
+OWN = Own()
+OWN.own = OWN
+os.write(1, b'ready %d\n' % os.getpid())
+os.read(0, 1)
+";
+
+#[test]
+fn what_c_borrows_from_itself_is_not_held() {
+    let mut found = interpreters::find().interpreters;
+    found.retain(|interpreter| interpreter.python_path.is_some());
+    if found.is_empty() {
+        return skipped("Cython", "no numpy found");
+    }
+    for interpreter in &found {
+        let target = Target::spawn(interpreter, CYTHON, &[], &[]).expect("a target starts");
+        let dumped = tool::dump_references(target.pid()).expect("a dump");
+        let name = &interpreter.name;
+        let mut functions = 0;
+        for object in &dumped {
+            let holds_itself = object.references.contains(&object.address);
+            if object.type_name.ends_with("cython_function_or_method") {
+                functions += 1;
+                assert!(!holds_itself, "{name}: {object:?}");
+            }
+            assert!(object.type_name != "__main__.Own" || holds_itself, "{name}: {object:?}");
+        }
+        assert!(functions > 0, "{name}: {functions}");
+        let graph = run(&["histo", "--retained", "--json", &target.pid().to_string()]).json().expect("a document");
+        tool::say(&format!("{name}: {functions} functions, {} overcounted", graph["graph"]["overcounted_objects"]));
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! The tree is either that of dominators, where what stands above a frame is freed with it, or that of shortest paths.
 
+use std::sync::mpsc;
+
 use rustc_hash::FxHashMap;
 
 use crate::graph::ObjectId;
@@ -15,9 +17,13 @@ use crate::target::memory::Memory;
 use crate::target::pages;
 
 use super::names::Names;
+use super::steps::Steps;
 
 /// Frames above one another; what is deeper counts for the last one. Deeper pictures cannot be read.
 const DEPTH_MAX: u32 = 64;
+/// Objects whose references are read in one go, and goes that are read before the first is used.
+const OBJECTS_AHEAD: usize = 1 << 15;
+const BATCHES_AHEAD: usize = 2;
 /// No frame.
 const NONE: u32 = u32::MAX;
 
@@ -43,10 +49,11 @@ impl Tree<'_> {
         }
     }
 
-    fn for_each(&self, visit: impl FnMut(ObjectId)) {
+    /// Its objects, each after the one above it.
+    fn order(&self) -> Box<dyn Iterator<Item = ObjectId> + '_> {
         match self {
-            Tree::Owners(dominators) => dominators.order().for_each(visit),
-            Tree::Paths(paths) => paths.order().for_each(visit),
+            Tree::Owners(dominators) => Box::new(dominators.order()),
+            Tree::Paths(paths) => Box::new(paths.order()),
         }
     }
 }
@@ -118,12 +125,13 @@ impl Frames {
 impl Frames {
     /// Draws a tree together. Of the objects for which `wanted` is false, nothing that is above them is drawn, either,
     /// unless it is wanted itself.
-    pub fn new<M: Memory + ?Sized>(
+    pub fn new<M: Memory + ?Sized, S: Memory + Sync + ?Sized>(
         graph: &ObjectGraph<'_>,
         names: &Names<'_, M>,
+        steps: &Steps<'_, S>,
         tree: Tree<'_>,
         detail: Detail,
-        wanted: impl Fn(ObjectId) -> bool,
+        wanted: impl Fn(ObjectId) -> bool + Sync,
     ) -> Frames {
         let mut frames = Frames {
             frames: Vec::new(),
@@ -138,51 +146,66 @@ impl Frames {
             root_of.entry(root.object).or_insert(root);
         }
         let has_tasks = graph.roots.iter().any(|root| root.kind == RootKind::Task);
-        let mut has_children = vec![false; graph.len()];
-        tree.for_each(|object| {
-            if let (Dominator::Object(above), true) = (tree.above(object), wanted(object)) {
+        let mut has_children: Vec<bool> = pages::zeros(graph.len());
+        tree.order().filter(|&object| wanted(object)).for_each(|object| {
+            if let Dominator::Object(above) = tree.above(object) {
                 has_children[above.index()] = true;
             }
         });
-        // Objects that so far are known by a key only.
-        let mut by_key: Vec<ObjectId> = Vec::new();
-        tree.for_each(|object| {
-            if !wanted(object) {
-                return;
+        // The frame of what is no child by any reference.
+        let unnamed = |frames: &mut Frames, object: ObjectId| match tree.above(object) {
+            Dominator::Object(above) => {
+                // It is held through several of those that this one holds.
+                let parent = frames.of[above.index()];
+                frames.merge(Some(parent), "[shared]".to_owned(), names, object, false)
             }
-            if frames.of[object.index()] == NONE {
-                frames.of[object.index()] = match tree.above(object) {
-                    Dominator::Object(above) => {
-                        // It is held through several of those that this one holds.
-                        let parent = frames.of[above.index()];
-                        frames.merge(Some(parent), "[shared]".to_owned(), names, object, false)
-                    }
-                    _ => {
-                        // A task that several hold is known by its coroutine.
-                        let task = || {
-                            let targets = graph.forward.targets(object).filter_map(|to| root_of.get(&to));
-                            targets.copied().find(|root| root.kind == RootKind::Task)
-                        };
-                        let root = root_of.get(&object).copied().or_else(|| has_tasks.then(task)?);
-                        frames.root(names, root, object)
-                    }
+            _ => {
+                // A task that several hold is known by its coroutine.
+                let task = || {
+                    let targets = graph.forward.targets(object).filter_map(|to| root_of.get(&to));
+                    targets.copied().find(|root| root.kind == RootKind::Task)
                 };
+                let root = root_of.get(&object).copied().or_else(|| has_tasks.then(task)?);
+                frames.root(names, root, object)
             }
-            if !has_children[object.index()] {
-                return;
-            }
-            names.for_each(object, &mut |to, label| {
-                if frames.of[to.index()] != NONE || tree.above(to) != Dominator::Object(object) || !wanted(to) {
-                    return;
+        };
+        let is_child = |from, to| tree.above(to) == Dominator::Object(from) && wanted(to);
+        // References are read ahead, on other threads, of those whose names are put together here.
+        std::thread::scope(|scope| {
+            let (to_here, batches) = mpsc::sync_channel(BATCHES_AHEAD);
+            let (wanted, has_children) = (&wanted, &has_children);
+            scope.spawn(move || {
+                let mut objects = tree.order().filter(|&object| wanted(object)).peekable();
+                while objects.peek().is_some() {
+                    let batch: Vec<ObjectId> = objects.by_ref().take(OBJECTS_AHEAD).collect();
+                    let parents: Vec<ObjectId> =
+                        batch.iter().copied().filter(|object| has_children[object.index()]).collect();
+                    let of_batch = steps.of(&parents, is_child);
+                    if to_here.send((batch, of_batch)).is_err() {
+                        return;
+                    }
                 }
-                if label == Label::Key {
-                    return by_key.push(to);
-                }
-                frames.of[to.index()] = frames.child(graph, names, object, to, label);
             });
-            for to in by_key.drain(..) {
-                if frames.of[to.index()] == NONE {
-                    frames.of[to.index()] = frames.child(graph, names, object, to, Label::Key);
+            // Children that so far are known by a key only.
+            let mut by_key: Vec<ObjectId> = Vec::new();
+            for (batch, of_batch) in batches {
+                let mut of_batch = of_batch.iter().flatten().peekable();
+                for object in batch {
+                    if frames.of[object.index()] == NONE {
+                        frames.of[object.index()] = unnamed(&mut frames, object);
+                    }
+                    while let Some(step) = of_batch.next_if(|step| step.from == object) {
+                        match step.label {
+                            _ if frames.of[step.to.index()] != NONE => {}
+                            Label::Key => by_key.push(step.to),
+                            label => frames.of[step.to.index()] = frames.child(graph, names, object, step.to, label),
+                        }
+                    }
+                    for to in by_key.drain(..) {
+                        if frames.of[to.index()] == NONE {
+                            frames.of[to.index()] = frames.child(graph, names, object, to, Label::Key);
+                        }
+                    }
                 }
             }
         });

@@ -8,4 +8,5 @@ mod intervals;
 pub mod names;
 pub mod owners;
 pub mod profile;
+pub mod steps;
 pub mod why;

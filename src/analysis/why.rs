@@ -11,6 +11,7 @@ use crate::target::memory::Memory;
 
 use super::frames::{Detail, Frames, Tree};
 use super::names::Names;
+use super::steps::Steps;
 
 /// What is asked.
 #[derive(Clone, Debug, Default)]
@@ -78,7 +79,12 @@ pub fn named_paths(graph: &ObjectGraph<'_>) -> Paths {
 }
 
 /// Answers a question.
-pub fn chains<M: Memory + ?Sized>(graph: &ObjectGraph<'_>, names: &Names<'_, M>, question: &Question) -> Answer {
+pub fn chains<M: Memory + ?Sized, S: Memory + Sync + ?Sized>(
+    graph: &ObjectGraph<'_>,
+    names: &Names<'_, M>,
+    steps: &Steps<'_, S>,
+    question: &Question,
+) -> Answer {
     let paths = match question.from.as_slice() {
         [] => named_paths(graph),
         from => Paths::tiered(&graph.forward, &[from.to_vec()], |_, _| true),
@@ -89,7 +95,7 @@ pub fn chains<M: Memory + ?Sized>(graph: &ObjectGraph<'_>, names: &Names<'_, M>,
     }
     let mut answer = match question.targets.as_slice() {
         [only] => asking.about_one(*only),
-        _ => asking.about_many(),
+        _ => asking.about_many(steps),
     };
     answer.groups.sort_by(|a, b| (b.objects, b.bytes, a.steps, &a.shape).cmp(&(a.objects, a.bytes, b.steps, &b.shape)));
     answer
@@ -134,20 +140,20 @@ impl<M: Memory + ?Sized> Asking<'_, M> {
     }
 
     /// Chains of one shape together. Only what lies on the way to a target is looked at.
-    fn about_many(&self) -> Answer {
+    fn about_many<S: Memory + Sync + ?Sized>(&self, steps: &Steps<'_, S>) -> Answer {
         let mut answer = Answer::default();
         let mut on_the_way = vec![false; self.graph.len()];
-        let mut steps_of: FxHashMap<ObjectId, usize> = FxHashMap::default();
+        let mut depth_of: FxHashMap<ObjectId, usize> = FxHashMap::default();
         for &target in &self.question.targets {
-            let (mut at, mut steps) = (target, 0);
+            let (mut at, mut depth) = (target, 0);
             loop {
                 on_the_way[at.index()] = true;
                 match self.paths.step(at) {
-                    Step::From(before) => (at, steps) = (before, steps + 1),
+                    Step::From(before) => (at, depth) = (before, depth + 1),
                     Step::Root => {
-                        match self.is_too_deep(steps) {
+                        match self.is_too_deep(depth) {
                             true => answer.too_deep += 1,
-                            false => _ = steps_of.insert(target, steps),
+                            false => _ = depth_of.insert(target, depth),
                         }
                         break;
                     }
@@ -159,9 +165,9 @@ impl<M: Memory + ?Sized> Asking<'_, M> {
             }
         }
         let wanted = |object: ObjectId| on_the_way[object.index()];
-        let frames = Frames::new(self.graph, self.names, Tree::Paths(self.paths), Detail::Steps, wanted);
+        let frames = Frames::new(self.graph, self.names, steps, Tree::Paths(self.paths), Detail::Steps, wanted);
         let mut groups: FxHashMap<(u32, bool), ChainGroup> = FxHashMap::default();
-        for (&target, &steps) in self.question.targets.iter().filter_map(|target| steps_of.get_key_value(target)) {
+        for (&target, &depth) in self.question.targets.iter().filter_map(|target| depth_of.get_key_value(target)) {
             let Some(frame) = frames.of(target) else { continue };
             let group = groups.entry((frame, frames.is_namespace(target))).or_insert_with(|| ChainGroup {
                 chain: String::new(),
@@ -169,13 +175,13 @@ impl<M: Memory + ?Sized> Asking<'_, M> {
                 kind: frames.line(frame).first().and_then(|root| root.root),
                 objects: 0,
                 bytes: 0,
-                steps,
+                steps: depth,
                 example: target,
             });
             group.objects += 1;
             group.bytes = group.bytes.saturating_add(self.graph.shallow(target));
-            if steps < group.steps {
-                (group.steps, group.example) = (steps, target);
+            if depth < group.steps {
+                (group.steps, group.example) = (depth, target);
             }
         }
         answer.groups = groups.into_values().collect();

@@ -28,14 +28,12 @@ use crate::report::units;
 use crate::target::cache::CachedMemory;
 use crate::target::copy::{self, Buffers, Copy};
 use crate::target::freeze::{self, Freeze, Watched};
-use crate::target::gates;
 use crate::target::image::Image;
 use crate::target::layered::Layered;
 use crate::target::memory::Memory;
 use crate::target::source::Source;
 use crate::target::{Address, ReadError, host};
 
-use super::advice::Refused;
 use super::args::Following;
 use super::open::{Opened, Taken, allocator_summary};
 use super::progress;
@@ -105,12 +103,18 @@ impl Opened {
         let survey = self.survey()?;
         let survey_time = start.elapsed();
         let room = Room::new(following);
+        let mut work = Some(work);
         let ranges = survey.plan.ranges_for_references(&self.source);
         if room.fits_a_copy(self, &survey, size_of_ranges(&ranges))? {
             let Moment { survey, copy, total, way } = self.copy_moment(following, &ranges, survey_time)?;
             let how = if way.is_consistent { "" } else { " while it ran" };
             log::debug!("copied {}{how}, {} after the start", units::bytes(total), units::duration(start.elapsed()));
-            return self.follow(start, &room, &survey, Some(&copy), total, way, work);
+            let followed = self.follow(start, &room, &survey, Some(&copy), total, way, &mut work);
+            let Err(error) = followed else { return followed };
+            // The objects may have more references than a part of them let expect.
+            if !error.downcast_ref::<NoRoom>().is_some_and(|short| short.fits_without_copy) {
+                return Err(error);
+            }
         }
         log::debug!("a copy does not fit into {}: two passes", units::bytes(room.limit));
         let freeze = if self.pause { Some(self.freeze()?) } else { None };
@@ -118,15 +122,9 @@ impl Opened {
         let way =
             Way { is_copied: false, is_consistent: freeze.is_some() || self.source.core().is_some(), paused: None };
         let total = size_of_ranges(&survey.plan.ranges_for_references(&self.source));
-        let mut taken = self.follow(start, &room, &survey, None, total, way, work)?;
+        let mut taken = self.follow(start, &room, &survey, None, total, way, &mut work)?;
         taken.reading.paused = freeze.map(Freeze::release);
         Ok(taken)
-    }
-
-    fn survey(&mut self) -> Result<Survey> {
-        let pid = self.source.pid();
-        self.source.refresh().map_err(|_| Refused { pid, gate: gates::diagnose(pid) })?;
-        Ok(Survey::new(&self.source, &self.python, &self.elfs)?)
     }
 
     /// Copies the target, at one moment if it may stand still for so long. `ranges` is what it would be now, and took
@@ -179,7 +177,7 @@ impl Opened {
         copy: Option<&Copy>,
         total: u64,
         way: Way,
-        work: impl FnOnce(&Collected<'_>) -> Result<R>,
+        work: &mut Option<impl FnOnce(&Collected<'_>) -> Result<R>>,
     ) -> Result<Taken<R>> {
         let nothing = Image::default();
         let memory = Layered::new(copy.map_or(&nothing, |copy| &copy.image), &self.source);
@@ -203,7 +201,8 @@ impl Opened {
             count_edges(&memory, &self.python, &types, &objects, &references)
         })?;
         let problems = self.problems(survey, &types, &outcome);
-        let allocator = allocator_summary(survey, &outcome);
+        let allocator = allocator_summary(survey, outcome.counts.pools, outcome.counts.blocks_in_use);
+        let work = work.take().ok_or_else(|| anyhow!("a target is followed once"))?;
         let collected = work(&Collected {
             memory: &memory,
             python: &self.python,
@@ -239,6 +238,8 @@ pub struct NoRoom {
     with_copy: String,
     limit: String,
     of: &'static str,
+    /// Whether two passes over the process itself would do.
+    fits_without_copy: bool,
 }
 
 /// How much memory we may use.
@@ -284,6 +285,7 @@ impl Room {
             with_copy: format!(" ({} with a copy)", units::bytes(copy.saturating_add(graph))),
             limit: units::bytes(self.limit),
             of: self.of,
+            fits_without_copy: false,
         })
     }
 
@@ -317,6 +319,7 @@ impl Room {
             with_copy: String::new(),
             limit: units::bytes(self.limit),
             of: self.of,
+            fits_without_copy: copied > 0 && needed.saturating_sub(copied) <= limit,
         })
     }
 }

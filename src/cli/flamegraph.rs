@@ -9,6 +9,7 @@ use crate::analysis::frames::{Detail, Frames, Tree};
 use crate::analysis::histogram::{Histogram, SortKey, Tally};
 use crate::analysis::names::Names;
 use crate::analysis::owners::{Node, Owners};
+use crate::analysis::steps::Steps;
 use crate::analysis::why;
 use crate::heap::object::Sink;
 use crate::report::graph::GraphSummary;
@@ -156,14 +157,15 @@ pub fn owners(collected: &Collected<'_>, graph: &crate::graph::objects::ObjectGr
     let cached = CachedMemory::new(collected.memory);
     let references = collected.references.over(&cached);
     let names = Names::new(&cached, collected.objects, collected.types, &references);
+    let steps = Steps::new(collected.memory, collected.objects, collected.references);
     let frames = match view {
         View::Paths => {
             let paths = why::named_paths(graph);
-            Frames::new(graph, &names, Tree::Paths(&paths), Detail::Types, |_| true)
+            Frames::new(graph, &names, &steps, Tree::Paths(&paths), Detail::Types, |_| true)
         }
         View::Owners | View::Types => {
             let dominators = graph.dominators();
-            Frames::new(graph, &names, Tree::Owners(&dominators), Detail::Types, |_| true)
+            Frames::new(graph, &names, &steps, Tree::Owners(&dominators), Detail::Types, |_| true)
         }
     };
     Owners::new(graph, frames)

@@ -258,10 +258,7 @@ impl Opened {
     {
         let start = Instant::now();
         let freeze = if self.pause { Some(self.freeze()?) } else { None };
-        self.source
-            .refresh()
-            .map_err(|_| Refused { pid: self.source.pid(), gate: gates::diagnose(self.source.pid()) })?;
-        let survey = Survey::new(&self.source, &self.python, &self.elfs)?;
+        let survey = self.survey()?;
         let total = survey.plan.total_bytes();
         let stands_still = self.pause || self.source.core().is_some();
         let copy = if stands_still && fits(total) || total <= COPY_SMALL { Some(self.copy(&survey)?) } else { None };
@@ -295,9 +292,16 @@ impl Opened {
         let is_core = self.source.core().is_some();
         let reading = Reading { read_bytes: total, duration: start.elapsed(), paused, is_core };
         let problems = self.problems(&survey, &types, &outcome);
-        let allocator = allocator_summary(&survey, &outcome);
+        let allocator = allocator_summary(&survey, outcome.counts.pools, outcome.counts.blocks_in_use);
         let collected = collect(&types, sinks);
         Ok(Taken { collected, reading, problems, allocator })
+    }
+
+    /// Looks at the process as it is now: its mappings, and where objects may lie in them.
+    pub(super) fn survey(&mut self) -> Result<Survey> {
+        let pid = self.source.pid();
+        self.source.refresh().map_err(|_| Refused { pid, gate: gates::diagnose(pid) })?;
+        Ok(Survey::new(&self.source, &self.python, &self.elfs)?)
     }
 
     /// Stops the process.
@@ -327,13 +331,13 @@ fn fits(bytes: u64) -> bool {
     host::available_bytes().is_none_or(|available| bytes < available / 2)
 }
 
-pub(super) fn allocator_summary(survey: &Survey, outcome: &Outcome) -> AllocatorSummary {
-    let counts = &outcome.counts;
+/// What a census or a sample says of the allocator: pools and blocks in use, counted or estimated.
+pub(super) fn allocator_summary(survey: &Survey, pools: u64, blocks_in_use: u64) -> AllocatorSummary {
     AllocatorSummary {
         arenas: survey.arenas.arenas.len() as u64,
-        pools: counts.pools,
-        blocks_in_use: counts.blocks_in_use,
-        allocated_blocks: counts.blocks_in_use + survey.arenas.raw_blocks.unwrap_or(0),
+        pools,
+        blocks_in_use,
+        allocated_blocks: blocks_in_use + survey.arenas.raw_blocks.unwrap_or(0),
         raw_blocks_known: survey.arenas.raw_blocks.is_some(),
         debug_hooks: survey.debug_hooks,
     }

@@ -9,17 +9,15 @@ use crate::analysis::estimate::{self, By};
 use crate::analysis::histogram::{Histogram, SortKey};
 use crate::heap::classify::Classifier;
 use crate::heap::freelists;
-use crate::heap::sampling::{self, Effort, Frame, HEADS_MAX, Sample};
-use crate::heap::survey::{Outcome, Survey};
+use crate::heap::sampling::{self, Effort, Frame, HEADS_MAX};
+use crate::heap::survey::Outcome;
 use crate::python::types::TypeTable;
-use crate::report::summary::{AllocatorSummary, Basis, Reading, Sampled};
+use crate::report::summary::{Basis, Reading, Sampled};
 use crate::target::cache::CachedMemory;
 use crate::target::freeze::Freeze;
-use crate::target::gates;
 
-use super::advice::Refused;
 use super::args::Sampling;
-use super::open::{Opened, Taken};
+use super::open::{Opened, Taken, allocator_summary};
 
 /// The time budget where none was given.
 const BUDGET: Duration = Duration::from_millis(50);
@@ -38,10 +36,8 @@ pub fn take(mut opened: Opened, options: &Sampling, by: By, sort: SortKey) -> Re
     let seed = options.seed.unwrap_or_else(|| fastrand::u32(..).into());
     let mut rng = Rng::with_seed(seed);
     let freeze = if opened.pause { Some(opened.freeze()?) } else { None };
-    let pid = opened.source.pid();
-    opened.source.refresh().map_err(|_| Refused { pid, gate: gates::diagnose(pid) })?;
+    let survey = opened.survey()?;
     let (memory, python) = (&opened.source, &opened.python);
-    let survey = Survey::new(memory, python, &opened.elfs)?;
     log::debug!("surveyed: {:?}", start.elapsed());
     let types = TypeTable::build(&CachedMemory::new(memory), python, &survey.plan.statics())?;
     let mut classifier = Classifier::new(&python.layout, python.version, &types, survey.debug_hooks);
@@ -82,7 +78,7 @@ pub fn take(mut opened: Opened, options: &Sampling, by: By, sort: SortKey) -> Re
     let is_core = opened.source.core().is_some();
     let reading = Reading { read_bytes: sample.read_bytes, duration, paused, is_core };
     let problems = opened.problems(&survey, &types, &Outcome { counts: sample.counts, lists: None });
-    let allocator = allocator_summary(&survey, &sample);
+    let allocator = allocator_summary(&survey, sample.pools.0.round() as u64, sample.blocks_in_use.round() as u64);
     let (pools, pools_read) = sample.pools;
     let sampled = Sampled { seed, pools_read, pools: pools.round() as u64, confidence: 0.95, duration };
     let basis = if sample.is_complete {
@@ -94,16 +90,4 @@ pub fn take(mut opened: Opened, options: &Sampling, by: By, sort: SortKey) -> Re
         Basis::Sampled(sampled)
     };
     Ok((Taken { collected: histogram, reading, problems, allocator }, basis))
-}
-
-fn allocator_summary(survey: &Survey, sample: &Sample) -> AllocatorSummary {
-    let blocks_in_use = sample.blocks_in_use.round() as u64;
-    AllocatorSummary {
-        arenas: survey.arenas.arenas.len() as u64,
-        pools: sample.pools.0.round() as u64,
-        blocks_in_use,
-        allocated_blocks: blocks_in_use + survey.arenas.raw_blocks.unwrap_or(0),
-        raw_blocks_known: survey.arenas.raw_blocks.is_some(),
-        debug_hooks: survey.debug_hooks,
-    }
 }

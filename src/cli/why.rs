@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use serde::Serialize;
 
 use crate::analysis::names::Names;
+use crate::analysis::steps::Steps;
 use crate::analysis::why::{self, Answer, Question};
 use crate::graph::ObjectId;
 use crate::graph::retained;
@@ -141,6 +142,7 @@ fn answer(options: &Why, what: &str, collected: &Collected<'_>) -> Result<Found>
     let cached = CachedMemory::new(collected.memory);
     let references = collected.references.over(&cached);
     let names = Names::new(&cached, collected.objects, collected.types, &references);
+    let steps = Steps::new(collected.memory, collected.objects, collected.references);
     let (objects, shallow_bytes) = (targets.len() as u64, targets.iter().map(|&target| graph.shallow(target)).sum());
     let question = Question {
         targets,
@@ -149,7 +151,7 @@ fn answer(options: &Why, what: &str, collected: &Collected<'_>) -> Result<Found>
         show_values: options.show_values,
         referrers: options.top,
     };
-    let Answer { groups, unreached, too_deep } = why::chains(&graph, &names, &question);
+    let Answer { groups, unreached, too_deep } = why::chains(&graph, &names, &steps, &question);
     let more_chains = groups.len().saturating_sub(options.top) as u64;
     let chains = groups.into_iter().take(options.top).map(|group| Chain {
         chain: group.chain,

@@ -1,10 +1,11 @@
 //! What the short way of judging blocks ([`super::quick`]) needs of a type, in half a cache line, found by the type's
 //! address in one probe.
 
+use crate::python::address_table::AddressTable;
 use crate::python::layout::Layout;
 use crate::python::layout::fields::Bits;
 use crate::python::sizes::SizeRule;
-use crate::python::types::{TypeId, TypeInfo, TypeTable, flag, hash};
+use crate::python::types::{TypeId, TypeInfo, TypeTable, flag};
 
 use super::classify::ALIGNMENT;
 
@@ -31,8 +32,6 @@ pub(super) enum Shape {
 /// A type, as the short way sees it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Brief {
-    /// Where the type is; 0 where there is none.
-    type_: u64,
     pub(super) type_id: TypeId,
     /// Bytes of a block that holds an object without items, front included.
     pub(super) needs: u32,
@@ -81,20 +80,32 @@ pub(super) struct Places {
     pub(super) inline_values: u64,
 }
 
-/// The briefs of all types, by address: open addressing, at most a quarter full.
+/// The briefs of all types, by address.
 #[derive(Debug)]
 pub(super) struct Briefs {
-    slots: Vec<Brief>,
-    shift: u32,
+    table: AddressTable<Brief>,
     /// `None` where the layout is one that the short way does not know.
     pub(super) places: Option<Places>,
 }
 
 impl Briefs {
     pub(super) fn new(types: &TypeTable, layout: &Layout) -> Briefs {
-        let capacity = (types.len().max(16) * 4).next_power_of_two();
-        let empty = Brief {
-            type_: 0,
+        let brief = |(type_id, info): (TypeId, &TypeInfo)| (info.address.0, Brief::new(type_id, info, layout));
+        let briefs: Vec<(u64, Brief)> = types.iter().map(brief).collect();
+        Briefs { table: AddressTable::new(briefs.into_iter()), places: Places::new(layout) }
+    }
+
+    /// The brief of the type at an address, given the address's [hash](crate::python::address_table::hash).
+    #[inline(always)]
+    pub(super) fn find(&self, type_: u64, hash: u64) -> Option<&Brief> {
+        self.table.find(type_, hash)
+    }
+}
+
+impl Default for Brief {
+    /// What takes the long way.
+    fn default() -> Brief {
+        Brief {
             type_id: TypeId(0),
             needs: 0,
             size: 0,
@@ -103,34 +114,6 @@ impl Briefs {
             front: Brief::NEVER,
             shape: Shape::Long,
             has_gc_head: false,
-        };
-        let places = Places::new(layout);
-        let shift = 64 - capacity.trailing_zeros();
-        let mut briefs = Briefs { slots: vec![empty; capacity], shift, places };
-        for (type_id, info) in types.iter() {
-            let address = info.address.0;
-            let mut slot = (hash(address) >> shift) as usize;
-            while !matches!(briefs.slots[slot].type_, 0) && briefs.slots[slot].type_ != address {
-                slot = (slot + 1) % capacity;
-            }
-            briefs.slots[slot] = Brief::new(type_id, info, layout, empty);
-        }
-        briefs
-    }
-
-    /// The brief of the type at an address, given the address's [`hash`].
-    #[inline(always)]
-    pub(super) fn find(&self, type_: u64, hash: u64) -> Option<&Brief> {
-        let mut slot = (hash >> self.shift) as usize;
-        loop {
-            let brief = self.slots.get(slot)?;
-            if brief.type_ == type_ {
-                return Some(brief);
-            }
-            if brief.type_ == 0 {
-                return None;
-            }
-            slot = (slot + 1) & (self.slots.len() - 1);
         }
     }
 }
@@ -138,8 +121,8 @@ impl Briefs {
 impl Brief {
     const NEVER: u8 = u8::MAX;
 
-    fn new(type_id: TypeId, info: &TypeInfo, layout: &Layout, empty: Brief) -> Brief {
-        let long = Brief { type_: info.address.0, type_id, ..empty };
+    fn new(type_id: TypeId, info: &TypeInfo, layout: &Layout) -> Brief {
+        let long = Brief { type_id, ..Brief::default() };
         if info.has(flag::TYPE_SUBCLASS) || !info.front.is_multiple_of(ALIGNMENT as usize) {
             return long;
         }

@@ -6,15 +6,16 @@
 //! [`Classifier::block`], which says the same: builds with assertions, as those of the tests, take both ways for
 //! every block and compare.
 
+use crate::python::address_table::{AddressFilter, hash};
 use crate::python::deferred::Deferred;
 use crate::python::measure::{DIGIT_BITS, OBJECT_SIZE_MAX, Size};
-use crate::python::types::{AddressFilter, TypeId, hash};
+use crate::python::types::TypeId;
 use crate::target::Address;
 use crate::target::memory::u32_at;
 
 use super::brief::{Brief, Briefs, Places, Shape, WORDS};
 use super::classify::{Classifier, LOWEST_ADDRESS, Room, Verdict};
-use super::object::{Object, Refcount, RefcountRule, USER_SPACE};
+use super::object::{GcHead, Object, Refcount, RefcountRule};
 
 /// What the short way says of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,12 +154,11 @@ impl QuickWay<'_> {
         let mut tracked = false;
         if brief.has_gc_head {
             let head = (front / 8).wrapping_sub(2);
-            let (next, previous) = (word(words, head), word(words, head + 1));
-            tracked = next != 0;
-            let is_linked = next.wrapping_sub(4) < USER_SPACE - 4 && previous != 0;
-            if !is_linked && (tracked || previous > 3) {
-                return Quick::Unknown;
-            }
+            tracked = match GcHead::of(word(words, head), word(words, head + 1)) {
+                GcHead::Tracked => true,
+                GcHead::Untracked => false,
+                GcHead::Implausible => return Quick::Unknown,
+            };
         }
         let Some((inside, size)) = measure(places, brief, words_of, &pool[offset + front..]) else {
             return Quick::Unknown;
@@ -169,20 +169,16 @@ impl QuickWay<'_> {
         }
         let size = u64::from(brief.size) + size;
         let object = Object { address: block.offset(front), type_id: brief.type_id, size, refcount, tracked };
-        if brief.shape == Shape::Dict {
-            let (keys, split) = (Address(word(words_of, places.dict_keys)), word(words_of, places.dict_values) != 0);
-            let size = Size::Deferred(Deferred::DictKeys { keys, base: size, split });
-            debug_assert!(
-                self.agrees(&object, size, block, &pool[offset..offset + room]),
-                "{object:?} in {room} bytes"
-            );
+        let (keys, split) = (Address(word(words_of, places.dict_keys)), word(words_of, places.dict_values) != 0);
+        let is_dict = brief.shape == Shape::Dict;
+        let whole = match is_dict {
+            true => Size::Deferred(Deferred::DictKeys { keys, base: size, split }),
+            false => Size::Known(size),
+        };
+        debug_assert!(self.agrees(&object, whole, block, &pool[offset..offset + room]), "{object:?} in {room} bytes");
+        if is_dict {
             finds.dict(object, keys, split);
         } else {
-            let size = Size::Known(size);
-            debug_assert!(
-                self.agrees(&object, size, block, &pool[offset..offset + room]),
-                "{object:?} in {room} bytes"
-            );
             finds.object(object);
         }
         Quick::Told

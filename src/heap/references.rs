@@ -16,6 +16,7 @@
 mod containers;
 mod frames;
 mod instances;
+mod names;
 mod native;
 mod rules;
 
@@ -29,7 +30,8 @@ use crate::python::types::{TypeId, TypeTable};
 use crate::target::memory::{Memory, u64_at};
 use crate::target::{Address, MemoryExt};
 
-use rules::{Family, FieldName, Rule};
+use names::FieldName;
+use rules::{Family, Rule};
 
 /// How an object refers to another. Names are addresses in the target, looked up by whoever shows them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -215,7 +217,10 @@ impl<'a, M: Memory + ?Sized> References<'a, M> {
         let mut each = |index: u64, word: u64| {
             let offset = rule.body.start + 8 * index as u32;
             let word = if rule.tagged.contains(&offset) { word & !1 } else { word };
-            if word != 0 && !rule.skipped.contains(&offset) {
+            // What C lets point to its own object is borrowed: Cython's functions are their own `m_self`. What Python
+            // put there, through a member, is owned.
+            let is_borrowed = word == subject.address.0 && rule.name(offset).is_none();
+            if word != 0 && !is_borrowed && !rule.skipped.contains(&offset) {
                 visit(word, Label::Field(offset));
             }
         };

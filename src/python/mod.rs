@@ -1,5 +1,6 @@
 //! Meaning: what the bytes of a CPython process say. Finds the interpreter, knows its layouts, reads its types.
 
+pub mod address_table;
 pub mod attach;
 pub mod code;
 pub mod deferred;

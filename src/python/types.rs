@@ -15,6 +15,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use crate::target::Address;
 use crate::target::memory::{Memory, MemoryExt, ReadError, u64_at};
 
+use super::address_table::{AddressFilter, AddressTable, FilterBits, hash};
 use super::attach::{Interpreter, Python};
 use super::layout::Layout;
 use super::proof::ProofError;
@@ -70,7 +71,7 @@ const STATE_TRIES: usize = 20;
 const STATE_PAUSE: Duration = Duration::from_millis(1);
 
 /// Index of a type in a [`TypeTable`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct TypeId(pub u32);
 
 impl TypeId {
@@ -136,7 +137,8 @@ impl TypeInfo {
 #[derive(Debug, Default)]
 pub struct TypeTable {
     types: Vec<TypeInfo>,
-    index: AddressIndex,
+    ids: AddressTable<TypeId>,
+    filter: FilterBits,
     type_type: Address,
     /// Types that could not be read or made no sense.
     pub rejected: u64,
@@ -179,13 +181,14 @@ impl TypeTable {
 
     /// The filter that nearly all words fail that are no type's address.
     pub fn filter(&self) -> AddressFilter<'_> {
-        AddressFilter { bits: &self.index.filter }
+        self.filter.filter()
     }
 
     /// A type by its address.
     #[inline(always)]
     pub fn find(&self, address: u64) -> Option<TypeId> {
-        self.index.get(address)
+        let hash = hash(address);
+        self.filter.filter().passes(hash).then(|| self.ids.find(address, hash).copied())?
     }
 
     /// What is known of a type.
@@ -217,8 +220,14 @@ impl TypeTable {
     /// A table of given types: for tests.
     pub fn of(types: Vec<TypeInfo>) -> TypeTable {
         let mut table = TypeTable { types, ..TypeTable::default() };
-        table.index = AddressIndex::new(table.types.iter().map(|info| info.address.0));
+        table.index_addresses();
         table
+    }
+
+    fn index_addresses(&mut self) {
+        let ids = self.types.iter().enumerate().map(|(id, info)| (info.address.0, TypeId(id as u32)));
+        self.ids = AddressTable::new(ids);
+        self.filter = FilterBits::new(self.types.iter().map(|info| info.address.0));
     }
 }
 
@@ -422,7 +431,7 @@ impl<M: Memory + ?Sized> Builder<'_, M> {
                 self.describe(raw, &own[index], &tp_names[index], rule, basis)
             })
             .collect();
-        self.table.index = AddressIndex::new(self.table.types.iter().map(|info| info.address.0));
+        self.table.index_addresses();
         Ok(())
     }
 
@@ -549,113 +558,4 @@ fn front_of(layout: &Layout, flags: u64) -> (usize, usize) {
     let managed = (layout.constants.managed_dict_before.is_some() && has(flag::MANAGED_DICT))
         || (layout.constants.managed_weakref_before.is_some() && has(flag::MANAGED_WEAKREF));
     (gc_head + if managed { layout.constants.preheader_size } else { 0 }, gc_head)
-}
-
-/// From the address of a type to its id: open addressing, at most a quarter full, so that a word that is no type is
-/// nearly always refused by its first probe.
-#[derive(Debug)]
-struct AddressIndex {
-    slots: Vec<(u64, u32)>,
-    shift: u32,
-    /// A bit for each hash that is in use. It fits into the first-level cache where the slots do not, and refuses
-    /// nearly all words that are no type.
-    filter: Filter,
-}
-
-/// The hash of an address, by which types are found. Fibonacci hashing; addresses are multiples of 8, so the low bits
-/// carry nothing.
-#[inline(always)]
-pub fn hash(address: u64) -> u64 {
-    (address >> 3).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-}
-
-/// Tells in few instructions of most words that they are no type's address.
-#[derive(Clone, Copy, Debug)]
-pub struct AddressFilter<'a> {
-    bits: &'a [u64; 1 << (FILTER_BITS - 6)],
-}
-
-impl AddressFilter<'_> {
-    /// Whether there may be a type at an address of this [`hash`]: wrong in one case of a hundred.
-    #[inline(always)]
-    pub fn passes(&self, hash: u64) -> bool {
-        let bit = hash >> (64 - FILTER_BITS);
-        self.bits[(bit / 64) as usize] >> (bit % 64) & 1 == 1
-    }
-}
-
-/// See [`AddressIndex::filter`].
-type Filter = Box<[u64; 1 << (FILTER_BITS - 6)]>;
-
-/// Bits of the filter, a power of two: 8 KiB. A thousand types let 1.5 % of other words pass.
-const FILTER_BITS: u32 = 16;
-
-fn empty_filter() -> Filter {
-    Box::new([0; 1 << (FILTER_BITS - 6)])
-}
-
-impl Default for AddressIndex {
-    fn default() -> AddressIndex {
-        AddressIndex { slots: Vec::new(), shift: 0, filter: empty_filter() }
-    }
-}
-
-impl AddressIndex {
-    fn new(addresses: impl ExactSizeIterator<Item = u64>) -> AddressIndex {
-        let capacity = (addresses.len().max(16) * 4).next_power_of_two();
-        let filter = empty_filter();
-        let mut index = AddressIndex { slots: vec![(0, 0); capacity], shift: 64 - capacity.trailing_zeros(), filter };
-        for (id, address) in addresses.enumerate() {
-            let bit = hash(address) >> (64 - FILTER_BITS);
-            index.filter[(bit / 64) as usize] |= 1 << (bit % 64);
-            let mut slot = index.first_slot(address);
-            while index.slots[slot].0 != 0 && index.slots[slot].0 != address {
-                slot = (slot + 1) & (capacity - 1);
-            }
-            index.slots[slot] = (address, id as u32);
-        }
-        index
-    }
-
-    #[inline(always)]
-    fn first_slot(&self, address: u64) -> usize {
-        (hash(address) >> self.shift) as usize
-    }
-
-    #[inline(always)]
-    fn get(&self, address: u64) -> Option<TypeId> {
-        if (AddressFilter { bits: &self.filter }).passes(hash(address)) { self.get_slot(address) } else { None }
-    }
-
-    #[inline]
-    fn get_slot(&self, address: u64) -> Option<TypeId> {
-        let mut slot = self.first_slot(address);
-        loop {
-            let (key, id) = self.slots[slot];
-            if key == address {
-                return (address != 0).then_some(TypeId(id));
-            }
-            if key == 0 {
-                return None;
-            }
-            slot = (slot + 1) & (self.slots.len() - 1);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_index_finds_what_is_in_it_and_nothing_else() {
-        let addresses: Vec<u64> = (1..1000).map(|n| n * 936).collect();
-        let index = AddressIndex::new(addresses.iter().copied());
-        for (id, &address) in addresses.iter().enumerate() {
-            assert_eq!(index.get(address), Some(TypeId(id as u32)));
-            assert_eq!(index.get(address + 8), None);
-        }
-        assert_eq!(index.get(0), None);
-        assert_eq!(AddressIndex::default().get(8), None);
-    }
 }

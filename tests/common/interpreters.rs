@@ -54,11 +54,6 @@ impl Interpreter {
         }
     }
 
-    /// Whether its references are compared with what it says of them: not on musl, where false objects are found.
-    pub fn is_followed(&self) -> bool {
-        !self.kind.starts_with("musl")
-    }
-
     /// Whether the build has a global lock: the others count references otherwise and have an allocator of their own.
     pub fn has_gil(&self) -> bool {
         self.kind != "free-threaded"

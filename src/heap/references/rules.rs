@@ -13,6 +13,7 @@ use crate::target::cache::CachedMemory;
 use crate::target::memory::{Memory, MemoryExt, u64_at};
 
 use super::BODY_MAX;
+use super::names::{self, FieldName};
 use crate::python::reader::Reader;
 
 /// Base types followed from one type: `tp_base` of the deepest known hierarchies has some tens.
@@ -49,15 +50,6 @@ pub(super) enum Family {
     SimpleQueue,
     LruCache,
     NdArray,
-}
-
-/// What a word of the body is called.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum FieldName {
-    /// A C string in the target.
-    Declared(Address),
-    /// As CPython's documentation calls it.
-    Known(&'static str),
 }
 
 /// A type's rule.
@@ -126,7 +118,7 @@ fn rule<M: Memory + ?Sized>(reader: &Reader<'_, M>, types: &TypeTable, info: &Ty
     if let Ok(offset @ 1..) = u32::try_from(dict_offset) {
         names.insert(0, (offset, FieldName::Known("__dict__")));
     }
-    names.extend(bases.iter().flat_map(|base| known_names(layout, base)));
+    names.extend(bases.iter().flat_map(|base| names::known(layout, &base.full_name())));
     let mut seen = FxHashSet::default();
     names.retain(|(offset, _)| seen.insert(*offset));
     let offsets = |offsets: Vec<usize>| offsets.into_iter().map(|offset| offset as u32).collect();
@@ -291,86 +283,4 @@ fn members<M: Memory + ?Sized>(reader: &Reader<'_, M>, info: &TypeInfo) -> Vec<(
         }
     }
     found
-}
-
-/// The fields in which a code object owns others, in the order in which a person would name them.
-fn code_fields(layout: &Layout) -> Vec<(u32, FieldName)> {
-    let code = &layout.code;
-    let fields = [
-        (Some(code.co_consts), "co_consts"),
-        (Some(code.co_names), "co_names"),
-        (Some(code.co_filename), "co_filename"),
-        (Some(code.co_name), "co_name"),
-        (code.co_qualname, "co_qualname"),
-        (code.co_code, "co_code"),
-        (code.co_varnames, "co_varnames"),
-        (code.co_freevars, "co_freevars"),
-        (code.co_cellvars, "co_cellvars"),
-        (code.co_lnotab, "co_lnotab"),
-        (code.co_linetable, "co_linetable"),
-        (code.co_exceptiontable, "co_exceptiontable"),
-        (code.co_localsplusnames, "co_localsplusnames"),
-        (code.co_localspluskinds, "co_localspluskinds"),
-        // 3.11 only.
-        (code._co_code, "co_code"),
-    ];
-    fields.into_iter().filter_map(|(offset, name)| Some((offset? as u32, FieldName::Known(name)))).collect()
-}
-
-/// Where a `threading.local` keeps the dicts of all threads: until 3.12 by way of what stands for it in each.
-fn local_fields(layout: &Layout) -> Vec<(u32, FieldName)> {
-    let fields = [(layout.local.localdicts, "localdicts"), (layout.local.dummies, "dummies")];
-    fields.into_iter().filter_map(|(offset, name)| Some((offset? as u32, FieldName::Known(name)))).collect()
-}
-
-/// Names of fields that CPython shows under a name but does not declare as members.
-fn known_names(layout: &Layout, base: &TypeInfo) -> Vec<(u32, FieldName)> {
-    let names: &[(usize, &'static str)] = match base.full_name().as_str() {
-        "builtins.function" => &[
-            (layout.function.func_code, "__code__"),
-            (layout.function.func_defaults, "__defaults__"),
-            (layout.function.func_kwdefaults, "__kwdefaults__"),
-            (layout.function.func_annotations, "__annotations__"),
-            (layout.function.func_name, "__name__"),
-            (layout.function.func_qualname, "__qualname__"),
-            (layout.function.func_dict, "__dict__"),
-        ],
-        "builtins.code" => return code_fields(layout),
-        "builtins.cell" => &[(layout.cell.ob_ref, "cell_contents")],
-        "builtins.module" => &[(layout.module.md_dict, "__dict__"), (layout.module.md_name, "__name__")],
-        "builtins.BaseException" => &[
-            (layout.base_exception.args, "args"),
-            (layout.base_exception.traceback, "__traceback__"),
-            (layout.base_exception.context, "__context__"),
-            (layout.base_exception.cause, "__cause__"),
-            (layout.base_exception.dict, "__dict__"),
-        ],
-        "builtins.traceback" => &[(layout.traceback.tb_next, "tb_next"), (layout.traceback.tb_frame, "tb_frame")],
-        "builtins.type" => &[
-            (layout.type_object.tp_dict, "__dict__"),
-            (layout.type_object.tp_bases, "__bases__"),
-            (layout.type_object.tp_mro, "__mro__"),
-            (layout.type_object.tp_base, "__base__"),
-            (layout.type_object.tp_subclasses, "__subclasses__"),
-            (layout.heap_type.ht_name, "__name__"),
-            (layout.heap_type.ht_qualname, "__qualname__"),
-            (layout.heap_type.ht_slots, "__slots__"),
-        ],
-        "builtins.frame" => &[(layout.frame.f_back, "f_back"), (layout.frame.f_trace, "f_trace")],
-        // `Context` until 3.9, `_contextvars.Context` since 3.10; `hamt` likewise.
-        "builtins.Context" | "_contextvars.Context" => &[(layout.context.ctx_vars, "ctx_vars")],
-        "builtins.hamt" | "_contextvars.hamt" => &[(layout.hamt.h_root, "h_root")],
-        "_thread._local" => return local_fields(layout),
-        "builtins.mappingproxy" => &[(layout.mapping_proxy.mapping, "mapping")],
-        "_asyncio.Task" | "asyncio.Task" => &[
-            (layout.task.task_coro, "_coro"),
-            (layout.task.task_fut_waiter, "_fut_waiter"),
-            (layout.task.task_callbacks, "_callbacks"),
-            (layout.task.task_context, "_context"),
-            (layout.task.task_result, "_result"),
-            (layout.task.task_exception, "_exception"),
-        ],
-        _ => &[],
-    };
-    names.iter().map(|&(offset, name)| (offset as u32, FieldName::Known(name))).collect()
 }
