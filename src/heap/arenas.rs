@@ -54,6 +54,8 @@ pub struct Arenas {
     pub pools_in_use: u64,
     /// Arenas whose counts of pools disagree: they change just now.
     odd: u64,
+    /// Arenas in memory that was not mapped when the target's mappings were read: they are new.
+    newer: Vec<Arena>,
 }
 
 /// Finds all arenas of all interpreters. An interpreter run with another allocator has none.
@@ -70,10 +72,7 @@ pub fn find<M: Memory + ?Sized>(memory: &M, python: &Python) -> Result<Arenas, P
         for interpreter in python.interpreters.iter().filter(|_| is_in_use) {
             let field = interpreter.address.offset(offset);
             let at = if python.version.obmalloc_is_pointer() { memory.read_pointer(field)? } else { field };
-            if at.is_null() && interpreter.id == 0 {
-                let detail = "null, but every build has one".to_owned();
-                return Err(ProofError::Field { field: "PyInterpreterState.obmalloc", detail });
-            }
+            // A build without pymalloc has none.
             if at.is_null() || seen.contains(&at) {
                 continue;
             }
@@ -118,7 +117,8 @@ fn read_state<M: Memory + ?Sized>(
         let slots = memory.read_u32(at.offset(fields.maxarenas)).unwrap_or(0);
         read_array(memory, layout, array, u64::from(slots), &mut found);
         found.raw_blocks = memory.read_u64(at.offset(fields.raw_allocated_blocks)).ok();
-        let state = State { at, arenas: &found.arenas, rejected: found.rejected, odd: found.odd };
+        let state =
+            State { at, arenas: &found.arenas, newer: &found.newer, rejected: found.rejected, odd: found.odd };
         match usedpools::prove(memory, layout, fields, &state) {
             Ok(()) => return Ok(found),
             // What a core left out proves nothing.
@@ -169,7 +169,11 @@ fn read_array<M: Memory + ?Sized>(memory: &M, layout: &Layout, array: Address, s
                     }
                     found.arenas.push(arena);
                 }
-                _ => found.rejected += 1,
+                Slot::Arena(arena) => {
+                    found.rejected += 1;
+                    found.newer.push(arena);
+                }
+                Slot::Nonsense => found.rejected += 1,
             }
         }
     }

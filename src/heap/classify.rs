@@ -231,7 +231,7 @@ impl<'a> Classifier<'a> {
     /// The count in an object's header, and whether the header itself says that the collector tracks the object
     /// (free-threaded builds). `None` for what is not alive.
     #[inline(always)]
-    fn header(&self, object: &[u8]) -> Option<(Refcount, bool)> {
+    pub(super) fn header(&self, object: &[u8]) -> Option<(Refcount, bool)> {
         if self.rule == RefcountRule::Shared {
             return SharedHeader::read(self.layout, object).map(|header| (header.refcount, header.tracked));
         }

@@ -2,8 +2,9 @@
 //! need exist, is tried on the first ones that a census meets: their fields must agree with each other and with what
 //! they point at.
 //!
-//! An object that contradicts itself may have changed while it was read, or be none; it is read again. A kind of which
-//! more objects contradict the layout than agree with it would be counted wrongly: that is an error, not a figure.
+//! An object that contradicts itself may have changed while it was read, or be none; it is read again, and says something
+//! only if it is still alive and stood still meanwhile. A kind of which many objects contradict the layout would be counted
+//! wrongly: that is an error, not a figure.
 //!
 //! Mirrors what `Objects/setobject.c`, `bytearrayobject.c`, `codeobject.c`, `odictobject.c`, `genobject.c` and
 //! `Modules/_collectionsmodule.c`, `arraymodule.c`, `_io/bufferedio.c` (v3.8 to v3.15) keep true between any two calls.
@@ -17,21 +18,23 @@ use crate::python::types::{TypeInfo, TypeTable};
 use crate::target::Address;
 use crate::target::memory::{Memory, MemoryExt, u32_at, u64_at};
 
-use super::classify::LOWEST_ADDRESS;
+use super::classify::{Classifier, LOWEST_ADDRESS};
 use super::object::USER_SPACE;
 
 /// How often an object that contradicts itself is read.
 const TRIES: usize = 8;
+/// How often it must have contradicted itself and been the same afterwards.
+const STOOD_STILL: usize = 2;
 /// Objects of a kind that are asked by one worker, until so many of them told anything.
 const ASKED_MAX: u32 = 512;
 const TOLD_MAX: u32 = 64;
 /// One object may have been stopped in the middle of a change, or be none; some of many may.
-const FAILED_MIN: u32 = 2;
-const MINORITY_MIN: u32 = 5;
+const FAILED_MIN: u32 = 3;
+const MINORITY_MIN: u32 = 8;
 /// Objects of a kind that must have been refused before that alone says something.
-const REFUSED_MIN: u32 = 4;
+const REFUSED_MIN: u32 = 16;
 /// Of text, which is made everywhere and all the time, more.
-const REFUSED_TEXTS_MIN: u32 = 32;
+const REFUSED_TEXTS_MIN: u32 = 64;
 /// Slots of a set that are looked through.
 const SLOTS_MAX: u64 = 1 << 10;
 /// Bytes of a struct that are read; the largest is a deque's with 248.
@@ -166,7 +169,7 @@ impl Trials {
     pub fn judge(&self) -> Result<(), ProofError> {
         for (field, votes) in NAMES.into_iter().zip(&self.votes) {
             let Votes { held, failed, found, refused, .. } = *votes;
-            if failed >= FAILED_MIN && failed > held || failed >= MINORITY_MIN && failed > held / 4 {
+            if failed >= FAILED_MIN && failed > held || failed >= MINORITY_MIN && failed > held / 2 {
                 let detail = format!("{failed} of {} objects contradict it", held + failed);
                 return Err(ProofError::Field { field, detail });
             }
@@ -183,8 +186,7 @@ impl Trials {
 /// What a trial needs.
 pub(super) struct Trial<'a, M: Memory + ?Sized> {
     pub(super) memory: &'a M,
-    pub(super) layout: &'a Layout,
-    pub(super) types: &'a TypeTable,
+    pub(super) classifier: &'a Classifier<'a>,
     /// No object is larger than this.
     pub(super) size_max: u64,
 }
@@ -210,37 +212,63 @@ fn worth(word: u64, alignment: u64) -> Worth {
 impl<M: Memory + ?Sized> Trial<'_, M> {
     /// Whether the object at `address` agrees with the layout; `None` where it tells nothing.
     fn of(&self, kind: Kind, info: &TypeInfo, address: Address) -> Option<bool> {
-        let mut last = None;
+        let mut bytes = self.read(info, address)?;
+        let mut stood_still = 0;
         for _ in 0..TRIES {
-            last = self.once(kind, info, address);
-            if last != Some(false) {
-                break;
+            let verdict = self.once(kind, address, &bytes);
+            if verdict != Some(false) {
+                return verdict;
             }
+            let again = self.read(info, address)?;
+            if !self.is_alive(info, &again) {
+                return None;
+            }
+            stood_still = if again == bytes { stood_still + 1 } else { 0 };
+            if stood_still == STOOD_STILL {
+                log::debug!("the {} at {address} contradicts the layout", info.full_name());
+                return Some(false);
+            }
+            bytes = again;
         }
-        if last == Some(false) {
-            log::debug!("the {} at {address} contradicts the layout", info.full_name());
-        }
-        last
+        None
     }
 
-    fn once(&self, kind: Kind, info: &TypeInfo, address: Address) -> Option<bool> {
-        let length = usize::try_from(info.basicsize).ok()?.clamp(self.layout.unicode.size, STRUCT_MAX) + BEHIND;
+    /// Whether these bytes are still those of a live object of the type. What is freed loses its count.
+    fn is_alive(&self, info: &TypeInfo, bytes: &[u8]) -> bool {
+        u64_at(bytes, self.layout().object.ob_type) == Some(info.address.0) && self.classifier.header(bytes).is_some()
+    }
+
+    fn layout(&self) -> &Layout {
+        self.classifier.layout()
+    }
+
+    fn types(&self) -> &TypeTable {
+        self.classifier.types()
+    }
+
+    /// The struct at `address`, and some bytes behind it.
+    fn read(&self, info: &TypeInfo, address: Address) -> Option<Vec<u8>> {
+        let length = usize::try_from(info.basicsize).ok()?.clamp(self.layout().unicode.size, STRUCT_MAX) + BEHIND;
         let mut bytes = vec![0; length];
         // At the end of a mapping there may be less.
         while self.memory.read_exact_at(address, &mut bytes).is_err() {
             bytes.truncate(bytes.len().checked_sub(16)?);
         }
+        Some(bytes)
+    }
+
+    fn once(&self, kind: Kind, address: Address, bytes: &[u8]) -> Option<bool> {
         match kind {
-            Kind::Text => self.text(&bytes),
-            Kind::Set => self.set(address, &bytes),
-            Kind::ByteArray => self.byte_array(&bytes),
-            Kind::Deque => self.deque(&bytes),
-            Kind::OrderedDict => self.ordered_dict(&bytes),
-            Kind::Array => self.array(&bytes),
-            Kind::Buffered => self.buffered(&bytes),
-            Kind::Code => self.code(&bytes),
-            Kind::Frame => self.frame(address, &bytes),
-            Kind::Generator => self.generator(&bytes),
+            Kind::Text => self.text(bytes),
+            Kind::Set => self.set(address, bytes),
+            Kind::ByteArray => self.byte_array(bytes),
+            Kind::Deque => self.deque(bytes),
+            Kind::OrderedDict => self.ordered_dict(bytes),
+            Kind::Array => self.array(bytes),
+            Kind::Buffered => self.buffered(bytes),
+            Kind::Code => self.code(bytes),
+            Kind::Frame => self.frame(address, bytes),
+            Kind::Generator => self.generator(bytes),
             Kind::BytesIo | Kind::Type => None,
         }
     }
@@ -250,7 +278,7 @@ impl<M: Memory + ?Sized> Trial<'_, M> {
     }
 
     fn ob_size(&self, bytes: &[u8]) -> Option<u64> {
-        u64_at(bytes, self.layout.var_object.ob_size)
+        u64_at(bytes, self.layout().var_object.ob_size)
     }
 
     /// Whether a word points at an object of a type whose C name is this.
@@ -258,8 +286,8 @@ impl<M: Memory + ?Sized> Trial<'_, M> {
         if worth(word, 8) != Worth::Address {
             return Some(false);
         }
-        let type_ = self.word(Address(word).offset(self.layout.object.ob_type))?;
-        Some(self.types.find(type_).is_some_and(|id| self.types.get(id).qualname == name))
+        let type_ = self.word(Address(word).offset(self.layout().object.ob_type))?;
+        Some(self.types().find(type_).is_some_and(|id| self.types().get(id).qualname == name))
     }
 
     /// Whether a word points at an object.
@@ -267,7 +295,7 @@ impl<M: Memory + ?Sized> Trial<'_, M> {
         if worth(word, 8) != Worth::Address {
             return Some(false);
         }
-        Some(self.types.find(self.word(Address(word).offset(self.layout.object.ob_type))?).is_some())
+        Some(self.types().find(self.word(Address(word).offset(self.layout().object.ob_type))?).is_some())
     }
 
     /// Bytes that an allocator can have given.
@@ -277,14 +305,15 @@ impl<M: Memory + ?Sized> Trial<'_, M> {
 
     /// Whether a str is ASCII behind its header.
     fn is_ascii(&self, bytes: &[u8]) -> Option<bool> {
-        let unicode = &self.layout.unicode;
+        let unicode = &self.layout().unicode;
         let state = |bits: Bits| Some(bits.of(u64::from(u32_at(bytes, bits.byte)?)));
         Some(state(unicode.compact)? != 1 || state(unicode.ascii)? == 1)
     }
 
-    /// Text that is not ASCII: a copy in UTF-8 ends with a 0 and is not shorter than the text.
+    /// Text that is not ASCII: a copy in UTF-8 ends with a 0 and is not shorter than the text. Text that ends with a 0 itself
+    /// tells nothing.
     fn text(&self, bytes: &[u8]) -> Option<bool> {
-        let unicode = &self.layout.unicode;
+        let unicode = &self.layout().unicode;
         if self.is_ascii(bytes)? {
             return None;
         }
@@ -294,20 +323,20 @@ impl<M: Memory + ?Sized> Trial<'_, M> {
             Worth::Null | Worth::Nonsense => Some(false),
             Worth::Address => {
                 let characters = u64_at(bytes, unicode.length)?;
-                if length <= characters || length > characters.checked_mul(4)? {
+                if length < characters || length > characters.checked_mul(4)? {
                     return Some(false);
                 }
                 let last = Address(utf8.checked_add(length - 1)?);
                 let mut end = [0; 2];
                 self.memory.read_exact_at(last, &mut end).ok()?;
-                Some(end[0] != 0 && end[1] == 0)
+                (end[0] != 0 || end[1] != 0).then_some(end[1] == 0)
             }
         }
     }
 
     /// A set's table has as many slots in use as it says.
     fn set(&self, address: Address, bytes: &[u8]) -> Option<bool> {
-        let (set, entry) = (&self.layout.set, &self.layout.set_entry);
+        let (set, entry) = (&self.layout().set, &self.layout().set_entry);
         let word = |offset: usize| u64_at(bytes, offset);
         let (fill, used, mask, table) = (word(set.fill)?, word(set.used)?, word(set.mask)?, word(set.table)?);
         let inside = (address.0..address.0 + set.size as u64).contains(&table);
@@ -335,7 +364,7 @@ impl<M: Memory + ?Sized> Trial<'_, M> {
 
     /// What a bytearray shows lies in what it has, and ends with a 0.
     fn byte_array(&self, bytes: &[u8]) -> Option<bool> {
-        let fields = &self.layout.byte_array;
+        let fields = &self.layout().byte_array;
         let word = |offset: usize| u64_at(bytes, offset);
         let (size, room) = (self.ob_size(bytes)?, word(fields.ob_alloc)?);
         let (first, start) = (word(fields.ob_bytes)?, word(fields.ob_start)?);
@@ -350,8 +379,8 @@ impl<M: Memory + ?Sized> Trial<'_, M> {
             // The buffer is a bytes object since 3.15, with a 0 behind its end.
             Some(object) => {
                 let object = Address(word(object)?);
-                self.word(object.offset(self.layout.var_object.ob_size))? == room
-                    && first == object.offset(self.layout.bytes.ob_sval).0
+                self.word(object.offset(self.layout().var_object.ob_size))? == room
+                    && first == object.offset(self.layout().bytes.ob_sval).0
                     && gap.is_some_and(|gap| gap + size <= room)
             }
             None => gap.is_some_and(|gap| gap + size < room),
@@ -363,7 +392,7 @@ impl<M: Memory + ?Sized> Trial<'_, M> {
 
     /// A deque's ends are as far apart as it is long, and its blocks are linked.
     fn deque(&self, bytes: &[u8]) -> Option<bool> {
-        let (deque, block) = (&self.layout.deque, &self.layout.deque_block);
+        let (deque, block) = (&self.layout().deque, &self.layout().deque_block);
         let word = |offset: usize| u64_at(bytes, offset);
         let items = (block.rightlink.checked_sub(block.data)? / 8) as u64;
         let (size, left, right) = (self.ob_size(bytes)?, word(deque.leftindex)?, word(deque.rightindex)?);
@@ -389,7 +418,7 @@ impl<M: Memory + ?Sized> Trial<'_, M> {
 
     /// An OrderedDict's index has as many slots as the dict's, and its first node is linked to the second.
     fn ordered_dict(&self, bytes: &[u8]) -> Option<bool> {
-        let (odict, node) = (&self.layout.odict, &self.layout.odict_node);
+        let (odict, node) = (&self.layout().odict, &self.layout().odict_node);
         let word = |offset: usize| u64_at(bytes, offset);
         let (slots, index) = (word(odict.od_fast_nodes_size)?, word(odict.od_fast_nodes)?);
         let (first, last) = (word(odict.od_first)?, word(odict.od_last)?);
@@ -399,10 +428,10 @@ impl<M: Memory + ?Sized> Trial<'_, M> {
         if !slots.is_power_of_two() || !self.is_room(slots.checked_mul(8)) || worth(index, 8) != Worth::Address {
             return Some(false);
         }
-        let keys = word(self.layout.dict.ma_keys)?;
+        let keys = word(self.layout().dict.ma_keys)?;
         // Else its keys have changed, and the index will be made anew.
         if word(odict.od_resize_sentinel)? == keys {
-            let header = KeysHeader::read(self.memory, self.layout, Address(keys)).ok()?;
+            let header = KeysHeader::read(self.memory, self.layout(), Address(keys)).ok()?;
             if header.size != slots {
                 return Some(false);
             }
@@ -420,7 +449,7 @@ impl<M: Memory + ?Sized> Trial<'_, M> {
 
     /// An array's room fits its items, whose size follows from their code.
     fn array(&self, bytes: &[u8]) -> Option<bool> {
-        let (array, descr) = (&self.layout.array, &self.layout.array_descr);
+        let (array, descr) = (&self.layout().array, &self.layout().array_descr);
         let word = |offset: usize| u64_at(bytes, offset);
         let (size, room, items) = (self.ob_size(bytes)?, word(array.allocated)?, word(array.ob_item)?);
         let at = word(array.ob_descr)?;
@@ -447,7 +476,7 @@ impl<M: Memory + ?Sized> Trial<'_, M> {
     /// Who reads or writes through a buffer has one, and its size is kept a second time, as a mask, where it is a power of
     /// two.
     fn buffered(&self, bytes: &[u8]) -> Option<bool> {
-        let fields = &self.layout.buffered;
+        let fields = &self.layout().buffered;
         let word = |offset: usize| u64_at(bytes, offset);
         if word(fields.raw)? == 0 {
             return None;
@@ -469,19 +498,19 @@ impl<M: Memory + ?Sized> Trial<'_, M> {
         if !self.is_a(word, "FileIO")? {
             return None;
         }
-        let descriptor = self.memory.read_i32(Address(word).offset(self.layout.object.size)).ok()?;
+        let descriptor = self.memory.read_i32(Address(word).offset(self.layout().object.size)).ok()?;
         Some(descriptor >= 0)
     }
 
     /// A code object has as many places as it has names for them.
     fn code(&self, bytes: &[u8]) -> Option<bool> {
-        let code = &self.layout.code;
+        let code = &self.layout().code;
         let length = |offset: Option<usize>| -> Option<u64> {
             let tuple = u64_at(bytes, offset?)?;
             if worth(tuple, 8) != Worth::Address {
                 return Some(u64::MAX);
             }
-            self.word(Address(tuple).offset(self.layout.var_object.ob_size))
+            self.word(Address(tuple).offset(self.layout().var_object.ob_size))
         };
         let (places, names) = match code.co_nlocalsplus {
             Some(offset) => (u32_at(bytes, offset)?, length(code.co_localsplusnames)?),
@@ -516,19 +545,19 @@ impl<M: Memory + ?Sized> Trial<'_, M> {
     }
 
     fn names_code(&self, word: Option<u64>) -> Option<bool> {
-        self.is_a(word? & !self.layout.constants.stackref_tag_mask, "code")
+        self.is_a(word? & !self.layout().constants.stackref_tag_mask, "code")
     }
 
     /// A frame runs code.
     fn frame(&self, address: Address, bytes: &[u8]) -> Option<bool> {
-        let (fields, Some(pointer)) = (&self.layout.frame, self.layout.frame.f_frame) else {
-            return self.names_code(u64_at(bytes, self.layout.frame.f_code?));
+        let (fields, Some(pointer)) = (&self.layout().frame, self.layout().frame.f_frame) else {
+            return self.names_code(u64_at(bytes, self.layout().frame.f_code?));
         };
         let frame = u64_at(bytes, pointer)?;
         if worth(frame, 8) != Worth::Address {
             return Some(false);
         }
-        let iframe = self.layout.iframe.as_ref()?;
+        let iframe = self.layout().iframe.as_ref()?;
         let code = self.word(Address(frame).offset(iframe.executable));
         let back = self.word(Address(frame).offset(iframe.frame_obj))?;
         let own = fields._f_frame_data.is_some_and(|data| frame == address.offset(data).0);
@@ -537,7 +566,7 @@ impl<M: Memory + ?Sized> Trial<'_, M> {
 
     /// A generator runs code, unless it is over.
     fn generator(&self, bytes: &[u8]) -> Option<bool> {
-        let (Some(frame), Some(iframe)) = (self.layout.generator.gi_iframe, &self.layout.iframe) else { return None };
+        let (Some(frame), Some(iframe)) = (self.layout().generator.gi_iframe, &self.layout().iframe) else { return None };
         self.names_code(u64_at(bytes, frame.checked_add(iframe.executable)?))
     }
 }

@@ -18,6 +18,8 @@ use super::arenas::Arena;
 
 /// How much of what the state counts and what is found may be in motion: one, and a part of many.
 const MOVING_PART: u64 = 64;
+/// Slots that one thread may have been stopped at in the middle of a change.
+const MOVING_SLOTS: u64 = 1;
 
 /// What was read of one state.
 pub(super) struct State<'a> {
@@ -25,7 +27,9 @@ pub(super) struct State<'a> {
     pub(super) at: Address,
     /// Its arenas.
     pub(super) arenas: &'a [Arena],
-    /// Slots of its array that make no sense.
+    /// Those in memory that was not mapped yet when the target's mappings were read.
+    pub(super) newer: &'a [Arena],
+    /// Slots of its array that make no sense, the newer arenas included.
     pub(super) rejected: u64,
     /// Arenas whose counts of pools disagree.
     pub(super) odd: u64,
@@ -43,7 +47,8 @@ pub(super) fn prove<M: Memory + ?Sized>(
 ) -> Result<(), ProofError> {
     let wrong = |field: &'static str, detail: String| Err(ProofError::Field { field, detail });
     let header = &layout.pool_header;
-    let by_index: FxHashMap<u32, &Arena> = state.arenas.iter().map(|arena| (arena.index, arena)).collect();
+    let known = state.arenas.iter().chain(state.newer);
+    let by_index: FxHashMap<u32, &Arena> = known.map(|arena| (arena.index, arena)).collect();
     let classes = layout.constants.pymalloc_max / layout.constants.pymalloc_alignment;
     let (mut rings, mut broken, mut at_home, mut astray) = (0, 0, 0, 0);
     for class in 0..classes {
@@ -73,13 +78,13 @@ pub(super) fn prove<M: Memory + ?Sized>(
     if astray > at_home {
         return wrong("_obmalloc_state.mgmt.arenas", format!("{astray} pools lie in no arena, {at_home} do"));
     }
-    let (found, stated) =
-        (state.arenas.len() as u64, memory.read_u64(state.at.offset(fields.narenas_currently_allocated))?);
+    let found = (state.arenas.len() + state.newer.len()) as u64;
+    let stated = memory.read_u64(state.at.offset(fields.narenas_currently_allocated))?;
     if found.abs_diff(stated) > 1 + stated / MOVING_PART {
         return wrong("_obmalloc_state.mgmt.arenas", format!("{found} arenas, and the allocator counts {stated}"));
     }
-    if state.rejected > found || state.odd > found / 2 {
-        let (rejected, odd) = (state.rejected, state.odd);
+    let (rejected, odd) = (state.rejected - state.newer.len() as u64, state.odd);
+    if rejected > found.max(MOVING_SLOTS) || odd > (found / 2).max(MOVING_SLOTS) {
         return wrong(
             "arena_object",
             format!("of {found} slots {odd} contradict themselves, {rejected} make no sense"),

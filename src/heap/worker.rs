@@ -55,6 +55,8 @@ pub struct Counts {
     pub torn_pools: u64,
     /// Pools that changed as fast, and whose blocks were judged one by one.
     pub moving_pools: u64,
+    /// Of these two, pools that were the same in two reads one after the other: nothing changed them.
+    pub contradicting_pools: u64,
     /// Objects whose size could not be completed: what they point at is gone or makes no sense.
     pub torn_objects: u64,
     /// Blocks that name a type and a count, but whose body cannot be right.
@@ -79,6 +81,7 @@ impl Counts {
         self.blocks_in_use += other.blocks_in_use;
         self.torn_pools += other.torn_pools;
         self.moving_pools += other.moving_pools;
+        self.contradicting_pools += other.contradicting_pools;
         self.torn_objects += other.torn_objects;
         self.implausible_blocks += other.implausible_blocks;
         self.unreadable_bytes += other.unreadable_bytes;
@@ -312,16 +315,20 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
         if self.judge_pool(address, bytes, window)? {
             return Ok(());
         }
+        let mut stands_still = true;
         if self.memory.local(address, bytes.len()).is_none() {
-            let mut again = vec![0; bytes.len()];
+            let (mut before, mut again) = (bytes.to_vec(), vec![0; bytes.len()]);
             for _ in 0..POOL_RETRIES {
                 self.memory.read_exact_at(address, &mut again).or_else(only_fatal)?;
                 if self.judge_pool(address, &again, window)? {
                     return Ok(());
                 }
+                stands_still = again == before;
+                std::mem::swap(&mut again, &mut before);
             }
         }
         self.counts.torn_pools += 1;
+        self.counts.contradicting_pools += u64::from(stands_still);
         Ok(())
     }
 
@@ -386,12 +393,7 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
             return Ok(());
         }
         let info = self.classifier.types().get(type_id);
-        let trial = Trial {
-            memory: self.memory,
-            layout: self.classifier.layout(),
-            types: self.classifier.types(),
-            size_max: self.size_max,
-        };
+        let trial = Trial { memory: self.memory, classifier: self.classifier, size_max: self.size_max };
         let header = window.get(address, self.classifier.layout().ascii_unicode.size);
         self.counts.trials.meet(&trial, info, address, header);
         let object = |size| Object { address, type_id, size, refcount, tracked };

@@ -413,7 +413,12 @@ impl<M: Memory + ?Sized> Builder<'_, M> {
         let own: Vec<OwnNames> = raw.iter().map(|raw| self.own_names(raw)).collect();
         let tp_names: Vec<String> =
             raw.iter().map(|raw| self.reader.type_name(raw.address).unwrap_or_default()).collect();
-        for (index, raw) in raw.iter().enumerate().filter(|&(index, _)| !own[index].is_python_class) {
+        let segments = &self.python.runtime.elf.segments;
+        let is_cpythons = |(index, raw): &(usize, &RawType)| {
+            let is_static = segments.iter().any(|segment| segment.range.contains(&raw.address));
+            !own[*index].is_python_class && words::is_of(&tp_names[*index], is_static)
+        };
+        for (index, raw) in raw.iter().enumerate().filter(is_cpythons) {
             match words::prove(&self.reader, raw.address, &tp_names[index]) {
                 // What a core left out proves nothing.
                 Ok(()) | Err(ProofError::Read(ReadError::Unreadable { .. })) => {}
@@ -485,16 +490,8 @@ impl<M: Memory + ?Sized> Builder<'_, M> {
         OwnNames { module, has_sizeof, is_python_class: self.is_python_class(raw) }
     }
 
-    /// A class statement's type takes its C name from its own `__name__`; a type that C made has a name of C's.
     fn is_python_class(&self, raw: &RawType) -> bool {
-        if raw.flags >> flag::HEAPTYPE & 1 == 0 {
-            return false;
-        }
-        let layout = self.reader.layout;
-        let pointer = |base, offset| self.reader.pointer(base, offset).unwrap_or_default();
-        let name = pointer(raw.address, layout.heap_type.ht_name);
-        let c_name = pointer(raw.address, layout.type_object.tp_name);
-        c_name == name.offset(layout.ascii_unicode.size) || c_name == pointer(name, layout.unicode.utf8)
+        raw.flags >> flag::HEAPTYPE & 1 == 1 && self.reader.is_python_class(raw.address)
     }
 
     fn learn_well_known(&self, raw: &[RawType]) -> Option<WellKnown> {

@@ -183,9 +183,11 @@ fn suspended(layout: &Layout, iframe: Option<usize>, size: usize) -> Option<usiz
     }
 }
 
-/// Whether a type of this C name says anything that the layout can be held against.
-pub fn is_known(tp_name: &str) -> bool {
-    KNOWN.iter().any(|known| known.tp_name == tp_name)
+/// Whether a type that C code made, with this C name, can be the one that CPython calls so: extensions have types of the
+/// same names (Cython's up to 0.29 are called `generator` and `coroutine`), but a builtin type stands in the
+/// interpreter's own file, and those of its modules are called after them.
+pub fn is_of(tp_name: &str, is_in_interpreters_file: bool) -> bool {
+    is_in_interpreters_file || tp_name.contains('.')
 }
 
 /// Holds what the type at `type_` says against the layout. Nothing is claimed of a type whose name is not known; the
