@@ -117,8 +117,7 @@ fn read_state<M: Memory + ?Sized>(
         let slots = memory.read_u32(at.offset(fields.maxarenas)).unwrap_or(0);
         read_array(memory, layout, array, u64::from(slots), &mut found);
         found.raw_blocks = memory.read_u64(at.offset(fields.raw_allocated_blocks)).ok();
-        let state =
-            State { at, arenas: &found.arenas, newer: &found.newer, rejected: found.rejected, odd: found.odd };
+        let state = State { at, arenas: &found.arenas, newer: &found.newer, rejected: found.rejected, odd: found.odd };
         match usedpools::prove(memory, layout, fields, &state) {
             Ok(()) => return Ok(found),
             // What a core left out proves nothing.

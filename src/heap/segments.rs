@@ -35,7 +35,7 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
         for slot in broken {
             let before = head.clone();
             let again = self.read_slot_again(segment, slot, &mut head)?;
-            let has_changed = head != before;
+            let has_changed = head != before || !self.is_as_before(segment.range.start, &head);
             match again {
                 Ok(page) => pages.extend(page),
                 Err(mimalloc::Nonsense) => {
@@ -83,7 +83,7 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
             return self.judge_page(&page, &free, bytes);
         }
         let is_local = memory.local(segment.range.start, 8).is_some();
-        let mut stands_still = !bytes.is_empty();
+        let mut stands_still = false;
         if is_local {
             // It will not change any more; its thread was stopped between two steps.
             if !bytes.is_empty()
@@ -91,6 +91,9 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
             {
                 return self.judge_page(&page, &free, bytes);
             }
+            stands_still = !bytes.is_empty()
+                && self.is_as_before(page.start, bytes)
+                && self.is_as_before(segment.range.start, head);
         } else {
             let mut before = (head.to_vec(), bytes.to_vec());
             for retry in 1..=POOL_RETRIES {

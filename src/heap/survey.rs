@@ -8,7 +8,7 @@ use crate::python::types::TypeTable;
 use crate::target::Address;
 use crate::target::cache::CachedMemory;
 use crate::target::elf::LoadedElf;
-use crate::target::memory::Memory;
+use crate::target::memory::{Memory, Now};
 
 use super::arenas::{self, Arenas};
 use super::census::{self, Progress};
@@ -121,7 +121,7 @@ impl Survey {
         // What a core left out is not found.
         if stated > FEW && found < stated / 2 && counts.unreadable_bytes == 0 {
             // A heap may have shrunk in the meantime.
-            let now = arenas::find(&CachedMemory::new(memory), python).map_or(0, |arenas| arenas.pools_in_use);
+            let now = arenas::find(&CachedMemory::new(&Now(memory)), python).map_or(0, |arenas| arenas.pools_in_use);
             if found < now / 2 {
                 return wrong(format!("{found} pools in use, and their arenas count {stated}, later {now}"));
             }

@@ -16,7 +16,7 @@ use crate::python::reader::KeysHeader;
 use crate::python::sizes::SizeRule;
 use crate::python::types::{TypeInfo, TypeTable};
 use crate::target::Address;
-use crate::target::memory::{Memory, MemoryExt, u32_at, u64_at};
+use crate::target::memory::{Memory, MemoryExt, Now, u32_at, u64_at};
 
 use super::classify::{Classifier, LOWEST_ADDRESS};
 use super::object::USER_SPACE;
@@ -185,10 +185,10 @@ impl Trials {
 
 /// What a trial needs.
 pub(super) struct Trial<'a, M: Memory + ?Sized> {
-    pub(super) memory: &'a M,
-    pub(super) classifier: &'a Classifier<'a>,
+    memory: Now<'a, M>,
+    classifier: &'a Classifier<'a>,
     /// No object is larger than this.
-    pub(super) size_max: u64,
+    size_max: u64,
 }
 
 /// What an address is worth.
@@ -209,7 +209,11 @@ fn worth(word: u64, alignment: u64) -> Worth {
     }
 }
 
-impl<M: Memory + ?Sized> Trial<'_, M> {
+impl<'a, M: Memory + ?Sized> Trial<'a, M> {
+    pub(super) fn new(memory: &'a M, classifier: &'a Classifier<'a>, size_max: u64) -> Self {
+        Trial { memory: Now(memory), classifier, size_max }
+    }
+
     /// Whether the object at `address` agrees with the layout; `None` where it tells nothing.
     fn of(&self, kind: Kind, info: &TypeInfo, address: Address) -> Option<bool> {
         let mut bytes = self.read(info, address)?;
@@ -431,7 +435,7 @@ impl<M: Memory + ?Sized> Trial<'_, M> {
         let keys = word(self.layout().dict.ma_keys)?;
         // Else its keys have changed, and the index will be made anew.
         if word(odict.od_resize_sentinel)? == keys {
-            let header = KeysHeader::read(self.memory, self.layout(), Address(keys)).ok()?;
+            let header = KeysHeader::read(&self.memory, self.layout(), Address(keys)).ok()?;
             if header.size != slots {
                 return Some(false);
             }
@@ -566,7 +570,9 @@ impl<M: Memory + ?Sized> Trial<'_, M> {
 
     /// A generator runs code, unless it is over.
     fn generator(&self, bytes: &[u8]) -> Option<bool> {
-        let (Some(frame), Some(iframe)) = (self.layout().generator.gi_iframe, &self.layout().iframe) else { return None };
+        let (Some(frame), Some(iframe)) = (self.layout().generator.gi_iframe, &self.layout().iframe) else {
+            return None;
+        };
         self.names_code(u64_at(bytes, frame.checked_add(iframe.executable)?))
     }
 }

@@ -315,21 +315,29 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
         if self.judge_pool(address, bytes, window)? {
             return Ok(());
         }
-        let mut stands_still = true;
-        if self.memory.local(address, bytes.len()).is_none() {
+        let stands_still;
+        if self.memory.local(address, bytes.len()).is_some() {
+            stands_still = self.is_as_before(address, bytes);
+        } else {
             let (mut before, mut again) = (bytes.to_vec(), vec![0; bytes.len()]);
             for _ in 0..POOL_RETRIES {
                 self.memory.read_exact_at(address, &mut again).or_else(only_fatal)?;
                 if self.judge_pool(address, &again, window)? {
                     return Ok(());
                 }
-                stands_still = again == before;
                 std::mem::swap(&mut again, &mut before);
             }
+            stands_still = again == before;
         }
         self.counts.torn_pools += 1;
         self.counts.contradicting_pools += u64::from(stands_still);
         Ok(())
+    }
+
+    /// Whether the target still has these bytes of a copy of it.
+    pub(super) fn is_as_before(&self, address: Address, bytes: &[u8]) -> bool {
+        let mut now = vec![0; bytes.len()];
+        self.memory.read_now(address, &mut now).is_ok() && now == bytes
     }
 
     /// Judges all blocks of a pool in use. `false`, and nothing done, where the pool contradicts itself.
@@ -393,7 +401,7 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
             return Ok(());
         }
         let info = self.classifier.types().get(type_id);
-        let trial = Trial { memory: self.memory, classifier: self.classifier, size_max: self.size_max };
+        let trial = Trial::new(self.memory, self.classifier, self.size_max);
         let header = window.get(address, self.classifier.layout().ascii_unicode.size);
         self.counts.trials.meet(&trial, info, address, header);
         let object = |size| Object { address, type_id, size, refcount, tracked };

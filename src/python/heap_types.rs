@@ -25,7 +25,7 @@ const INLINE_MAX: u8 = 30;
 const INTERNED_MAX: u64 = 3;
 /// Characters of a name read.
 const NAME_MAX: u64 = 4096;
-/// No module's dict is referred to more often by its own thread, as a rule.
+/// No module is referred to more often by its own thread, as a rule.
 const LOCAL_MAX: u32 = 1 << 13;
 /// Nor by others.
 const SHARED_MAX: u64 = 1 << 20;
@@ -34,6 +34,10 @@ const DEFERRED_MIN: i64 = i64::MAX / 16;
 /// `_PyGC_BITS_TRACKED`, and all bits that mean something (`Include/internal/pycore_gc.h`).
 const GC_TRACKED: u8 = 1;
 const GC_BITS: u8 = 0x7f;
+/// `_PyGC_BITS_UNREACHABLE`.
+const GC_UNREACHABLE: u8 = 4;
+/// Threads' descriptors lie at such addresses, or in memory that is mapped: one may have ended, and its memory with it.
+const THREADS_MIN: u64 = 1 << 44;
 
 /// How many held, and how many did not.
 #[derive(Default)]
@@ -72,7 +76,7 @@ pub fn prove<M: Memory + ?Sized>(
     let modules = modules(reader, main)?;
     let dicts: Vec<Address> = modules.iter().map(|module| module.dict).collect();
     tables(reader, &dicts)?;
-    headers(reader, &dicts)?;
+    headers(reader, &modules)?;
     inline_values(reader, &modules)?;
     texts(reader, main)
 }
@@ -196,9 +200,8 @@ fn tables<M: Memory + ?Sized>(reader: &Reader<'_, M>, dicts: &[Address]) -> Resu
     Ballot::of(headers.iter().map(adds_up)).claim("PyDictKeysObject.dk_usable")
 }
 
-/// The header of free-threaded builds: the collector knows modules' dicts, their owner is an address, and their counts are
-/// small.
-fn headers<M: Memory + ?Sized>(reader: &Reader<'_, M>, dicts: &[Address]) -> Result<(), ProofError> {
+/// The header of free-threaded builds: the collector knows modules, their owner is a thread, and their counts are small.
+fn headers<M: Memory + ?Sized>(reader: &Reader<'_, M>, modules: &[Module]) -> Result<(), ProofError> {
     let fields = &reader.layout.object;
     let (Some(tid), Some(mutex), Some(gc_bits)) = (fields.ob_tid, fields.ob_mutex, fields.ob_gc_bits) else {
         return Ok(());
@@ -207,19 +210,20 @@ fn headers<M: Memory + ?Sized>(reader: &Reader<'_, M>, dicts: &[Address]) -> Res
     // A byte of the mutex and one of the collector's share a word with the local count.
     let beside = mutex + 1 == gc_bits && gc_bits < local && local - gc_bits < 4;
     claim(beside, "PyObject.ob_mutex", || format!("at {mutex}, ob_gc_bits at {gc_bits}, ob_ref_local at {local}"))?;
-    let byte = |dict: &Address, offset: usize| {
-        let word = reader.memory.read_u32(dict.offset(offset)).ok()?;
-        Some(word as u8)
-    };
+    let objects = || modules.iter().map(|module| module.object);
+    let bits = |object: Address| reader.memory.read_u32(object.offset(gc_bits)).ok().map(|word| word as u8);
     let is_tracked = |bits: u8| bits & GC_TRACKED != 0 && bits <= GC_BITS;
-    Ballot::of(dicts.iter().filter_map(|dict| byte(dict, gc_bits)).map(is_tracked)).claim("PyObject.ob_gc_bits")?;
-    let owner = dicts.iter().filter_map(|&dict| reader.pointer(dict, tid).ok());
-    let is_owner = |owner: Address| owner.is_null() || reader.memory.regions().contains(owner, 8);
+    Ballot::of(objects().filter_map(bits).map(is_tracked)).claim("PyObject.ob_gc_bits")?;
+    // A collector at work counts in the owner's place.
+    let is_counted = |object: &Address| bits(*object).is_none_or(|bits| bits & GC_UNREACHABLE != 0);
+    let owner = objects().filter(|object| !is_counted(object)).filter_map(|object| reader.pointer(object, tid).ok());
+    let is_owner =
+        |owner: Address| owner.is_null() || owner.0 >= THREADS_MIN || reader.memory.regions().contains(owner, 8);
     Ballot::of(owner.map(is_owner)).claim("PyObject.ob_tid")?;
-    let counts = dicts.iter().filter_map(|dict| reader.memory.read_u32(dict.offset(local)).ok());
-    let is_count = |count: u32| (1..LOCAL_MAX).contains(&count) || count == u32::MAX;
+    let counts = objects().filter_map(|object| reader.memory.read_u32(object.offset(local)).ok());
+    let is_count = |count: u32| count < LOCAL_MAX || count == u32::MAX;
     Ballot::of(counts.map(is_count)).claim("PyObject.ob_ref_local")?;
-    let counts = dicts.iter().filter_map(|dict| reader.memory.read_i64(dict.offset(shared)).ok());
+    let counts = objects().filter_map(|object| reader.memory.read_i64(object.offset(shared)).ok());
     let is_count = |count: i64| (count >> 2).unsigned_abs() < SHARED_MAX || count >> 2 > DEFERRED_MIN;
     Ballot::of(counts.map(is_count)).claim("PyObject.ob_ref_shared")
 }

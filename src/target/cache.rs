@@ -115,6 +115,10 @@ impl<M: Memory + ?Sized> Memory for CachedMemory<'_, M> {
         self.inner.regions()
     }
 
+    fn read_now(&self, address: Address, buffer: &mut [u8]) -> Result<(), ReadError> {
+        self.inner.read_now(address, buffer)
+    }
+
     fn forget(&self) {
         self.pages.borrow_mut().clear();
     }
