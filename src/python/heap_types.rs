@@ -212,8 +212,14 @@ fn headers<M: Memory + ?Sized>(reader: &Reader<'_, M>, modules: &[Module]) -> Re
     claim(beside, "PyObject.ob_mutex", || format!("at {mutex}, ob_gc_bits at {gc_bits}, ob_ref_local at {local}"))?;
     let objects = || modules.iter().map(|module| module.object);
     let bits = |object: Address| reader.memory.read_u32(object.offset(gc_bits)).ok().map(|word| word as u8);
-    let is_tracked = |bits: u8| bits & GC_TRACKED != 0 && bits <= GC_BITS;
-    Ballot::of(objects().filter_map(bits).map(is_tracked)).claim("PyObject.ob_gc_bits")?;
+    // 3.13 makes modules immortal when the first thread starts, and no longer tracks them (`_Py_SetImmortal`).
+    let is_immortal =
+        |object: Address| reader.memory.read_u32(object.offset(local)).is_ok_and(|count| count == u32::MAX);
+    let tracked = objects().filter_map(|object| {
+        let bits = bits(object)?;
+        Some(bits <= GC_BITS && (bits & GC_TRACKED != 0 || is_immortal(object)))
+    });
+    Ballot::of(tracked).claim("PyObject.ob_gc_bits")?;
     // A collector at work counts in the owner's place.
     let is_counted = |object: &Address| bits(*object).is_none_or(|bits| bits & GC_UNREACHABLE != 0);
     let owner = objects().filter(|object| !is_counted(object)).filter_map(|object| reader.pointer(object, tid).ok());

@@ -174,7 +174,7 @@ impl TypeTable {
         for range in data {
             builder.collect_static(range);
         }
-        builder.prove_states()?;
+        builder.prove_states(data)?;
         builder.finish()?;
         Ok(builder.table)
     }
@@ -383,8 +383,10 @@ impl<M: Memory + ?Sized> Builder<'_, M> {
     }
 
     /// Static types of extensions have their state where the layout says. One that is just being made may have none yet.
-    fn prove_states(&mut self) -> Result<(), ProofError> {
-        let missing = std::mem::take(&mut self.without_state);
+    /// What does not lie in a file's data, `data`, is none: a class that just went may look like one.
+    fn prove_states(&mut self, data: &[Range<Address>]) -> Result<(), ProofError> {
+        let mut missing = std::mem::take(&mut self.without_state);
+        missing.retain(|(type_, _)| data.iter().any(|range| range.contains(type_)));
         for _ in 0..STATE_TRIES {
             let without = missing
                 .iter()
