@@ -26,8 +26,8 @@ use heapsonde::target::cache::CachedMemory;
 use heapsonde::target::elf::{ElfFile, LoadedElf};
 use heapsonde::target::process::Process;
 
-/// What is wrong, believed, and cannot be known from outside, each with the reason. It is said aloud in each run, and nothing
-/// else may be believed.
+/// What is wrong, believed, and cannot be known from outside, each with the reason: nothing. What is named here would be said
+/// aloud in each run, and nothing else may be believed.
 const UNDECIDABLE: &[(&str, &str)] = &[];
 
 /// Some of everything that is counted.

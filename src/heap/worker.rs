@@ -315,9 +315,8 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
         if self.judge_pool(address, bytes, window)? {
             return Ok(());
         }
-        let stands_still;
-        if self.memory.local(address, bytes.len()).is_some() {
-            stands_still = self.is_as_before(address, bytes);
+        let stands_still = if self.memory.local(address, bytes.len()).is_some() {
+            self.is_as_before(address, bytes)
         } else {
             let (mut before, mut again) = (bytes.to_vec(), vec![0; bytes.len()]);
             for _ in 0..POOL_RETRIES {
@@ -327,8 +326,8 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
                 }
                 std::mem::swap(&mut again, &mut before);
             }
-            stands_still = again == before;
-        }
+            again == before
+        };
         self.counts.torn_pools += 1;
         self.counts.contradicting_pools += u64::from(stands_still);
         Ok(())
