@@ -27,6 +27,9 @@ const SCAN_MAX: usize = 64 << 20;
 const INITIAL_ARENAS: u64 = 16;
 /// How often a state that contradicts itself is read: a running target changes it.
 const TRIES: usize = 50;
+/// But no more often than this once so many slots were read: an array may be large, or claim to be.
+const TRIES_OF_MANY: usize = 3;
+const MANY_SLOTS: u64 = 1 << 17;
 /// Between the later ones of them.
 const PAUSE: Duration = Duration::from_micros(500);
 
@@ -110,12 +113,14 @@ fn read_state<M: Memory + ?Sized>(
     fields: &Obmalloc,
     at: Address,
 ) -> Result<Arenas, ProofError> {
-    let mut attempt = 1;
+    let (mut attempt, mut slots_read) = (1, 0);
     loop {
         let mut found = Arenas::default();
         let array = memory.read_pointer(at.offset(fields.arenas)).unwrap_or_default();
         let slots = memory.read_u32(at.offset(fields.maxarenas)).unwrap_or(0);
         read_array(memory, layout, array, u64::from(slots), &mut found);
+        slots_read += u64::from(slots);
+        let tries = if slots_read > MANY_SLOTS { TRIES_OF_MANY } else { TRIES };
         found.raw_blocks = memory.read_u64(at.offset(fields.raw_allocated_blocks)).ok();
         let state = State { at, arenas: &found.arenas, newer: &found.newer, rejected: found.rejected, odd: found.odd };
         match usedpools::prove(memory, layout, fields, &state) {
@@ -124,7 +129,7 @@ fn read_state<M: Memory + ?Sized>(
             Err(ProofError::Read(ReadError::Unreadable { .. })) if memory.regions().contains(at, fields.size) => {
                 return Ok(found);
             }
-            Err(error) if attempt == TRIES || matches!(error, ProofError::Read(_)) => return Err(error),
+            Err(error) if attempt >= tries || matches!(error, ProofError::Read(_)) => return Err(error),
             Err(_) => {
                 if attempt > TRIES / 2 {
                     std::thread::sleep(PAUSE);
