@@ -18,6 +18,7 @@ use heapsonde::heap::object::Object;
 use heapsonde::heap::references::References;
 use heapsonde::heap::survey::{Outcome, Survey};
 use heapsonde::python::attach::{self, Python};
+use heapsonde::python::proof::ProofError;
 use heapsonde::python::types::TypeTable;
 use heapsonde::target::Address;
 use heapsonde::target::cache::CachedMemory;
@@ -320,7 +321,7 @@ fn read(memory: &Above<'_>, python: &Python, budget: u64, pid: u32) -> Result<Re
     match result {
         _ if reading.read > budget => Err(format!("process {pid}: more than {budget} bytes were read: {reading:?}")),
         Ok(()) => Ok(reading),
-        Err(ReadError::Gone | ReadError::Denied) => {
+        Err(ProofError::Read(ReadError::Gone | ReadError::Denied)) => {
             Err(format!("process {pid}: gone, though nothing was: {reading:?}"))
         }
         // That the spoiled memory has no types or no heap is a fair answer.
@@ -332,9 +333,9 @@ fn read(memory: &Above<'_>, python: &Python, budget: u64, pid: u32) -> Result<Re
     }
 }
 
-fn census<M: Memory + Sync>(memory: &M, python: &Python, reading: &mut Reading) -> Result<(), ReadError> {
+fn census<M: Memory + Sync>(memory: &M, python: &Python, reading: &mut Reading) -> Result<(), ProofError> {
     let elfs = LoadedElf::all(&CachedMemory::new(memory));
-    let survey = Survey::new(memory, python, &elfs);
+    let survey = Survey::new(memory, python, &elfs)?;
     let types = TypeTable::build(&CachedMemory::new(memory), python, &survey.plan.statics())?;
     let progress = Progress::default();
     let (tallies, outcome) = survey.checked_census(memory, python, &types, &progress, || Tally::new(types.len()))?;

@@ -75,7 +75,7 @@ fn twins_agree(interpreter: &Interpreter) -> Result<(), String> {
     let elfs = LoadedElf::all(&cached);
     let open_file = |elf: &LoadedElf| ElfFile::open(pid, &cached, elf).ok();
     let python = attach::attach(&cached, &elfs, &open_file).map_err(|e| e.to_string())?;
-    let survey = Survey::new(&process, &python, &elfs);
+    let survey = Survey::new(&process, &python, &elfs).map_err(|error| error.to_string())?;
     let copy = copy_ranges(&process, &survey.plan.ranges_for_references(&process)).map_err(|e| e.to_string())?;
     let memory = Layered::new(&copy.image, &process);
     let types = TypeTable::build(&CachedMemory::new(&memory), &python, &survey.plan.statics());

@@ -67,7 +67,7 @@ type Seen = (Address, Address, u64);
 
 /// All objects, in order.
 fn objects(process: &Process, elfs: &[LoadedElf], python: &Python) -> Result<(Survey, Vec<Seen>), String> {
-    let survey = Survey::new(process, python, elfs);
+    let survey = Survey::new(process, python, elfs).map_err(|error| error.to_string())?;
     let types = TypeTable::build(&CachedMemory::new(process), python, &survey.plan.statics());
     let types = types.map_err(|error| error.to_string())?;
     let census = survey.census(process, python, &types, &Progress::default(), Vec::<Object>::new);

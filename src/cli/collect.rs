@@ -22,6 +22,7 @@ use crate::heap::references::References;
 use crate::heap::sampling::{Effort, Frame};
 use crate::heap::survey::{Outcome, Survey};
 use crate::python::attach::Python;
+use crate::python::proof::ProofError;
 use crate::python::types::TypeTable;
 use crate::report::summary::Reading;
 use crate::report::units;
@@ -153,9 +154,9 @@ impl Opened {
         let (process, python, elfs) = (&mut self.source, &self.python, &self.elfs);
         let Watched { result, paused, in_time } = freeze::while_stopped(freeze, patience, move || {
             process.refresh().map_err(|_| ReadError::Gone)?;
-            let survey = Survey::new(process, python, elfs);
+            let survey = Survey::new(process, python, elfs)?;
             let ranges = survey.plan.ranges_for_references(process);
-            Ok::<_, ReadError>((size_of_ranges(&ranges), copy::copy_into(process, &ranges, buffers)?, survey))
+            Ok::<_, ProofError>((size_of_ranges(&ranges), copy::copy_into(process, &ranges, buffers)?, survey))
         });
         let (total, copy, survey) = result.ok_or_else(|| anyhow!("the copying thread failed"))??;
         if !in_time && !was_stopped {

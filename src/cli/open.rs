@@ -301,7 +301,7 @@ impl Opened {
     pub(super) fn survey(&mut self) -> Result<Survey> {
         let pid = self.source.pid();
         self.source.refresh().map_err(|_| Refused { pid, gate: gates::diagnose(pid) })?;
-        Ok(Survey::new(&self.source, &self.python, &self.elfs))
+        Ok(Survey::new(&self.source, &self.python, &self.elfs)?)
     }
 
     /// Stops the process.

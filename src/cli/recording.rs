@@ -369,7 +369,7 @@ fn remember(allocations: &mut Allocations, recorder: &Recorder<'_, Process>, obj
 }
 
 fn read_types(opened: &Opened) -> Result<TypeTable> {
-    let survey = Survey::new(&opened.source, &opened.python, &opened.elfs);
+    let survey = Survey::new(&opened.source, &opened.python, &opened.elfs)?;
     Ok(TypeTable::build(&CachedMemory::new(&opened.source), &opened.python, &survey.plan.statics())?)
 }
 

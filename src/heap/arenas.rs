@@ -7,15 +7,19 @@
 //! Mirrors `Objects/obmalloc.c` (v3.8 to v3.15), `struct arena_object`.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use rustc_hash::FxHashSet;
 
 use super::loose_pools;
+use super::usedpools::{self, State};
 use crate::python::attach::Python;
 use crate::python::layout::Layout;
+use crate::python::layout::allocators::Obmalloc;
+use crate::python::proof::ProofError;
 use crate::target::Address;
 use crate::target::elf::LoadedElf;
-use crate::target::memory::{Memory, MemoryExt, Piece, u32_at, u64_at};
+use crate::target::memory::{Memory, MemoryExt, Piece, ReadError, u32_at, u64_at};
 
 /// Arena slots accepted: 1 MiB each, so 16 TiB of arenas.
 const ARENAS_MAX: u64 = 1 << 24;
@@ -25,6 +29,13 @@ const SCAN_MAX: usize = 64 << 20;
 const INITIAL_ARENAS: u64 = 16;
 /// Words of data that are looked behind with one call.
 const ASKED_AT_ONCE: usize = 512;
+/// How often a state that contradicts itself is read: a running target changes it.
+const TRIES: usize = 50;
+/// But no more often than this once so many slots were read: an array may be large, or claim to be.
+const TRIES_OF_MANY: usize = 3;
+const MANY_SLOTS: u64 = 1 << 17;
+/// Between the later ones of them.
+const PAUSE: Duration = Duration::from_micros(500);
 
 /// One arena, and the part of it that has been cut into pools.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,31 +57,34 @@ pub struct Arenas {
     pub raw_blocks: Option<u64>,
     /// Slots of the array that make no sense.
     pub rejected: u64,
+    /// Pools of which a block is in use, as the arenas count.
+    pub pools_in_use: u64,
+    /// Arenas whose counts of pools disagree: they change just now.
+    odd: u64,
+    /// Arenas in memory that was not mapped when the target's mappings were read: they are new.
+    newer: Vec<Arena>,
 }
 
 /// Finds all arenas of all interpreters. An interpreter run with another allocator has none.
-pub fn find<M: Memory + ?Sized>(memory: &M, python: &Python) -> Arenas {
+///
+/// # Errors
+/// Where the allocator's state contradicts the layout, however often it is read.
+pub fn find<M: Memory + ?Sized>(memory: &M, python: &Python) -> Result<Arenas, ProofError> {
     let mut found = Arenas::default();
     let layout = &python.layout;
+    // Free-threaded builds allocate otherwise.
+    let is_in_use = layout.object.ob_ref_shared.is_none();
     if let (Some(state), Some(offset)) = (&layout.obmalloc, layout.interp.obmalloc) {
         let mut seen = Vec::new();
-        for interpreter in &python.interpreters {
+        for interpreter in python.interpreters.iter().filter(|_| is_in_use) {
             let field = interpreter.address.offset(offset);
-            let at = if python.version.obmalloc_is_pointer() {
-                memory.read_pointer(field).unwrap_or_default()
-            } else {
-                field
-            };
+            let at = if python.version.obmalloc_is_pointer() { memory.read_pointer(field)? } else { field };
+            // A build without pymalloc has none.
             if at.is_null() || seen.contains(&at) {
                 continue;
             }
             seen.push(at);
-            let array = memory.read_pointer(at.offset(state.arenas)).unwrap_or_default();
-            let slots = memory.read_u32(at.offset(state.maxarenas)).unwrap_or(0);
-            read_array(memory, layout, array, u64::from(slots), &mut found);
-            if let Ok(raw) = memory.read_u64(at.offset(state.raw_allocated_blocks)) {
-                found.raw_blocks = Some(found.raw_blocks.unwrap_or(0).saturating_add(raw));
-            }
+            found.join(read_state(memory, layout, state, at)?);
         }
     } else if let Some((array, slots)) = search(memory, layout, &python.runtime.elf) {
         read_array(memory, layout, array, slots, &mut found);
@@ -80,7 +94,55 @@ pub fn find<M: Memory + ?Sized>(memory: &M, python: &Python) -> Arenas {
     }
     found.arenas.sort_by_key(|arena| arena.range.start);
     found.arenas.dedup_by_key(|arena| arena.range.start);
-    found
+    Ok(found)
+}
+
+impl Arenas {
+    fn join(&mut self, other: Arenas) {
+        self.arenas.extend(other.arenas);
+        self.rejected += other.rejected;
+        self.odd += other.odd;
+        self.pools_in_use += other.pools_in_use;
+        self.raw_blocks = match (self.raw_blocks, other.raw_blocks) {
+            (Some(own), Some(other)) => Some(own.saturating_add(other)),
+            (own, other) => own.or(other),
+        };
+    }
+}
+
+/// Reads the state at `at`, again where it contradicts itself.
+fn read_state<M: Memory + ?Sized>(
+    memory: &M,
+    layout: &Layout,
+    fields: &Obmalloc,
+    at: Address,
+) -> Result<Arenas, ProofError> {
+    let (mut attempt, mut slots_read) = (1, 0);
+    loop {
+        let mut found = Arenas::default();
+        let array = memory.read_pointer(at.offset(fields.arenas)).unwrap_or_default();
+        let slots = memory.read_u32(at.offset(fields.maxarenas)).unwrap_or(0);
+        read_array(memory, layout, array, u64::from(slots), &mut found);
+        slots_read += u64::from(slots);
+        let tries = if slots_read > MANY_SLOTS { TRIES_OF_MANY } else { TRIES };
+        found.raw_blocks = memory.read_u64(at.offset(fields.raw_allocated_blocks)).ok();
+        let state = State { at, arenas: &found.arenas, newer: &found.newer, rejected: found.rejected, odd: found.odd };
+        match usedpools::prove(memory, layout, fields, &state) {
+            Ok(()) => return Ok(found),
+            // What a core left out proves nothing.
+            Err(ProofError::Read(ReadError::Unreadable { .. })) if memory.regions().contains(at, fields.size) => {
+                return Ok(found);
+            }
+            Err(error) if attempt >= tries || matches!(error, ProofError::Read(_)) => return Err(error),
+            Err(_) => {
+                if attempt > TRIES / 2 {
+                    std::thread::sleep(PAUSE);
+                }
+                attempt += 1;
+                memory.forget();
+            }
+        }
+    }
 }
 
 /// Reads an array of `arena_object`. Slots that are in use and make no sense are counted.
@@ -109,9 +171,17 @@ fn read_array<M: Memory + ?Sized>(memory: &M, layout: &Layout, array: Address, s
             match read_slot(layout, (first + index as u64) as u32, slot) {
                 Slot::Unused => {}
                 Slot::Arena(arena) if memory.regions().contains(arena.range.start, layout.constants.arena_size) => {
+                    match pools_in_use(layout, &arena, slot) {
+                        Some(pools) => found.pools_in_use += pools,
+                        None => found.odd += 1,
+                    }
                     found.arenas.push(arena);
                 }
-                _ => found.rejected += 1,
+                Slot::Arena(arena) => {
+                    found.rejected += 1;
+                    found.newer.push(arena);
+                }
+                Slot::Nonsense => found.rejected += 1,
             }
         }
     }
@@ -139,13 +209,27 @@ fn read_slot(layout: &Layout, index: u32, slot: &[u8]) -> Slot {
     let sane = address % 4096 == 0
         && (first..=end).contains(&pool_address)
         && pool_address % pool_size == 0
-        && total <= arena_size / pool_size;
+        // One less where the arena is not aligned to pools.
+        && total == arena_size / pool_size - u64::from(first != address);
     if !sane {
         return Slot::Nonsense;
     }
     // The last pool that fits: an arena that is not aligned to pools ends in a piece that holds none.
     let pools = Address(first)..Address(pool_address.min(first + total * pool_size));
     Slot::Arena(Arena { index, range: Address(address)..Address(end), pools })
+}
+
+/// Pools in use of an arena, as its slot counts: all but those that were never cut and those in the list of free ones.
+/// `None` where the slot contradicts itself: it changes just now.
+fn pools_in_use(layout: &Layout, arena: &Arena, slot: &[u8]) -> Option<u64> {
+    let fields = &layout.arena_object;
+    let total = u64::from(u32_at(slot, fields.ntotalpools)?);
+    let free = u64::from(u32_at(slot, fields.nfreepools)?);
+    let listed = Address(u64_at(slot, fields.freepools)?);
+    let carved = (arena.pools.end.0 - arena.pools.start.0) / layout.constants.pool_size as u64;
+    let in_list = free.checked_sub(total.checked_sub(carved)?)?;
+    let is_listed = if listed.is_null() { in_list == 0 } else { in_list > 0 && arena.pools.contains(&listed) };
+    (is_listed && free <= total).then(|| total - free)
 }
 
 /// Finds `arenas` in the data of the file that holds `_PyRuntime`, by structure. Returns the array and its slots.

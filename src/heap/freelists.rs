@@ -9,6 +9,7 @@
 use rustc_hash::FxHashSet;
 
 use crate::python::attach::Python;
+use crate::python::layout::allocators::Freelist;
 use crate::target::Address;
 use crate::target::memory::{Memory, MemoryExt};
 
@@ -18,6 +19,8 @@ use super::plan::{Part, Plan};
 const LIST_MAX: u64 = 1 << 16;
 /// Addresses below this can be taken for counts.
 const LOW: u64 = 1 << 32;
+/// How often a list is read that a running target changes.
+const TRIES: usize = 8;
 
 /// The dead objects that could be taken for live ones. Empty in nearly every target.
 pub fn ambiguous<M: Memory + ?Sized>(memory: &M, python: &Python, plan: &Plan) -> FxHashSet<Address> {
@@ -36,15 +39,26 @@ pub fn ambiguous<M: Memory + ?Sized>(memory: &M, python: &Python, plan: &Plan) -
     for interpreter in &python.interpreters {
         let first = interpreter.address.offset(offset);
         for at in (0..lists.size).step_by(list.size).map(|index| first.offset(index)) {
-            let head = memory.read_pointer(at.offset(list.freelist));
-            let (Ok(mut node), Ok(count)) = (head, memory.read_u64(at.offset(list.count))) else { continue };
-            for _ in 0..count.min(LIST_MAX) {
-                if node.is_null() || !dead.insert(node) {
+            for _ in 0..TRIES {
+                if let Some(listed) = listed(memory, list, at) {
+                    dead.extend(listed);
                     break;
                 }
-                node = memory.read_pointer(node).unwrap_or_default();
+                memory.forget();
             }
         }
     }
     dead
+}
+
+/// The list whose head is at `at`. `None` where it does not hold as many as it says: it changes just now, or is none.
+fn listed<M: Memory + ?Sized>(memory: &M, list: &Freelist, at: Address) -> Option<Vec<Address>> {
+    let mut node = memory.read_pointer(at.offset(list.freelist)).ok()?;
+    let count = memory.read_u64(at.offset(list.count)).ok().filter(|&count| count <= LIST_MAX)?;
+    let mut listed = Vec::new();
+    while !node.is_null() && listed.len() as u64 <= count {
+        listed.push(node);
+        node = memory.read_pointer(node).unwrap_or_default();
+    }
+    (listed.len() as u64 == count).then_some(listed)
 }

@@ -61,9 +61,7 @@ fn find_in<M: Memory + ?Sized>(memory: &M, layout: &Layout, range: &Range<Addres
 /// Whether the head of a pool in use is at the start of `bytes`.
 fn is_pool(layout: &Layout, address: Address, bytes: &[u8]) -> bool {
     let PoolState::InUse(pool) = Pool::read(bytes, layout) else { return false };
-    let last = u32_at(bytes, layout.pool_header.maxnextoffset);
-    last == u32::try_from(layout.constants.pool_size - pool.block_size).ok()
-        && pool.free_blocks(address, bytes).is_some()
+    pool.free_blocks(address, bytes).is_some()
 }
 
 /// Adds a pool to the run that it continues, or begins one.

@@ -78,7 +78,10 @@ impl Pool {
         let Some(carved) = (next as usize).checked_sub(first).map(|bytes| bytes / block_size) else {
             return PoolState::Broken;
         };
-        let sane = (next as usize - first).is_multiple_of(block_size)
+        // The last place for a block follows from the class.
+        let last = half(fields.maxnextoffset).map(|last| last as usize);
+        let sane = last == constants.pool_size.checked_sub(block_size)
+            && (next as usize - first).is_multiple_of(block_size)
             && carved <= room
             && carved <= BLOCKS_MAX
             && in_use as usize <= carved;

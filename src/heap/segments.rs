@@ -33,9 +33,15 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
         }
         let (mut pages, broken) = mimalloc::pages(segment, &head);
         for slot in broken {
-            match self.read_slot_again(segment, slot, &mut head)? {
+            let before = head.clone();
+            let again = self.read_slot_again(segment, slot, &mut head)?;
+            let has_changed = head != before || !self.is_as_before(segment.range.start, &head);
+            match again {
                 Ok(page) => pages.extend(page),
-                Err(mimalloc::Nonsense) => self.counts.torn_pools += 1,
+                Err(mimalloc::Nonsense) => {
+                    self.counts.torn_pools += 1;
+                    self.counts.contradicting_pools += u64::from(!has_changed);
+                }
             }
         }
         for page in pages {
@@ -77,6 +83,7 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
             return self.judge_page(&page, &free, bytes);
         }
         let is_local = memory.local(segment.range.start, 8).is_some();
+        let mut stands_still = false;
         if is_local {
             // It will not change any more; its thread was stopped between two steps.
             if !bytes.is_empty()
@@ -84,8 +91,13 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
             {
                 return self.judge_page(&page, &free, bytes);
             }
+            stands_still = !bytes.is_empty()
+                && self.is_as_before(page.start, bytes)
+                && self.is_as_before(segment.range.start, head);
         } else {
+            let mut before = (head.to_vec(), bytes.to_vec());
             for retry in 1..=POOL_RETRIES {
+                stands_still = false;
                 memory.read_exact_at(segment.range.start, head).or_else(only_fatal)?;
                 match Page::read(segment, head, page.slot) {
                     Ok(Some(again)) => page = again,
@@ -97,14 +109,18 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
                 if let Some(free) = page.free_blocks(&again, tolerance) {
                     return self.judge_page(&page, &free, &again);
                 }
+                stands_still = before.0 == head && before.1 == again;
                 // Threads that truly run at once change a page faster than it is read.
                 if retry == POOL_RETRIES && self.classifier.layout().object.ob_ref_shared.is_some() {
                     self.counts.moving_pools += 1;
+                    self.counts.contradicting_pools += u64::from(stands_still);
                     return self.judge_page(&page, &page.linked_blocks(&again), &again);
                 }
+                before = (head.to_vec(), again);
             }
         }
         self.counts.torn_pools += 1;
+        self.counts.contradicting_pools += u64::from(stands_still);
         Ok(())
     }
 

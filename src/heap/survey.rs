@@ -3,17 +3,19 @@
 use rustc_hash::FxHashSet;
 
 use crate::python::attach::Python;
+use crate::python::proof::ProofError;
 use crate::python::types::TypeTable;
 use crate::target::Address;
 use crate::target::cache::CachedMemory;
 use crate::target::elf::LoadedElf;
-use crate::target::memory::{Memory, ReadError};
+use crate::target::memory::{Memory, Now};
 
 use super::arenas::{self, Arenas};
 use super::census::{self, Progress};
 use super::classify::Classifier;
 use super::freelists;
 use super::hooks;
+use super::landmarks;
 use super::lists;
 use super::object::{Object, Sink};
 use super::plan::Plan;
@@ -54,9 +56,12 @@ pub struct ListCheck {
 
 impl Survey {
     /// Finds arenas, heaps and data. Costs milliseconds, or one read per page of memory of unknown structure.
-    pub fn new<M: Memory + ?Sized>(memory: &M, python: &Python, elfs: &[LoadedElf]) -> Survey {
+    ///
+    /// # Errors
+    /// Where the target cannot be read, or what is found contradicts the layout.
+    pub fn new<M: Memory + ?Sized>(memory: &M, python: &Python, elfs: &[LoadedElf]) -> Result<Survey, ProofError> {
         let cached = CachedMemory::new(memory);
-        let mut arenas = arenas::find(&cached, python);
+        let mut arenas = arenas::find(&cached, python)?;
         log::debug!("arenas found");
         let plan = Plan::new(memory, python, &arenas, elfs);
         if plan.has_segments() && python.layout.object.ob_ref_shared.is_none() {
@@ -73,13 +78,13 @@ impl Survey {
             plan.total_bytes(),
             if debug_hooks { "on" } else { "off" },
         );
-        Survey { arenas, plan, debug_hooks }
+        Ok(Survey { arenas, plan, debug_hooks })
     }
 
     /// Hands every live object to a sink.
     ///
     /// # Errors
-    /// Where the target cannot be read at all any more.
+    /// Where the target cannot be read at all any more, and where what was found contradicts the layout.
     pub fn census<M, S>(
         &self,
         memory: &M,
@@ -87,15 +92,41 @@ impl Survey {
         types: &TypeTable,
         progress: &Progress,
         sink: impl Fn() -> S + Sync,
-    ) -> Result<(Vec<S>, Outcome), ReadError>
+    ) -> Result<(Vec<S>, Outcome), ProofError>
     where
         M: Memory + Sync + ?Sized,
         S: Sink,
     {
         let mut classifier = Classifier::new(&python.layout, python.version, types, self.debug_hooks);
         classifier.dead = freelists::ambiguous(&CachedMemory::new(memory), python, &self.plan);
+        landmarks::prove(memory, python, &classifier, &self.plan)?;
         let (sinks, counts) = census::run(memory, &classifier, &self.plan.parts, progress, sink)?;
+        self.judge(memory, python, &counts)?;
         Ok((sinks, Outcome { counts, lists: None }))
+    }
+
+    /// Whether what was found agrees with the layout.
+    ///
+    /// # Errors
+    /// Where more contradicts it than agrees with it: the figures would be wrong.
+    fn judge<M: Memory + ?Sized>(&self, memory: &M, python: &Python, counts: &Counts) -> Result<(), ProofError> {
+        /// Pools that are too few to say anything.
+        const FEW: u64 = 8;
+        let wrong = |detail: String| Err(ProofError::Field { field: "pool_header", detail });
+        let (odd, sound) = (counts.contradicting_pools, counts.pools.saturating_sub(counts.moving_pools));
+        if odd > FEW && odd > sound {
+            return wrong(format!("{odd} pools contradict themselves, {sound} do not"));
+        }
+        let (found, stated) = (counts.pools + counts.torn_pools, self.arenas.pools_in_use);
+        // What a core left out is not found.
+        if stated > FEW && found < stated / 2 && counts.unreadable_bytes == 0 {
+            // A heap may have shrunk in the meantime.
+            let now = arenas::find(&CachedMemory::new(&Now(memory)), python).map_or(0, |arenas| arenas.pools_in_use);
+            if found < now / 2 {
+                return wrong(format!("{found} pools in use, and their arenas count {stated}, later {now}"));
+            }
+        }
+        counts.trials.judge()
     }
 
     /// As [`Survey::census`], for memory that is local: walks the collector's lists as well and compares.
@@ -109,7 +140,7 @@ impl Survey {
         types: &TypeTable,
         progress: &Progress,
         sink: impl Fn() -> S + Sync,
-    ) -> Result<(Vec<S>, Outcome), ReadError>
+    ) -> Result<(Vec<S>, Outcome), ProofError>
     where
         M: Memory + Sync + ?Sized,
         S: Sink,

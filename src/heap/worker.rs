@@ -18,6 +18,7 @@ use super::plan::{MAPPED_PREFIX, Part};
 use super::pools::{Pool, PoolState};
 use super::quick::{Finds, Quick};
 use super::statics;
+use super::trials::{Trial, Trials};
 
 /// Bytes of pools read at a time: what stays in the second-level cache until it has been judged. A multiple of every
 /// pool size.
@@ -54,6 +55,8 @@ pub struct Counts {
     pub torn_pools: u64,
     /// Pools that changed as fast, and whose blocks were judged one by one.
     pub moving_pools: u64,
+    /// Of these two, pools that were the same in two reads one after the other: nothing changed them.
+    pub contradicting_pools: u64,
     /// Objects whose size could not be completed: what they point at is gone or makes no sense.
     pub torn_objects: u64,
     /// Blocks that name a type and a count, but whose body cannot be right.
@@ -66,6 +69,8 @@ pub struct Counts {
     pub scanned_bytes: u64,
     /// Objects found in them.
     pub scanned_objects: u64,
+    /// Whether objects of the rarer kinds agree with the layout.
+    pub trials: Trials,
 }
 
 impl Counts {
@@ -76,12 +81,14 @@ impl Counts {
         self.blocks_in_use += other.blocks_in_use;
         self.torn_pools += other.torn_pools;
         self.moving_pools += other.moving_pools;
+        self.contradicting_pools += other.contradicting_pools;
         self.torn_objects += other.torn_objects;
         self.implausible_blocks += other.implausible_blocks;
         self.unreadable_bytes += other.unreadable_bytes;
         self.unparsed_bytes += other.unparsed_bytes;
         self.scanned_bytes += other.scanned_bytes;
         self.scanned_objects += other.scanned_objects;
+        self.trials.add(&other.trials);
     }
 }
 
@@ -308,17 +315,28 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
         if self.judge_pool(address, bytes, window)? {
             return Ok(());
         }
-        if self.memory.local(address, bytes.len()).is_none() {
-            let mut again = vec![0; bytes.len()];
+        let stands_still = if self.memory.local(address, bytes.len()).is_some() {
+            self.is_as_before(address, bytes)
+        } else {
+            let (mut before, mut again) = (bytes.to_vec(), vec![0; bytes.len()]);
             for _ in 0..POOL_RETRIES {
                 self.memory.read_exact_at(address, &mut again).or_else(only_fatal)?;
                 if self.judge_pool(address, &again, window)? {
                     return Ok(());
                 }
+                std::mem::swap(&mut again, &mut before);
             }
-        }
+            again == before
+        };
         self.counts.torn_pools += 1;
+        self.counts.contradicting_pools += u64::from(stands_still);
         Ok(())
+    }
+
+    /// Whether the target still has these bytes of a copy of it.
+    pub(super) fn is_as_before(&self, address: Address, bytes: &[u8]) -> bool {
+        let mut now = vec![0; bytes.len()];
+        self.memory.read_now(address, &mut now).is_ok() && now == bytes
     }
 
     /// Judges all blocks of a pool in use. `false`, and nothing done, where the pool contradicts itself.
@@ -364,8 +382,9 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
     pub(super) fn judge(&mut self, verdict: Verdict, window: Window<'_>) -> Result<(), ReadError> {
         match verdict {
             Verdict::NoObject => Ok(()),
-            Verdict::Implausible => {
+            Verdict::Implausible(type_id) => {
                 self.counts.implausible_blocks += 1;
+                self.counts.trials.refuse(self.classifier.types().get(type_id).rule);
                 Ok(())
             }
             Verdict::Object(found) => self.hand_on(&found, window),
@@ -380,6 +399,10 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
             self.counts.implausible_blocks += 1;
             return Ok(());
         }
+        let info = self.classifier.types().get(type_id);
+        let trial = Trial::new(self.memory, self.classifier, self.size_max);
+        let header = window.get(address, self.classifier.layout().ascii_unicode.size);
+        self.counts.trials.meet(&trial, info, address, header);
         let object = |size| Object { address, type_id, size, refcount, tracked };
         let deferred = match measured.size {
             Size::Known(size) => {

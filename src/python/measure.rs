@@ -107,7 +107,7 @@ impl<'a> Measure<'a> {
                     return None;
                 }
                 let own_table = word(layout.set.table)? != address.offset(layout.set.smalltable).0;
-                fixed(base + if own_table { layout.set_entry.size as u64 * slots } else { 0 })
+                fixed(base + if own_table { layout.set_entry.stride() as u64 * slots } else { 0 })
             }
             SizeRule::ByteArray => {
                 let allocated = word(layout.byte_array.ob_alloc)?;
@@ -133,7 +133,7 @@ impl<'a> Measure<'a> {
                 if left > items || size > OBJECT_SIZE_MAX / 8 {
                     return None;
                 }
-                fixed(base + block.size as u64 * (left + size).div_ceil(items))
+                fixed(base + block.bytes() as u64 * (left + size).div_ceil(items))
             }
             SizeRule::Type => return self.measure_type(info, base, bytes),
             SizeRule::Code => return self.measure_code(info, base, address, bytes),
@@ -307,6 +307,11 @@ impl<'a> Measure<'a> {
         } else {
             (unicode.size as u64, Address(word(unicode.data)?))
         };
+        // Text of its own block.
+        let is_block = data.is_null() || (data.0 < OBJECT_SIZE_MAX && data.0.is_multiple_of(8));
+        if !compact && !is_block {
+            return None;
+        }
         let text = if compact || !data.is_null() { (length + 1) * kind } else { 0 };
         if compact {
             let end = usize::try_from(header + length * kind).ok()?;
@@ -349,7 +354,7 @@ impl<'a> Measure<'a> {
         if slots > OBJECT_SIZE_MAX / 8 {
             return None;
         }
-        Some(8 * slots + node.size as u64 * used)
+        Some(8 * slots + node.bytes() as u64 * used)
     }
 
     fn measure_type(&self, info: &TypeInfo, base: u64, bytes: &[u8]) -> Option<Measured> {

@@ -7,12 +7,19 @@ use crate::target::Address;
 use crate::target::memory::{Memory, MemoryExt, ReadError};
 
 use super::attach::Interpreter;
-use super::layout::Build;
+use super::layout::{Build, Layout};
 use super::reader::Reader;
 use super::version::Version;
 
 /// Interpreters accepted in one process. A machine's worth of sub-interpreters is some hundred.
 const INTERPRETERS_MAX: usize = 1 << 14;
+/// pymalloc's alignment on machines of 64 bits (`ALIGNMENT`, `Objects/obmalloc.c`).
+const ALIGNMENT: usize = 16;
+/// Its largest block (`SMALL_REQUEST_THRESHOLD`).
+const REQUEST_MAX: usize = 512;
+/// The largest pool and arena that are believed.
+const POOL_MAX: usize = 1 << 20;
+const ARENA_MAX: usize = 1 << 30;
 /// Generations of the collector in builds that have lists.
 const GENERATIONS: usize = 3;
 
@@ -36,6 +43,18 @@ pub enum ProofError {
         field: &'static str,
         /// What was found.
         detail: String,
+    },
+    /// A type of the target's says something else of its own instances.
+    #[error("{type_name}.{what} is {found}, the layout says {expected}")]
+    Said {
+        /// The type.
+        type_name: &'static str,
+        /// Which of its words, or which member.
+        what: String,
+        /// What the type says.
+        found: u64,
+        /// What the layout says.
+        expected: u64,
     },
     /// Something that must be readable is not.
     #[error(transparent)]
@@ -72,7 +91,7 @@ impl ProofError {
             ProofError::Field { field, .. } if field.starts_with("PyTypeObject") => 1,
             ProofError::OtherVersion(_) => 2,
             ProofError::Field { field, .. } if field.starts_with("PyDictObject") => 2,
-            ProofError::Field { .. } => 3,
+            ProofError::Field { .. } | ProofError::Said { .. } => 3,
             ProofError::Finalizing => 4,
         }
     }
@@ -115,6 +134,7 @@ fn prove_ready<M: Memory + ?Sized>(
     stated: Option<Version>,
 ) -> Result<Proved, ProofError> {
     let layout = reader.layout;
+    constants(layout)?;
     let interpreters = interpreters(reader, runtime)?;
     let main = *interpreters.first().ok_or(ProofError::StartingUp)?;
     if main.sysdict.is_null() || main.modules.is_null() || main.builtins.is_null() {
@@ -136,6 +156,20 @@ fn prove_ready<M: Memory + ?Sized>(
         return Err(ProofError::Finalizing);
     }
     Ok(Proved { version, interpreters, type_type, object_type })
+}
+
+/// Sizes that follow from one another, whatever the target.
+fn constants(layout: &Layout) -> Result<(), ProofError> {
+    let constants = &layout.constants;
+    let (step, pool) = (constants.pymalloc_alignment, constants.pool_size);
+    let sane = step == ALIGNMENT
+        && constants.pool_overhead == layout.pool_header.size.next_multiple_of(step)
+        && constants.pymalloc_max == REQUEST_MAX
+        && pool.is_power_of_two()
+        && (constants.pymalloc_max * 2 + constants.pool_overhead..=POOL_MAX).contains(&pool)
+        && constants.arena_size.is_power_of_two()
+        && (4 * pool..=ARENA_MAX).contains(&constants.arena_size);
+    claim(sane, "pymalloc", || format!("{constants:?}"))
 }
 
 fn layout_is_of<M: Memory + ?Sized>(reader: &Reader<'_, M>, version: Version) -> bool {

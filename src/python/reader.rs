@@ -183,6 +183,16 @@ impl<M: Memory + ?Sized> Reader<'_, M> {
         Ok(entries.filter(|entry| !entry.key.is_null() && !entry.value.is_null()).collect())
     }
 
+    /// Whether a heap type was made by a class statement: it takes its C name from its own `__name__`; a type that C made
+    /// has a name of C's.
+    pub fn is_python_class(&self, heap_type: Address) -> bool {
+        let layout = self.layout;
+        let pointer = |base, offset| self.pointer(base, offset).unwrap_or_default();
+        let name = pointer(heap_type, layout.heap_type.ht_name);
+        let c_name = pointer(heap_type, layout.type_object.tp_name);
+        c_name == name.offset(layout.ascii_unicode.size) || c_name == pointer(name, layout.unicode.utf8)
+    }
+
     /// The value under a string key. Reads every key: for small dicts and rare questions.
     pub fn dict_get(&self, dict: Address, key: &str) -> Option<Address> {
         let entries = self.dict_entries(dict).ok()?;

@@ -8,6 +8,7 @@ use crate::target::Address;
 use crate::target::memory::Memory;
 
 use super::attach::Interpreter;
+use super::heap_types;
 use super::proof::{ProofError, claim};
 use super::reader::Reader;
 use super::types::{flag, static_type_state};
@@ -39,6 +40,7 @@ pub fn prove<M: Memory + ?Sized>(
         line_of_bases(reader, type_, object_type)?;
     }
     item_sizes(reader, dict_type, object_type)?;
+    allocators(reader, &[type_type, object_type])?;
     own_names(reader, main, dict_type)?;
     subclasses(reader, main, type_type, object_type)?;
     entries(reader, main)?;
@@ -83,6 +85,14 @@ fn item_sizes<M: Memory + ?Sized>(
     claim(found == size, "PyObject", || format!("object.__basicsize__ is {found}, the layout says {size}"))
 }
 
+/// `type` allocates as `object` does (`PyType_GenericAlloc`), and has another constructor.
+fn allocators<M: Memory + ?Sized>(reader: &Reader<'_, M>, types: &[Address]) -> Result<(), ProofError> {
+    let offset = reader.layout.type_object.tp_alloc;
+    let found: Vec<Address> = types.iter().map(|&type_| reader.pointer(type_, offset)).collect::<Result<_, _>>()?;
+    let same = found.iter().all(|alloc| !alloc.is_null() && Some(alloc) == found.first());
+    claim(same, "PyTypeObject.tp_alloc", || format!("{found:?}"))
+}
+
 /// The dict of `dict` holds its methods.
 fn own_names<M: Memory + ?Sized>(
     reader: &Reader<'_, M>,
@@ -114,14 +124,20 @@ fn subclasses<M: Memory + ?Sized>(
         None => reader.pointer(object_type, layout.type_object.tp_subclasses)?,
     };
     let entries = reader.dict_entries(dict).unwrap_or_default();
-    let types: Vec<Address> = entries
+    let referents: Vec<Address> = entries
         .iter()
         .take(TYPES_MAX)
         .filter_map(|entry| reader.pointer(entry.value, layout.weak_ref.wr_object).ok())
+        .collect();
+    let types: Vec<Address> = referents
+        .iter()
+        .copied()
         .filter(|&type_| reader.type_of(type_).is_ok_and(|meta| meta == type_type))
         .filter(|&type_| reader.pointer(type_, layout.type_object.tp_base).is_ok_and(|base| base == object_type))
         .collect();
     claim(!types.is_empty(), "PyTypeObject.tp_subclasses", || format!("{dict} leads to no type derived from object"))?;
+    let stated = reader.pointer(dict, layout.dict.ma_used)?.0.min(TYPES_MAX as u64);
+    heap_types::prove_references(reader, &referents, stated)?;
     let is_heap = |&&type_: &&Address| reader.type_flags(type_).is_ok_and(|flags| flags >> flag::HEAPTYPE & 1 == 1);
     let heap_types: Vec<Address> = types.iter().filter(is_heap).copied().collect();
     let is_named = |offset: usize| {
@@ -132,7 +148,8 @@ fn subclasses<M: Memory + ?Sized>(
         heap_types.is_empty() || heap_types.iter().any(|type_| name(type_).is_some())
     };
     claim(is_named(layout.heap_type.ht_qualname), "PyHeapTypeObject.ht_qualname", || "no type has one".to_owned())?;
-    claim(is_named(layout.heap_type.ht_name), "PyHeapTypeObject.ht_name", || "no type has one".to_owned())
+    claim(is_named(layout.heap_type.ht_name), "PyHeapTypeObject.ht_name", || "no type has one".to_owned())?;
+    heap_types::prove(reader, main, &heap_types)
 }
 
 /// `sys.__dict__` has as many entries as it says.
@@ -187,7 +204,7 @@ fn names<M: Memory + ?Sized>(reader: &Reader<'_, M>, main: &Interpreter) -> Resu
     let table = reader.pointer(set, layout.set.table)?;
     let mut keys = 0;
     for slot in 0..=mask {
-        let entry = table.offset(slot as usize * layout.set_entry.size);
+        let entry = table.offset(slot as usize * layout.set_entry.stride());
         let key = reader.pointer(entry, layout.set_entry.key)?;
         if !key.is_null() && reader.string(key, NAME_MAX).is_some() {
             keys += 1;

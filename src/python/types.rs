@@ -8,6 +8,7 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::time::Duration;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -17,8 +18,10 @@ use crate::target::memory::{Memory, MemoryExt, ReadError, u64_at};
 use super::address_table::{AddressFilter, AddressTable, FilterBits, hash};
 use super::attach::{Interpreter, Python};
 use super::layout::Layout;
+use super::proof::ProofError;
 use super::reader::{NAME_LENGTH_MAX, Reader};
 use super::sizes::{Basis, SizeRule};
+use super::words;
 
 /// Bits of `tp_flags` (`Include/object.h`). Those below 9 mean something else in older versions: use them only where
 /// the layout has what they speak of.
@@ -61,6 +64,11 @@ const TYPES_MAX: usize = 4 << 20;
 const DATA_MAX: u64 = 64 << 20;
 /// The largest `tp_basicsize` and `tp_itemsize` accepted.
 const SIZE_MAX: u64 = 1 << 30;
+
+/// How often the state of a type that has none is looked for.
+const STATE_TRIES: usize = 20;
+/// Between two of these.
+const STATE_PAUSE: Duration = Duration::from_millis(1);
 
 /// Index of a type in a [`TypeTable`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -141,12 +149,13 @@ impl TypeTable {
     /// milliseconds for a thousand types.
     ///
     /// # Errors
-    /// Only where the target cannot be read at all; single bad types are counted in [`TypeTable::rejected`].
+    /// Where the target cannot be read at all, and where what types say of themselves contradicts the layout. Single bad
+    /// types are counted in [`TypeTable::rejected`].
     pub fn build<M: Memory + ?Sized>(
         memory: &M,
         python: &Python,
         data: &[Range<Address>],
-    ) -> Result<TypeTable, ReadError> {
+    ) -> Result<TypeTable, ProofError> {
         let reader = Reader { memory, layout: &python.layout };
         let mut builder = Builder {
             reader,
@@ -156,6 +165,8 @@ impl TypeTable {
             seen: FxHashSet::default(),
             well_known: None,
             generic_alloc: None,
+            with_state: 0,
+            without_state: Vec::new(),
         };
         for interpreter in &python.interpreters {
             builder.collect(interpreter);
@@ -163,7 +174,8 @@ impl TypeTable {
         for range in data {
             builder.collect_static(range);
         }
-        builder.finish();
+        builder.prove_states(data)?;
+        builder.finish()?;
         Ok(builder.table)
     }
 
@@ -239,6 +251,9 @@ struct Builder<'a, M: Memory + ?Sized> {
     seen: FxHashSet<Address>,
     well_known: Option<WellKnown>,
     generic_alloc: Option<Address>,
+    /// Static types of extensions whose state is the interpreter's: how many were found with it, and which were not.
+    with_state: usize,
+    without_state: Vec<(Address, Interpreter)>,
 }
 
 /// The interned strings that type dicts are searched for. Comparing addresses spares reading every key.
@@ -260,6 +275,7 @@ impl<M: Memory + ?Sized> Builder<'_, M> {
             match self.read_type(type_, interpreter, true) {
                 Some(raw) => {
                     if self.seen.insert(type_) {
+                        self.note_state(&raw);
                         self.raw.push(raw);
                     }
                     queue.extend(self.subclasses(type_, interpreter));
@@ -353,8 +369,44 @@ impl<M: Memory + ?Sized> Builder<'_, M> {
             .collect()
     }
 
+    /// Notes of a static type of an extension whether its state was found.
+    fn note_state(&mut self, raw: &RawType) {
+        let Some(state) = &self.reader.layout.types_state else { return };
+        let Some(extensions) = state.for_extensions else { return };
+        let of = |array| static_type_state_in(&self.reader, raw.address, &raw.interpreter, array);
+        if raw.flags >> flag::STATIC_BUILTIN & 1 == 0 || of(state.builtins).is_some() {
+        } else if of(extensions).is_some() {
+            self.with_state += 1;
+        } else {
+            self.without_state.push((raw.address, raw.interpreter));
+        }
+    }
+
+    /// Static types of extensions have their state where the layout says. One that is just being made may have none yet.
+    /// What does not lie in a file's data, `data`, is none: a class that just went may look like one.
+    fn prove_states(&mut self, data: &[Range<Address>]) -> Result<(), ProofError> {
+        let mut missing = std::mem::take(&mut self.without_state);
+        missing.retain(|(type_, _)| data.iter().any(|range| range.contains(type_)));
+        for _ in 0..STATE_TRIES {
+            let without = missing
+                .iter()
+                .filter(|(type_, interpreter)| self.static_type_state(*type_, interpreter).is_none())
+                .count();
+            if without <= self.with_state + missing.len() - without {
+                return Ok(());
+            }
+            std::thread::sleep(STATE_PAUSE);
+            self.reader.memory.forget();
+        }
+        let detail = format!("{} static types of extensions have no state", missing.len());
+        Err(ProofError::Field { field: "types_state.for_extensions", detail })
+    }
+
     /// Works out names, fronts and size rules, now that every type is known.
-    fn finish(&mut self) {
+    ///
+    /// # Errors
+    /// Where what types say of themselves contradicts the layout.
+    fn finish(&mut self) -> Result<(), ProofError> {
         let raw = std::mem::take(&mut self.raw);
         self.well_known = self.learn_well_known(&raw);
         self.generic_alloc = raw.iter().find(|raw| raw.address == self.python.object_type).map(|raw| raw.tp_alloc);
@@ -363,6 +415,18 @@ impl<M: Memory + ?Sized> Builder<'_, M> {
         let own: Vec<OwnNames> = raw.iter().map(|raw| self.own_names(raw)).collect();
         let tp_names: Vec<String> =
             raw.iter().map(|raw| self.reader.type_name(raw.address).unwrap_or_default()).collect();
+        let segments = &self.python.runtime.elf.segments;
+        let is_cpythons = |(index, raw): &(usize, &RawType)| {
+            let is_static = segments.iter().any(|segment| segment.range.contains(&raw.address));
+            !own[*index].is_python_class && words::is_of(&tp_names[*index], is_static)
+        };
+        for (index, raw) in raw.iter().enumerate().filter(is_cpythons) {
+            match words::prove(&self.reader, raw.address, &tp_names[index]) {
+                // What a core left out proves nothing.
+                Ok(()) | Err(ProofError::Read(ReadError::Unreadable { .. })) => {}
+                Err(error) => return Err(error),
+            }
+        }
         self.table.types = raw
             .iter()
             .enumerate()
@@ -375,6 +439,7 @@ impl<M: Memory + ?Sized> Builder<'_, M> {
             })
             .collect();
         self.table.index_addresses();
+        Ok(())
     }
 
     fn describe(&self, raw: &RawType, own: &OwnNames, tp_name: &str, rule: SizeRule, basis: Basis) -> TypeInfo {
@@ -427,16 +492,8 @@ impl<M: Memory + ?Sized> Builder<'_, M> {
         OwnNames { module, has_sizeof, is_python_class: self.is_python_class(raw) }
     }
 
-    /// A class statement's type takes its C name from its own `__name__`; a type that C made has a name of C's.
     fn is_python_class(&self, raw: &RawType) -> bool {
-        if raw.flags >> flag::HEAPTYPE & 1 == 0 {
-            return false;
-        }
-        let layout = self.reader.layout;
-        let pointer = |base, offset| self.reader.pointer(base, offset).unwrap_or_default();
-        let name = pointer(raw.address, layout.heap_type.ht_name);
-        let c_name = pointer(raw.address, layout.type_object.tp_name);
-        c_name == name.offset(layout.ascii_unicode.size) || c_name == pointer(name, layout.unicode.utf8)
+        raw.flags >> flag::HEAPTYPE & 1 == 1 && self.reader.is_python_class(raw.address)
     }
 
     fn learn_well_known(&self, raw: &[RawType]) -> Option<WellKnown> {
@@ -467,8 +524,20 @@ pub fn static_type_state<M: Memory + ?Sized>(
     type_: Address,
     interpreter: &Interpreter,
 ) -> Option<(Address, Address)> {
+    let state = reader.layout.types_state.as_ref()?;
+    let arrays = [Some(state.builtins), state.for_extensions];
+    arrays.into_iter().flatten().find_map(|array| static_type_state_in(reader, type_, interpreter, array))
+}
+
+/// As [`static_type_state`], in the array at this offset of the interpreter's types only.
+fn static_type_state_in<M: Memory + ?Sized>(
+    reader: &Reader<'_, M>,
+    type_: Address,
+    interpreter: &Interpreter,
+    array: usize,
+) -> Option<(Address, Address)> {
     let layout = reader.layout;
-    let (state, entry) = (layout.types_state.as_ref()?, layout.static_type.as_ref()?);
+    let entry = layout.static_type.as_ref()?;
     let types = interpreter.address.offset(layout.interp.types?);
     if reader.type_flags(type_).ok()? >> flag::STATIC_BUILTIN & 1 == 0 {
         return None;
@@ -476,13 +545,9 @@ pub fn static_type_state<M: Memory + ?Sized>(
     let index = reader.pointer(type_, layout.type_object.tp_subclasses).ok()?.0.checked_sub(1)?;
     // There are about 200 static builtin types.
     let offset = usize::try_from(index).ok().filter(|&index| index < 1 << 12)?.checked_mul(entry.size)?;
-    let arrays = [Some(state.builtins), state.for_extensions];
-    arrays.into_iter().flatten().find_map(|array| {
-        let at = types.offset(array).offset(offset);
-        let is_its = reader.pointer(at, entry.type_).ok()? == type_;
-        is_its
-            .then(|| Some((reader.pointer(at, entry.tp_dict).ok()?, reader.pointer(at, entry.tp_subclasses).ok()?)))?
-    })
+    let at = types.offset(array).offset(offset);
+    let is_its = reader.pointer(at, entry.type_).ok()? == type_;
+    is_its.then(|| Some((reader.pointer(at, entry.tp_dict).ok()?, reader.pointer(at, entry.tp_subclasses).ok()?)))?
 }
 
 /// Bytes in front of an instance of a type with these flags, and how many of them are the GC head.

@@ -121,6 +121,10 @@ impl<M: Memory + ?Sized> Memory for CachedMemory<'_, M> {
         self.inner.read_pieces(pieces)
     }
 
+    fn read_now(&self, address: Address, buffer: &mut [u8]) -> Result<(), ReadError> {
+        self.inner.read_now(address, buffer)
+    }
+
     fn forget(&self) {
         self.pages.borrow_mut().clear();
     }

@@ -26,6 +26,10 @@ impl<M: Memory + ?Sized> Memory for Layered<'_, M> {
         self.image.read_exact_at(address, buffer).or_else(|_| self.below.read_exact_at(address, buffer))
     }
 
+    fn read_now(&self, address: Address, buffer: &mut [u8]) -> Result<(), ReadError> {
+        self.below.read_now(address, buffer)
+    }
+
     fn regions(&self) -> &RegionMap {
         self.below.regions()
     }

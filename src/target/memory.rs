@@ -77,6 +77,14 @@ pub trait Memory {
         Ok(())
     }
 
+    /// As [`Memory::read_exact_at`], past whatever was copied or kept of the target: its bytes as they are now.
+    ///
+    /// # Errors
+    /// As there.
+    fn read_now(&self, address: Address, buffer: &mut [u8]) -> Result<(), ReadError> {
+        self.read_exact_at(address, buffer)
+    }
+
     /// Forgets what was read and kept, so that the next read sees the target as it is then. Nothing where nothing is
     /// kept.
     fn forget(&self) {}
@@ -90,6 +98,19 @@ pub trait Memory {
     /// and need not be read.
     fn resident(&self, range: Range<Address>) -> Vec<Range<Address>> {
         vec![range]
+    }
+}
+
+/// The target as it is now, whatever was copied of it: parts of a copy of a running target are not of one moment.
+pub struct Now<'a, M: Memory + ?Sized>(pub &'a M);
+
+impl<M: Memory + ?Sized> Memory for Now<'_, M> {
+    fn read_exact_at(&self, address: Address, buffer: &mut [u8]) -> Result<(), ReadError> {
+        self.0.read_now(address, buffer)
+    }
+
+    fn regions(&self) -> &RegionMap {
+        self.0.regions()
     }
 }
 

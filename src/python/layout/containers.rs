@@ -294,3 +294,27 @@ c_structs! {
         dict: Option<usize>,
     }
 }
+
+/// Bytes of a pointer, and of a hash.
+const WORD: usize = 8;
+
+impl SetEntry {
+    /// Bytes from one entry to the next: the hash is the last field, which the proof tries, as it cannot the size.
+    pub fn stride(&self) -> usize {
+        self.key.max(self.hash) + WORD
+    }
+}
+
+impl ODictNode {
+    /// Bytes of a node: its links are tried by the proof, and the last one ends it.
+    pub fn bytes(&self) -> usize {
+        self.key.max(self.hash).max(self.next).max(self.prev) + WORD
+    }
+}
+
+impl DequeBlock {
+    /// Bytes of a block: as above.
+    pub fn bytes(&self) -> usize {
+        self.leftlink.max(self.rightlink).max(self.data) + WORD
+    }
+}

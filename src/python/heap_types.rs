@@ -1,0 +1,317 @@
+//! The third part of the proof: classes that Python code made, their instances, and the tables of dicts. Every
+//! interpreter has some hundred of them before its program begins.
+//!
+//! A running target changes while it is read, and a class may be made in an unusual way, so that what is claimed here is
+//! claimed of most.
+
+use rustc_hash::FxHashSet;
+
+use crate::target::Address;
+use crate::target::memory::{Memory, MemoryExt, ReadError, u64_at};
+
+use super::attach::Interpreter;
+use super::layout::fields::Bits;
+use super::proof::{ProofError, claim};
+use super::reader::{KeysHeader, Reader};
+use super::types::flag;
+
+/// Classes, modules and dicts looked at.
+const SAMPLES: usize = 48;
+/// Classes that are too few to say anything.
+const FEW: usize = 8;
+/// Values that an instance keeps inline (`SHARED_KEYS_MAX_SIZE`, `Include/internal/pycore_dict.h`).
+const INLINE_MAX: u8 = 30;
+/// How far a str is interned: not, mortal, for ever, or static.
+const INTERNED_MAX: u64 = 3;
+/// Characters of a name read.
+const NAME_MAX: u64 = 4096;
+/// No module is referred to more often by its own thread, as a rule.
+const LOCAL_MAX: u32 = 1 << 13;
+/// Nor by others.
+const SHARED_MAX: u64 = 1 << 20;
+/// Half of what an object of deferred counting has added to its shared count (3.14+; see `heap::object`).
+const DEFERRED_MIN: i64 = i64::MAX / 16;
+/// `_PyGC_BITS_TRACKED`, and all bits that mean something (`Include/internal/pycore_gc.h`).
+const GC_TRACKED: u8 = 1;
+const GC_BITS: u8 = 0x7f;
+/// `_PyGC_BITS_UNREACHABLE`.
+const GC_UNREACHABLE: u8 = 4;
+/// Threads' descriptors lie at such addresses, or in memory that is mapped: one may have ended, and its memory with it.
+const THREADS_MIN: u64 = 1 << 44;
+
+/// How many held, and how many did not.
+#[derive(Default)]
+struct Ballot {
+    held: usize,
+    failed: usize,
+}
+
+impl Ballot {
+    fn of(votes: impl Iterator<Item = bool>) -> Ballot {
+        let mut ballot = Ballot::default();
+        votes.for_each(|vote| if vote { ballot.held += 1 } else { ballot.failed += 1 });
+        ballot
+    }
+
+    /// Most held, or nothing was asked.
+    fn claim(&self, field: &'static str) -> Result<(), ProofError> {
+        let Ballot { held, failed } = *self;
+        claim(held > failed || failed == 0, field, || format!("{failed} of {} samples contradict it", held + failed))
+    }
+}
+
+/// Tries the fields. `heap_types` are classes that Python or C code made at run time.
+///
+/// # Errors
+/// The first field that does not hold.
+pub fn prove<M: Memory + ?Sized>(
+    reader: &Reader<'_, M>,
+    main: &Interpreter,
+    heap_types: &[Address],
+) -> Result<(), ProofError> {
+    let heap_types = &heap_types[..heap_types.len().min(SAMPLES)];
+    struct_ends(reader, heap_types)?;
+    dicts_of_types(reader, heap_types)?;
+    cached_keys(reader, heap_types)?;
+    let modules = modules(reader, main)?;
+    let dicts: Vec<Address> = modules.iter().map(|module| module.dict).collect();
+    tables(reader, &dicts)?;
+    headers(reader, &modules)?;
+    inline_values(reader, &modules)?;
+    texts(reader, main)
+}
+
+/// A heap type's own tables of slots follow the part that static types have, and `tp_as_async` points at the first.
+fn struct_ends<M: Memory + ?Sized>(reader: &Reader<'_, M>, types: &[Address]) -> Result<(), ProofError> {
+    let (own, whole) = (reader.layout.type_object.size, reader.layout.heap_type.size);
+    let first_inside = |&type_: &Address| {
+        let bytes = reader.memory.read_bytes(type_, whole as u64, whole, "type").ok()?;
+        let inside = (type_.0 + 1)..(type_.0 + whole as u64);
+        bytes.chunks_exact(8).filter_map(|word| u64_at(word, 0)).filter(|word| inside.contains(word)).min()
+    };
+    let votes = types.iter().filter_map(|type_| Some(first_inside(type_)? == type_.0 + own as u64));
+    Ballot::of(votes).claim("PyTypeObject")
+}
+
+/// A heap type has a dict of its own.
+fn dicts_of_types<M: Memory + ?Sized>(reader: &Reader<'_, M>, types: &[Address]) -> Result<(), ProofError> {
+    let dict = |type_: &Address| reader.pointer(*type_, reader.layout.type_object.tp_dict).ok();
+    let votes = types.iter().filter_map(dict).map(|dict| reader.has_type_flag(dict, flag::DICT_SUBCLASS));
+    Ballot::of(votes).claim("PyTypeObject.tp_dict")
+}
+
+/// What a class keeps for its instances' dicts is a table of names.
+fn cached_keys<M: Memory + ?Sized>(reader: &Reader<'_, M>, types: &[Address]) -> Result<(), ProofError> {
+    let offset = reader.layout.heap_type.ht_cached_keys;
+    let votes = types.iter().filter_map(|&type_| {
+        let keys = reader.pointer(type_, offset).ok()?;
+        (!keys.is_null()).then(|| names_in(reader, keys).is_some())
+    });
+    let ballot = Ballot::of(votes);
+    // An interpreter that is just starting has but a few classes, made by C.
+    let classes = types.iter().filter(|&&type_| reader.is_python_class(type_)).count();
+    claim(ballot.held > 0 || classes < FEW, "PyHeapTypeObject.ht_cached_keys", || "no class has any".to_owned())?;
+    ballot.claim("PyHeapTypeObject.ht_cached_keys")
+}
+
+/// The names in a table of keys that instances share. `None` where it is none.
+fn names_in<M: Memory + ?Sized>(reader: &Reader<'_, M>, keys: Address) -> Option<Vec<String>> {
+    let layout = reader.layout;
+    let header = KeysHeader::read(reader.memory, layout, keys).ok()?;
+    let mut bytes = [0; KeysHeader::BYTES];
+    reader.memory.read_exact_at(keys, &mut bytes).ok()?;
+    let kind = layout.dict_keys.dk_kind.and_then(|at| bytes.get(at).copied());
+    let is_split = match (&layout.constants.dict_keys_kind, kind) {
+        (Some(kinds), Some(kind)) => i64::from(kind) == kinds.split,
+        _ => true,
+    };
+    if !is_split || header.refcnt < 1 || header.nentries > header.capacity() || header.nentries > 1 << 10 {
+        return None;
+    }
+    let (key_at, _) = header.key_and_value_offsets(layout);
+    let first = keys.offset(header.entries_offset(layout) + key_at);
+    let name = |index: u64| {
+        let key = reader.pointer(first, index as usize * header.entry_size(layout)).ok()?;
+        reader.string(key, NAME_MAX)
+    };
+    (0..header.nentries).map(name).collect()
+}
+
+/// A module that has been imported.
+#[derive(Clone, Copy, Debug)]
+pub struct Module {
+    /// Its name in `sys.modules`.
+    pub name: Address,
+    /// Itself.
+    pub object: Address,
+    /// Its `__dict__`.
+    pub dict: Address,
+}
+
+/// The first modules in `sys.modules`.
+///
+/// # Errors
+/// Where these cannot be read.
+pub fn modules<M: Memory + ?Sized>(reader: &Reader<'_, M>, main: &Interpreter) -> Result<Vec<Module>, ReadError> {
+    let md_dict = reader.layout.module.md_dict;
+    let is_module = |object: Address| {
+        reader.type_of(object).and_then(|type_| reader.type_name(type_)).is_ok_and(|name| name == "module")
+    };
+    let entries = reader.dict_entries(main.modules)?;
+    let found = entries.iter().filter(|entry| is_module(entry.value)).filter_map(|entry| {
+        let dict = reader.pointer(entry.value, md_dict).ok()?;
+        let module = Module { name: entry.key, object: entry.value, dict };
+        reader.has_type_flag(dict, flag::DICT_SUBCLASS).then_some(module)
+    });
+    Ok(found.take(SAMPLES).collect())
+}
+
+/// What modules' `__spec__` are, with the modules' names: instances of a class that Python code made.
+pub fn specifications<M: Memory + ?Sized>(reader: &Reader<'_, M>, modules: &[Module]) -> Vec<(Address, Address)> {
+    // The name is one string in all of them, as a rule; its text is compared once.
+    let mut key = Address::NULL;
+    let mut found = Vec::new();
+    for module in modules {
+        let entries = reader.dict_entries(module.dict).unwrap_or_default();
+        let mut entry = entries.iter().find(|entry| entry.key == key);
+        if key.is_null() {
+            entry = entries.iter().find(|entry| reader.is_string(entry.key, "__spec__"));
+            key = entry.map_or(Address::NULL, |entry| entry.key);
+        }
+        let is_instance = |object: Address| {
+            let type_ = reader.type_of(object).unwrap_or_default();
+            reader.type_flags(type_).is_ok_and(|flags| flags >> flag::HEAPTYPE & 1 == 1)
+        };
+        found.extend(entry.filter(|entry| is_instance(entry.value)).map(|entry| (module.name, entry.value)));
+    }
+    found
+}
+
+/// A module's dict has its table for itself, and what is used of it and what is left make up all its entries.
+fn tables<M: Memory + ?Sized>(reader: &Reader<'_, M>, dicts: &[Address]) -> Result<(), ProofError> {
+    let header = |&dict: &Address| {
+        let values = reader.pointer(dict, reader.layout.dict.ma_values).ok()?;
+        let keys = reader.pointer(dict, reader.layout.dict.ma_keys).ok()?;
+        KeysHeader::read(reader.memory, reader.layout, keys).ok().filter(|_| values.is_null())
+    };
+    let headers: Vec<KeysHeader> = dicts.iter().filter_map(header).collect();
+    Ballot::of(headers.iter().map(|header| header.refcnt == 1)).claim("PyDictKeysObject.dk_refcnt")?;
+    let adds_up = |header: &KeysHeader| header.usable + header.nentries == header.capacity();
+    Ballot::of(headers.iter().map(adds_up)).claim("PyDictKeysObject.dk_usable")
+}
+
+/// The header of free-threaded builds: the collector knows modules, their owner is a thread, and their counts are small.
+fn headers<M: Memory + ?Sized>(reader: &Reader<'_, M>, modules: &[Module]) -> Result<(), ProofError> {
+    let fields = &reader.layout.object;
+    let (Some(tid), Some(mutex), Some(gc_bits)) = (fields.ob_tid, fields.ob_mutex, fields.ob_gc_bits) else {
+        return Ok(());
+    };
+    let (Some(local), Some(shared)) = (fields.ob_ref_local, fields.ob_ref_shared) else { return Ok(()) };
+    // A byte of the mutex and one of the collector's share a word with the local count.
+    let beside = mutex + 1 == gc_bits && gc_bits < local && local - gc_bits < 4;
+    claim(beside, "PyObject.ob_mutex", || format!("at {mutex}, ob_gc_bits at {gc_bits}, ob_ref_local at {local}"))?;
+    let objects = || modules.iter().map(|module| module.object);
+    let bits = |object: Address| reader.memory.read_u32(object.offset(gc_bits)).ok().map(|word| word as u8);
+    // 3.13 makes modules immortal when the first thread starts, and no longer tracks them (`_Py_SetImmortal`).
+    let is_immortal =
+        |object: Address| reader.memory.read_u32(object.offset(local)).is_ok_and(|count| count == u32::MAX);
+    let tracked = objects().filter_map(|object| {
+        let bits = bits(object)?;
+        Some(bits <= GC_BITS && (bits & GC_TRACKED != 0 || is_immortal(object)))
+    });
+    Ballot::of(tracked).claim("PyObject.ob_gc_bits")?;
+    // A collector at work counts in the owner's place.
+    let is_counted = |object: &Address| bits(*object).is_none_or(|bits| bits & GC_UNREACHABLE != 0);
+    let owner = objects().filter(|object| !is_counted(object)).filter_map(|object| reader.pointer(object, tid).ok());
+    let is_owner =
+        |owner: Address| owner.is_null() || owner.0 >= THREADS_MIN || reader.memory.regions().contains(owner, 8);
+    Ballot::of(owner.map(is_owner)).claim("PyObject.ob_tid")?;
+    let counts = objects().filter_map(|object| reader.memory.read_u32(object.offset(local)).ok());
+    let is_count = |count: u32| count < LOCAL_MAX || count == u32::MAX;
+    Ballot::of(counts.map(is_count)).claim("PyObject.ob_ref_local")?;
+    let counts = objects().filter_map(|object| reader.memory.read_i64(object.offset(shared)).ok());
+    let is_count = |count: i64| (count >> 2).unsigned_abs() < SHARED_MAX || count >> 2 > DEFERRED_MIN;
+    Ballot::of(counts.map(is_count)).claim("PyObject.ob_ref_shared")
+}
+
+/// Since 3.13 an instance's values follow it: the specification of a module names the module there.
+fn inline_values<M: Memory + ?Sized>(reader: &Reader<'_, M>, modules: &[Module]) -> Result<(), ProofError> {
+    let layout = reader.layout;
+    let Some(fields) = &layout.dict_values else { return Ok(()) };
+    let (Some(capacity), Some(valid)) = (fields.capacity, fields.valid) else { return Ok(()) };
+    let (mut places, mut capacities) = (Vec::new(), Vec::new());
+    for (name, spec) in specifications(reader, modules) {
+        let Ok(type_) = reader.type_of(spec) else { continue };
+        let Ok(flags) = reader.type_flags(type_) else { continue };
+        if flags >> flag::INLINE_VALUES & 1 == 0 || flags >> flag::HEAPTYPE & 1 == 0 {
+            continue;
+        }
+        let Ok(keys) = reader.pointer(type_, layout.heap_type.ht_cached_keys) else { continue };
+        let Some(names) = names_in(reader, keys) else { continue };
+        let Some(index) = names.iter().position(|name| name == "name") else { continue };
+        let basicsize = reader.memory.read_u64(type_.offset(layout.type_object.tp_basicsize)).unwrap_or(0);
+        let values = spec.offset(usize::try_from(basicsize).unwrap_or(0).min(1 << 16));
+        let byte = |offset: usize| reader.memory.read_u32(values.offset(offset)).ok().map(|word| word as u8);
+        if byte(valid) != Some(1) {
+            continue;
+        }
+        let found = reader.pointer(values, fields.values + 8 * index).unwrap_or_default();
+        places.push(found == name || reader.string(found, NAME_MAX) == reader.string(name, NAME_MAX));
+        capacities.push(byte(capacity).is_some_and(|capacity| (index as u8 + 1..=INLINE_MAX).contains(&capacity)));
+    }
+    Ballot::of(places.into_iter()).claim("PyDictValues.values")?;
+    Ballot::of(capacities.into_iter()).claim("PyDictValues.capacity")
+}
+
+/// The three forms of text are one struct that grows: behind the header of ASCII text, which ends where that text begins,
+/// come a copy's length and place (and until 3.11 that of another), behind these text that is not ASCII begins, and the
+/// third form has a pointer there, which ends it. The names in `sys` have no copies in `wchar_t`.
+fn texts<M: Memory + ?Sized>(reader: &Reader<'_, M>, main: &Interpreter) -> Result<(), ProofError> {
+    let (unicode, compact) = (&reader.layout.unicode, &reader.layout.compact_unicode);
+    let ends = unicode.data + 8 == unicode.size && compact.size == unicode.data;
+    claim(ends, "PyCompactUnicodeObject", || {
+        format!("{} bytes, and the text's pointer at {} of {}", compact.size, unicode.data, unicode.size)
+    })?;
+    let utf8 = compact.size.checked_sub(if unicode.wstr_length.is_some() { 16 } else { 8 });
+    let ends = Some(unicode.utf8) == utf8
+        && unicode.utf8_length + 8 == unicode.utf8
+        && unicode.utf8_length == reader.layout.ascii_unicode.size;
+    claim(ends, "PyCompactUnicodeObject.utf8", || {
+        format!("length at {}, pointer at {}, the end at {}", unicode.utf8_length, unicode.utf8, compact.size)
+    })?;
+    let (kind, is_compact, is_ascii) = (unicode.kind, unicode.compact, unicode.ascii);
+    let are_packed = kind.byte == is_compact.byte
+        && kind.byte == is_ascii.byte
+        && (kind.bit + kind.width, is_compact.bit + 1) == (is_compact.bit, is_ascii.bit)
+        && (is_compact.width, is_ascii.width) == (1, 1);
+    claim(are_packed, "PyASCIIObject.state", || format!("kind {kind:?}, compact {is_compact:?}, ascii {is_ascii:?}"))?;
+    let word = |name: Address, bits: Bits| reader.memory.read_u32(name.offset(bits.byte)).ok().map(u64::from);
+    let names = reader.dict_entries(main.sysdict)?;
+    let states = names.iter().take(SAMPLES).filter_map(|entry| {
+        let state = |bits: Bits| word(entry.key, bits).map(|word| bits.of(word));
+        Some(
+            (state(kind)?, state(is_compact)?, state(is_ascii)?) == (1, 1, 1)
+                && state(unicode.interned)? <= INTERNED_MAX,
+        )
+    });
+    Ballot::of(states).claim("PyASCIIObject.state")?;
+    let Some(wstr) = unicode.wstr else { return Ok(()) };
+    let copies = names.iter().take(SAMPLES).filter_map(|entry| reader.pointer(entry.key, wstr).ok());
+    Ballot::of(copies.map(Address::is_null)).claim("PyASCIIObject.wstr")
+}
+
+/// Types found through weak references are types, and not all the same.
+///
+/// # Errors
+/// Where fewer than half of `stated` are.
+pub fn prove_references<M: Memory + ?Sized>(
+    reader: &Reader<'_, M>,
+    referents: &[Address],
+    stated: u64,
+) -> Result<(), ProofError> {
+    let is_type = |type_: &&Address| reader.has_type_flag(**type_, flag::TYPE_SUBCLASS);
+    let found: FxHashSet<Address> = referents.iter().filter(is_type).copied().collect();
+    claim(2 * found.len() as u64 > stated, "PyWeakReference.wr_object", || {
+        format!("{} of {stated} subclasses of object are types", found.len())
+    })
+}
