@@ -7,7 +7,7 @@
 
 mod common;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::Value;
@@ -31,15 +31,10 @@ fn main() {
         common::skipped("churn", "this heapsonde has no `histo`");
         libtest_mimic::run(&arguments, Vec::new()).exit();
     }
-    // One interpreter of each minor version, and one without the lock: what differs between builds of one version is
-    // proved by parity.
-    let mut chosen: BTreeMap<(u8, bool), Interpreter> = BTreeMap::new();
-    for interpreter in interpreters::find_and_say() {
-        chosen.entry((interpreter.version.1, interpreter.has_gil())).or_insert(interpreter);
-    }
+    let chosen = interpreters::find_and_say();
     let reads = std::env::var("HEAPSONDE_CHURN_READS").ok().and_then(|n| n.parse().ok());
     let reads = reads.unwrap_or_else(|| READS.div_ceil(chosen.len().max(1)));
-    let trials = chosen.into_values().map(|interpreter| {
+    let trials = chosen.into_iter().map(|interpreter| {
         let name = format!("{}/{reads} reads", interpreter.name);
         Trial::test(name, move || what_stands_still_is_counted(&interpreter, reads).map_err(Failed::from))
     });

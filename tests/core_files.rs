@@ -156,8 +156,8 @@ impl Reports {
         ["read_bytes", "read_seconds", "paused_seconds", "from_core"].iter().for_each(|key| drop(reading.remove(*key)));
         let problems = document["problems"].as_object_mut().ok_or("no problems")?;
         ["unsearched_bytes", "searched_bytes"].iter().for_each(|key| drop(problems.remove(*key)));
-        let graph = |verb: &[&str]| if with_graph { run(verb).map(|run| run.stdout) } else { Ok(Vec::new()) };
-        let why = || tool::run(&[&["why", "-j"][..], target, &["__main__.Plain"]].concat())?.ok();
+        let graph = |verb: &[&str]| if with_graph { paused(verb).map(|run| run.stdout) } else { Ok(Vec::new()) };
+        let why = || tool::run(&[&["why", "-j"][..], target, &["__main__.Plain"], pause].concat())?.ok();
         Ok(Reports {
             dump: paused(&["dump"])?.stdout,
             folded: paused(&["flamegraph", "--view", "types", "-f", "folded"])?.stdout,
