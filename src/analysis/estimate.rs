@@ -16,8 +16,8 @@
 //! * the **interval** takes Student's t, made lopsided by the third moment of the residuals ([`super::intervals`]): where some
 //!   pools hold many and most hold none, more is missed than is found too much;
 //! * where next to all units of a strip hold the same, the few that do not are in most samples missed, and the spread is that of
-//!   the others. So where the spread rests on fewer than [`RARE`] units, the limit for what is rare, below, is that of **odd
-//!   units** that were not drawn;
+//!   the others. So where the spread rests on fewer than [`RESTS_ON_MIN`] units, the limit for what is rare, below, is that of
+//!   **odd units** that were not drawn. Such intervals are rather too wide than too narrow;
 //! * a type seen in fewer than [`RARE`] units is **rare**: its spread says little. It is reported as "at most": the upper limit
 //!   of a Poisson count of as many clusters as there were units that held it, each as large as the largest one;
 //! * bytes of **large raw blocks** are counted where the blocks are (`heap::large_blocks`). Where neither a container that was
@@ -253,7 +253,7 @@ impl Survey<'_> {
         let variance = within + first_phase + if within > 0.0 { squares / within } else { 0.0 };
         // Twice the number of units on which the spread rests.
         let degrees = if within > 0.0 { 2.0 * variance.powi(2) / squares } else { 0.0 };
-        let (fewer, more) = if degrees < 2.0 * RARE as f64 { odd.limits() } else { (0.0, 0.0) };
+        let (fewer, more) = if degrees < 2.0 * RESTS_ON_MIN { odd.limits() } else { (0.0, 0.0) };
         if variance <= 0.0 {
             return Figure { estimate, low: (estimate - fewer).max(observed), high: estimate + more };
         }
@@ -298,6 +298,9 @@ struct Odd {
     full: f64,
 }
 
+/// On so many units a spread must rest to be believed alone. With a third of it, intervals of types that fill their pools
+/// held the truth in as few as 81 of 100 samples (Python 3.10), with this in 98.
+const RESTS_ON_MIN: f64 = 36.0;
 /// A unit is odd where it holds this part of its room more or less than others do.
 const ODD: f64 = 0.05;
 /// With so many odd units their spread is worth something.

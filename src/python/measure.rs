@@ -128,7 +128,7 @@ impl<'a> Measure<'a> {
             }
             SizeRule::Deque => {
                 let (deque, block) = (&layout.deque, &layout.deque_block);
-                let items = (block.rightlink - block.data) as u64 / 8;
+                let items = block.items()?.get();
                 let (left, size) = (word(deque.leftindex)?, word(layout.var_object.ob_size)?);
                 if left > items || size > OBJECT_SIZE_MAX / 8 {
                     return None;

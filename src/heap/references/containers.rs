@@ -3,6 +3,8 @@
 //! Mirrors `list_traverse` (`Objects/listobject.c`), `tupletraverse`, `dict_traverse`, `set_traverse`, and
 //! `deque_traverse` (`Modules/_collectionsmodule.c`), v3.8 to v3.15.
 
+use std::num::NonZeroU64;
+
 use crate::python::reader::KeysHeader;
 use crate::target::Address;
 use crate::target::memory::{Memory, u64_at};
@@ -192,7 +194,7 @@ impl<M: Memory + ?Sized> References<'_, M> {
 
     pub(super) fn deque(&self, reads: &Reads, object: Address, visit: &mut impl FnMut(u64, Label)) {
         let (deque, block) = (&self.layout.deque, &self.layout.deque_block);
-        let per_block = (block.rightlink - block.data) as u64 / 8;
+        let Some(per_block) = block.items().map(NonZeroU64::get) else { return reads.tear() };
         let size = self.word(reads, object, self.layout.var_object.ob_size);
         let left = self.word(reads, object, deque.leftindex);
         let first = self.word(reads, object, deque.leftblock);

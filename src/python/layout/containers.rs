@@ -2,6 +2,8 @@
 //!
 //! Offsets in bytes. An `Option` is `None` in versions whose C struct lacks the field.
 
+use std::num::NonZeroU64;
+
 use super::fields::c_structs;
 
 c_structs! {
@@ -316,5 +318,10 @@ impl DequeBlock {
     /// Bytes of a block: as above.
     pub fn bytes(&self) -> usize {
         self.leftlink.max(self.rightlink).max(self.data) + WORD
+    }
+
+    /// Items of a block. `None` in a layout that has no room for any, which is wrong.
+    pub fn items(&self) -> Option<NonZeroU64> {
+        NonZeroU64::new(self.rightlink.checked_sub(self.data)? as u64 / WORD as u64)
     }
 }
