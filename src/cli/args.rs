@@ -37,7 +37,7 @@ pub enum Verb {
     Why(Why),
     /// Every object, as a line of JSON
     Dump(Dump),
-    /// Who allocates, by Python stack, and what of it stays alive (experimental)
+    /// Who allocates, by Python stack, and what of it stays alive
     Record(Record),
     /// The Python processes here, in families, and whether we may read them
     Ps(Ps),
