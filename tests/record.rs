@@ -504,9 +504,10 @@ fn rates_are_found(interpreter: &Interpreter, case: &Case, seconds: &str, check:
         return Ok(());
     }
     Err(format!(
-        "{}\nallocated {found:.1?}, survivors {:.1?}, {}",
+        "{}\nallocated {found:.1?}, survivors {:.1?}, {}, {}",
         wrong.join("\n"),
         shares(&report, "survivors"),
-        report["windows"]
+        report["windows"],
+        report["watched"]
     ))
 }

@@ -6,10 +6,13 @@
 //!
 //! A collection moves a list behind an older one, and a walk that is in it then goes on there. So what was met before the
 //! head of another list is not of this one, and of a list that can be moved nothing is known before its own end was met.
-//! The oldest list stays.
+//! The oldest list stays. While a collection runs it takes objects out of the list and puts them back elsewhere, so a walk
+//! says nothing of a list that was collected meanwhile.
 //!
 //! The order is that of birth but for one thing: a collection puts an object behind its whole batch if it meets it
-//! before the objects that hold it (`move_unreachable`, `Python/gc.c`). So positions are compared batch by batch.
+//! before the objects that hold it (`move_unreachable`, `Python/gc.c`). So positions are compared batch by batch. The
+//! incremental collector of 3.14.0 to 3.14.4 takes old objects up again with each batch of new ones, and its lists tell no
+//! order at all.
 
 use std::collections::VecDeque;
 use std::collections::hash_map::Entry;
@@ -20,9 +23,10 @@ use rustc_hash::FxHashMap;
 use crate::python::proof::GC_FLAG_BITS;
 use crate::python::reader::Reader;
 use crate::target::Address;
-use crate::target::memory::Memory;
+use crate::target::memory::{Memory, MemoryExt};
 use crate::target::momentary::Momentary;
 
+use super::counters::Counters;
 use super::glance::Lane;
 
 /// Times that a walk may go back.
@@ -31,6 +35,8 @@ const RESTARTS_MAX: usize = 2000;
 const TRAIL_MAX: usize = 4096;
 /// How long a walk may take.
 const WALK_MAX: Duration = Duration::from_millis(400);
+/// How long after the first one a list that was collected meanwhile is read again.
+const AGAIN_MAX: Duration = Duration::from_secs(1);
 /// Positions of one list: far more than there are objects.
 const OF_LIST: u64 = 1 << 48;
 
@@ -55,9 +61,23 @@ impl Order {
         let momentary = Momentary::new(reader.memory);
         let reader = Reader { memory: &momentary, layout: reader.layout };
         let mut order = Order::default();
+        if reader.layout.gc.visited_space.is_some() {
+            return order;
+        }
+        let began = Instant::now();
         for list in 0..lane.heads().len() {
-            let is_whole = order.walk(&reader, lane.heads(), list, Way::FromYoungest, limit)
-                || order.walk(&reader, lane.heads(), list, Way::FromOldest, limit);
+            let is_whole = loop {
+                let Some(before) = collections(&reader, lane, list) else { break false };
+                let is_whole = order.walk(&reader, lane.heads(), list, Way::FromYoungest, limit)
+                    || order.walk(&reader, lane.heads(), list, Way::FromOldest, limit);
+                if collections(&reader, lane, list) == Some(before) {
+                    break is_whole;
+                }
+                order.positions.retain(|_, &mut (of, _)| of != list);
+                if began.elapsed() > AGAIN_MAX {
+                    break false;
+                }
+            };
             order.whole.push(is_whole);
         }
         order
@@ -163,6 +183,32 @@ impl Order {
     /// Whether none was.
     pub fn is_empty(&self) -> bool {
         self.positions.is_empty()
+    }
+}
+
+/// How often a list has been collected, alone and with older ones, read while no collection runs. That of the youngest alone
+/// is left out: it happens all the time, and what it moves is found there or in the next. `None` where it cannot be read.
+fn collections<M: Memory + ?Sized>(
+    reader: &Reader<'_, Momentary<'_, M>>,
+    lane: &Lane,
+    list: usize,
+) -> Option<Vec<u64>> {
+    wait_for_collector(reader, lane);
+    let counters = Counters::read(reader, lane).ok()?;
+    Some(counters.collections.get(list.max(1)..)?.to_vec())
+}
+
+/// Waits for the end of a collection, a second at most: while it runs the lists' links are used otherwise.
+fn wait_for_collector<M: Memory + ?Sized>(reader: &Reader<'_, Momentary<'_, M>>, lane: &Lane) {
+    const STEP: Duration = Duration::from_millis(1);
+    let collecting = || {
+        reader.memory.forget();
+        reader.memory.read_u32(lane.interpreter.gc.offset(reader.layout.gc.collecting))
+    };
+    let mut tries = 1000;
+    while tries > 0 && collecting().is_ok_and(|collecting| collecting != 0) {
+        std::thread::sleep(STEP);
+        tries -= 1;
     }
 }
 

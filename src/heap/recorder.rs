@@ -18,7 +18,7 @@ use crate::python::proof;
 use crate::python::reader::Reader;
 use crate::python::types::TypeTable;
 use crate::target::Address;
-use crate::target::memory::{Memory, MemoryExt, Piece, ReadError, u64_at};
+use crate::target::memory::{Memory, Piece, ReadError, u64_at};
 
 use super::births::{self, Birth, Fate, Window};
 use super::counters::Counters;
@@ -492,7 +492,6 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
                 self.dead.extend(own);
                 continue;
             }
-            wait_for_collector(&reader, &self.glancers[lane].lane);
             if let Ok(glance) = self.glancers[lane].glance() {
                 self.epoch += u64::from(glance.collections != self.collections[lane]);
             }
@@ -582,16 +581,5 @@ fn draw<T>(sample: &mut Vec<T>, most: usize, seen: usize, rng: &mut Rng, item: T
         sample.push(item);
     } else if let Some(slot) = sample.get_mut(rng.usize(..seen)) {
         *slot = item;
-    }
-}
-
-/// Waits for the end of a collection, a second at most: while it runs the lists' links are used otherwise.
-fn wait_for_collector<M: Memory + ?Sized>(reader: &Reader<'_, M>, lane: &Lane) {
-    const STEP: Duration = Duration::from_millis(1);
-    let collecting = || reader.memory.read_u32(lane.interpreter.gc.offset(reader.layout.gc.collecting));
-    let mut tries = 1000;
-    while tries > 0 && collecting().is_ok_and(|collecting| collecting != 0) {
-        std::thread::sleep(STEP);
-        tries -= 1;
     }
 }
