@@ -12,7 +12,7 @@ use std::time::Duration;
 use rustc_hash::FxHashSet;
 
 use super::loose_pools;
-use super::usedpools::{self, State};
+use super::usedpools;
 use crate::python::attach::Python;
 use crate::python::layout::Layout;
 use crate::python::layout::allocators::Obmalloc;
@@ -60,9 +60,9 @@ pub struct Arenas {
     /// Pools of which a block is in use, as the arenas count.
     pub pools_in_use: u64,
     /// Arenas whose counts of pools disagree: they change just now.
-    odd: u64,
+    pub(super) odd: u64,
     /// Arenas in memory that was not mapped when the target's mappings were read: they are new.
-    newer: Vec<Arena>,
+    pub(super) newer: Vec<Arena>,
 }
 
 /// Finds all arenas of all interpreters. An interpreter run with another allocator has none.
@@ -126,8 +126,7 @@ fn read_state<M: Memory + ?Sized>(
         slots_read += u64::from(slots);
         let tries = if slots_read > MANY_SLOTS { TRIES_OF_MANY } else { TRIES };
         found.raw_blocks = memory.read_u64(at.offset(fields.raw_allocated_blocks)).ok();
-        let state = State { at, arenas: &found.arenas, newer: &found.newer, rejected: found.rejected, odd: found.odd };
-        match usedpools::prove(memory, layout, fields, &state) {
+        match usedpools::prove(memory, layout, fields, at, &found) {
             Ok(()) => return Ok(found),
             // What a core left out proves nothing.
             Err(ProofError::Read(ReadError::Unreadable { .. })) if memory.regions().contains(at, fields.size) => {
@@ -303,12 +302,12 @@ fn slots_of<M: Memory + ?Sized>(memory: &M, layout: &Layout, array: Address) -> 
         let mut insane = 0;
         let mut asked: Vec<(u32, Address)> = Vec::new();
         for (index, slot) in bytes.chunks_exact(size as usize).enumerate() {
-            match sane_slot(memory, layout, slots as u32 + index as u32, slot) {
-                None => insane += 1,
-                Some(Some(arena)) if index % every == 0 && !arena.pools.is_empty() => {
+            match linked_slot(memory, layout, slots as u32 + index as u32, slot) {
+                Slot::Nonsense => insane += 1,
+                Slot::Arena(arena) if index % every == 0 && !arena.pools.is_empty() => {
                     asked.push((arena.index, arena.pools.start));
                 }
-                Some(_) => {}
+                Slot::Arena(_) | Slot::Unused => {}
             }
         }
         if insane + strangers(memory, layout, &asked) > MOVING {
@@ -335,15 +334,13 @@ fn strangers<M: Memory + ?Sized>(memory: &M, layout: &Layout, arenas: &[(u32, Ad
     pieces.iter().zip(arenas).filter(|(piece, (index, _))| says(piece) != Some(*index)).count()
 }
 
-/// A slot that makes sense: unused as `new_arena` leaves it (linked to another slot, or zero), or an arena.
-fn sane_slot<M: Memory + ?Sized>(memory: &M, layout: &Layout, index: u32, slot: &[u8]) -> Option<Option<Arena>> {
+/// A slot of which more is asked where it is unused: that it is as `new_arena` leaves it, linked to another slot, or zero.
+fn linked_slot<M: Memory + ?Sized>(memory: &M, layout: &Layout, index: u32, slot: &[u8]) -> Slot {
+    let is_link = |next: u64| {
+        next == 0 || next.is_multiple_of(16) && memory.regions().contains(Address(next), layout.arena_object.size)
+    };
     match read_slot(layout, index, slot) {
-        Slot::Unused => {
-            let next = u64_at(slot, layout.arena_object.nextarena)?;
-            let is_linked = || memory.regions().contains(Address(next), layout.arena_object.size);
-            (next == 0 || (next.is_multiple_of(16) && is_linked())).then_some(None)
-        }
-        Slot::Arena(arena) => Some(Some(arena)),
-        Slot::Nonsense => None,
+        Slot::Unused if !u64_at(slot, layout.arena_object.nextarena).is_some_and(is_link) => Slot::Nonsense,
+        slot => slot,
     }
 }

@@ -136,19 +136,19 @@ impl Trials {
         }
     }
 
-    /// An object was found: tries it, if there were not enough of its kind yet. `bytes` are the first of its own, where
-    /// they are at hand.
+    /// An object was found: tries it, if there were not enough of its kind yet. `bytes` gives the first of its own, where
+    /// they are at hand; only text is asked for them.
     #[inline]
-    pub(super) fn meet<M: Memory + ?Sized>(
+    pub(super) fn meet<'w, M: Memory + ?Sized>(
         &mut self,
         trial: &Trial<'_, M>,
         info: &TypeInfo,
         address: Address,
-        bytes: Option<&[u8]>,
+        bytes: impl FnOnce() -> Option<&'w [u8]>,
     ) {
         let Some(kind) = Kind::of(info.rule) else { return };
         let votes = &mut self.votes[kind as usize];
-        if kind == Kind::Text && bytes.and_then(|bytes| trial.is_ascii(bytes)) != Some(false) {
+        if kind == Kind::Text && bytes().and_then(|bytes| trial.is_ascii(bytes)) != Some(false) {
             return;
         }
         votes.found = votes.found.saturating_add(1);

@@ -14,28 +14,14 @@ use crate::python::proof::ProofError;
 use crate::target::Address;
 use crate::target::memory::{Memory, MemoryExt};
 
-use super::arenas::Arena;
+use super::arenas::{Arena, Arenas};
 
 /// How much of what the state counts and what is found may be in motion: one, and a part of many.
 const MOVING_PART: u64 = 64;
 /// Slots that one thread may have been stopped at in the middle of a change.
 const MOVING_SLOTS: u64 = 1;
 
-/// What was read of one state.
-pub(super) struct State<'a> {
-    /// Where it is.
-    pub(super) at: Address,
-    /// Its arenas.
-    pub(super) arenas: &'a [Arena],
-    /// Those in memory that was not mapped yet when the target's mappings were read.
-    pub(super) newer: &'a [Arena],
-    /// Slots of its array that make no sense, the newer arenas included.
-    pub(super) rejected: u64,
-    /// Arenas whose counts of pools disagree.
-    pub(super) odd: u64,
-}
-
-/// Holds the state against itself.
+/// Holds the state at `at`, and what was found with its array, against itself.
 ///
 /// # Errors
 /// The field that must be wrong, or unreadable memory. The target may have changed meanwhile.
@@ -43,17 +29,18 @@ pub(super) fn prove<M: Memory + ?Sized>(
     memory: &M,
     layout: &Layout,
     fields: &Obmalloc,
-    state: &State<'_>,
+    at: Address,
+    found: &Arenas,
 ) -> Result<(), ProofError> {
     let wrong = |field: &'static str, detail: String| Err(ProofError::Field { field, detail });
     let header = &layout.pool_header;
-    let known = state.arenas.iter().chain(state.newer);
+    let known = found.arenas.iter().chain(&found.newer);
     let by_index: FxHashMap<u32, &Arena> = known.map(|arena| (arena.index, arena)).collect();
     let classes = layout.constants.pymalloc_max / layout.constants.pymalloc_alignment;
     let (mut rings, mut broken, mut at_home, mut astray) = (0, 0, 0, 0);
     for class in 0..classes {
         // The table's two words are taken for the links of a pool.
-        let place = state.at.offset(fields.used + 16 * class).back(header.nextpool);
+        let place = at.offset(fields.used + 16 * class).back(header.nextpool);
         let pool = memory.read_pointer(place.offset(header.nextpool))?;
         let is_ring = pool == place
             || pool.0.is_multiple_of(layout.constants.pool_size as u64)
@@ -78,16 +65,16 @@ pub(super) fn prove<M: Memory + ?Sized>(
     if astray > at_home {
         return wrong("_obmalloc_state.mgmt.arenas", format!("{astray} pools lie in no arena, {at_home} do"));
     }
-    let found = (state.arenas.len() + state.newer.len()) as u64;
-    let stated = memory.read_u64(state.at.offset(fields.narenas_currently_allocated))?;
-    if found.abs_diff(stated) > 1 + stated / MOVING_PART {
-        return wrong("_obmalloc_state.mgmt.arenas", format!("{found} arenas, and the allocator counts {stated}"));
+    let count = (found.arenas.len() + found.newer.len()) as u64;
+    let stated = memory.read_u64(at.offset(fields.narenas_currently_allocated))?;
+    if count.abs_diff(stated) > 1 + stated / MOVING_PART {
+        return wrong("_obmalloc_state.mgmt.arenas", format!("{count} arenas, and the allocator counts {stated}"));
     }
-    let (rejected, odd) = (state.rejected - state.newer.len() as u64, state.odd);
-    if rejected > found.max(MOVING_SLOTS) || odd > (found / 2).max(MOVING_SLOTS) {
+    let (rejected, odd) = (found.rejected - found.newer.len() as u64, found.odd);
+    if rejected > count.max(MOVING_SLOTS) || odd > (count / 2).max(MOVING_SLOTS) {
         return wrong(
             "arena_object",
-            format!("of {found} slots {odd} contradict themselves, {rejected} make no sense"),
+            format!("of {count} slots {odd} contradict themselves, {rejected} make no sense"),
         );
     }
     Ok(())

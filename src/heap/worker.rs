@@ -401,7 +401,7 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
         }
         let info = self.classifier.types().get(type_id);
         let trial = Trial::new(self.memory, self.classifier, self.size_max);
-        let header = window.get(address, self.classifier.layout().ascii_unicode.size);
+        let header = || window.get(address, self.classifier.layout().ascii_unicode.size);
         self.counts.trials.meet(&trial, info, address, header);
         let object = |size| Object { address, type_id, size, refcount, tracked };
         let deferred = match measured.size {

@@ -117,9 +117,9 @@ fn cached_keys<M: Memory + ?Sized>(reader: &Reader<'_, M>, types: &[Address]) ->
 /// The names in a table of keys that instances share. `None` where it is none.
 fn names_in<M: Memory + ?Sized>(reader: &Reader<'_, M>, keys: Address) -> Option<Vec<String>> {
     let layout = reader.layout;
-    let header = KeysHeader::read(reader.memory, layout, keys).ok()?;
     let mut bytes = [0; KeysHeader::BYTES];
     reader.memory.read_exact_at(keys, &mut bytes).ok()?;
+    let header = KeysHeader::parse(&bytes, layout)?;
     let kind = layout.dict_keys.dk_kind.and_then(|at| bytes.get(at).copied());
     let is_split = match (&layout.constants.dict_keys_kind, kind) {
         (Some(kinds), Some(kind)) => i64::from(kind) == kinds.split,
@@ -154,11 +154,8 @@ pub struct Module {
 /// Where these cannot be read.
 pub fn modules<M: Memory + ?Sized>(reader: &Reader<'_, M>, main: &Interpreter) -> Result<Vec<Module>, ReadError> {
     let md_dict = reader.layout.module.md_dict;
-    let is_module = |object: Address| {
-        reader.type_of(object).and_then(|type_| reader.type_name(type_)).is_ok_and(|name| name == "module")
-    };
     let entries = reader.dict_entries(main.modules)?;
-    let found = entries.iter().filter(|entry| is_module(entry.value)).filter_map(|entry| {
+    let found = entries.iter().filter(|entry| reader.is_a(entry.value, "module")).filter_map(|entry| {
         let dict = reader.pointer(entry.value, md_dict).ok()?;
         let module = Module { name: entry.key, object: entry.value, dict };
         reader.has_type_flag(dict, flag::DICT_SUBCLASS).then_some(module)

@@ -41,6 +41,17 @@ pub struct Entry {
     pub value: Address,
 }
 
+/// A member that a type declares (`PyMemberDef`, `Include/descrobject.h`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its name, a C string.
+    pub name: Address,
+    /// What it is, as `T_...` say.
+    pub kind: u32,
+    /// Where it lies in an instance.
+    pub offset: u64,
+}
+
 impl<M: Memory + ?Sized> Reader<'_, M> {
     /// The pointer at `base + offset`.
     ///
@@ -73,6 +84,26 @@ impl<M: Memory + ?Sized> Reader<'_, M> {
     pub fn type_name(&self, type_: Address) -> Result<String, ReadError> {
         let name = self.pointer(type_, self.layout.type_object.tp_name)?;
         self.memory.read_c_string(name, NAME_LENGTH_MAX as usize)
+    }
+
+    /// Whether the object's own type has this C name: for types that have no flag.
+    pub fn is_a(&self, object: Address, tp_name: &str) -> bool {
+        self.type_of(object).and_then(|type_| self.type_name(type_)).is_ok_and(|name| name == tp_name)
+    }
+
+    /// A member that a type declares, by its place in the table (`tp_members`). `None` at the table's end.
+    ///
+    /// # Errors
+    /// As the memory.
+    pub fn member(&self, table: Address, index: usize) -> Result<Option<Member>, ReadError> {
+        let fields = &self.layout.member_def;
+        let entry = table.offset(index * fields.size);
+        let name = if table.is_null() { table } else { self.pointer(entry, fields.name)? };
+        if name.is_null() {
+            return Ok(None);
+        }
+        let kind = self.memory.read_u32(entry.offset(fields.type_))?;
+        Ok(Some(Member { name, kind, offset: self.memory.read_u64(entry.offset(fields.offset))? }))
     }
 
     /// Whether the object's type is a subtype of a builtin by `tp_flags` bit.

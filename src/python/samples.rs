@@ -173,7 +173,7 @@ fn lists<M: Memory + ?Sized>(reader: &Reader<'_, M>, main: &Interpreter) -> Resu
         wrong = None;
         for name in ["path", "argv", "meta_path", "path_hooks", "warnoptions"] {
             let Some(list) = reader.dict_get(main.sysdict, name) else { continue };
-            if reader.type_of(list).and_then(|type_| reader.type_name(type_)).is_ok_and(|name| name == "list") {
+            if reader.is_a(list, "list") {
                 let size = reader.pointer(list, reader.layout.var_object.ob_size)?.0;
                 let allocated = reader.pointer(list, reader.layout.list.allocated)?.0;
                 let items = reader.pointer(list, reader.layout.list.ob_item)?;
@@ -193,7 +193,7 @@ fn lists<M: Memory + ?Sized>(reader: &Reader<'_, M>, main: &Interpreter) -> Resu
 /// The frozen set of the library's modules (3.10+) has as many keys as it says.
 fn names<M: Memory + ?Sized>(reader: &Reader<'_, M>, main: &Interpreter) -> Result<(), ProofError> {
     let Some(set) = reader.dict_get(main.sysdict, "stdlib_module_names") else { return Ok(()) };
-    if !reader.type_of(set).and_then(|type_| reader.type_name(type_)).is_ok_and(|name| name == "frozenset") {
+    if !reader.is_a(set, "frozenset") {
         return Ok(());
     }
     let layout = reader.layout;

@@ -154,7 +154,8 @@ pub fn first_instruction<M: Memory + ?Sized>(reader: &Reader<'_, M>, frame: Addr
     const COPIES_MAX: u64 = 1 << 16;
     let layout = reader.layout;
     let adaptive = layout.code.co_code_adaptive?;
-    is_code(reader, code).then_some(())?;
+    // There is no flag for it.
+    reader.is_a(code, "code").then_some(())?;
     let own = code.offset(adaptive);
     let (Some(tlbc_index), Some(co_tlbc)) =
         (layout.iframe.as_ref().and_then(|frame| frame.tlbc_index), layout.code.co_tlbc)
@@ -169,9 +170,4 @@ pub fn first_instruction<M: Memory + ?Sized>(reader: &Reader<'_, M>, frame: Addr
     let size = reader.memory.read_u64(array).ok()?;
     (u64::from(index) < size && size < COPIES_MAX).then_some(())?;
     reader.pointer(array, 8 + 8 * index as usize).ok()
-}
-
-/// Whether an object's type is called `code`: there is no flag for it.
-pub fn is_code<M: Memory + ?Sized>(reader: &Reader<'_, M>, object: Address) -> bool {
-    reader.type_of(object).and_then(|type_| reader.type_name(type_)).is_ok_and(|name| name == "code")
 }

@@ -243,20 +243,11 @@ fn field_of(fields: &dyn Offsets, is_it: impl Fn(&str) -> bool) -> Option<usize>
 
 /// The names and offsets in a type's table of members.
 fn members<M: Memory + ?Sized>(reader: &Reader<'_, M>, type_: Address) -> Result<Vec<(String, u64)>, ProofError> {
-    let layout = &reader.layout.member_def;
     let table = reader.pointer(type_, reader.layout.type_object.tp_members)?;
     let mut found = Vec::new();
-    if table.is_null() {
-        return Ok(found);
-    }
     for index in 0..MEMBERS_MAX {
-        let entry = table.offset(index * layout.size);
-        let name = reader.pointer(entry, layout.name)?;
-        if name.is_null() {
-            break;
-        }
-        let name = reader.memory.read_c_string(name, NAME_MAX)?;
-        found.push((name, reader.memory.read_u64(entry.offset(layout.offset))?));
+        let Some(member) = reader.member(table, index)? else { break };
+        found.push((reader.memory.read_c_string(member.name, NAME_MAX)?, member.offset));
     }
     Ok(found)
 }

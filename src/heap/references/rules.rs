@@ -10,7 +10,7 @@ use crate::python::layout::Layout;
 use crate::python::types::{TypeInfo, TypeTable, flag};
 use crate::target::Address;
 use crate::target::cache::CachedMemory;
-use crate::target::memory::{Memory, MemoryExt, u64_at};
+use crate::target::memory::{Memory, MemoryExt};
 
 use super::BODY_MAX;
 use super::names::{self, FieldName};
@@ -265,21 +265,12 @@ fn hidden_items<M: Memory + ?Sized>(reader: &Reader<'_, M>, info: &TypeInfo) -> 
 
 /// The objects that a type declares as members: `__slots__` of a class, fields of a C struct.
 fn members<M: Memory + ?Sized>(reader: &Reader<'_, M>, info: &TypeInfo) -> Vec<(u32, FieldName)> {
-    let layout = &reader.layout.member_def;
     let table = reader.pointer(info.address, reader.layout.type_object.tp_members).unwrap_or_default();
     let mut found = Vec::new();
-    let mut entry = vec![0; layout.size];
-    for index in 0..if table.is_null() { 0 } else { MEMBERS_MAX } {
-        if reader.memory.read_exact_at(table.offset(index * layout.size), &mut entry).is_err() {
-            break;
-        }
-        let word = |offset: usize| u64_at(&entry, offset).unwrap_or(0);
-        let (name, kind) = (word(layout.name), word(layout.type_) as u32);
-        if name == 0 {
-            break;
-        }
-        if let (MEMBER_OBJECT | MEMBER_OBJECT_EX, Ok(offset)) = (kind, u32::try_from(word(layout.offset))) {
-            found.push((offset, FieldName::Declared(Address(name))));
+    for index in 0..MEMBERS_MAX {
+        let Ok(Some(member)) = reader.member(table, index) else { break };
+        if let (MEMBER_OBJECT | MEMBER_OBJECT_EX, Ok(offset)) = (member.kind, u32::try_from(member.offset)) {
+            found.push((offset, FieldName::Declared(member.name)));
         }
     }
     found
