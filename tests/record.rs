@@ -30,6 +30,7 @@ struct Case {
 const CASES: &[Case] = &[
     Case { name: "steady", args: &["steady"], functions: &["sixty", "thirty", "ten"], keeps: Some("ten") },
     Case { name: "four-threads", args: &["steady", "4"], functions: &["sixty", "thirty", "ten"], keeps: Some("ten") },
+    Case { name: "alike", args: &["alike"], functions: &["sixty", "thirty", "ten"], keeps: Some("ten") },
     Case { name: "bursts", args: &["bursts"], functions: &["allocate"], keeps: None },
     Case { name: "deep", args: &["deep"], functions: &["sixty", "ten"], keeps: Some("ten") },
     Case {
@@ -54,7 +55,7 @@ fn main() {
         for case in CASES {
             let name = format!("{}/{}", interpreter.name, case.name);
             let interpreter = interpreter.clone();
-            if matches!(case.name, "steady" | "bursts") {
+            if matches!(case.name, "steady" | "alike" | "bursts") {
                 let (name, interpreter) = (format!("{name}/keeper"), interpreter.clone());
                 trials.push(Trial::test(name, move || {
                     rates_are_found(&interpreter, case, "3", Check::Keeper).map_err(Failed::from)
@@ -432,11 +433,11 @@ fn shares(report: &Value, what: &str) -> HashMap<String, f64> {
 
 /// By how much the share of each function may be off, in percent: half the width of its 95 % interval. Those of its stacks
 /// are added up, as if they always erred to the same side.
-fn half_widths(report: &Value) -> HashMap<String, f64> {
+fn half_widths(report: &Value, what: &str) -> HashMap<String, f64> {
     let mut widths: HashMap<String, f64> = HashMap::new();
     let mut total = 0.0;
     for stack in report["stacks"].as_array().into_iter().flatten() {
-        let figure = |name: &str| stack["allocated"]["objects"][name].as_f64().unwrap_or(0.0);
+        let figure = |name: &str| stack[what]["objects"][name].as_f64().unwrap_or(0.0);
         total += figure("value");
         let names = stack["frames"].as_array().into_iter().flatten().rev();
         let mut names = names.filter_map(|frame| frame["function"].as_str()).filter(|name| !name.ends_with('>'));
@@ -475,7 +476,8 @@ fn rates_are_found(interpreter: &Interpreter, case: &Case, seconds: &str, check:
     let report = run.json()?;
     let made = |name: &str| after.get(name).unwrap_or(&0.0) - before.get(name).unwrap_or(&0.0);
     let total: f64 = case.functions.iter().map(|name| made(name)).sum();
-    let (found, widths) = (shares(&report, "allocated"), half_widths(&report));
+    let (found, widths) = (shares(&report, "allocated"), half_widths(&report, "allocated"));
+    let (alive, alive_widths) = (shares(&report, "survivors"), half_widths(&report, "survivors"));
     let mut wrong = Vec::new();
     for name in case.functions {
         let (truth, found) = (100.0 * made(name) / total, found.get(*name).copied().unwrap_or(0.0));
@@ -490,7 +492,13 @@ fn rates_are_found(interpreter: &Interpreter, case: &Case, seconds: &str, check:
         }
     }
     if let Some(name) = case.keeps {
-        let kept = shares(&report, "survivors").get(name).copied().unwrap_or(0.0);
+        let kept = alive.get(name).copied().unwrap_or(0.0);
+        for other in case.functions.iter().filter(|other| **other != name) {
+            let (found, width) = (alive.get(*other).unwrap_or(&0.0), alive_widths.get(*other).unwrap_or(&0.0));
+            if *found > HALF_WIDTHS * width {
+                wrong.push(format!("{other} keeps nothing, and {found:.1} ± {width:.1} % of what lives is its"));
+            }
+        }
         if check == Check::Shares && kept < 100.0 - 2.0 * POINTS {
             wrong.push(format!("{name} alone keeps objects, and {kept:.1} % of what lives is its"));
         }
@@ -504,9 +512,8 @@ fn rates_are_found(interpreter: &Interpreter, case: &Case, seconds: &str, check:
         return Ok(());
     }
     Err(format!(
-        "{}\nallocated {found:.1?}, survivors {:.1?}, {}, {}",
+        "{}\nallocated {found:.1?}, survivors {alive:.1?}, {}, {}",
         wrong.join("\n"),
-        shares(&report, "survivors"),
         report["windows"],
         report["watched"]
     ))

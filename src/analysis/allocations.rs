@@ -26,12 +26,16 @@
 //! Errors are a jackknife over clusters in random groups: probes and trains of some ten milliseconds, which see the same,
 //! are left out together (Wolter, *Introduction to Variance Estimation*, 2007, chapter 4):
 //! each figure is worked out anew without each group, and the spread gives the 95 % interval. Survivors and bytes come
-//! from the objects that were remembered, as shares of the births that they stand for.
+//! from the objects that were remembered, as shares of the births that they stand for; where rates are those of instants, of
+//! objects seen in instants only, since what is born in a long window may be born in a call between its ends. Survivors are a difference, that of
+//! objects in place and of those that are known to be others, so that where none is alive their figure is about 0, not at
+//! least 0.
 
 use rustc_hash::FxHashMap;
 
 use crate::heap::recorder::Instant;
 use crate::heap::stacks::StackId;
+use crate::heap::watcher::SeenIn;
 
 /// Errors of this size are small enough: what they are an error of need not be compared any more.
 const ERROR_SMALL: f64 = 0.1;
@@ -45,6 +49,22 @@ const QUANTILE: f64 = 2.093;
 struct Lines {
     instant_births: [f64; GROUPS],
     births: [f64; GROUPS],
+    of_instants: Fates,
+    of_windows: Fates,
+}
+
+impl Lines {
+    fn fates(&self, basis: SeenIn) -> &Fates {
+        match basis {
+            SeenIn::Instants => &self.of_instants,
+            SeenIn::Windows => &self.of_windows,
+        }
+    }
+}
+
+/// What became of objects that were remembered, by group.
+#[derive(Clone, Debug, Default)]
+struct Fates {
     remembered: [f64; GROUPS],
     bytes: [f64; GROUPS],
     alive: [f64; GROUPS],
@@ -136,7 +156,9 @@ pub struct Remembered {
     pub lines: Vec<u32>,
     /// Its type's name.
     pub type_name: String,
-    /// Its train's group.
+    /// In what its birth was seen.
+    pub seen_in: SeenIn,
+    /// The group of what was seen then.
     pub group: usize,
     /// How many births it stands for.
     pub weight: f64,
@@ -144,6 +166,9 @@ pub struct Remembered {
     pub bytes: u64,
     /// As above.
     pub alive_bytes: Option<u64>,
+    /// It is known to have died, and what is alive is another object in its place: so many others died unseen
+    /// ([`crate::heap::follow`]), and what is alive is not them either.
+    pub missed: Option<f64>,
 }
 
 /// How windows ended.
@@ -185,13 +210,6 @@ pub struct Allocations {
     readable_time: [f64; GROUPS],
     all_births: [f64; GROUPS],
     types: FxHashMap<String, FxHashMap<(StackId, Vec<u32>), Lines>>,
-}
-
-/// What rates of births are taken from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Basis {
-    Instants,
-    Windows,
 }
 
 /// Where births of one window were seen: lines, and how many.
@@ -253,8 +271,8 @@ impl Allocations {
 
     /// Which rates are known better: those of instants or those of windows. The former rest on fewer assumptions, and are
     /// taken where they are good enough.
-    fn basis(&self) -> Basis {
-        let error = |basis: Basis| {
+    fn basis(&self) -> SeenIn {
+        let error = |basis: SeenIn| {
             let figures = self.seen.iter().map(|seen| figure(|left_out| self.total(basis, seen, 1.0, left_out)));
             let (mut all, mut errors) = (0.0, 0.0);
             for figure in figures {
@@ -263,8 +281,8 @@ impl Allocations {
             }
             if all > 0.0 { errors.sqrt() / all } else { f64::INFINITY }
         };
-        let instants = error(Basis::Instants);
-        if instants <= ERROR_SMALL || instants <= error(Basis::Windows) { Basis::Instants } else { Basis::Windows }
+        let instants = error(SeenIn::Instants);
+        if instants <= ERROR_SMALL || instants <= error(SeenIn::Windows) { SeenIn::Instants } else { SeenIn::Windows }
     }
 
     /// An object whose fate is known.
@@ -273,11 +291,16 @@ impl Allocations {
         let of_type = self.types.entry(object.type_name.clone()).or_default();
         let of_type = of_type.entry((object.stack, object.lines.clone())).or_default();
         for lines in [seen.lines.entry(object.lines.clone()).or_default(), of_type] {
+            let lines = match object.seen_in {
+                SeenIn::Instants => &mut lines.of_instants,
+                SeenIn::Windows => &mut lines.of_windows,
+            };
             lines.remembered[object.group] += object.weight;
             lines.bytes[object.group] += object.weight * object.bytes as f64;
             if let Some(bytes) = object.alive_bytes {
-                lines.alive[object.group] += object.weight;
-                lines.alive_bytes[object.group] += object.weight * bytes as f64;
+                let weight = object.weight * object.missed.map_or(1.0, |missed| -missed);
+                lines.alive[object.group] += weight;
+                lines.alive_bytes[object.group] += weight * bytes as f64;
             }
         }
     }
@@ -286,8 +309,8 @@ impl Allocations {
     pub fn all_births(&self, seconds: f64) -> Figure {
         let basis = self.basis();
         figure(|left_out| match basis {
-            Basis::Windows => seconds * ratio(sum(&self.all_births, left_out), sum(&self.readable_time, left_out)),
-            Basis::Instants => {
+            SeenIn::Windows => seconds * ratio(sum(&self.all_births, left_out), sum(&self.readable_time, left_out)),
+            SeenIn::Instants => {
                 let seen = || self.seen.iter();
                 let births: f64 = seen().map(|seen| sum(&seen.instant_births, left_out)).sum();
                 let time: f64 = seen().map(|seen| sum(&seen.instant_time, left_out)).sum();
@@ -308,7 +331,7 @@ impl Allocations {
         for (id, seen) in self.seen.iter().enumerate() {
             let mut remembered = [0.0; GROUPS];
             for lines in seen.lines.values() {
-                remembered.iter_mut().zip(lines.remembered).for_each(|(all, own)| *all += own);
+                remembered.iter_mut().zip(lines.fates(basis).remembered).for_each(|(all, own)| *all += own);
             }
             for (key, lines) in &seen.lines {
                 let born = self.born(basis, seen, &remembered, lines, seconds);
@@ -325,7 +348,7 @@ impl Allocations {
         let mut remembered = vec![[0.0; GROUPS]; self.seen.len()];
         for (all, seen) in remembered.iter_mut().zip(&self.seen) {
             for lines in seen.lines.values() {
-                all.iter_mut().zip(lines.remembered).for_each(|(all, own)| *all += own);
+                all.iter_mut().zip(lines.fates(basis).remembered).for_each(|(all, own)| *all += own);
             }
         }
         let mut types: Vec<(String, Born)> = Vec::new();
@@ -339,7 +362,7 @@ impl Allocations {
                 // Of a type only the remembered objects are known: they stand for the births.
                 let lines = Lines { births: [0.0; GROUPS], ..lines.clone() };
                 let mut born = self.born(basis, seen, remembered, &lines, seconds);
-                born.objects = self.share(basis, seen, remembered, &lines.remembered, seconds);
+                born.objects = self.share(basis, seen, remembered, &lines.fates(basis).remembered, seconds);
                 total.add(&born);
             }
             types.push((name.clone(), total));
@@ -352,12 +375,12 @@ impl Allocations {
     }
 
     /// Births of a stack over the recording: its share of time times its rate of births.
-    fn total(&self, basis: Basis, seen: &Seen, seconds: f64, left_out: Option<usize>) -> f64 {
+    fn total(&self, basis: SeenIn, seen: &Seen, seconds: f64, left_out: Option<usize>) -> f64 {
         let (time, rate) = match basis {
-            Basis::Instants => {
+            SeenIn::Instants => {
                 (&seen.moving, ratio(sum(&seen.instant_births, left_out), sum(&seen.instant_time, left_out)))
             }
-            Basis::Windows => {
+            SeenIn::Windows => {
                 let rate = ratio(sum(&seen.births, left_out), sum(&seen.window_time, left_out));
                 // Where processors are few, the target runs while we wait, and windows in time see less than their share.
                 let births = ratio(sum(&self.all_births, left_out), sum(&self.readable_time, left_out));
@@ -370,7 +393,7 @@ impl Allocations {
 
     fn share(
         &self,
-        basis: Basis,
+        basis: SeenIn,
         seen: &Seen,
         remembered: &[f64; GROUPS],
         part: &[f64; GROUPS],
@@ -381,18 +404,19 @@ impl Allocations {
         })
     }
 
-    fn born(&self, basis: Basis, seen: &Seen, remembered: &[f64; GROUPS], lines: &Lines, seconds: f64) -> Born {
+    fn born(&self, basis: SeenIn, seen: &Seen, remembered: &[f64; GROUPS], lines: &Lines, seconds: f64) -> Born {
+        let fates = lines.fates(basis);
         Born {
             objects: figure(|left_out| {
                 let (part, whole) = match basis {
-                    Basis::Instants => (&lines.instant_births, &seen.instant_births),
-                    Basis::Windows => (&lines.births, &seen.births),
+                    SeenIn::Instants => (&lines.instant_births, &seen.instant_births),
+                    SeenIn::Windows => (&lines.births, &seen.births),
                 };
                 self.total(basis, seen, seconds, left_out) * ratio(sum(part, left_out), sum(whole, left_out))
             }),
-            bytes: self.share(basis, seen, remembered, &lines.bytes, seconds),
-            alive: self.share(basis, seen, remembered, &lines.alive, seconds),
-            alive_bytes: self.share(basis, seen, remembered, &lines.alive_bytes, seconds),
+            bytes: self.share(basis, seen, remembered, &fates.bytes, seconds),
+            alive: self.share(basis, seen, remembered, &fates.alive, seconds),
+            alive_bytes: self.share(basis, seen, remembered, &fates.alive_bytes, seconds),
         }
     }
 }

@@ -8,9 +8,10 @@ use fastrand::Rng;
 
 use crate::analysis::allocations::{Allocations, GROUPS, Remembered};
 use crate::heap::births::wait_until;
-use crate::heap::recorder::{Probe, REMEMBERED, Recorder, Seen, Watched};
+use crate::heap::recorder::{Probe, Recorder, Seen};
 use crate::heap::stacks::Stacks;
 use crate::heap::survey::Survey;
+use crate::heap::watcher::Watched;
 use crate::python::types::TypeTable;
 use crate::report::recording_json::Course;
 use crate::report::timeline::Moment;
@@ -45,6 +46,8 @@ const FIRST: Duration = Duration::from_micros(200);
 /// How long the target is left to run between two glances: long enough for some births, short enough that most of them
 /// are still alive and the stack is still the same.
 const DWELL: Duration = Duration::from_micros(30);
+/// How long before a probe looks at others end.
+const BEFORE: Duration = Duration::from_micros(50);
 /// The share of time that trains may take: reading is not free for the target either, whose cache lines it takes.
 const SHARE: f64 = 0.1;
 /// The longest train.
@@ -96,6 +99,8 @@ struct Session<'a> {
     recording: Recording,
     rng: Rng,
     processors: Processors,
+    /// Whether the target ran elsewhere at the last probe.
+    is_apart: bool,
     duration: Duration,
     began: Instant,
     /// The part of time that one probe stands for.
@@ -120,10 +125,11 @@ impl<'a> Session<'a> {
         let pid = process.pid();
         let seed = options.seed.unwrap_or_else(|| fastrand::u32(..).into());
         let mut rng = Rng::with_seed(seed);
-        let mut recorder = Recorder::new(process, &opened.python, read_types(opened)?, Rng::with_seed(rng.u64(..)));
         let stratum = Duration::from_secs(1) / options.rate / PROBES;
         let ticks = options.duration.as_secs_f64() / stratum.as_secs_f64();
-        recorder.remembered = ((WATCHED_MAX / ticks).ceil() as usize).clamp(1, REMEMBERED);
+        let of_each = (WATCHED_MAX / ticks).ceil() as usize;
+        let types = read_types(opened)?;
+        let recorder = Recorder::new(process, &opened.python, types, of_each, Rng::with_seed(rng.u64(..)));
         let mut course = Course { rate: options.rate, seed, ..Course::default() };
         if Status::of(pid).is_some_and(|status| matches!(status.state, Some('T' | 't'))) {
             course.warnings.push(format!("process {pid} is stopped: nothing is allocated until it goes on"));
@@ -147,6 +153,7 @@ impl<'a> Session<'a> {
             },
             rng,
             processors: Processors::of(pid),
+            is_apart: false,
             duration: options.duration,
             began: Instant::now(),
             stratum,
@@ -190,7 +197,11 @@ impl<'a> Session<'a> {
                 }
                 self.note_moment();
             }
-            sleep_until(start + self.stratum.mul_f64(self.rng.f64()), stop);
+            let instant = start + self.stratum.mul_f64(self.rng.f64());
+            if let Some(end) = self.follow(instant) {
+                break end;
+            }
+            sleep_until(instant, stop);
             if stop.load(Ordering::Relaxed) {
                 break End::Asked;
             }
@@ -205,14 +216,27 @@ impl<'a> Session<'a> {
     /// A probe, and a train where it is time for one. What ended the recording, if that did.
     fn look(&mut self, number: u32) -> Option<End> {
         if number.is_multiple_of(TOGETHER) {
-            self.recorder.group = self.rng.usize(..GROUPS);
+            self.recorder.watcher.group = self.rng.usize(..GROUPS);
         }
         if self.began.elapsed() >= self.next_refresh {
             self.recorder.refresh();
             self.next_refresh += REFRESH;
         }
         self.recording.course.ticks += u64::from(number.is_multiple_of(PROBES));
-        match self.probe(number.is_multiple_of(self.between_trains)) {
+        let probed = self.probe(number.is_multiple_of(self.between_trains));
+        self.end_of(probed)
+    }
+
+    /// Looks at what was born at the last probes, up to shortly before the next.
+    fn follow(&mut self, next: Instant) -> Option<End> {
+        let end = self.is_apart.then(|| next.checked_sub(BEFORE).unwrap_or(next));
+        let followed = self.recorder.follow(end);
+        self.end_of(followed)
+    }
+
+    /// What ended the recording, if this did.
+    fn end_of(&mut self, read: Result<(), ReadError>) -> Option<End> {
+        match read {
             Ok(()) => self.failures = 0,
             Err(ReadError::Gone | ReadError::Denied) => return Some(End::Exited),
             Err(error) => {
@@ -227,12 +251,12 @@ impl<'a> Session<'a> {
     }
 
     fn probe(&mut self, with_train: bool) -> Result<(), ReadError> {
-        let is_apart = self.processors.keep_off();
-        let probes = self.recorder.probe(is_apart)?;
-        let (allocations, group) = (&mut self.recording.allocations, self.recorder.group);
+        self.is_apart = self.processors.keep_off();
+        let probes = self.recorder.probe(self.is_apart)?;
+        let (allocations, group) = (&mut self.recording.allocations, self.recorder.watcher.group);
         digest_probes(allocations, group, self.stratum, &probes);
         if with_train {
-            let trains = self.recorder.train(self.length, DWELL)?;
+            let trains = self.recorder.train(self.length, DWELL, self.is_apart)?;
             self.length = digest(allocations, group, &trains, self.length, self.longest);
         }
         self.bury();
@@ -247,7 +271,7 @@ impl<'a> Session<'a> {
         if !is_gone {
             self.note_moment();
             if let Ok(types) = read_types(opened) {
-                self.recorder.set_types(types);
+                self.recorder.watcher.set_types(types);
             }
         }
         for survivor in &self.recorder.finish(is_gone) {
@@ -256,7 +280,7 @@ impl<'a> Session<'a> {
         self.bury();
         let mut recording = self.recording;
         recording.stacks = std::mem::take(&mut self.recorder.stacks);
-        recording.course.verdicts = self.recorder.verdicts;
+        recording.course.verdicts = self.recorder.watcher.verdicts;
         let warnings = &mut recording.course.warnings;
         if self.missed * 100 > self.strata * MISSED_MAX {
             let share = units::percent(self.missed, self.strata);
@@ -278,7 +302,7 @@ impl<'a> Session<'a> {
 
     /// Hands over what has died.
     fn bury(&mut self) {
-        for object in std::mem::take(&mut self.recorder.dead) {
+        for object in std::mem::take(&mut self.recorder.watcher.dead) {
             remember(&mut self.recording.allocations, &self.recorder, &object, false);
         }
     }
@@ -357,14 +381,17 @@ fn digest(
 }
 
 fn remember(allocations: &mut Allocations, recorder: &Recorder<'_, Process>, object: &Watched, is_alive: bool) {
+    let Some(found) = &object.found else { return };
     allocations.remembered(&Remembered {
-        stack: object.stack,
-        lines: object.lines.clone(),
-        type_name: recorder.type_name(object.type_),
+        stack: found.stack,
+        lines: found.lines.clone(),
+        type_name: recorder.watcher.type_name(object.birth.type_),
+        seen_in: object.seen_in,
         group: object.group,
         weight: object.weight,
         bytes: object.first_bytes,
         alive_bytes: is_alive.then_some(object.bytes),
+        missed: object.place.missed(),
     });
 }
 

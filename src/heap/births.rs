@@ -33,7 +33,7 @@
 //!
 //! An object that dies before its window's list is read (microseconds) is not counted, and so the figures are of
 //! objects that live that long. A call that is shorter than a glance is hardly ever topmost at both its ends: what is born
-//! in such calls has no stack, and is counted as such. Objects that the collector does not track (str, bytes, int, float; tuples and dicts of
+//! in such calls has no stack, and is counted as such, or that of the caller, where the call fits between the ends of a glance. Objects that the collector does not track (str, bytes, int, float; tuples and dicts of
 //! such, in some versions) are in no list. A window that ends while the collector runs, or whose list
 //! changed too fast to be read, counts for time, not for births.
 //!
@@ -207,6 +207,13 @@ pub fn instants<M: Memory + ?Sized>(
         let is_readable = glance.is_steady && glance.is_known() && (!glance.is_moving || glance.tail != glance.before);
         let is_quiet = !glance.collecting && !glance.was_collecting;
         let births = if is_readable && is_quiet { within(glancer, &glance)? } else { None };
+        log::trace!(
+            "instant of {:?}, {:?} between its looks: {:?} births, {}",
+            glance.took,
+            glance.between,
+            births.as_ref().map(Vec::len),
+            if glance.is_steady { "steady" } else { "not steady" }
+        );
         instants.push((glance, births));
     }
     Ok(instants)
@@ -259,6 +266,18 @@ pub fn wait_until(instant: Instant) {
             return;
         }
         std::thread::sleep(left);
+    }
+}
+
+/// Waits for an instant, the last of it awake.
+pub fn wait_closely(instant: Instant) {
+    /// What a sleep may take too long.
+    const AWAKE: Duration = Duration::from_micros(60);
+    if let Some(sleep) = instant.saturating_duration_since(Instant::now()).checked_sub(AWAKE) {
+        std::thread::sleep(sleep);
+    }
+    while Instant::now() < instant {
+        std::hint::spin_loop();
     }
 }
 

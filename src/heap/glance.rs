@@ -223,10 +223,14 @@ impl<M: Memory + ?Sized> Memory for First<'_, M> {
 }
 
 /// What a look at the collector tells.
-struct State {
-    tail: Address,
-    collections: [u32; 2],
-    collecting: bool,
+#[derive(Clone, Copy, Debug)]
+pub struct State {
+    /// The newest object's GC head; the list's own head where it is empty.
+    pub tail: Address,
+    /// Counters that each collection changes.
+    pub collections: [u32; 2],
+    /// Whether it runs.
+    pub collecting: bool,
 }
 
 impl State {
@@ -292,6 +296,19 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
     /// The memory read with the target's layout.
     pub fn reader(&self) -> Reader<'a, M> {
         Reader { memory: self.memory, layout: self.layout }
+    }
+
+    /// The collector's state alone.
+    ///
+    /// # Errors
+    /// As for [`Glancer::glance`].
+    pub fn state(&self) -> Result<State, ReadError> {
+        let gc = self.lane.interpreter.gc;
+        let mut bytes = vec![0; self.layout.gc.size];
+        let mut pieces = [Piece { address: gc, buffer: &mut bytes, filled: false }];
+        self.memory.read_pieces(&mut pieces)?;
+        let piece = Prepared { address: gc, filled: pieces[0].filled, bytes };
+        State::of(self.layout, &self.lane, &First { memory: self.memory, piece: Some(&piece) })
     }
 
     /// Reads.

@@ -36,7 +36,7 @@ const TRAIL_MAX: usize = 4096;
 /// How long a walk may take.
 const WALK_MAX: Duration = Duration::from_millis(400);
 /// How long after the first one a list that was collected meanwhile is read again.
-const AGAIN_MAX: Duration = Duration::from_secs(1);
+const AGAIN_MAX: Duration = Duration::from_millis(500);
 /// Positions of one list: far more than there are objects.
 const OF_LIST: u64 = 1 << 48;
 
@@ -64,23 +64,42 @@ impl Order {
         if reader.layout.gc.visited_space.is_some() {
             return order;
         }
-        let began = Instant::now();
         for list in 0..lane.heads().len() {
-            let is_whole = loop {
-                let Some(before) = collections(&reader, lane, list) else { break false };
-                let is_whole = order.walk(&reader, lane.heads(), list, Way::FromYoungest, limit)
-                    || order.walk(&reader, lane.heads(), list, Way::FromOldest, limit);
-                if collections(&reader, lane, list) == Some(before) {
-                    break is_whole;
-                }
-                order.positions.retain(|_, &mut (of, _)| of != list);
-                if began.elapsed() > AGAIN_MAX {
-                    break false;
-                }
-            };
+            let is_whole = order.read_list(&reader, lane, list, limit);
             order.whole.push(is_whole);
         }
         order
+    }
+
+    /// Whether the whole list was read.
+    fn read_list<M: Memory + ?Sized>(
+        &mut self,
+        reader: &Reader<'_, Momentary<'_, M>>,
+        lane: &Lane,
+        list: usize,
+        limit: usize,
+    ) -> bool {
+        let walk = |order: &mut Order| {
+            order.walk(reader, lane.heads(), list, Way::FromYoungest, limit)
+                || order.walk(reader, lane.heads(), list, Way::FromOldest, limit)
+        };
+        if list == 0 {
+            // It is collected all the time; what is moved from it is found in the next.
+            return walk(self);
+        }
+        let began = Instant::now();
+        while let Some(before) = collections(reader, lane, list) {
+            let is_whole = walk(self);
+            if collections(reader, lane, list) == Some(before) {
+                return is_whole;
+            }
+            if began.elapsed() > AGAIN_MAX {
+                // What was met stands where it was met, if not where it stood before.
+                break;
+            }
+            self.positions.retain(|_, &mut (of, _)| of != list);
+        }
+        false
     }
 
     /// Whether it met the other end, or the walk that came from there.
@@ -175,6 +194,11 @@ impl Order {
         self.whole.len() > 1 && self.whole.iter().skip(1).all(|&whole| whole)
     }
 
+    /// Whether the oldest list was read whole: what is not in it is in a younger one.
+    pub fn has_oldest(&self) -> bool {
+        self.whole.len() > 1 && self.whole.last() == Some(&true)
+    }
+
     /// How many objects were read.
     pub fn len(&self) -> usize {
         self.positions.len()
@@ -186,8 +210,8 @@ impl Order {
     }
 }
 
-/// How often a list has been collected, alone and with older ones, read while no collection runs. That of the youngest alone
-/// is left out: it happens all the time, and what it moves is found there or in the next. `None` where it cannot be read.
+/// How often a list has been collected, alone and with older ones, read while no collection runs. `None` where it cannot be
+/// read.
 fn collections<M: Memory + ?Sized>(
     reader: &Reader<'_, Momentary<'_, M>>,
     lane: &Lane,
@@ -195,7 +219,7 @@ fn collections<M: Memory + ?Sized>(
 ) -> Option<Vec<u64>> {
     wait_for_collector(reader, lane);
     let counters = Counters::read(reader, lane).ok()?;
-    Some(counters.collections.get(list.max(1)..)?.to_vec())
+    Some(counters.collections.get(list..)?.to_vec())
 }
 
 /// Waits for the end of a collection, a second at most: while it runs the lists' links are used otherwise.

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::analysis::allocations::{Born, Figure};
 use crate::analysis::profile::{FrameName, Profile};
-use crate::heap::recorder::Verdicts;
+use crate::heap::watcher::Verdicts;
 
 use super::summary::TargetSummary;
 use super::timeline::Moment;
@@ -72,6 +72,7 @@ pub fn write(
         "watched": {
             "in_order": course.verdicts.in_order, "out_of_order": course.verdicts.out_of_order,
             "not_tracked": course.verdicts.not_tracked, "not_read": course.verdicts.not_read,
+            "replaced": course.verdicts.replaced,
         },
         "births": figure(&profile.all, seconds),
         "unattributed": profile.unattributed().round(),
@@ -92,8 +93,10 @@ fn named(name: &FrameName) -> Value {
 }
 
 fn figure(figure: &Figure, seconds: f64) -> Value {
-    let rate = if seconds > 0.0 { figure.value / seconds } else { 0.0 };
-    json!({"value": figure.value.round(), "low": figure.low().round(), "high": figure.high().round(),
+    // A difference of two estimates may come out below nothing.
+    let value = figure.value.max(0.0);
+    let rate = if seconds > 0.0 { value / seconds } else { 0.0 };
+    json!({"value": value.round(), "low": figure.low().round(), "high": figure.high().max(0.0).round(),
            "per_second": rate.round()})
 }
 
