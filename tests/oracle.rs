@@ -8,7 +8,7 @@
 
 mod common;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -33,8 +33,16 @@ fn main() {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = arguments.test_threads.or(Some(2));
     let mut trials = Vec::new();
+    let mut alike = HashSet::new();
     for interpreter in interpreters::find_and_say() {
-        for (case, args, env) in CASES {
+        // What the oracle says of itself depends on the version and on how objects are laid out; how the program was linked or
+        // started is for those tests that read it.
+        let of_kind = |name: &str| interpreter.kind.starts_with(name);
+        let is_first = alike.insert((interpreter.version.1, of_kind("debug"), of_kind("musl"), interpreter.has_gil()));
+        for (index, (case, args, env)) in CASES.iter().enumerate() {
+            if index > 0 && !is_first {
+                continue;
+            }
             if let Err(why) = interpreter.starts_with(env) {
                 common::skipped(&format!("{}/{case}", interpreter.name), &why);
                 continue;
