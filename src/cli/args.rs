@@ -13,7 +13,7 @@ use crate::report::folded::Weight;
 /// default it is not even paused.
 #[derive(Debug, Parser)]
 #[command(name = "heapsonde", version, about, max_term_width = 100)]
-#[command(after_help = "Exit codes: 0 done, 1 a limit that you set was crossed, 2 error.")]
+#[command(after_help = "Exit codes: 0 done, 2 error.")]
 pub struct Arguments {
     /// Say how the interpreter was found, which layout was proved, what was read (twice: everything)
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]

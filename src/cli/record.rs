@@ -102,7 +102,7 @@ fn write(
     recording: &Recording,
 ) -> std::io::Result<()> {
     let amount = amount(options);
-    let what = if options.allocated { "Allocated" } else { "Allocated and still alive" };
+    let what = if options.allocated { "Allocated" } else { "Allocated and alive" };
     let lines = || folded::of_births(profile, &amount);
     match options.format {
         RecordFormat::Json => recording_json::write(out, target, profile, &recording.course, &recording.moments),
@@ -116,12 +116,15 @@ fn write(
             if lines.is_empty() {
                 lines.push("(nothing was seen) 1".to_owned());
             }
-            let title = format!("{what}, by stack: {}", units::command(&target.command));
+            let title = format!("{what}: {}", units::command(&target.command));
+            // As long as the picture is wide; the rest is printed.
             let subtitle = format!(
-                "Python {}, process {}: {}",
-                target.version,
+                "process {}: {} of {} objects allocated in {} are alive, {} % of births are without a stack",
                 target.pid,
-                sentence(options, profile, &recording.course)
+                figure(&profile.total.alive),
+                figure(&profile.total.objects),
+                units::duration(Duration::from_secs_f64(profile.seconds)),
+                unattributed(profile)
             );
             let mut svg = Vec::new();
             flamegraph::write(&mut svg, &lines, &title, &subtitle, options.weight.into())?;
@@ -133,9 +136,6 @@ fn write(
 
 /// The figures in a line.
 fn sentence(options: &Record, profile: &Profile, course: &Course) -> String {
-    let figure = |figure: &Figure| {
-        format!("{} ± {}", units::count(figure.value.round() as u64), units::count(figure.half_width().round() as u64))
-    };
     format!(
         "{} objects allocated in {}, of which {} live; {} samples at {} per second, {} % of births without a stack",
         figure(&profile.total.objects),
@@ -143,8 +143,17 @@ fn sentence(options: &Record, profile: &Profile, course: &Course) -> String {
         figure(&profile.total.alive),
         units::count(course.ticks),
         options.rate,
-        units::percent(profile.unattributed().round() as u64, profile.all.value.round() as u64),
+        unattributed(profile),
     )
+}
+
+fn figure(figure: &Figure) -> String {
+    format!("{} ± {}", units::count(figure.value.round() as u64), units::count(figure.half_width().round() as u64))
+}
+
+/// Births without a stack, in percent.
+fn unattributed(profile: &Profile) -> String {
+    units::percent(profile.unattributed().round() as u64, profile.all.value.round() as u64)
 }
 
 fn say(options: &Record, destination: &Destination, target: &TargetSummary, profile: &Profile, recording: &Recording) {

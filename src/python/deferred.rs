@@ -9,6 +9,10 @@ use super::layout::Layout;
 use super::measure::OBJECT_SIZE_MAX;
 use super::reader::KeysHeader;
 
+/// Slots of the keys that a type keeps for its instances, which have room for 30 names (`SHARED_KEYS_MAX_SIZE`,
+/// `Objects/dictobject.c`), since 3.11.
+const SHARED_KEYS_SIZE_MAX: u64 = 64;
+
 /// Locals and stack slots accepted in one code object; the compiler's own limit is far lower.
 pub(super) const LOCALS_MAX: u64 = 1 << 24;
 /// numpy arrays have at most 64 dimensions (NPY_MAXDIMS; 32 before 2.0).
@@ -60,7 +64,11 @@ impl Deferred {
     pub fn complete<M: Memory + ?Sized>(&self, bytes: &[u8], layout: &Layout, memory: &M) -> Option<u64> {
         match *self {
             Deferred::DictKeys { base, split, .. } => dict_size(bytes, layout, base, split),
-            Deferred::CachedKeys { base, .. } => base.checked_add(KeysHeader::parse(bytes, layout)?.size_bytes(layout)),
+            Deferred::CachedKeys { base, .. } => {
+                let keys = KeysHeader::parse(bytes, layout)?;
+                let is_shared = layout.dict_keys.dk_size.is_some() || keys.size <= SHARED_KEYS_SIZE_MAX;
+                base.checked_add(keys.size_bytes(layout)).filter(|_| is_shared)
+            }
             Deferred::Locals { base, .. } => {
                 let stack = u64::from(u32_at(bytes, layout.code.co_stacksize)?);
                 let slots = match layout.code.co_nlocalsplus {

@@ -12,9 +12,8 @@ use super::summary::TargetSummary;
 use super::timeline::Moment;
 
 /// What no recording covers.
-pub const NOT_COVERED: &str = "Counted are objects that the collector tracks and that live for some microseconds: lists, dicts, instances \
-                              and the like. str, bytes, int, float, and tuples and dicts of such alone, stand in no list \
-                              of the collector's; their bytes are not in those of the containers that hold them.";
+pub const NOT_COVERED: &str = "Counted are objects that the collector tracks and that live for microseconds (lists, dicts, instances); not \
+                              str, bytes and numbers, nor tuples and dicts of these alone.";
 
 /// How the recording went.
 #[derive(Clone, Debug, Default)]
