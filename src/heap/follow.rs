@@ -27,6 +27,8 @@ const STEP: Duration = Duration::from_micros(5);
 const STEPS_OF_AGE: u32 = 10;
 /// Places in one page are read in one piece.
 const PAGE: u64 = 4096;
+/// How many missed ones a place may stand for: where looks are far apart, gaps of all lengths are no longer equally frequent.
+const MISSED_MAX: f64 = 4.0;
 /// The shortest time between two looks that is told apart from none.
 const SHORTEST: Duration = Duration::from_nanos(100);
 
@@ -64,7 +66,9 @@ impl Place {
         self.seen = match (self.seen, is_taken) {
             (Seen::Taken, true) => Seen::Taken,
             (Seen::Taken, false) => Seen::Empty(since),
-            (Seen::Empty(before), true) => Seen::TakenAgain(before.as_secs_f64() / (2.0 * since.as_secs_f64())),
+            (Seen::Empty(before), true) => {
+                Seen::TakenAgain((before.as_secs_f64() / (2.0 * since.as_secs_f64())).min(MISSED_MAX))
+            }
             (Seen::TakenAgain(missed), true) => Seen::TakenAgain(missed),
             (Seen::Empty(_) | Seen::TakenAgain(_), false) | (Seen::EmptyAgain, _) => Seen::EmptyAgain,
         };

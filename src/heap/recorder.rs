@@ -151,6 +151,9 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
             let moments = births::instants(&mut self.glancers[lane], count, gap)?;
             // Those of the last instant are watched: of the others some have died meanwhile.
             let mut watched = Vec::new();
+            if let Some((glance, _)) = moments.last() {
+                self.watcher.notice_collections(lane, glance.collections);
+            }
             if let Some((glance, Some(births))) = moments.last() {
                 let window = (moments.len() - 1, births.as_slice());
                 watched = self.watcher.draw(lane, SeenIn::Instants, &[window], glance.at);
@@ -184,6 +187,9 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
                 }
             }
             let born = windows.last().map_or_else(time::Instant::now, |window| window.end.at);
+            if let Some(window) = windows.last() {
+                self.watcher.notice_collections(lane, window.end.collections);
+            }
             let mut watched = self.watcher.draw(lane, SeenIn::Windows, &last, born);
             if is_apart {
                 self.watcher.follow_newborn(&mut watched, &self.glancers)?;
@@ -203,9 +209,6 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
         let interpreter = self.glancers[lane].lane.interpreter.id;
         let mut lost = 0;
         let mut instants = Vec::new();
-        if let Some((last, _)) = moments.last() {
-            self.watcher.notice_collections(lane, last.collections);
-        }
         for (index, (glance, births)) in moments.iter().enumerate() {
             if glance.was_collecting {
                 continue;
@@ -233,7 +236,6 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
         let interpreter = self.glancers[lane].lane.interpreter.id;
         let mut seen = Vec::with_capacity(windows.len());
         for (index, window) in windows.iter().enumerate() {
-            self.watcher.notice_collections(lane, window.end.collections);
             let start = self.stacks.find(&reader, interpreter, &window.start);
             let last = self.stacks.find(&reader, interpreter, &window.end);
             let end = last.filter(|_| window.start.agrees(&window.end) && !window.is_late());
