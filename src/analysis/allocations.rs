@@ -27,9 +27,9 @@
 //! are left out together (Wolter, *Introduction to Variance Estimation*, 2007, chapter 4):
 //! each figure is worked out anew without each group, and the spread gives the 95 % interval. Survivors and bytes come
 //! from the objects that were remembered, as shares of the births that they stand for; where rates are those of instants, of
-//! objects seen in instants only, since what is born in a long window may be born in a call between its ends. Survivors are a difference, that of
-//! objects in place and of those that are known to be others, so that where none is alive their figure is about 0, not at
-//! least 0.
+//! objects seen in instants only, since what is born in a long window may be born in a call between its ends. Survivors are
+//! a difference, of objects in place and of those that are known to be others, so that where none is alive their figure is
+//! about 0, not at least 0.
 
 use rustc_hash::FxHashMap;
 

@@ -14,6 +14,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::python::layout::Layout;
 use crate::python::reader::Reader;
 use crate::target::Address;
 use crate::target::memory::{Memory, Piece, ReadError, u64_at};
@@ -136,15 +137,21 @@ pub fn taken<M: Memory + ?Sized>(
     reader.memory.read_pieces(&mut pieces)?;
     let is_taken = |(birth, (piece, at)): (&Birth, (usize, usize))| {
         let piece = &pieces[piece];
-        let bytes = piece.buffer.get(at..at + length).filter(|_| piece.filled).unwrap_or_default();
-        let body = bytes.get(front..).unwrap_or_default();
-        let head = GcHead::read(bytes, layout.gc_head.gc_next, layout.gc_head.gc_prev);
-        let is_taken = head != GcHead::Implausible
-            && u64_at(body, layout.object.ob_type) == Some(birth.type_.0)
-            && refcount_word(layout, body).and_then(|word| rule.decode(word)).is_some();
-        is_taken.then_some(head == GcHead::Tracked)
+        let bytes = piece.buffer.get(at..at + length).filter(|_| piece.filled)?;
+        is_taken(layout, rule, birth.type_, bytes)
     };
     Ok(births.iter().zip(of_birth).map(is_taken).collect())
+}
+
+/// Whether these bytes, GC head first, are of an object of that type with references, and if so whether it is in a list of
+/// the collector's.
+pub fn is_taken(layout: &Layout, rule: RefcountRule, type_: Address, bytes: &[u8]) -> Option<bool> {
+    let head = GcHead::read(bytes, layout.gc_head.gc_next, layout.gc_head.gc_prev);
+    let body = bytes.get(layout.constants.gc_head_size..)?;
+    let is_taken = head != GcHead::Implausible
+        && u64_at(body, layout.object.ob_type) == Some(type_.0)
+        && refcount_word(layout, body).and_then(|word| rule.decode(word)).is_some();
+    is_taken.then_some(head == GcHead::Tracked)
 }
 
 #[cfg(test)]

@@ -93,8 +93,7 @@ pub struct Recorder<'a, M: Memory + ?Sized> {
 }
 
 impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
-    /// A recorder that has seen nothing yet.
-    /// Of one probe or train at most `most` births are watched.
+    /// A recorder that has seen nothing yet. Of one probe or train at most `most` births are watched.
     pub fn new(memory: &'a M, python: &'a Python, types: TypeTable, most: usize, mut rng: Rng) -> Self {
         let reader = Reader { memory, layout: &python.layout };
         let lanes = Lane::all(&reader, python, &python.interpreters);
@@ -151,11 +150,9 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
             let moments = births::instants(&mut self.glancers[lane], count, gap)?;
             // Those of the last instant are watched: of the others some have died meanwhile.
             let mut watched = Vec::new();
-            if let Some((glance, _)) = moments.last() {
+            if let Some((glance, births)) = moments.last() {
                 self.watcher.notice_collections(lane, glance.collections);
-            }
-            if let Some((glance, Some(births))) = moments.last() {
-                let window = (moments.len() - 1, births.as_slice());
+                let window = (moments.len() - 1, births.as_deref().unwrap_or_default());
                 watched = self.watcher.draw(lane, SeenIn::Instants, &[window], glance.at);
                 if is_apart {
                     self.watcher.follow_newborn(&mut watched, &self.glancers)?;
@@ -186,13 +183,13 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
                     break;
                 }
             }
-            let born = windows.last().map_or_else(time::Instant::now, |window| window.end.at);
-            if let Some(window) = windows.last() {
-                self.watcher.notice_collections(lane, window.end.collections);
-            }
-            let mut watched = self.watcher.draw(lane, SeenIn::Windows, &last, born);
-            if is_apart {
-                self.watcher.follow_newborn(&mut watched, &self.glancers)?;
+            let mut watched = Vec::new();
+            if let Some(Window { end, .. }) = windows.last() {
+                self.watcher.notice_collections(lane, end.collections);
+                watched = self.watcher.draw(lane, SeenIn::Windows, &last, end.at);
+                if is_apart {
+                    self.watcher.follow_newborn(&mut watched, &self.glancers)?;
+                }
             }
             seen.push(self.digest(lane, &windows, watched)?);
         }
@@ -310,7 +307,7 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
         let reader = Reader { memory: self.memory, layout: self.layout };
         let mut survivors = Vec::new();
         for (lane, glancer) in self.glancers.iter_mut().enumerate() {
-            let (own, others) = Watcher::<M>::of_lane(alive, lane);
+            let (own, others): (Vec<Watched>, Vec<Watched>) = alive.into_iter().partition(|it| it.lane == lane);
             alive = others;
             if self.has_ended[lane] {
                 self.watcher.end(own);

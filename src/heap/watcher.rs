@@ -17,12 +17,12 @@ use crate::python::reader::Reader;
 use crate::python::types::TypeTable;
 use crate::python::version::Version;
 use crate::target::Address;
-use crate::target::memory::{Memory, Piece, ReadError, u64_at};
+use crate::target::memory::{Memory, Piece, ReadError};
 
 use super::births::{Birth, wait_closely};
 use super::follow::{self, Place};
 use super::glance::Glancer;
-use super::object::{GcHead, RefcountRule, refcount_word};
+use super::object::RefcountRule;
 use super::order::{Order, longest_rising};
 use super::stacks::Found;
 
@@ -91,7 +91,8 @@ pub struct Watched {
     promotions: u64,
     /// Whether it was in a list at the last look.
     is_tracked: bool,
-    lane: usize,
+    /// Which collector's it is.
+    pub lane: usize,
 }
 
 /// What is known of a collector's runs.
@@ -179,17 +180,8 @@ impl<'a, M: Memory + ?Sized> Watcher<'a, M> {
     /// Draws from the births of some windows, which were all there at an instant. Whose they are is not known yet.
     pub fn draw(&mut self, lane: usize, seen_in: SeenIn, windows: &[(usize, &[Birth])], born: Instant) -> Vec<Watched> {
         let births = windows.iter().flat_map(|(window, births)| births.iter().map(|&birth| (*window, birth)));
-        let mut drawn: Vec<(usize, Birth)> = Vec::new();
-        let mut count = 0;
-        for birth in births {
-            count += 1;
-            // Reservoir sampling (Vitter, 1985, algorithm R).
-            if drawn.len() < self.most {
-                drawn.push(birth);
-            } else if let Some(slot) = drawn.get_mut(self.rng.usize(..count)) {
-                *slot = birth;
-            }
-        }
+        let count: usize = windows.iter().map(|(_, births)| births.len()).sum();
+        let mut drawn = self.rng.choose_multiple(births, self.most);
         drawn.sort_by_key(|&(window, _)| window);
         let weight = count as f64 / drawn.len().max(1) as f64;
         let new = |(window, birth)| Watched {
@@ -342,10 +334,8 @@ impl<'a, M: Memory + ?Sized> Watcher<'a, M> {
         for ((mut object, buffer), (filled, length)) in objects.into_iter().zip(&buffers).zip(filled) {
             let bytes = &buffer[..length];
             let is_newest = self.newest.get(&object.birth.address) == Some(&object.tick);
-            let links = &self.layout.gc_head;
-            let is_tracked = GcHead::read(bytes, links.gc_next, links.gc_prev) == GcHead::Tracked;
-            let may_be = is_tracked || !self.must_be_tracked(&object, &quiet);
-            let is_there = filled && may_be && self.is_alive(&object, bytes);
+            let taken = follow::is_taken(self.layout, self.rule, object.birth.type_, bytes).filter(|_| filled);
+            let is_there = taken.is_some_and(|is_tracked| is_tracked || !self.must_be_tracked(&object, &quiet));
             object.place.look(at, is_there);
             if !is_newest || object.place.is_over() {
                 if is_newest {
@@ -356,7 +346,7 @@ impl<'a, M: Memory + ?Sized> Watcher<'a, M> {
             }
             if is_there {
                 object.bytes = self.size(&object, &bytes[front..]);
-                object.is_tracked = is_tracked;
+                object.is_tracked = taken == Some(true);
                 if object.first_bytes == 0 {
                     object.first_bytes = object.bytes;
                 }
@@ -373,14 +363,6 @@ impl<'a, M: Memory + ?Sized> Watcher<'a, M> {
             object.first_bytes = info.map_or(0, |info| info.basicsize.saturating_add(info.front as u64));
         }
         self.dead.push(object);
-    }
-
-    fn is_alive(&self, object: &Watched, bytes: &[u8]) -> bool {
-        let Some(body) = bytes.get(self.layout.constants.gc_head_size..) else { return false };
-        let head = GcHead::read(bytes, self.layout.gc_head.gc_next, self.layout.gc_head.gc_prev);
-        head != GcHead::Implausible
-            && u64_at(body, self.layout.object.ob_type) == Some(object.birth.type_.0)
-            && refcount_word(self.layout, body).and_then(|word| self.rule.decode(word)).is_some()
     }
 
     /// Bytes of an object of this type that are read.
@@ -441,11 +423,6 @@ impl<'a, M: Memory + ?Sized> Watcher<'a, M> {
     /// Another look at the end, without a probe.
     pub fn tick(&mut self) {
         self.tick += 1;
-    }
-
-    /// Splits off those of a lane.
-    pub fn of_lane(objects: Vec<Watched>, lane: usize) -> (Vec<Watched>, Vec<Watched>) {
-        objects.into_iter().partition(|object| object.lane == lane)
     }
 
     /// These have ended with their interpreter.
