@@ -2,10 +2,12 @@
 
 pub mod allocations;
 pub mod estimate;
+mod figure;
 pub mod frames;
 pub mod histogram;
 mod intervals;
 pub mod names;
+mod odd;
 pub mod owners;
 pub mod profile;
 pub mod steps;

@@ -54,7 +54,7 @@ pub fn take(mut opened: Opened, options: &Sampling, by: By, sort: SortKey) -> Re
     let until = is_timed.then(|| Instant::now() + end.saturating_duration_since(Instant::now()).mul_f64(HEADS_SHARE));
     let (passes_min, bytes_min) = if options.budget.is_none() { (PASSES_MIN, BYTES_MIN) } else { (1, 0) };
     let limit = Limit { heads_max: HEADS_MAX, until, passes_min };
-    let frame = Frame::new(memory, &python.layout, &survey.plan, limit, &mut rng)?;
+    let frame = Frame::new(memory, &classifier, &survey.plan, limit, &mut rng)?;
     log::debug!("before the sample: {:?}", start.elapsed());
     let mut effort = match (options.max_read, options.error) {
         (Some(bytes), _) => Effort::Bytes(bytes),

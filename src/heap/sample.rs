@@ -20,6 +20,18 @@ pub struct Strip {
     pub stands_for: f64,
     /// Bytes of a unit, where the auxiliary variable does not say how many objects may be in it.
     pub room: Option<u64>,
+    /// Its list, by its index.
+    pub list: usize,
+}
+
+/// Units that were cut into strips together: pools of a size class that begin alike, or the rest of that class, or what
+/// is no pool.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct List {
+    /// In [`Sample::strips`].
+    pub strips: Range<usize>,
+    /// Where its units begin alike: the list of the rest of their class, by its index.
+    pub rest: Option<usize>,
 }
 
 /// A unit that was read.
@@ -54,6 +66,8 @@ pub struct Edge {
 pub struct Sample {
     /// The strips.
     pub strips: Vec<Strip>,
+    /// The lists, in the order of their strips.
+    pub lists: Vec<List>,
     /// The units that were read, strip by strip; not those that were read in any case.
     pub units: Vec<Unit>,
     /// What was seen in units, by type (its index): the strip, the unit, how much. Sorted by unit.

@@ -4,11 +4,14 @@
 //! drawn says [`super::strips`], what is kept of them [`super::sample`]; the estimates are made in [`crate::analysis::estimate`].
 //!
 //! * **Clusters** (9A). A unit is a pool; its blocks are read together or not at all.
-//! * **Two phases** (12). Heads of pools are small: 48 bytes tell size class and blocks in use. Phase 1
-//!   ([`super::heads`]) reads the heads of all pools, or of some of each so many neighbours, at random, where there
-//!   are more than can be read in the time; phase 2 reads whole pools, drawn within size classes. The blocks in use,
-//!   known from phase 1, are the measure of size, and the auxiliary variable of a ratio estimator (6): a type that
-//!   fills a size class alone has next to no error.
+//! * **Two phases** (12). Heads of pools are small: 48 bytes tell size class and blocks in use, and the 512 that are read what
+//!   the pool begins with. Phase 1 ([`super::heads`]) reads the heads of all pools, or of some of each so many neighbours, at
+//!   random, where there are more than can be read in the time; phase 2 reads whole pools, drawn within size classes. The
+//!   blocks in use, known from phase 1, are the measure of size, and the auxiliary variable of a ratio estimator (6): a type
+//!   that fills a size class alone has next to no error.
+//! * **Lists**. The first blocks of a pool are read with its head. Pools of a class whose first blocks, and those of their
+//!   neighbours in the class, are all of one type are a list of their own where enough of them would be drawn: nearly all of them are full of that type, and most
+//!   pools that are unlike them are in the list of the rest.
 //! * **Strips** (5A.8). Types cluster by age: what was made together lies in neighbouring arenas. Pools are drawn from
 //!   short strips of neighbours, so that only where a cluster begins or ends is there any doubt.
 //! * **Allocation** (5): pools per class by a power of the class's size (M. D. Bankier, *Power Allocations*, The American
@@ -29,7 +32,7 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use rustc_hash::FxHashMap;
 
-use crate::python::layout::Layout;
+use crate::python::types::TypeId;
 use crate::target::Address;
 use crate::target::memory::{Memory, ReadError};
 
@@ -48,10 +51,10 @@ use super::worker::{Counts, MARGIN, Worker};
 
 /// Units read by one task.
 const TASK: usize = 512;
-/// Neighbouring pools whose variety is counted, with as many on both sides, and the power of it that their size is multiplied
-/// with. Chosen by simulation (`tests/estimate.rs`).
+/// Neighbouring pools whose variety is counted, with as many on both sides. Chosen by simulation (`tests/estimate.rs`).
 const NEIGHBOURS: usize = 24;
-const VARIETY_POWER: f64 = 2.0;
+/// Pools that begin alike are a list of their own where so many of them would be drawn.
+const ALIKE_MIN: f64 = 4.0;
 /// The power of a class's pools that its share of the sample is in proportion to.
 const ALLOCATION_POWER: f64 = 0.6;
 /// Bytes of a window into a heap: as much as a pool.
@@ -89,6 +92,8 @@ struct Head {
     number: u32,
     /// Size classes in its neighbourhood.
     variety: u8,
+    /// What its first blocks are, where they are alike.
+    begun_with: Option<TypeId>,
 }
 
 /// What can be drawn: the result of phase 1.
@@ -115,14 +120,14 @@ impl<'a> Frame<'a> {
     /// Where the target cannot be read at all any more.
     pub fn new<M: Memory + Sync + ?Sized>(
         memory: &M,
-        layout: &Layout,
+        classifier: &Classifier<'_>,
         plan: &'a Plan,
         limit: Limit,
         rng: &mut Rng,
     ) -> Result<Frame<'a>, ReadError> {
         let mut frame = Frame {
             plan,
-            pool_size: layout.constants.pool_size as u64,
+            pool_size: classifier.layout().constants.pool_size as u64,
             classes: Vec::new(),
             stands_for: 1.0,
             looked_at: 0,
@@ -141,22 +146,23 @@ impl<'a> Frame<'a> {
             }
         }
         frame.mapped.sort_by_key(|chunk| (std::cmp::Reverse(chunk.size), chunk.address));
-        frame.read_heads(memory, layout, limit, rng)?;
+        frame.read_heads(memory, classifier, limit, rng)?;
         Ok(frame)
     }
 
     fn read_heads<M: Memory + Sync + ?Sized>(
         &mut self,
         memory: &M,
-        layout: &Layout,
+        classifier: &Classifier<'_>,
         limit: Limit,
         rng: &mut Rng,
     ) -> Result<(), ReadError> {
-        let (states, stands_for) = heads::read(memory, layout, self.plan, limit, rng)?;
+        let layout = classifier.layout();
+        let (heads, stands_for) = heads::read(memory, layout, classifier.types(), self.plan, limit, rng)?;
         self.stands_for = stands_for;
-        self.looked_at = states.len() as u64;
-        let mut in_order: Vec<(usize, usize)> = Vec::with_capacity(states.len());
-        for ((address, state), number) in states.into_iter().zip(0..) {
+        self.looked_at = heads.len() as u64;
+        let mut in_order: Vec<(usize, usize)> = Vec::with_capacity(heads.len());
+        for (heads::Head { address, state, begun_with }, number) in heads.into_iter().zip(0..) {
             match state {
                 PoolState::Free => {}
                 PoolState::Broken => self.broken += 1,
@@ -166,7 +172,8 @@ impl<'a> Frame<'a> {
                         self.classes.resize_with(class + 1, Vec::new);
                     }
                     in_order.push((class, self.classes[class].len()));
-                    self.classes[class].push(Head { address, in_use: pool.in_use, number, variety: 1 });
+                    let in_use = pool.in_use;
+                    self.classes[class].push(Head { address, in_use, number, variety: 1, begun_with });
                 }
             }
         }
@@ -285,10 +292,11 @@ impl<'a> Frame<'a> {
 
         plan.edges[WINDOWS].room = Some(WINDOW);
         plan.edges[MAPPED].room = Some(4096);
-        let Drawn { edges, strips, units, looked_at, pools: drawn, windows, mapped, certain } = plan;
+        let Drawn { edges, strips, lists, units, looked_at, pools: drawn, windows, mapped, certain } = plan;
         let mut sample = Sample {
             is_complete: self.stands_for == 1.0 && strips.is_empty(),
             strips,
+            lists,
             units,
             seen: FxHashMap::default(),
             certain: FxHashMap::default(),
@@ -322,17 +330,25 @@ impl<'a> Frame<'a> {
         let counts: Vec<u64> = self.classes.iter().map(|class| class.len() as u64).collect();
         let weights: Vec<f64> = self.classes.iter().map(|class| class.iter().map(Head::weight).sum()).collect();
         let before = plan.pools.len();
-        for (class, wanted) in self.classes.iter().zip(allocate(&counts, &weights, pools.max(POOLS_MIN))) {
-            let sizes: Vec<f64> = class.iter().map(|head| f64::from(head.in_use)).collect();
-            let weights: Vec<f64> = class.iter().map(Head::weight).collect();
-            let drawing = strips::draw(&sizes, &weights, wanted, self.stands_for > 1.0, rng);
-            let auxiliary = |index: usize| f64::from(class[index].in_use);
-            for (index, unit) in plan.add(POOLS, &drawing, &auxiliary, self.stands_for) {
-                plan.pools.push((class[index].address, unit));
+        for (class, wanted) in
+            self.classes.iter().zip(allocate(&counts, &weights, pools.max(POOLS_MIN), ALLOCATION_POWER))
+        {
+            let first = plan.lists.len();
+            // The last one is the rest.
+            for (list, wanted) in lists(class, wanted) {
+                let sizes: Vec<f64> = list.iter().map(|head| f64::from(head.in_use)).collect();
+                let weights: Vec<f64> = list.iter().map(Head::weight).collect();
+                let drawing = strips::draw(&sizes, &weights, wanted, self.stands_for > 1.0, rng);
+                let auxiliary = |index: usize| f64::from(list[index].in_use);
+                for (index, unit) in plan.add(POOLS, &drawing, &auxiliary, self.stands_for) {
+                    plan.pools.push((list[index].address, unit));
+                }
+                if self.stands_for > 1.0 {
+                    plan.look_at(&drawing, &|index| (list[index].number, list[index].in_use));
+                }
             }
-            if self.stands_for > 1.0 {
-                plan.look_at(&drawing, &|index| (class[index].number, class[index].in_use));
-            }
+            let rest = plan.lists.len() - 1;
+            plan.lists[first..rest].iter_mut().for_each(|list| list.rest = Some(rest));
         }
         (plan.pools.len() - before) as u64
     }
@@ -375,19 +391,46 @@ impl<'a> Frame<'a> {
 impl Head {
     /// How much more than by its blocks a pool is wanted.
     fn weight(&self) -> f64 {
-        f64::from(self.variety.max(1)).powf(VARIETY_POWER)
+        f64::from(self.variety.max(1))
     }
 }
 
-/// Shares `wanted` units among classes of so many pools and such weights, by a power of their weight; none gets more than
-/// it has.
-fn allocate(counts: &[u64], weights: &[f64], wanted: u64) -> Vec<u64> {
+/// Cuts a class into lists of pools that begin alike, and at last one of the rest, and shares out what is wanted of it.
+fn lists(class: &[Head], wanted: u64) -> Vec<(Vec<Head>, u64)> {
+    let mut alike: FxHashMap<Option<TypeId>, Vec<Head>> = FxHashMap::default();
+    for (index, &head) in class.iter().enumerate() {
+        // Where a run begins or ends pools hold of both.
+        let around = &class[index.saturating_sub(1)..class.len().min(index + 2)];
+        let is_within = around.iter().all(|other| other.begun_with == head.begun_with);
+        alike.entry(head.begun_with.filter(|_| is_within)).or_default().push(head);
+    }
+    let weight = |list: &Vec<Head>| list.iter().map(Head::weight).sum::<f64>();
+    let all: f64 = class.iter().map(Head::weight).sum();
+    let (mut lists, mut rest) = (Vec::new(), Vec::new());
+    for (begun_with, list) in alike {
+        if begun_with.is_some() && weight(&list) / all * wanted as f64 >= ALIKE_MIN {
+            lists.push(list);
+        } else {
+            rest.extend(list);
+        }
+    }
+    lists.sort_by_key(|list| list.first().map(|head| head.address));
+    rest.sort_unstable_by_key(|head| head.address);
+    lists.push(rest);
+    let counts: Vec<u64> = lists.iter().map(|list| list.len() as u64).collect();
+    let wanted = allocate(&counts, &lists.iter().map(weight).collect::<Vec<_>>(), wanted, 1.0);
+    lists.into_iter().zip(wanted).collect()
+}
+
+/// Shares `wanted` units among classes or lists of so many pools and such weights, by a power of their weight; none gets
+/// more than it has.
+fn allocate(counts: &[u64], weights: &[f64], wanted: u64, power: f64) -> Vec<u64> {
     let mut given = vec![0; counts.len()];
     let mut open: Vec<usize> = (0..counts.len()).filter(|&index| counts[index] > 0).collect();
     let mut left = wanted;
     loop {
-        let sum: f64 = open.iter().map(|&index| weights[index].powf(ALLOCATION_POWER)).sum();
-        let share = |index: usize| (left as f64 * weights[index].powf(ALLOCATION_POWER) / sum).ceil() as u64;
+        let sum: f64 = open.iter().map(|&index| weights[index].powf(power)).sum();
+        let share = |index: usize| (left as f64 * weights[index].powf(power) / sum).ceil() as u64;
         let (full, rest): (Vec<usize>, Vec<usize>) = open.iter().partition(|&&index| share(index) >= counts[index]);
         if full.is_empty() {
             rest.iter().for_each(|&index| given[index] = share(index));
