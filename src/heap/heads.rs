@@ -23,7 +23,7 @@ pub const HEADS_MAX: u64 = 1 << 16;
 /// They are read in as many passes over the address space, so that the phase can end when its time is over.
 const PASSES: u64 = 8;
 /// Bytes of a pool that are read, and heads per call; the kernel takes 1024.
-pub(super) const HEAD: usize = 512;
+pub(super) const HEAD: usize = 256;
 const HEADS_AT_ONCE: usize = 1024;
 /// Bytes of a block in which the type of an object stands: behind hooks, two words in front of the GC head, and that.
 const BEGINNING: usize = 64;

@@ -4,7 +4,7 @@
 //! drawn says [`super::strips`], what is kept of them [`super::sample`]; the estimates are made in [`crate::analysis::estimate`].
 //!
 //! * **Clusters** (9A). A unit is a pool; its blocks are read together or not at all.
-//! * **Two phases** (12). Heads of pools are small: 48 bytes tell size class and blocks in use, and the 512 that are read what
+//! * **Two phases** (12). Heads of pools are small: 48 bytes tell size class and blocks in use, and the 256 that are read what
 //!   the pool begins with. Phase 1 ([`super::heads`]) reads the heads of all pools, or of some of each so many neighbours, at
 //!   random, where there are more than can be read in the time; phase 2 reads whole pools, drawn within size classes. The
 //!   blocks in use, known from phase 1, are the measure of size, and the auxiliary variable of a ratio estimator (6): a type
