@@ -50,7 +50,7 @@
 //! | `analysis::frames`, `analysis::owners` | which objects are one frame of a picture, and who holds how much? |
 //! | `analysis::why` | by which chains of names is an object held? |
 //! | `analysis::histogram` | how many objects and bytes of each type? |
-//! | `analysis::estimate` | how many there must be, by a sample, and how well that is known? |
+//! | `analysis::estimate`, `figure`, `odd` | how many there must be, by a sample, and how well that is known? |
 //! | `analysis::allocations`, `analysis::profile` | who allocates how much, and how well is that known? |
 //! | `report::*` | a file per format |
 //!

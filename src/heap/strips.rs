@@ -76,6 +76,10 @@ pub fn draw(sizes: &[f64], weights: &[f64], wanted: u64, keeps: bool, rng: &mut 
 
 /// Those that have a chance of 1 if `wanted` are drawn in proportion to size.
 fn certain(sizes: &[f64], wanted: u64) -> Vec<bool> {
+    if wanted >= sizes.len() as u64 {
+        // Not left to rounding.
+        return vec![true; sizes.len()];
+    }
     let mut certain = vec![false; sizes.len()];
     loop {
         let taken = certain.iter().filter(|&&certain| certain).count() as f64;
@@ -160,6 +164,13 @@ mod tests {
         let drawing = draw(&[1.0, 5.0, 2.0], &[1.0; 3], 9, false, &mut Rng::with_seed(1));
         assert_eq!(drawing.picks.len(), 3);
         assert!(drawing.strips.iter().all(Option::is_none) && drawing.count == 0);
+        // Sums of such numbers are rounded.
+        let sizes: Vec<f64> = (0..997).map(|index| f64::from(1 + index % 37)).collect();
+        let weights: Vec<f64> = (0..997).map(|index| f64::from(1 + index % 7)).collect();
+        for count in 1..sizes.len() {
+            let drawing = draw(&sizes[..count], &weights[..count], count as u64, false, &mut Rng::with_seed(1));
+            assert!(drawing.picks.len() == count && drawing.count == 0, "{count}");
+        }
         assert_eq!(draw(&[], &[], 9, false, &mut Rng::with_seed(1)).picks, []);
     }
 }
