@@ -74,10 +74,10 @@ const CASES: &[Case] = &[
     Case { name: "random-3", program: RANDOM, args: &["103"], env: &[], bytes: 8 << 20, heads_max: HEADS_MAX },
 ];
 
-/// Between which the share of seeds must lie whose interval holds the truth, on average over the types of a heap. The aim is
-/// 0.93 to 0.97. Where next to all pools of a type are alike an interval cannot know whether a few are not, and allows for it: in
-/// heaps where there are none, or in all samples some, it is too wide.
-const COVERAGE: std::ops::RangeInclusive<f64> = 0.93..=0.993;
+/// Between which the share of seeds must lie whose interval holds the truth, on average over the types of a heap. Where next to
+/// all pools of a type are alike an interval cannot know whether a few are not, and allows for it: heaps with many such types exceed
+/// it in the long run, which then fails.
+const COVERAGE: std::ops::RangeInclusive<f64> = 0.93..=0.97;
 /// As above, for each type by itself, those for which there is only a limit as well. The aim is 0.93.
 const COVERAGE_OF_ONE: f64 = 0.92;
 /// Types of fewer objects are not asked for their objects, and types of a smaller share not for the mean of their bytes.
