@@ -2,15 +2,20 @@
 //!
 //! [`crate::heap::sampling`] says how the part is drawn. From it, per strip `h` of neighbours:
 //!
-//! * the **estimate** is Hájek's: `Y_h = X_h · Σ(y/π) / Σ(x/π)`, objects seen per block in use that was read, times all blocks
-//!   in use; `π` is the chance that a unit had (C.-E. Särndal, B. Swensson and J. Wretman, *Model Assisted Survey Sampling*,
-//!   1992, 7.3). Chances are in proportion to `x` but for what depends on the neighbourhood, which a strip shares, so its bias
-//!   is far below its error. Where there is no such variable `x` is 1 per unit;
-//! * the **variance** within a strip is that of the residuals `e = y − R x`, `v = m/(m−1) Σ (1 − π) (e/π)²` (J. Hájek,
+//! * heads of pools let **expect** so much of each type (`heap::beginnings`), and `analysis::calibrate` says how much of that is
+//!   to be believed: `z` in a unit, `Z_h` in all. What is estimated from the units that were read is the rest, `y − z`: a
+//!   difference estimator (C.-E. Särndal, B. Swensson and J. Wretman, *Model Assisted Survey Sampling*, 1992, 6.3). It is as
+//!   little biased as that of the rest, and the better the more heads tell. A type may so be known of that no unit which
+//!   was read holds;
+//! * the **estimate** of the rest is Hájek's: `Y_h = Z_h + X_h · Σ((y − z)/π) / Σ(x/π)`, objects seen per block in use that was
+//!   read, times all blocks in use; `π` is the chance that a unit had (as above, 7.3). Chances are in proportion to `x` but for
+//!   what depends on the neighbourhood, which a strip shares, so its bias is far below its error. Where there is no such
+//!   variable `x` is 1 per unit;
+//! * the **variance** within a strip is that of the residuals `e = y − z − R x`, `v = m/(m−1) Σ (1 − π) (e/π)²` (J. Hájek,
 //!   *Asymptotic theory of rejective sampling*, Annals of Mathematical Statistics 35, 1964), where `1 − π` is the
 //!   finite-population correction. Strips are drawn independently, so variances add up;
 //! * where the heads of pools are themselves a sample (Cochran, *Sampling Techniques*, 12.), the variance of what that misses
-//!   is added: the spread of `R x` between neighbours that were looked at (collapsed strata, 5A.12);
+//!   is added: the spread of `z + R x` between neighbours that were looked at (collapsed strata, 5A.12);
 //! * the **degrees of freedom** are Satterthwaite's over strips (F. E. Satterthwaite, *An approximate distribution of
 //!   estimates of variance components*, Biometrics Bulletin 2, 1946): few where a type begins and ends in few strips;
 //! * the **interval** takes Student's t, made lopsided by the third moment of the residuals ([`super::intervals`]): where some
@@ -18,10 +23,10 @@
 //! * each strip has few units, and some stand for many: where one has less spread than is usual in its list, some of the
 //!   usual one is **borrowed**, as in empirical Bayes estimates of variances (G. K. Smyth, *Linear models and empirical Bayes
 //!   methods*, Statistical Applications in Genetics and Molecular Biology 3, 2004), but never taken away;
-//! * where next to all units of a list hold the same, the few that do not are in most samples missed, and the spread is that of
-//!   the others. So there is a limit for **odd units** that were not drawn (`analysis::odd`), in lists in which a type was seen,
-//!   and in the rest of a size class whose pools begin with it. Such intervals are rather too wide than too narrow: no interval
-//!   can hold the truth in 95 of 100 samples both where there is no odd unit and where there are so few that most
+//! * where next to all units of a list hold what was expected, the few that do not are in most samples missed, and the spread is
+//!   that of the others. So there is a limit for **odd units** that were not drawn (`analysis::odd`), in lists in which a type was
+//!   seen or expected; and another where few units, on either side, were not as expected. What is expected in a strip of which no
+//!   unit was read that says so may be there or not. Such intervals are rather too wide than too narrow: no interval can hold the truth in 95 of 100 samples both where there is no odd unit and where there are so few that most
 //!   samples meet none, since the samples are the same (L. D. Brown, T. T. Cai and A. DasGupta, *Interval estimation for a
 //!   binomial proportion*, Statistical Science 16, 2001);
 //! * a type seen in fewer than [`RARE`] units is **rare**: its spread says little. It is reported as "at most": the upper limit
@@ -33,15 +38,18 @@
 //!   may be in those that were not drawn: that is the limit for what is rare and was not seen at all;
 //! * nobody has fewer objects than were seen.
 
+use rayon::prelude::*;
 use rustc_hash::FxHashMap;
 
+use crate::heap::beginnings::Mean;
 use crate::heap::large_blocks::HEAVY;
 use crate::heap::object::Amount;
 use crate::heap::sample::Sample;
 use crate::python::sizes::Basis;
 use crate::python::types::TypeTable;
 
-use super::figure::{Figure, Measure, Seen, Sightings, Survey};
+use super::calibrate::calibrate;
+use super::figure::{Figure, Foreseen, Measure, Seen, Sightings, Survey};
 use super::histogram::{Histogram, Interval, Row, SortKey};
 use super::intervals::RARE;
 
@@ -59,6 +67,8 @@ pub enum By {
 struct Member {
     certain: Amount,
     seen: Vec<Seen>,
+    /// As in [`Foreseen`], not yet in order.
+    expected: [Vec<(u32, Mean)>; 3],
     /// As in [`Sample::at_edges`].
     at_edges: u8,
     basis: Option<Basis>,
@@ -96,30 +106,83 @@ pub fn histogram(types: &TypeTable, sample: &Sample, by: By, sort: SortKey) -> H
     for (&type_id, seen) in &sample.seen {
         member(type_id, &|member| member.seen.extend_from_slice(seen));
     }
-    let mut total = Amount::default();
-    let mut rows = Vec::with_capacity(members.len());
-    let mut survey = Survey::new(sample);
-    for ((module, name), mut member) in members {
-        let (amount, interval) = member.estimate(&mut survey);
-        total.add(amount);
-        rows.push(Row {
+    for (type_id, expected) in calibrate(sample) {
+        member(type_id, &|member| {
+            let [strips, units, heads] = &mut member.expected;
+            for of_list in &expected {
+                strips.extend_from_slice(&of_list.strips);
+                units.extend_from_slice(&of_list.units);
+                heads.extend_from_slice(&of_list.heads);
+            }
+        });
+    }
+    // How many blocks are in use is known; what is in them is all of one sort here.
+    all.expected = Default::default();
+    let row = |survey: &mut Survey<'_>, ((module, name), mut member): ((&str, Option<&str>), Member)| {
+        let (amount, interval) = member.estimate(survey);
+        Row {
             retained: None,
             module: module.to_owned(),
             name: name.map(str::to_owned),
             amount,
             basis: member.basis.unwrap_or(Basis::Exact),
             interval: Some(interval),
-        });
-    }
-    let mut histogram = Histogram::of(rows, total, sort);
+        }
+    };
+    let members: Vec<_> = members.into_iter().collect();
+    let mut rows: Vec<Row> = members.into_par_iter().map_init(|| Survey::new(sample), row).collect();
+    let mut survey = Survey::new(sample);
+    let (whole, mut interval) = all.estimate(&mut survey);
+    rake(&mut rows, whole.objects, |amount| &mut amount.objects);
+    rake(&mut rows, whole.bytes, |amount| &mut amount.bytes);
+    let mut total = Amount::default();
+    rows.iter().for_each(|row| total.add(row.amount));
     // The rows are rounded one by one.
-    let mut interval = all.estimate(&mut survey).1;
     interval.low.objects = interval.low.objects.min(total.objects);
     interval.low.bytes = interval.low.bytes.min(total.bytes);
     interval.high.objects = interval.high.objects.max(total.objects);
     interval.high.bytes = interval.high.bytes.max(total.bytes);
+    let mut histogram = Histogram::of(rows, total, sort);
     histogram.interval = Some(interval);
     histogram
+}
+
+/// Has rows add up to what is known of the whole, by shifting those that are known least well, within their intervals:
+/// calibration to a total (J.-C. Deville and C.-E. Särndal, *Calibration estimators in survey sampling*, Journal of the
+/// American Statistical Association 87, 1992).
+fn rake(rows: &mut [Row], whole: u64, pick: fn(&mut Amount) -> &mut u64) {
+    let bounds = |row: &mut Row| {
+        let Interval { mut low, mut high, .. } = row.interval.unwrap_or_default();
+        let value = *pick(&mut row.amount);
+        (value as f64, (*pick(&mut low)).min(value) as f64, (*pick(&mut high)).max(value) as f64)
+    };
+    let (mut sum, mut squares) = (0.0, 0.0);
+    for row in rows.iter_mut() {
+        let (value, low, high) = bounds(row);
+        sum += value;
+        squares += (value - low).min(high - value).powi(2);
+    }
+    if squares > 0.0 {
+        let each = (whole as f64 - sum) / squares;
+        for row in rows {
+            let (value, low, high) = bounds(row);
+            let shifted = value + each * (value - low).min(high - value).powi(2);
+            *pick(&mut row.amount) = shifted.clamp(low, high).round() as u64;
+        }
+    }
+}
+
+/// Puts them in order, and those of the same key together.
+fn add_up(expected: &mut Vec<(u32, Mean)>) {
+    expected.sort_by_key(|&(key, _)| key);
+    expected.dedup_by(|next, sum| {
+        let same = next.0 == sum.0;
+        if same {
+            sum.1.objects += next.1.objects;
+            sum.1.bytes += next.1.bytes;
+        }
+        same
+    });
 }
 
 impl Member {
@@ -135,12 +198,22 @@ impl Member {
         let mut all = Amount::default();
         self.seen.iter().for_each(|seen| all.add(seen.2));
         let one = if all.objects > 0 { all } else { self.certain };
-        let mean = one.bytes as f64 / (one.objects as f64).max(1.0);
-        let sightings = Sightings { certain: self.certain, seen: &self.seen, at_edges: self.at_edges };
-        let objects = survey.figure(sightings, Measure { pick: |amount| amount.objects, mean, block: 0.0 });
+        let mean = match (one.objects, self.expected[0].first()) {
+            (0, Some((_, expected))) => expected.bytes / expected.objects.max(f64::MIN_POSITIVE),
+            _ => one.bytes as f64 / (one.objects as f64).max(1.0),
+        };
+        self.expected.iter_mut().for_each(add_up);
+        let [strips, units, heads] = &self.expected;
+        let expected = Foreseen { strips, units, heads };
+        let sightings = Sightings { certain: self.certain, seen: &self.seen, expected, at_edges: self.at_edges };
+        let objects = survey.figure(
+            sightings,
+            Measure { pick: |amount| amount.objects, expected: |mean| mean.objects, mean, block: 0.0 },
+        );
         // What a container has in a heap is bounded by the size from which on it is a mapping.
         let block = if self.owns_blocks { HEAVY as f64 } else { 0.0 };
-        let bytes = survey.figure(sightings, Measure { pick: |amount| amount.bytes, mean, block });
+        let bytes =
+            survey.figure(sightings, Measure { pick: |amount| amount.bytes, expected: |mean| mean.bytes, mean, block });
         let amount = |pick: fn(&Figure) -> f64| Amount {
             objects: pick(&objects).round() as u64,
             bytes: pick(&bytes).round() as u64,
@@ -151,7 +224,8 @@ impl Member {
         }
         // Where most of it was read in any case, the rest may be as rare as it likes.
         let is_upper_bound = self.seen.len() < RARE && objects.high > 1.5 * objects.estimate;
-        let interval = Interval { low: amount(|figure| figure.low), high, is_upper_bound };
+        let interval =
+            Interval { low: amount(|figure| figure.low), high, is_upper_bound, is_cautious: objects.is_cautious };
         (amount(|figure| figure.estimate), interval)
     }
 }

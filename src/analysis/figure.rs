@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use crate::heap::beginnings::Mean;
 use crate::heap::object::Amount;
 use crate::heap::sample::{Sample, Strip, Unit};
 
@@ -11,6 +12,12 @@ use super::odd::{Odd, between};
 
 /// How many observations the usual spread of a list is worth in each of its strips.
 const BORROWED: f64 = 0.5;
+
+/// Intervals of which the spread of what was seen says less than this part are cautious.
+const CAUTION: f64 = 0.8;
+
+/// What is seen in a unit is as expected where the difference is less than this part of either.
+const UNEXPECTED: f64 = 0.1;
 
 /// What was seen of a row in one unit: the strip, the unit, how much.
 pub(super) type Seen = (u32, u32, Amount);
@@ -22,8 +29,18 @@ pub(super) struct Sightings<'a> {
     pub(super) certain: Amount,
     /// Sorted by unit, and so by strip and list.
     pub(super) seen: &'a [Seen],
+    /// What the heads of pools let expect.
+    pub(super) expected: Foreseen<'a>,
     /// As in [`Sample::at_edges`].
     pub(super) at_edges: u8,
+}
+
+/// What the heads of pools let expect: by strip, unit and head, each in order.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Foreseen<'a> {
+    pub(super) strips: &'a [(u32, Mean)],
+    pub(super) units: &'a [(u32, Mean)],
+    pub(super) heads: &'a [(u32, Mean)],
 }
 
 /// What is counted.
@@ -31,6 +48,7 @@ pub(super) struct Sightings<'a> {
 pub(super) struct Measure {
     /// Objects or bytes.
     pub(super) pick: fn(&Amount) -> u64,
+    pub(super) expected: fn(&Mean) -> f64,
     /// Bytes of an object, on average.
     pub(super) mean: f64,
     /// What a unit may hold at least, whatever its room says.
@@ -43,6 +61,8 @@ pub(super) struct Figure {
     pub(super) estimate: f64,
     pub(super) low: f64,
     pub(super) high: f64,
+    /// As in [`super::histogram::Interval`].
+    pub(super) is_cautious: bool,
 }
 
 /// A sample, and room to reckon in.
@@ -51,6 +71,31 @@ pub(super) struct Survey<'a> {
     /// By pair of pools that phase 1 looked at.
     errors: Vec<f64>,
     touched: Vec<usize>,
+}
+
+impl Sightings<'_> {
+    /// Those of one strip.
+    fn of_strip(self, index: u32, strip: &Strip) -> Self {
+        let units = strip.units.start as u32..strip.units.end as u32;
+        let expected = Foreseen {
+            strips: within(self.expected.strips, index..index + 1, |it| it.0),
+            units: within(self.expected.units, units, |it| it.0),
+            heads: &[],
+        };
+        Sightings { seen: within(self.seen, index..index + 1, |it| it.0), expected, ..self }
+    }
+
+    /// Whether nothing was seen and nothing expected.
+    fn is_empty(&self) -> bool {
+        self.seen.is_empty() && self.expected.strips.is_empty()
+    }
+}
+
+/// Those of a sorted list whose key is in a range.
+pub(super) fn within<T>(list: &[T], keys: Range<u32>, key: impl Fn(&T) -> u32) -> &[T] {
+    let start = list.partition_point(|it| key(it) < keys.start);
+    let rest = list.get(start..).unwrap_or_default();
+    &rest[..rest.partition_point(|it| key(it) < keys.end)]
 }
 
 impl Measure {
@@ -86,21 +131,25 @@ impl<'a> Expanded<'a> {
         (read > 0.0).then(|| Expanded { strip, units, expand: strip.total / read * strip.stands_for })
     }
 
-    /// What was seen in each unit.
-    fn values(&self, seen: &[Seen], pick: fn(&Amount) -> u64) -> Vec<f64> {
-        let mut seen = seen.iter().peekable();
-        let of_unit = |unit| seen.next_if(|seen| seen.1 as usize == unit).map_or(0.0, |seen| pick(&seen.2) as f64);
+    /// What was seen in each unit, and what was expected.
+    fn values(&self, of: Sightings<'_>, measure: Measure) -> Vec<(f64, f64)> {
+        let (mut seen, mut expected) = (of.seen.iter().peekable(), of.expected.units.iter().peekable());
+        let of_unit = |unit| {
+            let seen = seen.next_if(|seen| seen.1 as usize == unit);
+            let expected = expected.next_if(|expected| expected.0 as usize == unit);
+            (seen.map_or(0.0, |it| (measure.pick)(&it.2) as f64), expected.map_or(0.0, |it| (measure.expected)(&it.1)))
+        };
         self.strip.units.clone().map(of_unit).collect()
     }
 
     /// The chance of a unit, with that of being looked at at all.
     fn fraction(&self, unit: &Unit) -> f64 {
-        unit.chance / self.strip.stands_for
+        (unit.chance / self.strip.stands_for).min(1.0)
     }
 
     /// How many units that were not drawn one stands for.
     fn weight(&self, unit: &Unit) -> f64 {
-        self.expand / unit.chance * (1.0 - self.fraction(unit)).max(0.0)
+        self.expand / unit.chance * (1.0 - self.fraction(unit))
     }
 
     /// What there would be if the unit that stands for most were full.
@@ -122,8 +171,7 @@ impl<'a> Expanded<'a> {
 
     /// What variance follows from a spread of 1 per unit of size.
     fn leverage(&self) -> f64 {
-        let of_unit =
-            |unit: &Unit| (1.0 - self.fraction(unit)).max(0.0) * (self.expand * unit.size / unit.chance).powi(2);
+        let of_unit = |unit: &Unit| (1.0 - self.fraction(unit)) * (self.expand * unit.size / unit.chance).powi(2);
         self.units.iter().map(of_unit).sum()
     }
 }
@@ -139,12 +187,49 @@ struct Sum {
     /// What odd units may add on either side, squared.
     fewer: f64,
     more: f64,
-    /// What one unit stood for, and what one of these lists would have if it were full.
-    largest: f64,
+    /// Units in which less was seen than expected, and more.
+    below: Clusters,
+    above: Clusters,
+    /// What one unit would stand for with one object, and one of these lists if it were full.
+    smallest: f64,
     full: f64,
     /// Kinds of lists, and whether it was seen in a unit that stands for many.
     kinds: u8,
     is_ordinary: bool,
+}
+
+/// What the strips of one list say of the error.
+struct OfList {
+    moments: Moments,
+    odd: Odd,
+    /// Of each strip, the spread per unit of size, what it is multiplied with, its degrees of freedom.
+    spreads: Vec<(f64, f64, f64)>,
+}
+
+impl OfList {
+    /// What strips with less spread than is usual in the list borrow.
+    fn borrowed(&self) -> f64 {
+        let usual = self.spreads.iter().map(|&(spread, ..)| spread).sum::<f64>() / self.spreads.len().max(1) as f64;
+        let borrowed = |&(spread, leverage, degrees): &(f64, f64, f64)| {
+            (usual - spread).max(0.0) * leverage * BORROWED / (BORROWED + degrees)
+        };
+        self.spreads.iter().map(borrowed).sum()
+    }
+}
+
+/// Units in which something else was seen than expected.
+#[derive(Clone, Copy, Debug, Default)]
+struct Clusters {
+    count: usize,
+    /// What the largest difference stands for.
+    largest: f64,
+}
+
+impl Clusters {
+    /// How many more of them there may be.
+    fn missed(&self) -> f64 {
+        if self.count < RARE { rare(self.count) - self.count as f64 } else { 0.0 }
+    }
 }
 
 impl<'a> Survey<'a> {
@@ -152,112 +237,103 @@ impl<'a> Survey<'a> {
         Survey { sample, errors: vec![0.0; sample.looked_at.len() + 1], touched: Vec::new() }
     }
 
-    /// One figure of one row: what was seen for certain, and what the strips make of the rest.
+    /// One figure of one row: what was seen for certain, what heads let expect, and what the strips make of the rest.
     pub(super) fn figure(&mut self, of: Sightings<'_>, measure: Measure) -> Figure {
-        let (seen, certain) = (of.seen, (measure.pick)(&of.certain) as f64);
+        let certain = (measure.pick)(&of.certain) as f64;
         let strips = &self.sample.strips;
-        let list_of = |seen: &Seen| strips.get(seen.0 as usize).map(|strip| strip.list);
+        let list_of = |strip: u32| strips.get(strip as usize).map(|strip| strip.list);
         let mut sum = Sum { estimate: certain, observed: certain, kinds: of.at_edges, ..Sum::default() };
-        let (mut lists, mut rests) = (Vec::new(), Vec::new());
-        // A size class is known by its list of the rest.
-        let mut classes: Vec<usize> = Vec::new();
-        for of_list in seen.chunk_by(|a, b| list_of(a) == list_of(b)) {
-            let Some(list) = of_list.first().and_then(list_of) else { continue };
-            self.add_list(list, of_list, measure, &mut sum);
-            lists.push(list);
-            let rest = self.sample.lists.get(list).and_then(|list| list.rest);
-            rests.extend(rest);
-            classes.push(rest.unwrap_or(list));
+        let mut lists: Vec<usize> = of.seen.iter().filter_map(|seen| list_of(seen.0)).collect();
+        lists.dedup();
+        let seen_in = lists.len();
+        lists.extend(of.expected.strips.iter().filter_map(|expected| list_of(expected.0)));
+        lists.sort_unstable();
+        lists.dedup();
+        for list in lists {
+            self.add_list(list, of, measure, &mut sum);
         }
-        rests.sort_unstable();
-        rests.dedup();
-        for rest in rests.into_iter().filter(|rest| !lists.contains(rest)) {
-            sum.more += self.unseen_in(rest, measure).powi(2);
-        }
-        let mut first_phase = 0.0;
-        for pair in self.touched.drain(..) {
-            first_phase += std::mem::take(&mut self.errors[pair]).powi(2);
-        }
-        first_phase *= 1.0 - self.sample.first_phase;
+        let first_phase = self.first_phase(of, measure);
         let at_edges = || rare(0) * self.at_edges(sum.kinds, measure.mean) * measure.each();
         let unseen = if sum.is_ordinary { 0.0 } else { at_edges() };
-        if seen.len() < RARE {
-            classes.sort_unstable();
-            classes.dedup();
-            if classes.len() > 1 {
+        if of.seen.len() < RARE {
+            if seen_in > 1 {
                 // Of several sizes: it may be of any.
                 let fullest = |strip| Expanded::of(self.sample, strip).map_or(0.0, |it| it.fullest(measure));
                 sum.full = self.sample.strips.iter().map(fullest).fold(sum.full, f64::max);
             }
-            return sum.rare(seen.len(), certain, unseen);
+            return sum.rare(unseen);
         }
         sum.interval(first_phase, unseen)
     }
 
-    /// Adds what was seen in one list.
-    fn add_list(&mut self, list: usize, of_list: &[Seen], measure: Measure, sum: &mut Sum) {
+    /// Adds what was seen in one list, and what is expected there.
+    fn add_list(&mut self, list: usize, of: Sightings<'_>, measure: Measure, sum: &mut Sum) {
         let sample = self.sample;
-        let mut moments = Moments::default();
-        let mut odd = Odd::new(measure.each());
-        // Of strips: the spread per unit of size, what it is multiplied with, its degrees of freedom.
-        let mut spreads: Vec<(f64, f64, f64)> = Vec::new();
-        let mut of_strips = of_list.chunk_by(|a, b| a.0 == b.0).peekable();
-        let strips: Range<usize> = sample.lists.get(list).map(|list| list.strips.clone()).unwrap_or_default();
-        let may_be_anywhere = sample.lists.get(list).is_some_and(|list| list.rest.is_none());
+        let mut of_list = OfList { moments: Moments::default(), odd: Odd::new(measure.each()), spreads: Vec::new() };
+        let strips = sample.lists.get(list).cloned().unwrap_or_default();
         for (index, strip) in strips.clone().zip(sample.strips.get(strips).unwrap_or_default()) {
-            let is_of = |seen: &&[Seen]| seen.first().is_some_and(|seen| seen.0 as usize == index);
-            let seen = of_strips.next_if(is_of);
             let Some(expanded) = Expanded::of(sample, strip) else { continue };
+            let of_strip = of.of_strip(index as u32, strip);
             sum.full = sum.full.max(expanded.fullest(measure));
-            let mut spread = 0.0;
-            match seen {
-                Some(seen) => {
-                    let values = expanded.values(seen, measure.pick);
-                    spread = self.add_strip(&expanded, &values, measure, &mut moments, &mut odd, sum);
+            let spread = if of_strip.is_empty() {
+                if strip.room.is_none() {
+                    expanded.note_unseen(measure, &mut of_list.odd);
                 }
-                None if may_be_anywhere && strip.room.is_none() => expanded.note_unseen(measure, &mut odd),
-                None => {}
-            }
+                0.0
+            } else {
+                self.add_strip(&expanded, of_strip, measure, &mut of_list, sum)
+            };
             if expanded.degrees() > 0.0 {
-                spreads.push((spread, expanded.leverage(), expanded.degrees()));
+                of_list.spreads.push((spread, expanded.leverage(), expanded.degrees()));
             }
         }
-        let usual = spreads.iter().map(|&(spread, ..)| spread).sum::<f64>() / spreads.len().max(1) as f64;
-        let borrowed = |&(spread, leverage, degrees): &(f64, f64, f64)| {
-            (usual - spread).max(0.0) * leverage * BORROWED / (BORROWED + degrees)
-        };
-        sum.borrowed += spreads.iter().map(borrowed).sum::<f64>();
-        let (fewer, more) = odd.limits(moments.rests_on());
+        let (fewer, more) = of_list.odd.limits(of_list.moments.rests_on());
         sum.fewer += fewer.powi(2);
         sum.more += more.powi(2);
-        sum.moments.add(&moments, 1.0, 1.0);
+        sum.borrowed += of_list.borrowed();
+        sum.moments.add(&of_list.moments, 1.0, 1.0);
     }
 
-    /// Adds what was seen in one strip; returns the spread per unit of size.
+    /// Adds what was seen and expected in one strip; returns the spread per unit of size.
     fn add_strip(
         &mut self,
         expanded: &Expanded<'_>,
-        values: &[f64],
+        of: Sightings<'_>,
         measure: Measure,
-        moments: &mut Moments,
-        odd: &mut Odd,
+        of_list: &mut OfList,
         sum: &mut Sum,
     ) -> f64 {
         let Expanded { strip, units, expand } = *expanded;
+        let values = expanded.values(of, measure);
         let with_values = || units.iter().zip(values.iter().copied());
-        let read: f64 = units.iter().map(|unit| unit.size / unit.chance).sum();
-        let ratio = with_values().map(|(unit, value)| value / unit.chance).sum::<f64>() / read;
-        let usual = median(with_values().map(|(unit, value)| value / unit.size).collect());
-        sum.estimate += ratio * strip.total * strip.stands_for;
-        sum.observed += values.iter().sum::<f64>();
+        // What was seen beside what was expected, per unit of size.
+        let ratio = with_values().map(|(unit, (value, expected))| (value - expected) / unit.chance).sum::<f64>()
+            * expand
+            / strip.stands_for
+            / strip.total;
+        let usual = median(with_values().map(|(unit, (value, expected))| (value - expected) / unit.size).collect());
+        let expected: f64 = of.expected.strips.iter().map(|it| (measure.expected)(&it.1)).sum();
+        sum.estimate += (ratio * strip.total + expected) * strip.stands_for;
+        if values.iter().all(|&(_, expected)| expected == 0.0) {
+            // No pool says whether it is there.
+            sum.fewer += (expected * strip.stands_for).powi(2);
+        }
         let mut of_strip = Moments::default();
         let mut spread = 0.0;
-        for (unit, value) in with_values() {
-            let beside = value - ratio * unit.size;
+        for (unit, (value, expected)) in with_values() {
+            let beside = value - expected - ratio * unit.size;
+            sum.observed += value;
             of_strip.note(expand * beside / unit.chance, expanded.fraction(unit));
             spread += (beside / unit.size).powi(2);
-            sum.largest = sum.largest.max(expand / unit.chance * value);
-            odd.note(value, usual * unit.size, measure.most(strip, unit), expanded.weight(unit));
+            sum.smallest = sum.smallest.max(expand / unit.chance * measure.each());
+            let unexpected = value - expected;
+            if unexpected.abs() > UNEXPECTED * value.max(expected) {
+                let side = if unexpected > 0.0 { &mut sum.above } else { &mut sum.below };
+                side.count += 1;
+                side.largest = side.largest.max(expanded.weight(unit) * unexpected.abs());
+            }
+            let expected = (expected + usual * unit.size).max(0.0);
+            of_list.odd.note(value, expected, measure.most(strip, unit), expanded.weight(unit));
             let kind = usize::from(strip.room.is_some());
             sum.kinds |= 1 << kind;
             sum.is_ordinary |= value > 0.0 && 1.0 / expanded.fraction(unit) - 1.0 >= self.weight(kind) / 2.0;
@@ -265,28 +341,37 @@ impl<'a> Survey<'a> {
         let drawn = units.len() as f64;
         if drawn > 1.0 {
             let third = if drawn > 2.0 { drawn.powi(2) / ((drawn - 1.0) * (drawn - 2.0)) } else { 0.0 };
-            moments.add(&of_strip, drawn / (drawn - 1.0), third);
+            of_list.moments.add(&of_strip, drawn / (drawn - 1.0), third);
         }
-        for &(number, in_use) in self.sample.looked_at.get(strip.looked_at.clone()).unwrap_or_default() {
-            let pair = number as usize / 2;
-            if pair >= self.errors.len() {
-                self.errors.resize(pair + 1, 0.0);
+        if ratio != 0.0 {
+            for &(number, in_use) in self.sample.looked_at.get(strip.looked_at.clone()).unwrap_or_default() {
+                self.miss(number, ratio * f64::from(in_use) * strip.stands_for);
             }
-            self.touched.push(pair);
-            let sign = if number % 2 == 0 { 1.0 } else { -1.0 };
-            self.errors[pair] += sign * ratio * f64::from(in_use) * strip.stands_for;
         }
         spread / expanded.degrees().max(1.0)
     }
 
-    /// How much there may be in a list in which it was not seen.
-    fn unseen_in(&self, list: usize, measure: Measure) -> f64 {
-        let mut odd = Odd::new(measure.each());
-        let strips = self.sample.lists.get(list).and_then(|list| self.sample.strips.get(list.strips.clone()));
-        for expanded in strips.unwrap_or_default().iter().filter_map(|strip| Expanded::of(self.sample, strip)) {
-            expanded.note_unseen(measure, &mut odd);
+    /// Takes note of what a pool that phase 1 looked at adds to the estimate.
+    fn miss(&mut self, number: u32, value: f64) {
+        let pair = number as usize / 2;
+        if pair >= self.errors.len() {
+            self.errors.resize(pair + 1, 0.0);
         }
-        odd.limits(0.0).1
+        self.touched.push(pair);
+        self.errors[pair] += if number.is_multiple_of(2) { value } else { -value };
+    }
+
+    /// The variance of what is missed because phase 1 did not look at all pools.
+    fn first_phase(&mut self, of: Sightings<'_>, measure: Measure) -> f64 {
+        let each = 1.0 / self.sample.first_phase;
+        for (number, expected) in of.expected.heads {
+            self.miss(*number, (measure.expected)(expected) * each);
+        }
+        let mut squares = 0.0;
+        for pair in self.touched.drain(..) {
+            squares += std::mem::take(&mut self.errors[pair]).powi(2);
+        }
+        squares * (1.0 - self.sample.first_phase)
     }
 
     /// How many units that were not drawn one of a kind of list stands for, on average.
@@ -310,11 +395,17 @@ impl<'a> Survey<'a> {
 
 impl Sum {
     /// What was seen in so few units that their spread says little.
-    fn rare(&self, units: usize, certain: f64, unseen: f64) -> Figure {
-        // A cluster that was not drawn may be larger than those that were; a full unit would be the worst case.
-        let cluster = self.largest.max(between(self.largest, self.full));
-        let high = if units == 0 { certain } else { certain + cluster * rare(units) };
-        Figure { estimate: self.estimate, low: self.observed, high: high.max(self.estimate + unseen) }
+    fn rare(&self, unseen: f64) -> Figure {
+        // What was not drawn may be larger than what was; a full unit would be the worst case.
+        let largest = self.above.largest.max(self.smallest);
+        let cluster = largest.max(between(largest, self.full));
+        let estimate = self.estimate.max(self.observed);
+        Figure {
+            estimate,
+            low: self.observed,
+            high: estimate + (self.above.missed() * cluster).max(unseen),
+            is_cautious: true,
+        }
     }
 
     fn interval(&self, first_phase: f64, unseen: f64) -> Figure {
@@ -322,15 +413,22 @@ impl Sum {
         let (fewer, more) = (self.fewer.sqrt(), self.more.sqrt());
         let variance = within + self.borrowed + first_phase;
         let (mut down, mut up) = (fewer, more);
+        let mut spread = 0.0;
         if variance > 0.0 {
             // Twice the number of units on which the spread rests.
             let degrees = if within > 0.0 { (2.0 * variance.powi(2) / squares).max(3.0) } else { 30.0 };
             let limits = skewed(third / variance.powf(1.5), student(degrees));
             let error = variance.sqrt();
+            spread = (limits.0 + limits.1) * (within + first_phase).sqrt();
             (down, up) = ((limits.0 * error).hypot(fewer), (limits.1 * error).hypot(more).max(unseen));
         }
+        // Few units that are not as expected are rare too.
+        down = down.max(self.below.missed() * self.below.largest);
+        up = up.max(self.above.missed() * self.above.largest);
         let Sum { estimate, observed, .. } = *self;
-        Figure { estimate, low: (estimate - down).max(observed), high: estimate + up }
+        let estimate = estimate.max(observed);
+        let is_cautious = spread < CAUTION * (down + up);
+        Figure { estimate, low: (estimate - down).max(observed), high: estimate + up, is_cautious }
     }
 }
 
@@ -345,10 +443,10 @@ struct Moments {
 impl Moments {
     /// Takes note of a unit of which this fraction was drawn.
     fn note(&mut self, error: f64, fraction: f64) {
-        let part = (1.0 - fraction).max(0.0) * error.powi(2);
+        let part = (1.0 - fraction) * error.powi(2);
         self.variance += part;
         self.squares += part.powi(2);
-        self.third += (1.0 - fraction).max(0.0) * (1.0 - 2.0 * fraction) * error.powi(3);
+        self.third += (1.0 - fraction) * (1.0 - 2.0 * fraction) * error.powi(3);
     }
 
     /// Adds others, multiplied with what their degrees of freedom ask for.

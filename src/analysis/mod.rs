@@ -1,6 +1,7 @@
 //! Answers: what the objects add up to.
 
 pub mod allocations;
+mod calibrate;
 pub mod estimate;
 mod figure;
 pub mod frames;

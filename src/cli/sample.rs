@@ -22,11 +22,12 @@ use super::open::{Opened, Taken, allocator_summary};
 
 /// The time budget where none was given.
 const BUDGET: Duration = Duration::from_millis(50);
-/// The share of the time that is left for the heads of pools.
-const HEADS_SHARE: f64 = 0.75;
+/// The share of the time that is left for the heads of pools: with more, too few pools are read to say what heads leave out
+/// where pools hold of everything.
+const HEADS_SHARE: f64 = 0.5;
 /// Where no budget was given a busy machine costs time and not accuracy: passes over the heads of pools that are made, and
 /// bytes that are read of what is drawn. An idle one does as much in [`BUDGET`].
-const PASSES_MIN: usize = 6;
+const PASSES_MIN: usize = 4;
 const BYTES_MIN: u64 = 6 << 20;
 /// What is read first where an error was asked for.
 const FIRST_BYTES: u64 = 32 << 20;

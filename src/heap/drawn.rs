@@ -2,11 +2,14 @@
 
 use std::ops::Range;
 
+use rustc_hash::FxHashMap;
+
 use crate::target::Address;
 
+use super::beginnings::Expected;
 use super::chunks::{Chunk, Heap};
 use super::plan::Part;
-use super::sample::{Edge, List, Strip, Unit};
+use super::sample::{Edge, Strip, Unit};
 use super::strips::Drawing;
 use super::unit_tally::{CERTAIN, EDGES};
 
@@ -24,8 +27,9 @@ pub(super) struct Task<'a> {
 pub(super) struct Drawn<'a> {
     pub(super) edges: [Edge; 3],
     pub(super) strips: Vec<Strip>,
-    pub(super) lists: Vec<List>,
+    pub(super) lists: Vec<Range<usize>>,
     pub(super) units: Vec<Unit>,
+    pub(super) expected: FxHashMap<u32, Vec<Expected>>,
     pub(super) looked_at: Vec<(u32, u32)>,
     pub(super) pools: Vec<(Address, u32)>,
     pub(super) windows: Vec<(&'a Heap, Range<Address>, u32)>,
@@ -45,7 +49,7 @@ impl Drawn<'_> {
         let first = self.strips.len();
         let none = Strip { units: 0..0, total: 0.0, looked_at: 0..0, stands_for, room: None, list: self.lists.len() };
         self.strips.extend(std::iter::repeat_n(none, drawing.count));
-        self.lists.push(List { strips: first..self.strips.len(), rest: None });
+        self.lists.push(first..self.strips.len());
         for (index, strip) in drawing.strips.iter().enumerate() {
             if let Some(strip) = strip {
                 self.strips[first + strip].total += auxiliary(index);

@@ -25,6 +25,8 @@ const PASSES: u64 = 8;
 /// Bytes of a pool that are read, and heads per call; the kernel takes 1024.
 pub(super) const HEAD: usize = 256;
 const HEADS_AT_ONCE: usize = 1024;
+/// First blocks whose types are remembered.
+const FIRST_BLOCKS: usize = 6;
 /// Bytes of a block in which the type of an object stands: behind hooks, two words in front of the GC head, and that.
 const BEGINNING: usize = 64;
 
@@ -35,8 +37,34 @@ pub(super) struct Head {
     pub(super) address: Address,
     /// What its head says.
     pub(super) state: PoolState,
-    /// The type of its first blocks, if they have one in common. They may be free by now: this tells pools apart and no more.
-    pub(super) begun_with: Option<TypeId>,
+    /// What its first blocks are.
+    pub(super) beginning: Beginning,
+}
+
+/// What the first blocks of a pool are. They are read on their own, so this tells of what follows and is no count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Beginning {
+    types: [Option<TypeId>; FIRST_BLOCKS],
+    /// How many of them were looked at.
+    blocks: usize,
+}
+
+impl Beginning {
+    /// Of pools that begin with these.
+    #[cfg(test)]
+    pub(super) fn of(types: impl Iterator<Item = Option<TypeId>>) -> Beginning {
+        let mut beginning = Beginning::default();
+        for (place, id) in beginning.types.iter_mut().zip(types) {
+            *place = id;
+            beginning.blocks += 1;
+        }
+        beginning
+    }
+
+    /// Of each block that was looked at, its type, if it has one.
+    pub(super) fn types(&self) -> &[Option<TypeId>] {
+        self.types.get(..self.blocks).unwrap_or_default()
+    }
 }
 
 /// How many heads are read.
@@ -162,29 +190,37 @@ fn some_heads<M: Memory + ?Sized>(
         heads.extend(pieces.iter().map(|piece| {
             let bytes = if piece.filled { &*piece.buffer } else { &[] };
             let state = if piece.filled { Pool::read(bytes, layout) } else { PoolState::Free };
-            let begun_with = match &state {
-                PoolState::InUse(pool) => begun_with(bytes, pool, layout, types),
-                _ => None,
+            let beginning = match &state {
+                PoolState::InUse(pool) => beginning(bytes, piece.address, pool, layout, types),
+                _ => Beginning::default(),
             };
-            Head { address: piece.address, state, begun_with }
+            Head { address: piece.address, state, beginning }
         }));
     }
     Ok(heads)
 }
 
-/// The type that the blocks which were read have in common. A type follows a count of references, and what is in front of that
-/// is of an even number of words.
-fn begun_with(bytes: &[u8], pool: &Pool, layout: &Layout, types: &TypeTable) -> Option<TypeId> {
+/// What the blocks are that were read. A type follows a count of references, and what is in front of that is of an even number
+/// of words. Of what was freed the count is 0, or there is the next free block of the pool.
+fn beginning(bytes: &[u8], address: Address, pool: &Pool, layout: &Layout, types: &TypeTable) -> Beginning {
+    let (ob_refcnt, ob_type) = (layout.object.ob_refcnt.unwrap_or_default(), layout.object.ob_type);
+    let in_pool = address.0..address.0.saturating_add(layout.constants.pool_size as u64);
     let type_of = |block: &[u8]| {
-        let places = (layout.object.ob_type..BEGINNING).step_by(16);
-        places.filter_map(|place| u64_at(block, place)).find_map(|word| types.find(word))
+        let mut places = (ob_type..BEGINNING).step_by(16);
+        let (place, id) = places.find_map(|place| Some((place, types.find(u64_at(block, place)?)?)))?;
+        let count = u64_at(block, place - ob_type + ob_refcnt)?;
+        // From 3.14 on there are flags beside it.
+        (count as u32 != 0 && !in_pool.contains(&count)).then_some(id)
     };
-    let blocks = bytes.get(pool.first..)?.chunks(pool.block_size.max(1)).take(pool.carved);
+    let blocks = bytes.get(pool.first..).unwrap_or_default().chunks(pool.block_size.max(1)).take(pool.carved);
     // The last one may be cut off.
     let least = BEGINNING.min(pool.block_size);
-    let mut types = blocks.filter(|block| block.len() >= least).map(type_of);
-    let first = types.next()??;
-    types.all(|other| other == Some(first)).then_some(first)
+    let mut beginning = Beginning::default();
+    for (place, block) in beginning.types.iter_mut().zip(blocks.filter(|block| block.len() >= least)) {
+        *place = type_of(block);
+        beginning.blocks += 1;
+    }
+    beginning
 }
 
 /// All pools that were ever used, numbered in order of address.

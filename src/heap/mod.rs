@@ -1,6 +1,7 @@
 //! Objects: every live one, found through the allocator's own structure, streamed and forgotten.
 
 pub mod arenas;
+pub mod beginnings;
 pub mod births;
 mod brief;
 pub mod census;

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use rustc_hash::FxHashMap;
 
+use super::beginnings::Expected;
 use super::object::Amount;
 use super::worker::Counts;
 
@@ -22,16 +23,6 @@ pub struct Strip {
     pub room: Option<u64>,
     /// Its list, by its index.
     pub list: usize,
-}
-
-/// Units that were cut into strips together: pools of a size class that begin alike, or the rest of that class, or what
-/// is no pool.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct List {
-    /// In [`Sample::strips`].
-    pub strips: Range<usize>,
-    /// Where its units begin alike: the list of the rest of their class, by its index.
-    pub rest: Option<usize>,
 }
 
 /// A unit that was read.
@@ -62,12 +53,12 @@ pub struct Edge {
 }
 
 /// A sample that was read.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Sample {
     /// The strips.
     pub strips: Vec<Strip>,
-    /// The lists, in the order of their strips.
-    pub lists: Vec<List>,
+    /// Units that were cut into strips together, pools of a size class or what is no pool: their strips, in order.
+    pub lists: Vec<Range<usize>>,
     /// The units that were read, strip by strip; not those that were read in any case.
     pub units: Vec<Unit>,
     /// What was seen in units, by type (its index): the strip, the unit, how much. Sorted by unit.
@@ -78,6 +69,8 @@ pub struct Sample {
     pub at_edges: FxHashMap<u32, u8>,
     /// By kind of list.
     pub edges: [Edge; 3],
+    /// What the heads of pools let expect, by type (its index).
+    pub expected: FxHashMap<u32, Vec<Expected>>,
     /// Pools that phase 1 saw, where it was a sample: their number among all that it looked at, and their blocks in use.
     pub looked_at: Vec<(u32, u32)>,
     /// The share of pools that phase 1 looked at.

@@ -9,9 +9,9 @@
 //!   random, where there are more than can be read in the time; phase 2 reads whole pools, drawn within size classes. The
 //!   blocks in use, known from phase 1, are the measure of size, and the auxiliary variable of a ratio estimator (6): a type
 //!   that fills a size class alone has next to no error.
-//! * **Lists**. The first blocks of a pool are read with its head. Pools of a class whose first blocks, and those of their
-//!   neighbours in the class, are all of one type are a list of their own where enough of them would be drawn: nearly all of them are full of that type, and most
-//!   pools that are unlike them are in the list of the rest.
+//! * **First blocks** are read with the head of a pool. They let expect what it holds ([`super::beginnings`]), which takes from
+//!   the error what heads tell of it. A head costs a tenth of a pool, so at a time of which half goes to heads there are some ten for
+//!   each pool, about as many as is best (12.3) where two thirds of the variance are known by them.
 //! * **Strips** (5A.8). Types cluster by age: what was made together lies in neighbouring arenas. Pools are drawn from
 //!   short strips of neighbours, so that only where a cluster begins or ends is there any doubt.
 //! * **Allocation** (5): pools per class by a power of the class's size (M. D. Bankier, *Power Allocations*, The American
@@ -30,16 +30,17 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
+use rayon::prelude::*;
 use rustc_hash::FxHashMap;
 
-use crate::python::types::TypeId;
 use crate::target::Address;
 use crate::target::memory::{Memory, ReadError};
 
+use super::beginnings::{self, Begun, Expected};
 use super::chunks::{Chunk, Heap};
 use super::classify::Classifier;
 use super::drawn::{Drawn, Task};
-use super::heads::{self, HEAD, Limit};
+use super::heads::{self, Beginning, HEAD, Limit};
 use super::object::{Object, Sink};
 use super::plan::{Part, Plan};
 use super::pools::PoolState;
@@ -53,8 +54,6 @@ use super::worker::{Counts, MARGIN, Worker};
 const TASK: usize = 512;
 /// Neighbouring pools whose variety is counted, with as many on both sides. Chosen by simulation (`tests/estimate.rs`).
 const NEIGHBOURS: usize = 24;
-/// Pools that begin alike are a list of their own where so many of them would be drawn.
-const ALIKE_MIN: f64 = 4.0;
 /// The power of a class's pools that its share of the sample is in proportion to.
 const ALLOCATION_POWER: f64 = 0.6;
 /// Bytes of a window into a heap: as much as a pool.
@@ -92,14 +91,15 @@ struct Head {
     number: u32,
     /// Size classes in its neighbourhood.
     variety: u8,
-    /// What its first blocks are, where they are alike.
-    begun_with: Option<TypeId>,
+    beginning: Beginning,
 }
 
 /// What can be drawn: the result of phase 1.
 pub struct Frame<'a> {
     plan: &'a Plan,
     pool_size: u64,
+    /// What the sizes of blocks are multiples of.
+    alignment: usize,
     /// Pools in use that phase 1 saw, by size class, in order of address.
     classes: Vec<Vec<Head>>,
     /// One pool in so many was looked at.
@@ -128,6 +128,7 @@ impl<'a> Frame<'a> {
         let mut frame = Frame {
             plan,
             pool_size: classifier.layout().constants.pool_size as u64,
+            alignment: classifier.layout().constants.pymalloc_alignment,
             classes: Vec::new(),
             stands_for: 1.0,
             looked_at: 0,
@@ -162,7 +163,7 @@ impl<'a> Frame<'a> {
         self.stands_for = stands_for;
         self.looked_at = heads.len() as u64;
         let mut in_order: Vec<(usize, usize)> = Vec::with_capacity(heads.len());
-        for (heads::Head { address, state, begun_with }, number) in heads.into_iter().zip(0..) {
+        for (heads::Head { address, state, beginning }, number) in heads.into_iter().zip(0..) {
             match state {
                 PoolState::Free => {}
                 PoolState::Broken => self.broken += 1,
@@ -173,7 +174,7 @@ impl<'a> Frame<'a> {
                     }
                     in_order.push((class, self.classes[class].len()));
                     let in_use = pool.in_use;
-                    self.classes[class].push(Head { address, in_use, number, variety: 1, begun_with });
+                    self.classes[class].push(Head { address, in_use, number, variety: 1, beginning });
                 }
             }
         }
@@ -292,7 +293,7 @@ impl<'a> Frame<'a> {
 
         plan.edges[WINDOWS].room = Some(WINDOW);
         plan.edges[MAPPED].room = Some(4096);
-        let Drawn { edges, strips, lists, units, looked_at, pools: drawn, windows, mapped, certain } = plan;
+        let Drawn { edges, strips, lists, units, expected, looked_at, pools: drawn, windows, mapped, certain } = plan;
         let mut sample = Sample {
             is_complete: self.stands_for == 1.0 && strips.is_empty(),
             strips,
@@ -302,6 +303,7 @@ impl<'a> Frame<'a> {
             certain: FxHashMap::default(),
             at_edges: FxHashMap::default(),
             edges,
+            expected,
             looked_at,
             first_phase: 1.0 / self.stands_for,
             counts: Counts { torn_pools: self.broken, ..Counts::default() },
@@ -327,28 +329,39 @@ impl<'a> Frame<'a> {
 
     /// Draws whole pools within size classes; returns how many.
     fn draw_pools(&self, pools: u64, plan: &mut Drawn<'a>, rng: &mut Rng) -> u64 {
+        let is_sampled = self.stands_for > 1.0;
         let counts: Vec<u64> = self.classes.iter().map(|class| class.len() as u64).collect();
         let weights: Vec<f64> = self.classes.iter().map(|class| class.iter().map(Head::weight).sum()).collect();
         let before = plan.pools.len();
-        for (class, wanted) in
-            self.classes.iter().zip(allocate(&counts, &weights, pools.max(POOLS_MIN), ALLOCATION_POWER))
+        let mut lists = Vec::new();
+        for (size, (class, wanted)) in
+            self.classes.iter().zip(allocate(&counts, &weights, pools.max(POOLS_MIN))).enumerate()
         {
-            let first = plan.lists.len();
-            // The last one is the rest.
-            for (list, wanted) in lists(class, wanted) {
-                let sizes: Vec<f64> = list.iter().map(|head| f64::from(head.in_use)).collect();
-                let weights: Vec<f64> = list.iter().map(Head::weight).collect();
-                let drawing = strips::draw(&sizes, &weights, wanted, self.stands_for > 1.0, rng);
-                let auxiliary = |index: usize| f64::from(list[index].in_use);
-                for (index, unit) in plan.add(POOLS, &drawing, &auxiliary, self.stands_for) {
-                    plan.pools.push((list[index].address, unit));
-                }
-                if self.stands_for > 1.0 {
-                    plan.look_at(&drawing, &|index| (list[index].number, list[index].in_use));
-                }
+            let sizes: Vec<f64> = class.iter().map(|head| f64::from(head.in_use)).collect();
+            let weights: Vec<f64> = class.iter().map(Head::weight).collect();
+            let drawing = strips::draw(&sizes, &weights, wanted, is_sampled, rng);
+            let first = plan.strips.len();
+            let mut units = vec![None; class.len()];
+            for (index, unit) in plan.add(POOLS, &drawing, &|index| sizes[index], self.stands_for) {
+                plan.pools.push((class[index].address, unit));
+                units[index] = Some(unit);
             }
-            let rest = plan.lists.len() - 1;
-            plan.lists[first..rest].iter_mut().for_each(|list| list.rest = Some(rest));
+            if is_sampled {
+                plan.look_at(&drawing, &|index| (class[index].number, class[index].in_use));
+            }
+            let begun: Vec<Begun<'_>> = (class.iter().zip(&drawing.strips).zip(units))
+                .filter_map(|((head, strip), unit)| {
+                    let strip = (first + (*strip)?) as u32;
+                    let Head { beginning, number, in_use, .. } = head;
+                    Some(Begun { beginning, strip, unit, in_use: f64::from(*in_use), number: *number })
+                })
+                .collect();
+            lists.push((plan.lists.len() - 1, begun, (size * self.alignment) as f64));
+        }
+        let expected: Vec<Vec<(u32, Expected)>> =
+            lists.par_iter().map(|(list, begun, block)| beginnings::expect(*list, begun, *block, is_sampled)).collect();
+        for (type_id, of_list) in expected.into_iter().flatten() {
+            plan.expected.entry(type_id).or_default().push(of_list);
         }
         (plan.pools.len() - before) as u64
     }
@@ -395,42 +408,15 @@ impl Head {
     }
 }
 
-/// Cuts a class into lists of pools that begin alike, and at last one of the rest, and shares out what is wanted of it.
-fn lists(class: &[Head], wanted: u64) -> Vec<(Vec<Head>, u64)> {
-    let mut alike: FxHashMap<Option<TypeId>, Vec<Head>> = FxHashMap::default();
-    for (index, &head) in class.iter().enumerate() {
-        // Where a run begins or ends pools hold of both.
-        let around = &class[index.saturating_sub(1)..class.len().min(index + 2)];
-        let is_within = around.iter().all(|other| other.begun_with == head.begun_with);
-        alike.entry(head.begun_with.filter(|_| is_within)).or_default().push(head);
-    }
-    let weight = |list: &Vec<Head>| list.iter().map(Head::weight).sum::<f64>();
-    let all: f64 = class.iter().map(Head::weight).sum();
-    let (mut lists, mut rest) = (Vec::new(), Vec::new());
-    for (begun_with, list) in alike {
-        if begun_with.is_some() && weight(&list) / all * wanted as f64 >= ALIKE_MIN {
-            lists.push(list);
-        } else {
-            rest.extend(list);
-        }
-    }
-    lists.sort_by_key(|list| list.first().map(|head| head.address));
-    rest.sort_unstable_by_key(|head| head.address);
-    lists.push(rest);
-    let counts: Vec<u64> = lists.iter().map(|list| list.len() as u64).collect();
-    let wanted = allocate(&counts, &lists.iter().map(weight).collect::<Vec<_>>(), wanted, 1.0);
-    lists.into_iter().zip(wanted).collect()
-}
-
-/// Shares `wanted` units among classes or lists of so many pools and such weights, by a power of their weight; none gets
-/// more than it has.
-fn allocate(counts: &[u64], weights: &[f64], wanted: u64, power: f64) -> Vec<u64> {
+/// Shares `wanted` units among classes of so many pools and such weights, by a power of their weight; none gets more than
+/// it has.
+fn allocate(counts: &[u64], weights: &[f64], wanted: u64) -> Vec<u64> {
     let mut given = vec![0; counts.len()];
     let mut open: Vec<usize> = (0..counts.len()).filter(|&index| counts[index] > 0).collect();
     let mut left = wanted;
     loop {
-        let sum: f64 = open.iter().map(|&index| weights[index].powf(power)).sum();
-        let share = |index: usize| (left as f64 * weights[index].powf(power) / sum).ceil() as u64;
+        let sum: f64 = open.iter().map(|&index| weights[index].powf(ALLOCATION_POWER)).sum();
+        let share = |index: usize| (left as f64 * weights[index].powf(ALLOCATION_POWER) / sum).ceil() as u64;
         let (full, rest): (Vec<usize>, Vec<usize>) = open.iter().partition(|&&index| share(index) >= counts[index]);
         if full.is_empty() {
             rest.iter().for_each(|&index| given[index] = share(index));
