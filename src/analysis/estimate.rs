@@ -75,6 +75,9 @@ struct Member {
     owns_blocks: bool,
 }
 
+/// All kinds of lists, as in [`Sample::at_edges`].
+const EVERYWHERE: u8 = 0b111;
+
 /// Types whose items are a block of their own, as `type.__qualname__`; others' items are in the object or in one of
 /// these.
 const OWNERS: &[&str] = &["list", "dict", "set", "bytearray", "array", "deque", "OrderedDict", "ndarray"];
@@ -206,8 +209,10 @@ impl Member {
         let [strips, units, heads] = &self.expected;
         let expected = Foreseen { strips, units, heads };
         let sightings = Sightings { certain: self.certain, seen: &self.seen, expected, at_edges: self.at_edges };
+        // Of what only bytes were found the objects may be anywhere.
+        let at_edges = if one.objects == 0 { EVERYWHERE } else { self.at_edges };
         let objects = survey.figure(
-            sightings,
+            Sightings { at_edges, ..sightings },
             Measure { pick: |amount| amount.objects, expected: |mean| mean.objects, mean, block: 0.0 },
         );
         // What a container has in a heap is bounded by the size from which on it is a mapping.
