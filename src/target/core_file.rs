@@ -249,7 +249,7 @@ impl Core {
                 readable: header.flags & PF_R != 0 && !(is_anonymous && stated == 0),
                 writable: header.is_writable(),
                 shared: false,
-                file_offset: file.map_or(0, |file| file.offset + (range.start - file.range.start.0)),
+                file_offset: file.map_or(0, |file| file.offset.saturating_add(range.start - file.range.start.0)),
                 backing: file.map_or(Backing::Anonymous, |file| Backing::File(file.path.clone())),
             });
         };
@@ -366,7 +366,7 @@ impl Core {
             let after = self.notes.files.partition_point(|file| file.range.start <= piece.range.start);
             let file = self.notes.files[..after].last().filter(|file| piece.range.start < file.range.end);
             piece.backing = file.and_then(|file| {
-                Some((backing.index(&file.path)?, file.offset + (piece.range.start.0 - file.range.start.0)))
+                Some((backing.index(&file.path)?, file.offset.saturating_add(piece.range.start.0 - file.range.start.0)))
             });
         }
         self.backing = backing;
@@ -395,7 +395,7 @@ impl Core {
             } else {
                 let length = rest.len().min((piece.range.end.0 - at.0) as usize);
                 let (Some((file, offset)), true) = (piece.backing, with_files) else { return Err(unreadable) };
-                (length, self.backing.read(file, offset + within, &mut rest[..length]))
+                (length, self.backing.read(file, offset.saturating_add(within), &mut rest[..length]))
             };
             if !read {
                 return Err(unreadable);
@@ -461,10 +461,10 @@ impl Memory for Core {
         let mut found: Vec<Range<Address>> = Vec::new();
         let first = self.pieces.partition_point(|piece| piece.range.end <= range.start);
         for piece in self.pieces[first..].iter().take_while(|piece| piece.range.start < range.end) {
-            let start = range.start.max(piece.range.start).0 - piece.range.start.0;
-            let end = (range.end.min(piece.range.end).0 - piece.range.start.0)
-                .min(piece.dumped.end - piece.dumped.start)
-                .max(start);
+            // A piece may claim more memory than the file holds, and than a file can.
+            let dumped = piece.dumped.end.saturating_sub(piece.dumped.start);
+            let start = (range.start.max(piece.range.start).0 - piece.range.start.0).min(dumped);
+            let end = (range.end.min(piece.range.end).0 - piece.range.start.0).min(dumped);
             for page in pages_with_data(&self.file, piece.dumped.start + start..piece.dumped.start + end) {
                 let place = |offset: u64| Address(piece.range.start.0 + (offset - piece.dumped.start));
                 match found.last_mut() {
