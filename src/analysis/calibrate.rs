@@ -65,7 +65,9 @@ impl Products {
             let mut expected = within(&expected.units, numbers.clone(), |it| it.0).iter().peekable();
             let values: Vec<(f64, f64, &Unit)> = (numbers.zip(units))
                 .map(|(number, unit)| {
-                    let seen = seen.next_if(|seen| seen.1 == number).map_or(0.0, |seen| seen.2.objects as f64);
+                    // What was judged later is an entry of its own.
+                    let of_unit = std::iter::from_fn(|| seen.next_if(|seen| seen.1 == number));
+                    let seen = of_unit.map(|seen| seen.2.objects as f64).sum();
                     let expected = expected.next_if(|it| it.0 == number).map_or(0.0, |it| it.1.objects);
                     (seen, expected, unit)
                 })

@@ -132,7 +132,9 @@ pub fn histogram(types: &TypeTable, sample: &Sample, by: By, sort: SortKey) -> H
             interval: Some(interval),
         }
     };
-    let members: Vec<_> = members.into_iter().collect();
+    let mut members: Vec<_> = members.into_iter().collect();
+    // Types come as workers met them; sums of floats depend on their order.
+    members.sort_unstable_by_key(|(label, _)| *label);
     let mut rows: Vec<Row> = members.into_par_iter().map_init(|| Survey::new(sample), row).collect();
     let mut survey = Survey::new(sample);
     let (whole, mut interval) = all.estimate(&mut survey);
