@@ -44,6 +44,10 @@ kept += [collections.deque(range(i)) for i in range(50)], [collections.OrderedDi
 kept += [array.array('q', range(i)) for i in range(50)], [1 << i for i in range(500)], [float(i) for i in range(100)]
 kept += [(lambda: i) for i in range(50)], [(x for x in kept) for _ in range(50)], [weakref.ref(Plain) for _ in range(5)]
 kept += [collections.defaultdict(list, {i: []}) for i in range(50)], [Plain(0).__init__ for _ in range(50)]
+# One block freed among others of its size, some of them by another thread.
+holes = [[bytes(n) for _ in range(5)] for n in range(600, 8000, 300)]
+gone = [row.pop(2) for row in holes[::3]] and [row.pop(1) for row in holes[1::3]]; del gone
+other = threading.Thread(target=lambda: [row.pop(0) for row in holes[2::3]]); other.start(); other.join()
 os.write(1, b'ready %d\n' % os.getpid()); os.read(0, 1)
 ";
 

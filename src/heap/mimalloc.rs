@@ -96,6 +96,9 @@ pub struct Page {
     keys: Option<([u64; 2], u64)>,
 }
 
+/// What leads to the chains of a page's free blocks.
+pub const CHAINS: [&str; 3] = ["mi_page.free", "mi_page.local_free", "mi_page.xthread_free"];
+
 /// Which blocks of a page are free, a bit each.
 pub struct FreeBlocks {
     bits: Vec<u64>,
@@ -103,9 +106,15 @@ pub struct FreeBlocks {
     pub count: usize,
     /// Freed by other threads: the page still counts them as used.
     pub by_others: usize,
+    /// Whether the page counts as many, not one more or less.
+    pub agrees: bool,
 }
 
 impl FreeBlocks {
+    fn none_of(capacity: usize) -> FreeBlocks {
+        FreeBlocks { bits: vec![0; capacity.div_ceil(64)], count: 0, by_others: 0, agrees: false }
+    }
+
     /// Whether block `index` is free.
     #[inline(always)]
     pub fn contains(&self, index: usize) -> bool {
@@ -308,6 +317,11 @@ impl Page {
         })))
     }
 
+    /// Which of its [`CHAINS`] hold anything.
+    pub fn chains(&self) -> [bool; CHAINS.len()] {
+        [self.free, self.local_free, self.thread_free].map(|first| first != 0)
+    }
+
     /// Bytes of each block that are read.
     pub fn stride(&self) -> usize {
         self.block_size.min(PREFIX) as usize
@@ -321,25 +335,26 @@ impl Page {
     /// Walks the chains of free blocks. `bytes` holds [`Page::stride`] bytes of each block. `None` where a chain
     /// leaves the page, meets a block twice or disagrees with the count: the page changed while it was read.
     pub fn free_blocks(&self, bytes: &[u8], tolerance: Tolerance) -> Option<FreeBlocks> {
-        let mut free = FreeBlocks { bits: vec![0; self.capacity.div_ceil(64)], count: 0, by_others: 0 };
+        let mut free = FreeBlocks::none_of(self.capacity);
         self.walk(self.free, bytes, &mut free)?;
         self.walk(self.local_free, bytes, &mut free)?;
         free.count = free.by_others;
         free.by_others = 0;
         self.walk(self.thread_free, bytes, &mut free)?;
         let (stated, found) = (self.capacity - self.used, free.count);
-        let agrees = match tolerance {
-            Tolerance::Exact => stated == found,
+        free.agrees = stated == found;
+        let is_near = match tolerance {
+            Tolerance::Exact => free.agrees,
             Tolerance::OneBlock => stated.abs_diff(found) <= 1,
         };
-        (agrees && free.by_others <= self.used).then_some(free)
+        (is_near && free.by_others <= self.used).then_some(free)
     }
 
     /// Which blocks are free by their own first words, for a page that changes faster than it can be read: in a build
     /// without a GIL that word of an object is a thread's id, or a field in front of it, and leads to no block of the
     /// same page, as the link of a free block does. The end of a chain, which is a null, is not told from an object.
     pub fn linked_blocks(&self, bytes: &[u8]) -> FreeBlocks {
-        let mut free = FreeBlocks { bits: vec![0; self.capacity.div_ceil(64)], count: 0, by_others: 0 };
+        let mut free = FreeBlocks::none_of(self.capacity);
         for index in 0..self.capacity {
             let link = u64_at(bytes, index * self.stride()).map(|word| self.link(word));
             let offset = link.and_then(|link| link.checked_sub(self.start.0));
@@ -518,7 +533,7 @@ mod tests {
             made.half(made.slot + page.used, 3);
             let (pages, _) = made.pages();
             assert!(pages[0].free_blocks(made.blocks(), Tolerance::Exact).is_none());
-            assert!(pages[0].free_blocks(made.blocks(), Tolerance::OneBlock).is_some());
+            assert!(!pages[0].free_blocks(made.blocks(), Tolerance::OneBlock).unwrap().agrees);
         }
     }
 

@@ -4,6 +4,8 @@ use rustc_hash::FxHashSet;
 
 use crate::python::attach::Python;
 use crate::python::proof::ProofError;
+use crate::python::reader::Reader;
+use crate::python::stack;
 use crate::python::types::TypeTable;
 use crate::target::Address;
 use crate::target::cache::CachedMemory;
@@ -126,6 +128,9 @@ impl Survey {
                 return wrong(format!("{found} pools in use, and their arenas count {stated}, later {now}"));
             }
         }
+        let reader = Reader { memory, layout: &python.layout };
+        let threads = || python.interpreters.iter().map(|interpreter| stack::threads(&reader, interpreter).len()).sum();
+        counts.page_chains.judge(threads)?;
         counts.trials.judge()
     }
 

@@ -17,6 +17,7 @@ use super::plan::{MAPPED_PREFIX, Part};
 
 use super::pools::{Pool, PoolState};
 use super::quick::{Finds, Quick};
+use super::segments::PageChains;
 use super::statics;
 use super::trials::{Trial, Trials};
 
@@ -57,6 +58,8 @@ pub struct Counts {
     pub moving_pools: u64,
     /// Of these two, pools that were the same in two reads one after the other: nothing changed them.
     pub contradicting_pools: u64,
+    /// Whether mimalloc's pages agree with the layout.
+    pub page_chains: PageChains,
     /// Objects whose size could not be completed: what they point at is gone or makes no sense.
     pub torn_objects: u64,
     /// Blocks that name a type and a count, but whose body cannot be right.
@@ -82,6 +85,7 @@ impl Counts {
         self.torn_pools += other.torn_pools;
         self.moving_pools += other.moving_pools;
         self.contradicting_pools += other.contradicting_pools;
+        self.page_chains.add(&other.page_chains);
         self.torn_objects += other.torn_objects;
         self.implausible_blocks += other.implausible_blocks;
         self.unreadable_bytes += other.unreadable_bytes;
