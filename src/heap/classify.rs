@@ -32,8 +32,8 @@ pub enum Verdict {
     /// Raw data, a dead object, or nothing.
     NoObject,
     /// It names a type and a count, but its body cannot be right: it changed while it was read, or it is raw data
-    /// that looks like an object. The type.
-    Implausible(TypeId),
+    /// that looks like an object. The type, and where it would be.
+    Implausible(TypeId, Address),
     /// A live object.
     Object(Found),
 }
@@ -215,7 +215,7 @@ impl<'a> Classifier<'a> {
             GcHead::Untracked
         };
         if head == GcHead::Implausible {
-            return Verdict::Implausible(type_id);
+            return Verdict::Implausible(type_id, address);
         }
         match self.measure.measure(info, address, body) {
             Some(measured) if self.fits(info, &measured, room) => {
@@ -223,7 +223,7 @@ impl<'a> Classifier<'a> {
             }
             measured => {
                 log::trace!("implausible {} at {address}: {measured:?} in {room:?}", info.full_name());
-                Verdict::Implausible(type_id)
+                Verdict::Implausible(type_id, address)
             }
         }
     }
@@ -322,13 +322,13 @@ impl<'a> Classifier<'a> {
             None => GcHead::Implausible,
         };
         if head == GcHead::Implausible || is_type && self.types.find(address.0).is_none() {
-            return Verdict::Implausible(type_id);
+            return Verdict::Implausible(type_id, address);
         }
         match self.measure.measure(info, address, bytes) {
             Some(measured) if measured.extent <= bytes.len() as u64 => {
                 Verdict::Object(Found { address, type_id, refcount, tracked: head == GcHead::Tracked, measured })
             }
-            _ => Verdict::Implausible(type_id),
+            _ => Verdict::Implausible(type_id, address),
         }
     }
 

@@ -24,7 +24,7 @@ pub fn for_each(classifier: &Classifier<'_>, start: Address, bytes: &[u8], mut v
                 let step = if visit(found) { length.next_multiple_of(ALIGNMENT) } else { ALIGNMENT };
                 offset = offset.saturating_add(step);
             }
-            Verdict::NoObject | Verdict::Implausible(_) => offset += ALIGNMENT,
+            Verdict::NoObject | Verdict::Implausible(..) => offset += ALIGNMENT,
         }
     }
 }

@@ -108,6 +108,8 @@ struct Votes {
     /// Objects that were found, and blocks that name the kind's type but cannot be right.
     found: u32,
     refused: u32,
+    /// Of the refused, objects that two fields in each other's place make perfect sense of.
+    exchanged: u32,
 }
 
 /// What became of the objects of each kind.
@@ -125,14 +127,18 @@ impl Trials {
             own.failed = own.failed.saturating_add(other.failed);
             own.found = own.found.saturating_add(other.found);
             own.refused = own.refused.saturating_add(other.refused);
+            own.exchanged = own.exchanged.saturating_add(other.exchanged);
         }
     }
 
-    /// A block names a type of this rule, but its body cannot be right.
-    pub(super) fn refuse(&mut self, rule: SizeRule) {
-        if let Some(kind) = Kind::of(rule) {
-            let votes = &mut self.votes[kind as usize];
-            votes.refused = votes.refused.saturating_add(1);
+    /// A block names a type, but its body cannot be right. Most sets are the same with their two counts exchanged; the few
+    /// that are not are refused, and so are asked why.
+    pub(super) fn refuse<M: Memory + ?Sized>(&mut self, trial: &Trial<'_, M>, info: &TypeInfo, address: Address) {
+        let Some(kind) = Kind::of(info.rule) else { return };
+        let votes = &mut self.votes[kind as usize];
+        votes.refused = votes.refused.saturating_add(1);
+        if kind == Kind::Set && votes.refused <= ASKED_MAX {
+            votes.exchanged += u32::from(trial.is_exchanged_set(info, address) == Some(true));
         }
     }
 
@@ -168,9 +174,13 @@ impl Trials {
     /// The first kind for which it does not.
     pub fn judge(&self) -> Result<(), ProofError> {
         for (field, votes) in NAMES.into_iter().zip(&self.votes) {
-            let Votes { held, failed, found, refused, .. } = *votes;
+            let Votes { held, failed, found, refused, exchanged, .. } = *votes;
             if failed >= FAILED_MIN && failed > held || failed >= MINORITY_MIN && failed > held / 2 {
                 let detail = format!("{failed} of {} objects contradict it", held + failed);
+                return Err(ProofError::Field { field, detail });
+            }
+            if exchanged > 0 {
+                let detail = format!("{exchanged} objects make sense with two of its fields exchanged only");
                 return Err(ProofError::Field { field, detail });
             }
             let few = if field == NAMES[Kind::Text as usize] { REFUSED_TEXTS_MIN } else { REFUSED_MIN };
@@ -340,16 +350,40 @@ impl<'a, M: Memory + ?Sized> Trial<'a, M> {
 
     /// A set's table has as many slots in use as it says.
     fn set(&self, address: Address, bytes: &[u8]) -> Option<bool> {
-        let (set, entry) = (&self.layout().set, &self.layout().set_entry);
+        let set = &self.layout().set;
         let word = |offset: usize| u64_at(bytes, offset);
         let (fill, used, mask, table) = (word(set.fill)?, word(set.used)?, word(set.mask)?, word(set.table)?);
         let inside = (address.0..address.0 + set.size as u64).contains(&table);
         if worth(table, 8) != Worth::Address || (inside && (table != address.offset(set.smalltable).0 || mask != 7)) {
             return Some(false);
         }
+        let (filled, live) = self.set_slots(table, mask)?;
+        if fill == 0 && filled == 0 && used == 0 && !inside {
+            return None;
+        }
+        Some(filled == fill && live == used)
+    }
+
+    /// Whether a set counts as many slots that were ever filled as are in use, and as many in use as were ever filled, where
+    /// these are not the same: no damage makes both so, and it stood still.
+    fn is_exchanged_set(&self, info: &TypeInfo, address: Address) -> Option<bool> {
+        let bytes = self.read(info, address)?;
+        let set = &self.layout().set;
+        let word = |offset: usize| u64_at(&bytes, offset);
+        let (fill, used, mask, table) = (word(set.fill)?, word(set.used)?, word(set.mask)?, word(set.table)?);
+        if used <= fill || worth(table, 8) != Worth::Address {
+            return Some(false);
+        }
+        let (filled, live) = self.set_slots(table, mask)?;
+        Some((filled, live) == (used, fill) && self.read(info, address)? == bytes)
+    }
+
+    /// The slots of a set's table that were ever filled, and those in use. `None` of a large one.
+    fn set_slots(&self, table: u64, mask: u64) -> Option<(u64, u64)> {
         if mask >= SLOTS_MAX {
             return None;
         }
+        let entry = &self.layout().set_entry;
         let length = (mask + 1) * entry.stride() as u64;
         let slots = self.memory.read_bytes(Address(table), length, length as usize, "set").ok()?;
         let (mut filled, mut live) = (0, 0);
@@ -360,10 +394,7 @@ impl<'a, M: Memory + ?Sized> Trial<'a, M> {
                 live += u64::from(u64_at(slot, entry.hash)? != u64::MAX);
             }
         }
-        if fill == 0 && filled == 0 && used == 0 && !inside {
-            return None;
-        }
-        Some(filled == fill && live == used)
+        Some((filled, live))
     }
 
     /// What a bytearray shows lies in what it has, and ends with a 0.

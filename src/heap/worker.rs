@@ -386,9 +386,10 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
     pub(super) fn judge(&mut self, verdict: Verdict, window: Window<'_>) -> Result<(), ReadError> {
         match verdict {
             Verdict::NoObject => Ok(()),
-            Verdict::Implausible(type_id) => {
+            Verdict::Implausible(type_id, address) => {
                 self.counts.implausible_blocks += 1;
-                self.counts.trials.refuse(self.classifier.types().get(type_id).rule);
+                let trial = Trial::new(self.memory, self.classifier, self.size_max);
+                self.counts.trials.refuse(&trial, self.classifier.types().get(type_id), address);
                 Ok(())
             }
             Verdict::Object(found) => self.hand_on(&found, window),
