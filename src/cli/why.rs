@@ -84,9 +84,9 @@ pub fn run(options: &Why) -> Result<()> {
         summary::write_head(out, &target, &taken.reading)?;
         writeln!(
             out,
-            "\n{}: {} objects, {} (shallow), {} retained\n",
+            "\n{}: {}, {} (shallow), {} retained\n",
             printable(&found.query),
-            units::count(found.objects),
+            units::objects(found.objects),
             units::bytes(found.shallow_bytes),
             units::bytes(found.retained_bytes),
         )?;

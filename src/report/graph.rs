@@ -63,7 +63,7 @@ impl GraphSummary {
     /// As the writer.
     pub fn write(&self, out: &mut dyn Write) -> io::Result<()> {
         let amount =
-            |what: HeldAmount| format!("{} objects, {}", units::count(what.objects), units::bytes(what.shallow_bytes));
+            |what: HeldAmount| format!("{}, {}", units::objects(what.objects), units::bytes(what.shallow_bytes));
         let how = match (self.is_copied, self.is_consistent) {
             (true, true) => "of one moment",
             (true, false) => "copied while the process ran",

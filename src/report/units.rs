@@ -34,6 +34,12 @@ pub fn count(count: u64) -> String {
     grouped
 }
 
+/// A count of objects: `1 object`, `1,234 objects`.
+pub fn objects(number: u64) -> String {
+    let noun = if number == 1 { "object" } else { "objects" };
+    format!("{} {noun}", count(number))
+}
+
 /// A duration in the unit that fits: `850 µs`, `12.3 ms`, `4.56 s`.
 pub fn duration(duration: Duration) -> String {
     let seconds = duration.as_secs_f64();
@@ -81,6 +87,8 @@ mod tests {
         assert_eq!(count(0), "0");
         assert_eq!(count(999), "999");
         assert_eq!(count(1_234_567), "1,234,567");
+        assert_eq!(objects(1), "1 object");
+        assert_eq!(objects(1_000), "1,000 objects");
         assert_eq!(command("python -c a\nb"), "python -c a\\nb");
         assert_eq!(command(&"x".repeat(500)).chars().count(), 81);
         assert_eq!(percent(1, 3), "33.33");
