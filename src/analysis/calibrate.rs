@@ -7,10 +7,11 @@
 
 use rustc_hash::FxHashMap;
 
-use crate::heap::beginnings::Expected;
-use crate::heap::sample::{Sample, Unit};
+use crate::heap::expected::Expected;
+use crate::heap::object::Amount;
+use crate::heap::sample::{Sample, Seen};
 
-use super::figure::{Seen, within};
+use super::expansion::{Expanded, Foreseen, Measure, Sightings};
 
 /// What all types of a list have in common is worth so many pools.
 const USUAL: f64 = 12.0;
@@ -27,62 +28,50 @@ struct Products {
     pools: f64,
 }
 
-/// By type, what is expected in each list, as far as it is to be believed.
-pub(super) fn calibrate(sample: &Sample) -> FxHashMap<u32, Vec<Expected>> {
-    let mut expected = sample.expected.clone();
+/// By type, what is expected in all lists, as far as it is to be believed.
+pub(super) fn calibrate(sample: &Sample) -> Vec<(u32, Expected)> {
     let mut of_lists = vec![Products::default(); sample.lists.len()];
     let mut own: FxHashMap<(u32, usize), Products> = FxHashMap::default();
-    for (&type_id, of_type) in &expected {
+    for (&type_id, of_type) in &sample.expected {
         let seen = sample.seen.get(&type_id).map_or(&[][..], Vec::as_slice);
-        for of_list in of_type {
-            let products = Products::of(sample, seen, of_list);
-            of_lists[of_list.list].add(&products);
-            own.insert((type_id, of_list.list), products);
+        for (list, expected) in of_type {
+            let products = Products::of(sample, seen, expected);
+            of_lists[*list].add(&products);
+            own.insert((type_id, *list), products);
         }
     }
-    for (&type_id, of_type) in &mut expected {
-        for of_list in of_type {
-            let usual = of_lists[of_list.list].coefficient().unwrap_or(1.0);
-            let own = own.get(&(type_id, of_list.list)).copied().unwrap_or_default();
+    let believed = |(&type_id, of_type): (&u32, &Vec<(usize, Expected)>)| {
+        let mut all = Expected::default();
+        for (list, expected) in of_type {
+            let usual = of_lists[*list].coefficient().unwrap_or(1.0);
+            let own = own.get(&(type_id, *list)).copied().unwrap_or_default();
             let weight = own.pools / (own.pools + USUAL);
             let coefficient = own.coefficient().map_or(usual, |own| weight * own + (1.0 - weight) * usual);
-            let all = of_list.strips.iter_mut().chain(&mut of_list.units).chain(&mut of_list.heads);
-            all.for_each(|(_, mean)| *mean = mean.times(coefficient));
+            all.extend(expected, coefficient);
         }
-    }
-    expected
+        (type_id, all)
+    };
+    sample.expected.iter().map(believed).collect()
 }
 
 impl Products {
     /// Of one type in one list.
     fn of(sample: &Sample, seen: &[Seen], expected: &Expected) -> Products {
         let mut all = Products::default();
+        let sightings = Sightings { certain: Amount::default(), seen, expected: Foreseen::from(expected), at_edges: 0 };
         for &(index, _) in &expected.strips {
-            let Some(strip) = sample.strips.get(index as usize) else { continue };
-            let numbers = strip.units.start as u32..strip.units.end as u32;
-            let units = sample.units.get(strip.units.clone()).unwrap_or_default();
-            let mut seen = within(seen, numbers.clone(), |seen| seen.1).iter().peekable();
-            let mut expected = within(&expected.units, numbers.clone(), |it| it.0).iter().peekable();
-            let values: Vec<(f64, f64, &Unit)> = (numbers.zip(units))
-                .map(|(number, unit)| {
-                    // What was judged later is an entry of its own.
-                    let of_unit = std::iter::from_fn(|| seen.next_if(|seen| seen.1 == number));
-                    let seen = of_unit.map(|seen| seen.2.objects as f64).sum();
-                    let expected = expected.next_if(|it| it.0 == number).map_or(0.0, |it| it.1.objects);
-                    (seen, expected, unit)
-                })
-                .collect();
-            let sum =
-                |of: &dyn Fn(&(f64, f64, &Unit)) -> f64| values.iter().map(|it| of(it) / it.2.chance).sum::<f64>();
-            let read = sum(&|it| it.2.size);
-            let (of_seen, of_expected) = (sum(&|it| it.0) / read, sum(&|it| it.1) / read);
-            let expand = strip.total / read;
-            for (seen, expected, unit) in &values {
-                let weight = (expand / unit.chance).powi(2) * (1.0 - unit.chance).max(0.0);
+            let strip = sample.strips.get(index as usize);
+            let Some(expanded) = strip.and_then(|strip| Expanded::of(sample, strip)) else { continue };
+            let values = expanded.values(sightings.of_strip(index, expanded.strip), Measure::OBJECTS);
+            let (of_seen, of_expected) =
+                (expanded.ratio(values.iter().map(|it| it.0)), expanded.ratio(values.iter().map(|it| it.1)));
+            for (unit, (seen, expected)) in expanded.units.iter().zip(values) {
+                let fraction = expanded.fraction(unit);
+                let weight = (expanded.expand / unit.chance).powi(2) * (1.0 - fraction);
                 let beside = expected - of_expected * unit.size;
                 all.squares += weight * beside * beside;
                 all.products += weight * beside * (seen - of_seen * unit.size);
-                all.pools += f64::from(u8::from(*expected > 0.0 && unit.chance < 1.0));
+                all.pools += f64::from(u8::from(expected > 0.0 && fraction < 1.0));
             }
         }
         all
@@ -103,9 +92,8 @@ impl Products {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::heap::beginnings::Mean;
-    use crate::heap::object::Amount;
-    use crate::heap::sample::Strip;
+    use crate::heap::expected::Mean;
+    use crate::heap::sample::{Strip, Unit};
 
     /// Forty pools of 100 blocks, of ten times as many, in strips of four. Of type 0 as many were expected as
     /// `expected` says, and seen as `seen` does.
@@ -125,7 +113,7 @@ mod tests {
             let amount = Amount { objects: seen(unit), bytes: 0 };
             sample.seen.entry(0).or_default().push((unit / 4, unit, amount));
         }
-        sample.expected.insert(0, vec![of_list]);
+        sample.expected.insert(0, vec![(0, of_list)]);
         sample
     }
 
@@ -134,9 +122,9 @@ mod tests {
         let varied = |unit: u32| f64::from(unit * 7 % 13);
         let coefficient = |seen: &dyn Fn(u32) -> u64| {
             let calibrated = calibrate(&sample(varied, seen));
-            let of_list = &calibrated[&0][0];
-            assert_eq!(of_list.strips.len(), 10);
-            of_list.units[1].1.objects / varied(1)
+            let [(0, expected)] = &*calibrated else { panic!("{calibrated:?}") };
+            assert_eq!(expected.strips.len(), 10);
+            expected.units[1].1.objects / varied(1)
         };
         assert!((coefficient(&|unit| u64::from(unit * 7 % 13)) - 1.0).abs() < 1e-9);
         assert!((coefficient(&|unit| 20 + 2 * u64::from(unit * 7 % 13)) - 2.0).abs() < 1e-9);

@@ -23,12 +23,13 @@
 //! * each strip has few units, and some stand for many: where one has less spread than is usual in its list, some of the
 //!   usual one is **borrowed**, as in empirical Bayes estimates of variances (G. K. Smyth, *Linear models and empirical Bayes
 //!   methods*, Statistical Applications in Genetics and Molecular Biology 3, 2004), but never taken away;
-//! * where next to all units of a list hold what was expected, the few that do not are in most samples missed, and the spread is
-//!   that of the others. So there is a limit for **odd units** that were not drawn (`analysis::odd`), in lists in which a type was
-//!   seen or expected; and another where few units, on either side, were not as expected. What is expected in a strip of which no
-//!   unit was read that says so may be there or not. Such intervals are rather too wide than too narrow: no interval can hold the truth in 95 of 100 samples both where there is no odd unit and where there are so few that most
-//!   samples meet none, since the samples are the same (L. D. Brown, T. T. Cai and A. DasGupta, *Interval estimation for a
-//!   binomial proportion*, Statistical Science 16, 2001);
+//! * where next to all units of a list hold what was expected, the few that do not are in most samples missed, and the
+//!   spread is that of the others. So there is a limit for **odd units** that were not drawn (`analysis::odd`), in lists in
+//!   which a type was seen or expected; and another where few units, on either side, were not as expected. What is expected
+//!   in a strip of which no unit that was read says so may be there or not. Such intervals are rather too wide than too
+//!   narrow: none can hold the truth in 95 of 100 samples both where there is no odd unit and where there are so few that
+//!   most samples meet none, since the samples are the same (L. D. Brown, T. T. Cai and A. DasGupta, *Interval estimation
+//!   for a binomial proportion*, Statistical Science 16, 2001);
 //! * a type seen in fewer than [`RARE`] units is **rare**: its spread says little. It is reported as "at most": the upper limit
 //!   of a Poisson count of as many clusters as there were units that held it, each as large as the largest one;
 //! * bytes of **large raw blocks** are counted where the blocks are (`heap::large_blocks`). Where neither a container that was
@@ -41,15 +42,16 @@
 use rayon::prelude::*;
 use rustc_hash::FxHashMap;
 
-use crate::heap::beginnings::Mean;
+use crate::heap::expected::Expected;
 use crate::heap::large_blocks::HEAVY;
 use crate::heap::object::Amount;
-use crate::heap::sample::Sample;
+use crate::heap::sample::{Sample, Seen, merge};
 use crate::python::sizes::Basis;
 use crate::python::types::TypeTable;
 
 use super::calibrate::calibrate;
-use super::figure::{Figure, Foreseen, Measure, Seen, Sightings, Survey};
+use super::expansion::{Foreseen, Measure, Sightings};
+use super::figure::{Figure, Survey};
 use super::histogram::{Histogram, Interval, Row, SortKey};
 use super::intervals::RARE;
 
@@ -67,8 +69,8 @@ pub enum By {
 struct Member {
     certain: Amount,
     seen: Vec<Seen>,
-    /// As in [`Foreseen`], not yet in order.
-    expected: [Vec<(u32, Mean)>; 3],
+    /// What the heads of pools let expect; in order once all types are there.
+    expected: Expected,
     /// As in [`Sample::at_edges`].
     at_edges: u8,
     basis: Option<Basis>,
@@ -110,17 +112,10 @@ pub fn histogram(types: &TypeTable, sample: &Sample, by: By, sort: SortKey) -> H
         member(type_id, &|member| member.seen.extend_from_slice(seen));
     }
     for (type_id, expected) in calibrate(sample) {
-        member(type_id, &|member| {
-            let [strips, units, heads] = &mut member.expected;
-            for of_list in &expected {
-                strips.extend_from_slice(&of_list.strips);
-                units.extend_from_slice(&of_list.units);
-                heads.extend_from_slice(&of_list.heads);
-            }
-        });
+        member(type_id, &|member| member.expected.extend(&expected, 1.0));
     }
     // How many blocks are in use is known; what is in them is all of one sort here.
-    all.expected = Default::default();
+    all.expected = Expected::default();
     let row = |survey: &mut Survey<'_>, ((module, name), mut member): ((&str, Option<&str>), Member)| {
         let (amount, interval) = member.estimate(survey);
         Row {
@@ -177,46 +172,26 @@ fn rake(rows: &mut [Row], whole: u64, pick: fn(&mut Amount) -> &mut u64) {
     }
 }
 
-/// Puts them in order, and those of the same key together.
-fn add_up(expected: &mut Vec<(u32, Mean)>) {
-    expected.sort_by_key(|&(key, _)| key);
-    expected.dedup_by(|next, sum| {
-        let same = next.0 == sum.0;
-        if same {
-            sum.1.objects += next.1.objects;
-            sum.1.bytes += next.1.bytes;
-        }
-        same
-    });
-}
-
 impl Member {
     fn estimate(&mut self, survey: &mut Survey<'_>) -> (Amount, Interval) {
-        self.seen.sort_unstable_by_key(|&(_, unit, _)| unit);
-        self.seen.dedup_by(|next, sum| {
-            let same = next.1 == sum.1;
-            if same {
-                sum.2.add(next.2);
-            }
-            same
-        });
+        merge(&mut self.seen);
+        self.expected.settle();
         let mut all = Amount::default();
         self.seen.iter().for_each(|seen| all.add(seen.2));
         let one = if all.objects > 0 { all } else { self.certain };
-        let mean = match (one.objects, self.expected[0].first()) {
+        let mean = match (one.objects, self.expected.strips.first()) {
             (0, Some((_, expected))) => expected.bytes / expected.objects.max(f64::MIN_POSITIVE),
             _ => one.bytes as f64 / (one.objects as f64).max(1.0),
         };
-        self.expected.iter_mut().for_each(add_up);
-        let [strips, units, heads] = &self.expected;
-        let expected = Foreseen { strips, units, heads };
-        let sightings = Sightings { certain: self.certain, seen: &self.seen, expected, at_edges: self.at_edges };
+        let sightings = Sightings {
+            certain: self.certain,
+            seen: &self.seen,
+            expected: Foreseen::from(&self.expected),
+            at_edges: self.at_edges,
+        };
         // Of what only bytes were found the objects may be anywhere.
         let at_edges = if one.objects == 0 { EVERYWHERE } else { self.at_edges };
-        let objects = survey.figure(
-            Sightings { at_edges, ..sightings },
-            Measure { pick: |amount| amount.objects, expected: |mean| mean.objects, mean, block: 0.0 },
-        );
+        let objects = survey.figure(Sightings { at_edges, ..sightings }, Measure { mean, ..Measure::OBJECTS });
         // What a container has in a heap is bounded by the size from which on it is a mapping.
         let block = if self.owns_blocks { HEAVY as f64 } else { 0.0 };
         let bytes =

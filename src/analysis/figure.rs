@@ -1,12 +1,9 @@
 //! One figure of one row of an estimate: how many, or how many bytes, and between which bounds. How it is reckoned says
 //! [`super::estimate`].
 
-use std::ops::Range;
+use crate::heap::sample::{Sample, Unit};
 
-use crate::heap::beginnings::Mean;
-use crate::heap::object::Amount;
-use crate::heap::sample::{Sample, Strip, Unit};
-
+use super::expansion::{Expanded, Measure, Sightings};
 use super::intervals::{RARE, rare, skewed, student};
 use super::odd::{Odd, between};
 
@@ -18,42 +15,6 @@ const CAUTION: f64 = 0.8;
 
 /// What is seen in a unit is as expected where the difference is less than this part of either.
 const UNEXPECTED: f64 = 0.1;
-
-/// What was seen of a row in one unit: the strip, the unit, how much.
-pub(super) type Seen = (u32, u32, Amount);
-
-/// What was seen of the types of one row.
-#[derive(Clone, Copy)]
-pub(super) struct Sightings<'a> {
-    /// Where all is read.
-    pub(super) certain: Amount,
-    /// Sorted by unit, and so by strip and list.
-    pub(super) seen: &'a [Seen],
-    /// What the heads of pools let expect.
-    pub(super) expected: Foreseen<'a>,
-    /// As in [`Sample::at_edges`].
-    pub(super) at_edges: u8,
-}
-
-/// What the heads of pools let expect: by strip, unit and head, each in order.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Foreseen<'a> {
-    pub(super) strips: &'a [(u32, Mean)],
-    pub(super) units: &'a [(u32, Mean)],
-    pub(super) heads: &'a [(u32, Mean)],
-}
-
-/// What is counted.
-#[derive(Clone, Copy)]
-pub(super) struct Measure {
-    /// Objects or bytes.
-    pub(super) pick: fn(&Amount) -> u64,
-    pub(super) expected: fn(&Mean) -> f64,
-    /// Bytes of an object, on average.
-    pub(super) mean: f64,
-    /// What a unit may hold at least, whatever its room says.
-    pub(super) block: f64,
-}
 
 /// An estimate of one figure.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -71,109 +32,6 @@ pub(super) struct Survey<'a> {
     /// By pair of pools that phase 1 looked at.
     errors: Vec<f64>,
     touched: Vec<usize>,
-}
-
-impl Sightings<'_> {
-    /// Those of one strip.
-    fn of_strip(self, index: u32, strip: &Strip) -> Self {
-        let units = strip.units.start as u32..strip.units.end as u32;
-        let expected = Foreseen {
-            strips: within(self.expected.strips, index..index + 1, |it| it.0),
-            units: within(self.expected.units, units, |it| it.0),
-            heads: &[],
-        };
-        Sightings { seen: within(self.seen, index..index + 1, |it| it.0), expected, ..self }
-    }
-
-    /// Whether nothing was seen and nothing expected.
-    fn is_empty(&self) -> bool {
-        self.seen.is_empty() && self.expected.strips.is_empty()
-    }
-}
-
-/// Those of a sorted list whose key is in a range.
-pub(super) fn within<T>(list: &[T], keys: Range<u32>, key: impl Fn(&T) -> u32) -> &[T] {
-    let start = list.partition_point(|it| key(it) < keys.start);
-    let rest = list.get(start..).unwrap_or_default();
-    &rest[..rest.partition_point(|it| key(it) < keys.end)]
-}
-
-impl Measure {
-    /// What one object counts.
-    fn each(&self) -> f64 {
-        (self.pick)(&Amount { objects: 1, bytes: self.mean as u64 }) as f64
-    }
-
-    /// The objects for which a unit has room.
-    fn room(&self, strip: &Strip, unit: &Unit) -> f64 {
-        strip.room.map_or(unit.size, |room| room as f64 / self.mean.max(1.0))
-    }
-
-    /// What a unit may hold.
-    fn most(&self, strip: &Strip, unit: &Unit) -> f64 {
-        (self.room(strip, unit) * self.each()).max(self.block)
-    }
-}
-
-/// A strip, and what its units stand for.
-struct Expanded<'a> {
-    strip: &'a Strip,
-    units: &'a [Unit],
-    /// What is there for each that was read.
-    expand: f64,
-}
-
-impl<'a> Expanded<'a> {
-    /// `None` where nothing was read.
-    fn of(sample: &'a Sample, strip: &'a Strip) -> Option<Expanded<'a>> {
-        let units = sample.units.get(strip.units.clone())?;
-        let read: f64 = units.iter().map(|unit| unit.size / unit.chance).sum();
-        (read > 0.0).then(|| Expanded { strip, units, expand: strip.total / read * strip.stands_for })
-    }
-
-    /// What was seen in each unit, and what was expected.
-    fn values(&self, of: Sightings<'_>, measure: Measure) -> Vec<(f64, f64)> {
-        let (mut seen, mut expected) = (of.seen.iter().peekable(), of.expected.units.iter().peekable());
-        let of_unit = |unit| {
-            let seen = seen.next_if(|seen| seen.1 as usize == unit);
-            let expected = expected.next_if(|expected| expected.0 as usize == unit);
-            (seen.map_or(0.0, |it| (measure.pick)(&it.2) as f64), expected.map_or(0.0, |it| (measure.expected)(&it.1)))
-        };
-        self.strip.units.clone().map(of_unit).collect()
-    }
-
-    /// The chance of a unit, with that of being looked at at all.
-    fn fraction(&self, unit: &Unit) -> f64 {
-        (unit.chance / self.strip.stands_for).min(1.0)
-    }
-
-    /// How many units that were not drawn one stands for.
-    fn weight(&self, unit: &Unit) -> f64 {
-        self.expand / unit.chance * (1.0 - self.fraction(unit))
-    }
-
-    /// What there would be if the unit that stands for most were full.
-    fn fullest(&self, measure: Measure) -> f64 {
-        let of_unit = |unit: &Unit| self.expand / unit.chance * measure.room(self.strip, unit) * measure.each();
-        self.units.iter().map(of_unit).fold(0.0, f64::max)
-    }
-
-    /// Takes note that it was seen in none of the units.
-    fn note_unseen(&self, measure: Measure, odd: &mut Odd) {
-        for unit in self.units {
-            odd.note(0.0, 0.0, measure.most(self.strip, unit), self.weight(unit));
-        }
-    }
-
-    fn degrees(&self) -> f64 {
-        self.units.len() as f64 - 1.0
-    }
-
-    /// What variance follows from a spread of 1 per unit of size.
-    fn leverage(&self) -> f64 {
-        let of_unit = |unit: &Unit| (1.0 - self.fraction(unit)) * (self.expand * unit.size / unit.chance).powi(2);
-        self.units.iter().map(of_unit).sum()
-    }
 }
 
 /// What strips or lists add up to.
@@ -277,7 +135,11 @@ impl<'a> Survey<'a> {
             sum.full = sum.full.max(expanded.fullest(measure));
             let spread = if of_strip.is_empty() {
                 if strip.room.is_none() {
-                    expanded.note_unseen(measure, &mut of_list.odd);
+                    let most = |unit: &Unit| measure.most(strip, unit);
+                    expanded
+                        .units
+                        .iter()
+                        .for_each(|unit| of_list.odd.note(0.0, 0.0, most(unit), expanded.weight(unit)));
                 }
                 0.0
             } else {
@@ -307,10 +169,7 @@ impl<'a> Survey<'a> {
         let values = expanded.values(of, measure);
         let with_values = || units.iter().zip(values.iter().copied());
         // What was seen beside what was expected, per unit of size.
-        let ratio = with_values().map(|(unit, (value, expected))| (value - expected) / unit.chance).sum::<f64>()
-            * expand
-            / strip.stands_for
-            / strip.total;
+        let ratio = expanded.ratio(values.iter().map(|(value, expected)| value - expected));
         let usual = median(with_values().map(|(unit, (value, expected))| (value - expected) / unit.size).collect());
         let expected: f64 = of.expected.strips.iter().map(|it| (measure.expected)(&it.1)).sum();
         sum.estimate += (ratio * strip.total + expected) * strip.stands_for;

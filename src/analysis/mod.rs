@@ -3,6 +3,7 @@
 pub mod allocations;
 mod calibrate;
 pub mod estimate;
+mod expansion;
 mod figure;
 pub mod frames;
 pub mod histogram;

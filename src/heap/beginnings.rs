@@ -17,34 +17,13 @@
 
 use std::ops::Range;
 
+use super::expected::{Expected, Mean};
 use super::heads::Beginning;
 
 /// Pools that are near: so many on either side.
 const NEAR: usize = 4;
 /// What pools of other strips say counts as much as so many pools of the strip itself.
 const USUAL: f64 = 16.0;
-
-/// What is expected of one type in one list.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Expected {
-    /// The list of pools.
-    pub list: usize,
-    /// By strip, in order: the sum over all its units that were looked at.
-    pub strips: Vec<(u32, Mean)>,
-    /// By unit that was drawn, in order.
-    pub units: Vec<(u32, Mean)>,
-    /// Where phase 1 was a sample, by the number of the pool among all that it looked at.
-    pub heads: Vec<(u32, Mean)>,
-}
-
-/// Objects, and bytes of the blocks in which they are.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Mean {
-    /// Objects.
-    pub objects: f64,
-    /// Bytes.
-    pub bytes: f64,
-}
 
 /// A pool whose head was read.
 pub(super) struct Begun<'a> {
@@ -54,7 +33,7 @@ pub(super) struct Begun<'a> {
     pub(super) unit: Option<u32>,
     /// Blocks in use.
     pub(super) in_use: f64,
-    /// As in [`Expected::heads`].
+    /// Among all that phase 1 looked at.
     pub(super) number: u32,
 }
 
@@ -70,19 +49,20 @@ struct Pools<'a> {
     list: &'a [Begun<'a>],
     /// Blocks of the first so many pools.
     before: Vec<f64>,
-    strips: Vec<Strip>,
+    strips: Vec<Pairs>,
     first: u32,
     /// Blocks of a pool, on average.
     each: f64,
 }
 
-/// Pools and their first blocks, in one strip.
+/// Pools of a strip, their first blocks, and pairs of these.
 #[derive(Clone, Copy, Debug, Default)]
-struct Strip {
+struct Pairs {
     pools: f64,
     blocks: f64,
+    /// Of the blocks of each pool.
     squares: f64,
-    /// Pairs of blocks in one pool, in near ones and in any two.
+    /// Both in one pool, in near ones, in any two.
     one: f64,
     near: f64,
     two: f64,
@@ -98,7 +78,7 @@ struct Parts {
 }
 
 /// Says what the pools of one list, with blocks of this size and in order of strips, let expect, by type.
-pub(super) fn expect(index: usize, list: &[Begun<'_>], block: f64, is_sampled: bool) -> Vec<(u32, Expected)> {
+pub(super) fn expect(list: &[Begun<'_>], block: f64, is_sampled: bool) -> Vec<(u32, Expected)> {
     let mut expected = Vec::new();
     let Some(pools) = Pools::of(list) else { return expected };
     let mut own = vec![0.0; list.len()];
@@ -115,18 +95,20 @@ pub(super) fn expect(index: usize, list: &[Begun<'_>], block: f64, is_sampled: b
             around.filter(|&other| other != pool).for_each(|other| near[other] += sighting.blocks);
         }
         let strip_of = |pool: &usize| list[*pool].strip;
-        let of_strips = || touched.chunk_by(|a, b| strip_of(a) == strip_of(b));
+        let of_strips: Vec<(&[usize], Parts)> = (touched.chunk_by(|a, b| strip_of(a) == strip_of(b)))
+            .map(|of_strip| (of_strip, pools.parts(of_strip, &own, &near)))
+            .collect();
         let (mut all, mut weight) = (Parts::default(), 0.0);
-        for of_strip in of_strips() {
+        for (of_strip, parts) in &of_strips {
             let strip = pools.strip(of_strip);
-            all.add(&pools.parts(of_strip, &own, &near), strip.pools);
+            all.add(parts, strip.pools);
             weight += strip.pools;
         }
         let all = all.times(1.0 / weight);
-        let mut of_list = Expected { list: index, ..Expected::default() };
-        for of_strip in of_strips() {
+        let mut of_list = Expected::default();
+        for (of_strip, parts) in of_strips {
             let strip = pools.strip(of_strip);
-            let mut parts = pools.parts(of_strip, &own, &near).times(strip.pools);
+            let mut parts = parts.times(strip.pools);
             parts.add(&all, USUAL);
             let parts = parts.times(1.0 / (strip.pools + USUAL));
             let mut sum = 0.0;
@@ -156,11 +138,9 @@ pub(super) fn expect(index: usize, list: &[Begun<'_>], block: f64, is_sampled: b
     expected
 }
 
-impl Mean {
-    /// So many times as many.
-    pub fn times(&self, factor: f64) -> Mean {
-        Mean { objects: self.objects * factor, bytes: self.bytes * factor }
-    }
+/// A share, of something or of nothing.
+fn ratio(part: f64, all: f64) -> f64 {
+    if all > 0.0 { part / all } else { 0.0 }
 }
 
 /// By type, and of each in order of pools.
@@ -187,7 +167,7 @@ impl<'a> Pools<'a> {
             before[index + 1] = before[index] + begun.beginning.types().len() as f64;
         }
         let each = before[list.len()] / list.len() as f64;
-        let strips = vec![Strip::default(); (last - first) as usize + 1];
+        let strips = vec![Pairs::default(); (last - first) as usize + 1];
         let mut pools = Pools { list, before, strips, first, each };
         for (index, begun) in list.iter().enumerate() {
             let blocks = pools.blocks(index..index + 1);
@@ -213,7 +193,7 @@ impl<'a> Pools<'a> {
     }
 
     /// The strip in which these are.
-    fn strip(&self, pools: &[usize]) -> &Strip {
+    fn strip(&self, pools: &[usize]) -> &Pairs {
         &self.strips[(self.list[pools[0]].strip - self.first) as usize]
     }
 
@@ -221,7 +201,6 @@ impl<'a> Pools<'a> {
     fn parts(&self, pools: &[usize], own: &[f64], near: &[f64]) -> Parts {
         let strip = self.strip(pools);
         let sum = |of: &dyn Fn(usize) -> f64| pools.iter().map(|&pool| of(pool)).sum::<f64>();
-        let ratio = |part: f64, all: f64| if all > 0.0 { part / all } else { 0.0 };
         let (blocks, squares) = (sum(&|pool| own[pool]), sum(&|pool| own[pool].powi(2)));
         let near = ratio(sum(&|pool| own[pool] * near[pool]), strip.near);
         let one = if strip.one > 0.0 { (squares - blocks) / strip.one } else { near };
@@ -239,7 +218,6 @@ impl<'a> Pools<'a> {
         let blocks = self.blocks(pool..pool + 1);
         let near_blocks = self.blocks(around.clone()) - blocks;
         let others = (around.len() - 1) as f64;
-        let ratio = |part: f64, all: f64| if all > 0.0 { part / all } else { 0.0 };
         let of_own = first + within / blocks.max(1.0);
         let of_near = shared + ratio(first + within / self.each.max(1.0) - shared, others);
         let determinant = of_own * of_near - shared * shared;
@@ -284,7 +262,7 @@ mod tests {
                 number: unit,
             })
             .collect();
-        let expected = expect(0, &begun, 64.0, false);
+        let expected = expect(&begun, 64.0, false);
         let of_type = || expected.iter().filter(|(id, _)| *id == 0).map(|(_, of_list)| of_list);
         let mut parts = vec![0.0; beginnings.len()];
         let mut sum = 0.0;

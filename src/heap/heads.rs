@@ -50,8 +50,7 @@ pub(super) struct Beginning {
 }
 
 impl Beginning {
-    /// Of pools that begin with these.
-    #[cfg(test)]
+    /// Of a pool that begins with blocks of these types, as many as are remembered.
     pub(super) fn of(types: impl Iterator<Item = Option<TypeId>>) -> Beginning {
         let mut beginning = Beginning::default();
         for (place, id) in beginning.types.iter_mut().zip(types) {
@@ -215,12 +214,7 @@ fn beginning(bytes: &[u8], address: Address, pool: &Pool, layout: &Layout, types
     let blocks = bytes.get(pool.first..).unwrap_or_default().chunks(pool.block_size.max(1)).take(pool.carved);
     // The last one may be cut off.
     let least = BEGINNING.min(pool.block_size);
-    let mut beginning = Beginning::default();
-    for (place, block) in beginning.types.iter_mut().zip(blocks.filter(|block| block.len() >= least)) {
-        *place = type_of(block);
-        beginning.blocks += 1;
-    }
-    beginning
+    Beginning::of(blocks.filter(|block| block.len() >= least).map(type_of))
 }
 
 /// All pools that were ever used, numbered in order of address.

@@ -9,6 +9,7 @@ pub mod chunks;
 pub mod classify;
 pub mod counters;
 mod drawn;
+pub mod expected;
 pub mod follow;
 pub mod freelists;
 pub mod glance;

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use rustc_hash::FxHashMap;
 
-use super::beginnings::Expected;
+use super::expected::Expected;
 use super::object::Amount;
 use super::worker::Counts;
 
@@ -34,6 +34,21 @@ pub struct Unit {
     pub size: f64,
 }
 
+/// What was seen in one unit: its strip, the unit, how much.
+pub type Seen = (u32, u32, Amount);
+
+/// Puts what was seen in order of units, and together what was seen in one: what was judged later is an entry of its own.
+pub fn merge(seen: &mut Vec<Seen>) {
+    seen.sort_unstable_by_key(|&(_, unit, _)| unit);
+    seen.dedup_by(|next, sum| {
+        let is_same = next.1 == sum.1;
+        if is_same {
+            sum.2.add(next.2);
+        }
+        is_same
+    });
+}
+
 /// Kinds of lists: pools, windows, large mappings.
 pub(super) const POOLS: usize = 0;
 pub(super) const WINDOWS: usize = 1;
@@ -61,16 +76,16 @@ pub struct Sample {
     pub lists: Vec<Range<usize>>,
     /// The units that were read, strip by strip; not those that were read in any case.
     pub units: Vec<Unit>,
-    /// What was seen in units, by type (its index): the strip, the unit, how much. Sorted by unit.
-    pub seen: FxHashMap<u32, Vec<(u32, u32, Amount)>>,
+    /// What was seen in units, by type (its index): in order of units, each once.
+    pub seen: FxHashMap<u32, Vec<Seen>>,
     /// What was seen where everything was read, by type (its index).
     pub certain: FxHashMap<u32, Amount>,
     /// Types that were seen in units that are read in any case, of lists whose other units are drawn: bits of kinds of lists.
     pub at_edges: FxHashMap<u32, u8>,
     /// By kind of list.
     pub edges: [Edge; 3],
-    /// What the heads of pools let expect, by type (its index).
-    pub expected: FxHashMap<u32, Vec<Expected>>,
+    /// What the heads of pools let expect, by type (its index) and list.
+    pub expected: FxHashMap<u32, Vec<(usize, Expected)>>,
     /// Pools that phase 1 saw, where it was a sample: their number among all that it looked at, and their blocks in use.
     pub looked_at: Vec<(u32, u32)>,
     /// The share of pools that phase 1 looked at.

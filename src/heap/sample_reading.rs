@@ -13,7 +13,7 @@ use super::drawn::Task;
 use super::large_blocks::{Blocks, Heavy};
 use super::object::Amount;
 use super::plan::Part;
-use super::sample::Sample;
+use super::sample::{Sample, merge};
 use super::unit_tally::{CERTAIN, EDGES, Tally};
 use super::worker::Worker;
 
@@ -98,9 +98,7 @@ pub(super) fn read<M: Memory + Sync + ?Sized>(
         }
     }
     sample.raw_bytes = blocks.share_out(&heavy, &mut note);
-    for seen in sample.seen.values_mut() {
-        // Workers take tasks as they come; sums of floats depend on their order.
-        seen.sort_unstable_by_key(|&(_, unit, _)| unit);
-    }
+    // Workers take tasks as they come; sums of floats depend on their order.
+    sample.seen.values_mut().for_each(merge);
     Ok(())
 }

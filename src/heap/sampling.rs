@@ -36,10 +36,11 @@ use rustc_hash::FxHashMap;
 use crate::target::Address;
 use crate::target::memory::{Memory, ReadError};
 
-use super::beginnings::{self, Begun, Expected};
+use super::beginnings::{self, Begun};
 use super::chunks::{Chunk, Heap};
 use super::classify::Classifier;
 use super::drawn::{Drawn, Task};
+use super::expected::Expected;
 use super::heads::{self, Beginning, HEAD, Limit};
 use super::object::{Object, Sink};
 use super::plan::{Part, Plan};
@@ -267,7 +268,12 @@ impl<'a> Frame<'a> {
         rng: &mut Rng,
     ) -> Result<Sample, ReadError> {
         let bytes = match effort {
-            Effort::Until(end, bytes_min) => self.bytes_in(memory, classifier, end, rng)?.max(bytes_min),
+            Effort::Until(end, bytes_min) => {
+                let bytes = self.bytes_in(memory, classifier, end, rng)?.max(bytes_min);
+                // What the guess of the speed keeps back is well spent where it makes doubt needless.
+                let is_small = self.stands_for == 1.0 && self.drawable_bytes() as f64 * TIME_SHARE <= bytes as f64;
+                if is_small { u64::MAX } else { bytes }
+            }
             Effort::Bytes(bytes) => bytes.saturating_sub(self.fixed_bytes()),
         };
         let mut plan = Drawn::default();
@@ -358,10 +364,13 @@ impl<'a> Frame<'a> {
                 .collect();
             lists.push((plan.lists.len() - 1, begun, (size * self.alignment) as f64));
         }
-        let expected: Vec<Vec<(u32, Expected)>> =
-            lists.par_iter().map(|(list, begun, block)| beginnings::expect(*list, begun, *block, is_sampled)).collect();
-        for (type_id, of_list) in expected.into_iter().flatten() {
-            plan.expected.entry(type_id).or_default().push(of_list);
+        let expect =
+            |(list, begun, block): &(usize, Vec<_>, f64)| (*list, beginnings::expect(begun, *block, is_sampled));
+        let expected: Vec<(usize, Vec<(u32, Expected)>)> = lists.par_iter().map(expect).collect();
+        for (list, of_list) in expected {
+            for (type_id, of_type) in of_list {
+                plan.expected.entry(type_id).or_default().push((list, of_type));
+            }
         }
         (plan.pools.len() - before) as u64
     }
