@@ -36,7 +36,8 @@
 //!   seen nor the block itself says whose it is, its bytes stand in the upper limit of the bytes of types that own such blocks,
 //!   and of the total;
 //! * a type that was seen in units only that are **read in any case**, or nearly so, of a list whose other units stand for many,
-//!   may be in those that were not drawn: that is the limit for what is rare and was not seen at all;
+//!   may be in those that were not drawn, and so may one that was seen in static data only: that is the limit for what is
+//!   rare and was not seen at all;
 //! * nobody has fewer objects than were seen.
 
 use rayon::prelude::*;
@@ -45,7 +46,7 @@ use rustc_hash::FxHashMap;
 use crate::heap::expected::Expected;
 use crate::heap::large_blocks::HEAVY;
 use crate::heap::object::Amount;
-use crate::heap::sample::{Sample, Seen, merge};
+use crate::heap::sample::{EVERYWHERE, Sample, Seen, merge};
 use crate::python::sizes::Basis;
 use crate::python::types::TypeTable;
 
@@ -77,8 +78,8 @@ struct Member {
     owns_blocks: bool,
 }
 
-/// All kinds of lists, as in [`Sample::at_edges`].
-const EVERYWHERE: u8 = 0b111;
+/// Types whose only objects are static, as `type.__qualname__`.
+const SINGLETONS: &[&str] = &["NoneType", "bool", "ellipsis", "NotImplementedType"];
 
 /// Types whose items are a block of their own, as `type.__qualname__`; others' items are in the object or in one of
 /// these.
@@ -102,7 +103,8 @@ pub fn histogram(types: &TypeTable, sample: &Sample, by: By, sort: SortKey) -> H
         add(&mut all);
     };
     for (&type_id, &amount) in &sample.certain {
-        let at_edges = sample.at_edges.get(&type_id).copied().unwrap_or_default();
+        let is_singleton = infos.get(type_id as usize).is_some_and(|info| SINGLETONS.contains(&info.qualname.as_str()));
+        let at_edges = if is_singleton { 0 } else { sample.at_edges.get(&type_id).copied().unwrap_or_default() };
         member(type_id, &|member| {
             member.certain.add(amount);
             member.at_edges |= at_edges;

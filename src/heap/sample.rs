@@ -54,6 +54,9 @@ pub(super) const POOLS: usize = 0;
 pub(super) const WINDOWS: usize = 1;
 pub(super) const MAPPED: usize = 2;
 
+/// All kinds of lists, as in [`Sample::at_edges`].
+pub const EVERYWHERE: u8 = 1 << POOLS | 1 << WINDOWS | 1 << MAPPED;
+
 /// What was drawn of one kind of list whose other units are read in any case.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Edge {
@@ -80,7 +83,8 @@ pub struct Sample {
     pub seen: FxHashMap<u32, Vec<Seen>>,
     /// What was seen where everything was read, by type (its index).
     pub certain: FxHashMap<u32, Amount>,
-    /// Types that were seen in units that are read in any case, of lists whose other units are drawn: bits of kinds of lists.
+    /// Types that may be in units that were not drawn, though they were seen in none: they were seen in units that are read in
+    /// any case of lists whose other units are drawn, or in static data alone. Bits of kinds of lists, by type (its index).
     pub at_edges: FxHashMap<u32, u8>,
     /// By kind of list.
     pub edges: [Edge; 3],

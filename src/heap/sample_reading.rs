@@ -13,9 +13,12 @@ use super::drawn::Task;
 use super::large_blocks::{Blocks, Heavy};
 use super::object::Amount;
 use super::plan::Part;
-use super::sample::{Sample, merge};
-use super::unit_tally::{CERTAIN, EDGES, Tally};
+use super::sample::{EVERYWHERE, Sample, merge};
+use super::unit_tally::{CERTAIN, EDGES, STATICS, Tally};
 use super::worker::Worker;
+
+/// Beside the kinds of lists: what was read as a whole, none of which is drawn.
+const WHOLE: u8 = 1 << 7;
 
 /// Reads what was drawn, and adds up what is seen. The first task is what is read in any case: the longest, so it is begun
 /// first.
@@ -59,6 +62,8 @@ pub(super) fn read<M: Memory + Sync + ?Sized>(
             let pools: Vec<Address> = task.pools.iter().map(|&(pool, _)| pool).collect();
             worker.read_pools(&pools)?;
             for part in &task.parts {
+                let unit = if matches!(part, Part::Statics(_)) { STATICS } else { CERTAIN };
+                worker.settle()?.turn_to(unit);
                 worker.read_part(part)?;
             }
             worker.settle()?.put_down();
@@ -76,12 +81,13 @@ pub(super) fn read<M: Memory + Sync + ?Sized>(
     for (strip, number) in sample.strips.iter().zip(0..) {
         strip_of[strip.units.clone()].fill(number);
     }
+    let mut found_in: FxHashMap<u32, u8> = FxHashMap::default();
     let mut note = |type_id: u32, unit: u32, amount: Amount| match strip_of.get(unit as usize) {
         Some(&strip) => sample.seen.entry(type_id).or_default().push((strip, unit, amount)),
         None if unit >= EDGES => {
             sample.certain.entry(type_id).or_default().add(amount);
-            if unit != CERTAIN && amount.objects > 0 {
-                *sample.at_edges.entry(type_id).or_default() |= 1 << (unit - EDGES);
+            if amount.objects > 0 {
+                *found_in.entry(type_id).or_default() |= if unit == CERTAIN { WHOLE } else { 1 << (unit - EDGES) };
             }
         }
         None => {}
@@ -98,6 +104,12 @@ pub(super) fn read<M: Memory + Sync + ?Sized>(
         }
     }
     sample.raw_bytes = blocks.share_out(&heavy, &mut note);
+    for (type_id, found_in) in found_in {
+        // What C code has of a type says nothing of what was allocated.
+        let is_static = found_in == 1 << (STATICS - EDGES) && !sample.seen.contains_key(&type_id);
+        let kinds = if is_static { EVERYWHERE } else { found_in & EVERYWHERE };
+        sample.at_edges.extend((kinds != 0).then_some((type_id, kinds)));
+    }
     // Workers take tasks as they come; sums of floats depend on their order.
     sample.seen.values_mut().for_each(merge);
     Ok(())

@@ -10,6 +10,9 @@ pub(super) const CERTAIN: u32 = u32::MAX;
 /// What is read in any case of a list whose other units are drawn belongs to the unit of this number and the list's kind.
 pub(super) const EDGES: u32 = CERTAIN - 8;
 
+/// Static data, which is read in any case, belongs to this one.
+pub(super) const STATICS: u32 = EDGES + 3;
+
 /// Counts by type and unit.
 pub(super) struct Tally {
     /// The unit of each pool, by its number.
