@@ -16,7 +16,7 @@ use crate::analysis::histogram::SortKey;
 use crate::graph::link::count_edges;
 use crate::heap::census::Progress;
 use crate::heap::classify::Classifier;
-use crate::heap::heads::{HEADS_MAX, Limit};
+use crate::heap::heads::{FirstHeads, HEADS_MAX, Limit};
 use crate::heap::objects::{Found, Objects};
 use crate::heap::references::References;
 use crate::heap::sampling::{Effort, Frame};
@@ -339,7 +339,8 @@ fn estimate_objects(opened: &Opened, survey: &Survey) -> Result<(u64, u64)> {
     let classifier = Classifier::new(&python.layout, python.version, &types, survey.debug_hooks);
     // The same draw each time: a limit that was told is the same when it is kept to.
     let mut rng = fastrand::Rng::with_seed(1);
-    let frame = Frame::new(memory, &classifier, &survey.plan, Limit::count(HEADS_MAX), &mut rng)?;
+    let first = FirstHeads::read(memory, &python.layout, &survey.plan, HEADS_MAX, &mut rng)?;
+    let frame = Frame::new(memory, &classifier, &survey.plan, first, Limit::default(), &mut rng)?;
     let sample = frame.draw(memory, &classifier, Effort::Bytes(SAMPLE + frame.fixed_bytes()), &mut rng)?;
     let histogram = estimate::histogram(&types, &sample, estimate::By::Type, SortKey::Bytes);
     let long = histogram.rows.iter().filter(|row| LONG.contains(&row.label().as_str()));

@@ -6,10 +6,11 @@ use anyhow::Result;
 use fastrand::Rng;
 
 use crate::analysis::estimate::{self, By};
-use crate::analysis::histogram::{Histogram, SortKey};
+use crate::analysis::histogram::{Histogram, SortKey, Tally};
+use crate::heap::census::Progress;
 use crate::heap::classify::Classifier;
 use crate::heap::freelists;
-use crate::heap::heads::{HEADS_MAX, Limit};
+use crate::heap::heads::{FirstHeads, HEADS_MAX, Limit};
 use crate::heap::sampling::{Effort, Frame};
 use crate::heap::survey::Outcome;
 use crate::python::types::TypeTable;
@@ -24,11 +25,13 @@ use super::open::{Opened, Taken, allocator_summary};
 const BUDGET: Duration = Duration::from_millis(50);
 /// The share of the time that is left for the heads of pools: with more, too few pools are read to say what heads leave out
 /// where pools hold of everything.
-const HEADS_SHARE: f64 = 0.5;
-/// Where no budget was given a busy machine costs time and not accuracy: passes over the heads of pools that are made, and
-/// bytes that are read of what is drawn. An idle one does as much in [`BUDGET`].
-const PASSES_MIN: usize = 4;
-const BYTES_MIN: u64 = 6 << 20;
+const HEADS_SHARE: f64 = 0.4;
+/// Where no budget was given a busy machine costs time and not accuracy: heads of pools, and bytes of what is drawn, that are
+/// read in any case. An idle one does as much in [`BUDGET`].
+const HEADS_MIN: u64 = HEADS_MAX / 8;
+const BYTES_MIN: u64 = 20 << 20;
+/// What is drawn here and there takes so many times as long as the same in a row.
+const SCATTERED: u64 = 3;
 /// What is read first where an error was asked for.
 const FIRST_BYTES: u64 = 32 << 20;
 /// Types that hold less are not looked at to judge the error.
@@ -45,17 +48,36 @@ pub fn take(mut opened: Opened, options: &Sampling, by: By, sort: SortKey) -> Re
     let survey = opened.survey()?;
     let (memory, python) = (&opened.source, &opened.python);
     log::debug!("surveyed: {:?}", start.elapsed());
-    let types = TypeTable::build(&CachedMemory::new(memory), python, &survey.plan.statics())?;
-    let mut classifier = Classifier::new(&python.layout, python.version, &types, survey.debug_hooks);
-    classifier.dead = freelists::ambiguous(&CachedMemory::new(memory), python, &survey.plan);
+    let (types, first) = std::thread::scope(|scope| {
+        let first = scope.spawn(|| FirstHeads::read(memory, &python.layout, &survey.plan, HEADS_MAX, &mut rng));
+        let types = TypeTable::build(&CachedMemory::new(memory), python, &survey.plan.statics());
+        (types, first.join().expect("a reader does not panic"))
+    });
+    let (types, first) = (types?, first?);
     log::debug!("types known: {:?}", start.elapsed());
     let end = start + options.budget.unwrap_or(BUDGET);
     // What counts bytes must draw the same sample again, whatever the time.
     let is_timed = (options.max_read, options.error) == (None, None);
+    let (heads_min, bytes_min) = if options.budget.is_none() { (HEADS_MIN, BYTES_MIN) } else { (0, 0) };
+    let left = end.saturating_duration_since(Instant::now()).max(first.pools_take(bytes_min * SCATTERED));
+    if is_timed && first.census_takes(&survey.plan) <= left {
+        // There is no need to guess.
+        let tally = || Tally::new(types.len());
+        let (tallies, outcome) = survey.census(memory, python, &types, &Progress::default(), tally)?;
+        let histogram = Histogram::new(&types, &tallies, sort);
+        let collected = if by == By::Module { histogram.by_module(sort) } else { histogram };
+        let paused = freeze.map(Freeze::release);
+        let (read_bytes, is_core) = (survey.plan.total_bytes(), opened.source.core().is_some());
+        let reading = Reading { read_bytes, duration: start.elapsed(), paused, is_core };
+        let problems = opened.problems(&survey, &types, &outcome);
+        let allocator = allocator_summary(&survey, outcome.counts.pools, outcome.counts.blocks_in_use);
+        return Ok((Taken { collected, reading, problems, allocator }, Basis::Exact));
+    }
+    let mut classifier = Classifier::new(&python.layout, python.version, &types, survey.debug_hooks);
+    classifier.dead = freelists::ambiguous(&CachedMemory::new(memory), python, &survey.plan);
     let until = is_timed.then(|| Instant::now() + end.saturating_duration_since(Instant::now()).mul_f64(HEADS_SHARE));
-    let (passes_min, bytes_min) = if options.budget.is_none() { (PASSES_MIN, BYTES_MIN) } else { (1, 0) };
-    let limit = Limit { heads_max: HEADS_MAX, until, passes_min };
-    let frame = Frame::new(memory, &classifier, &survey.plan, limit, &mut rng)?;
+    let limit = Limit { until, heads_min };
+    let frame = Frame::new(memory, &classifier, &survey.plan, first, limit, &mut rng)?;
     log::debug!("before the sample: {:?}", start.elapsed());
     let mut effort = match (options.max_read, options.error) {
         (Some(bytes), _) => Effort::Bytes(bytes),
@@ -83,7 +105,8 @@ pub fn take(mut opened: Opened, options: &Sampling, by: By, sort: SortKey) -> Re
     let problems = opened.problems(&survey, &types, &Outcome { counts: sample.counts, lists: None });
     let allocator = allocator_summary(&survey, sample.pools.0.round() as u64, sample.blocks_in_use.round() as u64);
     let (pools, pools_read) = sample.pools;
-    let sampled = Sampled { seed, pools_read, pools: pools.round() as u64, confidence: 0.95, duration };
+    let share_of_bytes = sample.read_bytes as f64 / survey.plan.total_bytes().max(1) as f64;
+    let sampled = Sampled { seed, pools_read, pools: pools.round() as u64, share_of_bytes, confidence: 0.95, duration };
     let basis = if sample.is_complete {
         // Nothing was left out, so nothing is estimated.
         histogram.interval = None;

@@ -5,8 +5,12 @@
 //! microsecond, so those of 1 GiB of pools of 16 KiB take some 30 ms on two processors: as many as can be are read, since what
 //! they tell is exact. Where there are more pools, or less time, cells of neighbours are cut, and of each cell so many pools are
 //! looked at, at random: a stratified sample (Cochran, *Sampling Techniques*, 5).
+//!
+//! One of each cell is read first, which tells how fast that goes, and needs no types: they are learned meanwhile. The others
+//! follow in one pass in order of address, which takes two thirds of the time of several passes that skip most pools each, since
+//! the kernel finds neighbours in one line of its tables.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 
@@ -20,11 +24,22 @@ use super::pools::{Pool, PoolState};
 
 /// Heads that are read at most: 1 GiB of pools of 16 KiB.
 pub const HEADS_MAX: u64 = 1 << 16;
-/// They are read in as many passes over the address space, so that the phase can end when its time is over.
-const PASSES: u64 = 8;
-/// Bytes of a pool that are read, and heads per call; the kernel takes 1024.
+/// Of a cell so many are read at most.
+const OF_CELL_MAX: u64 = 16;
+/// What a head takes in order of address, as a share of what it takes where most are skipped.
+const IN_ORDER: f64 = 0.75;
+/// A time that is over by this part for all heads is better than one that is kept without some of them: they say how many
+/// blocks there are of each size, and without some of them that is an estimate.
+const ALL_TAKE: f64 = 1.3;
+/// Bytes of pools of which a census takes as long as a head; and how much longer it takes for what malloc gives.
+const CENSUS: u64 = 2700;
+const HEAP: u64 = 6;
+/// How long a head takes where there are too few to measure it.
+const USUAL: Duration = Duration::from_nanos(1500);
+const FEW: usize = 64;
+/// Bytes of a pool that are read, and heads per call. The kernel takes 1024; the bytes of these stay in the nearest cache.
 pub(super) const HEAD: usize = 256;
-const HEADS_AT_ONCE: usize = 1024;
+const HEADS_AT_ONCE: usize = 128;
 /// First blocks whose types are remembered.
 const FIRST_BLOCKS: usize = 6;
 /// Bytes of a block in which the type of an object stands: behind hooks, two words in front of the GC head, and that.
@@ -66,100 +81,165 @@ impl Beginning {
     }
 }
 
-/// How many heads are read.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// How many heads are read behind the first ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Limit {
-    /// At most so many.
-    pub heads_max: u64,
-    /// No further pass begins that would not end until then.
+    /// As many as are read until then; without it, all that there is room for.
     pub until: Option<Instant>,
-    /// Eighths of `heads_max` that are read in any case; one at least.
-    pub passes_min: usize,
+    /// So many in any case.
+    pub heads_min: u64,
 }
 
-impl Limit {
-    /// So many, whatever the time.
-    pub fn count(heads_max: u64) -> Limit {
-        Limit { heads_max, until: None, passes_min: 1 }
-    }
+/// The heads of one pool of each cell. What its blocks are is not yet said.
+#[derive(Debug)]
+pub struct FirstHeads {
+    slots: Slots,
+    cells: Cells,
+    /// Of each cell, the place of that pool in it.
+    places: Vec<u64>,
+    heads: Vec<([u8; HEAD], bool)>,
+    /// How long one took on one processor.
+    each: Duration,
 }
 
-/// Reads the heads of pools: in order of address, and how many pools each of them stands for.
-pub(super) fn read<M: Memory + Sync + ?Sized>(
-    memory: &M,
-    layout: &Layout,
-    types: &TypeTable,
-    plan: &Plan,
-    limit: Limit,
-    rng: &mut Rng,
-) -> Result<(Vec<Head>, f64), ReadError> {
-    let slots = Slots::of(plan, layout.constants.pool_size as u64);
-    let cells = Cells::new(slots.count, limit.heads_max, rng);
-    let mut heads: Vec<Head> = Vec::new();
-    let mut passes = 0;
-    for wanted in &cells.passes {
+impl FirstHeads {
+    /// Reads them. `heads_max`: no more heads are to be read, these and others.
+    ///
+    /// # Errors
+    /// Where the target cannot be read at all any more.
+    pub fn read<M: Memory + ?Sized>(
+        memory: &M,
+        layout: &Layout,
+        plan: &Plan,
+        heads_max: u64,
+        rng: &mut Rng,
+    ) -> Result<FirstHeads, ReadError> {
+        let slots = Slots::of(plan, layout.constants.pool_size as u64);
+        let cells = Cells::new(slots.count, heads_max);
+        let places: Vec<u64> = (0..cells.count).map(|_| rng.u64(..cells.size)).collect();
+        let wanted: Vec<u64> = cells.slots((0..).zip(&places).map(|(cell, &place)| (cell, place)), slots.count);
+        let mut heads = Vec::with_capacity(wanted.len());
         let start = Instant::now();
-        heads.extend(shared_heads(memory, layout, types, &slots, wanted)?);
-        passes += 1;
-        // The next pass takes as long as this one.
-        if passes >= limit.passes_min && limit.until.is_some_and(|until| Instant::now() + start.elapsed() > until) {
-            break;
-        }
+        read_bytes(memory, &slots, &wanted, |_, bytes| {
+            let mut head = [0; HEAD];
+            head.copy_from_slice(bytes.unwrap_or(&[0; HEAD]));
+            heads.push((head, bytes.is_some()));
+        })?;
+        let count = u32::try_from(wanted.len()).unwrap_or(u32::MAX);
+        let each = if wanted.len() < FEW { USUAL } else { start.elapsed() / count };
+        Ok(FirstHeads { slots, cells, places, heads, each })
     }
-    log::debug!("heads of {passes} in {} pools, {} in all", cells.size, heads.len());
-    // Passes are runs in order, which this sort merges.
-    heads.sort_by_key(|head| head.address);
-    Ok((heads, cells.size as f64 / f64::from(passes.max(1) as u32)))
+
+    /// How long all processors take for a census, to judge by these.
+    pub fn census_takes(&self, plan: &Plan) -> Duration {
+        let weight = |part: &Part| if matches!(part, Part::Arena(_)) { 1 } else { HEAP };
+        self.pools_take(plan.parts.iter().map(|part| part.len() * weight(part)).sum())
+    }
+
+    /// As above, for so many bytes of pools in a row.
+    pub fn pools_take(&self, bytes: u64) -> Duration {
+        self.each.mul_f64(bytes as f64 / CENSUS as f64 / rayon::current_num_threads().max(1) as f64)
+    }
+
+    /// Reads others of each cell, as many as are allowed. Returns all heads in order of address, and how many pools each of
+    /// them stands for.
+    pub(super) fn and_others<M: Memory + Sync + ?Sized>(
+        self,
+        memory: &M,
+        layout: &Layout,
+        types: &TypeTable,
+        limit: Limit,
+        rng: &mut Rng,
+    ) -> Result<(Vec<Head>, f64), ReadError> {
+        let FirstHeads { slots, cells, places, heads: first, each } = self;
+        let decoder = Decoder { layout, types };
+        let others = cells.others(limit, each);
+        let mut heads: Vec<Head> = Vec::with_capacity(((others + 1) * cells.count) as usize);
+        let mut cursor = 0;
+        let of_first = cells.slots((0..).zip(&places).map(|(cell, &place)| (cell, place)), slots.count);
+        heads.extend(of_first.into_iter().zip(&first).map(|(slot, (bytes, is_filled))| {
+            decoder.head(slots.address(slot, &mut cursor), is_filled.then_some(bytes))
+        }));
+        if others > 0 {
+            heads.extend(shared_heads(memory, &decoder, &slots, &cells.draw(&places, others, slots.count, rng))?);
+        }
+        log::debug!("heads of {} in {} pools, {} in all, first in {each:?} each", others + 1, cells.size, heads.len());
+        // Two runs in order, which this sort merges.
+        heads.sort_by_key(|head| head.address);
+        Ok((heads, cells.size as f64 / (others + 1) as f64))
+    }
 }
 
-/// Which heads are read, in passes.
+/// Neighbours of which some are looked at, at random.
+#[derive(Debug)]
 struct Cells {
-    /// Neighbours of which each pass reads one at random that no pass before it has read.
+    count: u64,
+    /// Pools of a cell. The last one may have fewer; then those that are not there may be chosen.
     size: u64,
-    /// Numbers of pools, in order.
-    passes: Vec<Vec<u64>>,
 }
 
 impl Cells {
-    fn new(count: u64, heads_max: u64, rng: &mut Rng) -> Cells {
-        let size = count.div_ceil((heads_max / PASSES).max(1)).max(1);
-        let number = size.min(PASSES) as usize;
-        let mut passes = vec![Vec::with_capacity(count.div_ceil(size) as usize); number];
-        let mut taken = Vec::with_capacity(number);
-        for cell in 0..count.div_ceil(size) {
+    fn new(slots: u64, heads_max: u64) -> Cells {
+        let size = slots.div_ceil((heads_max / OF_CELL_MAX).max(1)).max(1);
+        Cells { count: slots.div_ceil(size), size }
+    }
+
+    /// How many others of each cell are read, where one took so long.
+    fn others(&self, limit: Limit, each: Duration) -> u64 {
+        let most = self.size.min(OF_CELL_MAX) - 1;
+        let Some(until) = limit.until else { return most };
+        let left = until.saturating_duration_since(Instant::now()).as_secs_f64();
+        let workers = rayon::current_num_threads().max(1) as f64;
+        let in_time = left * workers / (each.as_secs_f64() * IN_ORDER).max(1e-9) / self.count.max(1) as f64;
+        let least = limit.heads_min as f64 / self.count.max(1) as f64 - 1.0;
+        let wanted = in_time.max(least);
+        let is_all = most + 1 == self.size;
+        if is_all && most as f64 <= wanted * ALL_TAKE { most } else { most.min(wanted as u64) }
+    }
+
+    /// So many others of each cell, at random, in order.
+    fn draw(&self, places: &[u64], others: u64, slots: u64, rng: &mut Rng) -> Vec<u64> {
+        let mut drawn = Vec::with_capacity((others * self.count) as usize);
+        let mut taken: Vec<u64> = Vec::with_capacity(OF_CELL_MAX as usize);
+        for (cell, &first) in (0..).zip(places) {
             taken.clear();
-            for pass in &mut passes {
-                let offset = loop {
-                    let offset = rng.u64(..size);
-                    if !taken.contains(&offset) {
-                        break offset;
-                    }
-                };
-                taken.push(offset);
-                // The last cell may have fewer than its size, and then those that are not there may be chosen.
-                let slot = cell * size + offset;
-                if slot < count {
-                    pass.push(slot);
+            if others + 1 == self.size {
+                taken.extend((0..self.size).filter(|&place| place != first));
+            }
+            while (taken.len() as u64) < others {
+                let place = rng.u64(..self.size);
+                if place != first && !taken.contains(&place) {
+                    taken.push(place);
                 }
             }
+            taken.sort_unstable();
+            drawn.extend(taken.iter().map(|&place| (cell, place)));
         }
-        Cells { size, passes }
+        self.slots(drawn.into_iter(), slots)
+    }
+
+    /// The numbers of pools at these places of cells, as far as there are any.
+    fn slots(&self, places: impl Iterator<Item = (u64, u64)>, slots: u64) -> Vec<u64> {
+        places.map(|(cell, place)| cell * self.size + place).filter(|&slot| slot < slots).collect()
     }
 }
 
-/// As [`some_heads`], by all processors: the kernel spends most of the time, and can do that on several.
+/// The heads of these pools, by all processors: the kernel spends most of the time, and can do that on several.
 fn shared_heads<M: Memory + Sync + ?Sized>(
     memory: &M,
-    layout: &Layout,
-    types: &TypeTable,
+    decoder: &Decoder<'_>,
     slots: &Slots,
     wanted: &[u64],
 ) -> Result<Vec<Head>, ReadError> {
     let share = wanted.len().div_ceil(rayon::current_num_threads().max(1)).max(HEADS_AT_ONCE);
+    let some = |wanted: &[u64]| {
+        let mut heads = Vec::with_capacity(wanted.len());
+        read_bytes(memory, slots, wanted, |address, bytes| heads.push(decoder.head(address, bytes)))?;
+        Ok(heads)
+    };
     std::thread::scope(|scope| {
         let shares = wanted.chunks(share);
-        let handles: Vec<_> =
-            shares.map(|wanted| scope.spawn(move || some_heads(memory, layout, types, slots, wanted))).collect();
+        let handles: Vec<_> = shares.map(|wanted| scope.spawn(move || some(wanted))).collect();
         let mut all = Vec::with_capacity(wanted.len());
         for handle in handles {
             all.extend(handle.join().expect("a reader does not panic")?);
@@ -168,35 +248,45 @@ fn shared_heads<M: Memory + Sync + ?Sized>(
     })
 }
 
-/// The heads of these pools. One that cannot be read any more is free.
-fn some_heads<M: Memory + ?Sized>(
+/// Reads the heads of these pools: where they are, and their bytes, if they can be read.
+fn read_bytes<M: Memory + ?Sized>(
     memory: &M,
-    layout: &Layout,
-    types: &TypeTable,
     slots: &Slots,
     wanted: &[u64],
-) -> Result<Vec<Head>, ReadError> {
-    let mut heads = Vec::with_capacity(wanted.len());
+    mut take: impl FnMut(Address, Option<&[u8; HEAD]>),
+) -> Result<(), ReadError> {
     let mut buffer = vec![[0_u8; HEAD]; HEADS_AT_ONCE];
     let mut cursor = 0;
     for batch in wanted.chunks(HEADS_AT_ONCE) {
-        let mut pieces: Vec<Piece<'_>> = batch
-            .iter()
-            .zip(&mut buffer)
+        let mut pieces: Vec<Piece<'_>> = (batch.iter().zip(&mut buffer))
             .map(|(&slot, buffer)| Piece { address: slots.address(slot, &mut cursor), buffer, filled: false })
             .collect();
         memory.read_pieces(&mut pieces)?;
-        heads.extend(pieces.iter().map(|piece| {
-            let bytes = if piece.filled { &*piece.buffer } else { &[] };
-            let state = if piece.filled { Pool::read(bytes, layout) } else { PoolState::Free };
-            let beginning = match &state {
-                PoolState::InUse(pool) => beginning(bytes, piece.address, pool, layout, types),
-                _ => Beginning::default(),
-            };
-            Head { address: piece.address, state, beginning }
-        }));
+        let read: Vec<(Address, bool)> = pieces.iter().map(|piece| (piece.address, piece.filled)).collect();
+        read.into_iter().zip(&buffer).for_each(|((address, filled), bytes)| take(address, filled.then_some(bytes)));
     }
-    Ok(heads)
+    Ok(())
+}
+
+/// What is needed to say what a head says.
+struct Decoder<'a> {
+    layout: &'a Layout,
+    types: &'a TypeTable,
+}
+
+impl Decoder<'_> {
+    /// One that cannot be read any more is free.
+    fn head(&self, address: Address, bytes: Option<&[u8; HEAD]>) -> Head {
+        let Some(bytes) = bytes else {
+            return Head { address, state: PoolState::Free, beginning: Beginning::default() };
+        };
+        let state = Pool::read(bytes, self.layout);
+        let beginning = match &state {
+            PoolState::InUse(pool) => beginning(bytes, address, pool, self.layout, self.types),
+            _ => Beginning::default(),
+        };
+        Head { address, state, beginning }
+    }
 }
 
 /// What the blocks are that were read. A type follows a count of references, and what is in front of that is of an even number
@@ -218,6 +308,7 @@ fn beginning(bytes: &[u8], address: Address, pool: &Pool, layout: &Layout, types
 }
 
 /// All pools that were ever used, numbered in order of address.
+#[derive(Debug)]
 struct Slots {
     /// First number of an arena, and its first pool.
     arenas: Vec<(u64, Address)>,
@@ -243,5 +334,51 @@ impl Slots {
         }
         let (first, start) = self.arenas[*cursor];
         Address(start.0 + (number - first) * self.pool_size)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_each_cell_as_many_are_read() {
+        let mut rng = Rng::with_seed(5);
+        for (slots, heads_max) in [(1000, 160), (1003, 160), (1000, 320), (40, 1 << 16), (9, 0), (0, 160)] {
+            let cells = Cells::new(slots, heads_max);
+            assert!(cells.count * OF_CELL_MAX.min(cells.size) <= heads_max.max(cells.count) + OF_CELL_MAX);
+            let most = cells.others(Limit::default(), Duration::ZERO);
+            for others in [0, most / 2, most] {
+                let places: Vec<u64> = (0..cells.count).map(|_| rng.u64(..cells.size)).collect();
+                let mut numbers = cells.slots((0..).zip(&places).map(|(cell, &place)| (cell, place)), slots);
+                let drawn = cells.draw(&places, others, slots, &mut rng);
+                assert!(drawn.is_sorted());
+                numbers.extend(drawn);
+                numbers.sort_unstable();
+                let read = numbers.len();
+                numbers.dedup();
+                assert_eq!(numbers.len(), read, "one was read twice");
+                assert!(numbers.last().is_none_or(|&last| last < slots));
+                for whole in 0..slots / cells.size {
+                    let of_cell = numbers.iter().filter(|&&number| number / cells.size == whole).count();
+                    assert_eq!(of_cell as u64, others + 1);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn time_says_how_many() {
+        let cells = Cells::new(1 << 20, 1 << 16);
+        let others = |milliseconds, heads_min| {
+            let until = Some(Instant::now() + Duration::from_millis(milliseconds));
+            cells.others(Limit { until, heads_min }, Duration::from_millis(1))
+        };
+        assert_eq!((others(0, 0), others(0, 1 << 15)), (0, 7));
+        assert_eq!(others(1_000_000_000, 0), 15);
+        // All of few, even if that takes a little longer.
+        let few = Cells::new(1 << 14, 1 << 16);
+        let others = |heads_min| few.others(Limit { until: Some(Instant::now()), heads_min }, Duration::from_millis(1));
+        assert_eq!((others(14_000), others(13_000), others(12_000)), (3, 2, 1));
     }
 }

@@ -41,7 +41,7 @@ use super::chunks::{Chunk, Heap};
 use super::classify::Classifier;
 use super::drawn::{Drawn, Task};
 use super::expected::Expected;
-use super::heads::{self, Beginning, HEAD, Limit};
+use super::heads::{self, Beginning, FirstHeads, HEAD, Limit};
 use super::object::{Object, Sink};
 use super::plan::{Part, Plan};
 use super::pools::PoolState;
@@ -67,6 +67,8 @@ const START_WEIGHT: f64 = 6.0;
 const MAPPED_MAX: usize = 1024;
 /// Pools that tell how long one takes.
 const PILOT: usize = 64;
+/// Windows that do, where there are no pools.
+const PILOT_WINDOWS: u32 = 8;
 /// Fewer pools are never drawn: below, intervals mean little.
 const POOLS_MIN: u64 = 128;
 /// As above, of windows.
@@ -115,7 +117,7 @@ pub struct Frame<'a> {
 }
 
 impl<'a> Frame<'a> {
-    /// Reads the heads of pools: phase 1.
+    /// Reads the heads of pools, of which the first ones are there: phase 1.
     ///
     /// # Errors
     /// Where the target cannot be read at all any more.
@@ -123,6 +125,7 @@ impl<'a> Frame<'a> {
         memory: &M,
         classifier: &Classifier<'_>,
         plan: &'a Plan,
+        first: FirstHeads,
         limit: Limit,
         rng: &mut Rng,
     ) -> Result<Frame<'a>, ReadError> {
@@ -148,7 +151,7 @@ impl<'a> Frame<'a> {
             }
         }
         frame.mapped.sort_by_key(|chunk| (std::cmp::Reverse(chunk.size), chunk.address));
-        frame.read_heads(memory, classifier, limit, rng)?;
+        frame.read_heads(memory, classifier, first, limit, rng)?;
         Ok(frame)
     }
 
@@ -156,11 +159,12 @@ impl<'a> Frame<'a> {
         &mut self,
         memory: &M,
         classifier: &Classifier<'_>,
+        first: FirstHeads,
         limit: Limit,
         rng: &mut Rng,
     ) -> Result<(), ReadError> {
         let layout = classifier.layout();
-        let (heads, stands_for) = heads::read(memory, layout, classifier.types(), self.plan, limit, rng)?;
+        let (heads, stands_for) = first.and_others(memory, layout, classifier.types(), limit, rng)?;
         self.stands_for = stands_for;
         self.looked_at = heads.len() as u64;
         let mut in_order: Vec<(usize, usize)> = Vec::with_capacity(heads.len());
@@ -217,7 +221,7 @@ impl<'a> Frame<'a> {
         self.heaps.iter().map(|heap| heap.range.end.0 - heap.range.start.0).sum()
     }
 
-    /// How many bytes of pools can be read in the time that is left, tried with a few.
+    /// How many bytes can be read in the time that is left, tried with a few pools, or windows where there are no pools.
     fn bytes_in<M: Memory + Sync + ?Sized>(
         &self,
         memory: &M,
@@ -225,12 +229,41 @@ impl<'a> Frame<'a> {
         end: Instant,
         rng: &mut Rng,
     ) -> Result<u64, ReadError> {
+        let mut worker = Worker::new(memory, classifier, Nothing);
+        let has_pools = self.classes.iter().any(|class| !class.is_empty());
+        let (each, unit) = if has_pools {
+            let pilot = self.some_pools(PILOT, rng);
+            // The first few pay for buffers and caches.
+            let (first, others) = pilot.split_at(PILOT / 4);
+            worker.read_pools(first)?;
+            worker.settle()?;
+            let start = Instant::now();
+            worker.read_pools(others)?;
+            worker.settle()?;
+            (start.elapsed() / others.len() as u32, self.pool_size)
+        } else {
+            let windows = self.windows();
+            if windows.is_empty() {
+                return Ok(u64::MAX);
+            }
+            let start = Instant::now();
+            for _ in 0..PILOT_WINDOWS {
+                let (heap, range) = &windows[rng.usize(..windows.len())];
+                worker.read_heap_window(heap, range.clone())?;
+                worker.settle()?;
+            }
+            (start.elapsed() / PILOT_WINDOWS, WINDOW)
+        };
+        let workers = rayon::current_num_threads().max(1) as f64;
+        let left = end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1)).as_secs_f64();
+        Ok((left * TIME_SHARE * workers / each.as_secs_f64().max(1e-7) * unit as f64) as u64)
+    }
+
+    /// So many pools, any of them; in order of address. There is one at least.
+    fn some_pools(&self, wanted: usize, rng: &mut Rng) -> Vec<Address> {
         let count: usize = self.classes.iter().map(Vec::len).sum();
-        if count == 0 {
-            return Ok(u64::MAX);
-        }
-        let mut pilot: Vec<Address> = Vec::with_capacity(PILOT);
-        for _ in 0..PILOT {
+        let mut pools: Vec<Address> = Vec::with_capacity(wanted);
+        for _ in 0..wanted {
             let mut index = rng.usize(..count);
             let found = self.classes.iter().find_map(|class| match class.get(index) {
                 Some(head) => Some(head.address),
@@ -239,21 +272,10 @@ impl<'a> Frame<'a> {
                     None
                 }
             });
-            pilot.extend(found);
+            pools.extend(found);
         }
-        pilot.sort_unstable();
-        let mut worker = Worker::new(memory, classifier, Nothing);
-        // The first few pay for buffers and caches.
-        let (first, others) = pilot.split_at(PILOT / 4);
-        worker.read_pools(first)?;
-        worker.settle()?;
-        let start = Instant::now();
-        worker.read_pools(others)?;
-        worker.settle()?;
-        let each = start.elapsed().as_secs_f64() / others.len() as f64;
-        let workers = rayon::current_num_threads().max(1) as f64;
-        let left = end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1)).as_secs_f64();
-        Ok((left * TIME_SHARE * workers / each.max(1e-7) * self.pool_size as f64) as u64)
+        pools.sort_unstable();
+        pools
     }
 
     /// Draws a sample and reads it.
@@ -268,12 +290,7 @@ impl<'a> Frame<'a> {
         rng: &mut Rng,
     ) -> Result<Sample, ReadError> {
         let bytes = match effort {
-            Effort::Until(end, bytes_min) => {
-                let bytes = self.bytes_in(memory, classifier, end, rng)?.max(bytes_min);
-                // What the guess of the speed keeps back is well spent where it makes doubt needless.
-                let is_small = self.stands_for == 1.0 && self.drawable_bytes() as f64 * TIME_SHARE <= bytes as f64;
-                if is_small { u64::MAX } else { bytes }
-            }
+            Effort::Until(end, bytes_min) => self.bytes_in(memory, classifier, end, rng)?.max(bytes_min),
             Effort::Bytes(bytes) => bytes.saturating_sub(self.fixed_bytes()),
         };
         let mut plan = Drawn::default();
@@ -375,7 +392,8 @@ impl<'a> Frame<'a> {
         (plan.pools.len() - before) as u64
     }
 
-    fn draw_windows(&self, bytes: u64, plan: &mut Drawn<'a>, rng: &mut Rng) {
+    /// The windows into which heaps are cut.
+    fn windows(&self) -> Vec<(&'a Heap, Range<Address>)> {
         let mut windows: Vec<(&'a Heap, Range<Address>)> = Vec::new();
         for heap in &self.heaps {
             let Range { start, end } = heap.range;
@@ -384,6 +402,11 @@ impl<'a> Frame<'a> {
                 (*heap, window)
             }));
         }
+        windows
+    }
+
+    fn draw_windows(&self, bytes: u64, plan: &mut Drawn<'a>, rng: &mut Rng) {
+        let windows = self.windows();
         let start = windows.first().map_or(0, |(_, range)| range.start.0).saturating_add(START);
         let weight = |(_, range): &(&Heap, Range<Address>)| if range.start.0 < start { START_WEIGHT } else { 1.0 };
         let weights: Vec<f64> = windows.iter().map(weight).collect();

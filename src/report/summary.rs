@@ -67,6 +67,9 @@ pub struct Sampled {
     pub pools_read: u64,
     /// Pools in use; an estimate itself where there are very many.
     pub pools: u64,
+    /// What part was read of the bytes that a census reads: where there are no pools.
+    #[serde(skip)]
+    pub share_of_bytes: f64,
     /// The confidence of the intervals.
     pub confidence: f64,
     /// How long the whole took, in seconds.
@@ -77,9 +80,12 @@ pub struct Sampled {
 impl Sampled {
     /// `sampled, 1.6 % of pools, 48 ms`.
     pub fn describe(&self) -> String {
-        let share = self.pools_read as f64 * 100.0 / (self.pools as f64).max(1.0);
+        let (share, what) = match self.pools {
+            0 => (self.share_of_bytes * 100.0, "bytes"),
+            pools => (self.pools_read as f64 * 100.0 / pools as f64, "pools"),
+        };
         let digits = if share < 0.1 { 3 } else { 1 };
-        format!("sampled, {share:.digits$} % of pools, {}", units::duration(self.duration))
+        format!("sampled, {share:.digits$} % of {what}, {}", units::duration(self.duration))
     }
 }
 
