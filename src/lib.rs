@@ -40,7 +40,7 @@
 //! | `heap::glance`, `heap::births` | what was born between two instants, and on which stack? |
 //! | `heap::recorder`, `heap::order`, `heap::counters` | which of it stays? How does the heap grow? |
 //! | `heap::sampling`, `heap::strips` | which part is read when not all of it is to be, and what was seen there? |
-//! | `heap::heads`, `heap::beginnings` | what do the heads of pools tell of the rest? |
+//! | `heap::heads`, `heap::beginnings`, `heap::expected` | what do the heads of pools tell of the rest? |
 //! | `heap::lists` | what do the collector's lists say? The second way, to check the first by |
 //! | `heap::objects`, `heap::index` | every object as columns; which object is at this address, and where is this one? |
 //! | `heap::references`, `heap::spelling` | what does an object refer to, and how would a person write that? |
@@ -51,7 +51,7 @@
 //! | `analysis::frames`, `analysis::owners` | which objects are one frame of a picture, and who holds how much? |
 //! | `analysis::why` | by which chains of names is an object held? |
 //! | `analysis::histogram` | how many objects and bytes of each type? |
-//! | `analysis::estimate`, `calibrate`, `figure`, `odd` | how many there must be, by a sample, and how well that is known? |
+//! | `analysis::estimate`, `calibrate`, `expansion`, `figure`, `odd` | how many there must be, by a sample, and how well that is known? |
 //! | `analysis::allocations`, `analysis::profile` | who allocates how much, and how well is that known? |
 //! | `report::*` | a file per format |
 //!

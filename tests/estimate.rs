@@ -360,7 +360,11 @@ fn an_error(interpreter: &Interpreter) -> Result<(), String> {
 }
 
 fn a_budget(interpreter: &Interpreter) -> Result<(), String> {
-    let (_target, pid) = standing(interpreter)?;
+    // More than any machine reads in that time.
+    let objects = ["--objects", "1500000"];
+    let target = Target::spawn(interpreter, &program("ages.py"), &objects, &[])?;
+    target.signal(nix::sys::signal::Signal::SIGSTOP);
+    let pid = target.pid().to_string();
     // No time at all: what is least is read.
     let report = sampled(&pid, &["--budget", "5ms", "--seed", "1"])?;
     let of = |name: &str| report["sample"][name].as_f64().ok_or(format!("no {name}"));
@@ -374,7 +378,7 @@ fn a_budget(interpreter: &Interpreter) -> Result<(), String> {
     }
     // So does one whose blocks malloc gives, of which nothing says how fast pools are read.
     let malloc = [("PYTHONMALLOC", "malloc")];
-    let of_malloc = Target::spawn(interpreter, &program("ages.py"), &["--objects", "300000"], &malloc)?;
+    let of_malloc = Target::spawn(interpreter, &program("ages.py"), &objects, &malloc)?;
     of_malloc.signal(nix::sys::signal::Signal::SIGSTOP);
     let of_malloc = tool::run(&["histo", "--sample", "--budget", "5ms", &of_malloc.pid().to_string()])?.ok()?.text();
     if !of_malloc.contains(" % of bytes, ") {

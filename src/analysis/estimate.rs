@@ -78,7 +78,7 @@ struct Member {
     owns_blocks: bool,
 }
 
-/// Types whose only objects are static, as `type.__qualname__`.
+/// Types of `builtins` whose only objects are static, as `type.__qualname__`.
 const SINGLETONS: &[&str] = &["NoneType", "bool", "ellipsis", "NotImplementedType"];
 
 /// Types whose items are a block of their own, as `type.__qualname__`; others' items are in the object or in one of
@@ -103,7 +103,9 @@ pub fn histogram(types: &TypeTable, sample: &Sample, by: By, sort: SortKey) -> H
         add(&mut all);
     };
     for (&type_id, &amount) in &sample.certain {
-        let is_singleton = infos.get(type_id as usize).is_some_and(|info| SINGLETONS.contains(&info.qualname.as_str()));
+        let is_singleton = infos
+            .get(type_id as usize)
+            .is_some_and(|info| info.module == "builtins" && SINGLETONS.contains(&info.qualname.as_str()));
         let at_edges = if is_singleton { 0 } else { sample.at_edges.get(&type_id).copied().unwrap_or_default() };
         member(type_id, &|member| {
             member.certain.add(amount);

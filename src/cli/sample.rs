@@ -12,7 +12,7 @@ use crate::heap::classify::Classifier;
 use crate::heap::freelists;
 use crate::heap::heads::{FirstHeads, HEADS_MAX, Limit};
 use crate::heap::sampling::{Effort, Frame};
-use crate::heap::survey::Outcome;
+use crate::heap::survey::{Outcome, Survey};
 use crate::python::types::TypeTable;
 use crate::report::summary::{Basis, Reading, Sampled};
 use crate::target::cache::CachedMemory;
@@ -30,8 +30,8 @@ const HEADS_SHARE: f64 = 0.4;
 /// read in any case. An idle one does as much in [`BUDGET`].
 const HEADS_MIN: u64 = HEADS_MAX / 8;
 const BYTES_MIN: u64 = 20 << 20;
-/// What is drawn here and there takes so many times as long as the same in a row.
-const SCATTERED: u64 = 3;
+/// Pools that are drawn here and there take so many times as long as the same in a row.
+const SCATTERED: u64 = 2;
 /// What is read first where an error was asked for.
 const FIRST_BYTES: u64 = 32 << 20;
 /// Types that hold less are not looked at to judge the error.
@@ -65,13 +65,10 @@ pub fn take(mut opened: Opened, options: &Sampling, by: By, sort: SortKey) -> Re
         let tally = || Tally::new(types.len());
         let (tallies, outcome) = survey.census(memory, python, &types, &Progress::default(), tally)?;
         let histogram = Histogram::new(&types, &tallies, sort);
-        let collected = if by == By::Module { histogram.by_module(sort) } else { histogram };
-        let paused = freeze.map(Freeze::release);
-        let (read_bytes, is_core) = (survey.plan.total_bytes(), opened.source.core().is_some());
-        let reading = Reading { read_bytes, duration: start.elapsed(), paused, is_core };
-        let problems = opened.problems(&survey, &types, &outcome);
-        let allocator = allocator_summary(&survey, outcome.counts.pools, outcome.counts.blocks_in_use);
-        return Ok((Taken { collected, reading, problems, allocator }, Basis::Exact));
+        let histogram = if by == By::Module { histogram.by_module(sort) } else { histogram };
+        let pools = (outcome.counts.pools, outcome.counts.blocks_in_use);
+        let read = Read { start, freeze, bytes: survey.plan.total_bytes(), outcome, pools };
+        return Ok((taken(histogram, &opened, &survey, &types, read), Basis::Exact));
     }
     let mut classifier = Classifier::new(&python.layout, python.version, &types, survey.debug_hooks);
     classifier.dead = freelists::ambiguous(&CachedMemory::new(memory), python, &survey.plan);
@@ -98,22 +95,39 @@ pub fn take(mut opened: Opened, options: &Sampling, by: By, sort: SortKey) -> Re
         sample = frame.draw(memory, &classifier, effort, &mut rng)?;
         histogram = estimate::histogram(&types, &sample, by, sort);
     }
-    let paused = freeze.map(Freeze::release);
-    let duration = start.elapsed();
-    let is_core = opened.source.core().is_some();
-    let reading = Reading { read_bytes: sample.read_bytes, duration, paused, is_core };
-    let problems = opened.problems(&survey, &types, &Outcome { counts: sample.counts, lists: None });
-    let allocator = allocator_summary(&survey, sample.pools.0.round() as u64, sample.blocks_in_use.round() as u64);
-    let (pools, pools_read) = sample.pools;
-    let share_of_bytes = sample.read_bytes as f64 / survey.plan.total_bytes().max(1) as f64;
-    let sampled = Sampled { seed, pools_read, pools: pools.round() as u64, share_of_bytes, confidence: 0.95, duration };
-    let basis = if sample.is_complete {
+    if sample.is_complete {
         // Nothing was left out, so nothing is estimated.
         histogram.interval = None;
         histogram.rows.iter_mut().for_each(|row| row.interval = None);
-        Basis::Exact
-    } else {
-        Basis::Sampled(sampled)
-    };
-    Ok((Taken { collected: histogram, reading, problems, allocator }, basis))
+    }
+    let (pools, pools_read) = (sample.pools.0.round() as u64, sample.pools.1);
+    let share_of_bytes = (sample.read_bytes as f64 / survey.plan.total_bytes().max(1) as f64).min(1.0);
+    let outcome = Outcome { counts: sample.counts, lists: None };
+    let blocks = (pools, sample.blocks_in_use.round() as u64);
+    let read = Read { start, freeze, bytes: sample.read_bytes, outcome, pools: blocks };
+    let taken = taken(histogram, &opened, &survey, &types, read);
+    let duration = taken.reading.duration;
+    let sampled = Sampled { seed, pools_read, pools, share_of_bytes, confidence: 0.95, duration };
+    let basis = if sample.is_complete { Basis::Exact } else { Basis::Sampled(sampled) };
+    Ok((taken, basis))
+}
+
+/// What was read, and how.
+struct Read {
+    start: Instant,
+    freeze: Option<Freeze>,
+    bytes: u64,
+    outcome: Outcome,
+    /// Pools, and their blocks in use.
+    pools: (u64, u64),
+}
+
+/// Lets the process go on and says what was read.
+fn taken(histogram: Histogram, opened: &Opened, survey: &Survey, types: &TypeTable, read: Read) -> Taken<Histogram> {
+    let paused = read.freeze.map(Freeze::release);
+    let is_core = opened.source.core().is_some();
+    let reading = Reading { read_bytes: read.bytes, duration: read.start.elapsed(), paused, is_core };
+    let problems = opened.problems(survey, types, &read.outcome);
+    let allocator = allocator_summary(survey, read.pools.0, read.pools.1);
+    Taken { collected: histogram, reading, problems, allocator }
 }

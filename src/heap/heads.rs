@@ -2,13 +2,14 @@
 //!
 //! A head says in 48 bytes which size class a pool has and how many of its blocks are in use. The first blocks follow it and cost
 //! next to nothing more: where all of them are of one type, most of the pool is. A processor reads one in about a
-//! microsecond, so those of 1 GiB of pools of 16 KiB take some 30 ms on two processors: as many as can be are read, since what
+//! microsecond, so those of 1 GiB of pools of 16 KiB take some 40 ms on two processors: as many as can be are read, since what
 //! they tell is exact. Where there are more pools, or less time, cells of neighbours are cut, and of each cell so many pools are
 //! looked at, at random: a stratified sample (Cochran, *Sampling Techniques*, 5).
 //!
-//! One of each cell is read first, which tells how fast that goes, and needs no types: they are learned meanwhile. The others
-//! follow in one pass in order of address, which takes two thirds of the time of several passes that skip most pools each, since
-//! the kernel finds neighbours in one line of its tables.
+//! One of each cell is read first, which tells how fast that goes, and needs no types: they are learned meanwhile. So a head may
+//! be some milliseconds older than the blocks that are read of its pool. The others follow in one pass in order of address, which
+//! takes three quarters of the time, for each, of a pass that skips most pools: the kernel finds neighbours in one line of its
+//! tables.
 
 use std::time::{Duration, Instant};
 
@@ -32,8 +33,8 @@ const IN_ORDER: f64 = 0.75;
 /// blocks there are of each size, and without some of them that is an estimate.
 const ALL_TAKE: f64 = 1.3;
 /// Bytes of pools of which a census takes as long as a head; and how much longer it takes for what malloc gives.
-const CENSUS: u64 = 2700;
-const HEAP: u64 = 6;
+const CENSUS: f64 = 2700.0;
+const HEAP: f64 = 3.0;
 /// How long a head takes where there are too few to measure it.
 const USUAL: Duration = Duration::from_nanos(1500);
 const FEW: usize = 64;
@@ -81,12 +82,12 @@ impl Beginning {
     }
 }
 
-/// How many heads are read behind the first ones.
+/// How many heads are read.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Limit {
     /// As many as are read until then; without it, all that there is room for.
     pub until: Option<Instant>,
-    /// So many in any case.
+    /// So many in any case, the first ones among them.
     pub heads_min: u64,
 }
 
@@ -130,15 +131,22 @@ impl FirstHeads {
         Ok(FirstHeads { slots, cells, places, heads, each })
     }
 
-    /// How long all processors take for a census, to judge by these.
+    /// How long a census takes, to judge by these: pools are shared by all processors, a heap of malloc's is read by one.
     pub fn census_takes(&self, plan: &Plan) -> Duration {
-        let weight = |part: &Part| if matches!(part, Part::Arena(_)) { 1 } else { HEAP };
-        self.pools_take(plan.parts.iter().map(|part| part.len() * weight(part)).sum())
+        let of_pools = |part: &Part| matches!(part, Part::Arena(_));
+        let bytes = |part: &Part| part.len() as f64;
+        let (pools, others): (Vec<&Part>, Vec<&Part>) = plan.parts.iter().partition(|part| of_pools(part));
+        let shared =
+            pools.into_iter().map(bytes).sum::<f64>() + HEAP * others.iter().map(|part| bytes(part)).sum::<f64>();
+        let longest = HEAP * others.into_iter().map(bytes).fold(0.0, f64::max);
+        let heads = (shared / processors()).max(longest) / CENSUS;
+        Duration::try_from_secs_f64(self.each.as_secs_f64() * heads).unwrap_or(Duration::MAX)
     }
 
-    /// As above, for so many bytes of pools in a row.
+    /// How long all processors take for so many bytes of pools in a row, to judge by these.
     pub fn pools_take(&self, bytes: u64) -> Duration {
-        self.each.mul_f64(bytes as f64 / CENSUS as f64 / rayon::current_num_threads().max(1) as f64)
+        let heads = bytes as f64 / CENSUS / processors();
+        Duration::try_from_secs_f64(self.each.as_secs_f64() * heads).unwrap_or(Duration::MAX)
     }
 
     /// Reads others of each cell, as many as are allowed. Returns all heads in order of address, and how many pools each of
@@ -189,9 +197,8 @@ impl Cells {
         let most = self.size.min(OF_CELL_MAX) - 1;
         let Some(until) = limit.until else { return most };
         let left = until.saturating_duration_since(Instant::now()).as_secs_f64();
-        let workers = rayon::current_num_threads().max(1) as f64;
-        let in_time = left * workers / (each.as_secs_f64() * IN_ORDER).max(1e-9) / self.count.max(1) as f64;
-        let least = limit.heads_min as f64 / self.count.max(1) as f64 - 1.0;
+        let in_time = left * processors() / (each.as_secs_f64() * IN_ORDER).max(1e-9) / self.count.max(1) as f64;
+        let least = (limit.heads_min as f64 / self.count.max(1) as f64).ceil() - 1.0;
         let wanted = in_time.max(least);
         let is_all = most + 1 == self.size;
         if is_all && most as f64 <= wanted * ALL_TAKE { most } else { most.min(wanted as u64) }
@@ -222,6 +229,11 @@ impl Cells {
     fn slots(&self, places: impl Iterator<Item = (u64, u64)>, slots: u64) -> Vec<u64> {
         places.map(|(cell, place)| cell * self.size + place).filter(|&slot| slot < slots).collect()
     }
+}
+
+/// How many of them read.
+fn processors() -> f64 {
+    rayon::current_num_threads().max(1) as f64
 }
 
 /// The heads of these pools, by all processors: the kernel spends most of the time, and can do that on several.
@@ -379,6 +391,6 @@ mod tests {
         // All of few, even if that takes a little longer.
         let few = Cells::new(1 << 14, 1 << 16);
         let others = |heads_min| few.others(Limit { until: Some(Instant::now()), heads_min }, Duration::from_millis(1));
-        assert_eq!((others(14_000), others(13_000), others(12_000)), (3, 2, 1));
+        assert_eq!((others(13_000), others(12_000), others(8_000)), (3, 2, 1));
     }
 }

@@ -10,8 +10,8 @@
 //!   blocks in use, known from phase 1, are the measure of size, and the auxiliary variable of a ratio estimator (6): a type
 //!   that fills a size class alone has next to no error.
 //! * **First blocks** are read with the head of a pool. They let expect what it holds ([`super::beginnings`]), which takes from
-//!   the error what heads tell of it. A head costs a tenth of a pool, so at a time of which half goes to heads there are some ten for
-//!   each pool, about as many as is best (12.3) where two thirds of the variance are known by them.
+//!   the error what heads tell of it. A head costs a twelfth of a pool, so at a time of which two fifths go to heads there are
+//!   some twelve for each pool, about as many as is best (12.3) where nine tenths of the variance are known by them.
 //! * **Strips** (5A.8). Types cluster by age: what was made together lies in neighbouring arenas. Pools are drawn from
 //!   short strips of neighbours, so that only where a cluster begins or ends is there any doubt.
 //! * **Allocation** (5): pools per class by a power of the class's size (M. D. Bankier, *Power Allocations*, The American
@@ -24,7 +24,8 @@
 //!   read, the others drawn in order of size. Static data is always read.
 //! * What is small is read completely, and has no error.
 //!
-//! Cost: 48 bytes per arena and the map of regions grow with the heap; nothing else does.
+//! Cost: 48 bytes per arena, the map of regions, and some 40 bytes for each 16 KiB of malloc's heaps grow with the heap;
+//! nothing else does.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -73,13 +74,15 @@ const PILOT_WINDOWS: u32 = 8;
 const POOLS_MIN: u64 = 128;
 /// As above, of windows.
 const WINDOWS_MIN: u64 = 64;
+/// Windows of which some are drawn, in 64 GiB of heaps. What lies behind them is said not to have been read.
+const WINDOWS_MAX: usize = 1 << 22;
 /// What of the time that is left is used, the rest being the spread of the guess.
 const TIME_SHARE: f64 = 0.6;
 
 /// How much is read.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Effort {
-    /// What can be read until then, at the speed that a few pools had, but not less than so many bytes.
+    /// What can be read until then, at the speed that a few pools or windows had, but not less than so many bytes.
     Until(Instant, u64),
     /// So many bytes, with what must be read in any case.
     Bytes(u64),
@@ -242,17 +245,17 @@ impl<'a> Frame<'a> {
             worker.settle()?;
             (start.elapsed() / others.len() as u32, self.pool_size)
         } else {
-            let windows = self.windows();
-            if windows.is_empty() {
+            if self.heap_bytes() == 0 {
                 return Ok(u64::MAX);
             }
             let start = Instant::now();
             for _ in 0..PILOT_WINDOWS {
-                let (heap, range) = &windows[rng.usize(..windows.len())];
-                worker.read_heap_window(heap, range.clone())?;
-                worker.settle()?;
+                if let Some((heap, window)) = self.window_at(rng.u64(..self.heap_bytes())) {
+                    worker.read_heap_window(heap, window)?;
+                    worker.settle()?;
+                }
             }
-            (start.elapsed() / PILOT_WINDOWS, WINDOW)
+            (start.elapsed() / PILOT_WINDOWS, WINDOW + MARGIN)
         };
         let workers = rayon::current_num_threads().max(1) as f64;
         let left = end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1)).as_secs_f64();
@@ -294,17 +297,21 @@ impl<'a> Frame<'a> {
             Effort::Bytes(bytes) => bytes.saturating_sub(self.fixed_bytes()),
         };
         let mut plan = Drawn::default();
+        let mut whole: Vec<&Part> = Vec::new();
         plan.certain.parts.clone_from(&self.fixed);
         let heap_bytes = self.heap_bytes();
         // Windows get what is theirs by size, but neither frame is starved by the other.
         let share = heap_bytes as f64 / (heap_bytes + self.pool_bytes()).max(1) as f64;
-        let for_heaps = (bytes as f64 * share.clamp(0.1, 0.7)) as u64;
+        let share = if self.pool_bytes() == 0 { 1.0 } else { share.clamp(0.1, 0.7) };
+        let for_heaps = (bytes as f64 * share) as u64;
         let mut left = bytes;
+        let mut unreadable_bytes = 0;
         if heap_bytes <= for_heaps {
             left -= heap_bytes;
-            plan.certain.parts.extend(self.plan.parts.iter().filter(|part| matches!(part, Part::Heap(_))));
+            whole.extend(self.plan.parts.iter().filter(|part| matches!(part, Part::Heap(_))));
         } else {
             self.draw_windows(for_heaps, &mut plan, rng);
+            unreadable_bytes = heap_bytes.saturating_sub(WINDOWS_MAX as u64 * WINDOW);
             left = left.saturating_sub(plan.windows.len() as u64 * (WINDOW + MARGIN));
         }
         self.draw_mapped(&mut plan, rng);
@@ -329,17 +336,18 @@ impl<'a> Frame<'a> {
             expected,
             looked_at,
             first_phase: 1.0 / self.stands_for,
-            counts: Counts { torn_pools: self.broken, ..Counts::default() },
+            counts: Counts { torn_pools: self.broken, unreadable_bytes, ..Counts::default() },
             pools: (pools * self.stands_for, drawn_pools),
             blocks_in_use: in_use * self.stands_for,
             read_bytes: self.looked_at * HEAD as u64
                 + drawn_pools * self.pool_size
                 + windows.iter().map(|(_, range, _)| range.end.0 - range.start.0 + MARGIN).sum::<u64>()
                 + mapped.len() as u64 * 4096
-                + certain.parts.iter().map(|part| part.len()).sum::<u64>(),
+                + certain.parts.iter().chain(&whole).map(|part| part.len()).sum::<u64>(),
             raw_bytes: 0,
         };
         let mut tasks = vec![certain];
+        tasks.extend(whole.into_iter().map(|part| Task { parts: vec![part], ..Task::default() }));
         let mut drawn = drawn;
         drawn.sort_unstable();
         tasks.extend(drawn.chunks(TASK).map(|pools| Task { pools: pools.to_vec(), ..Task::default() }));
@@ -392,21 +400,29 @@ impl<'a> Frame<'a> {
         (plan.pools.len() - before) as u64
     }
 
-    /// The windows into which heaps are cut.
-    fn windows(&self) -> Vec<(&'a Heap, Range<Address>)> {
-        let mut windows: Vec<(&'a Heap, Range<Address>)> = Vec::new();
+    /// The window in which this byte of all heaps is, as they follow one another.
+    fn window_at(&self, mut byte: u64) -> Option<(&'a Heap, Range<Address>)> {
         for heap in &self.heaps {
             let Range { start, end } = heap.range;
-            windows.extend((start.0..end.0).step_by(WINDOW as usize).map(|at| {
-                let window = Address(at)..Address(at.saturating_add(WINDOW).min(end.0));
-                (*heap, window)
-            }));
+            if byte < end.0 - start.0 {
+                let at = start.0 + byte / WINDOW * WINDOW;
+                return Some((heap, Address(at)..Address(at.saturating_add(WINDOW).min(end.0))));
+            }
+            byte -= end.0 - start.0;
         }
-        windows
+        None
     }
 
     fn draw_windows(&self, bytes: u64, plan: &mut Drawn<'a>, rng: &mut Rng) {
-        let windows = self.windows();
+        let mut windows: Vec<(&'a Heap, Range<Address>)> = Vec::new();
+        for heap in &self.heaps {
+            let Range { start, end } = heap.range;
+            let of_heap = (start.0..end.0).step_by(WINDOW as usize).map(|at| {
+                let window = Address(at)..Address(at.saturating_add(WINDOW).min(end.0));
+                (*heap, window)
+            });
+            windows.extend(of_heap.take(WINDOWS_MAX - windows.len()));
+        }
         let start = windows.first().map_or(0, |(_, range)| range.start.0).saturating_add(START);
         let weight = |(_, range): &(&Heap, Range<Address>)| if range.start.0 < start { START_WEIGHT } else { 1.0 };
         let weights: Vec<f64> = windows.iter().map(weight).collect();

@@ -180,7 +180,7 @@ impl Trials {
                 return Err(ProofError::Field { field, detail });
             }
             if exchanged > 0 {
-                let detail = format!("{exchanged} objects make sense with two of its fields exchanged only");
+                let detail = format!("objects that make sense only with two of its fields exchanged: {exchanged}");
                 return Err(ProofError::Field { field, detail });
             }
             let few = if field == NAMES[Kind::Text as usize] { REFUSED_TEXTS_MIN } else { REFUSED_MIN };
