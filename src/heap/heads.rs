@@ -98,7 +98,8 @@ pub struct FirstHeads {
     cells: Cells,
     /// Of each cell, the place of that pool in it.
     places: Vec<u64>,
-    heads: Vec<([u8; HEAD], bool)>,
+    /// Where they are, and their bytes, if they could be read.
+    heads: Vec<(Address, Option<[u8; HEAD]>)>,
     /// How long one took on one processor.
     each: Duration,
 }
@@ -121,11 +122,7 @@ impl FirstHeads {
         let wanted: Vec<u64> = cells.slots((0..).zip(&places).map(|(cell, &place)| (cell, place)), slots.count);
         let mut heads = Vec::with_capacity(wanted.len());
         let start = Instant::now();
-        read_bytes(memory, &slots, &wanted, |_, bytes| {
-            let mut head = [0; HEAD];
-            head.copy_from_slice(bytes.unwrap_or(&[0; HEAD]));
-            heads.push((head, bytes.is_some()));
-        })?;
+        read_bytes(memory, &slots, &wanted, |address, bytes| heads.push((address, bytes.copied())))?;
         let count = u32::try_from(wanted.len()).unwrap_or(u32::MAX);
         let each = if wanted.len() < FEW { USUAL } else { start.elapsed() / count };
         Ok(FirstHeads { slots, cells, places, heads, each })
@@ -139,14 +136,17 @@ impl FirstHeads {
         let shared =
             pools.into_iter().map(bytes).sum::<f64>() + HEAP * others.iter().map(|part| bytes(part)).sum::<f64>();
         let longest = HEAP * others.into_iter().map(bytes).fold(0.0, f64::max);
-        let heads = (shared / processors()).max(longest) / CENSUS;
-        Duration::try_from_secs_f64(self.each.as_secs_f64() * heads).unwrap_or(Duration::MAX)
+        self.bytes_take((shared / processors()).max(longest))
     }
 
     /// How long all processors take for so many bytes of pools in a row, to judge by these.
     pub fn pools_take(&self, bytes: u64) -> Duration {
-        let heads = bytes as f64 / CENSUS / processors();
-        Duration::try_from_secs_f64(self.each.as_secs_f64() * heads).unwrap_or(Duration::MAX)
+        self.bytes_take(bytes as f64 / processors())
+    }
+
+    /// How long one takes for them.
+    fn bytes_take(&self, bytes: f64) -> Duration {
+        Duration::try_from_secs_f64(self.each.as_secs_f64() * bytes / CENSUS).unwrap_or(Duration::MAX)
     }
 
     /// Reads others of each cell, as many as are allowed. Returns all heads in order of address, and how many pools each of
@@ -163,11 +163,7 @@ impl FirstHeads {
         let decoder = Decoder { layout, types };
         let others = cells.others(limit, each);
         let mut heads: Vec<Head> = Vec::with_capacity(((others + 1) * cells.count) as usize);
-        let mut cursor = 0;
-        let of_first = cells.slots((0..).zip(&places).map(|(cell, &place)| (cell, place)), slots.count);
-        heads.extend(of_first.into_iter().zip(&first).map(|(slot, (bytes, is_filled))| {
-            decoder.head(slots.address(slot, &mut cursor), is_filled.then_some(bytes))
-        }));
+        heads.extend(first.iter().map(|(address, bytes)| decoder.head(*address, bytes.as_ref())));
         if others > 0 {
             heads.extend(shared_heads(memory, &decoder, &slots, &cells.draw(&places, others, slots.count, rng))?);
         }
@@ -231,8 +227,8 @@ impl Cells {
     }
 }
 
-/// How many of them read.
-fn processors() -> f64 {
+/// How many processors read at once.
+pub(super) fn processors() -> f64 {
     rayon::current_num_threads().max(1) as f64
 }
 
@@ -243,7 +239,7 @@ fn shared_heads<M: Memory + Sync + ?Sized>(
     slots: &Slots,
     wanted: &[u64],
 ) -> Result<Vec<Head>, ReadError> {
-    let share = wanted.len().div_ceil(rayon::current_num_threads().max(1)).max(HEADS_AT_ONCE);
+    let share = wanted.len().div_ceil(processors() as usize).max(HEADS_AT_ONCE);
     let some = |wanted: &[u64]| {
         let mut heads = Vec::with_capacity(wanted.len());
         read_bytes(memory, slots, wanted, |address, bytes| heads.push(decoder.head(address, bytes)))?;

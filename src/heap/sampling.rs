@@ -257,9 +257,8 @@ impl<'a> Frame<'a> {
             }
             (start.elapsed() / PILOT_WINDOWS, WINDOW + MARGIN)
         };
-        let workers = rayon::current_num_threads().max(1) as f64;
         let left = end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1)).as_secs_f64();
-        Ok((left * TIME_SHARE * workers / each.as_secs_f64().max(1e-7) * unit as f64) as u64)
+        Ok((left * TIME_SHARE * heads::processors() / each.as_secs_f64().max(1e-7) * unit as f64) as u64)
     }
 
     /// So many pools, any of them; in order of address. There is one at least.
