@@ -46,9 +46,15 @@ fn compared(interpreter: &Interpreter) -> Result<usize, String> {
     python.runtime.elf.segments.clear();
     let (by_pools, found) = objects(&process, &elfs, &python)?;
 
-    let in_arenas = |survey: &Survey| survey.arenas.arenas.iter().any(|arena| arena.range != arena.pools);
-    if !in_arenas(&by_array) || in_arenas(&by_pools) || by_pools.arenas.arenas.is_empty() {
-        return Err(format!("not both ways were taken: {:?}", by_pools.arenas.arenas.first()));
+    // Only slots of the array count pools.
+    let in_use = |survey: &Survey| survey.arenas.pools_in_use;
+    if in_use(&by_array) == 0 || in_use(&by_pools) > 0 || by_pools.arenas.arenas.is_empty() {
+        let first = by_pools.arenas.arenas.first();
+        return Err(format!(
+            "not both ways were taken: {} and {} pools, {first:?}",
+            in_use(&by_array),
+            in_use(&by_pools)
+        ));
     }
     let in_pools = |object: &&Seen| by_array.arenas.arenas.iter().any(|arena| arena.pools.contains(&object.0));
     let count = expected.iter().filter(in_pools).count();
