@@ -41,6 +41,7 @@ pub mod stacks;
 pub mod statics;
 pub mod strips;
 pub mod survey;
+pub mod trial;
 pub mod trials;
 mod unit_tally;
 mod usedpools;

@@ -19,7 +19,8 @@ use super::pools::{Pool, PoolState};
 use super::quick::{Finds, Quick};
 use super::segments::PageChains;
 use super::statics;
-use super::trials::{Trial, Trials};
+use super::trial::Trial;
+use super::trials::Trials;
 
 /// Bytes of pools read at a time: what stays in the second-level cache until it has been judged. A multiple of every
 /// pool size.
