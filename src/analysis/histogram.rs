@@ -40,7 +40,7 @@ pub struct Row {
     pub amount: Amount,
     /// Whether the bytes are exact.
     pub basis: Basis,
-    /// Between which amounts the truth lies, where the row is an estimate.
+    /// Between which amounts the truth lies, where an estimate was asked for.
     pub interval: Option<Interval>,
     /// Bytes that would be freed if the row's objects went away, where that was asked for.
     pub retained: Option<u64>,
@@ -58,6 +58,13 @@ pub struct Interval {
     /// Whether its objects' interval is much wider than the spread of what was seen says, since there may be units that no
     /// sample of this size is sure to meet. Such ones hold the truth in more than 95 of 100 samples.
     pub is_cautious: bool,
+}
+
+impl Interval {
+    /// Of what was counted.
+    fn certain(amount: Amount) -> Interval {
+        Interval { low: amount, high: amount, ..Interval::default() }
+    }
 }
 
 impl Row {
@@ -91,7 +98,7 @@ pub struct Histogram {
     pub rows: Vec<Row>,
     /// Sum of all rows.
     pub total: Amount,
-    /// Between which amounts the true total lies, where the rows are estimates.
+    /// Between which amounts the true total lies, where an estimate was asked for.
     pub interval: Option<Interval>,
 }
 
@@ -197,6 +204,13 @@ impl Histogram {
         rows.iter().for_each(|row| sum.add(row.amount));
         assert_eq!(sum, total, "the rows of a histogram add up to its total");
         Histogram { rows, total, interval: None }
+    }
+
+    /// Of a sample that left nothing out: the limits of each figure are the figure.
+    pub fn certain(mut self) -> Histogram {
+        self.rows.iter_mut().for_each(|row| row.interval = Some(Interval::certain(row.amount)));
+        self.interval = Some(Interval::certain(self.total));
+        self
     }
 
     /// Rows whose bytes are a lower bound.

@@ -24,7 +24,6 @@ use crate::heap::survey::{Outcome, Survey};
 use crate::python::attach::Python;
 use crate::python::proof::ProofError;
 use crate::python::types::TypeTable;
-use crate::report::summary::Reading;
 use crate::report::units;
 use crate::target::cache::CachedMemory;
 use crate::target::copy::{self, Buffers, Copy};
@@ -36,7 +35,7 @@ use crate::target::source::Source;
 use crate::target::{Address, ReadError, host};
 
 use super::args::Following;
-use super::open::{Opened, Taken, allocator_summary};
+use super::open::{Opened, Read, Taken};
 use super::progress;
 
 /// What a graph and the largest analysis of it take per object; see `cargo bench --bench graph`.
@@ -201,8 +200,6 @@ impl Opened {
         room.check(copy.map_or(0, |copy| copy.image.size_bytes()), &objects, &references, || {
             count_edges(&memory, &self.python, &types, &objects, &references)
         })?;
-        let problems = self.problems(survey, &types, &outcome);
-        let allocator = allocator_summary(survey, outcome.counts.pools, outcome.counts.blocks_in_use);
         let work = work.take().ok_or_else(|| anyhow!("a target is followed once"))?;
         let collected = work(&Collected {
             memory: &memory,
@@ -220,9 +217,8 @@ impl Opened {
             units::bytes(peak),
             peak as f64 / count,
         );
-        let is_core = self.source.core().is_some();
-        let reading = Reading { read_bytes: total, duration: start.elapsed(), paused: way.paused, is_core };
-        Ok(Taken { collected, reading, problems, allocator })
+        let read = Read { survey, types: &types, outcome, bytes: total, start, paused: way.paused };
+        Ok(self.taken(read, || collected))
     }
 }
 

@@ -65,6 +65,9 @@ pub fn run(options: &Histo) -> Result<()> {
             summary::Basis::Exact => histogram_table::write(out, &histogram, options.top)?,
             summary::Basis::Sampled(sampled) => estimate_table::write(out, &histogram, options.top, sampled)?,
         }
+        if options.sampling.sample && matches!(basis, summary::Basis::Exact) {
+            writeln!(out, "\nbasis: exact, nothing was left out")?;
+        }
         writeln!(out)?;
         if let Some(graph) = &graph {
             graph.write(out)?;

@@ -63,6 +63,17 @@ pub struct Taken<S> {
     pub allocator: AllocatorSummary,
 }
 
+/// What was read, and how.
+pub(super) struct Read<'a> {
+    pub(super) survey: &'a Survey,
+    pub(super) types: &'a TypeTable,
+    /// Of a sample, pools and blocks in use are estimates.
+    pub(super) outcome: Outcome,
+    pub(super) bytes: u64,
+    pub(super) start: Instant,
+    pub(super) paused: Option<Duration>,
+}
+
 /// Opens the target that was typed.
 pub fn open(arguments: &args::Target) -> Result<Opened> {
     if let Some(path) = &arguments.core.core {
@@ -289,12 +300,8 @@ impl Opened {
         if let Some(freeze) = freeze {
             paused = Some(freeze.release());
         }
-        let is_core = self.source.core().is_some();
-        let reading = Reading { read_bytes: total, duration: start.elapsed(), paused, is_core };
-        let problems = self.problems(&survey, &types, &outcome);
-        let allocator = allocator_summary(&survey, outcome.counts.pools, outcome.counts.blocks_in_use);
-        let collected = collect(&types, sinks);
-        Ok(Taken { collected, reading, problems, allocator })
+        let read = Read { survey: &survey, types: &types, outcome, bytes: total, start, paused };
+        Ok(self.taken(read, || collect(&types, sinks)))
     }
 
     /// Looks at the process as it is now: its mappings, and where objects may lie in them.
@@ -318,27 +325,28 @@ impl Opened {
         Ok(copy::copy_ranges(&self.source, &ranges)?)
     }
 
-    /// What a census or a sample could not read.
-    pub(super) fn problems(&self, survey: &Survey, types: &TypeTable, outcome: &Outcome) -> Problems {
+    /// What was collected, and what is to be said of how it was read. All was read when this is called.
+    pub(super) fn taken<R>(&self, read: Read<'_>, collect: impl FnOnce() -> R) -> Taken<R> {
+        let Read { survey, types, outcome, bytes, start, paused } = read;
+        let is_core = self.source.core().is_some();
+        let reading = Reading { read_bytes: bytes, duration: start.elapsed(), paused, is_core };
         let unknown: u64 = survey.plan.unknown.iter().map(|range| range.end.0 - range.start.0).sum();
         let missing = self.source.core().map_or(0, |core| core.gaps().cut_off + core.gaps().left_out);
-        Problems::new(outcome, unknown, missing, types.rejected, survey.arenas.rejected)
+        let problems = Problems::new(&outcome, unknown, missing, types.rejected, survey.arenas.rejected);
+        let counts = &outcome.counts;
+        let allocator = AllocatorSummary {
+            arenas: survey.arenas.arenas.len() as u64,
+            pools: counts.pools,
+            blocks_in_use: counts.blocks_in_use,
+            allocated_blocks: counts.blocks_in_use + survey.arenas.raw_blocks.unwrap_or(0),
+            raw_blocks_known: survey.arenas.raw_blocks.is_some(),
+            debug_hooks: survey.debug_hooks,
+        };
+        Taken { collected: collect(), reading, problems, allocator }
     }
 }
 
 /// Whether a copy of so many bytes leaves the host half of what it has.
 fn fits(bytes: u64) -> bool {
     host::available_bytes().is_none_or(|available| bytes < available / 2)
-}
-
-/// What a census or a sample says of the allocator: pools and blocks in use, counted or estimated.
-pub(super) fn allocator_summary(survey: &Survey, pools: u64, blocks_in_use: u64) -> AllocatorSummary {
-    AllocatorSummary {
-        arenas: survey.arenas.arenas.len() as u64,
-        pools,
-        blocks_in_use,
-        allocated_blocks: blocks_in_use + survey.arenas.raw_blocks.unwrap_or(0),
-        raw_blocks_known: survey.arenas.raw_blocks.is_some(),
-        debug_hooks: survey.debug_hooks,
-    }
 }

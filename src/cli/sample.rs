@@ -12,14 +12,15 @@ use crate::heap::classify::Classifier;
 use crate::heap::freelists;
 use crate::heap::heads::{FirstHeads, HEADS_MAX, Limit};
 use crate::heap::sampling::{Effort, Frame};
-use crate::heap::survey::{Outcome, Survey};
+use crate::heap::survey::Outcome;
+use crate::heap::worker::Counts;
 use crate::python::types::TypeTable;
-use crate::report::summary::{Basis, Reading, Sampled};
+use crate::report::summary::{Basis, Sampled};
 use crate::target::cache::CachedMemory;
 use crate::target::freeze::Freeze;
 
 use super::args::Sampling;
-use super::open::{Opened, Taken, allocator_summary};
+use super::open::{Opened, Read, Taken};
 
 /// The time budget where none was given.
 const BUDGET: Duration = Duration::from_millis(50);
@@ -66,9 +67,9 @@ pub fn take(mut opened: Opened, options: &Sampling, by: By, sort: SortKey) -> Re
         let (tallies, outcome) = survey.census(memory, python, &types, &Progress::default(), tally)?;
         let histogram = Histogram::new(&types, &tallies, sort);
         let histogram = if by == By::Module { histogram.by_module(sort) } else { histogram };
-        let pools = (outcome.counts.pools, outcome.counts.blocks_in_use);
-        let read = Read { start, freeze, bytes: survey.plan.total_bytes(), outcome, pools };
-        return Ok((taken(histogram, &opened, &survey, &types, read), Basis::Exact));
+        let (bytes, paused) = (survey.plan.total_bytes(), freeze.map(Freeze::release));
+        let read = Read { survey: &survey, types: &types, outcome, bytes, start, paused };
+        return Ok((opened.taken(read, || histogram.certain()), Basis::Exact));
     }
     let mut classifier = Classifier::new(&python.layout, python.version, &types, survey.debug_hooks);
     classifier.dead = freelists::ambiguous(&CachedMemory::new(memory), python, &survey.plan);
@@ -97,37 +98,17 @@ pub fn take(mut opened: Opened, options: &Sampling, by: By, sort: SortKey) -> Re
     }
     if sample.is_complete {
         // Nothing was left out, so nothing is estimated.
-        histogram.interval = None;
-        histogram.rows.iter_mut().for_each(|row| row.interval = None);
+        histogram = histogram.certain();
     }
     let (pools, pools_read) = (sample.pools.0.round() as u64, sample.pools.1);
     let share_of_bytes = (sample.read_bytes as f64 / survey.plan.total_bytes().max(1) as f64).min(1.0);
-    let outcome = Outcome { counts: sample.counts, lists: None };
-    let blocks = (pools, sample.blocks_in_use.round() as u64);
-    let read = Read { start, freeze, bytes: sample.read_bytes, outcome, pools: blocks };
-    let taken = taken(histogram, &opened, &survey, &types, read);
+    let counts = Counts { pools, blocks_in_use: sample.blocks_in_use.round() as u64, ..sample.counts };
+    let outcome = Outcome { counts, lists: None };
+    let (bytes, paused) = (sample.read_bytes, freeze.map(Freeze::release));
+    let read = Read { survey: &survey, types: &types, outcome, bytes, start, paused };
+    let taken = opened.taken(read, || histogram);
     let duration = taken.reading.duration;
     let sampled = Sampled { seed, pools_read, pools, share_of_bytes, confidence: 0.95, duration };
     let basis = if sample.is_complete { Basis::Exact } else { Basis::Sampled(sampled) };
     Ok((taken, basis))
-}
-
-/// What was read, and how.
-struct Read {
-    start: Instant,
-    freeze: Option<Freeze>,
-    bytes: u64,
-    outcome: Outcome,
-    /// Pools, and their blocks in use.
-    pools: (u64, u64),
-}
-
-/// Lets the process go on and says what was read.
-fn taken(histogram: Histogram, opened: &Opened, survey: &Survey, types: &TypeTable, read: Read) -> Taken<Histogram> {
-    let paused = read.freeze.map(Freeze::release);
-    let is_core = opened.source.core().is_some();
-    let reading = Reading { read_bytes: read.bytes, duration: read.start.elapsed(), paused, is_core };
-    let problems = opened.problems(survey, types, &read.outcome);
-    let allocator = allocator_summary(survey, read.pools.0, read.pools.1);
-    Taken { collected: histogram, reading, problems, allocator }
 }

@@ -57,13 +57,15 @@ struct TypeRow<'a> {
     interval: Option<Limits>,
 }
 
-/// The limits of a confidence interval.
+/// The limits of a confidence interval, and what they are worth.
 #[derive(Serialize)]
 struct Limits {
     low: u64,
     high: u64,
     bytes_low: u64,
     bytes_high: u64,
+    is_upper_bound: bool,
+    is_cautious: bool,
 }
 
 impl From<Interval> for Limits {
@@ -73,6 +75,8 @@ impl From<Interval> for Limits {
             high: interval.high.objects,
             bytes_low: interval.low.bytes,
             bytes_high: interval.high.bytes,
+            is_upper_bound: interval.is_upper_bound,
+            is_cautious: interval.is_cautious,
         }
     }
 }
