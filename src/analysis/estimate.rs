@@ -43,7 +43,7 @@
 use rayon::prelude::*;
 use rustc_hash::FxHashMap;
 
-use crate::heap::expected::Expected;
+use crate::heap::expected::{Expected, Mean};
 use crate::heap::large_blocks::HEAVY;
 use crate::heap::object::Amount;
 use crate::heap::sample::{EVERYWHERE, Sample, Seen, merge};
@@ -71,7 +71,7 @@ struct Member {
     certain: Amount,
     seen: Vec<Seen>,
     /// What the heads of pools let expect; in order once all types are there.
-    expected: Expected,
+    expected: Expected<Mean>,
     /// As in [`Sample::at_edges`].
     at_edges: u8,
     basis: Option<Basis>,
@@ -116,7 +116,7 @@ pub fn histogram(types: &TypeTable, sample: &Sample, by: By, sort: SortKey) -> H
         member(type_id, &|member| member.seen.extend_from_slice(seen));
     }
     for (type_id, expected) in calibrate(sample) {
-        member(type_id, &|member| member.expected.extend(&expected, 1.0));
+        member(type_id, &|member| member.expected.extend(&expected, |&mean| mean));
     }
     // How many blocks are in use is known; what is in them is all of one sort here.
     all.expected = Expected::default();

@@ -8,23 +8,23 @@ use crate::heap::sample::{Sample, Seen, Strip, Unit};
 
 /// What was seen of the types of one row.
 #[derive(Clone, Copy)]
-pub(super) struct Sightings<'a> {
+pub(super) struct Sightings<'a, T = Mean> {
     /// Where all is read.
     pub(super) certain: Amount,
     /// Sorted by unit, and so by strip and list.
     pub(super) seen: &'a [Seen],
     /// What the heads of pools let expect.
-    pub(super) expected: Foreseen<'a>,
+    pub(super) expected: Foreseen<'a, T>,
     /// As in [`Sample::at_edges`].
     pub(super) at_edges: u8,
 }
 
 /// What the heads of pools let expect: by strip, unit and head, each in order.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Foreseen<'a> {
-    pub(super) strips: &'a [(u32, Mean)],
-    pub(super) units: &'a [(u32, Mean)],
-    pub(super) heads: &'a [(u32, Mean)],
+pub(super) struct Foreseen<'a, T> {
+    pub(super) strips: &'a [(u32, T)],
+    pub(super) units: &'a [(u32, T)],
+    pub(super) heads: &'a [(u32, T)],
 }
 
 /// What is counted.
@@ -39,13 +39,13 @@ pub(super) struct Measure {
     pub(super) block: f64,
 }
 
-impl<'a> From<&'a Expected> for Foreseen<'a> {
-    fn from(expected: &'a Expected) -> Self {
+impl<'a, T> From<&'a Expected<T>> for Foreseen<'a, T> {
+    fn from(expected: &'a Expected<T>) -> Self {
         Foreseen { strips: &expected.strips, units: &expected.units, heads: &expected.heads }
     }
 }
 
-impl Sightings<'_> {
+impl<T: Copy> Sightings<'_, T> {
     /// Those of one strip.
     pub(super) fn of_strip(self, index: u32, strip: &Strip) -> Self {
         let units = strip.units.start as u32..strip.units.end as u32;
@@ -109,11 +109,22 @@ impl<'a> Expanded<'a> {
 
     /// What was seen in each unit, and what was expected.
     pub(super) fn values(&self, of: Sightings<'_>, measure: Measure) -> Vec<(f64, f64)> {
+        self.values_as(of, measure.pick, measure.expected)
+    }
+
+    /// The same, of what is expected in any form.
+    pub(super) fn values_as<T, U: Default>(
+        &self,
+        of: Sightings<'_, T>,
+        pick: fn(&Amount) -> u64,
+        expected_as: impl Fn(&T) -> U,
+    ) -> Vec<(f64, U)> {
         let (mut seen, mut expected) = (of.seen.iter().peekable(), of.expected.units.iter().peekable());
         let of_unit = |unit| {
             let seen = seen.next_if(|seen| seen.1 as usize == unit);
             let expected = expected.next_if(|expected| expected.0 as usize == unit);
-            (seen.map_or(0.0, |it| (measure.pick)(&it.2) as f64), expected.map_or(0.0, |it| (measure.expected)(&it.1)))
+            let expected = expected.map(|it| expected_as(&it.1)).unwrap_or_default();
+            (seen.map_or(0.0, |it| pick(&it.2) as f64), expected)
         };
         self.strip.units.clone().map(of_unit).collect()
     }

@@ -11,13 +11,14 @@
 //! what its own blocks say, and so much of what those of near pools say. Where pools are of one type each that is all; where each
 //! is like the next one it is nothing, since then they say nothing that the strip as a whole does not.
 //!
-//! First blocks were allocated one after another, and are more like each other than like the rest of their pool. How much
-//! more heads do not tell; it lies between what blocks of one head and what near pools have in common, of which the
-//! geometric mean is taken. Of a pool of large blocks only one is read; there near pools stand for a pair of one pool.
+//! First blocks were allocated one after another, and may be more like each other than like the rest of their pool. How much
+//! more heads do not tell; it lies between what blocks of one head and what near pools have in common. So there are two
+//! predictions, one for each ([`Views`]), between which the pools that are read whole decide. Of a pool of large blocks only one
+//! is read; there near pools stand for a pair of one pool, and both say the same.
 
 use std::ops::Range;
 
-use super::expected::{Expected, Mean};
+use super::expected::{Expected, Views};
 use super::heads::Beginning;
 
 /// Pools that are near: so many on either side.
@@ -77,8 +78,8 @@ struct Parts {
     two: f64,
 }
 
-/// Says what the pools of one list, with blocks of this size and in order of strips, let expect, by type.
-pub(super) fn expect(list: &[Begun<'_>], block: f64, is_sampled: bool) -> Vec<(u32, Expected)> {
+/// Says what the pools of one list, in order of strips, let expect, by type.
+pub(super) fn expect(list: &[Begun<'_>], is_sampled: bool) -> Vec<(u32, Expected<Views>)> {
     let mut expected = Vec::new();
     let Some(pools) = Pools::of(list) else { return expected };
     let mut own = vec![0.0; list.len()];
@@ -111,22 +112,21 @@ pub(super) fn expect(list: &[Begun<'_>], block: f64, is_sampled: bool) -> Vec<(u
             let mut parts = parts.times(strip.pools);
             parts.add(&all, USUAL);
             let parts = parts.times(1.0 / (strip.pools + USUAL));
-            let mut sum = 0.0;
+            let mut sum = Views::default();
             for &pool in of_strip {
                 let begun = &list[pool];
-                let value = begun.in_use * pools.part(pool, &parts, own[pool], near[pool]);
-                if value == 0.0 {
+                let views = pools.part(pool, &parts, own[pool], near[pool]).times(begun.in_use);
+                if views.is_nothing() {
                     continue;
                 }
-                sum += value;
-                let mean = Mean { objects: value, bytes: value * block };
-                of_list.units.extend(begun.unit.map(|unit| (unit, mean)));
+                sum.add(views);
+                of_list.units.extend(begun.unit.map(|unit| (unit, views)));
                 if is_sampled {
-                    of_list.heads.push((begun.number, mean));
+                    of_list.heads.push((begun.number, views));
                 }
             }
-            if sum != 0.0 {
-                of_list.strips.push((strip_of(&of_strip[0]), Mean { objects: sum, bytes: sum * block }));
+            if !sum.is_nothing() {
+                of_list.strips.push((strip_of(&of_strip[0]), sum));
             }
         }
         of_list.units.sort_unstable_by_key(|&(unit, _)| unit);
@@ -203,16 +203,16 @@ impl<'a> Pools<'a> {
         let sum = |of: &dyn Fn(usize) -> f64| pools.iter().map(|&pool| of(pool)).sum::<f64>();
         let (blocks, squares) = (sum(&|pool| own[pool]), sum(&|pool| own[pool].powi(2)));
         let near = ratio(sum(&|pool| own[pool] * near[pool]), strip.near);
+        let block = ratio(blocks, strip.blocks);
         let one = if strip.one > 0.0 { (squares - blocks) / strip.one } else { near };
-        Parts { block: ratio(blocks, strip.blocks), one, near, two: ratio(blocks.powi(2) - squares, strip.two) }
+        Parts { block, one, near, two: ratio(blocks.powi(2) - squares, strip.two) }
     }
 
     /// What part of a pool's blocks is expected to be of a type, where so many of its own first ones are and of near pools'.
-    fn part(&self, pool: usize, parts: &Parts, own: f64, near: f64) -> f64 {
+    fn part(&self, pool: usize, parts: &Parts, own: f64, near: f64) -> Views {
         // Variances of its part: among first blocks, what near pools share of that, and what the rest of the pool does.
         let first = (parts.one - parts.two).max(0.0);
         let shared = (parts.near - parts.two).clamp(0.0, first);
-        let between = (first * shared).sqrt();
         let within = (parts.block - parts.one).max(0.0);
         let around = self.around(pool);
         let blocks = self.blocks(pool..pool + 1);
@@ -221,13 +221,18 @@ impl<'a> Pools<'a> {
         let of_own = first + within / blocks.max(1.0);
         let of_near = shared + ratio(first + within / self.each.max(1.0) - shared, others);
         let determinant = of_own * of_near - shared * shared;
-        if determinant <= 0.0 {
-            // Near pools say what the pool itself says.
-            return ratio(between, of_own) * ratio(own, blocks);
-        }
-        let by_own = (between * of_near - shared * shared) / determinant;
-        let by_near = shared * (of_own - between) / determinant;
-        by_own * ratio(own, blocks) + by_near * ratio(near, near_blocks)
+        let (own, near) = (ratio(own, blocks), ratio(near, near_blocks));
+        // `between`: the variance of its part that its own first blocks tell of.
+        let view = |between: f64| {
+            if determinant <= 0.0 {
+                // Near pools say what the pool itself says.
+                return ratio(between, of_own) * own;
+            }
+            let by_own = (between * of_near - shared * shared) / determinant;
+            let by_near = shared * (of_own - between) / determinant;
+            by_own * own + by_near * near
+        };
+        Views { own: view(first), near: view(shared) }
     }
 }
 
@@ -252,7 +257,7 @@ mod tests {
     use crate::python::types::TypeId;
 
     /// What is expected of type 0 in pools of 100 blocks, as parts of what they hold, by pool.
-    fn parts(beginnings: &[Beginning]) -> Vec<f64> {
+    fn parts(beginnings: &[Beginning]) -> Vec<Views> {
         let begun: Vec<Begun<'_>> = (beginnings.iter().zip(0..))
             .map(|(beginning, unit)| Begun {
                 beginning,
@@ -262,17 +267,16 @@ mod tests {
                 number: unit,
             })
             .collect();
-        let expected = expect(&begun, 64.0, false);
+        let expected = expect(&begun, false);
         let of_type = || expected.iter().filter(|(id, _)| *id == 0).map(|(_, of_list)| of_list);
-        let mut parts = vec![0.0; beginnings.len()];
-        let mut sum = 0.0;
-        for (unit, mean) in of_type().flat_map(|of_list| &of_list.units) {
-            parts[*unit as usize] = mean.objects / 100.0;
-            assert_eq!(mean.bytes, mean.objects * 64.0);
-            sum += mean.objects;
+        let mut parts = vec![Views::default(); beginnings.len()];
+        let mut sum = Views::default();
+        for (unit, views) in of_type().flat_map(|of_list| &of_list.units) {
+            parts[*unit as usize] = views.times(0.01);
+            sum.add(*views);
         }
-        let of_strips: f64 = of_type().flat_map(|of_list| &of_list.strips).map(|(_, mean)| mean.objects).sum();
-        assert!((of_strips - sum).abs() < 1e-6, "{of_strips} {sum}");
+        of_type().flat_map(|of_list| &of_list.strips).for_each(|(_, views)| sum.add(views.times(-1.0)));
+        assert!(sum.own.abs() < 1e-6 && sum.near.abs() < 1e-6, "{sum:?}");
         parts
     }
 
@@ -283,33 +287,36 @@ mod tests {
     #[test]
     fn runs_are_expected_and_mixtures_are_not() {
         // Pools are of one type each, twenty by twenty.
-        let runs: Vec<Beginning> = (0..400).map(|pool| of(&[u32::from(pool / 20 % 2 == 1); 3])).collect();
-        for (pool, part) in parts(&runs).into_iter().enumerate() {
-            let truth = if pool / 20 % 2 == 0 { 1.0 } else { 0.0 };
-            // At the ends of runs near pools disagree.
-            let most = if (4..16).contains(&(pool % 20)) { 0.05 } else { 0.3 };
-            assert!((part - truth).abs() < most, "pool {pool}: {part}");
-        }
-        // As above, with one block each.
-        let large: Vec<Beginning> = (0..400).map(|pool| of(&[u32::from(pool / 20 % 2 == 1)])).collect();
-        for (pool, part) in parts(&large).into_iter().enumerate().filter(|(pool, _)| (6..14).contains(&(pool % 20))) {
-            let truth = if pool / 20 % 2 == 0 { 1.0 } else { 0.0 };
-            assert!((part - truth).abs() < 0.3, "pool {pool}: {part}");
+        let is_one = |pool: usize| pool / 20 % 2 == 1;
+        let runs: Vec<Beginning> = (0..400).map(|pool| of(&[u32::from(is_one(pool)); 3])).collect();
+        let large: Vec<Beginning> = (0..400).map(|pool| of(&[u32::from(is_one(pool))])).collect();
+        for beginnings in [runs, large] {
+            for (pool, part) in parts(&beginnings).into_iter().enumerate() {
+                let truth = if is_one(pool) { 0.0 } else { 1.0 };
+                // At the ends of runs near pools disagree.
+                let most = if (6..14).contains(&(pool % 20)) { 0.3 } else { 0.7 };
+                assert!((part.near - truth).abs() < most, "pool {pool}: {part:?}");
+                // One block says of its pool what near pools say of it.
+                let most = if beginnings[pool].types().len() > 1 { 1e-6 } else { most };
+                assert!((part.own - truth).abs() < most, "pool {pool}: {part:?}");
+            }
         }
         // Each pool holds both, and its first blocks are of the one or the other by chance.
         let mut rng = fastrand::Rng::with_seed(1);
         let mixed: Vec<Beginning> = (0..400).map(|_| of(&[rng.u32(..2), rng.u32(..2), rng.u32(..2)])).collect();
         let parts = parts(&mixed);
-        let mean = parts.iter().sum::<f64>() / 400.0;
-        let spread = parts.iter().map(|part| (part - mean).powi(2)).sum::<f64>() / 400.0;
-        // What the blocks say spreads by 0.29.
-        assert!(spread.sqrt() < 0.1, "{spread}");
+        for view in [|part: &Views| part.own, |part: &Views| part.near] {
+            let mean = parts.iter().map(view).sum::<f64>() / 400.0;
+            let spread = parts.iter().map(|part| (view(part) - mean).powi(2)).sum::<f64>() / 400.0;
+            // What the blocks say spreads by 0.29.
+            assert!(spread.sqrt() < 0.1, "{spread}");
+        }
     }
 
     #[test]
     fn nothing_is_expected_of_nothing() {
         assert!(parts(&[]).is_empty());
-        assert_eq!(parts(&[Beginning::default(); 3]), [0.0; 3]);
-        assert!(parts(&[of(&[0, 0])]).iter().all(|part| (0.0..=1.0).contains(part)));
+        assert_eq!(parts(&[Beginning::default(); 3]), [Views::default(); 3]);
+        assert!(parts(&[of(&[0, 0])]).iter().all(|part| (0.0..=1.0).contains(&part.own)));
     }
 }

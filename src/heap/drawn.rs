@@ -7,7 +7,7 @@ use rustc_hash::FxHashMap;
 use crate::target::Address;
 
 use super::chunks::{Chunk, Heap};
-use super::expected::Expected;
+use super::expected::Forecast;
 use super::plan::Part;
 use super::sample::{Edge, Strip, Unit};
 use super::strips::Drawing;
@@ -29,7 +29,7 @@ pub(super) struct Drawn<'a> {
     pub(super) strips: Vec<Strip>,
     pub(super) lists: Vec<Range<usize>>,
     pub(super) units: Vec<Unit>,
-    pub(super) expected: FxHashMap<u32, Vec<(usize, Expected)>>,
+    pub(super) expected: FxHashMap<u32, Vec<Forecast>>,
     pub(super) looked_at: Vec<(u32, u32)>,
     pub(super) pools: Vec<(Address, u32)>,
     pub(super) windows: Vec<(&'a Heap, Range<Address>, u32)>,

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use rustc_hash::FxHashMap;
 
-use super::expected::Expected;
+use super::expected::Forecast;
 use super::object::Amount;
 use super::worker::Counts;
 
@@ -88,8 +88,8 @@ pub struct Sample {
     pub at_edges: FxHashMap<u32, u8>,
     /// By kind of list.
     pub edges: [Edge; 3],
-    /// What the heads of pools let expect, by type (its index) and list.
-    pub expected: FxHashMap<u32, Vec<(usize, Expected)>>,
+    /// What the heads of pools let expect, by type (its index).
+    pub expected: FxHashMap<u32, Vec<Forecast>>,
     /// Pools that phase 1 saw, where it was a sample: their number among all that it looked at, and their blocks in use.
     pub looked_at: Vec<(u32, u32)>,
     /// The share of pools that phase 1 looked at.

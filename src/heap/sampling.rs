@@ -41,7 +41,7 @@ use super::beginnings::{self, Begun};
 use super::chunks::{Chunk, Heap};
 use super::classify::Classifier;
 use super::drawn::{Drawn, Task};
-use super::expected::Expected;
+use super::expected::Forecast;
 use super::heads::{self, Beginning, FirstHeads, HEAD, Limit};
 use super::object::{Object, Sink};
 use super::plan::{Part, Plan};
@@ -388,12 +388,11 @@ impl<'a> Frame<'a> {
                 .collect();
             lists.push((plan.lists.len() - 1, begun, (size * self.alignment) as f64));
         }
-        let expect =
-            |(list, begun, block): &(usize, Vec<_>, f64)| (*list, beginnings::expect(begun, *block, is_sampled));
-        let expected: Vec<(usize, Vec<(u32, Expected)>)> = lists.par_iter().map(expect).collect();
-        for (list, of_list) in expected {
-            for (type_id, of_type) in of_list {
-                plan.expected.entry(type_id).or_default().push((list, of_type));
+        let expect = |(_, begun, _): &(usize, Vec<_>, f64)| beginnings::expect(begun, is_sampled);
+        let expected: Vec<_> = lists.par_iter().map(expect).collect();
+        for (of_list, &(list, _, block)) in expected.into_iter().zip(&lists) {
+            for (type_id, expected) in of_list {
+                plan.expected.entry(type_id).or_default().push(Forecast { list, block, expected });
             }
         }
         (plan.pools.len() - before) as u64
