@@ -46,12 +46,18 @@ const FIRST: Duration = Duration::from_micros(200);
 /// How long the target is left to run between two glances: long enough for some births, short enough that most of them
 /// are still alive and the stack is still the same.
 const DWELL: Duration = Duration::from_micros(30);
-/// How long before a probe looks at others end.
-const BEFORE: Duration = Duration::from_micros(50);
+/// How long before a probe the close looks at what is young end: what is due is looked at then, and the dead are counted. No more
+/// than this part of a stratum.
+const BEFORE: Duration = Duration::from_micros(400);
+const BEFORE_SHARE: f64 = 0.08;
 /// The share of time that trains may take: reading is not free for the target either, whose cache lines it takes.
 const SHARE: f64 = 0.1;
 /// The longest train.
 const LONGEST: Duration = Duration::from_millis(1);
+/// What is born at a probe is watched where there is so much time before the next one, and no train in between: an object that
+/// dies while we look at others is not told from one that takes its place. As above, no more than a part of a stratum.
+const FREE: Duration = Duration::from_millis(2);
+const FREE_SHARE: f64 = 0.4;
 /// Objects watched in all, about.
 const WATCHED_MAX: f64 = 200_000.0;
 
@@ -171,10 +177,11 @@ impl<'a> Session<'a> {
     /// Probes at a random instant of each stratum, until something ends it.
     fn run(&mut self, stop: &AtomicBool) -> End {
         let bar = progress::Seconds::start(self.duration);
-        let mut index = 0;
+        let (mut index, mut upcoming) = (0, self.instant_of(0));
         let end = loop {
-            let (number, start) = (index, self.began + self.stratum.mul_f64(f64::from(index)));
+            let (number, start, instant) = (index, self.start_of(index), upcoming);
             index += 1;
+            upcoming = self.instant_of(index);
             if start.saturating_duration_since(self.began) >= self.duration {
                 break End::InTime;
             }
@@ -197,7 +204,6 @@ impl<'a> Session<'a> {
                 }
                 self.note_moment();
             }
-            let instant = start + self.stratum.mul_f64(self.rng.f64());
             if let Some(end) = self.follow(instant) {
                 break end;
             }
@@ -205,7 +211,7 @@ impl<'a> Session<'a> {
             if stop.load(Ordering::Relaxed) {
                 break End::Asked;
             }
-            if let Some(end) = self.look(number) {
+            if let Some(end) = self.look(number, upcoming) {
                 break end;
             }
         };
@@ -213,8 +219,18 @@ impl<'a> Session<'a> {
         end
     }
 
-    /// A probe, and a train where it is time for one. What ended the recording, if that did.
-    fn look(&mut self, number: u32) -> Option<End> {
+    /// When a stratum begins.
+    fn start_of(&self, index: u32) -> Instant {
+        self.began + self.stratum.mul_f64(f64::from(index))
+    }
+
+    /// When it is probed.
+    fn instant_of(&mut self, index: u32) -> Instant {
+        self.start_of(index) + self.stratum.mul_f64(self.rng.f64())
+    }
+
+    /// A probe, and a train where it is time for one; the next probe is `upcoming`. What ended the recording, if this did.
+    fn look(&mut self, number: u32, upcoming: Instant) -> Option<End> {
         if number.is_multiple_of(TOGETHER) {
             self.recorder.watcher.group = self.rng.usize(..GROUPS);
         }
@@ -223,14 +239,16 @@ impl<'a> Session<'a> {
             self.next_refresh += REFRESH;
         }
         self.recording.course.ticks += u64::from(number.is_multiple_of(PROBES));
-        let probed = self.probe(number.is_multiple_of(self.between_trains));
+        let probed = self.probe(number.is_multiple_of(self.between_trains), upcoming);
         self.end_of(probed)
     }
 
-    /// Looks at what was born at the last probes, up to shortly before the next.
+    /// Looks at what was born at the last probes, up to shortly before the next; then there is time for what has died.
     fn follow(&mut self, next: Instant) -> Option<End> {
-        let end = self.is_apart.then(|| next.checked_sub(BEFORE).unwrap_or(next));
+        let before = BEFORE.min(self.stratum.mul_f64(BEFORE_SHARE));
+        let end = self.is_apart.then(|| next.checked_sub(before).unwrap_or(next));
         let followed = self.recorder.follow(end);
+        self.bury();
         self.end_of(followed)
     }
 
@@ -250,16 +268,17 @@ impl<'a> Session<'a> {
         None
     }
 
-    fn probe(&mut self, with_train: bool) -> Result<(), ReadError> {
+    fn probe(&mut self, with_train: bool, upcoming: Instant) -> Result<(), ReadError> {
         self.is_apart = self.processors.keep_off();
-        let probes = self.recorder.probe(self.is_apart)?;
+        let free = upcoming.saturating_duration_since(Instant::now());
+        let is_free = !with_train && free >= FREE.min(self.stratum.mul_f64(FREE_SHARE));
+        let probes = self.recorder.probe(self.is_apart, is_free || !self.is_apart)?;
         let (allocations, group) = (&mut self.recording.allocations, self.recorder.watcher.group);
         digest_probes(allocations, group, self.stratum, &probes);
         if with_train {
             let trains = self.recorder.train(self.length, DWELL, self.is_apart)?;
             self.length = digest(allocations, group, &trains, self.length, self.longest);
         }
-        self.bury();
         Ok(())
     }
 

@@ -137,12 +137,12 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
         }
     }
 
-    /// Reads some instants in each lane, then looks at what is due. One answer for each lane. `is_apart`: the target runs
-    /// while we look; where it cannot, one instant says as much as many.
+    /// Reads some instants in each lane. One answer for each lane. `is_apart`: the target runs while we look; where it cannot,
+    /// one instant says as much as many. `watches`: what is born is to be watched; [`Recorder::follow`] is to be called at once.
     ///
     /// # Errors
     /// Where the target cannot be read at all any more.
-    pub fn probe(&mut self, is_apart: bool) -> Result<Vec<Probe>, ReadError> {
+    pub fn probe(&mut self, is_apart: bool, watches: bool) -> Result<Vec<Probe>, ReadError> {
         self.stacks.forget();
         let (count, gap) = if is_apart { (INSTANTS, GAP) } else { (1, Duration::ZERO) };
         let mut probes = Vec::new();
@@ -153,14 +153,14 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
             if let Some((glance, births)) = moments.last() {
                 self.watcher.notice_collections(lane, glance.collections);
                 let window = (moments.len() - 1, births.as_deref().unwrap_or_default());
-                watched = self.watcher.draw(lane, SeenIn::Instants, &[window], glance.at);
+                let windows = if watches { &[window][..] } else { &[] };
+                watched = self.watcher.draw(lane, SeenIn::Instants, windows, glance.at);
                 if is_apart {
                     self.watcher.follow_newborn(&mut watched, &self.glancers)?;
                 }
             }
             probes.push(self.digest_instants(lane, &moments, watched)?);
         }
-        self.watcher.next_tick(&self.glancers)?;
         Ok(probes)
     }
 
@@ -287,12 +287,14 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
         Ok(all)
     }
 
-    /// Looks at what was born a short while ago, until `end`; `None` where the target cannot run while we look.
+    /// Looks at what was born a short while ago, until `end`, then at what is due; `None` where the target cannot run while we
+    /// look. To follow each probe at once: what was born at it must not be out of sight for long.
     ///
     /// # Errors
     /// Where the target cannot be read at all any more.
     pub fn follow(&mut self, end: Option<time::Instant>) -> Result<(), ReadError> {
-        self.watcher.follow(end, &self.glancers)
+        self.watcher.follow(end, &self.glancers)?;
+        self.watcher.next_tick(&self.glancers)
     }
 
     /// The last look: what is alive at the end. `is_gone`: the target cannot be read any more, and what was alive when it

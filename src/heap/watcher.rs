@@ -28,8 +28,9 @@ use super::stacks::Found;
 
 /// How long births are followed.
 const YOUNG: Duration = Duration::from_millis(10);
-/// How long at once; the stacks are still to be read.
+/// How long at once; the stacks are still to be read. And between other things that take some ten microseconds each.
 const NEWBORN: Duration = Duration::from_micros(50);
+const BETWEEN: Duration = Duration::from_micros(5);
 /// Probes between two looks at an object, at most, and of its age.
 const LOOK_MAX: u64 = 512;
 const LOOKS_OF_AGE: u64 = 4;
@@ -215,7 +216,8 @@ impl<'a, M: Memory + ?Sized> Watcher<'a, M> {
     ///
     /// # Errors
     /// Where the target cannot be read at all any more.
-    pub fn watch(&mut self, objects: Vec<Watched>, glancers: &[Glancer<'a, M>]) -> Result<(), ReadError> {
+    pub fn watch(&mut self, mut objects: Vec<Watched>, glancers: &[Glancer<'a, M>]) -> Result<(), ReadError> {
+        self.follow_until(&mut objects, Instant::now() + BETWEEN, glancers)?;
         let mut young = Vec::new();
         // Backwards: what is at an address that was born twice is the later one.
         for object in objects.into_iter().rev().filter(|object| object.found.is_some()) {
@@ -226,7 +228,8 @@ impl<'a, M: Memory + ?Sized> Watcher<'a, M> {
                 self.bury(object);
             }
         }
-        let young = self.check(young, glancers)?;
+        let mut young = self.check(young, glancers)?;
+        self.follow_until(&mut young, Instant::now() + BETWEEN, glancers)?;
         self.young.extend(young);
         Ok(())
     }
