@@ -39,12 +39,13 @@ pub fn write(out: &mut dyn Write, histogram: &Histogram, top: Option<usize>, sam
     )
 }
 
-/// Objects and bytes with their errors.
+/// Objects and bytes with their errors. Of a type too rare to say how many objects there are, one may hold most of its bytes: a
+/// list of all others, say, whose block was met. Then these are known.
 fn figures(amount: Amount, interval: Interval) -> (String, String) {
     let figure = |low: u64, value: u64, high: u64| {
         let half_width = value.saturating_sub(low).max(high.saturating_sub(value));
         match half_width {
-            _ if interval.is_upper_bound => format!("≤ {high}"),
+            _ if interval.is_upper_bound && low < high / 2 => format!("≤ {high}"),
             0 => format!("{value}"),
             half_width => format!("{value} ± {half_width}"),
         }
@@ -53,4 +54,20 @@ fn figures(amount: Amount, interval: Interval) -> (String, String) {
         figure(interval.low.objects, amount.objects, interval.high.objects),
         figure(interval.low.bytes, amount.bytes, interval.high.bytes),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rare_type_has_a_limit_and_the_bytes_that_were_met() {
+        let amount = |objects, bytes| Amount { objects, bytes };
+        let rare = |low, high| Interval { low, high, is_upper_bound: true, is_cautious: true };
+        let of_one = |bytes| figures(amount(3, bytes + 100), rare(amount(1, bytes), amount(90, bytes + 5000)));
+        assert_eq!(of_one(85_000_000), ("≤ 90".to_owned(), "85000100 ± 4900".to_owned()));
+        assert_eq!(of_one(56), ("≤ 90".to_owned(), "≤ 5056".to_owned()));
+        let counted = Interval { low: amount(3, 100), high: amount(3, 100), ..Interval::default() };
+        assert_eq!(figures(amount(3, 100), counted), ("3".to_owned(), "100".to_owned()));
+    }
 }
