@@ -419,12 +419,15 @@ fn is_census(report: &Value, pid: &str) -> Result<(), String> {
 
 /// Whether a row is the one that was counted, and its limits are what it says.
 fn is_certain(row: &Value, counted: &Value) -> bool {
-    let is_figure = |figure: &str, limits: [&str; 2]| {
-        row[figure].is_u64() && row[figure] == counted[figure] && limits.iter().all(|&limit| row[limit] == row[figure])
-    };
-    row["type"] == counted["type"]
-        && is_figure("objects", ["low", "high"])
-        && is_figure("shallow_bytes", ["bytes_low", "bytes_high"])
+    let mut expected = counted.clone();
+    for (limit, figure) in
+        [("low", "objects"), ("high", "objects"), ("bytes_low", "shallow_bytes"), ("bytes_high", "shallow_bytes")]
+    {
+        expected[limit] = counted[figure].clone();
+    }
+    expected["is_upper_bound"] = false.into();
+    expected["is_cautious"] = false.into();
+    *row == expected
 }
 
 fn nonsense(_: &Interpreter) -> Result<(), String> {

@@ -95,8 +95,7 @@ impl Products {
         self.own += other.own * times;
         self.near += other.near * times;
         self.both += other.both * times;
-        self.seen.own += other.seen.own * times;
-        self.seen.near += other.seen.near * times;
+        self.seen.add(other.seen.times(times));
         self.pools += other.pools * times;
     }
 
@@ -132,8 +131,7 @@ impl Products {
             }
         };
         let sum = found.own + found.near;
-        let factor = if sum > MOST { MOST / sum } else { 1.0 };
-        Views { own: found.own * factor, near: found.near * factor }
+        if sum > MOST { found.times(MOST / sum) } else { found }
     }
 }
 
@@ -150,9 +148,7 @@ mod tests {
         for index in 0..10 {
             let units = index * 4..index * 4 + 4;
             let mut sum = Views::default();
-            for (own, near) in units.clone().map(&views).map(|views| (views.own, views.near)) {
-                (sum.own, sum.near) = (sum.own + own * 10.0, sum.near + near * 10.0);
-            }
+            units.clone().map(&views).for_each(|views| sum.add(views.times(10.0)));
             expected.strips.push((index, sum));
             let units = units.start as usize..units.end as usize;
             sample.strips.push(Strip { units, total: 4000.0, looked_at: 0..0, stands_for: 1.0, room: None, list: 0 });

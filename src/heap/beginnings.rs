@@ -203,9 +203,8 @@ impl<'a> Pools<'a> {
         let sum = |of: &dyn Fn(usize) -> f64| pools.iter().map(|&pool| of(pool)).sum::<f64>();
         let (blocks, squares) = (sum(&|pool| own[pool]), sum(&|pool| own[pool].powi(2)));
         let near = ratio(sum(&|pool| own[pool] * near[pool]), strip.near);
-        let block = ratio(blocks, strip.blocks);
         let one = if strip.one > 0.0 { (squares - blocks) / strip.one } else { near };
-        Parts { block, one, near, two: ratio(blocks.powi(2) - squares, strip.two) }
+        Parts { block: ratio(blocks, strip.blocks), one, near, two: ratio(blocks.powi(2) - squares, strip.two) }
     }
 
     /// What part of a pool's blocks is expected to be of a type, where so many of its own first ones are and of near pools'.

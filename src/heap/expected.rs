@@ -74,12 +74,14 @@ impl Views {
         self.own == 0.0 && self.near == 0.0
     }
 
-    pub(super) fn add(&mut self, other: Views) {
+    /// Adds what is expected elsewhere, view by view.
+    pub fn add(&mut self, other: Views) {
         self.own += other.own;
         self.near += other.near;
     }
 
-    pub(super) fn times(self, factor: f64) -> Views {
+    /// So many times as much.
+    pub fn times(self, factor: f64) -> Views {
         Views { own: self.own * factor, near: self.near * factor }
     }
 }
