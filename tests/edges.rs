@@ -8,6 +8,9 @@
 //! * at most 0.1 % of the dump's edges are false: from an object that the collector traverses to one that it could
 //!   reach, and yet not among those that it reports, and not one of those that it is known to leave out.
 //!
+//! A second target builds the zoo in memory that is full of old addresses (`fixtures/programs/stale.py`): none of them
+//! may be taken for a reference.
+//!
 //!     cargo test --test edges [NAME]            HEAPSONDE_ONLY=3.12,sid-3.14 narrows, HEAPSONDE_BIN takes another tool
 
 mod common;
@@ -31,7 +34,10 @@ fn main() {
     }
     let mut trials = Vec::new();
     for interpreter in interpreters::find_and_say() {
-        let name = interpreter.name.clone();
+        let (name, same) = (interpreter.name.clone(), interpreter.clone());
+        trials.push(Trial::test(format!("{name}-stale"), move || {
+            old_addresses_hold_nothing(&same).map_err(Failed::from)
+        }));
         trials.push(Trial::test(name, move || references_are_the_collectors(&interpreter).map_err(Failed::from)));
     }
     libtest_mimic::run(&arguments, trials).exit();
@@ -93,6 +99,29 @@ fn references_are_the_collectors(interpreter: &Interpreter) -> Result<(), String
         }));
     }
     Ok(())
+}
+
+/// Nothing but the one list holds an anchor, whatever the words say that no object ever wrote.
+fn old_addresses_hold_nothing(interpreter: &Interpreter) -> Result<(), String> {
+    /// One in sixteen of those that the program makes is kept.
+    const ANCHORS_MIN: usize = 2000;
+    let target = Target::spawn(interpreter, &(common::program("stale.py") + &zoo()), &[], &[])?;
+    let dumped = tool::dump_references(target.pid())?;
+    let is_anchor = |object: &&Dumped| object.type_name == "__main__.Anchor";
+    let anchors: HashSet<u64> = dumped.iter().filter(is_anchor).map(|anchor| anchor.address).collect();
+    let of_anchors = |object: &Dumped| object.references.iter().filter(|&to| anchors.contains(to)).count();
+    let holders: Vec<(&Dumped, usize)> =
+        dumped.iter().map(|object| (object, of_anchors(object))).filter(|&(_, count)| count > 0).collect();
+    let is_whole =
+        |&&(holder, count): &&(&Dumped, usize)| holder.type_name == "builtins.list" && count == anchors.len();
+    if anchors.len() < ANCHORS_MIN || !holders.iter().any(|holder| is_whole(&holder)) {
+        return Err(format!("{} anchors, and no list of them", anchors.len()));
+    }
+    let mut others: BTreeMap<&str, usize> = BTreeMap::new();
+    for (holder, _) in holders.iter().filter(|holder| !is_whole(holder)) {
+        *others.entry(holder.type_name.as_str()).or_default() += 1;
+    }
+    if others.is_empty() { Ok(()) } else { Err(format!("anchors are held by {others:?} as well")) }
 }
 
 /// The links of an `lru_cache` are objects, which own what `gc` ascribes to the cache.

@@ -19,6 +19,7 @@ mod instances;
 mod names;
 mod native;
 mod rules;
+mod shapes;
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -165,6 +166,8 @@ impl<'a, M: Memory + ?Sized> References<'a, M> {
             Family::Element => self.element(reads, object, visit),
             Family::SimpleQueue => self.simple_queue(reads, object, visit),
             Family::LruCache => self.lru_cache(reads, object, visit),
+            Family::TimeOfDay => self.time_of_day(reads, &subject, visit),
+            Family::TeePiece => self.tee_piece(reads, &subject, visit),
             Family::NdArray => self.ndarray(reads, object, visit),
         }
         self.body(reads, &subject, visit);

@@ -1,14 +1,15 @@
 //! Types, modules, and C structs that keep references behind pointers of their own.
 //!
 //! Mirrors `type_traverse` (`Objects/typeobject.c`), `module_traverse` (`Objects/moduleobject.c`),
-//! `element_gc_traverse` (`Modules/_elementtree.c`), `simplequeue_traverse` (`Modules/_queuemodule.c`), v3.8 to v3.15.
+//! `element_gc_traverse` (`Modules/_elementtree.c`), `simplequeue_traverse` (`Modules/_queuemodule.c`), `time_dealloc`
+//! (`Modules/_datetimemodule.c`), `teedataobject_traverse` (`Modules/itertoolsmodule.c`), v3.8 to v3.15.
 
 use crate::python::reader::Reader;
 use crate::python::types::{flag, static_type_state};
 use crate::target::Address;
 use crate::target::memory::Memory;
 
-use super::{Label, Reads, References};
+use super::{Label, Reads, References, Subject};
 
 /// Bytes of a module's state that are read. The largest in the standard library is below 8 KiB.
 const STATE_MAX: u64 = 1 << 20;
@@ -115,6 +116,28 @@ impl<M: Memory + ?Sized> References<'_, M> {
         let items = self.word(reads, object, items);
         let (Some(items), Some(capacity)) = (items, self.word(reads, object, capacity)) else { return };
         self.index_words(reads, Address(items), capacity, visit);
+    }
+
+    /// The time zone: a time that has none is shorter than its type says (`_PyDateTime_BaseDateTime`).
+    pub(super) fn time_of_day(&self, reads: &Reads, subject: &Subject<'_>, visit: &mut impl FnMut(u64, Label)) {
+        // Behind the header and the hash: `hastzinfo`.
+        let has_zone = self.byte(reads, subject.address, self.layout.object.size + 8);
+        let Some(offset) = subject.rule.body.start.checked_sub(8).filter(|_| has_zone == Some(1)) else { return };
+        if let Some(zone) = self.word(reads, subject.address, offset as usize).filter(|&zone| zone != 0) {
+            visit(zone, Label::Field(offset));
+        }
+    }
+
+    /// What one piece of a doubled iterator (`itertools.tee`) read: of its array, so many as it counts.
+    pub(super) fn tee_piece(&self, reads: &Reads, subject: &Subject<'_>, visit: &mut impl FnMut(u64, Label)) {
+        // `teedataobject`: the source, two numbers of half a word, the next piece, the array to the end.
+        let header = self.layout.object.size as u32;
+        let values = header + 24;
+        let room = u64::from(subject.rule.basicsize.saturating_sub(values)) / 8;
+        let Some(count) = self.word(reads, subject.address, header as usize + 8).map(|word| word & 0xffff_ffff) else {
+            return;
+        };
+        self.index_words(reads, subject.address.offset(values as usize), count.min(room), visit);
     }
 
     /// The items of a numpy array of objects, where it owns them and they lie in one row.

@@ -6,7 +6,6 @@ use std::ops::Range;
 use rustc_hash::FxHashSet;
 
 use crate::python::attach::Python;
-use crate::python::layout::Layout;
 use crate::python::types::{TypeInfo, TypeTable, flag};
 use crate::target::Address;
 use crate::target::cache::CachedMemory;
@@ -14,6 +13,7 @@ use crate::target::memory::{Memory, MemoryExt};
 
 use super::BODY_MAX;
 use super::names::{self, FieldName};
+use super::shapes::Shape;
 use crate::python::reader::Reader;
 
 /// Base types followed from one type: `tp_base` of the deepest known hierarchies has some tens.
@@ -49,6 +49,10 @@ pub(super) enum Family {
     Element,
     SimpleQueue,
     LruCache,
+    /// A time zone is its last word, where it has one.
+    TimeOfDay,
+    /// What an iterator that was doubled read so far.
+    TeePiece,
     NdArray,
 }
 
@@ -83,14 +87,6 @@ impl Rule {
     }
 }
 
-/// The part of a rule that follows from a builtin base type.
-struct Shape {
-    family: Family,
-    body: Range<usize>,
-    skipped: Vec<usize>,
-    tagged: Vec<usize>,
-}
-
 /// Makes the rules of all types, by type id.
 pub(super) fn make<M: Memory + ?Sized>(memory: &M, python: &Python, types: &TypeTable) -> Vec<Rule> {
     let cached = CachedMemory::new(memory);
@@ -102,10 +98,13 @@ fn rule<M: Memory + ?Sized>(reader: &Reader<'_, M>, types: &TypeTable, info: &Ty
     let layout = reader.layout;
     let bases = line_of_bases(reader, types, info);
     let basicsize = usize::try_from(info.basicsize).unwrap_or(0).min(BODY_MAX);
+    // The C struct of its instances, before what Python classes add behind it.
+    let c_size = bases.iter().find(|base| !base.is_python_class).map_or(0, |base| base.basicsize);
+    let c_size = usize::try_from(c_size).unwrap_or(0).min(basicsize);
     let shape = bases
         .iter()
         .filter(|base| !base.is_python_class)
-        .find_map(|base| shape(layout, base, base.address == info.address, basicsize))
+        .find_map(|base| Shape::of_type(layout, base, c_size, basicsize))
         .unwrap_or_else(|| Shape::plain(layout.object.size..basicsize));
     let word = |offset: usize| reader.memory.read_u64(info.address.offset(offset)).unwrap_or(0) as i64;
     let mut skipped = shape.skipped;
@@ -114,6 +113,9 @@ fn rule<M: Memory + ?Sized>(reader: &Reader<'_, M>, types: &TypeTable, info: &Ty
     }
     let has_managed_dict = layout.constants.managed_dict_before.is_some() && info.has(flag::MANAGED_DICT);
     let dict_offset = if has_managed_dict { 0 } else { word(layout.type_object.tp_dictoffset) };
+    let has_dict = has_managed_dict || dict_offset != 0;
+    skipped.retain(|&offset| dict_offset <= 0 || offset as i64 != dict_offset);
+    let family = if has_dict && shape.family == Family::Leaf { Family::Plain } else { shape.family };
     let mut names: Vec<(u32, FieldName)> = bases.iter().flat_map(|base| members(reader, base)).collect();
     if let Ok(offset @ 1..) = u32::try_from(dict_offset) {
         names.insert(0, (offset, FieldName::Known("__dict__")));
@@ -125,13 +127,13 @@ fn rule<M: Memory + ?Sized>(reader: &Reader<'_, M>, types: &TypeTable, info: &Ty
     Rule {
         type_: info.address,
         is_heap_type: info.has(flag::HEAPTYPE),
-        family: shape.family,
+        family,
         body: shape.body.start as u32..shape.body.end.max(shape.body.start) as u32,
         skipped: offsets(skipped),
         tagged: offsets(shape.tagged),
         basicsize: basicsize as u32,
         itemsize: info.itemsize,
-        items_min: if shape.family == Family::Tuple { hidden_items(reader, info) } else { 0 },
+        items_min: if family == Family::Tuple { hidden_items(reader, info) } else { 0 },
         has_managed_dict,
         has_inline_values: info.has_inline_values,
         dict_offset,
@@ -154,101 +156,6 @@ fn line_of_bases<'t, M: Memory + ?Sized>(
         bases.push(at);
     }
     bases
-}
-
-impl Shape {
-    fn plain(body: Range<usize>) -> Shape {
-        Shape { family: Family::Plain, body, skipped: Vec::new(), tagged: Vec::new() }
-    }
-
-    fn of(family: Family, body: Range<usize>) -> Shape {
-        Shape { family, ..Shape::plain(body) }
-    }
-
-    fn without(mut self, skipped: impl IntoIterator<Item = usize>) -> Shape {
-        self.skipped.extend(skipped);
-        self
-    }
-}
-
-/// The shape that a builtin type gives to its instances and to those of its subtypes. `None` for a type that adds
-/// nothing but words of its own.
-fn shape(layout: &Layout, base: &TypeInfo, is_exact: bool, basicsize: usize) -> Option<Shape> {
-    let header = layout.object.size;
-    // What a subclass adds behind the struct of its base.
-    let behind = |size: usize| size.min(basicsize)..basicsize;
-    let leaf = |size: usize| {
-        if is_exact { Shape::of(Family::Leaf, 0..0) } else { Shape::plain(behind(size)) }
-    };
-    Some(match base.full_name().as_str() {
-        "builtins.str" => leaf(layout.unicode.size),
-        // What an int or bytes has of its own lies behind its items.
-        "builtins.int" | "builtins.bytes" => leaf(basicsize),
-        "builtins.float" => leaf(layout.float.size),
-        "builtins.complex" => leaf(header + 16),
-        "builtins.NoneType" | "builtins.ellipsis" | "builtins.NotImplementedType" => leaf(header),
-        // It borrows the dict of a thread's local data (until 3.12), which the `threading.local` owns.
-        "_thread._localdummy" => leaf(basicsize),
-        // A capsule's pointers are C's.
-        "builtins.PyCapsule" => Shape::plain(behind(layout.capsule.size)),
-        "builtins.list" => Shape::of(Family::List, behind(layout.list.size)),
-        "builtins.tuple" => Shape::of(Family::Tuple, 0..0),
-        "builtins.dict" | "builtins.frozendict" => Shape::of(Family::Dict, behind(layout.dict.size)),
-        "collections.OrderedDict" => Shape::of(Family::OrderedDict, behind(layout.dict.size)),
-        "builtins.set" | "builtins.frozenset" => Shape::of(Family::Set, behind(layout.set.size)),
-        "collections.deque" => Shape::of(Family::Deque, behind(layout.deque.size)),
-        "builtins.hamt_bitmap_node" | "builtins.hamt_collision_node" => Shape::of(Family::Items, header..header),
-        "builtins.generator" | "builtins.coroutine" | "builtins.async_generator" => {
-            Shape::of(Family::Generator, header..layout.generator.gi_iframe.unwrap_or(basicsize))
-        }
-        "builtins.frame" => {
-            let frame = &layout.frame;
-            let end = frame._f_frame_data.or(frame.f_localsplus).unwrap_or(basicsize);
-            // The generator of a frame owns the frame and not the other way round.
-            Shape::of(Family::Frame, header..end.min(basicsize)).without(frame.f_gen)
-        }
-        // It has words that are never written, so its fields are read by name.
-        "builtins.code" => Shape::of(Family::Code, 0..0),
-        "builtins.type" => Shape::of(Family::Type, behind(layout.heap_type.size)),
-        "builtins.module" => {
-            let module = &layout.module;
-            let skipped = [Some(module.md_state), module.md_def, module.md_token];
-            Shape::of(Family::Module, header..basicsize).without(skipped.into_iter().flatten())
-        }
-        "builtins.weakref"
-        | "weakref.ReferenceType"
-        | "builtins.weakproxy"
-        | "builtins.weakcallableproxy"
-        | "weakref.ProxyType"
-        | "weakref.CallableProxyType" => {
-            let weak = &layout.weak_ref;
-            Shape::plain(header..basicsize).without([weak.wr_object, weak.wr_prev, weak.wr_next, weak.hash])
-        }
-        "functools._lru_cache_wrapper" => {
-            // The head of the ring of links.
-            let root = layout.lru_cache.root;
-            Shape::of(Family::LruCache, header..basicsize).without((root..root + layout.lru_elem.size).step_by(8))
-        }
-        "functools._lru_list_elem" => {
-            Shape::plain(header..basicsize).without([layout.lru_elem.prev, layout.lru_elem.next])
-        }
-        "builtins.ContextVar" | "_contextvars.ContextVar" => {
-            Shape::plain(header..basicsize).without(layout.context_var.var_cached)
-        }
-        // The buffer that it shares owns what it shows.
-        "builtins.memoryview" => Shape::plain(layout.memory_view.mbuf..layout.memory_view.mbuf + 8),
-        "builtins.managedbuffer" => Shape::plain(layout.managed_buffer.obj..layout.managed_buffer.obj + 8),
-        "_queue.SimpleQueue" => Shape::of(Family::SimpleQueue, header..basicsize),
-        "xml.etree.ElementTree.Element" => {
-            let element = &layout.element;
-            let mut shape = Shape::of(Family::Element, header..basicsize);
-            // Text that is still in pieces is marked so.
-            shape.tagged = vec![element.text, element.tail];
-            shape
-        }
-        "numpy.ndarray" => Shape::of(Family::NdArray, header..basicsize),
-        _ => return None,
-    })
 }
 
 /// Items of a struct sequence that its length leaves out: `n_fields` in the type's dict counts all.
