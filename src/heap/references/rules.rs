@@ -114,6 +114,7 @@ fn rule<M: Memory + ?Sized>(reader: &Reader<'_, M>, types: &TypeTable, info: &Ty
     let has_managed_dict = layout.constants.managed_dict_before.is_some() && info.has(flag::MANAGED_DICT);
     let dict_offset = if has_managed_dict { 0 } else { word(layout.type_object.tp_dictoffset) };
     let has_dict = has_managed_dict || dict_offset != 0;
+    // Whatever is known of the struct: a later version may have put a dict where a word was free, as numpy's ufuncs did.
     skipped.retain(|&offset| dict_offset <= 0 || offset as i64 != dict_offset);
     let family = if has_dict && shape.family == Family::Leaf { Family::Plain } else { shape.family };
     let mut names: Vec<(u32, FieldName)> = bases.iter().flat_map(|base| members(reader, base)).collect();
