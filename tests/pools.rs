@@ -48,6 +48,12 @@ fn compared(interpreter: &Interpreter) -> Result<usize, String> {
 
     // Only slots of the array count pools.
     let in_use = |survey: &Survey| survey.arenas.pools_in_use;
+    if by_array.arenas.rejected > 0 {
+        return Err(format!(
+            "{} slots of the array make no sense, in a target that stands still",
+            by_array.arenas.rejected
+        ));
+    }
     if in_use(&by_array) == 0 || in_use(&by_pools) > 0 || by_pools.arenas.arenas.is_empty() {
         let first = by_pools.arenas.arenas.first();
         return Err(format!(

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use rustc_hash::FxHashSet;
 
+use super::chunks;
 use super::loose_pools;
 use super::usedpools;
 use crate::python::attach::Python;
@@ -287,10 +288,12 @@ fn is_arena_array<M: Memory + ?Sized>(memory: &M, layout: &Layout, slots: &[u8])
 }
 
 /// The array's length is a static variable, too; but the array only grows by doubling, so it is the largest doubling
-/// within which used slots make sense; a few may not while the target takes and gives back arenas.
+/// within which used slots make sense; a few may not while the target takes and gives back arenas. What lies behind the
+/// array may make sense as well, zeros above all, so it is no longer than malloc's chunk says, where one does.
 fn slots_of<M: Memory + ?Sized>(memory: &M, layout: &Layout, array: Address) -> u64 {
     let mut slots = INITIAL_ARENAS;
-    while slots < ARENAS_MAX {
+    let most = slots_of_chunk(memory, layout, array).unwrap_or(ARENAS_MAX);
+    while slots < most {
         let size = layout.arena_object.size as u64;
         let at = Address(array.0.saturating_add(slots * size));
         let Ok(bytes) = memory.read_bytes(at, slots * size, (slots * size) as usize, "arenas") else { break };
@@ -316,6 +319,15 @@ fn slots_of<M: Memory + ?Sized>(memory: &M, layout: &Layout, array: Address) -> 
         slots *= 2;
     }
     slots
+}
+
+/// For how many slots the chunk was made in which the array lies. `None` where it is none of glibc's malloc, or has a debug
+/// header in front.
+fn slots_of_chunk<M: Memory + ?Sized>(memory: &M, layout: &Layout, array: Address) -> Option<u64> {
+    let size_word = memory.read_u64(Address(array.0.checked_sub(8)?)).ok()?;
+    let doubled = std::iter::successors(Some(INITIAL_ARENAS), |slots| Some(slots * 2));
+    let mut possible = doubled.take_while(|&slots| slots <= ARENAS_MAX);
+    possible.find(|slots| chunks::may_be_for(size_word, slots * layout.arena_object.size as u64))
 }
 
 /// How many of these arenas, given as index and first pool, are not what their first pool says.

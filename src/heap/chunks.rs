@@ -178,6 +178,17 @@ pub fn says_previous_in_use(size_word: u64) -> bool {
     size_word & PREVIOUS_IN_USE != 0
 }
 
+/// Whether a request for so many bytes may have got a chunk with this size word. What is left of a chunk belongs to it
+/// where it is too small for one of its own, and a mapping fills pages.
+pub fn may_be_for(size_word: u64, request: u64) -> bool {
+    let size = size_word & !FLAGS;
+    let least = request.saturating_add(HEADER / 2).checked_next_multiple_of(16).unwrap_or(u64::MAX).max(CHUNK_MIN);
+    if size_word & IS_MAPPED != 0 {
+        return least.saturating_add(HEADER / 2).checked_next_multiple_of(PAGE) == Some(size);
+    }
+    (least..least.saturating_add(CHUNK_MIN)).contains(&size) && size.is_multiple_of(16)
+}
+
 /// Finds the heap of a thread's arena that starts at `start`, a multiple of [`THREAD_HEAP`] within `limit`
 /// (`struct heap_info`: arena, previous heap, size, bytes that were ever writable).
 pub fn thread_heap<M: Memory + ?Sized>(memory: &M, start: Address, limit: Address) -> Option<Heap> {
@@ -309,6 +320,14 @@ mod tests {
         for size in [33, 33 | NON_MAIN_ARENA] {
             assert_eq!(threads.chunk(Address(0x1010), size), Some(Chunk { address: Address(0x1010), size: 32 }));
         }
+    }
+
+    #[test]
+    fn a_chunk_says_which_requests_it_may_be_for() {
+        // 768 bytes and the next chunk's first word; 16 more may be left over, and no less will do.
+        assert_eq!([769, 785, 801, 817].map(|word| may_be_for(word, 768)), [false, true, true, false]);
+        assert!(may_be_for(0x3_1000 | IS_MAPPED, 0x3_0000) && !may_be_for(0x3_2000 | IS_MAPPED, 0x3_0000));
+        assert!(!may_be_for(0xfdfd_fdfd_fdfd_fd72, 768) && !may_be_for(u64::MAX, u64::MAX) && !may_be_for(0, 0));
     }
 
     #[test]
