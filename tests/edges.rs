@@ -110,18 +110,15 @@ fn old_addresses_hold_nothing(interpreter: &Interpreter) -> Result<(), String> {
     let is_anchor = |object: &&Dumped| object.type_name == "__main__.Anchor";
     let anchors: HashSet<u64> = dumped.iter().filter(is_anchor).map(|anchor| anchor.address).collect();
     let of_anchors = |object: &Dumped| object.references.iter().filter(|&to| anchors.contains(to)).count();
-    let holders: Vec<(&Dumped, usize)> =
-        dumped.iter().map(|object| (object, of_anchors(object))).filter(|&(_, count)| count > 0).collect();
-    let is_whole =
-        |&&(holder, count): &&(&Dumped, usize)| holder.type_name == "builtins.list" && count == anchors.len();
-    if anchors.len() < ANCHORS_MIN || !holders.iter().any(|holder| is_whole(&holder)) {
-        return Err(format!("{} anchors, and no list of them", anchors.len()));
+    let holders = dumped.iter().map(|object| (object, of_anchors(object))).filter(|&(_, count)| count > 0);
+    let (lists, others): (Vec<_>, Vec<_>) =
+        holders.partition(|(holder, count)| holder.type_name == "builtins.list" && *count == anchors.len());
+    if anchors.len() < ANCHORS_MIN || lists.len() != 1 {
+        return Err(format!("{} anchors in {} lists of all", anchors.len(), lists.len()));
     }
-    let mut others: BTreeMap<&str, usize> = BTreeMap::new();
-    for (holder, _) in holders.iter().filter(|holder| !is_whole(holder)) {
-        *others.entry(holder.type_name.as_str()).or_default() += 1;
-    }
-    if others.is_empty() { Ok(()) } else { Err(format!("anchors are held by {others:?} as well")) }
+    let mut types: BTreeMap<&str, usize> = BTreeMap::new();
+    others.iter().for_each(|(holder, _)| *types.entry(holder.type_name.as_str()).or_default() += 1);
+    if types.is_empty() { Ok(()) } else { Err(format!("anchors are held by {types:?} as well")) }
 }
 
 /// The links of an `lru_cache` are objects, which own what `gc` ascribes to the cache.

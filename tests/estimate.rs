@@ -427,7 +427,7 @@ fn is_certain(row: &Value, counted: &Value) -> bool {
     }
     expected["is_upper_bound"] = false.into();
     expected["is_cautious"] = false.into();
-    *row == expected
+    row["objects"].is_u64() && row["shallow_bytes"].is_u64() && *row == expected
 }
 
 fn nonsense(_: &Interpreter) -> Result<(), String> {

@@ -134,10 +134,8 @@ impl<M: Memory + ?Sized> References<'_, M> {
         let header = self.layout.object.size as u32;
         let values = header + 24;
         let room = u64::from(subject.rule.basicsize.saturating_sub(values)) / 8;
-        let Some(count) = self.word(reads, subject.address, header as usize + 8).map(|word| word & 0xffff_ffff) else {
-            return;
-        };
-        self.index_words(reads, subject.address.offset(values as usize), count.min(room), visit);
+        let Some(count) = self.word(reads, subject.address, header as usize + 8) else { return };
+        self.index_words(reads, subject.address.offset(values as usize), u64::from(count as u32).min(room), visit);
     }
 
     /// The items of a numpy array of objects, where it owns them and they lie in one row.

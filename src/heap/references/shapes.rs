@@ -46,10 +46,11 @@ impl Shape {
         self
     }
 
-    /// Of the words in `range`, only those in `owned`.
-    fn only(self, range: Range<usize>, owned: impl IntoIterator<Item = Option<usize>>) -> Shape {
+    /// Of the words before `end`, only those in `owned`.
+    fn only(self, end: usize, owned: impl IntoIterator<Item = Option<usize>>) -> Shape {
         let owned: Vec<usize> = owned.into_iter().flatten().collect();
-        self.without(range.step_by(8).filter(|offset| !owned.contains(offset)))
+        let words = (self.body.start..end).step_by(8);
+        self.without(words.filter(|offset| !owned.contains(offset)))
     }
 
     /// The shape that a C type gives to its instances and to those of its subtypes, which have `basicsize` bytes, and
@@ -110,7 +111,9 @@ impl Shape {
             }
             "builtins.traceback" => Shape::plain(header..basicsize).without([layout.traceback.tb_lasti]),
             // Whether it is starred is one byte, and the word behind it is C's.
-            "types.GenericAlias" => Shape::plain(header..basicsize).without((header + 32..size).step_by(8)),
+            "types.GenericAlias" => {
+                Shape::plain(header..basicsize).only(size, [0, 8, 16].map(|offset| Some(header + offset)))
+            }
             "builtins.weakref"
             | "weakref.ReferenceType"
             | "builtins.weakproxy"
@@ -122,11 +125,11 @@ impl Shape {
             }
             "builtins.ContextVar" | "_contextvars.ContextVar" => {
                 let var = &layout.context_var;
-                Shape::plain(header..basicsize).only(header..size, [Some(var.var_name), Some(var.var_default)])
+                Shape::plain(header..basicsize).only(size, [Some(var.var_name), Some(var.var_default)])
             }
             "builtins.Context" | "_contextvars.Context" => {
                 let context = &layout.context;
-                Shape::plain(header..basicsize).only(header..size, [Some(context.ctx_prev), Some(context.ctx_vars)])
+                Shape::plain(header..basicsize).only(size, [Some(context.ctx_prev), Some(context.ctx_vars)])
             }
             // The buffer that it shares owns what it shows.
             "builtins.memoryview" => Shape::plain(layout.memory_view.mbuf..layout.memory_view.mbuf + 8),
@@ -141,7 +144,7 @@ impl Shape {
         match name {
             "builtins.frame" => {
                 let frame = &layout.frame;
-                let body = header..frame._f_frame_data.or(frame.f_localsplus).unwrap_or(basicsize).min(basicsize);
+                let end = frame._f_frame_data.or(frame.f_localsplus).unwrap_or(basicsize).min(basicsize);
                 // The generator of a frame owns the frame and not the other way round; blocks that were left, and those
                 // that were never entered, keep what the memory held before.
                 let owned = [
@@ -155,11 +158,11 @@ impl Shape {
                     frame.f_locals_cache,
                     frame.f_overwritten_fast_locals,
                 ];
-                Some(Shape::of(Family::Frame, body.clone()).only(body, owned))
+                Some(Shape::of(Family::Frame, header..end).only(end, owned))
             }
             "builtins.generator" | "builtins.coroutine" | "builtins.async_generator" => {
                 let (generator, exception) = (&layout.generator, &layout.err_stack_item);
-                let body = header..generator.gi_iframe.unwrap_or(basicsize);
+                let end = generator.gi_iframe.unwrap_or(basicsize);
                 // What started a coroutine, or what ends an asynchronous generator: a plain one never writes it.
                 let origin = match name {
                     "builtins.coroutine" => layout.coroutine.cr_origin.or(layout.coroutine.cr_origin_or_finalizer),
@@ -179,7 +182,7 @@ impl Shape {
                     exception.exc_traceback.map(in_exception),
                     origin,
                 ];
-                Some(Shape::of(Family::Generator, body.clone()).only(body, owned))
+                Some(Shape::of(Family::Generator, header..end).only(end, owned))
             }
             _ => None,
         }
@@ -224,9 +227,7 @@ impl Shape {
             }
             "zlib._ZlibDecompressor" => Shape::plain((header + Z_STREAM).min(basicsize)..basicsize),
             // What C sees of a value is no reference: `b_base` and `b_objects` keep what it needs.
-            "_ctypes._CData" => {
-                Shape::plain(header..basicsize).only(header..size, [Some(header + 16), Some(header + 48)])
-            }
+            "_ctypes._CData" => Shape::plain(header..basicsize).only(size, [Some(header + 16), Some(header + 48)]),
             // The object behind an argument, and its size.
             "_ctypes.CArgObject" | "builtins.CArgObject" => {
                 Shape::plain(size.saturating_sub(16)..size.saturating_sub(8))
@@ -236,7 +237,7 @@ impl Shape {
             // _loops; among them are numbers and words that are never written.
             "numpy.ufunc" => {
                 let owned = [72, 80, 192, 208].map(|offset| Some(header + offset));
-                Shape::plain(header..basicsize).only(header..size, owned)
+                Shape::plain(header..basicsize).only(size, owned)
             }
             // Most are made for one loop of C, which writes few of its words; an object is there (`wrapped_meth`) only
             // where a ufunc has it as well.
