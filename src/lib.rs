@@ -64,7 +64,7 @@
 //!   without a bound. One bad object is counted, not fatal.
 //! - A layout is proved on the target before anything is walked; a proof that fails names the field.
 //! - Versions are compared in `python::version` and `python::layout` only.
-//! - `unsafe` lives in [`target`] only.
+//! - What the compiler cannot check lives in [`target`] only: a lint refuses it elsewhere.
 //! - What could not be read, and where two ways of finding objects disagree, is a figure in the report.
 //! - Totals that should add up are asserted.
 //! - The memory that a census uses does not depend on the size of the target. A graph takes some 70 bytes per object, and

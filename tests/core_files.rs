@@ -112,6 +112,7 @@ impl Source {
 }
 
 /// A target with the zoo in it that stands still, in a folder of its own where it may leave a core.
+#[expect(unsafe_code, reason = "what runs between fork and exec")]
 fn stand(interpreter: &Interpreter, scale: &str) -> Result<(tempfile::TempDir, Target), String> {
     let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
     let mut command = interpreter.command();

@@ -169,6 +169,7 @@ fn root_of_a_container_reads_only_its_like() {
 }
 
 #[test]
+#[expect(unsafe_code, reason = "what runs between fork and exec")]
 fn a_call_that_a_filter_refuses_is_replaced_by_the_file() {
     let Some(tool) = tool("seccomp") else { return };
     let target = python(ROOT, READY);
@@ -193,6 +194,7 @@ fn a_call_that_a_filter_refuses_is_replaced_by_the_file() {
 }
 
 /// Installs a seccomp filter under which process_vm_readv fails with EPERM.
+#[expect(unsafe_code, reason = "what runs between fork and exec")]
 fn refuse_process_vm_readv() -> std::io::Result<()> {
     use nix::libc::{self, sock_filter, sock_fprog};
     let statement = |code: u32, jt, jf, k| sock_filter { code: code as u16, jt, jf, k };

@@ -10,11 +10,13 @@ pub mod core_unpack;
 pub mod elf;
 pub mod freeze;
 pub mod gates;
+#[expect(unsafe_code, reason = "asks for a priority and sets a scheduling policy")]
 pub mod host;
 pub mod image;
 pub mod layered;
 pub mod memory;
 pub mod momentary;
+#[expect(unsafe_code, reason = "advises the kernel about memory of our own")]
 pub mod pages;
 pub mod process;
 pub mod processors;
@@ -22,6 +24,7 @@ pub mod procfs;
 pub mod regions;
 pub mod resident;
 pub mod source;
+#[expect(unsafe_code, reason = "prepares a child between fork and exec")]
 pub mod spawn;
 
 pub use address::Address;

@@ -46,6 +46,7 @@ impl Target {
     }
 
     /// Starts any command, with its pipes drained, and waits for nothing.
+    #[expect(unsafe_code, reason = "what runs between fork and exec")]
     pub fn start(mut command: Command) -> Result<Target, String> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         // SAFETY: between fork and exec only prctl is called, which is async-signal-safe and allocates nothing.
