@@ -136,7 +136,12 @@ impl Gate {
                 format!(
                     "the kernel refuses to let us read process {pid}, perhaps by a seccomp filter or a security module"
                 ),
-                sudo(),
+                match Status::of_self() {
+                    Some(ours) if ours.effective_uid() == 0 => {
+                        Some("run it on the host, outside of every container, or read a core file instead".to_owned())
+                    }
+                    _ => sudo(),
+                },
             ),
         }
     }
