@@ -67,9 +67,23 @@ fn main() {
                     rates_are_found(&interpreter, case, "4", Check::Intervals).map_err(Failed::from)
                 }));
             }
+            if matches!(case.name, "steady" | "deep" | "lazy") {
+                let (name, interpreter) = (format!("{name}/amount"), interpreter.clone());
+                trials.push(Trial::test(name, move || {
+                    amounts_are_found(&interpreter, case.args, &["allocated"]).map_err(Failed::from)
+                }));
+            }
             // 20 s each: `cargo test --test record -- --ignored`.
+            let interpreter = interpreter.clone();
             let rates = move || rates_are_found(&interpreter, case, "20", Check::Shares).map_err(Failed::from);
             trials.push(Trial::test(name, rates).with_ignored_flag(true));
+        }
+        // Most of what these make dies within a microsecond, and is not counted: what they keep is.
+        for mode in ["brief", "phases"] {
+            let interpreter = interpreter.clone();
+            trials.push(Trial::test(format!("{}/{mode}/amount", interpreter.name), move || {
+                amounts_are_found(&interpreter, &[mode], &["survivors"]).map_err(Failed::from)
+            }));
         }
     }
     for interpreter in interpreters::find().interpreters {
@@ -517,4 +531,29 @@ fn rates_are_found(interpreter: &Interpreter, case: &Case, seconds: &str, check:
         report["windows"],
         report["watched"]
     ))
+}
+
+/// By what part the target runs more slowly while it is looked at, at most, or has run faster while it was not.
+const SLOWER: f64 = 0.25;
+
+/// That as many objects were made, or are kept, as the program itself counts.
+fn amounts_are_found(interpreter: &Interpreter, args: &[&str], what: &[&str]) -> Result<(), String> {
+    let mut target = Target::spawn(interpreter, &common::program("rates.py"), args, &[])?;
+    let (began, before) = (std::time::Instant::now(), counts(&mut target)?);
+    let pid = target.pid().to_string();
+    let run = tool::run(&["record", &pid, "-d", "4", "-r", "200", "-f", "json", "-o", "-", "--seed", "1"])?.ok()?;
+    let (elapsed, after) = (began.elapsed().as_secs_f64(), counts(&mut target)?);
+    let report = run.json()?;
+    let made: f64 = after.iter().map(|(name, count)| count - before.get(name).unwrap_or(&0.0)).sum();
+    let truth = made * report["seconds"].as_f64().unwrap_or(0.0) / elapsed;
+    for what in what {
+        let figure = |name: &str| report["totals"][what]["objects"][name].as_f64().unwrap_or(0.0);
+        let (low, value, high) = (figure("low"), figure("value"), figure("high"));
+        // As many times the interval as elsewhere.
+        let (low, high) = (value - HALF_WIDTHS * (value - low), value + HALF_WIDTHS * (high - value));
+        if truth * (1.0 - SLOWER) > high || truth * (1.0 + SLOWER) < low {
+            return Err(format!("{what}: {truth:.0}, found {value:.0} ({low:.0} to {high:.0}), {}", report["windows"]));
+        }
+    }
+    Ok(())
 }

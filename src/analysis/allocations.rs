@@ -25,24 +25,30 @@
 //!
 //! Errors are a jackknife over clusters in random groups: probes and trains of some ten milliseconds, which see the same,
 //! are left out together (Wolter, *Introduction to Variance Estimation*, 2007, chapter 4):
-//! each figure is worked out anew without each group, and the spread gives the 95 % interval. Survivors and bytes come
+//! each figure is worked out anew without each group, and the spread gives the variance. Limits are those of a weighted sum of
+//! few sightings ([`intervals::weighted`]), since what was not seen to vary may be what was seen too seldom: where all objects that
+//! were remembered of four probes have died, some four of a hundred may live all the same. Of a stack of which no object was
+//! remembered all may live, or none. Survivors and bytes come
 //! from the objects that were remembered, as shares of the births that they stand for; where rates are those of instants, of
 //! objects seen in instants only, since what is born in a long window may be born in a call between its ends. Survivors are
 //! a difference, of objects in place and of those that are known to be others, so that where none is alive their figure is
 //! about 0, not at least 0.
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::heap::recorder::Instant;
 use crate::heap::stacks::StackId;
 use crate::heap::watcher::SeenIn;
 
-/// Errors of this size are small enough: what they are an error of need not be compared any more.
-const ERROR_SMALL: f64 = 0.1;
-/// Groups of the jackknife. Their 19 degrees of freedom are in [`QUANTILE`].
+use super::intervals;
+
+/// Standard errors of this size are small enough: what they are an error of need not be compared any more.
+const ERROR_SMALL: f64 = 0.05;
+/// Groups of the jackknife.
 pub const GROUPS: usize = 20;
-/// Student's 97.5 % quantile at 19 degrees of freedom.
-const QUANTILE: f64 = 2.093;
+/// By how much the variance of so few groups is to be larger for the limits to hold: Student's quantile at 19 degrees of freedom
+/// over the normal distribution's, squared.
+const FEW_GROUPS: f64 = 1.1403;
 
 /// The lines of a stack's frames, and what was born there, by group.
 #[derive(Clone, Debug, Default)]
@@ -82,7 +88,29 @@ struct Seen {
     /// From look to look in those of them that could be read, and births in that time.
     instant_time: [f64; GROUPS],
     instant_births: [f64; GROUPS],
+    /// Instants, and windows, in which something was born.
+    sightings: [u64; 2],
+    /// Probes and trains of which objects were remembered.
+    probes: [FxHashSet<u64>; 2],
     lines: FxHashMap<Vec<u32>, Lines>,
+}
+
+impl Seen {
+    /// What was remembered of all its lines.
+    fn remembered(&self, basis: SeenIn) -> [f64; GROUPS] {
+        let mut remembered = [0.0; GROUPS];
+        for lines in self.lines.values() {
+            remembered.iter_mut().zip(lines.fates(basis).remembered).for_each(|(all, own)| *all += own);
+        }
+        remembered
+    }
+}
+
+fn index(basis: SeenIn) -> usize {
+    match basis {
+        SeenIn::Instants => 0,
+        SeenIn::Windows => 1,
+    }
 }
 
 /// An estimate that knows its error.
@@ -91,35 +119,52 @@ pub struct Figure {
     /// The estimate.
     pub value: f64,
     replicates: [f64; GROUPS],
+    /// What one sighting stands for.
+    largest: f64,
+    /// What may be more, since nothing is known of it.
+    unknown: f64,
 }
 
 impl Default for Figure {
     fn default() -> Figure {
-        Figure { value: 0.0, replicates: [0.0; GROUPS] }
+        Figure { value: 0.0, replicates: [0.0; GROUPS], largest: 0.0, unknown: 0.0 }
     }
 }
 
 impl Figure {
-    /// Half the width of the 95 % interval.
-    pub fn half_width(&self) -> f64 {
+    fn variance(&self) -> f64 {
         let groups = GROUPS as f64;
         let mean = self.replicates.iter().sum::<f64>() / groups;
         let spread: f64 = self.replicates.iter().map(|value| (value - mean).powi(2)).sum();
-        QUANTILE * ((groups - 1.0) / groups * spread).sqrt()
+        FEW_GROUPS * (groups - 1.0) / groups * spread
+    }
+
+    fn limits(&self) -> (f64, f64) {
+        // A difference of two estimates may come out below nothing.
+        let (low, high) = intervals::weighted(self.value.max(0.0), self.variance(), self.largest);
+        (low, high + self.unknown)
+    }
+
+    /// The longer side of the 95 % interval.
+    pub fn half_width(&self) -> f64 {
+        let (low, high) = self.limits();
+        (high - self.value).max(self.value - low)
     }
 
     /// The lower end of the interval.
     pub fn low(&self) -> f64 {
-        (self.value - self.half_width()).max(0.0)
+        self.limits().0
     }
 
     /// Its upper end.
     pub fn high(&self) -> f64 {
-        self.value + self.half_width()
+        self.limits().1
     }
 
     fn add(&mut self, other: &Figure) {
         self.value += other.value;
+        self.largest = self.largest.max(other.largest);
+        self.unknown += other.unknown;
         self.replicates.iter_mut().zip(other.replicates).for_each(|(mine, other)| *mine += other);
     }
 }
@@ -160,6 +205,8 @@ pub struct Remembered {
     pub seen_in: SeenIn,
     /// The group of what was seen then.
     pub group: usize,
+    /// The probe or train.
+    pub probe: u64,
     /// How many births it stands for.
     pub weight: f64,
     /// Shallow bytes soon after birth, and at the end if it is alive then.
@@ -197,7 +244,7 @@ pub struct Outcomes {
 pub struct Allocations {
     /// How windows ended.
     pub outcomes: Outcomes,
-    /// Glances in whose microsecond something was born.
+    /// Instants at which births were read.
     pub instants: u64,
     seen: Vec<Seen>,
     time: [f64; GROUPS],
@@ -244,8 +291,9 @@ impl Allocations {
         seen.moving[group] += seconds;
         let Some((between, births)) = instant.births else { return };
         seen.instant_time[group] += between;
-        seen.instant_births[group] += births as f64;
-        seen.lines.entry(instant.lines.clone()).or_default().instant_births[group] += births as f64;
+        seen.sightings[index(SeenIn::Instants)] += u64::from(births > 0.0);
+        seen.instant_births[group] += births;
+        seen.lines.entry(instant.lines.clone()).or_default().instant_births[group] += births;
         self.instants += 1;
     }
 
@@ -263,6 +311,7 @@ impl Allocations {
     pub fn agreed(&mut self, group: usize, stack: StackId, seconds: f64, births: BirthsAt<'_>) {
         let seen = self.seen(stack);
         seen.window_time[group] += seconds;
+        seen.sightings[index(SeenIn::Windows)] += u64::from(births.iter().any(|(_, births)| *births > 0.0));
         for (lines, births) in births {
             seen.births[group] += births;
             seen.lines.entry(lines.clone()).or_default().births[group] += births;
@@ -277,7 +326,7 @@ impl Allocations {
             let (mut all, mut errors) = (0.0, 0.0);
             for figure in figures {
                 all += figure.value;
-                errors += figure.half_width().powi(2);
+                errors += figure.variance();
             }
             if all > 0.0 { errors.sqrt() / all } else { f64::INFINITY }
         };
@@ -288,6 +337,7 @@ impl Allocations {
     /// An object whose fate is known.
     pub fn remembered(&mut self, object: &Remembered) {
         let Some(seen) = self.seen.get_mut(object.stack as usize) else { return };
+        seen.probes[index(object.seen_in)].insert(object.probe);
         let of_type = self.types.entry(object.type_name.clone()).or_default();
         let of_type = of_type.entry((object.stack, object.lines.clone())).or_default();
         for lines in [seen.lines.entry(object.lines.clone()).or_default(), of_type] {
@@ -308,7 +358,7 @@ impl Allocations {
     /// What all births come to, attributed or not, over a recording of so many seconds.
     pub fn all_births(&self, seconds: f64) -> Figure {
         let basis = self.basis();
-        figure(|left_out| match basis {
+        let mut all = figure(|left_out| match basis {
             SeenIn::Windows => seconds * ratio(sum(&self.all_births, left_out), sum(&self.readable_time, left_out)),
             SeenIn::Instants => {
                 let seen = || self.seen.iter();
@@ -321,20 +371,25 @@ impl Allocations {
                 let read: f64 = seen().map(|seen| self.total(basis, seen, seconds, left_out)).sum();
                 read + seconds * ratio(unread, sum(&self.time, left_out)) * ratio(births, time)
             }
-        })
+        });
+        all.largest = ratio(all.value, self.sightings() as f64);
+        all
+    }
+
+    /// Instants, or windows, that found births on a stack that was read.
+    pub fn sightings(&self) -> u64 {
+        let basis = index(self.basis());
+        self.seen.iter().map(|seen| seen.sightings[basis]).sum()
     }
 
     /// What was born at each stack and lines: sorted by stack.
     pub fn places(&self, seconds: f64) -> Vec<(StackId, Vec<u32>, Born)> {
-        let basis = self.basis();
+        let (basis, size) = self.basis_and_size();
         let mut places = Vec::new();
         for (id, seen) in self.seen.iter().enumerate() {
-            let mut remembered = [0.0; GROUPS];
-            for lines in seen.lines.values() {
-                remembered.iter_mut().zip(lines.fates(basis).remembered).for_each(|(all, own)| *all += own);
-            }
+            let remembered = seen.remembered(basis);
             for (key, lines) in &seen.lines {
-                let born = self.born(basis, seen, &remembered, lines, seconds);
+                let born = self.born(basis, seen, &remembered, lines, seconds, size);
                 places.push((id as StackId, key.clone(), born));
             }
         }
@@ -344,13 +399,8 @@ impl Allocations {
 
     /// What was born of each type, most survivors first.
     pub fn types(&self, seconds: f64) -> Vec<(String, Born)> {
-        let basis = self.basis();
-        let mut remembered = vec![[0.0; GROUPS]; self.seen.len()];
-        for (all, seen) in remembered.iter_mut().zip(&self.seen) {
-            for lines in seen.lines.values() {
-                all.iter_mut().zip(lines.fates(basis).remembered).for_each(|(all, own)| *all += own);
-            }
-        }
+        let (basis, size) = self.basis_and_size();
+        let remembered: Vec<[f64; GROUPS]> = self.seen.iter().map(|seen| seen.remembered(basis)).collect();
         let mut types: Vec<(String, Born)> = Vec::new();
         for (name, places) in &self.types {
             let mut total = Born::default();
@@ -361,7 +411,7 @@ impl Allocations {
                 };
                 // Of a type only the remembered objects are known: they stand for the births.
                 let lines = Lines { births: [0.0; GROUPS], ..lines.clone() };
-                let mut born = self.born(basis, seen, remembered, &lines, seconds);
+                let mut born = self.born(basis, seen, remembered, &lines, seconds, size);
                 born.objects = self.share(basis, seen, remembered, &lines.fates(basis).remembered, seconds);
                 total.add(&born);
             }
@@ -404,9 +454,18 @@ impl Allocations {
         })
     }
 
-    fn born(&self, basis: SeenIn, seen: &Seen, remembered: &[f64; GROUPS], lines: &Lines, seconds: f64) -> Born {
+    fn born(
+        &self,
+        basis: SeenIn,
+        seen: &Seen,
+        remembered: &[f64; GROUPS],
+        lines: &Lines,
+        seconds: f64,
+        size: f64,
+    ) -> Born {
         let fates = lines.fates(basis);
-        Born {
+        let all = self.total(basis, seen, seconds, None);
+        let mut born = Born {
             objects: figure(|left_out| {
                 let (part, whole) = match basis {
                     SeenIn::Instants => (&lines.instant_births, &seen.instant_births),
@@ -417,7 +476,24 @@ impl Allocations {
             bytes: self.share(basis, seen, remembered, &fates.bytes, seconds),
             alive: self.share(basis, seen, remembered, &fates.alive, seconds),
             alive_bytes: self.share(basis, seen, remembered, &fates.alive_bytes, seconds),
+        };
+        born.objects.largest = ratio(all, seen.sightings[index(basis)] as f64);
+        let objects = if born.objects.value > 0.0 { born.objects.high() } else { 0.0 };
+        for (figure, each) in [(&mut born.bytes, size), (&mut born.alive, 1.0), (&mut born.alive_bytes, size)] {
+            match seen.probes[index(basis)].len() {
+                0 => figure.unknown = objects * each,
+                probes => figure.largest = all * each / probes as f64,
+            }
         }
+        born
+    }
+
+    /// Also bytes of an object, of all that were remembered.
+    fn basis_and_size(&self) -> (SeenIn, f64) {
+        let basis = self.basis();
+        let fates = || self.seen.iter().flat_map(|seen| seen.lines.values()).map(|lines| lines.fates(basis));
+        let bytes: f64 = fates().map(|fates| sum(&fates.bytes, None)).sum();
+        (basis, ratio(bytes, fates().map(|fates| sum(&fates.remembered, None)).sum()))
     }
 }
 
@@ -478,7 +554,7 @@ mod tests {
         for probe in 0..6000 {
             let stack = rng.u32(..2);
             let is_moving = rng.f64() < 0.3;
-            let births = if is_moving { 20 } else { 0 };
+            let births = if is_moving { 20.0 } else { 0.0 };
             let is_read = !is_moving || stack == 1 || rng.bool();
             let births = is_read.then_some((2e-6, births));
             allocations.time(probe % GROUPS, 1e-3);
@@ -490,5 +566,45 @@ mod tests {
             assert!(born.objects.half_width() < 1e6, "{}", born.objects.half_width());
         }
         assert!((allocations.all_births(6.0).value / 18e6 - 1.0).abs() < 0.1);
+    }
+    /// Probes find births of one stack; what they remember has died in all of them, and may live all the same. Of another
+    /// stack nothing was remembered.
+    #[test]
+    fn what_was_not_seen_to_live_may_live() {
+        let mut allocations = Allocations::default();
+        for probe in 0..1000 {
+            let (group, is_moving) = (probe % GROUPS, probe % 50 == 0);
+            let stack = u32::from(probe == 500);
+            let births = Some((2e-6, if is_moving { 10.0 } else { 0.0 }));
+            allocations.time(group, 1e-3);
+            allocations.instant(group, &Instant { stack, lines: vec![1], is_moving, births }, 1e-3);
+            if is_moving && stack == 0 {
+                allocations.remembered(&Remembered {
+                    stack,
+                    lines: vec![1],
+                    type_name: "list".into(),
+                    seen_in: SeenIn::Instants,
+                    group,
+                    probe: probe as u64,
+                    weight: 10.0,
+                    bytes: 56,
+                    alive_bytes: None,
+                    missed: None,
+                });
+            }
+        }
+        let places = allocations.places(1.0);
+        let (dead, unknown) = (places[0].2, places[1].2);
+        assert_eq!((dead.alive.value, dead.alive.low(), unknown.alive.value), (0.0, 0.0, 0.0));
+        // Three and a half of nineteen, and all.
+        let share = dead.alive.high() / dead.objects.value;
+        assert!((0.18..0.21).contains(&share), "{share}");
+        assert_eq!(unknown.alive.high(), unknown.objects.high());
+        assert!(unknown.alive_bytes.high() > 50.0 * unknown.objects.value);
+        let mut both = dead;
+        both.add(&unknown);
+        assert_eq!(both.alive.high(), dead.alive.high() + unknown.alive.high());
+        let types = allocations.types(1.0);
+        assert_eq!((types.len(), types[0].1.alive.high()), (1, dead.alive.high()));
     }
 }

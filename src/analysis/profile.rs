@@ -60,9 +60,11 @@ pub struct Profile {
     pub total: Born,
     /// All births that were seen, attributed or not.
     pub all: Figure,
+    /// Instants, or windows, that found births: what all rests on.
+    pub sightings: u64,
     /// How windows ended.
     pub outcomes: Outcomes,
-    /// Glances in whose microsecond something was born.
+    /// Instants at which births were read.
     pub instants: u64,
 }
 
@@ -112,6 +114,7 @@ impl Profile {
             types,
             total,
             all,
+            sightings: allocations.sightings(),
             outcomes: allocations.outcomes,
             instants: allocations.instants,
         }

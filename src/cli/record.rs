@@ -19,6 +19,9 @@ use super::open;
 use super::output::{Destination, default_file};
 use super::recording::{self, Recording};
 
+/// Instants with births, or windows, below which that is said: errors are a half and more.
+const SIGHTINGS_FEW: u64 = 20;
+
 /// Records and writes.
 pub fn run(options: &Record) -> Result<()> {
     if options.target.pause {
@@ -68,9 +71,15 @@ pub fn run(options: &Record) -> Result<()> {
         Destination::new(&Output { output: Some(path.clone()), force: options.output.force }, || Destination::Stdout)
     });
     let csv = csv.transpose()?;
-    let recording = recording::record(options, &opened, &stop)?;
+    let mut recording = recording::record(options, &opened, &stop)?;
     let by = if options.lines { MergeBy::Line } else { MergeBy::Function };
     let profile = Profile::new(&recording.allocations, &recording.stacks, recording.seconds, by);
+    if (1..SIGHTINGS_FEW).contains(&profile.sightings) {
+        recording.course.warnings.push(format!(
+            "births were seen at {} instants only: record for longer (-d) or look more often (-r)",
+            profile.sightings
+        ));
+    }
     if let Some(csv) = csv {
         csv.write(|out| timeline::write_csv(out, &recording.moments))?;
     }

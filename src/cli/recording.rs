@@ -39,6 +39,8 @@ const TRAINS: u32 = 50;
 const REFRESH: Duration = Duration::from_millis(100);
 /// Probes that may be missed, of a hundred, before that is said.
 const MISSED_MAX: u64 = 20;
+/// The part of a stratum that a probe may take.
+const PROBE_SHARE: f64 = 0.25;
 /// Births that a train is to find: enough to tell stacks apart, and few enough to be read at once.
 const BIRTHS: f64 = 60.0;
 /// The first train's length, before anything is known.
@@ -135,7 +137,7 @@ impl<'a> Session<'a> {
         let ticks = options.duration.as_secs_f64() / stratum.as_secs_f64();
         let of_each = (WATCHED_MAX / ticks).ceil() as usize;
         let types = read_types(opened)?;
-        let recorder = Recorder::new(process, &opened.python, types, of_each, Rng::with_seed(rng.u64(..)));
+        let recorder = Recorder::new(process, &opened.python, types, of_each, stratum.mul_f64(PROBE_SHARE), rng.fork());
         let mut course = Course { rate: options.rate, seed, ..Course::default() };
         if Status::of(pid).is_some_and(|status| matches!(status.state, Some('T' | 't'))) {
             course.warnings.push(format!("process {pid} is stopped: nothing is allocated until it goes on"));
@@ -346,8 +348,11 @@ impl<'a> Session<'a> {
 /// Adds what a probe saw.
 fn digest_probes(allocations: &mut Allocations, group: usize, stratum: Duration, lanes: &[Probe]) {
     for lane in lanes {
+        if lane.count == 0 {
+            continue;
+        }
         // Each instant stands for as much time as any other: none is chosen for what it finds.
-        let each = stratum.as_secs_f64() / lane.count.max(1) as f64;
+        let each = stratum.as_secs_f64() / lane.count as f64;
         // Collectors are looked at side by side: a share of time is one of all.
         allocations.time(group, stratum.as_secs_f64() / lanes.len() as f64);
         allocations.lost(group, each * lane.lost as f64);
@@ -365,8 +370,10 @@ fn digest(
     length: Duration,
     longest: Duration,
 ) -> Duration {
+    let readable =
+        |train: &[Seen]| -> f64 { train.iter().filter(|seen| seen.births.is_some()).map(|seen| seen.seconds).sum() };
     let (mut births, mut time) = (0.0, 0.0);
-    for seen in lanes.iter().flatten() {
+    for (seen, of_train) in lanes.iter().flat_map(|train| train.iter().map(move |seen| (seen, readable(train)))) {
         births += seen.births.unwrap_or(0) as f64;
         time += if seen.births.is_some() { seen.seconds } else { 0.0 };
         let outcomes = &mut allocations.outcomes;
@@ -384,11 +391,15 @@ fn digest(
             (None, _) => outcomes.torn += 1,
         }
         allocations.outcomes.late += u64::from(seen.is_late);
-        if let Some(births) = seen.births {
-            allocations.window(group, seen.seconds, births as f64, seen.is_late);
-        }
+        let Some(births) = seen.births else { continue };
+        // Each train stands for as much time as any other, however much of it could be read: where much is born trains are made
+        // short, and reading takes up what is left.
+        let weight = 1.0 / of_train;
+        let seconds = seen.seconds * weight;
+        allocations.window(group, seconds / lanes.len() as f64, births as f64 * weight, seen.is_late);
         if let (Some(stack), Some(at)) = (seen.stack, &seen.at) {
-            allocations.agreed(group, stack, seen.seconds, at);
+            let at: Vec<(Vec<u32>, f64)> = at.iter().map(|(lines, births)| (lines.clone(), births * weight)).collect();
+            allocations.agreed(group, stack, seconds, &at);
         }
     }
     if time <= 0.0 {
@@ -407,6 +418,7 @@ fn remember(allocations: &mut Allocations, recorder: &Recorder<'_, Process>, obj
         type_name: recorder.watcher.type_name(object.birth.type_),
         seen_in: object.seen_in,
         group: object.group,
+        probe: object.tick,
         weight: object.weight,
         bytes: object.first_bytes,
         alive_bytes: is_alive.then_some(object.bytes),

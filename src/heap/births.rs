@@ -18,10 +18,18 @@
 //!
 //! # Instants
 //!
-//! The window is a glance itself ([`instants`]): which frame is topmost, the newest object, the frames, the newest object
-//! again, the topmost frame again, in one call of some microseconds. What was born in it was born on that stack, since the
-//! same frame was topmost before and after. For that the target must run while we look, and so we keep off its processor
-//! ([`crate::target::processors`]); where it does not run just then, nothing is born, which is no error.
+//! The window is a glance itself ([`instants`]): the newest object, then the frames, then the newest object again, within some
+//! microseconds. What was born in it counts for the stack found in the middle of it. So in calls longer than that births are
+//! those of their stack but at the ends, and shorter ones share them with their neighbours in time: a glance that looked
+//! whether the same frame is topmost before and after, and left out the others, would leave out nearly all of a program that
+//! consists of short calls, and find those at which it was held up.
+//!
+//! The object that was newest at the first look may be gone at the second one, which then cannot tell what came after it. Such
+//! instants cannot be left out either, since in programs that make short-lived objects they are the most. The births
+//! between the looks are then a part, by time, of all since some objects that were known a moment before.
+//!
+//! For all that the target must run while we look, and so we keep off its processor ([`crate::target::processors`]); where it
+//! does not run just then, nothing is born, which is no error.
 //!
 //! # Trains
 //!
@@ -32,50 +40,29 @@
 //! # What is not seen
 //!
 //! An object that dies before its window's list is read (microseconds) is not counted, and so the figures are of
-//! objects that live that long. A call that is shorter than a glance is hardly ever topmost at both its ends: what is born
-//! in such calls has no stack, and is counted as such, or that of the caller, where the call fits between the ends of a glance. Objects that the collector does not track (str, bytes, int, float; tuples and dicts of
+//! objects that live that long. Objects that the collector does not track (str, bytes, int, float; tuples and dicts of
 //! such, in some versions) are in no list. A window that ends while the collector runs, or whose list
 //! changed too fast to be read, counts for time, not for births.
-//!
-//! Mirrors `gc_list_append`, `gc_list_merge` (`Python/gc.c`, until 3.12 `Modules/gcmodule.c`), v3.8 to v3.15.
 
-use std::collections::hash_map::Entry;
 use std::time::{Duration, Instant};
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashSet;
 
-use crate::python::layout::Layout;
 use crate::target::Address;
 use crate::target::memory::{Memory, ReadError};
 
-use super::glance::{Glance, Glancer, link};
+use super::glance::{Glance, Glancer};
+use super::newest::{BIRTHS_MAX, Birth, KNOWN, LISTS, Newest, TRIES, Walk};
 
-/// Bytes read around an object of a list: others of its age and size lie beside it.
-const PAGE: u64 = 4096;
-/// Objects followed in one window; a tight loop makes some ten in a microsecond.
-const BIRTHS_MAX: usize = 8192;
-/// Objects of the time before that are known, so that one that is still there ends a walk.
-const KNOWN: usize = 64;
-/// Lists of a collector: generations.
-const LISTS: usize = 3;
-/// Tries to read a list that changes meanwhile.
-const TRIES: usize = 3;
 /// The longest window whose ends can agree. Longer ones are those in which the system gave the processor to others. What
 /// is born in them counts, since where processors are few the target runs just when we do not.
 const LENGTH_MAX: Duration = Duration::from_micros(160);
+/// How long before an instant the newest objects are read: long enough for that, and no longer than need be.
+const NEAR: Duration = Duration::from_micros(20);
 /// Objects born in an instant; in twenty microseconds a tight loop makes some two hundred.
 const WITHIN_MAX: usize = 256;
 /// Windows in one train.
 const WINDOWS_MAX: usize = 1024;
-
-/// A new object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Birth {
-    /// Where it is.
-    pub address: Address,
-    /// Its type.
-    pub type_: Address,
-}
 
 /// What happened in a window.
 #[derive(Clone, Debug)]
@@ -181,11 +168,21 @@ pub fn train<M: Memory + ?Sized>(
     Ok(windows)
 }
 
+/// What was born between the two looks of a glance.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Between {
+    /// The objects, newest first. Where it is not known which ones were born in that time, those of a longer time: the newest alone
+    /// would be those that live the shortest.
+    pub births: Vec<Birth>,
+    /// How many were born, on average where that is all that is known.
+    pub count: f64,
+}
+
 /// A glance, and what was born between its two looks at the list, where that can be told.
-pub type Moment = (Glance, Option<Vec<Birth>>);
+pub type Moment = (Glance, Option<Between>);
 
 /// Makes `count` glances at instants that do not depend on what they find, `gap` apart: each with what was born between its
-/// looks, where that can be told. Cheap: of a list only as much is read as is newer than the first look. Waits awake.
+/// looks, where that can be told. Those that we were kept from making in time are left out. Waits awake.
 ///
 /// # Errors
 /// Where the target cannot be read at all any more.
@@ -199,28 +196,37 @@ pub fn instants<M: Memory + ?Sized>(
     glancer.glance()?;
     let mut instants = Vec::new();
     for index in 1..=count {
-        while began.elapsed() < gap * index {
-            std::hint::spin_loop();
-        }
+        wait_closely(began + gap * index);
+        let known = Newest::read(glancer)?;
+        wait_closely(began + gap * index + NEAR);
         let glance = glancer.glance()?;
+        if glance.is_late() {
+            continue;
+        }
         // What stands behind the first look is known only where no collection came in between.
-        let is_readable = glance.is_steady && glance.is_known() && (!glance.is_moving || glance.tail != glance.before);
-        let is_quiet = !glance.collecting && !glance.was_collecting;
-        let births = if is_readable && is_quiet { within(glancer, &glance)? } else { None };
+        let is_quiet = !glance.collecting && !glance.was_collecting && glance.is_known();
+        let births = match is_quiet {
+            true if !glance.is_moving => Some(Between::default()),
+            true => within(glancer, &glance, &known)?,
+            false => None,
+        };
         log::trace!(
-            "instant of {:?}, {:?} between its looks: {:?} births, {}",
+            "instant of {:?}, {:?} between its looks: {:?} births",
             glance.took,
             glance.between,
-            births.as_ref().map(Vec::len),
-            if glance.is_steady { "steady" } else { "not steady" }
+            births.as_ref().map(|births| births.count)
         );
         instants.push((glance, births));
     }
     Ok(instants)
 }
 
-/// What was born between the two looks of a glance, oldest last. `None` where the object that was newest at first is gone.
-fn within<M: Memory + ?Sized>(glancer: &Glancer<'_, M>, glance: &Glance) -> Result<Option<Vec<Birth>>, ReadError> {
+/// What was born between the two looks of a glance. `None` where that cannot be told.
+fn within<M: Memory + ?Sized>(
+    glancer: &Glancer<'_, M>,
+    glance: &Glance,
+    known: &Newest,
+) -> Result<Option<Between>, ReadError> {
     let head = glancer.lane.heads().first().copied().unwrap_or_default();
     let mut walk = Walk::new(glancer, 1);
     let mut births: Vec<Birth> = Vec::new();
@@ -229,12 +235,33 @@ fn within<M: Memory + ?Sized>(glancer: &Glancer<'_, M>, glance: &Glance) -> Resu
         let node = if at == head || births.len() >= WITHIN_MAX { None } else { walk.node(at)? };
         // Behind the newest one more have been born since.
         let Some((_, previous, type_)) = node.filter(|&(next, ..)| next == newer || births.is_empty()) else {
-            return Ok(None);
+            return since(glancer, glance, known);
         };
-        births.push(Birth { address: at.offset(walk.layout.constants.gc_head_size), type_ });
+        births.push(walk.birth(at, type_));
         (newer, at) = (at, previous);
     }
-    Ok(Some(births))
+    if i64::from(glance.more) > births.len() as i64 {
+        // What was newest at the first look is another object by now, in the same place.
+        return since(glancer, glance, known);
+    }
+    Ok(Some(Between { count: births.len() as f64, births }))
+}
+
+/// The same, by what was born since some objects were the newest: that part which the glance is of the time since then.
+fn since<M: Memory + ?Sized>(
+    glancer: &Glancer<'_, M>,
+    glance: &Glance,
+    known: &Newest,
+) -> Result<Option<Between>, ReadError> {
+    let Some((births, until)) = known.births(glancer)? else { return Ok(None) };
+    let state = glancer.state()?;
+    if state.collecting || state.collections != known.collections {
+        return Ok(None);
+    }
+    let part = glance.between.as_secs_f64() / until.duration_since(known.at).as_secs_f64();
+    let count = births.len() as f64 * part.min(1.0);
+    let births = births.into_iter().rev().collect();
+    Ok(Some(Between { births, count }))
 }
 
 /// A glance, and what was alive at it, so far as a walk needs it. `known` shortens the walk.
@@ -278,141 +305,5 @@ pub fn wait_closely(instant: Instant) {
     }
     while Instant::now() < instant {
         std::hint::spin_loop();
-    }
-}
-
-/// An object met on a walk.
-#[derive(Clone, Copy, Debug)]
-struct Node {
-    head: Address,
-    birth: Birth,
-    is_new: bool,
-}
-
-/// Walks lists backwards, from the newest object on, over one reading of each page.
-struct Walk<'a, 'b, M: Memory + ?Sized> {
-    glancer: &'b Glancer<'a, M>,
-    layout: &'a Layout,
-    /// How many lists are walked, from the youngest on.
-    lists: usize,
-    pages: FxHashMap<u64, Option<Box<[u8]>>>,
-}
-
-impl<'a, 'b, M: Memory + ?Sized> Walk<'a, 'b, M> {
-    fn new(glancer: &'b Glancer<'a, M>, lists: usize) -> Self {
-        Walk { glancer, layout: glancer.reader().layout, lists, pages: FxHashMap::default() }
-    }
-
-    /// From `tail` back to two known objects in a row and [`KNOWN`] objects beyond, or, where none is known, over `limit`
-    /// objects. Newest first. `None` where the list could not be read in [`TRIES`].
-    fn back_to(
-        mut self,
-        mut tail: Address,
-        known: &FxHashSet<Address>,
-        limit: usize,
-    ) -> Result<Option<Vec<Node>>, ReadError> {
-        for _ in 0..TRIES {
-            if let Some(nodes) = self.walk(tail, known, limit)? {
-                return Ok(Some(nodes));
-            }
-            self.pages.clear();
-            let head = self.glancer.lane.heads().first().copied().unwrap_or_default();
-            tail = self.glancer.reader().pointer(head, self.layout.gc_head.gc_prev)?;
-            tail = Address(tail.0 & !crate::python::proof::GC_FLAG_BITS);
-        }
-        Ok(None)
-    }
-
-    fn walk(
-        &mut self,
-        tail: Address,
-        known: &FxHashSet<Address>,
-        limit: usize,
-    ) -> Result<Option<Vec<Node>>, ReadError> {
-        let heads = self.glancer.lane.heads().to_vec();
-        let mut list = 0;
-        let (mut newer, mut at) = (heads.first().copied().unwrap_or_default(), tail);
-        let mut met: FxHashSet<Address> = FxHashSet::from_iter([newer]);
-        let mut nodes: Vec<Node> = Vec::new();
-        let mut old = 0;
-        while nodes.len() < limit {
-            if heads.get(list) == Some(&at) {
-                // The end of this list: what is older stands at the tail of the next one.
-                list += 1;
-                let Some(&head) = heads.get(list).filter(|_| list < self.lists) else { break };
-                let next = self.glancer.reader().pointer(head, self.layout.gc_head.gc_prev)?;
-                (newer, at) = (head, Address(next.0 & !crate::python::proof::GC_FLAG_BITS));
-                met.insert(head);
-                continue;
-            }
-            // Two known objects in a row are enough; the others only serve the next walk.
-            let give_up = |nodes: Vec<Node>| Ok((old > 1).then_some(nodes));
-            let Some((next, previous, type_)) = self.node(at)? else { return give_up(nodes) };
-            // What stood between this object and the newer one may have died since; what leads elsewhere is another object
-            // by now. Behind the first one newer ones have been born.
-            let is_linked = next == newer || met.contains(&next) || nodes.is_empty();
-            if !is_linked || !type_.0.is_multiple_of(8) || type_.is_null() || !met.insert(at) {
-                return give_up(nodes);
-            }
-            let is_known = known.contains(&at) && (old > 0 || known.contains(&previous) || heads.contains(&previous));
-            let address = at.offset(self.layout.constants.gc_head_size);
-            nodes.push(Node { head: at, birth: Birth { address, type_ }, is_new: !is_known && old == 0 });
-            if is_known || old > 0 {
-                old += 1;
-                if old >= KNOWN.min(known.len()) {
-                    break;
-                }
-            }
-            (newer, at) = (at, previous);
-        }
-        // A walk that ends at the limit has not met what it looked for.
-        let met_known = known.is_empty() || old > 0;
-        Ok(met_known.then_some(nodes))
-    }
-
-    /// Copies out of one page, reading it first if need be. `false` where it cannot be read.
-    fn copy(&mut self, page: u64, within: usize, piece: &mut [u8]) -> Result<bool, ReadError> {
-        if piece.is_empty() {
-            return Ok(true);
-        }
-        let glancer = self.glancer;
-        let bytes = match self.pages.entry(page) {
-            Entry::Occupied(bytes) => bytes.into_mut(),
-            Entry::Vacant(slot) => {
-                let mut bytes = vec![0; PAGE as usize].into_boxed_slice();
-                match glancer.reader().memory.read_exact_at(Address(page.wrapping_mul(PAGE)), &mut bytes) {
-                    Ok(()) => slot.insert(Some(bytes)),
-                    Err(error @ (ReadError::Gone | ReadError::Denied)) => return Err(error),
-                    Err(_) => slot.insert(None),
-                }
-            }
-        };
-        let Some(bytes) = bytes.as_ref().and_then(|bytes| bytes.get(within..within + piece.len())) else {
-            return Ok(false);
-        };
-        piece.copy_from_slice(bytes);
-        Ok(true)
-    }
-
-    /// Both links and the type of the object whose GC head is at `at`.
-    fn node(&mut self, at: Address) -> Result<Option<(Address, Address, Address)>, ReadError> {
-        let layout = self.layout;
-        let length = layout.constants.gc_head_size + layout.object.ob_type + 8;
-        let mut bytes = [0; 64];
-        let Some(wanted) = bytes.get_mut(..length) else { return Ok(None) };
-        let (page, within) = (at.0 / PAGE, (at.0 % PAGE) as usize);
-        let first = wanted.len().min(PAGE as usize - within);
-        let (front, back) = wanted.split_at_mut(first);
-        if !self.copy(page, within, front)? || !self.copy(page.wrapping_add(1), 0, back)? {
-            return Ok(None);
-        }
-        let links = (link(wanted, layout.gc_head.gc_next), link(wanted, layout.gc_head.gc_prev));
-        let type_ = crate::target::memory::u64_at(wanted, layout.constants.gc_head_size + layout.object.ob_type);
-        Ok(match (links, type_) {
-            ((Some(next), Some(previous)), Some(type_)) if !next.is_null() && !previous.is_null() => {
-                Some((next, previous, Address(type_)))
-            }
-            _ => None,
-        })
     }
 }

@@ -19,7 +19,7 @@ use crate::python::reader::Reader;
 use crate::target::Address;
 use crate::target::memory::{Memory, Piece, ReadError, u64_at};
 
-use super::births::Birth;
+use super::newest::Birth;
 use super::object::{GcHead, RefcountRule, refcount_word};
 
 /// From one look to the next, at first.

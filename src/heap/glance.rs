@@ -1,13 +1,17 @@
 //! What is an interpreter doing right now, and which object was born last? One reading of a few microseconds.
 //!
 //! A *lane* is a collector with the lock that guards it: the main interpreter's, or a sub-interpreter's with its own. A
-//! *glance* reads, in one system call as a rule, the lane's lock (who holds it), the holder's topmost frames and the
-//! collector's state (the newest object, whether it collects). What will be needed is guessed from the glance before: the
-//! same holder, frames about the same place. A wrong guess costs further calls, never a wrong answer.
+//! *glance* reads, in two system calls as a rule, the collector's state (the newest object, whether it collects), then the
+//! lane's lock (who holds it), the holder's topmost frames and the collector's state again. What will be needed is guessed from
+//! the glance before: the same holder, frames about the same place. A wrong guess costs further calls, never a wrong answer.
+//!
+//! Both calls end with the collector's state, so from the end of the one to the end of the other it is as long as from look to
+//! look, whatever the kernel takes for the rest. Within one call that time can only be guessed: half of it is the way in.
 //!
 //! Mirrors `_gil_runtime_state` (`Include/internal/pycore_gil.h`), `_gc_runtime_state` (`Include/internal/pycore_gc.h`,
 //! since 3.14 `pycore_interp_structs.h`) and what [`crate::python::stack`] does, v3.8 to v3.15.
 
+use std::slice::SliceIndex;
 use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
@@ -31,15 +35,13 @@ const GUESSED: usize = 12;
 /// Bytes of a block of the thread's stack of frames (`DATA_STACK_CHUNK_SIZE`, `Python/pystate.c`).
 const CHUNK: u64 = 16 << 10;
 
-/// The longest reading whose two looks at the newest object are one instant. It is a matter of our clock alone, so leaving
-/// out longer ones favours no function.
+/// The longest time between two looks that is one instant. It is a matter of our clock alone, so leaving out longer ones
+/// favours no function.
 const INSTANT_MAX: Duration = Duration::from_micros(20);
 
 /// Frames that a glance finds whatever it costs; further ones only where they lie beside these. What is below is found when
 /// there is time for it.
 const DEEP: usize = 4;
-/// The least time between two looks: a read of a page that is at hand.
-const BETWEEN_MIN: Duration = Duration::from_nanos(100);
 
 /// A collector and the lock that guards it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,20 +96,21 @@ pub struct Glance {
     pub took: Duration,
     /// The newest object's GC head; the list's own head where it is empty.
     pub tail: Address,
-    /// The same a microsecond before, just before the frames were read.
+    /// The same some microseconds before, just before the frames were read.
     pub before: Address,
-    /// How long it was from the one to the other.
+    /// How long it was from the one look to the other.
     pub between: Duration,
-    /// Whether the same frame was topmost just before the first and just after the second, and all of it took an instant.
-    pub is_steady: bool,
     /// Whether the collector runs.
     pub collecting: bool,
     /// Counters that each collection changes.
     pub collections: [u32; 2],
     /// Whether the collector ran at the first look.
     pub was_collecting: bool,
-    /// Whether the newest object was another one at the second look, or the collector had begun or run.
+    /// Whether the newest object was another one at the second look, or others had been allocated or freed, or the collector had
+    /// begun or run.
     pub is_moving: bool,
+    /// How many more of the collector's objects there were at the second look, tracked or not.
+    pub more: i32,
     /// The thread that holds the lock; null where nobody does.
     pub holder: Address,
     /// Whether the holder's objects go into this lane's lists.
@@ -132,6 +135,11 @@ impl Glance {
             && below(self, depth) == below(other, depth)
     }
 
+    /// Whether we were kept from looking in time: what was seen is not of one instant.
+    pub fn is_late(&self) -> bool {
+        self.between > INSTANT_MAX
+    }
+
     /// Whether it saw Python code run in this lane.
     pub fn is_known(&self) -> bool {
         !self.holder.is_null() && self.is_own && !self.frames.is_empty()
@@ -146,10 +154,6 @@ pub struct Glancer<'a, M: Memory + ?Sized> {
     pub lane: Lane,
     guess: Guess,
     pieces: Vec<Prepared>,
-    /// Which pieces hold the first look at the newest object, and the second.
-    looks: (usize, usize),
-    /// What a call costs beside its pieces, and what a piece costs.
-    costs: (Duration, Duration),
     /// First instructions of code objects seen.
     codes: FxHashMap<Address, Address>,
 }
@@ -172,14 +176,11 @@ struct Prepared {
 struct Beside<'a, M: Memory + ?Sized> {
     memory: &'a M,
     pieces: &'a [Prepared],
-    /// The piece that is of the first look.
-    but: usize,
 }
 
 impl<M: Memory + ?Sized> Beside<'_, M> {
     fn prepared(&self, address: Address, length: usize) -> Option<&[u8]> {
-        let pieces = self.pieces.iter().enumerate().filter(|(index, piece)| piece.filled && *index != self.but);
-        pieces.map(|(_, piece)| piece).find_map(|piece| {
+        self.pieces.iter().filter(|piece| piece.filled).find_map(|piece| {
             let at = usize::try_from(address.0.checked_sub(piece.address.0)?).ok()?;
             piece.bytes.get(at..at.checked_add(length)?)
         })
@@ -227,6 +228,8 @@ impl<M: Memory + ?Sized> Memory for First<'_, M> {
 pub struct State {
     /// The newest object's GC head; the list's own head where it is empty.
     pub tail: Address,
+    /// Objects of the collector's that were allocated less those that were freed, since the last collection.
+    pub allocated: i32,
     /// Counters that each collection changes.
     pub collections: [u32; 2],
     /// Whether it runs.
@@ -239,6 +242,7 @@ impl State {
         let count = |index: usize| memory.read_u32(head(index).offset(layout.gc_generation.count));
         Ok(State {
             tail: Address(memory.read_u64(head(0).offset(layout.gc_head.gc_prev))? & !GC_FLAG_BITS),
+            allocated: memory.read_i32(head(0).offset(layout.gc_generation.count))?,
             collections: [count(1)?, count(2)?],
             collecting: memory.read_u32(lane.interpreter.gc.offset(layout.gc.collecting))? != 0,
         })
@@ -255,42 +259,8 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
             lane,
             guess: Guess::default(),
             pieces: Vec::new(),
-            looks: (0, 0),
-            costs: (Duration::ZERO, Duration::ZERO),
             codes,
         }
-    }
-
-    /// Measures what reading costs, so that it is known how far the two looks of a glance are apart: the least of some calls
-    /// with one piece and with many. A millisecond.
-    fn measure(&mut self) -> Result<(), ReadError> {
-        const CALLS: usize = 16;
-        const MANY: u32 = 9;
-        let head = *self.lane.heads.first().unwrap_or(&Address::NULL);
-        let mut least = [Duration::MAX; 2];
-        for _ in 0..CALLS {
-            for (least, count) in least.iter_mut().zip([1, MANY]) {
-                let mut buffers = vec![[0; 8]; count as usize];
-                let mut pieces: Vec<Piece<'_>> =
-                    buffers.iter_mut().map(|buffer| Piece { address: head, buffer, filled: false }).collect();
-                let began = Instant::now();
-                self.memory.read_pieces(&mut pieces)?;
-                *least = (*least).min(began.elapsed());
-            }
-        }
-        let piece = least[1].saturating_sub(least[0]) / (MANY - 1);
-        self.costs = (least[0].saturating_sub(piece), piece);
-        log::debug!("a call takes {:?}, and {piece:?} for each piece", self.costs.0);
-        Ok(())
-    }
-
-    /// From the first look at the newest object to the second, of a reading that took so long.
-    fn between(&self, took: Duration) -> Duration {
-        let (call, piece) = self.costs;
-        let (first, second) = self.looks;
-        let outside = self.pieces.len().saturating_sub(second - first);
-        // The kernel pins a page just before it copies from it.
-        took.saturating_sub(call + piece * u32::try_from(outside).unwrap_or(0)).max(BETWEEN_MIN)
     }
 
     /// The memory read with the target's layout.
@@ -311,26 +281,44 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
         State::of(self.layout, &self.lane, &First { memory: self.memory, piece: Some(&piece) })
     }
 
+    /// Both links of a GC head, next and previous. `None` where it is not in a list.
+    ///
+    /// # Errors
+    /// Where the target cannot be read at all any more.
+    pub fn links(&self, head: Address) -> Result<Option<(Address, Address)>, ReadError> {
+        let gc_head = &self.layout.gc_head;
+        let mut bytes = [0; 16];
+        match self.memory.read_exact_at(head, &mut bytes) {
+            Ok(()) => {}
+            Err(error @ (ReadError::Gone | ReadError::Denied)) => return Err(error),
+            Err(_) => return Ok(None),
+        }
+        let links = (link(&bytes, gc_head.gc_next), link(&bytes, gc_head.gc_prev));
+        let (Some(next), Some(previous)) = links else { return Ok(None) };
+        Ok((!next.is_null() && !previous.is_null()).then_some((next, previous)))
+    }
+
     /// Reads.
     ///
     /// # Errors
     /// Where the target cannot be read at all any more, or its collector's state is gone.
     pub fn glance(&mut self) -> Result<Glance, ReadError> {
-        if self.costs.0.is_zero() {
-            self.measure()?;
-        }
         self.prepare();
         let began = Instant::now();
-        self.read()?;
+        self.read(..1)?;
+        let looked = Instant::now();
+        self.read(1..)?;
         let at = Instant::now();
         let layout = self.layout;
-        let (look, last) = self.looks;
-        let beside = Beside { memory: self.memory, pieces: self.pieces.get(..=last).unwrap_or_default(), but: look };
+        let pieces = self.pieces.get(1..).unwrap_or_default();
+        let beside = Beside { memory: self.memory, pieces };
         let reader = Reader { memory: &beside, layout };
         let second = State::of(layout, &self.lane, &beside)?;
-        let first = State::of(layout, &self.lane, &First { memory: self.memory, piece: self.pieces.get(look) })?;
-        let State { tail, collections, collecting } = second;
-        let is_moving = first.tail != tail || collecting || first.collections != collections;
+        let first = State::of(layout, &self.lane, &First { memory: self.memory, piece: self.pieces.first() })?;
+        let State { tail, collections, collecting, .. } = second;
+        // The newest object may be another one in the same place.
+        let more = second.allocated.saturating_sub(first.allocated);
+        let is_moving = first.tail != tail || more != 0 || collecting || first.collections != collections;
         let locked = beside.read_u32(self.lane.gil.offset(layout.gil.locked))? == 1;
         let holder = if locked { reader.pointer(self.lane.gil, layout.gil.last_holder)? } else { Address::NULL };
         let took = at.duration_since(began);
@@ -339,12 +327,12 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
             took,
             tail,
             before: first.tail,
-            between: self.between(took),
-            is_steady: false,
+            between: at.duration_since(looked),
             collecting,
             collections,
             was_collecting: first.collecting,
             is_moving,
+            more,
             holder,
             is_own: false,
             frames: Vec::with_capacity(SHALLOW),
@@ -358,8 +346,6 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
         glance.is_own = self.lane.serves_all || interpreter == self.lane.interpreter.address;
         let mut next = stack::top(&reader, holder).unwrap_or_default();
         let top = next;
-        // Where we lost the processor in the middle, functions may have returned and been called again.
-        let is_steady = took <= INSTANT_MAX && self.guess.thread == holder && self.top_after(last) == Some(top);
         let mut bytes = vec![0; stack::bytes_of_frame(layout)];
         let mut places: Vec<Address> = Vec::new();
         let mut steps = 0;
@@ -394,7 +380,6 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
             // These are frames of several moments.
             glance.frames.clear();
         }
-        glance.is_steady = is_steady && !has_fallen;
         glance.rest = next;
         let cframe = match (layout.thread.current_frame, layout.thread.cframe) {
             (None, Some(offset)) if layout.iframe.is_some() => reader.pointer(holder, offset).unwrap_or_default(),
@@ -405,24 +390,8 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
         Ok(glance)
     }
 
-    /// The topmost frame as it was read last, behind the piece at `last`.
-    fn top_after(&self, last: usize) -> Option<Address> {
-        let word = |piece: usize, offset: usize| {
-            let piece = self.pieces.get(piece).filter(|piece| piece.filled)?;
-            u64_at(&piece.bytes, offset).map(Address)
-        };
-        let thread = &self.layout.thread;
-        match (&self.layout.iframe, thread.current_frame, thread.cframe, &self.layout.cframe) {
-            (Some(_), Some(offset), _, _) => word(last + 1, offset),
-            (Some(_), None, Some(offset), Some(cframe)) => {
-                (word(last + 1, offset)? == self.guess.cframe).then(|| word(last + 2, cframe.current_frame))?
-            }
-            _ => word(last + 1, thread.frame?),
-        }
-    }
-
-    /// What is guessed to be needed, in the order in which it is to be read: which frame is topmost, the newest object, the
-    /// lock and the frames, the collector with the newest object again, and once more which frame is topmost.
+    /// What is guessed to be needed, in the order in which it is to be read: the collector with the newest object; then, in
+    /// another call, the lock, which frame is topmost, the frames, and the collector again.
     fn prepare(&mut self) {
         let layout = self.layout;
         let thread = &layout.thread;
@@ -440,14 +409,11 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
                 top.push((self.guess.cframe, cframe.current_frame + 8));
             }
         }
-        let mut wanted = top.clone();
-        let first = wanted.len();
-        wanted.push((self.lane.interpreter.gc, layout.gc.size));
-        wanted.push((self.lane.gil, layout.gil.locked.max(layout.gil.last_holder) + 8));
-        wanted.extend(&self.guess.frames);
-        self.looks = (first, wanted.len());
-        wanted.push((self.lane.interpreter.gc, layout.gc.size));
+        let look = (self.lane.interpreter.gc, layout.gc.size);
+        let mut wanted = vec![look, (self.lane.gil, layout.gil.locked.max(layout.gil.last_holder) + 8)];
         wanted.extend(top);
+        wanted.extend(&self.guess.frames);
+        wanted.push(look);
         self.pieces.resize_with(wanted.len(), || Prepared { address: Address::NULL, bytes: Vec::new(), filled: false });
         for (prepared, (address, length)) in self.pieces.iter_mut().zip(wanted) {
             prepared.address = address;
@@ -455,16 +421,16 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
         }
     }
 
-    /// Reads what was prepared in one call. The kernel copies in that order.
-    fn read(&mut self) -> Result<(), ReadError> {
-        let mut pieces: Vec<Piece<'_>> = self
-            .pieces
+    /// Reads some of what was prepared in one call. The kernel copies in that order.
+    fn read(&mut self, which: impl SliceIndex<[Prepared], Output = [Prepared]>) -> Result<(), ReadError> {
+        let prepared = self.pieces.get_mut(which).unwrap_or_default();
+        let mut pieces: Vec<Piece<'_>> = prepared
             .iter_mut()
             .map(|prepared| Piece { address: prepared.address, buffer: &mut prepared.bytes, filled: false })
             .collect();
         self.memory.read_pieces(&mut pieces)?;
         let filled: Vec<bool> = pieces.iter().map(|piece| piece.filled).collect();
-        self.pieces.iter_mut().zip(filled).for_each(|(prepared, filled)| prepared.filled = filled);
+        prepared.iter_mut().zip(filled).for_each(|(prepared, filled)| prepared.filled = filled);
         Ok(())
     }
 }

@@ -22,6 +22,7 @@ pub mod lists;
 pub mod loose_pools;
 pub mod mallocng;
 pub mod mimalloc;
+pub mod newest;
 pub mod object;
 pub mod objects;
 pub mod order;

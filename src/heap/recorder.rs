@@ -14,9 +14,10 @@ use crate::python::reader::Reader;
 use crate::python::types::TypeTable;
 use crate::target::memory::{Memory, ReadError};
 
-use super::births::{self, Birth, Fate, Window};
+use super::births::{self, Fate, Window};
 use super::counters::Counters;
 use super::glance::{Glancer, Lane};
+use super::newest::Birth;
 use super::order::Order;
 use super::stacks::{StackId, Stacks};
 use super::watcher::{SeenIn, Watched, Watcher};
@@ -25,8 +26,9 @@ use super::watcher::{SeenIn, Watched, Watcher};
 const WATCHED: usize = 32;
 /// Instants of one probe. One after another they find the same call as a rule, but in most single ones nothing is born.
 const INSTANTS: u32 = 2;
-/// From one to the next: time enough for a glance and for reading what was born in it.
-const GAP: Duration = Duration::from_micros(30);
+/// From waking to the first and from one to the next, at most. The caches that reading empties are the target's own: for some hundred
+/// microseconds after it has made up its mind to look, a loop that allocates was seen to run at three quarters of its speed.
+const GAP: Duration = Duration::from_micros(200);
 /// Looks at the end, the pause between them, and the time for all.
 const CLOSING_LOOKS: usize = 24;
 const CLOSING_PAUSE: Duration = Duration::from_millis(8);
@@ -62,8 +64,8 @@ pub struct Instant {
     pub lines: Vec<u32>,
     /// Whether something was born between its two looks, or the collector began.
     pub is_moving: bool,
-    /// Seconds between its two looks, and births in that time; `None`: not known.
-    pub births: Option<(f64, u64)>,
+    /// Seconds between its two looks, and births in that time, on average where no more is known; `None`: not known.
+    pub births: Option<(f64, f64)>,
 }
 
 /// What a probe saw in one lane.
@@ -89,12 +91,22 @@ pub struct Recorder<'a, M: Memory + ?Sized> {
     glancers: Vec<Glancer<'a, M>>,
     /// Of each of these, whether its interpreter has ended.
     has_ended: Vec<bool>,
+    /// From one instant to the next.
+    gap: Duration,
     rng: Rng,
 }
 
 impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
-    /// A recorder that has seen nothing yet. Of one probe or train at most `most` births are watched.
-    pub fn new(memory: &'a M, python: &'a Python, types: TypeTable, most: usize, mut rng: Rng) -> Self {
+    /// A recorder that has seen nothing yet. Of one probe or train at most `most` births are watched; a probe may take about
+    /// `longest`.
+    pub fn new(
+        memory: &'a M,
+        python: &'a Python,
+        types: TypeTable,
+        most: usize,
+        longest: Duration,
+        mut rng: Rng,
+    ) -> Self {
         let reader = Reader { memory, layout: &python.layout };
         let lanes = Lane::all(&reader, python, &python.interpreters);
         let most = most.clamp(1, WATCHED);
@@ -105,6 +117,7 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
             stacks: Stacks::default(),
             watcher: Watcher::new(reader, python.version, types, lanes.len(), most, Rng::with_seed(rng.u64(..))),
             has_ended: vec![false; lanes.len()],
+            gap: GAP.min(longest / INSTANTS),
             glancers: lanes.into_iter().map(|lane| Glancer::new(reader, lane)).collect(),
             rng,
         }
@@ -144,7 +157,7 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
     /// Where the target cannot be read at all any more.
     pub fn probe(&mut self, is_apart: bool, watches: bool) -> Result<Vec<Probe>, ReadError> {
         self.stacks.forget();
-        let (count, gap) = if is_apart { (INSTANTS, GAP) } else { (1, Duration::ZERO) };
+        let (count, gap) = if is_apart { (INSTANTS, self.gap) } else { (1, Duration::ZERO) };
         let mut probes = Vec::new();
         for lane in self.running() {
             let moments = births::instants(&mut self.glancers[lane], count, gap)?;
@@ -152,9 +165,10 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
             let mut watched = Vec::new();
             if let Some((glance, births)) = moments.last() {
                 self.watcher.notice_collections(lane, glance.collections);
-                let window = (moments.len() - 1, births.as_deref().unwrap_or_default());
-                let windows = if watches { &[window][..] } else { &[] };
-                watched = self.watcher.draw(lane, SeenIn::Instants, windows, glance.at);
+                if let Some(births) = births.as_ref().filter(|_| watches) {
+                    let window = (moments.len() - 1, births.births.as_slice());
+                    watched = self.watcher.draw(lane, SeenIn::Instants, &[window], births.count, glance.at);
+                }
                 if is_apart {
                     self.watcher.follow_newborn(&mut watched, &self.glancers)?;
                 }
@@ -186,7 +200,8 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
             let mut watched = Vec::new();
             if let Some(Window { end, .. }) = windows.last() {
                 self.watcher.notice_collections(lane, end.collections);
-                watched = self.watcher.draw(lane, SeenIn::Windows, &last, end.at);
+                let count = last.iter().map(|(_, births)| births.len()).sum::<usize>() as f64;
+                watched = self.watcher.draw(lane, SeenIn::Windows, &last, count, end.at);
                 if is_apart {
                     self.watcher.follow_newborn(&mut watched, &self.glancers)?;
                 }
@@ -214,13 +229,13 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
                 lost += usize::from(glance.is_moving && glance.is_own);
                 continue;
             };
-            for &birth in births.iter().flatten() {
-                self.watcher.is_born(birth);
+            for birth in births.iter().flat_map(|births| &births.births) {
+                self.watcher.is_born(*birth);
             }
             for object in watched.iter_mut().filter(|object| object.window == index) {
                 object.found = Some(found.clone());
             }
-            let births = births.as_ref().map(|births| (glance.between.as_secs_f64(), births.len() as u64));
+            let births = births.as_ref().map(|births| (glance.between.as_secs_f64(), births.count));
             instants.push(Instant { stack: found.stack, lines: found.lines, is_moving: glance.is_moving, births });
         }
         self.watcher.watch(watched, &self.glancers)?;

@@ -19,9 +19,10 @@ use crate::python::version::Version;
 use crate::target::Address;
 use crate::target::memory::{Memory, Piece, ReadError};
 
-use super::births::{Birth, wait_closely};
+use super::births::wait_closely;
 use super::follow::{self, Place};
 use super::glance::Glancer;
+use super::newest::Birth;
 use super::object::RefcountRule;
 use super::order::{Order, longest_rising};
 use super::stacks::Found;
@@ -85,7 +86,7 @@ pub struct Watched {
     /// What was seen at its place.
     pub place: Place,
     /// The probe after which it was born.
-    tick: u64,
+    pub tick: u64,
     /// How many collections had been noticed in its lane when it was born.
     epoch: u64,
     /// As above, of those that move all objects into the oldest list.
@@ -178,13 +179,20 @@ impl<'a, M: Memory + ?Sized> Watcher<'a, M> {
         }
     }
 
-    /// Draws from the births of some windows, which were all there at an instant. Whose they are is not known yet.
-    pub fn draw(&mut self, lane: usize, seen_in: SeenIn, windows: &[(usize, &[Birth])], born: Instant) -> Vec<Watched> {
+    /// Draws from the births of some windows, which were all there at an instant, and stand for `count`. Whose they are is not
+    /// known yet.
+    pub fn draw(
+        &mut self,
+        lane: usize,
+        seen_in: SeenIn,
+        windows: &[(usize, &[Birth])],
+        count: f64,
+        born: Instant,
+    ) -> Vec<Watched> {
         let births = windows.iter().flat_map(|(window, births)| births.iter().map(|&birth| (*window, birth)));
-        let count: usize = windows.iter().map(|(_, births)| births.len()).sum();
         let mut drawn = self.rng.choose_multiple(births, self.most);
         drawn.sort_by_key(|&(window, _)| window);
-        let weight = count as f64 / drawn.len().max(1) as f64;
+        let weight = count / drawn.len().max(1) as f64;
         let new = |(window, birth)| Watched {
             birth,
             found: None,
