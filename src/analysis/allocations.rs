@@ -8,8 +8,8 @@
 //! ```
 //!
 //! The first factor needs no list: instants are drawn at random, so their shares are shares of time. The second one is a
-//! rate, of births while something is born. A reading fails when the topmost frame changed, when the collector began, or when the
-//! list was relinked meanwhile. All that happens only while the target runs, so an instant that could not be read must
+//! rate, of births while something is born. A reading fails when the collector began, or when none of the objects is left that
+//! were known before. All that happens only while the target runs, so an instant that could not be read must
 //! not count like one at which nothing was born, or who collects often would be held to allocate little. It counts like
 //! those of the same stack that moved and were read: that is the assumption, that among the moving instants of one stack
 //! whether one can be read does not depend on how much was born in it (missing at random within classes; Little and Rubin,
@@ -20,14 +20,14 @@
 //! and the first factor is all time that the stack was found. So a function whose calls are short, and which is therefore
 //! seldom found at both ends of a window, is not held to allocate less than one whose calls are long.
 //!
-//! Totals are of the target as it runs while it is looked at: reading takes its cache lines, and may take half of its core
-//! where two processors are one.
+//! Totals are of the target as it runs while it is looked at, which is a little more slowly than otherwise: reading takes its
+//! cache lines, and may take half of its core where two processors are one.
 //!
 //! Errors are a jackknife over clusters in random groups: probes and trains of some ten milliseconds, which see the same,
 //! are left out together (Wolter, *Introduction to Variance Estimation*, 2007, chapter 4):
 //! each figure is worked out anew without each group, and the spread gives the variance. Limits are those of a weighted sum of
 //! few sightings ([`intervals::weighted`]), since what was not seen to vary may be what was seen too seldom: where all objects that
-//! were remembered of four probes have died, some four of a hundred may live all the same. Of a stack of which no object was
+//! were remembered of a hundred probes have died, those of four in a hundred may live all the same. Of a stack of which no object was
 //! remembered all may live, or none. Survivors and bytes come
 //! from the objects that were remembered, as shares of the births that they stand for; where rates are those of instants, of
 //! objects seen in instants only, since what is born in a long window may be born in a call between its ends. Survivors are

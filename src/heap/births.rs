@@ -28,6 +28,9 @@
 //! instants cannot be left out either, since in programs that make short-lived objects they are the most. The births
 //! between the looks are then a part, by time, of all since some objects that were known a moment before.
 //!
+//! Reading slows the target, above all what it is about to write, so an instant comes some time after we have woken, and little
+//! is read just before it.
+//!
 //! For all that the target must run while we look, and so we keep off its processor ([`crate::target::processors`]); where it
 //! does not run just then, nothing is born, which is no error.
 //!
@@ -61,6 +64,8 @@ const LENGTH_MAX: Duration = Duration::from_micros(160);
 const NEAR: Duration = Duration::from_micros(20);
 /// Objects born in an instant; in twenty microseconds a tight loop makes some two hundred.
 const WITHIN_MAX: usize = 256;
+/// An object that is allocated is counted at once, and tracked a little later.
+const UNTRACKED: i64 = 1;
 /// Windows in one train.
 const WINDOWS_MAX: usize = 1024;
 
@@ -181,24 +186,34 @@ pub struct Between {
 /// A glance, and what was born between its two looks at the list, where that can be told.
 pub type Moment = (Glance, Option<Between>);
 
-/// Makes `count` glances at instants that do not depend on what they find, `gap` apart: each with what was born between its
-/// looks, where that can be told. Those that we were kept from making in time are left out. Waits awake.
+/// When instants come, after we have woken.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Pace {
+    /// From waking to the first one; zero where the target cannot run meanwhile.
+    pub first: Duration,
+    /// From one to the next.
+    pub gap: Duration,
+    /// How many.
+    pub count: u32,
+}
+
+/// Makes glances at instants that do not depend on what they find: each with what was born between its looks, where that can be
+/// told. Those that we were kept from making in time are left out. Waits awake, but for the most of long gaps.
 ///
 /// # Errors
 /// Where the target cannot be read at all any more.
-pub fn instants<M: Memory + ?Sized>(
-    glancer: &mut Glancer<'_, M>,
-    count: u32,
-    gap: Duration,
-) -> Result<Vec<Moment>, ReadError> {
+pub fn instants<M: Memory + ?Sized>(glancer: &mut Glancer<'_, M>, pace: Pace) -> Result<Vec<Moment>, ReadError> {
     let began = Instant::now();
     // Long after the last one nothing that is guessed is right: this one learns what to guess.
     glancer.glance()?;
     let mut instants = Vec::new();
-    for index in 1..=count {
-        wait_closely(began + gap * index);
+    for index in 0..pace.count {
+        let start = began + pace.first + pace.gap * index;
+        wait_closely(start);
         let known = Newest::read(glancer)?;
-        wait_closely(began + gap * index + NEAR);
+        if !pace.first.is_zero() {
+            wait_closely(start + NEAR);
+        }
         let glance = glancer.glance()?;
         if glance.is_late() {
             continue;
@@ -240,7 +255,7 @@ fn within<M: Memory + ?Sized>(
         births.push(walk.birth(at, type_));
         (newer, at) = (at, previous);
     }
-    if i64::from(glance.more) > births.len() as i64 {
+    if i64::from(glance.more) > births.len() as i64 + UNTRACKED {
         // What was newest at the first look is another object by now, in the same place.
         return since(glancer, glance, known);
     }
@@ -253,11 +268,15 @@ fn since<M: Memory + ?Sized>(
     glance: &Glance,
     known: &Newest,
 ) -> Result<Option<Between>, ReadError> {
-    let Some((births, until)) = known.births(glancer)? else { return Ok(None) };
+    let found = known.births(glancer)?;
     let state = glancer.state()?;
     if state.collecting || state.collections != known.collections {
         return Ok(None);
     }
+    let Some((births, until)) = found else {
+        // Where the newest are all gone and there are fewer than before, they die, as when a list goes with all that it held.
+        return Ok((glance.more < 0).then(Between::default));
+    };
     let part = glance.between.as_secs_f64() / until.duration_since(known.at).as_secs_f64();
     let count = births.len() as f64 * part.min(1.0);
     let births = births.into_iter().rev().collect();

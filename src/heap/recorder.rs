@@ -14,7 +14,7 @@ use crate::python::reader::Reader;
 use crate::python::types::TypeTable;
 use crate::target::memory::{Memory, ReadError};
 
-use super::births::{self, Fate, Window};
+use super::births::{self, Fate, Pace, Window};
 use super::counters::Counters;
 use super::glance::{Glancer, Lane};
 use super::newest::Birth;
@@ -25,10 +25,11 @@ use super::watcher::{SeenIn, Watched, Watcher};
 /// Births watched of one probe or train, at most.
 const WATCHED: usize = 32;
 /// Instants of one probe. One after another they find the same call as a rule, but in most single ones nothing is born.
-const INSTANTS: u32 = 2;
-/// From waking to the first and from one to the next, at most. The caches that reading empties are the target's own: for some hundred
-/// microseconds after it has made up its mind to look, a loop that allocates was seen to run at three quarters of its speed.
-const GAP: Duration = Duration::from_micros(200);
+const INSTANTS: u32 = 4;
+/// From waking to the first, at most: for some hundred microseconds after we wake and read, a loop that allocates was seen to run
+/// at three quarters of its speed; after twice that no more. And from one to the next.
+const FIRST: Duration = Duration::from_micros(200);
+const GAP: Duration = Duration::from_micros(100);
 /// Looks at the end, the pause between them, and the time for all.
 const CLOSING_LOOKS: usize = 24;
 const CLOSING_PAUSE: Duration = Duration::from_millis(8);
@@ -91,8 +92,8 @@ pub struct Recorder<'a, M: Memory + ?Sized> {
     glancers: Vec<Glancer<'a, M>>,
     /// Of each of these, whether its interpreter has ended.
     has_ended: Vec<bool>,
-    /// From one instant to the next.
-    gap: Duration,
+    /// How long a probe may take.
+    longest: Duration,
     rng: Rng,
 }
 
@@ -117,7 +118,7 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
             stacks: Stacks::default(),
             watcher: Watcher::new(reader, python.version, types, lanes.len(), most, Rng::with_seed(rng.u64(..))),
             has_ended: vec![false; lanes.len()],
-            gap: GAP.min(longest / INSTANTS),
+            longest,
             glancers: lanes.into_iter().map(|lane| Glancer::new(reader, lane)).collect(),
             rng,
         }
@@ -157,10 +158,14 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
     /// Where the target cannot be read at all any more.
     pub fn probe(&mut self, is_apart: bool, watches: bool) -> Result<Vec<Probe>, ReadError> {
         self.stacks.forget();
-        let (count, gap) = if is_apart { (INSTANTS, self.gap) } else { (1, Duration::ZERO) };
+        let half = self.longest / 2 / u32::try_from(self.lanes().max(1)).unwrap_or(u32::MAX);
+        let pace = match is_apart {
+            true => Pace { first: FIRST.min(half), gap: GAP.min(half / INSTANTS), count: INSTANTS },
+            false => Pace { count: 1, ..Pace::default() },
+        };
         let mut probes = Vec::new();
         for lane in self.running() {
-            let moments = births::instants(&mut self.glancers[lane], count, gap)?;
+            let moments = births::instants(&mut self.glancers[lane], pace)?;
             // Those of the last instant are watched: of the others some have died meanwhile.
             let mut watched = Vec::new();
             if let Some((glance, births)) = moments.last() {
