@@ -40,7 +40,7 @@ const REFRESH: Duration = Duration::from_millis(100);
 /// Probes that may be missed, of a hundred, before that is said.
 const MISSED_MAX: u64 = 20;
 /// The part of a stratum that a probe may take.
-const PROBE_SHARE: f64 = 0.3;
+const PROBE_SHARE: f64 = 0.15;
 /// Births that a train is to find: enough to tell stacks apart, and few enough to be read at once.
 const BIRTHS: f64 = 60.0;
 /// The first train's length, before anything is known.
@@ -272,7 +272,8 @@ impl<'a> Session<'a> {
 
     fn probe(&mut self, with_train: bool, upcoming: Instant) -> Result<(), ReadError> {
         self.is_apart = self.processors.keep_off();
-        let free = upcoming.saturating_duration_since(Instant::now());
+        let probe = self.stratum.mul_f64(PROBE_SHARE);
+        let free = upcoming.saturating_duration_since(Instant::now()).saturating_sub(probe);
         let is_free = !with_train && free >= FREE.min(self.stratum.mul_f64(FREE_SHARE));
         let probes = self.recorder.probe(self.is_apart, is_free || !self.is_apart)?;
         let (allocations, group) = (&mut self.recording.allocations, self.recorder.watcher.group);

@@ -64,8 +64,10 @@ const LENGTH_MAX: Duration = Duration::from_micros(160);
 const NEAR: Duration = Duration::from_micros(20);
 /// Objects born in an instant; in twenty microseconds a tight loop makes some two hundred.
 const WITHIN_MAX: usize = 256;
-/// An object that is allocated is counted at once, and tracked a little later.
-const UNTRACKED: i64 = 1;
+/// An object that is allocated is counted at once, and tracked a little later: of so many one may be missing.
+const UNTRACKED: usize = 8;
+/// So many fewer between two looks are not those few that calls make and lose.
+const DYING: i32 = 8;
 /// Windows in one train.
 const WINDOWS_MAX: usize = 1024;
 
@@ -255,7 +257,7 @@ fn within<M: Memory + ?Sized>(
         births.push(walk.birth(at, type_));
         (newer, at) = (at, previous);
     }
-    if i64::from(glance.more) > births.len() as i64 + UNTRACKED {
+    if i64::from(glance.more) > (births.len() + births.len() / UNTRACKED) as i64 {
         // What was newest at the first look is another object by now, in the same place.
         return since(glancer, glance, known);
     }
@@ -274,8 +276,8 @@ fn since<M: Memory + ?Sized>(
         return Ok(None);
     }
     let Some((births, until)) = found else {
-        // Where the newest are all gone and there are fewer than before, they die, as when a list goes with all that it held.
-        return Ok((glance.more < 0).then(Between::default));
+        // Where the newest are all gone and there are far fewer than before, they die, as when a list goes with all it held.
+        return Ok((glance.more < -DYING).then(Between::default));
     };
     let part = glance.between.as_secs_f64() / until.duration_since(known.at).as_secs_f64();
     let count = births.len() as f64 * part.min(1.0);
