@@ -40,7 +40,7 @@ const REFRESH: Duration = Duration::from_millis(100);
 /// Probes that may be missed, of a hundred, before that is said.
 const MISSED_MAX: u64 = 20;
 /// The part of a stratum that a probe may take.
-const PROBE_SHARE: f64 = 0.15;
+const PROBE_SHARE: f64 = 0.3;
 /// Births that a train is to find: enough to tell stacks apart, and few enough to be read at once.
 const BIRTHS: f64 = 60.0;
 /// The first train's length, before anything is known.
