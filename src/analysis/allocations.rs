@@ -55,17 +55,8 @@ const FEW_GROUPS: f64 = 1.1403;
 struct Lines {
     instant_births: [f64; GROUPS],
     births: [f64; GROUPS],
-    of_instants: Fates,
-    of_windows: Fates,
-}
-
-impl Lines {
-    fn fates(&self, basis: SeenIn) -> &Fates {
-        match basis {
-            SeenIn::Instants => &self.of_instants,
-            SeenIn::Windows => &self.of_windows,
-        }
-    }
+    /// Of what was seen in instants, and in windows.
+    fates: [Fates; 2],
 }
 
 /// What became of objects that were remembered, by group.
@@ -100,16 +91,9 @@ impl Seen {
     fn remembered(&self, basis: SeenIn) -> [f64; GROUPS] {
         let mut remembered = [0.0; GROUPS];
         for lines in self.lines.values() {
-            remembered.iter_mut().zip(lines.fates(basis).remembered).for_each(|(all, own)| *all += own);
+            remembered.iter_mut().zip(lines.fates[basis as usize].remembered).for_each(|(all, own)| *all += own);
         }
         remembered
-    }
-}
-
-fn index(basis: SeenIn) -> usize {
-    match basis {
-        SeenIn::Instants => 0,
-        SeenIn::Windows => 1,
     }
 }
 
@@ -291,7 +275,7 @@ impl Allocations {
         seen.moving[group] += seconds;
         let Some((between, births)) = instant.births else { return };
         seen.instant_time[group] += between;
-        seen.sightings[index(SeenIn::Instants)] += u64::from(births > 0.0);
+        seen.sightings[SeenIn::Instants as usize] += u64::from(births > 0.0);
         seen.instant_births[group] += births;
         seen.lines.entry(instant.lines.clone()).or_default().instant_births[group] += births;
         self.instants += 1;
@@ -307,12 +291,13 @@ impl Allocations {
         }
     }
 
-    /// A window that agreed, on `stack`.
-    pub fn agreed(&mut self, group: usize, stack: StackId, seconds: f64, births: BirthsAt<'_>) {
+    /// A window that agreed, on `stack`; seconds weighted, births to be.
+    pub fn agreed(&mut self, group: usize, stack: StackId, seconds: f64, births: BirthsAt<'_>, weight: f64) {
         let seen = self.seen(stack);
         seen.window_time[group] += seconds;
-        seen.sightings[index(SeenIn::Windows)] += u64::from(births.iter().any(|(_, births)| *births > 0.0));
+        seen.sightings[SeenIn::Windows as usize] += u64::from(births.iter().any(|(_, births)| *births > 0.0));
         for (lines, births) in births {
+            let births = births * weight;
             seen.births[group] += births;
             seen.lines.entry(lines.clone()).or_default().births[group] += births;
         }
@@ -320,7 +305,7 @@ impl Allocations {
 
     /// Which rates are known better: those of instants or those of windows. The former rest on fewer assumptions, and are
     /// taken where they are good enough.
-    fn basis(&self) -> SeenIn {
+    pub fn basis(&self) -> SeenIn {
         let error = |basis: SeenIn| {
             let figures = self.seen.iter().map(|seen| figure(|left_out| self.total(basis, seen, 1.0, left_out)));
             let (mut all, mut errors) = (0.0, 0.0);
@@ -337,14 +322,11 @@ impl Allocations {
     /// An object whose fate is known.
     pub fn remembered(&mut self, object: &Remembered) {
         let Some(seen) = self.seen.get_mut(object.stack as usize) else { return };
-        seen.probes[index(object.seen_in)].insert(object.probe);
+        seen.probes[object.seen_in as usize].insert(object.probe);
         let of_type = self.types.entry(object.type_name.clone()).or_default();
         let of_type = of_type.entry((object.stack, object.lines.clone())).or_default();
         for lines in [seen.lines.entry(object.lines.clone()).or_default(), of_type] {
-            let lines = match object.seen_in {
-                SeenIn::Instants => &mut lines.of_instants,
-                SeenIn::Windows => &mut lines.of_windows,
-            };
+            let lines = &mut lines.fates[object.seen_in as usize];
             lines.remembered[object.group] += object.weight;
             lines.bytes[object.group] += object.weight * object.bytes as f64;
             if let Some(bytes) = object.alive_bytes {
@@ -356,8 +338,7 @@ impl Allocations {
     }
 
     /// What all births come to, attributed or not, over a recording of so many seconds.
-    pub fn all_births(&self, seconds: f64) -> Figure {
-        let basis = self.basis();
+    pub fn all_births(&self, basis: SeenIn, seconds: f64) -> Figure {
         let mut all = figure(|left_out| match basis {
             SeenIn::Windows => seconds * ratio(sum(&self.all_births, left_out), sum(&self.readable_time, left_out)),
             SeenIn::Instants => {
@@ -372,19 +353,18 @@ impl Allocations {
                 read + seconds * ratio(unread, sum(&self.time, left_out)) * ratio(births, time)
             }
         });
-        all.largest = ratio(all.value, self.sightings() as f64);
+        all.largest = ratio(all.value, self.sightings(basis) as f64);
         all
     }
 
     /// Instants, or windows, that found births on a stack that was read.
-    pub fn sightings(&self) -> u64 {
-        let basis = index(self.basis());
-        self.seen.iter().map(|seen| seen.sightings[basis]).sum()
+    pub fn sightings(&self, basis: SeenIn) -> u64 {
+        self.seen.iter().map(|seen| seen.sightings[basis as usize]).sum()
     }
 
     /// What was born at each stack and lines: sorted by stack.
-    pub fn places(&self, seconds: f64) -> Vec<(StackId, Vec<u32>, Born)> {
-        let (basis, size) = self.basis_and_size();
+    pub fn places(&self, basis: SeenIn, seconds: f64) -> Vec<(StackId, Vec<u32>, Born)> {
+        let size = self.mean_size(basis);
         let mut places = Vec::new();
         for (id, seen) in self.seen.iter().enumerate() {
             let remembered = seen.remembered(basis);
@@ -398,8 +378,8 @@ impl Allocations {
     }
 
     /// What was born of each type, most survivors first.
-    pub fn types(&self, seconds: f64) -> Vec<(String, Born)> {
-        let (basis, size) = self.basis_and_size();
+    pub fn types(&self, basis: SeenIn, seconds: f64) -> Vec<(String, Born)> {
+        let size = self.mean_size(basis);
         let remembered: Vec<[f64; GROUPS]> = self.seen.iter().map(|seen| seen.remembered(basis)).collect();
         let mut types: Vec<(String, Born)> = Vec::new();
         for (name, places) in &self.types {
@@ -409,10 +389,10 @@ impl Allocations {
                 else {
                     continue;
                 };
+                let mut born = self.born(basis, seen, remembered, lines, seconds, size);
                 // Of a type only the remembered objects are known: they stand for the births.
-                let lines = Lines { births: [0.0; GROUPS], ..lines.clone() };
-                let mut born = self.born(basis, seen, remembered, &lines, seconds, size);
-                born.objects = self.share(basis, seen, remembered, &lines.fates(basis).remembered, seconds);
+                born.objects = self.share(basis, seen, remembered, &lines.fates[basis as usize].remembered, seconds);
+                born.objects.largest = born.alive.largest;
                 total.add(&born);
             }
             types.push((name.clone(), total));
@@ -463,7 +443,7 @@ impl Allocations {
         seconds: f64,
         size: f64,
     ) -> Born {
-        let fates = lines.fates(basis);
+        let fates = &lines.fates[basis as usize];
         let all = self.total(basis, seen, seconds, None);
         let mut born = Born {
             objects: figure(|left_out| {
@@ -477,10 +457,10 @@ impl Allocations {
             alive: self.share(basis, seen, remembered, &fates.alive, seconds),
             alive_bytes: self.share(basis, seen, remembered, &fates.alive_bytes, seconds),
         };
-        born.objects.largest = ratio(all, seen.sightings[index(basis)] as f64);
+        born.objects.largest = ratio(all, seen.sightings[basis as usize] as f64);
         let Figure { value: objects, largest, .. } = born.objects;
         for (figure, each) in [(&mut born.bytes, size), (&mut born.alive, 1.0), (&mut born.alive_bytes, size)] {
-            match seen.probes[index(basis)].len() {
+            match seen.probes[basis as usize].len() {
                 0 if objects > 0.0 => (figure.unknown, figure.largest) = (objects * each, largest * each),
                 0 => {}
                 probes => figure.largest = all * each / probes as f64,
@@ -489,12 +469,11 @@ impl Allocations {
         born
     }
 
-    /// Also bytes of an object, of all that were remembered.
-    fn basis_and_size(&self) -> (SeenIn, f64) {
-        let basis = self.basis();
-        let fates = || self.seen.iter().flat_map(|seen| seen.lines.values()).map(|lines| lines.fates(basis));
+    /// Bytes of an object, of all that were remembered.
+    fn mean_size(&self, basis: SeenIn) -> f64 {
+        let fates = || self.seen.iter().flat_map(|seen| seen.lines.values()).map(|lines| &lines.fates[basis as usize]);
         let bytes: f64 = fates().map(|fates| sum(&fates.bytes, None)).sum();
-        (basis, ratio(bytes, fates().map(|fates| sum(&fates.remembered, None)).sum()))
+        ratio(bytes, fates().map(|fates| sum(&fates.remembered, None)).sum())
     }
 }
 
@@ -532,17 +511,17 @@ mod tests {
             allocations.instant(group, &Instant { stack, lines: vec![1], is_moving: false, births: None }, 1e-5);
             allocations.window(group, 1e-5, births, false);
             if agrees {
-                allocations.agreed(group, stack, 1e-5, &[(vec![1], births)]);
+                allocations.agreed(group, stack, 1e-5, &[(vec![1], births)], 1.0);
             }
         }
-        let places = allocations.places(10.0);
+        let places = allocations.places(allocations.basis(), 10.0);
         let born = |id| places.iter().filter(|place| place.0 == id).map(|place| place.2.objects.value).sum::<f64>();
         assert_eq!(born(computes), 0.0);
         // 10 s, of which 1 s allocates at 5 objects in 10 µs.
         let figure = places.iter().find(|place| place.0 == allocates).unwrap().2.objects;
         assert!((figure.low()..figure.high()).contains(&500_000.0), "{figure:?}");
         assert!(figure.half_width() < 60_000.0 && figure.half_width() > 30_000.0, "{}", figure.half_width());
-        let all = allocations.all_births(10.0);
+        let all = allocations.all_births(allocations.basis(), 10.0);
         assert!((all.value - figure.value).abs() < 40_000.0);
     }
 
@@ -561,12 +540,12 @@ mod tests {
             allocations.time(probe % GROUPS, 1e-3);
             allocations.instant(probe % GROUPS, &Instant { stack, lines: vec![1], is_moving, births }, 1e-3);
         }
-        for (_, _, born) in allocations.places(6.0) {
+        for (_, _, born) in allocations.places(allocations.basis(), 6.0) {
             // Half of 6 s, three tenths of it at 10 in a microsecond.
             assert!((born.objects.low()..born.objects.high()).contains(&9e6), "{:?}", born.objects.value);
             assert!(born.objects.half_width() < 1e6, "{}", born.objects.half_width());
         }
-        assert!((allocations.all_births(6.0).value / 18e6 - 1.0).abs() < 0.1);
+        assert!((allocations.all_births(allocations.basis(), 6.0).value / 18e6 - 1.0).abs() < 0.1);
     }
     /// Probes find births of one stack; what they remember has died in all of them, and may live all the same. Of another
     /// stack nothing was remembered.
@@ -594,7 +573,7 @@ mod tests {
                 });
             }
         }
-        let places = allocations.places(1.0);
+        let places = allocations.places(allocations.basis(), 1.0);
         let (dead, unknown) = (places[0].2, places[1].2);
         assert_eq!((dead.alive.value, dead.alive.low(), unknown.alive.value), (0.0, 0.0, 0.0));
         // Three and a half of nineteen, and all.
@@ -605,7 +584,7 @@ mod tests {
         let mut both = dead;
         both.add(&unknown);
         assert!(both.alive.high() >= dead.alive.high() + unknown.objects.value);
-        let types = allocations.types(1.0);
+        let types = allocations.types(allocations.basis(), 1.0);
         assert_eq!((types.len(), types[0].1.alive.high()), (1, dead.alive.high()));
     }
 }

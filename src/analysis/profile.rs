@@ -71,11 +71,12 @@ pub struct Profile {
 impl Profile {
     /// Names and merges what was seen in so many seconds.
     pub fn new(allocations: &Allocations, stacks: &Stacks, seconds: f64, by: MergeBy) -> Profile {
+        let basis = allocations.basis();
         let several = stacks.stacks.iter().any(|stack| stack.interpreter != 0);
         let mut merged: FxHashMap<(String, Vec<FrameName>), Born> = FxHashMap::default();
         let mut functions: FxHashMap<FrameName, Born> = FxHashMap::default();
         let mut total = Born::default();
-        for (id, lines, born) in allocations.places(seconds) {
+        for (id, lines, born) in allocations.places(basis, seconds) {
             let Some(stack) = stacks.stacks.get(id as usize) else { continue };
             let thread = match several {
                 true => format!("interpreter {}, thread {}", stack.interpreter, stack.thread),
@@ -105,8 +106,8 @@ impl Profile {
             let key = |born: &Born| (born.alive.value, born.objects.value);
             key(b).partial_cmp(&key(a)).unwrap_or(std::cmp::Ordering::Equal).then_with(|| a_name.cmp(b_name))
         });
-        let types = allocations.types(seconds);
-        let all = allocations.all_births(seconds);
+        let types = allocations.types(basis, seconds);
+        let all = allocations.all_births(basis, seconds);
         Profile {
             seconds,
             stacks,
@@ -114,7 +115,7 @@ impl Profile {
             types,
             total,
             all,
-            sightings: allocations.sightings(),
+            sightings: allocations.sightings(basis),
             outcomes: allocations.outcomes,
             instants: allocations.instants,
         }

@@ -371,10 +371,12 @@ fn digest(
     length: Duration,
     longest: Duration,
 ) -> Duration {
-    let readable =
-        |train: &[Seen]| -> f64 { train.iter().filter(|seen| seen.births.is_some()).map(|seen| seen.seconds).sum() };
     let (mut births, mut time) = (0.0, 0.0);
-    for (seen, of_train) in lanes.iter().flat_map(|train| train.iter().map(move |seen| (seen, readable(train)))) {
+    let readable = |train: &[Seen]| train.iter().filter(|seen| seen.births.is_some()).map(|seen| seen.seconds).sum();
+    let trains = lanes.iter().map(|train| (train, readable(train)));
+    for (seen, of_train) in
+        trains.flat_map(|(train, readable): (_, f64)| train.iter().map(move |seen| (seen, readable)))
+    {
         births += seen.births.unwrap_or(0) as f64;
         time += if seen.births.is_some() { seen.seconds } else { 0.0 };
         let outcomes = &mut allocations.outcomes;
@@ -399,8 +401,7 @@ fn digest(
         let seconds = seen.seconds * weight;
         allocations.window(group, seconds / lanes.len() as f64, births as f64 * weight, seen.is_late);
         if let (Some(stack), Some(at)) = (seen.stack, &seen.at) {
-            let at: Vec<(Vec<u32>, f64)> = at.iter().map(|(lines, births)| (lines.clone(), births * weight)).collect();
-            allocations.agreed(group, stack, seconds, &at);
+            allocations.agreed(group, stack, seconds, at, weight);
         }
     }
     if time <= 0.0 {

@@ -178,7 +178,7 @@ pub fn train<M: Memory + ?Sized>(
 /// What was born between the two looks of a glance.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Between {
-    /// The objects, newest first. Where it is not known which ones were born in that time, those of a longer time: the newest alone
+    /// The objects. Where it is not known which ones were born in that time, those of a longer time: the newest alone
     /// would be those that live the shortest.
     pub births: Vec<Birth>,
     /// How many were born, on average where that is all that is known.
@@ -227,12 +227,7 @@ pub fn instants<M: Memory + ?Sized>(glancer: &mut Glancer<'_, M>, pace: Pace) ->
             true => within(glancer, &glance, &known)?,
             false => None,
         };
-        log::trace!(
-            "instant of {:?}, {:?} between its looks: {:?} births",
-            glance.took,
-            glance.between,
-            births.as_ref().map(|births| births.count)
-        );
+        log::trace!("instant of {:?}: {:?} births", glance.between, births.as_ref().map(|births| births.count));
         instants.push((glance, births));
     }
     Ok(instants)
@@ -281,7 +276,6 @@ fn since<M: Memory + ?Sized>(
     };
     let part = glance.between.as_secs_f64() / until.duration_since(known.at).as_secs_f64();
     let count = births.len() as f64 * part.min(1.0);
-    let births = births.into_iter().rev().collect();
     Ok(Some(Between { births, count }))
 }
 

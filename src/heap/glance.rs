@@ -92,8 +92,6 @@ impl Lane {
 pub struct Glance {
     /// When it was made.
     pub at: Instant,
-    /// How long the reading took.
-    pub took: Duration,
     /// The newest object's GC head; the list's own head where it is empty.
     pub tail: Address,
     /// The same some microseconds before, just before the frames were read.
@@ -304,7 +302,6 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
     /// Where the target cannot be read at all any more, or its collector's state is gone.
     pub fn glance(&mut self) -> Result<Glance, ReadError> {
         self.prepare();
-        let began = Instant::now();
         self.read(..1)?;
         let looked = Instant::now();
         self.read(1..)?;
@@ -321,10 +318,8 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
         let is_moving = first.tail != tail || more != 0 || collecting || first.collections != collections;
         let locked = beside.read_u32(self.lane.gil.offset(layout.gil.locked))? == 1;
         let holder = if locked { reader.pointer(self.lane.gil, layout.gil.last_holder)? } else { Address::NULL };
-        let took = at.duration_since(began);
         let mut glance = Glance {
             at,
-            took,
             tail,
             before: first.tail,
             between: at.duration_since(looked),

@@ -180,10 +180,8 @@ impl<'a, 'b, M: Memory + ?Sized> Walk<'a, 'b, M> {
             if let Some(nodes) = self.walk(tail, known, limit)? {
                 return Ok(Some(nodes));
             }
-            self.pages.clear();
-            let head = self.glancer.lane.heads().first().copied().unwrap_or_default();
-            tail = self.glancer.reader().pointer(head, self.layout.gc_head.gc_prev)?;
-            tail = Address(tail.0 & !GC_FLAG_BITS);
+            self.forget();
+            tail = self.tail_of(self.glancer.lane.heads().first().copied().unwrap_or_default())?;
         }
         Ok(None)
     }
@@ -205,8 +203,7 @@ impl<'a, 'b, M: Memory + ?Sized> Walk<'a, 'b, M> {
                 // The end of this list: what is older stands at the tail of the next one.
                 list += 1;
                 let Some(&head) = heads.get(list).filter(|_| list < self.lists) else { break };
-                let next = self.glancer.reader().pointer(head, self.layout.gc_head.gc_prev)?;
-                (newer, at) = (head, Address(next.0 & !GC_FLAG_BITS));
+                (newer, at) = (head, self.tail_of(head)?);
                 met.insert(head);
                 continue;
             }
@@ -263,6 +260,12 @@ impl<'a, 'b, M: Memory + ?Sized> Walk<'a, 'b, M> {
     /// The object whose GC head is at `at`.
     pub fn birth(&self, at: Address, type_: Address) -> Birth {
         Birth { address: at.offset(self.layout.constants.gc_head_size), type_ }
+    }
+
+    /// The newest object of a list, as it is now.
+    fn tail_of(&self, list: Address) -> Result<Address, ReadError> {
+        let tail = self.glancer.reader().pointer(list, self.layout.gc_head.gc_prev)?;
+        Ok(Address(tail.0 & !GC_FLAG_BITS))
     }
 
     /// Reads anew what is read next.
