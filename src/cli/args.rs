@@ -15,7 +15,8 @@ use crate::report::folded::Weight;
 #[command(name = "heapsonde", version, about, max_term_width = 100)]
 #[command(after_help = "Exit codes: 0 done, 2 error.")]
 pub struct Arguments {
-    /// Say how the interpreter was found, which layout was proved, what was read (twice: everything)
+    /// Say how the interpreter was found, which layout was proved, what was read (twice: everything; the variable
+    /// HEAPSONDE_LOG chooses, as in `heapsonde::heap=trace`)
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
 

@@ -73,15 +73,20 @@ pub fn run() -> ExitCode {
     }
 }
 
+/// What `HEAPSONDE_LOG` says, where it says something (env_logger's own notation); else what `-v` does.
 fn start_log(verbose: u8) {
+    let mut builder = env_logger::Builder::new();
+    builder.format_timestamp_millis().format_target(false);
+    if std::env::var_os("HEAPSONDE_LOG").is_some_and(|it| !it.is_empty()) {
+        builder.parse_env("HEAPSONDE_LOG").init();
+        return;
+    }
     let level = match verbose {
         0 => log::LevelFilter::Warn,
         1 => log::LevelFilter::Debug,
         _ => log::LevelFilter::Trace,
     };
-    let mut builder = env_logger::Builder::new();
     // Other crates' chatter only where it was asked for twice.
     builder.filter_level(if verbose > 1 { level } else { log::LevelFilter::Error });
-    builder.filter_module("heapsonde", level).format_timestamp_millis().format_target(false);
-    builder.parse_env("HEAPSONDE_LOG").init();
+    builder.filter_module("heapsonde", level).init();
 }

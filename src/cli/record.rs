@@ -156,8 +156,10 @@ fn sentence(options: &Record, profile: &Profile, course: &Course) -> String {
     )
 }
 
+/// Both ends are told: where little was seen they are not equally far.
 fn figure(figure: &Figure) -> String {
-    format!("{} ± {}", units::count(figure.value.round() as u64), units::count(figure.half_width().round() as u64))
+    let [value, low, high] = [figure.value, figure.low(), figure.high()].map(|it| units::count(it.round() as u64));
+    format!("{value} ({low} to {high})")
 }
 
 /// Births without a stack, in percent.

@@ -272,8 +272,8 @@ impl<'a> Session<'a> {
 
     fn probe(&mut self, with_train: bool, upcoming: Instant) -> Result<(), ReadError> {
         self.is_apart = self.processors.keep_off();
-        let probe = self.stratum.mul_f64(PROBE_SHARE);
-        let free = upcoming.saturating_duration_since(Instant::now()).saturating_sub(probe);
+        let waits = self.recorder.waits(self.is_apart);
+        let free = upcoming.saturating_duration_since(Instant::now()).saturating_sub(waits);
         let is_free = !with_train && free >= FREE.min(self.stratum.mul_f64(FREE_SHARE));
         let probes = self.recorder.probe(self.is_apart, is_free || !self.is_apart)?;
         let (allocations, group) = (&mut self.recording.allocations, self.recorder.watcher.group);

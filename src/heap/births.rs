@@ -199,6 +199,13 @@ pub struct Pace {
     pub count: u32,
 }
 
+impl Pace {
+    /// From waking to the end of the last one's gap.
+    pub fn length(&self) -> Duration {
+        self.first + self.gap * self.count
+    }
+}
+
 /// Makes glances at instants that do not depend on what they find: each with what was born between its looks, where that can be
 /// told. Those that we were kept from making in time are left out. Waits awake, but for the most of long gaps.
 ///

@@ -151,6 +151,19 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
         }
     }
 
+    /// How long a probe waits, in all lanes together. `is_apart`: as for [`Recorder::probe`].
+    pub fn waits(&self, is_apart: bool) -> Duration {
+        self.pace(is_apart).length() * u32::try_from(self.lanes()).unwrap_or(u32::MAX)
+    }
+
+    fn pace(&self, is_apart: bool) -> Pace {
+        if !is_apart {
+            return Pace { count: 1, ..Pace::default() };
+        }
+        let half = self.longest / 2 / u32::try_from(self.lanes().max(1)).unwrap_or(u32::MAX);
+        Pace { first: FIRST.min(half), gap: GAP.min(half / INSTANTS), count: INSTANTS }
+    }
+
     /// Reads some instants in each lane. One answer for each lane. `is_apart`: the target runs while we look; where it cannot,
     /// one instant says as much as many. `watches`: what is born is to be watched; [`Recorder::follow`] is to be called at once.
     ///
@@ -158,11 +171,7 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
     /// Where the target cannot be read at all any more.
     pub fn probe(&mut self, is_apart: bool, watches: bool) -> Result<Vec<Probe>, ReadError> {
         self.stacks.forget();
-        let half = self.longest / 2 / u32::try_from(self.lanes().max(1)).unwrap_or(u32::MAX);
-        let pace = match is_apart {
-            true => Pace { first: FIRST.min(half), gap: GAP.min(half / INSTANTS), count: INSTANTS },
-            false => Pace { count: 1, ..Pace::default() },
-        };
+        let pace = self.pace(is_apart);
         let mut probes = Vec::new();
         for lane in self.running() {
             let moments = births::instants(&mut self.glancers[lane], pace)?;
