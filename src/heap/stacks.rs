@@ -49,7 +49,7 @@ pub struct Stacks {
     pub functions: Vec<Code>,
     /// Stacks, by id.
     pub stacks: Vec<Stack>,
-    codes: FxHashMap<Address, Option<u32>>,
+    codes: FxHashMap<Address, u32>,
     ids: FxHashMap<Stack, StackId>,
     threads: FxHashMap<Address, u64>,
     /// The frames below those of a glance, for as long as a train lasts.
@@ -108,15 +108,17 @@ impl Stacks {
     }
 
     fn function<M: Memory + ?Sized>(&mut self, reader: &Reader<'_, M>, code: Address) -> Option<u32> {
-        if let Some(known) = self.codes.get(&code) {
-            return *known;
+        if let Some(&known) = self.codes.get(&code) {
+            return Some(known);
         }
-        let read = if self.functions.len() < STACKS_MAX { Code::read(reader, code) } else { None };
-        let index = read.map(|code| {
-            self.functions.push(code);
-            (self.functions.len() - 1) as u32
-        });
+        if self.functions.len() >= STACKS_MAX {
+            return None;
+        }
+        // What cannot be read now may be another time.
+        let read = Code::read(reader, code)?;
+        self.functions.push(read);
+        let index = (self.functions.len() - 1) as u32;
         self.codes.insert(code, index);
-        index
+        Some(index)
     }
 }
