@@ -76,9 +76,13 @@ struct Seen {
     births: [f64; GROUPS],
     /// The time of those instants at which something was born.
     moving: [f64; GROUPS],
-    /// From look to look in those of them that could be read, and births in that time.
-    instant_time: [f64; GROUPS],
+    /// How many of these could be read, and births in them.
+    read: [f64; GROUPS],
     instant_births: [f64; GROUPS],
+    /// All its instants, and the seconds from look to look in them. Not of those alone at which something was born: these are
+    /// longer than others.
+    looks: [f64; GROUPS],
+    looked: [f64; GROUPS],
     /// Instants, and windows, in which something was born.
     sightings: [u64; 2],
     /// Probes and trains of which objects were remembered.
@@ -263,12 +267,14 @@ impl Allocations {
     pub fn instant(&mut self, group: usize, instant: &Instant, seconds: f64) {
         let seen = self.seen(instant.stack);
         seen.time[group] += seconds;
+        seen.looks[group] += 1.0;
+        seen.looked[group] += instant.between;
         if !instant.is_moving {
             return;
         }
         seen.moving[group] += seconds;
-        let Some((between, births)) = instant.births else { return };
-        seen.instant_time[group] += between;
+        let Some(births) = instant.births else { return };
+        seen.read[group] += 1.0;
         seen.sightings[SeenIn::Instants as usize] += u64::from(births > 0.0);
         seen.instant_births[group] += births;
         seen.lines.entry(instant.lines.clone()).or_default().instant_births[group] += births;
@@ -337,14 +343,12 @@ impl Allocations {
             SeenIn::Windows => seconds * ratio(sum(&self.all_births, left_out), sum(&self.readable_time, left_out)),
             SeenIn::Instants => {
                 let seen = || self.seen.iter();
-                let births: f64 = seen().map(|seen| sum(&seen.instant_births, left_out)).sum();
-                let time: f64 = seen().map(|seen| sum(&seen.instant_time, left_out)).sum();
                 // Stacks whose instants could not be read are taken for like the others.
-                let unread = seen().filter(|seen| sum(&seen.instant_time, left_out) <= 0.0);
+                let unread = seen().filter(|seen| sum(&seen.read, left_out) <= 0.0);
                 let unread: f64 =
                     sum(&self.lost, left_out) + unread.map(|seen| sum(&seen.moving, left_out)).sum::<f64>();
                 let read: f64 = seen().map(|seen| self.total(basis, seen, seconds, left_out)).sum();
-                read + seconds * ratio(unread, sum(&self.time, left_out)) * ratio(births, time)
+                read + seconds * ratio(unread, sum(&self.time, left_out)) * rate(seen(), left_out)
             }
         });
         all.largest = ratio(all.value, self.sightings(basis) as f64);
@@ -401,9 +405,7 @@ impl Allocations {
     /// Births of a stack over the recording: its share of time times its rate of births.
     fn total(&self, basis: SeenIn, seen: &Seen, seconds: f64, left_out: Option<usize>) -> f64 {
         let (time, rate) = match basis {
-            SeenIn::Instants => {
-                (&seen.moving, ratio(sum(&seen.instant_births, left_out), sum(&seen.instant_time, left_out)))
-            }
+            SeenIn::Instants => (&seen.moving, rate(std::iter::once(seen), left_out)),
             SeenIn::Windows => {
                 let rate = ratio(sum(&seen.births, left_out), sum(&seen.window_time, left_out));
                 // Where processors are few, the target runs while we wait, and windows in time see less than their share.
@@ -481,6 +483,19 @@ fn sum(groups: &[f64; GROUPS], left_out: Option<usize>) -> f64 {
     groups.iter().sum::<f64>() - left_out.map_or(0.0, |group| groups[group])
 }
 
+/// Births in a second of the instants at which something was born and could be read: those of one of them, over how long an instant
+/// of these stacks is.
+fn rate<'a>(stacks: impl Iterator<Item = &'a Seen>, left_out: Option<usize>) -> f64 {
+    let (mut births, mut read, mut looks, mut looked) = (0.0, 0.0, 0.0, 0.0);
+    for seen in stacks {
+        births += sum(&seen.instant_births, left_out);
+        read += sum(&seen.read, left_out);
+        looks += sum(&seen.looks, left_out);
+        looked += sum(&seen.looked, left_out);
+    }
+    ratio(births, read) * ratio(looks, looked)
+}
+
 fn ratio(part: f64, whole: f64) -> f64 {
     if whole > 0.0 { part / whole } else { 0.0 }
 }
@@ -502,7 +517,11 @@ mod tests {
             // Half of the windows of the allocating function do not agree.
             let agrees = stack == computes || rng.bool();
             allocations.time(group, 1e-5);
-            allocations.instant(group, &Instant { stack, lines: vec![1], is_moving: false, births: None }, 1e-5);
+            allocations.instant(
+                group,
+                &Instant { stack, lines: vec![1], is_moving: false, between: 2e-6, births: None },
+                1e-5,
+            );
             allocations.window(group, 1e-5, births, false);
             if agrees {
                 allocations.agreed(group, stack, 1e-5, &[(vec![1], births)], 1.0);
@@ -535,9 +554,13 @@ mod tests {
             let is_moving = rng.f64() < 0.3;
             let births = if is_moving { 20.0 } else { 0.0 };
             let is_read = !is_moving || stack == 1 || rng.bool();
-            let births = is_read.then_some((2e-6, births));
+            let births = is_read.then_some(births);
             allocations.time(probe % GROUPS, 1e-3);
-            allocations.instant(probe % GROUPS, &Instant { stack, lines: vec![1], is_moving, births }, 1e-3);
+            allocations.instant(
+                probe % GROUPS,
+                &Instant { stack, lines: vec![1], is_moving, between: 2e-6, births },
+                1e-3,
+            );
         }
         for (_, _, born) in allocations.places(allocations.basis(), 6.0) {
             // Half of 6 s, three tenths of it at 10 in a microsecond.
@@ -554,9 +577,9 @@ mod tests {
         for probe in 0..1000 {
             let (group, is_moving) = (probe % GROUPS, probe % 50 == 0);
             let stack = u32::from(probe == 500);
-            let births = Some((2e-6, if is_moving { 10.0 } else { 0.0 }));
+            let births = Some(if is_moving { 10.0 } else { 0.0 });
             allocations.time(group, 1e-3);
-            allocations.instant(group, &Instant { stack, lines: vec![1], is_moving, births }, 1e-3);
+            allocations.instant(group, &Instant { stack, lines: vec![1], is_moving, between: 2e-6, births }, 1e-3);
             if is_moving && stack == 0 {
                 allocations.remembered(&Remembered {
                     stack,

@@ -18,18 +18,19 @@
 //!
 //! # Instants
 //!
-//! The window is a glance itself ([`instants`]): the newest object, then the frames, then the newest object again, within some
-//! microseconds. What was born in it counts for the stack found in the middle of it. So in calls longer than that births are
-//! those of their stack but at the ends, and shorter ones share them with their neighbours in time: a glance that looked
+//! The window is a glance itself ([`instants`]): the newest object, the newest object again, then the frames, within some
+//! microseconds. What was born in it counts for the stack found at its end. So in calls longer than that births are
+//! those of their stack but at the beginning, and shorter ones share them with their neighbours in time: a glance that looked
 //! whether the same frame is topmost before and after, and left out the others, would leave out nearly all of a program that
 //! consists of short calls, and find those at which it was held up.
 //!
-//! The object that was newest at the first look may be gone at the second one, which then cannot tell what came after it. Such
+//! The object that was newest at the first look may be gone at the second one, or another one may be in its place, as what stands
+//! behind it tells; then the second look cannot tell what came after it. Such
 //! instants cannot be left out either, since in programs that make short-lived objects they are the most. The births
 //! between the looks are then a part, by time, of all since some objects that were known a moment before.
 //!
 //! Reading slows the target, above all what it is about to write, so an instant comes some time after we have woken, and little
-//! is read just before it.
+//! is read just before it, and but one word's line of cache between its looks.
 //!
 //! For all that the target must run while we look, and so we keep off its processor ([`crate::target::processors`]); where it
 //! does not run just then, nothing is born, which is no error.
@@ -234,7 +235,12 @@ pub fn instants<M: Memory + ?Sized>(glancer: &mut Glancer<'_, M>, pace: Pace) ->
             true => within(glancer, &glance, &known)?,
             false => None,
         };
-        log::trace!("instant of {:?}: {:?} births", glance.between, births.as_ref().map(|births| births.count));
+        log::trace!(
+            "instant of {:?}: {} more, {:?} births",
+            glance.between,
+            glance.more,
+            births.as_ref().map(|births| births.count)
+        );
         instants.push((glance, births));
     }
     Ok(instants)
@@ -259,7 +265,8 @@ fn within<M: Memory + ?Sized>(
         births.push(walk.birth(at, type_));
         (newer, at) = (at, previous);
     }
-    if i64::from(glance.more) > (births.len() + births.len() / UNTRACKED) as i64 {
+    let is_same = at == head || walk.node(at)?.is_some_and(|(_, previous, _)| Some(previous) == glance.older);
+    if !is_same || i64::from(glance.more) > (births.len() + births.len() / UNTRACKED) as i64 {
         // What was newest at the first look is another object by now, in the same place.
         return since(glancer, glance, known);
     }

@@ -65,8 +65,10 @@ pub struct Instant {
     pub lines: Vec<u32>,
     /// Whether something was born between its two looks, or the collector began.
     pub is_moving: bool,
-    /// Seconds between its two looks, and births in that time, on average where no more is known; `None`: not known.
-    pub births: Option<(f64, f64)>,
+    /// Seconds between its two looks.
+    pub between: f64,
+    /// Births in that time, on average where no more is known; `None`: not known.
+    pub births: Option<f64>,
 }
 
 /// What a probe saw in one lane.
@@ -249,8 +251,13 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
             for object in watched.iter_mut().filter(|object| object.window == index) {
                 object.found = Some(found.clone());
             }
-            let births = births.as_ref().map(|births| (glance.between.as_secs_f64(), births.count));
-            instants.push(Instant { stack: found.stack, lines: found.lines, is_moving: glance.is_moving, births });
+            instants.push(Instant {
+                stack: found.stack,
+                lines: found.lines,
+                is_moving: glance.is_moving,
+                between: glance.between.as_secs_f64(),
+                births: births.as_ref().map(|births| births.count),
+            });
         }
         self.watcher.watch(watched, &self.glancers)?;
         Ok(Probe { instants, lost, count: moments.len() })
