@@ -18,9 +18,9 @@
 //!
 //! # Instants
 //!
-//! The window is a glance itself ([`instants`]): the newest object, the newest object again, then the frames, within some
-//! microseconds. What was born in it counts for the stack found at its end. So in calls longer than that births are
-//! those of their stack but at the beginning, and shorter ones share them with their neighbours in time: a glance that looked
+//! The window is a glance itself ([`instants`]): the newest object, then who runs, then the newest object again, within some
+//! microseconds. What was born in it counts for the stack found in the middle of it. So in calls longer than that births are
+//! those of their stack but at the ends, and shorter ones share them with their neighbours in time: a glance that looked
 //! whether the same frame is topmost before and after, and left out the others, would leave out nearly all of a program that
 //! consists of short calls, and find those at which it was held up.
 //!
@@ -30,7 +30,7 @@
 //! between the looks are then a part, by time, of all since some objects that were known a moment before.
 //!
 //! Reading slows the target, above all what it is about to write, so an instant comes some time after we have woken, and little
-//! is read just before it, and but one word's line of cache between its looks.
+//! is read just before it and between its looks.
 //!
 //! For all that the target must run while we look, and so we keep off its processor ([`crate::target::processors`]); where it
 //! does not run just then, nothing is born, which is no error.
@@ -63,8 +63,8 @@ use super::newest::{BIRTHS_MAX, Birth, KNOWN, LISTS, Newest, TRIES, Walk};
 const LENGTH_MAX: Duration = Duration::from_micros(160);
 /// How long before an instant the newest objects are read: long enough for that, and no longer than need be.
 const NEAR: Duration = Duration::from_micros(20);
-/// Objects born in an instant; in twenty microseconds a tight loop makes some two hundred.
-const WITHIN_MAX: usize = 256;
+/// Objects born in an instant; in six microseconds a tight loop of 3.14 makes some three hundred.
+const WITHIN_MAX: usize = 2048;
 /// An object that is allocated is counted at once, and tracked a little later: of so many one may be missing.
 const UNTRACKED: usize = 8;
 /// So many fewer between two looks are not those few that calls make and lose.
@@ -201,9 +201,9 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// From waking to the end of the last one's gap.
+    /// From waking to the last one.
     pub fn length(&self) -> Duration {
-        self.first + self.gap * self.count
+        self.first + self.gap * self.count.saturating_sub(1)
     }
 }
 

@@ -1,14 +1,17 @@
 //! What is an interpreter doing right now, and which object was born last? One reading of a few microseconds.
 //!
 //! A *lane* is a collector with the lock that guards it: the main interpreter's, or a sub-interpreter's with its own. A
-//! *glance* reads, in three system calls as a rule, the collector's state (the newest object, whether it collects), the same
-//! again, then the lane's lock (who holds it) and the holder's topmost frames. What will be needed is guessed from
-//! the glance before: the same holder, frames about the same place. A wrong guess costs further calls, never a wrong answer.
+//! *glance* reads, in four system calls as a rule, the collector's state (the newest object, whether it collects); what stands
+//! behind that object, and which frame is topmost; the collector's state again; then the lane's lock (who holds it) and the
+//! frames. What will be needed is guessed from the glance before: the same holder, frames about the same places. A wrong guess
+//! costs further calls, never a wrong answer.
 //!
 //! Both looks at the collector are calls of their own, so from the end of the one to the end of the other it is as long as from
 //! look to look, whatever the kernel takes for the rest. Within one call that time can only be guessed: half of it is the way in.
-//! And nothing is read between them: frames are what the target is writing, and it waits for each line of its cache that we
-//! take. With four kilobytes of frames between the looks it allocated a quarter less in that time than it does otherwise.
+//! Little is read between them: frames are what the target is writing, and it waits for each line of its cache that we
+//! take. With four kilobytes of frames between the looks it allocated a quarter less in that time than it does otherwise. But
+//! which one is topmost, a word, is read between them: after them it would be the next function too often. A frame that has
+//! returned by the time it is read still says whose it was.
 //!
 //! Mirrors `_gil_runtime_state` (`Include/internal/pycore_gil.h`), `_gc_runtime_state` (`Include/internal/pycore_gc.h`,
 //! since 3.14 `pycore_interp_structs.h`) and what [`crate::python::stack`] does, v3.8 to v3.15.
@@ -40,8 +43,9 @@ const REMEMBERED: usize = 16;
 /// Bytes of a block of the thread's stack of frames (`DATA_STACK_CHUNK_SIZE`, `Python/pystate.c`).
 const CHUNK: u64 = 16 << 10;
 
-/// From the one look to the call that is the other: for some births more, in about the time that a call takes.
-const DWELL: Duration = Duration::from_micros(2);
+/// How long the target is left alone on either side of what is read between the looks: a call takes about as long. Each line of its
+/// cache that is taken costs it a tenth of a microsecond or two, so the time is not to be too short either.
+const DWELL: Duration = Duration::from_nanos(1400);
 /// The longest time for both looks and the frames that is one instant. It is a matter of our clock alone, so leaving out longer ones
 /// favours no function.
 const INSTANT_MAX: Duration = Duration::from_micros(20);
@@ -101,7 +105,7 @@ pub struct Glance {
     pub at: Instant,
     /// The newest object's GC head; the list's own head where it is empty.
     pub tail: Address,
-    /// The same some microseconds before.
+    /// The same some microseconds before, at the first look.
     pub before: Address,
     /// What stood behind that one then; `None` where it was gone before this was read.
     pub older: Option<Address>,
@@ -293,9 +297,9 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
         State::of(self.layout, &self.lane, &Only { memory: self.memory, piece: Some(&piece) })
     }
 
-    /// What stands behind the newest object, which others may have followed by now.
-    fn older(&self, newest: Address) -> Result<Option<Address>, ReadError> {
-        Ok(self.links(newest)?.map(|(_, previous)| previous))
+    /// The collector's state in one of the pieces.
+    fn state_in(&self, index: usize) -> Result<State, ReadError> {
+        State::of(self.layout, &self.lane, &Only { memory: self.memory, piece: self.pieces.get(index) })
     }
 
     /// Both links of a GC head, next and previous. `None` where it is not in a list.
@@ -320,24 +324,28 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
     /// # Errors
     /// Where the target cannot be read at all any more, or its collector's state is gone.
     pub fn glance(&mut self) -> Result<Glance, ReadError> {
-        self.prepare();
+        let second = self.prepare();
         self.read(..1)?;
         let looked = Instant::now();
-        let state = State::of(self.layout, &self.lane, &Only { memory: self.memory, piece: self.pieces.first() })?;
-        let older = self.older(state.tail)?;
-        while looked.elapsed() < DWELL {
-            std::hint::spin_loop();
-        }
-        self.read(1..2)?;
-        let at = Instant::now();
-        self.read(2..)?;
-        let took = looked.elapsed();
         let layout = self.layout;
-        let pieces = self.pieces.get(2..).unwrap_or_default();
+        let first = self.state_in(0)?;
+        if let Some(newest) = self.pieces.get_mut(1) {
+            newest.address = first.tail;
+        }
+        spin_until(looked + DWELL);
+        self.read(1..second)?;
+        spin_until(looked + DWELL * 3);
+        self.read(second..=second)?;
+        let at = Instant::now();
+        let newest = self.pieces.get(1).filter(|newest| newest.filled);
+        let older = newest.and_then(|newest| link(&newest.bytes, layout.gc_head.gc_prev));
+        let after = second + 1;
+        self.read(after..)?;
+        let took = looked.elapsed();
+        let pieces = self.pieces.get(1..).unwrap_or_default();
         let beside = Beside { memory: self.memory, pieces };
         let reader = Reader { memory: &beside, layout };
-        let state = |index| State::of(layout, &self.lane, &Only { memory: self.memory, piece: self.pieces.get(index) });
-        let (first, second) = (state(0)?, state(1)?);
+        let second = self.state_in(second)?;
         let State { tail, collections, collecting, .. } = second;
         // The newest object may be another one in the same place.
         let more = second.allocated.saturating_sub(first.allocated);
@@ -358,7 +366,7 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
             more,
             holder,
             is_own: false,
-            frames: Vec::with_capacity(SHALLOW),
+            frames: Vec::new(),
             rest: Address::NULL,
         };
         if holder.is_null() {
@@ -367,60 +375,39 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
         // The holder may have ended since: then its state cannot be read, and nothing is known.
         let Ok(interpreter) = reader.pointer(holder, layout.thread.interp) else { return Ok(glance) };
         glance.is_own = self.lane.serves_all || interpreter == self.lane.interpreter.address;
-        let mut next = stack::top(&reader, holder).unwrap_or_default();
-        let top = next;
-        let mut bytes = vec![0; stack::bytes_of_frame(layout)];
-        let mut places: Vec<Address> = Vec::new();
-        let mut steps = 0;
-        // Frames that were not read in the first call may have changed since.
-        let mut has_fallen = self.guess.thread != holder;
-        while !next.is_null() && glance.frames.len() < SHALLOW && steps < 2 * SHALLOW {
-            steps += 1;
-            if beside.prepared(next, bytes.len()).is_none() {
-                if glance.frames.len() >= DEEP {
-                    break;
-                }
-                has_fallen = true;
+        let top = stack::top(&reader, holder).unwrap_or_default();
+        let later = Beside { memory: self.memory, pieces: self.pieces.get(after..).unwrap_or_default() };
+        let now = stack::top(&Reader { memory: &later, layout }, holder).unwrap_or_default();
+        let mut stack = walk(&beside, layout, &mut self.codes, top);
+        if stack.places.len() < 2 && stack.rest.is_null() && now != top {
+            // A frame that has returned has nothing below it any more: what it returned to is topmost now.
+            let below = walk(&beside, layout, &mut self.codes, now);
+            if !below.places.contains(&top) {
+                stack.add(below);
             }
-            if beside.read_exact_at(next, &mut bytes).is_err() {
-                break;
-            }
-            let codes = std::cell::RefCell::new(&mut self.codes);
-            let first = |code: Address| {
-                if let Some(&first) = codes.borrow().get(&code) {
-                    return Some(first);
-                }
-                let first = stack::first_instruction(&Reader { memory: self.memory, layout }, next, code)?;
-                codes.borrow_mut().insert(code, first);
-                Some(first)
-            };
-            let Some((frame, previous)) = stack::parse(layout, next, &bytes, &first) else { break };
-            places.push(next);
-            glance.frames.extend(frame);
-            next = previous;
         }
-        if has_fallen && stack::top(&Reader { memory: self.memory, layout }, holder).ok() != Some(top) {
+        // Frames that were not prepared may have changed since.
+        let has_fallen = stack.has_fallen || self.guess.thread != holder;
+        if has_fallen && stack::top(&Reader { memory: self.memory, layout }, holder).ok() != Some(now) {
             // These are frames of several moments.
-            glance.frames.clear();
+            stack.frames.clear();
         }
-        glance.rest = next;
+        let Walked { frames, places, rest, .. } = stack;
+        (glance.frames, glance.rest) = (frames, rest);
         let cframe = match (layout.thread.current_frame, layout.thread.cframe) {
             (None, Some(offset)) if layout.iframe.is_some() => reader.pointer(holder, offset).unwrap_or_default(),
             _ => Address::NULL,
         };
         let chunk = layout.thread.datastack_chunk.and_then(|offset| reader.pointer(holder, offset).ok());
-        self.places = remember(&places, &self.places);
-        self.guess = Guess {
-            thread: holder,
-            cframe,
-            frames: guess_frames(layout, &self.places, places.len().min(GUESSED), chunk),
-        };
+        let now = places.get(..GUESSED).unwrap_or(&places);
+        self.places = remember(now, &self.places, GUESSED + REMEMBERED);
+        self.guess = Guess { thread: holder, cframe, frames: guess_frames(layout, &self.places, now.len(), chunk) };
         Ok(glance)
     }
 
-    /// What is guessed to be needed, in the order in which it is to be read: the collector with the newest object, twice, each in
-    /// a call of its own; then, in another one, the lock, which frame is topmost, and the frames.
-    fn prepare(&mut self) {
+    /// What is guessed to be needed, in the order in which it is to be read: the collector; the newest object and which frame is
+    /// topmost; the collector again, whose index is the answer; then the lock, the same of the thread again, and the frames.
+    fn prepare(&mut self) -> usize {
         let layout = self.layout;
         let thread = &layout.thread;
         let thread_bytes =
@@ -430,22 +417,34 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
                 .max()
                 .unwrap_or(0)
                 + 8;
-        let mut top = Vec::new();
-        if !self.guess.thread.is_null() {
-            top.push((self.guess.thread, thread_bytes));
-            if let (false, Some(cframe)) = (self.guess.cframe.is_null(), &layout.cframe) {
-                top.push((self.guess.cframe, cframe.current_frame + 8));
+        let look = (self.lane.interpreter.gc, layout.gc.size);
+        let gil = (self.lane.gil, layout.gil.locked.max(layout.gil.last_holder) + 8);
+        // Where the newest object is, the first look tells.
+        let (mut wanted, mut after) = (vec![look, (Address::NULL, layout.constants.gc_head_size)], vec![gil]);
+        let Guess { thread: holder, cframe, frames } = &self.guess;
+        if !holder.is_null() {
+            let word = match layout.iframe {
+                Some(_) => thread.current_frame.or(thread.cframe),
+                None => thread.frame,
+            };
+            wanted.extend(word.map(|offset| (holder.offset(offset), 8)));
+            after.push((*holder, thread_bytes));
+            if let (false, Some(layout)) = (cframe.is_null(), &layout.cframe) {
+                let word = (cframe.offset(layout.current_frame), 8);
+                wanted.push(word);
+                after.push(word);
             }
         }
-        let look = (self.lane.interpreter.gc, layout.gc.size);
-        let mut wanted = vec![look, look, (self.lane.gil, layout.gil.locked.max(layout.gil.last_holder) + 8)];
-        wanted.extend(top);
-        wanted.extend(&self.guess.frames);
+        after.extend(frames);
+        let second = wanted.len();
+        wanted.push(look);
+        wanted.extend(after);
         self.pieces.resize_with(wanted.len(), || Prepared { address: Address::NULL, bytes: Vec::new(), filled: false });
         for (prepared, (address, length)) in self.pieces.iter_mut().zip(wanted) {
             prepared.address = address;
             prepared.bytes.resize(length, 0);
         }
+        second
     }
 
     /// Reads some of what was prepared in one call. The kernel copies in that order.
@@ -462,11 +461,78 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
     }
 }
 
-/// The places of a glance's topmost frames, and behind them those of earlier ones.
-fn remember(now: &[Address], before: &[Address]) -> Vec<Address> {
-    let now = now.get(..GUESSED).unwrap_or(now);
+/// A thread's frames.
+#[derive(Default)]
+struct Walked {
+    frames: Vec<Frame>,
+    /// Where they lie, with those of C code.
+    places: Vec<Address>,
+    /// The frame below them.
+    rest: Address,
+    /// Whether some were not prepared.
+    has_fallen: bool,
+}
+
+impl Walked {
+    /// Puts other frames below.
+    fn add(&mut self, below: Walked) {
+        self.frames.extend(below.frames);
+        self.places.extend(below.places);
+        self.rest = below.rest;
+        self.has_fallen |= below.has_fallen;
+    }
+}
+
+/// The frames from `next` on.
+fn walk<M: Memory + ?Sized>(
+    beside: &Beside<'_, M>,
+    layout: &Layout,
+    codes: &mut FxHashMap<Address, Address>,
+    mut next: Address,
+) -> Walked {
+    let mut walked = Walked::default();
+    let mut bytes = vec![0; stack::bytes_of_frame(layout)];
+    let mut steps = 0;
+    while !next.is_null() && walked.frames.len() < SHALLOW && steps < 2 * SHALLOW {
+        steps += 1;
+        if beside.prepared(next, bytes.len()).is_none() {
+            if walked.frames.len() >= DEEP {
+                break;
+            }
+            walked.has_fallen = true;
+        }
+        if beside.read_exact_at(next, &mut bytes).is_err() {
+            break;
+        }
+        let codes = std::cell::RefCell::new(&mut *codes);
+        let first = |code: Address| {
+            if let Some(&first) = codes.borrow().get(&code) {
+                return Some(first);
+            }
+            let first = stack::first_instruction(&Reader { memory: beside.memory, layout }, next, code)?;
+            codes.borrow_mut().insert(code, first);
+            Some(first)
+        };
+        let Some((frame, previous)) = stack::parse(layout, next, &bytes, &first) else { break };
+        walked.places.push(next);
+        walked.frames.extend(frame);
+        next = previous;
+    }
+    walked.rest = next;
+    walked
+}
+
+/// Waits awake.
+fn spin_until(instant: Instant) {
+    while Instant::now() < instant {
+        std::hint::spin_loop();
+    }
+}
+
+/// The places of a glance, and behind them those of earlier ones.
+fn remember(now: &[Address], before: &[Address], most: usize) -> Vec<Address> {
     let others = before.iter().filter(|place| !now.contains(place));
-    now.iter().chain(others).take(GUESSED + REMEMBERED).copied().collect()
+    now.iter().chain(others).take(most).copied().collect()
 }
 
 /// Where the frames of the next glance will lie: about where these lie, of which the first `now` are those of the last one.
