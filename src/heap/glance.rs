@@ -39,16 +39,17 @@ const ABOVE: u64 = 1024;
 const GUESSED: usize = 12;
 /// Places at which frames lay in earlier glances: those that are no part of the thread's own stack (all of them until 3.10, later
 /// generators') lie there again when the same functions run.
-const REMEMBERED: usize = 16;
+const REMEMBERED: usize = 8;
 /// Bytes of a block of the thread's stack of frames (`DATA_STACK_CHUNK_SIZE`, `Python/pystate.c`).
 const CHUNK: u64 = 16 << 10;
 
 /// How long the target is left alone on either side of what is read between the looks: a call takes about as long. Each line of its
 /// cache that is taken costs it a tenth of a microsecond or two, so the time is not to be too short either.
 const DWELL: Duration = Duration::from_nanos(1400);
-/// The longest time for both looks and the frames that is one instant. It is a matter of our clock alone, so leaving out longer ones
-/// favours no function.
-const INSTANT_MAX: Duration = Duration::from_micros(20);
+/// The longest time between two looks that is one instant, and until the frames are read as well. It is a matter of our clock
+/// alone, so leaving out longer ones favours no function. Frames on many pages take some twenty microseconds.
+const BETWEEN_MAX: Duration = Duration::from_micros(20);
+const INSTANT_MAX: Duration = Duration::from_micros(80);
 
 /// Frames that a glance finds whatever it costs; further ones only where they lie beside these. What is below is found when
 /// there is time for it.
@@ -150,7 +151,7 @@ impl Glance {
 
     /// Whether we were kept from looking in time: what was seen is not of one instant.
     pub fn is_late(&self) -> bool {
-        self.took > INSTANT_MAX
+        self.between > BETWEEN_MAX || self.took > INSTANT_MAX
     }
 
     /// Whether it saw Python code run in this lane.
@@ -399,6 +400,9 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
             _ => Address::NULL,
         };
         let chunk = layout.thread.datastack_chunk.and_then(|offset| reader.pointer(holder, offset).ok());
+        if self.guess.thread != holder {
+            self.places.clear();
+        }
         let now = places.get(..GUESSED).unwrap_or(&places);
         self.places = remember(now, &self.places, GUESSED + REMEMBERED);
         self.guess = Guess { thread: holder, cframe, frames: guess_frames(layout, &self.places, now.len(), chunk) };
