@@ -304,7 +304,8 @@ impl Allocations {
     }
 
     /// Which rates are known better: those of instants or those of windows. The former rest on fewer assumptions, and are
-    /// taken where they are good enough.
+    /// taken where they are good enough. What was sighted a few times is not known well, however much alike these were: no better
+    /// than a count of so many.
     pub fn basis(&self) -> SeenIn {
         let error = |basis: SeenIn| {
             let figures = self.seen.iter().map(|seen| figure(|left_out| self.total(basis, seen, 1.0, left_out)));
@@ -313,7 +314,8 @@ impl Allocations {
                 all += figure.value;
                 errors += figure.variance();
             }
-            if all > 0.0 { errors.sqrt() / all } else { f64::INFINITY }
+            let of_count = (self.sightings(basis) as f64).recip();
+            if all > 0.0 { (errors / (all * all)).max(of_count).sqrt() } else { f64::INFINITY }
         };
         let instants = error(SeenIn::Instants);
         if instants <= ERROR_SMALL || instants <= error(SeenIn::Windows) { SeenIn::Instants } else { SeenIn::Windows }
@@ -537,6 +539,25 @@ mod tests {
         assert!(half_width < 60_000.0 && half_width > 30_000.0, "{half_width}");
         let all = allocations.all_births(allocations.basis(), 10.0);
         assert!((all.value - figure.value).abs() < 40_000.0);
+    }
+
+    /// Most windows did not agree; those three that did saw nearly as much.
+    #[test]
+    fn a_few_windows_that_are_alike_are_not_well_known() {
+        let mut allocations = Allocations::default();
+        let mut rng = fastrand::Rng::with_seed(5);
+        for probe in 0..80 {
+            let (group, stack) = (probe % GROUPS, (probe / GROUPS % 2) as StackId);
+            let births = rng.f64() * if stack == 0 { 20.0 } else { 60.0 };
+            let instant = Instant { stack, lines: vec![1], is_moving: true, between: 4e-6, births: Some(births) };
+            allocations.time(group, 1e-3);
+            allocations.instant(group, &instant, 1e-3);
+            allocations.window(group, 1e-4, 100.0, false);
+            if probe < 3 {
+                allocations.agreed(group, 0, 1e-4, &[(vec![1], 100.0 + probe as f64)], 1.0);
+            }
+        }
+        assert_eq!(allocations.basis(), SeenIn::Instants);
     }
 
     fn longer_side(figure: &Figure) -> f64 {
