@@ -1,17 +1,17 @@
 //! What is an interpreter doing right now, and which object was born last? One reading of a few microseconds.
 //!
 //! A *lane* is a collector with the lock that guards it: the main interpreter's, or a sub-interpreter's with its own. A
-//! *glance* reads, in four system calls as a rule, the collector's state (the newest object, whether it collects); what stands
-//! behind that object, and which frame is topmost; the collector's state again; then the lane's lock (who holds it) and the
-//! frames. What will be needed is guessed from the glance before: the same holder, frames about the same places. A wrong guess
-//! costs further calls, never a wrong answer.
+//! *glance* reads, in four or five system calls, the collector's state (the newest object, whether it collects); what stands
+//! behind that object, and the topmost frame; the collector's state again; then the lane's lock (who holds it) and the
+//! other frames. What will be needed is guessed from the glance before: the same holder, frames about the same places. A wrong
+//! guess costs further calls, never a wrong answer.
 //!
 //! Both looks at the collector are calls of their own, so from the end of the one to the end of the other it is as long as from
 //! look to look, whatever the kernel takes for the rest. Within one call that time can only be guessed: half of it is the way in.
 //! Little is read between them: frames are what the target is writing, and it waits for each line of its cache that we
-//! take. With four kilobytes of frames between the looks it allocated a quarter less in that time than it does otherwise. But
-//! which one is topmost, a word, is read between them: after them it would be the next function too often. A frame that has
-//! returned by the time it is read still says whose it was.
+//! take. With four kilobytes of frames between the looks it allocated a quarter less in that time than it does otherwise. But the
+//! topmost one is read between them: after them it would be the next function's too often, and its place may be that function's
+//! by then.
 //!
 //! Mirrors `_gil_runtime_state` (`Include/internal/pycore_gil.h`), `_gc_runtime_state` (`Include/internal/pycore_gc.h`,
 //! since 3.14 `pycore_interp_structs.h`) and what [`crate::python::stack`] does, v3.8 to v3.15.
@@ -298,6 +298,33 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
         State::of(self.layout, &self.lane, &Only { memory: self.memory, piece: Some(&piece) })
     }
 
+    /// Learns which frame is topmost now: that a glance soon after needs one call less.
+    ///
+    /// # Errors
+    /// Where the target cannot be read at all any more.
+    pub fn aim(&mut self) -> Result<(), ReadError> {
+        let Some(word) = self.words_of_top().last() else { return Ok(()) };
+        match self.memory.read_u64(word).map(Address) {
+            Ok(top) => self.places = remember(&[top], &self.places, GUESSED + REMEMBERED),
+            Err(error @ (ReadError::Gone | ReadError::Denied)) => return Err(error),
+            Err(_) => {}
+        }
+        Ok(())
+    }
+
+    /// The words that tell which frame is topmost, as guessed: the last one says it.
+    fn words_of_top(&self) -> impl Iterator<Item = Address> {
+        let Guess { thread, cframe, .. } = self.guess;
+        let layout = &self.layout.thread;
+        let of_thread = match self.layout.iframe {
+            Some(_) => layout.current_frame.or(layout.cframe),
+            None => layout.frame,
+        };
+        let of_thread = of_thread.filter(|_| !thread.is_null()).map(|offset| thread.offset(offset));
+        let of_cframe = self.layout.cframe.as_ref().filter(|_| !cframe.is_null());
+        of_thread.into_iter().chain(of_cframe.map(|layout| cframe.offset(layout.current_frame)))
+    }
+
     /// The collector's state in one of the pieces.
     fn state_in(&self, index: usize) -> Result<State, ReadError> {
         State::of(self.layout, &self.lane, &Only { memory: self.memory, piece: self.pieces.get(index) })
@@ -325,7 +352,7 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
     /// # Errors
     /// Where the target cannot be read at all any more, or its collector's state is gone.
     pub fn glance(&mut self) -> Result<Glance, ReadError> {
-        let second = self.prepare();
+        let (topmost, second) = self.prepare();
         self.read(..1)?;
         let looked = Instant::now();
         let layout = self.layout;
@@ -334,7 +361,14 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
             newest.address = first.tail;
         }
         spin_until(looked + DWELL);
-        self.read(1..second)?;
+        self.read(1..=topmost)?;
+        if let Some([word, frame]) = self.pieces.get_mut(topmost - 1..=topmost) {
+            let top = u64_at(&word.bytes, 0).filter(|_| word.filled && !self.guess.thread.is_null()).map(Address);
+            if let Some(top) = top.filter(|&top| top != frame.address) {
+                frame.address = top;
+                self.read(topmost..=topmost)?;
+            }
+        }
         spin_until(looked + DWELL * 3);
         self.read(second..=second)?;
         let at = Instant::now();
@@ -410,8 +444,9 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
     }
 
     /// What is guessed to be needed, in the order in which it is to be read: the collector; the newest object and which frame is
-    /// topmost; the collector again, whose index is the answer; then the lock, the same of the thread again, and the frames.
-    fn prepare(&mut self) -> usize {
+    /// topmost; that frame; the collector again; then the lock, the same of the thread again, and the frames. The indices of
+    /// the topmost frame and of the second look.
+    fn prepare(&mut self) -> (usize, usize) {
         let layout = self.layout;
         let thread = &layout.thread;
         let thread_bytes =
@@ -427,19 +462,15 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
         let (mut wanted, mut after) = (vec![look, (Address::NULL, layout.constants.gc_head_size)], vec![gil]);
         let Guess { thread: holder, cframe, frames } = &self.guess;
         if !holder.is_null() {
-            let word = match layout.iframe {
-                Some(_) => thread.current_frame.or(thread.cframe),
-                None => thread.frame,
-            };
-            wanted.extend(word.map(|offset| (holder.offset(offset), 8)));
+            wanted.extend(self.words_of_top().map(|word| (word, 8)));
             after.push((*holder, thread_bytes));
             if let (false, Some(layout)) = (cframe.is_null(), &layout.cframe) {
-                let word = (cframe.offset(layout.current_frame), 8);
-                wanted.push(word);
-                after.push(word);
+                after.push((cframe.offset(layout.current_frame), 8));
             }
         }
         after.extend(frames);
+        let topmost = wanted.len();
+        wanted.push((self.places.first().copied().unwrap_or_default(), stack::bytes_of_frame(layout)));
         let second = wanted.len();
         wanted.push(look);
         wanted.extend(after);
@@ -448,7 +479,7 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
             prepared.address = address;
             prepared.bytes.resize(length, 0);
         }
-        second
+        (topmost, second)
     }
 
     /// Reads some of what was prepared in one call. The kernel copies in that order.
