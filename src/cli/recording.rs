@@ -28,9 +28,10 @@ use super::args::Record;
 use super::open::Opened;
 use super::progress;
 
-/// Probes for each sample: one is cheap, and the more there are, the better is it known who runs. Not so many that one delays
-/// the next, which would let what was found decide when we look.
-const PROBES: u32 = 2;
+/// Probes for each sample: one is cheap, and the more there are, the better is it known who runs. Not so many in a second that one
+/// delays the next, which would let what was found decide when we look.
+const PROBES: u32 = 4;
+const PROBES_MAX: u32 = 800;
 /// Probes that follow so closely that they are seen under the same circumstances: some ten milliseconds.
 const TOGETHER: u32 = 4;
 /// Trains in a second, at most, for the same reason.
@@ -40,7 +41,11 @@ const REFRESH: Duration = Duration::from_millis(100);
 /// Probes that may be missed, of a hundred, before that is said.
 const MISSED_MAX: u64 = 20;
 /// The part of a stratum that a probe may take.
-const PROBE_SHARE: f64 = 0.3;
+const PROBE_SHARE: f64 = 0.5;
+/// How long after a probe the next one begins at the soonest: what a probe found, which it takes its time to read, must not decide
+/// when that is. No more than this part of a stratum.
+const APART: Duration = Duration::from_micros(500);
+const APART_SHARE: f64 = 0.2;
 /// Births that a train is to find: enough to tell stacks apart, and few enough to be read at once.
 const BIRTHS: f64 = 60.0;
 /// The first train's length, before anything is known.
@@ -59,7 +64,7 @@ const LONGEST: Duration = Duration::from_millis(1);
 /// What is born at a probe is watched where there is so much time before the next one, and no train in between: an object that
 /// dies while we look at others is not told from one that takes its place. As above, no more than a part of a stratum.
 const FREE: Duration = Duration::from_millis(2);
-const FREE_SHARE: f64 = 0.4;
+const FREE_SHARE: f64 = 0.3;
 /// Objects watched in all, about.
 const WATCHED_MAX: f64 = 200_000.0;
 
@@ -113,6 +118,8 @@ struct Session<'a> {
     began: Instant,
     /// The part of time that one probe stands for.
     stratum: Duration,
+    /// Of these in a sample.
+    probes: u32,
     /// Strata from one train to the next.
     between_trains: u32,
     /// The next train's length, and the longest.
@@ -121,6 +128,8 @@ struct Session<'a> {
     /// When the memory is noted next, and when the interpreters are looked for.
     next_moment: Duration,
     next_refresh: Duration,
+    /// When the last probe is over, however much it finds.
+    free_from: Instant,
     /// Strata that were to be probed, and those that passed before we came to it.
     strata: u64,
     missed: u64,
@@ -133,7 +142,8 @@ impl<'a> Session<'a> {
         let pid = process.pid();
         let seed = options.seed.unwrap_or_else(|| fastrand::u32(..).into());
         let mut rng = Rng::with_seed(seed);
-        let stratum = Duration::from_secs(1) / options.rate / PROBES;
+        let probes = (PROBES_MAX / options.rate).clamp(1, PROBES);
+        let stratum = Duration::from_secs(1) / options.rate / probes;
         let ticks = options.duration.as_secs_f64() / stratum.as_secs_f64();
         let of_each = (WATCHED_MAX / ticks).ceil() as usize;
         let types = read_types(opened)?;
@@ -165,11 +175,13 @@ impl<'a> Session<'a> {
             duration: options.duration,
             began: Instant::now(),
             stratum,
-            between_trains: PROBES * options.rate.div_ceil(TRAINS),
+            probes,
+            between_trains: probes * options.rate.div_ceil(TRAINS),
             length: FIRST.min(longest),
             longest,
             next_moment: Duration::ZERO,
             next_refresh: Duration::ZERO,
+            free_from: Instant::now(),
             strata: 0,
             missed: 0,
             failures: 0,
@@ -206,6 +218,9 @@ impl<'a> Session<'a> {
                 }
                 self.note_moment();
             }
+            let instant = instant.max(self.free_from);
+            let apart = APART.min(self.stratum.mul_f64(APART_SHARE));
+            self.free_from = instant + self.recorder.waits(self.is_apart) + apart;
             if let Some(end) = self.follow(instant) {
                 break end;
             }
@@ -240,7 +255,7 @@ impl<'a> Session<'a> {
             self.recorder.refresh();
             self.next_refresh += REFRESH;
         }
-        self.recording.course.ticks += u64::from(number.is_multiple_of(PROBES));
+        self.recording.course.ticks += u64::from(number.is_multiple_of(self.probes));
         let probed = self.probe(number.is_multiple_of(self.between_trains), upcoming);
         self.end_of(probed)
     }
@@ -273,7 +288,8 @@ impl<'a> Session<'a> {
     fn probe(&mut self, with_train: bool, upcoming: Instant) -> Result<(), ReadError> {
         self.is_apart = self.processors.keep_off();
         let waits = self.recorder.waits(self.is_apart);
-        let free = upcoming.saturating_duration_since(Instant::now()).saturating_sub(waits);
+        let next = upcoming.max(self.free_from);
+        let free = next.saturating_duration_since(Instant::now()).saturating_sub(waits);
         let is_free = !with_train && free >= FREE.min(self.stratum.mul_f64(FREE_SHARE));
         let probes = self.recorder.probe(self.is_apart, is_free || !self.is_apart)?;
         let (allocations, group) = (&mut self.recording.allocations, self.recorder.watcher.group);

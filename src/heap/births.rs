@@ -18,7 +18,7 @@
 //!
 //! # Instants
 //!
-//! The window is a glance itself ([`instants`]): the newest object, then who runs, then the newest object again, within some
+//! The window is a glance itself ([`instant`]): the newest object, then who runs, then the newest object again, within some
 //! microseconds. What was born in it counts for the stack found in the middle of it. So in calls longer than that births are
 //! those of their stack but at the ends, and shorter ones share them with their neighbours in time: a glance that looked
 //! whether the same frame is topmost before and after, and left out the others, would leave out nearly all of a program that
@@ -189,61 +189,41 @@ pub struct Between {
 /// A glance, and what was born between its two looks at the list, where that can be told.
 pub type Moment = (Glance, Option<Between>);
 
-/// When instants come, after we have woken.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Pace {
-    /// From waking to the first one; zero where the target cannot run meanwhile.
-    pub first: Duration,
-    /// From one to the next.
-    pub gap: Duration,
-    /// How many.
-    pub count: u32,
-}
-
-impl Pace {
-    /// From waking to the last one.
-    pub fn length(&self) -> Duration {
-        self.first + self.gap * self.count.saturating_sub(1)
-    }
-}
-
-/// Makes glances at instants that do not depend on what they find: each with what was born between its looks, where that can be
-/// told. Those that we were kept from making in time are left out. Waits awake, but for the most of long gaps.
+/// Makes a glance at an instant that does not depend on what is found: with what was born between its looks, where that can be
+/// told. `None` where we were kept from making it in time. Waits awake, but for the most of a long time. `is_apart`: the target
+/// runs meanwhile.
 ///
 /// # Errors
 /// Where the target cannot be read at all any more.
-pub fn instants<M: Memory + ?Sized>(glancer: &mut Glancer<'_, M>, pace: Pace) -> Result<Vec<Moment>, ReadError> {
-    let began = Instant::now();
-    // Long after the last one nothing that is guessed is right: this one learns what to guess.
-    glancer.glance()?;
-    let mut instants = Vec::new();
-    for index in 0..pace.count {
-        let start = began + pace.first + pace.gap * index;
-        wait_closely(start);
-        let known = Newest::read(glancer)?;
-        if !pace.first.is_zero() {
-            wait_closely(start + NEAR);
-        }
-        let glance = glancer.glance()?;
-        if glance.is_late() {
-            continue;
-        }
-        // What stands behind the first look is known only where no collection came in between.
-        let is_quiet = !glance.collecting && !glance.was_collecting && glance.is_known();
-        let births = match is_quiet {
-            true if !glance.is_moving => Some(Between::default()),
-            true => within(glancer, &glance, &known)?,
-            false => None,
-        };
-        log::trace!(
-            "instant of {:?}: {} more, {:?} births",
-            glance.between,
-            glance.more,
-            births.as_ref().map(|births| births.count)
-        );
-        instants.push((glance, births));
+pub fn instant<M: Memory + ?Sized>(
+    glancer: &mut Glancer<'_, M>,
+    start: Instant,
+    is_apart: bool,
+) -> Result<Option<Moment>, ReadError> {
+    wait_closely(start);
+    let known = Newest::read(glancer)?;
+    glancer.aim()?;
+    if is_apart {
+        wait_closely(start + NEAR);
     }
-    Ok(instants)
+    let glance = glancer.glance()?;
+    if glance.is_late() {
+        return Ok(None);
+    }
+    // What stands behind the first look is known only where no collection came in between.
+    let is_quiet = !glance.collecting && !glance.was_collecting && glance.is_known();
+    let births = match is_quiet {
+        true if !glance.is_moving => Some(Between::default()),
+        true => within(glancer, &glance, &known)?,
+        false => None,
+    };
+    log::trace!(
+        "instant of {:?}: {} more, {:?} births",
+        glance.between,
+        glance.more,
+        births.as_ref().map(|births| births.count)
+    );
+    Ok(Some((glance, births)))
 }
 
 /// What was born between the two looks of a glance. `None` where that cannot be told.

@@ -217,7 +217,7 @@ impl<'a, M: Memory + ?Sized> Watcher<'a, M> {
     /// # Errors
     /// Where the target cannot be read at all any more.
     pub fn follow_newborn(&self, objects: &mut [Watched], glancers: &[Glancer<'a, M>]) -> Result<(), ReadError> {
-        self.follow_until(objects, Instant::now() + NEWBORN, glancers)
+        self.look_until(objects, Instant::now() + NEWBORN, glancers)
     }
 
     /// Watches objects from now on, those whose stacks were found.
@@ -225,7 +225,7 @@ impl<'a, M: Memory + ?Sized> Watcher<'a, M> {
     /// # Errors
     /// Where the target cannot be read at all any more.
     pub fn watch(&mut self, mut objects: Vec<Watched>, glancers: &[Glancer<'a, M>]) -> Result<(), ReadError> {
-        self.follow_until(&mut objects, Instant::now() + BETWEEN, glancers)?;
+        self.look_until(&mut objects, Instant::now() + BETWEEN, glancers)?;
         let mut young = Vec::new();
         // Backwards: what is at an address that was born twice is the later one.
         for object in objects.into_iter().rev().filter(|object| object.found.is_some()) {
@@ -237,7 +237,7 @@ impl<'a, M: Memory + ?Sized> Watcher<'a, M> {
             }
         }
         let mut young = self.check(young, glancers)?;
-        self.follow_until(&mut young, Instant::now() + BETWEEN, glancers)?;
+        self.look_until(&mut young, Instant::now() + BETWEEN, glancers)?;
         self.young.extend(young);
         Ok(())
     }
@@ -248,22 +248,27 @@ impl<'a, M: Memory + ?Sized> Watcher<'a, M> {
     /// # Errors
     /// Where the target cannot be read at all any more.
     pub fn follow(&mut self, end: Option<Instant>, glancers: &[Glancer<'a, M>]) -> Result<(), ReadError> {
-        let mut objects = std::mem::take(&mut self.young);
-        if let Some(end) = end {
-            self.follow_until(&mut objects, end, glancers)?;
-        }
+        self.follow_until(end, glancers)?;
+        let objects = std::mem::take(&mut self.young);
         let is_young = |object: &Watched| end.is_some() && object.place.age() < YOUNG && !object.place.is_over();
         let (young, old) = objects.into_iter().partition(is_young);
         self.young = young;
         self.look(old, glancers)
     }
 
-    fn follow_until(
-        &self,
-        objects: &mut [Watched],
-        end: Instant,
-        glancers: &[Glancer<'a, M>],
-    ) -> Result<(), ReadError> {
+    /// Looks at what was born a short while ago until `end`, and buries nothing.
+    ///
+    /// # Errors
+    /// Where the target cannot be read at all any more.
+    pub fn follow_until(&mut self, end: Option<Instant>, glancers: &[Glancer<'a, M>]) -> Result<(), ReadError> {
+        let Some(end) = end else { return Ok(()) };
+        let mut young = std::mem::take(&mut self.young);
+        let followed = self.look_until(&mut young, end, glancers);
+        self.young = young;
+        followed
+    }
+
+    fn look_until(&self, objects: &mut [Watched], end: Instant, glancers: &[Glancer<'a, M>]) -> Result<(), ReadError> {
         loop {
             let left = objects.iter_mut().filter(|object| !object.place.is_over());
             let mut followed: Vec<&mut Watched> = left.collect();
