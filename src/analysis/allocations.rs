@@ -30,7 +30,8 @@
 //! were remembered of a hundred probes have died, those of four in a hundred may live all the same. Of a stack of which no object was
 //! remembered all may live, or none. Survivors and bytes come
 //! from the objects that were remembered, as shares of the births that they stand for; where rates are those of instants, of
-//! objects seen in instants only, since what is born in a long window may be born in a call between its ends. Survivors are
+//! objects seen in instants only, since what is born in a long window may be born in a call between its ends; and where enough
+//! of them were in sight all the time, of those alone. Survivors are
 //! a difference, of objects in place and of those that are known to be others, so that where none is alive their figure is
 //! about 0, not at least 0.
 
@@ -38,7 +39,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::heap::recorder::Instant;
 use crate::heap::stacks::StackId;
-use crate::heap::watcher::SeenIn;
+use crate::heap::watched::SeenIn;
 
 use super::intervals;
 
@@ -46,6 +47,8 @@ use super::intervals;
 const ERROR_SMALL: f64 = 0.05;
 /// Groups of the jackknife.
 pub const GROUPS: usize = 20;
+/// Probes whose objects were in sight that are enough to do without those whose objects were lost.
+const IN_SIGHT_MIN: usize = 10;
 /// By how much the variance of so few groups is to be larger for the limits to hold: Student's quantile at 19 degrees of freedom
 /// over the normal distribution's, squared.
 const FEW_GROUPS: f64 = 1.1403;
@@ -55,8 +58,19 @@ const FEW_GROUPS: f64 = 1.1403;
 struct Lines {
     instant_births: [f64; GROUPS],
     births: [f64; GROUPS],
-    /// Of what was seen in instants, and in windows.
-    fates: [Fates; 2],
+    /// Of what was seen in instants, and in windows: of what was in sight, and of what was lost.
+    fates: [[Fates; 2]; 2],
+}
+
+impl Lines {
+    fn fates(&self, basis: SeenIn, with_lost: bool) -> Fates {
+        let [in_sight, lost] = &self.fates[basis as usize];
+        let mut fates = in_sight.clone();
+        if with_lost {
+            fates.add(lost);
+        }
+        fates
+    }
 }
 
 /// What became of objects that were remembered, by group.
@@ -66,6 +80,18 @@ struct Fates {
     bytes: [f64; GROUPS],
     alive: [f64; GROUPS],
     alive_bytes: [f64; GROUPS],
+}
+
+impl Fates {
+    fn add(&mut self, other: &Fates) {
+        let add = |all: &mut [f64; GROUPS], more: &[f64; GROUPS]| {
+            all.iter_mut().zip(more).for_each(|(all, more)| *all += more);
+        };
+        add(&mut self.remembered, &other.remembered);
+        add(&mut self.bytes, &other.bytes);
+        add(&mut self.alive, &other.alive);
+        add(&mut self.alive_bytes, &other.alive_bytes);
+    }
 }
 
 /// What was seen of one stack, by group.
@@ -85,19 +111,28 @@ struct Seen {
     looked: [f64; GROUPS],
     /// Instants, and windows, in which something was born.
     sightings: [u64; 2],
-    /// Probes and trains of which objects were remembered.
-    probes: [FxHashSet<u64>; 2],
+    /// Probes and trains of which objects were remembered: whose were in sight, and whose were lost.
+    probes: [[FxHashSet<u64>; 2]; 2],
     lines: FxHashMap<Vec<u32>, Lines>,
 }
 
 impl Seen {
+    /// Whether so little of it was in sight that what was lost counts as well. The clock alone decided which was which.
+    fn with_lost(&self, basis: SeenIn) -> bool {
+        self.probes[basis as usize][0].len() < IN_SIGHT_MIN
+    }
+
+    /// The probes and trains that tell what became of its objects.
+    fn probes(&self, basis: SeenIn) -> usize {
+        let [in_sight, lost] = &self.probes[basis as usize];
+        in_sight.len() + if self.with_lost(basis) { lost.len() } else { 0 }
+    }
+
     /// What was remembered of all its lines.
     fn remembered(&self, basis: SeenIn) -> [f64; GROUPS] {
-        let mut remembered = [0.0; GROUPS];
-        for lines in self.lines.values() {
-            remembered.iter_mut().zip(lines.fates[basis as usize].remembered).for_each(|(all, own)| *all += own);
-        }
-        remembered
+        let mut all = Fates::default();
+        self.lines.values().for_each(|lines| all.add(&lines.fates(basis, self.with_lost(basis))));
+        all.remembered
     }
 }
 
@@ -191,6 +226,8 @@ pub struct Remembered {
     pub probe: u64,
     /// How many births it stands for.
     pub weight: f64,
+    /// Whether it was out of sight for too long ([`crate::heap::batch`]).
+    pub was_lost: bool,
     /// Shallow bytes soon after birth, and at the end if it is alive then.
     pub bytes: u64,
     /// As above.
@@ -324,11 +361,11 @@ impl Allocations {
     /// An object whose fate is known.
     pub fn remembered(&mut self, object: &Remembered) {
         let Some(seen) = self.seen.get_mut(object.stack as usize) else { return };
-        seen.probes[object.seen_in as usize].insert(object.probe);
+        seen.probes[object.seen_in as usize][usize::from(object.was_lost)].insert(object.probe);
         let of_type = self.types.entry(object.type_name.clone()).or_default();
         let of_type = of_type.entry((object.stack, object.lines.clone())).or_default();
         for lines in [seen.lines.entry(object.lines.clone()).or_default(), of_type] {
-            let lines = &mut lines.fates[object.seen_in as usize];
+            let lines = &mut lines.fates[object.seen_in as usize][usize::from(object.was_lost)];
             lines.remembered[object.group] += object.weight;
             lines.bytes[object.group] += object.weight * object.bytes as f64;
             if let Some(bytes) = object.alive_bytes {
@@ -391,7 +428,8 @@ impl Allocations {
                 };
                 let mut born = self.born(basis, seen, remembered, lines, seconds, size);
                 // Of a type only the remembered objects are known: they stand for the births.
-                born.objects = self.share(basis, seen, remembered, &lines.fates[basis as usize].remembered, seconds);
+                let fates = lines.fates(basis, seen.with_lost(basis));
+                born.objects = self.share(basis, seen, remembered, &fates.remembered, seconds);
                 born.objects.largest = born.alive.largest;
                 total.add(&born);
             }
@@ -441,7 +479,7 @@ impl Allocations {
         seconds: f64,
         size: f64,
     ) -> Born {
-        let fates = &lines.fates[basis as usize];
+        let fates = lines.fates(basis, seen.with_lost(basis));
         let all = self.total(basis, seen, seconds, None);
         let mut born = Born {
             objects: figure(|left_out| {
@@ -458,7 +496,7 @@ impl Allocations {
         born.objects.largest = ratio(all, seen.sightings[basis as usize] as f64);
         let Figure { value: objects, largest, .. } = born.objects;
         for (figure, each) in [(&mut born.bytes, size), (&mut born.alive, 1.0), (&mut born.alive_bytes, size)] {
-            match seen.probes[basis as usize].len() {
+            match seen.probes(basis) {
                 0 if objects > 0.0 => (figure.unknown, figure.largest) = (objects * each, largest * each),
                 0 => {}
                 probes => figure.largest = all * each / probes as f64,
@@ -469,9 +507,11 @@ impl Allocations {
 
     /// Bytes of an object, of all that were remembered.
     fn mean_size(&self, basis: SeenIn) -> f64 {
-        let fates = || self.seen.iter().flat_map(|seen| seen.lines.values()).map(|lines| &lines.fates[basis as usize]);
-        let bytes: f64 = fates().map(|fates| sum(&fates.bytes, None)).sum();
-        ratio(bytes, fates().map(|fates| sum(&fates.remembered, None)).sum())
+        let mut all = Fates::default();
+        for lines in self.seen.iter().flat_map(|seen| seen.lines.values()) {
+            all.add(&lines.fates(basis, true));
+        }
+        ratio(sum(&all.bytes, None), sum(&all.remembered, None))
     }
 }
 
@@ -590,6 +630,40 @@ mod tests {
         }
         assert!((allocations.all_births(allocations.basis(), 6.0).value / 18e6 - 1.0).abs() < 0.1);
     }
+    /// Of what was lost half passes for alive; of what was in sight all is known to be dead. One stack has some of both, another
+    /// one has next to nothing that was in sight.
+    #[test]
+    fn what_was_lost_counts_only_where_nothing_else_is_known() {
+        let mut allocations = Allocations::default();
+        for probe in 0..1000 {
+            let (group, stack) = (probe % GROUPS, u32::from(probe % 2 == 1));
+            let was_lost = if stack == 0 { probe % 20 != 0 } else { probe != 1 };
+            let instant = Instant { stack, lines: vec![1], is_moving: true, between: 2e-6, births: Some(10.0) };
+            allocations.time(group, 1e-3);
+            allocations.instant(group, &instant, 1e-3);
+            allocations.remembered(&Remembered {
+                stack,
+                lines: vec![1],
+                type_name: "list".into(),
+                seen_in: SeenIn::Instants,
+                group,
+                probe: probe as u64,
+                weight: 10.0,
+                was_lost,
+                bytes: 56,
+                alive_bytes: (was_lost && probe % 4 < 2).then_some(56),
+                missed: None,
+            });
+        }
+        let places = allocations.places(allocations.basis(), 1.0);
+        let alive = |index: usize| places[index].2.alive.value / places[index].2.objects.value;
+        assert_eq!(alive(0), 0.0);
+        assert!((alive(1) - 0.5).abs() < 0.01, "{}", alive(1));
+        let types = allocations.types(allocations.basis(), 1.0);
+        let all: f64 = places.iter().map(|place| place.2.alive.value).sum();
+        assert!((types[0].1.alive.value / all - 1.0).abs() < 1e-9);
+    }
+
     /// Probes find births of one stack; what they remember has died in all of them, and may live all the same. Of another
     /// stack nothing was remembered.
     #[test]
@@ -610,6 +684,7 @@ mod tests {
                     group,
                     probe: probe as u64,
                     weight: 10.0,
+                    was_lost: false,
                     bytes: 56,
                     alive_bytes: None,
                     missed: None,

@@ -11,7 +11,7 @@ use crate::heap::births::wait_until;
 use crate::heap::recorder::{Probe, Recorder, Seen};
 use crate::heap::stacks::Stacks;
 use crate::heap::survey::Survey;
-use crate::heap::watcher::Watched;
+use crate::heap::watched::Watched;
 use crate::python::types::TypeTable;
 use crate::report::recording_json::Course;
 use crate::report::timeline::Moment;
@@ -61,10 +61,10 @@ const BEFORE_SHARE: f64 = 0.08;
 const SHARE: f64 = 0.1;
 /// The longest train.
 const LONGEST: Duration = Duration::from_millis(1);
-/// What is born at a probe is watched where there is so much time before the next one, and no train in between: an object that
-/// dies while we look at others is not told from one that takes its place. As above, no more than a part of a stratum.
-const FREE: Duration = Duration::from_millis(2);
-const FREE_SHARE: f64 = 0.3;
+/// What is born at a probe is watched where there is so much time before the next one, and no train in between: what dies
+/// while we look at others is not told from what takes its place ([`crate::heap::batch`]). No more than this part of a stratum.
+const FREE: Duration = Duration::from_millis(1);
+const FREE_SHARE: f64 = 0.6;
 /// Objects watched in all, about.
 const WATCHED_MAX: f64 = 200_000.0;
 
@@ -438,6 +438,7 @@ fn remember(allocations: &mut Allocations, recorder: &Recorder<'_, Process>, obj
         group: object.group,
         probe: object.tick,
         weight: object.weight,
+        was_lost: object.was_lost,
         bytes: object.first_bytes,
         alive_bytes: is_alive.then_some(object.bytes),
         missed: object.place.missed(),

@@ -55,7 +55,7 @@ use rustc_hash::FxHashSet;
 use crate::target::Address;
 use crate::target::memory::{Memory, ReadError};
 
-use super::glance::{Glance, Glancer};
+use super::glance::{Glance, Glancer, spin_until};
 use super::newest::{BIRTHS_MAX, Birth, KNOWN, LISTS, Newest, TRIES, Walk};
 
 /// The longest window whose ends can agree. Longer ones are those in which the system gave the processor to others. What
@@ -63,7 +63,7 @@ use super::newest::{BIRTHS_MAX, Birth, KNOWN, LISTS, Newest, TRIES, Walk};
 const LENGTH_MAX: Duration = Duration::from_micros(160);
 /// How long before an instant the newest objects are read: long enough for that, and no longer than need be.
 const NEAR: Duration = Duration::from_micros(20);
-/// Objects born in an instant; in six microseconds a tight loop of 3.14 makes some three hundred.
+/// Objects born in an instant; in some microseconds a tight loop of 3.14 makes some three hundred.
 const WITHIN_MAX: usize = 2048;
 /// An object that is allocated is counted at once, and tracked a little later: of so many one may be missing.
 const UNTRACKED: usize = 8;
@@ -312,7 +312,5 @@ pub fn wait_closely(instant: Instant) {
     if let Some(sleep) = instant.saturating_duration_since(Instant::now()).checked_sub(AWAKE) {
         std::thread::sleep(sleep);
     }
-    while Instant::now() < instant {
-        std::hint::spin_loop();
-    }
+    spin_until(instant);
 }

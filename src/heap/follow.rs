@@ -22,10 +22,6 @@ use crate::target::memory::{Memory, Piece, ReadError, u64_at};
 use super::newest::Birth;
 use super::object::{GcHead, RefcountRule, refcount_word};
 
-/// From one look to the next, at first.
-const STEP: Duration = Duration::from_micros(5);
-/// Later, that part of the age.
-const STEPS_OF_AGE: u32 = 10;
 /// Places in one page are read in one piece.
 const PAGE: u64 = 4096;
 /// How many missed ones a place may stand for: where looks are far apart, gaps of all lengths are no longer equally frequent.
@@ -49,7 +45,6 @@ enum Seen {
 /// The place of an object since its birth.
 #[derive(Clone, Copy, Debug)]
 pub struct Place {
-    born: Instant,
     looked: Instant,
     seen: Seen,
 }
@@ -57,7 +52,7 @@ pub struct Place {
 impl Place {
     /// Of an object that was seen at an instant.
     pub fn new(at: Instant) -> Place {
-        Place { born: at, looked: at, seen: Seen::Taken }
+        Place { looked: at, seen: Seen::Taken }
     }
 
     /// Looked at, at an instant: whether something like the object was there.
@@ -73,16 +68,6 @@ impl Place {
             (Seen::TakenAgain(missed), true) => Seen::TakenAgain(missed),
             (Seen::Empty(_) | Seen::TakenAgain(_), false) | (Seen::EmptyAgain, _) => Seen::EmptyAgain,
         };
-    }
-
-    /// When it is to be looked at again: after microseconds, and later after a part of its age.
-    pub fn next_look(&self) -> Instant {
-        self.looked + STEP.max(self.looked.saturating_duration_since(self.born) / STEPS_OF_AGE)
-    }
-
-    /// How long ago it was seen first.
-    pub fn age(&self) -> Duration {
-        self.born.elapsed()
     }
 
     /// Whether nothing was there when it was last looked at.
@@ -197,7 +182,7 @@ mod tests {
             let mut now = start + Duration::from_micros(9);
             while now < start + Duration::from_micros(600) {
                 place.look(now, !(start + dies..start + dies + gap).contains(&now));
-                now = place.next_look();
+                now += (now.duration_since(start) / 10).max(5 * MICROSECOND);
             }
             match place.missed() {
                 Some(missed) => subtracted += missed,

@@ -313,7 +313,7 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
     }
 
     /// The words that tell which frame is topmost, as guessed: the last one says it.
-    fn words_of_top(&self) -> impl Iterator<Item = Address> {
+    fn words_of_top(&self) -> impl Iterator<Item = Address> + Clone {
         let Guess { thread, cframe, .. } = self.guess;
         let layout = &self.layout.thread;
         let of_thread = match self.layout.iframe {
@@ -460,13 +460,13 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
         let gil = (self.lane.gil, layout.gil.locked.max(layout.gil.last_holder) + 8);
         // Where the newest object is, the first look tells.
         let (mut wanted, mut after) = (vec![look, (Address::NULL, layout.constants.gc_head_size)], vec![gil]);
-        let Guess { thread: holder, cframe, frames } = &self.guess;
+        let Guess { thread: holder, frames, .. } = &self.guess;
         if !holder.is_null() {
-            wanted.extend(self.words_of_top().map(|word| (word, 8)));
+            let words = self.words_of_top().map(|word| (word, 8));
             after.push((*holder, thread_bytes));
-            if let (false, Some(layout)) = (cframe.is_null(), &layout.cframe) {
-                after.push((cframe.offset(layout.current_frame), 8));
-            }
+            // The first of them is the thread's.
+            after.extend(words.clone().skip(1));
+            wanted.extend(words);
         }
         after.extend(frames);
         let topmost = wanted.len();
@@ -558,7 +558,7 @@ fn walk<M: Memory + ?Sized>(
 }
 
 /// Waits awake.
-fn spin_until(instant: Instant) {
+pub(super) fn spin_until(instant: Instant) {
     while Instant::now() < instant {
         std::hint::spin_loop();
     }

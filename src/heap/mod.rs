@@ -1,6 +1,7 @@
 //! Objects: every live one, found through the allocator's own structure, streamed and forgotten.
 
 pub mod arenas;
+pub mod batch;
 pub mod beginnings;
 pub mod births;
 mod brief;
@@ -46,5 +47,6 @@ pub mod trial;
 pub mod trials;
 mod unit_tally;
 mod usedpools;
+pub mod watched;
 pub mod watcher;
 pub mod worker;

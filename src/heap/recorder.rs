@@ -20,7 +20,8 @@ use super::glance::{Glancer, Lane};
 use super::newest::Birth;
 use super::order::Order;
 use super::stacks::{StackId, Stacks};
-use super::watcher::{SeenIn, Watched, Watcher};
+use super::watched::{SeenIn, Watched};
+use super::watcher::{Drawn, Watcher};
 
 /// Births watched of one probe or train, at most.
 const WATCHED: usize = 32;
@@ -34,7 +35,7 @@ const FIRST: Duration = Duration::from_micros(200);
 /// of fourth ones.
 const GAP: Duration = Duration::from_micros(400);
 /// How long before an instant nothing else is looked at.
-const QUIET: Duration = Duration::from_micros(150);
+const QUIET: Duration = Duration::from_micros(100);
 /// Looks at the end, the pause between them, and the time for all.
 const CLOSING_LOOKS: usize = 24;
 const CLOSING_PAUSE: Duration = Duration::from_millis(8);
@@ -200,37 +201,47 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
         self.stacks.forget();
         let pace = self.pace(is_apart);
         let mut probes = Vec::new();
-        for lane in self.running() {
-            let moments = self.moments(lane, pace)?;
-            // Those of the last instant are watched: of the others some have died meanwhile.
-            let mut watched = Vec::new();
-            if let Some((glance, births)) = moments.last() {
+        // What was born in one lane is out of sight while others are probed: it is that of the last one that is watched.
+        let mut lanes = self.running();
+        let first = self.rng.usize(..lanes.len().max(1));
+        lanes.rotate_left(first);
+        for (index, &lane) in lanes.iter().enumerate() {
+            let watches = watches && index + 1 == lanes.len();
+            let moments = self.moments(lane, pace, is_apart)?;
+            // Those of the last instant are watched, unless it was late: of the others some have died meanwhile.
+            let mut is_drawn = false;
+            if let Some(Some((glance, births))) = moments.last() {
                 self.watcher.notice_collections(lane, glance.collections);
-                if let Some(births) = births.as_ref().filter(|_| watches) {
-                    let window = (moments.len() - 1, births.births.as_slice());
-                    watched = self.watcher.draw(lane, SeenIn::Instants, &[window], births.count, glance.at);
-                }
-                if is_apart {
-                    self.watcher.follow_newborn(&mut watched, &self.glancers)?;
+                if let Some(births) = births.as_ref().filter(|births| watches && !births.births.is_empty()) {
+                    let windows = &[(moments.len() - 1, births.births.as_slice())];
+                    let (seen_in, count, born) = (SeenIn::Instants, births.count, glance.at);
+                    let drawn = Drawn { lane, seen_in, windows, count, born };
+                    self.watcher.draw(&drawn, is_apart, &self.glancers)?;
+                    is_drawn = true;
                 }
             }
-            probes.push(self.digest_instants(lane, &moments, watched)?);
+            probes.push(self.digest_instants(lane, &moments, is_apart)?);
+            if is_drawn {
+                self.watcher.watch(&self.glancers)?;
+            }
+            self.watcher.glimpse(is_apart, &self.glancers)?;
         }
         Ok(probes)
     }
 
-    /// The instants of a probe in a lane, at times that do not depend on what they find. What is young is looked at meanwhile.
-    fn moments(&mut self, lane: usize, pace: Pace) -> Result<Vec<Moment>, ReadError> {
+    /// The instants of a probe in a lane, at times that do not depend on what they find; `None` for one that was late. What is
+    /// young is looked at meanwhile.
+    fn moments(&mut self, lane: usize, pace: Pace, is_apart: bool) -> Result<Vec<Option<Moment>>, ReadError> {
         let began = time::Instant::now();
         // Long after the last one nothing that is guessed is right: this one learns what to guess.
         self.glancers[lane].glance()?;
         let mut moments = Vec::new();
         for index in 0..pace.count {
             let start = began + pace.first + pace.gap * index;
-            if !pace.first.is_zero() {
+            if is_apart {
                 self.watcher.follow_until(start.checked_sub(QUIET), &self.glancers)?;
             }
-            moments.extend(births::instant(&mut self.glancers[lane], start, !pace.first.is_zero())?);
+            moments.push(births::instant(&mut self.glancers[lane], start, is_apart)?);
         }
         Ok(moments)
     }
@@ -254,31 +265,33 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
                     break;
                 }
             }
-            let mut watched = Vec::new();
+            let count: usize = last.iter().map(|(_, births)| births.len()).sum();
             if let Some(Window { end, .. }) = windows.last() {
                 self.watcher.notice_collections(lane, end.collections);
-                let count = last.iter().map(|(_, births)| births.len()).sum::<usize>() as f64;
-                watched = self.watcher.draw(lane, SeenIn::Windows, &last, count, end.at);
-                if is_apart {
-                    self.watcher.follow_newborn(&mut watched, &self.glancers)?;
+                if count > 0 {
+                    let (seen_in, count) = (SeenIn::Windows, count as f64);
+                    let drawn = Drawn { lane, seen_in, windows: &last, count, born: end.at };
+                    self.watcher.draw(&drawn, is_apart, &self.glancers)?;
                 }
             }
-            seen.push(self.digest(lane, &windows, watched)?);
+            seen.push(self.digest(lane, &windows));
+            if count > 0 {
+                self.watcher.watch(&self.glancers)?;
+            }
+            self.watcher.glimpse(is_apart, &self.glancers)?;
         }
         Ok(seen)
     }
 
-    fn digest_instants(
-        &mut self,
-        lane: usize,
-        moments: &[Moment],
-        mut watched: Vec<Watched>,
-    ) -> Result<Probe, ReadError> {
+    fn digest_instants(&mut self, lane: usize, moments: &[Option<Moment>], is_apart: bool) -> Result<Probe, ReadError> {
         let reader = Reader { memory: self.memory, layout: self.layout };
         let interpreter = self.glancers[lane].lane.interpreter.id;
         let mut lost = 0;
         let mut instants = Vec::new();
-        for (index, (glance, births)) in moments.iter().enumerate() {
+        let mut count = 0;
+        for (index, moment) in moments.iter().enumerate() {
+            let Some((glance, births)) = moment else { continue };
+            count += 1;
             if glance.was_collecting {
                 continue;
             }
@@ -286,10 +299,11 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
                 lost += usize::from(glance.is_moving && glance.is_own);
                 continue;
             };
+            self.watcher.glimpse(is_apart, &self.glancers)?;
             for birth in births.iter().flat_map(|births| &births.births) {
                 self.watcher.is_born(*birth);
             }
-            for object in watched.iter_mut().filter(|object| object.window == index) {
+            for object in self.watcher.newborn(lane, index) {
                 object.found = Some(found.clone());
             }
             instants.push(Instant {
@@ -300,12 +314,11 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
                 births: births.as_ref().map(|births| births.count),
             });
         }
-        self.watcher.watch(watched, &self.glancers)?;
-        Ok(Probe { instants, lost, count: moments.len() })
+        Ok(Probe { instants, lost, count })
     }
 
     /// From windows to what they say; some of the births are remembered.
-    fn digest(&mut self, lane: usize, windows: &[Window], mut watched: Vec<Watched>) -> Result<Vec<Seen>, ReadError> {
+    fn digest(&mut self, lane: usize, windows: &[Window]) -> Vec<Seen> {
         let reader = Reader { memory: self.memory, layout: self.layout };
         let interpreter = self.glancers[lane].lane.interpreter.id;
         let mut seen = Vec::with_capacity(windows.len());
@@ -330,7 +343,7 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
                     true => vec![(end.lines.clone(), 2.0 * half)],
                     false => vec![(start.lines.clone(), half), (end.lines.clone(), half)],
                 });
-                for object in watched.iter_mut().filter(|object| object.window == index) {
+                for object in self.watcher.newborn(lane, index) {
                     object.found = Some(if self.rng.bool() { start.clone() } else { end.clone() });
                 }
             }
@@ -344,8 +357,7 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
                 is_late: window.is_late(),
             });
         }
-        self.watcher.watch(watched, &self.glancers)?;
-        Ok(seen)
+        seen
     }
 
     /// What the collectors say of themselves, added up.
@@ -371,7 +383,8 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
     /// Where the target cannot be read at all any more.
     pub fn follow(&mut self, end: Option<time::Instant>) -> Result<(), ReadError> {
         self.watcher.follow(end, &self.glancers)?;
-        self.watcher.next_tick(&self.glancers)
+        self.watcher.next_tick(&self.glancers)?;
+        self.watcher.glimpse(end.is_some(), &self.glancers)
     }
 
     /// The last look: what is alive at the end. `is_gone`: the target cannot be read any more, and what was alive when it

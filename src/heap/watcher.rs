@@ -1,7 +1,7 @@
 //! Objects that are watched from birth to the end: which of them live?
 //!
-//! A new object's place is followed closely ([`super::follow`]), then looked at again at growing intervals: what is no longer an
-//! object of its type with references, is in no list before any collection, or whose address was seen to be born
+//! A new object's place is followed closely ([`super::batch`], [`super::follow`]), then looked at again at growing intervals: what
+//! is no longer an object of its type with references, is in no list before any collection, or whose address was seen to be born
 //! again, has died. At the end those that are left must also stand in the lists in the order in which they were born
 //! ([`super::order`]): an object that took the place of a dead one was born later, and stands later. What no list decides is
 //! counted ([`Verdicts`]).
@@ -19,13 +19,14 @@ use crate::python::version::Version;
 use crate::target::Address;
 use crate::target::memory::{Memory, Piece, ReadError};
 
+use super::batch::Batch;
 use super::births::wait_closely;
 use super::follow::{self, Place};
 use super::glance::Glancer;
 use super::newest::Birth;
 use super::object::RefcountRule;
 use super::order::{Order, longest_rising};
-use super::stacks::Found;
+use super::watched::{SeenIn, Watched};
 
 /// How long births are followed.
 const YOUNG: Duration = Duration::from_millis(10);
@@ -37,15 +38,6 @@ const LOOK_MAX: u64 = 512;
 const LOOKS_OF_AGE: u64 = 4;
 /// Bytes of an object read to know its size.
 const BODY_MAX: usize = 512;
-
-/// In what a birth was seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SeenIn {
-    /// Within a glance.
-    Instants,
-    /// Between two of a train.
-    Windows,
-}
 
 /// How it was decided which of the watched objects that looked alive at the end were the same as at the beginning: how
 /// many of each kind.
@@ -62,39 +54,24 @@ pub struct Verdicts {
     pub not_read: u64,
     /// They were seen to die, and others in their places live.
     pub replaced: u64,
+    /// Of all that were watched these were out of sight for too long when they were young, dead or alive. They count only where
+    /// few others of their stack were watched.
+    pub out_of_sight: u64,
 }
 
-/// An object that is watched.
-#[derive(Clone, Debug)]
-pub struct Watched {
-    /// Where it is, and its type.
-    pub birth: Birth,
-    /// The stack on which it was born.
-    pub found: Option<Found>,
-    /// In what its birth was seen.
-    pub seen_in: SeenIn,
-    /// In which window or instant of the probe or train.
-    pub window: usize,
-    /// The group of that.
-    pub group: usize,
-    /// How many births it stands for.
-    pub weight: f64,
-    /// Shallow bytes at the last look.
-    pub bytes: u64,
-    /// As above, at the first one.
-    pub first_bytes: u64,
-    /// What was seen at its place.
-    pub place: Place,
-    /// The probe after which it was born.
-    pub tick: u64,
-    /// How many collections had been noticed in its lane when it was born.
-    epoch: u64,
-    /// As above, of those that move all objects into the oldest list.
-    promotions: u64,
-    /// Whether it was in a list at the last look.
-    is_tracked: bool,
-    /// Which collector's it is.
+/// Births to draw from.
+#[derive(Clone, Copy, Debug)]
+pub struct Drawn<'a> {
+    /// Whose collector's they are.
     pub lane: usize,
+    /// In what they were seen.
+    pub seen_in: SeenIn,
+    /// In which windows or instants of the probe or train, by number.
+    pub windows: &'a [(usize, &'a [Birth])],
+    /// For how many they stand.
+    pub count: f64,
+    /// When they were all there.
+    pub born: Instant,
 }
 
 /// What is known of a collector's runs.
@@ -124,8 +101,8 @@ pub struct Watcher<'a, M: Memory + ?Sized> {
     pub verdicts: Verdicts,
     tick: u64,
     lanes: Vec<Collections>,
-    /// Objects born since the last probe, which are followed closely.
-    young: Vec<Watched>,
+    /// What was born a short while ago, which is followed closely.
+    young: Vec<Batch>,
     /// Others, by the probe after which they are looked at next.
     due: FxHashMap<u64, Vec<Watched>>,
     /// After which probe the newest object at an address was born.
@@ -179,16 +156,14 @@ impl<'a, M: Memory + ?Sized> Watcher<'a, M> {
         }
     }
 
-    /// Draws from the births of some windows, which were all there at an instant, and stand for `count`. Whose they are is not
-    /// known yet.
-    pub fn draw(
-        &mut self,
-        lane: usize,
-        seen_in: SeenIn,
-        windows: &[(usize, &[Birth])],
-        count: f64,
-        born: Instant,
-    ) -> Vec<Watched> {
+    /// Draws from the births of some windows, which were all there at an instant, and stand for `count`, and looks at them as
+    /// closely as can be, but not for long where the target runs meanwhile (`is_apart`), and else not at all. Whose they are is not
+    /// known yet: to be told to [`Watcher::newborn`], then to [`Watcher::watch`].
+    ///
+    /// # Errors
+    /// Where the target cannot be read at all any more.
+    pub fn draw(&mut self, drawn: &Drawn<'_>, is_apart: bool, glancers: &[Glancer<'a, M>]) -> Result<(), ReadError> {
+        let &Drawn { lane, seen_in, windows, count, born } = drawn;
         let births = windows.iter().flat_map(|(window, births)| births.iter().map(|&birth| (*window, birth)));
         let mut drawn = self.rng.choose_multiple(births, self.most);
         drawn.sort_by_key(|&(window, _)| window);
@@ -207,38 +182,49 @@ impl<'a, M: Memory + ?Sized> Watcher<'a, M> {
             epoch: self.lanes.get(lane).map_or(0, |lane| lane.epoch),
             promotions: self.lanes.get(lane).map_or(0, |lane| lane.promotions),
             is_tracked: true,
+            was_lost: false,
             lane,
         };
-        drawn.into_iter().map(new).collect()
+        let in_sight = match seen_in {
+            SeenIn::Instants => born,
+            // Long windows were read, and what was born before the last of them.
+            SeenIn::Windows => Instant::now(),
+        };
+        self.young.push(Batch::new(drawn.into_iter().map(new).collect(), in_sight));
+        self.follow_until(is_apart.then(|| Instant::now() + NEWBORN), glancers)
     }
 
-    /// Looks at what was just born as closely as can be, but not for long: the stacks are still to be read.
+    /// What was just drawn of the births in a lane's window or instant, for the stack to be told on which it was born.
+    pub fn newborn(&mut self, lane: usize, window: usize) -> impl Iterator<Item = &mut Watched> {
+        let key = (self.tick, lane, window);
+        let newborn = self.young.last_mut().into_iter().flat_map(|batch| &mut batch.objects);
+        newborn.filter(move |object| (object.tick, object.lane, object.window) == key)
+    }
+
+    /// Looks between other things that take some ten microseconds each.
     ///
     /// # Errors
     /// Where the target cannot be read at all any more.
-    pub fn follow_newborn(&self, objects: &mut [Watched], glancers: &[Glancer<'a, M>]) -> Result<(), ReadError> {
-        self.look_until(objects, Instant::now() + NEWBORN, glancers)
+    pub fn glimpse(&mut self, is_apart: bool, glancers: &[Glancer<'a, M>]) -> Result<(), ReadError> {
+        self.follow_until(is_apart.then(|| Instant::now() + BETWEEN), glancers)
     }
 
-    /// Watches objects from now on, those whose stacks were found.
+    /// Watches what was drawn last from now on: the objects whose stacks were found.
     ///
     /// # Errors
     /// Where the target cannot be read at all any more.
-    pub fn watch(&mut self, mut objects: Vec<Watched>, glancers: &[Glancer<'a, M>]) -> Result<(), ReadError> {
-        self.look_until(&mut objects, Instant::now() + BETWEEN, glancers)?;
-        let mut young = Vec::new();
+    pub fn watch(&mut self, glancers: &[Glancer<'a, M>]) -> Result<(), ReadError> {
+        let Some(mut batch) = self.young.pop() else { return Ok(()) };
+        let mut left = Vec::with_capacity(batch.objects.len());
         // Backwards: what is at an address that was born twice is the later one.
-        for object in objects.into_iter().rev().filter(|object| object.found.is_some()) {
+        for object in std::mem::take(&mut batch.objects).into_iter().rev().filter(|object| object.found.is_some()) {
             let is_newest = self.newest.insert(object.birth.address, object.tick) != Some(object.tick);
-            if is_newest && !object.place.is_over() {
-                young.push(object);
-            } else {
-                self.bury(object);
-            }
+            if is_newest { &mut left } else { &mut batch.dead }.push(object);
         }
-        let mut young = self.check(young, glancers)?;
-        self.look_until(&mut young, Instant::now() + BETWEEN, glancers)?;
-        self.young.extend(young);
+        batch.objects = left;
+        batch.look(Instant::now());
+        self.measure(&mut batch.objects, glancers)?;
+        self.young.push(batch);
         Ok(())
     }
 
@@ -249,11 +235,16 @@ impl<'a, M: Memory + ?Sized> Watcher<'a, M> {
     /// Where the target cannot be read at all any more.
     pub fn follow(&mut self, end: Option<Instant>, glancers: &[Glancer<'a, M>]) -> Result<(), ReadError> {
         self.follow_until(end, glancers)?;
-        let objects = std::mem::take(&mut self.young);
-        let is_young = |object: &Watched| end.is_some() && object.place.age() < YOUNG && !object.place.is_over();
-        let (young, old) = objects.into_iter().partition(is_young);
-        self.young = young;
-        self.look(old, glancers)
+        let now = Instant::now();
+        let mut grown = Vec::new();
+        for batch in std::mem::take(&mut self.young) {
+            if end.is_some() && batch.age(now) < YOUNG {
+                self.young.push(batch);
+            } else {
+                grown.extend(self.release(batch, end.map(|_| now)));
+            }
+        }
+        self.look(grown, glancers)
     }
 
     /// Looks at what was born a short while ago until `end`, and buries nothing.
@@ -268,26 +259,36 @@ impl<'a, M: Memory + ?Sized> Watcher<'a, M> {
         followed
     }
 
-    fn look_until(&self, objects: &mut [Watched], end: Instant, glancers: &[Glancer<'a, M>]) -> Result<(), ReadError> {
+    fn look_until(&self, batches: &mut [Batch], end: Instant, glancers: &[Glancer<'a, M>]) -> Result<(), ReadError> {
         loop {
-            let left = objects.iter_mut().filter(|object| !object.place.is_over());
-            let mut followed: Vec<&mut Watched> = left.collect();
-            let Some(next) = followed.iter().map(|object| object.place.next_look()).min() else { return Ok(()) };
-            if next.max(Instant::now()) >= end {
-                return Ok(());
-            }
-            wait_closely(next);
             let now = Instant::now();
-            followed.retain(|object| object.place.next_look() <= now);
-            let births: Vec<Birth> = followed.iter().map(|object| object.birth).collect();
+            let next = batches.iter().map(Batch::next_look).min();
+            let Some(next) = next.filter(|next| *next.max(&now) < end) else { return Ok(()) };
+            wait_closely(next);
             let at = Instant::now();
+            let mut places: Vec<&mut Watched> = Vec::new();
+            for batch in batches.iter_mut().filter(|batch| batch.next_look() <= at) {
+                batch.look(at);
+                places.extend(batch.objects.iter_mut().filter(|object| !object.place.is_over()));
+            }
+            let births: Vec<Birth> = places.iter().map(|object| object.birth).collect();
             let taken = follow::taken(&self.reader(), self.rule, &births)?;
             let quiet = self.quiet(glancers);
-            for (object, taken) in followed.iter_mut().zip(taken) {
+            for (object, taken) in places.into_iter().zip(taken) {
                 let is_there = taken.is_some_and(|is_tracked| is_tracked || !self.must_be_tracked(object, &quiet));
                 object.place.look(at, is_there);
             }
         }
+    }
+
+    /// What is no longer followed closely, but for the dead. `now`: where it was.
+    fn release(&mut self, batch: Batch, now: Option<Instant>) -> Vec<Watched> {
+        let was_lost = now.is_some_and(|now| batch.is_lost(now));
+        let Batch { mut objects, mut dead, .. } = batch;
+        objects.iter_mut().chain(&mut dead).for_each(|object| object.was_lost = was_lost);
+        self.verdicts.out_of_sight += if was_lost { objects.len() + dead.len() } else { 0 } as u64;
+        dead.into_iter().for_each(|object| self.bury(object));
+        objects
     }
 
     /// Only a collection takes what is alive out of the lists. `quiet` is asked after the object was read: what was read before
@@ -328,9 +329,27 @@ impl<'a, M: Memory + ?Sized> Watcher<'a, M> {
     ///
     /// # Errors
     /// Where the target cannot be read at all any more.
-    pub fn check(&mut self, objects: Vec<Watched>, glancers: &[Glancer<'a, M>]) -> Result<Vec<Watched>, ReadError> {
+    pub fn check(&mut self, mut objects: Vec<Watched>, glancers: &[Glancer<'a, M>]) -> Result<Vec<Watched>, ReadError> {
+        self.measure(&mut objects, glancers)?;
+        let mut alive = Vec::with_capacity(objects.len());
+        for object in objects {
+            let is_newest = self.newest.get(&object.birth.address) == Some(&object.tick);
+            if is_newest && !object.place.is_over() {
+                alive.push(object);
+                continue;
+            }
+            if is_newest {
+                self.newest.remove(&object.birth.address);
+            }
+            self.bury(object);
+        }
+        Ok(alive)
+    }
+
+    /// Looks at objects, and how large they are.
+    fn measure(&self, objects: &mut [Watched], glancers: &[Glancer<'a, M>]) -> Result<(), ReadError> {
         if objects.is_empty() {
-            return Ok(objects);
+            return Ok(());
         }
         let front = self.layout.constants.gc_head_size;
         let mut buffers = vec![[0u8; BODY_MAX]; objects.len()];
@@ -346,30 +365,20 @@ impl<'a, M: Memory + ?Sized> Watcher<'a, M> {
         self.memory.read_pieces(&mut pieces)?;
         let filled: Vec<(bool, usize)> = pieces.iter().map(|piece| (piece.filled, piece.buffer.len())).collect();
         let quiet = self.quiet(glancers);
-        let mut alive = Vec::with_capacity(objects.len());
-        for ((mut object, buffer), (filled, length)) in objects.into_iter().zip(&buffers).zip(filled) {
+        for ((object, buffer), (filled, length)) in objects.iter_mut().zip(&buffers).zip(filled) {
             let bytes = &buffer[..length];
-            let is_newest = self.newest.get(&object.birth.address) == Some(&object.tick);
             let taken = follow::is_taken(self.layout, self.rule, object.birth.type_, bytes).filter(|_| filled);
-            let is_there = taken.is_some_and(|is_tracked| is_tracked || !self.must_be_tracked(&object, &quiet));
+            let is_there = taken.is_some_and(|is_tracked| is_tracked || !self.must_be_tracked(object, &quiet));
             object.place.look(at, is_there);
-            if !is_newest || object.place.is_over() {
-                if is_newest {
-                    self.newest.remove(&object.birth.address);
-                }
-                self.bury(object);
-                continue;
-            }
-            if is_there {
-                object.bytes = self.size(&object, &bytes[front..]);
+            if is_there && !object.place.is_over() {
+                object.bytes = self.size(object, &bytes[front..]);
                 object.is_tracked = taken == Some(true);
                 if object.first_bytes == 0 {
                     object.first_bytes = object.bytes;
                 }
             }
-            alive.push(object);
         }
-        Ok(alive)
+        Ok(())
     }
 
     fn bury(&mut self, mut object: Watched) {
@@ -424,9 +433,10 @@ impl<'a, M: Memory + ?Sized> Watcher<'a, M> {
     /// All that may be alive, for the last looks. `is_gone`: the target cannot be read any more, and what was alive when it
     /// was last looked at counts.
     pub fn take_all(&mut self, is_gone: bool) -> Vec<Watched> {
-        let young = std::mem::take(&mut self.young);
-        let due = std::mem::take(&mut self.due).into_values().flatten();
-        let objects: Vec<Watched> = due.chain(young).collect();
+        let mut objects: Vec<Watched> = std::mem::take(&mut self.due).into_values().flatten().collect();
+        for batch in std::mem::take(&mut self.young) {
+            objects.extend(self.release(batch, None));
+        }
         if !is_gone {
             return objects;
         }
