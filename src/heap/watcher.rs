@@ -238,10 +238,11 @@ impl<'a, M: Memory + ?Sized> Watcher<'a, M> {
         let now = Instant::now();
         let mut grown = Vec::new();
         for batch in std::mem::take(&mut self.young) {
-            if end.is_some() && batch.age(now) < YOUNG {
+            let was_lost = end.is_none() || batch.is_lost(now);
+            if !was_lost && batch.age(now) < YOUNG {
                 self.young.push(batch);
             } else {
-                grown.extend(self.release(batch, end.map(|_| now)));
+                grown.extend(self.release(batch, was_lost));
             }
         }
         self.look(grown, glancers)
@@ -281,9 +282,8 @@ impl<'a, M: Memory + ?Sized> Watcher<'a, M> {
         }
     }
 
-    /// What is no longer followed closely, but for the dead. `now`: where it was.
-    fn release(&mut self, batch: Batch, now: Option<Instant>) -> Vec<Watched> {
-        let was_lost = now.is_some_and(|now| batch.is_lost(now));
+    /// What is no longer followed closely, but for the dead.
+    fn release(&mut self, batch: Batch, was_lost: bool) -> Vec<Watched> {
         let Batch { mut objects, mut dead, .. } = batch;
         objects.iter_mut().chain(&mut dead).for_each(|object| object.was_lost = was_lost);
         self.verdicts.out_of_sight += if was_lost { objects.len() + dead.len() } else { 0 } as u64;
@@ -435,7 +435,8 @@ impl<'a, M: Memory + ?Sized> Watcher<'a, M> {
     pub fn take_all(&mut self, is_gone: bool) -> Vec<Watched> {
         let mut objects: Vec<Watched> = std::mem::take(&mut self.due).into_values().flatten().collect();
         for batch in std::mem::take(&mut self.young) {
-            objects.extend(self.release(batch, None));
+            let was_lost = batch.is_lost(Instant::now());
+            objects.extend(self.release(batch, was_lost));
         }
         if !is_gone {
             return objects;
