@@ -630,6 +630,24 @@ mod tests {
         }
         assert!((allocations.all_births(allocations.basis(), 6.0).value / 18e6 - 1.0).abs() < 0.1);
     }
+
+    /// An object in sight, of a probe with ten births.
+    fn that_died(stack: StackId, probe: usize) -> Remembered {
+        Remembered {
+            stack,
+            lines: vec![1],
+            type_name: "list".into(),
+            seen_in: SeenIn::Instants,
+            group: probe % GROUPS,
+            probe: probe as u64,
+            weight: 10.0,
+            was_lost: false,
+            bytes: 56,
+            alive_bytes: None,
+            missed: None,
+        }
+    }
+
     /// Of what was lost half passes for alive; of what was in sight all is known to be dead. One stack has some of both, another
     /// one has next to nothing that was in sight.
     #[test]
@@ -641,19 +659,8 @@ mod tests {
             let instant = Instant { stack, lines: vec![1], is_moving: true, between: 2e-6, births: Some(10.0) };
             allocations.time(group, 1e-3);
             allocations.instant(group, &instant, 1e-3);
-            allocations.remembered(&Remembered {
-                stack,
-                lines: vec![1],
-                type_name: "list".into(),
-                seen_in: SeenIn::Instants,
-                group,
-                probe: probe as u64,
-                weight: 10.0,
-                was_lost,
-                bytes: 56,
-                alive_bytes: (was_lost && probe % 4 < 2).then_some(56),
-                missed: None,
-            });
+            let alive_bytes = (was_lost && probe % 4 < 2).then_some(56);
+            allocations.remembered(&Remembered { was_lost, alive_bytes, ..that_died(stack, probe) });
         }
         let places = allocations.places(allocations.basis(), 1.0);
         let alive = |index: usize| places[index].2.alive.value / places[index].2.objects.value;
@@ -676,19 +683,7 @@ mod tests {
             allocations.time(group, 1e-3);
             allocations.instant(group, &Instant { stack, lines: vec![1], is_moving, between: 2e-6, births }, 1e-3);
             if is_moving && stack == 0 {
-                allocations.remembered(&Remembered {
-                    stack,
-                    lines: vec![1],
-                    type_name: "list".into(),
-                    seen_in: SeenIn::Instants,
-                    group,
-                    probe: probe as u64,
-                    weight: 10.0,
-                    was_lost: false,
-                    bytes: 56,
-                    alive_bytes: None,
-                    missed: None,
-                });
+                allocations.remembered(&that_died(stack, probe));
             }
         }
         let places = allocations.places(allocations.basis(), 1.0);

@@ -223,9 +223,9 @@ impl<'a, M: Memory + ?Sized> Watcher<'a, M> {
         }
         batch.objects = left;
         batch.look(Instant::now());
-        self.measure(&mut batch.objects, glancers)?;
+        let measured = self.measure(&mut batch.objects, glancers);
         self.young.push(batch);
-        Ok(())
+        measured
     }
 
     /// Looks at what was born a short while ago at growing intervals until `end`, awake where these are short. `None`: not now,
