@@ -12,8 +12,10 @@ use heapsonde::python::attach;
 use heapsonde::python::code::Code;
 use heapsonde::python::reader::Reader;
 use heapsonde::python::stack;
+use heapsonde::target::Address;
 use heapsonde::target::cache::CachedMemory;
 use heapsonde::target::elf::{ElfFile, LoadedElf};
+use heapsonde::target::memory::Memory;
 use heapsonde::target::process::Process;
 
 fn main() {
@@ -44,7 +46,11 @@ fn stacks_are_true(interpreter: &Interpreter) -> Result<(), String> {
     let mut found = Vec::new();
     // Newest first; the last one is the main thread, which waits for us.
     for thread in stack::threads(&reader, main).iter().rev().skip(1) {
-        for frame in stack::frames(&reader, thread.address, stack::FRAMES_MAX) {
+        let frames = stack::frames(&reader, thread.address, stack::FRAMES_MAX);
+        if in_pieces(&reader, thread.address) != Some(frames.clone()) {
+            return Err(format!("read in pieces the {} frames of thread {} are others", frames.len(), thread.id));
+        }
+        for frame in frames {
             let code = Code::read(&reader, frame.code).ok_or_else(|| format!("no code at {}", frame.code))?;
             found.push(format!("{} {} {}", thread.id, code.line_or_first(frame.instruction), code.name));
         }
@@ -59,4 +65,18 @@ fn stacks_are_true(interpreter: &Interpreter) -> Result<(), String> {
         Some((told, found)) => Err(format!("{found:?}, the target says {told:?}")),
         None => Ok(()),
     }
+}
+
+/// As [`stack::frames`], seven at once; `None` where a piece is empty before the end.
+fn in_pieces<M: Memory>(reader: &Reader<'_, M>, thread: Address) -> Option<Vec<stack::Frame>> {
+    let (mut all, mut next) = (Vec::new(), stack::top(reader, thread).ok()?);
+    while !next.is_null() {
+        let (piece, then) = stack::frames_from(reader, next, 7);
+        if piece.is_empty() && !then.is_null() || piece.len() > 7 {
+            return None;
+        }
+        all.extend(piece);
+        next = then;
+    }
+    Some(all)
 }

@@ -295,6 +295,9 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
             if glance.was_collecting {
                 continue;
             }
+            while self.stacks.read_on(&reader, glance) {
+                self.watcher.glimpse(is_apart, &self.glancers)?;
+            }
             let Some(found) = self.stacks.find(&reader, interpreter, glance) else {
                 lost += usize::from(glance.is_moving && glance.is_own);
                 continue;

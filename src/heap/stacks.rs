@@ -16,6 +16,8 @@ use super::glance::Glance;
 
 /// Frames kept of one stack; deeper ones lose those at the root.
 const DEPTH_MAX: usize = 4096;
+/// Frames read at once: what was just born is looked at in between.
+const PIECE: usize = 32;
 /// Functions and stacks told apart. Beyond that new ones are taken for unknown.
 const STACKS_MAX: usize = 1 << 20;
 
@@ -53,7 +55,15 @@ pub struct Stacks {
     ids: FxHashMap<Stack, StackId>,
     threads: FxHashMap<Address, u64>,
     /// The frames below those of a glance, for as long as a train lasts.
-    rests: FxHashMap<Address, Vec<Frame>>,
+    rests: FxHashMap<Address, Rest>,
+}
+
+/// The frames below those of a glance, topmost first, as far as they were read.
+#[derive(Debug)]
+struct Rest {
+    frames: Vec<Frame>,
+    /// Where to go on; null where there are no more.
+    next: Address,
 }
 
 impl Stacks {
@@ -62,6 +72,25 @@ impl Stacks {
         self.rests.clear();
         // The state of a thread that has ended is used again for another one.
         self.threads.clear();
+    }
+
+    /// Reads some of the frames below those of a glance. Whether there may be more: a deep stack takes longer than
+    /// what was just born may be out of sight.
+    pub fn read_on<M: Memory + ?Sized>(&mut self, reader: &Reader<'_, M>, glance: &Glance) -> bool {
+        if !glance.is_known() {
+            return false;
+        }
+        let rest = self.rests.entry(glance.rest).or_insert_with(|| Rest { frames: Vec::new(), next: glance.rest });
+        if rest.next.is_null() {
+            return false;
+        }
+        // These frames lie side by side as a rule.
+        let pages = Momentary::new(reader.memory);
+        let paged = Reader { memory: &pages, layout: reader.layout };
+        let (frames, next) = stack::frames_from(&paged, rest.next, PIECE.min(DEPTH_MAX - rest.frames.len()));
+        rest.frames.extend(frames);
+        rest.next = if rest.frames.len() < DEPTH_MAX { next } else { Address::NULL };
+        !rest.next.is_null()
     }
 
     /// The stack of a glance; `None` where it saw no Python run, or a function whose names cannot be read.
@@ -79,13 +108,8 @@ impl Stacks {
             let id = layout.native_thread_id.unwrap_or(layout.thread_id);
             reader.memory.read_u64(glance.holder.offset(id)).unwrap_or(0)
         });
-        if !glance.rest.is_null() && !self.rests.contains_key(&glance.rest) {
-            // These frames lie side by side as a rule, and are many.
-            let pages = Momentary::new(reader.memory);
-            let paged = Reader { memory: &pages, layout: reader.layout };
-            self.rests.insert(glance.rest, stack::frames_from(&paged, glance.rest, DEPTH_MAX));
-        }
-        let rest = self.rests.get(&glance.rest).map_or(&[][..], Vec::as_slice);
+        while self.read_on(reader, glance) {}
+        let rest = self.rests.get(&glance.rest).map_or(&[][..], |rest| &rest.frames);
         let all: Vec<Frame> = rest.iter().rev().chain(glance.frames.iter().rev()).copied().collect();
         let mut functions = Vec::with_capacity(all.len());
         let mut lines = Vec::with_capacity(all.len());

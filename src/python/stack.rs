@@ -83,20 +83,21 @@ pub fn top<M: Memory + ?Sized>(reader: &Reader<'_, M>, thread: Address) -> Resul
 /// The frames of a thread, topmost first, at most `limit`; shims of C code are left out. The walk ends early where the
 /// thread moves on under it.
 pub fn frames<M: Memory + ?Sized>(reader: &Reader<'_, M>, thread: Address, limit: usize) -> Vec<Frame> {
-    top(reader, thread).map_or_else(|_| Vec::new(), |top| frames_from(reader, top, limit))
+    top(reader, thread).map_or_else(|_| Vec::new(), |top| frames_from(reader, top, limit).0)
 }
 
-/// As [`frames`], from the frame at `top` on.
-pub fn frames_from<M: Memory + ?Sized>(reader: &Reader<'_, M>, top: Address, limit: usize) -> Vec<Frame> {
+/// As [`frames`], from the frame at `top` on, and where to go on; null where there is nothing more, or it cannot be read.
+pub fn frames_from<M: Memory + ?Sized>(reader: &Reader<'_, M>, top: Address, limit: usize) -> (Vec<Frame>, Address) {
     let (mut next, mut frames, mut steps) = (top, Vec::new(), 0);
     // Frames are of one kind, so a walk that runs in a circle is ended by the count.
-    while !next.is_null() && frames.len() < limit && steps < FRAMES_MAX {
+    while !next.is_null() && frames.len() < limit {
         steps += 1;
-        let Some((frame, previous)) = read(reader, next) else { break };
+        let read = if steps > FRAMES_MAX { None } else { read(reader, next) };
+        let Some((frame, previous)) = read else { return (frames, Address::NULL) };
         frames.extend(frame);
         next = previous;
     }
-    frames
+    (frames, next)
 }
 
 /// Reads the frame at an address, and which frame called it; no frame where there is a shim. `None` where it cannot be
