@@ -23,168 +23,27 @@
 //! Totals are of the target as it runs while it is looked at, which is a little more slowly than otherwise: reading takes its
 //! cache lines, and may take half of its core where two processors are one.
 //!
-//! Errors are a jackknife over clusters in random groups: probes and trains of some ten milliseconds, which see the same,
-//! are left out together (Wolter, *Introduction to Variance Estimation*, 2007, chapter 4):
-//! each figure is worked out anew without each group, and the spread gives the variance. Limits are those of a weighted sum of
-//! few sightings ([`intervals::weighted`]), since what was not seen to vary may be what was seen too seldom: where all objects that
-//! were remembered of a hundred probes have died, those of four in a hundred may live all the same. Of a stack of which no object was
-//! remembered all may live, or none. Survivors and bytes come
-//! from the objects that were remembered, as shares of the births that they stand for; where rates are those of instants, of
-//! objects seen in instants only, since what is born in a long window may be born in a call between its ends; and where enough
-//! of them were in sight all the time, of those alone. Survivors are
-//! a difference, of objects in place and of those that are known to be others, so that where none is alive their figure is
-//! about 0, not at least 0.
+//! Errors are a jackknife ([`super::jackknife`]) over clusters in random groups: probes and trains of some ten milliseconds, which
+//! see the same, are left out together. What was not seen to vary may be what was seen too seldom: where all objects that were
+//! remembered of a hundred probes have died, those of four in a hundred may live all the same. Of a stack of which no object was
+//! remembered all may live, or none.
+//!
+//! Survivors and bytes come from the objects that were remembered, as shares of the births that they stand for; where rates are those
+//! of instants, of objects seen in instants only, since what is born in a long window may be born in a call between its ends; and
+//! where enough of them were in sight all the time, of those alone. Survivors are a difference, of objects in place and of those that
+//! are known to be others, so that where none is alive their figure is about 0, not at least 0.
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 
 use crate::heap::recorder::Instant;
 use crate::heap::stacks::StackId;
 use crate::heap::watched::SeenIn;
 
-use super::intervals;
+use super::jackknife::{Figure, Groups, ratio, sum};
+use super::sighted::{Fates, Lines, Seen, rate};
 
 /// Standard errors of this size are small enough: what they are an error of need not be compared any more.
 const ERROR_SMALL: f64 = 0.05;
-/// Groups of the jackknife.
-pub const GROUPS: usize = 20;
-/// Probes whose objects were in sight that are enough to do without those whose objects were lost.
-const IN_SIGHT_MIN: usize = 10;
-/// By how much the variance of so few groups is to be larger for the limits to hold: Student's quantile at 19 degrees of freedom
-/// over the normal distribution's, squared.
-const FEW_GROUPS: f64 = 1.1403;
-
-/// The lines of a stack's frames, and what was born there, by group.
-#[derive(Clone, Debug, Default)]
-struct Lines {
-    instant_births: [f64; GROUPS],
-    births: [f64; GROUPS],
-    /// Of what was seen in instants, and in windows: of what was in sight, and of what was lost.
-    fates: [[Fates; 2]; 2],
-}
-
-impl Lines {
-    fn fates(&self, basis: SeenIn, with_lost: bool) -> Fates {
-        let [in_sight, lost] = &self.fates[basis as usize];
-        let mut fates = in_sight.clone();
-        if with_lost {
-            fates.add(lost);
-        }
-        fates
-    }
-}
-
-/// What became of objects that were remembered, by group.
-#[derive(Clone, Debug, Default)]
-struct Fates {
-    remembered: [f64; GROUPS],
-    bytes: [f64; GROUPS],
-    alive: [f64; GROUPS],
-    alive_bytes: [f64; GROUPS],
-}
-
-impl Fates {
-    fn add(&mut self, other: &Fates) {
-        let add = |all: &mut [f64; GROUPS], more: &[f64; GROUPS]| {
-            all.iter_mut().zip(more).for_each(|(all, more)| *all += more);
-        };
-        add(&mut self.remembered, &other.remembered);
-        add(&mut self.bytes, &other.bytes);
-        add(&mut self.alive, &other.alive);
-        add(&mut self.alive_bytes, &other.alive_bytes);
-    }
-}
-
-/// What was seen of one stack, by group.
-#[derive(Clone, Debug, Default)]
-struct Seen {
-    time: [f64; GROUPS],
-    window_time: [f64; GROUPS],
-    births: [f64; GROUPS],
-    /// The time of those instants at which something was born.
-    moving: [f64; GROUPS],
-    /// How many of these could be read, and births in them.
-    read: [f64; GROUPS],
-    instant_births: [f64; GROUPS],
-    /// All its instants, and the seconds from look to look in them. Not of those alone at which something was born: these are
-    /// longer than others.
-    looks: [f64; GROUPS],
-    looked: [f64; GROUPS],
-    /// Instants, and windows, in which something was born.
-    sightings: [u64; 2],
-    /// Probes and trains of which objects were remembered: whose were in sight, and whose were lost.
-    probes: [[FxHashSet<u64>; 2]; 2],
-    lines: FxHashMap<Vec<u32>, Lines>,
-}
-
-impl Seen {
-    /// Whether so little of it was in sight that what was lost counts as well. The clock alone decided which was which.
-    fn with_lost(&self, basis: SeenIn) -> bool {
-        self.probes[basis as usize][0].len() < IN_SIGHT_MIN
-    }
-
-    /// The probes and trains that tell what became of its objects.
-    fn probes(&self, basis: SeenIn) -> usize {
-        let [in_sight, lost] = &self.probes[basis as usize];
-        in_sight.len() + if self.with_lost(basis) { lost.len() } else { 0 }
-    }
-
-    /// What was remembered of all its lines.
-    fn remembered(&self, basis: SeenIn) -> [f64; GROUPS] {
-        let mut all = Fates::default();
-        self.lines.values().for_each(|lines| all.add(&lines.fates(basis, self.with_lost(basis))));
-        all.remembered
-    }
-}
-
-/// An estimate that knows its error.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Figure {
-    /// The estimate.
-    pub value: f64,
-    replicates: [f64; GROUPS],
-    /// What one sighting stands for.
-    largest: f64,
-    /// What may be more, since nothing is known of it.
-    unknown: f64,
-}
-
-impl Default for Figure {
-    fn default() -> Figure {
-        Figure { value: 0.0, replicates: [0.0; GROUPS], largest: 0.0, unknown: 0.0 }
-    }
-}
-
-impl Figure {
-    fn variance(&self) -> f64 {
-        let groups = GROUPS as f64;
-        let mean = self.replicates.iter().sum::<f64>() / groups;
-        let spread: f64 = self.replicates.iter().map(|value| (value - mean).powi(2)).sum();
-        FEW_GROUPS * (groups - 1.0) / groups * spread
-    }
-
-    fn limits(&self) -> (f64, f64) {
-        // A difference of two estimates may come out below nothing.
-        let (low, high) = intervals::weighted(self.value.max(0.0), self.variance(), self.largest);
-        (low, high + self.unknown)
-    }
-
-    /// The lower end of the 95 % interval.
-    pub fn low(&self) -> f64 {
-        self.limits().0
-    }
-
-    /// Its upper end.
-    pub fn high(&self) -> f64 {
-        self.limits().1
-    }
-
-    fn add(&mut self, other: &Figure) {
-        self.value += other.value;
-        self.largest = self.largest.max(other.largest);
-        self.unknown += other.unknown;
-        self.replicates.iter_mut().zip(other.replicates).for_each(|(mine, other)| *mine += other);
-    }
-}
 
 /// What was allocated somewhere, and what of it is alive.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -266,15 +125,15 @@ pub struct Allocations {
     /// Instants at which births were read.
     pub instants: u64,
     seen: Vec<Seen>,
-    time: [f64; GROUPS],
+    time: Groups,
     /// Time of instants at which something was born on a stack that could not be read.
-    lost: [f64; GROUPS],
+    lost: Groups,
     /// Windows that took as long as they should: seconds and births.
-    short_time: [f64; GROUPS],
-    short_births: [f64; GROUPS],
+    short_time: Groups,
+    short_births: Groups,
     /// Windows whose list was read, late ones too.
-    readable_time: [f64; GROUPS],
-    all_births: [f64; GROUPS],
+    readable_time: Groups,
+    all_births: Groups,
     types: FxHashMap<String, FxHashMap<(StackId, Vec<u32>), Lines>>,
 }
 
@@ -345,7 +204,7 @@ impl Allocations {
     /// than a count of so many.
     pub fn basis(&self) -> SeenIn {
         let error = |basis: SeenIn| {
-            let figures = self.seen.iter().map(|seen| figure(|left_out| self.total(basis, seen, 1.0, left_out)));
+            let figures = self.seen.iter().map(|seen| Figure::of(|left_out| self.total(basis, seen, 1.0, left_out)));
             let (mut all, mut errors) = (0.0, 0.0);
             for figure in figures {
                 all += figure.value;
@@ -378,7 +237,7 @@ impl Allocations {
 
     /// What all births come to, attributed or not, over a recording of so many seconds.
     pub fn all_births(&self, basis: SeenIn, seconds: f64) -> Figure {
-        let mut all = figure(|left_out| match basis {
+        let mut all = Figure::of(|left_out| match basis {
             SeenIn::Windows => seconds * ratio(sum(&self.all_births, left_out), sum(&self.readable_time, left_out)),
             SeenIn::Instants => {
                 let seen = || self.seen.iter();
@@ -417,7 +276,7 @@ impl Allocations {
     /// What was born of each type, most survivors first.
     pub fn types(&self, basis: SeenIn, seconds: f64) -> Vec<(String, Born)> {
         let size = self.mean_size(basis);
-        let remembered: Vec<[f64; GROUPS]> = self.seen.iter().map(|seen| seen.remembered(basis)).collect();
+        let remembered: Vec<Groups> = self.seen.iter().map(|seen| seen.remembered(basis)).collect();
         let mut types: Vec<(String, Born)> = Vec::new();
         for (name, places) in &self.types {
             let mut total = Born::default();
@@ -457,32 +316,17 @@ impl Allocations {
         seconds * ratio(sum(time, left_out), sum(&self.time, left_out)) * rate
     }
 
-    fn share(
-        &self,
-        basis: SeenIn,
-        seen: &Seen,
-        remembered: &[f64; GROUPS],
-        part: &[f64; GROUPS],
-        seconds: f64,
-    ) -> Figure {
-        figure(|left_out| {
+    fn share(&self, basis: SeenIn, seen: &Seen, remembered: &Groups, part: &Groups, seconds: f64) -> Figure {
+        Figure::of(|left_out| {
             self.total(basis, seen, seconds, left_out) * ratio(sum(part, left_out), sum(remembered, left_out))
         })
     }
 
-    fn born(
-        &self,
-        basis: SeenIn,
-        seen: &Seen,
-        remembered: &[f64; GROUPS],
-        lines: &Lines,
-        seconds: f64,
-        size: f64,
-    ) -> Born {
+    fn born(&self, basis: SeenIn, seen: &Seen, remembered: &Groups, lines: &Lines, seconds: f64, size: f64) -> Born {
         let fates = lines.fates(basis, seen.with_lost(basis));
         let all = self.total(basis, seen, seconds, None);
         let mut born = Born {
-            objects: figure(|left_out| {
+            objects: Figure::of(|left_out| {
                 let (part, whole) = match basis {
                     SeenIn::Instants => (&lines.instant_births, &seen.instant_births),
                     SeenIn::Windows => (&lines.births, &seen.births),
@@ -515,35 +359,10 @@ impl Allocations {
     }
 }
 
-fn figure(estimate: impl Fn(Option<usize>) -> f64) -> Figure {
-    let mut figure = Figure { value: estimate(None), ..Figure::default() };
-    figure.replicates.iter_mut().enumerate().for_each(|(group, value)| *value = estimate(Some(group)));
-    figure
-}
-
-fn sum(groups: &[f64; GROUPS], left_out: Option<usize>) -> f64 {
-    groups.iter().sum::<f64>() - left_out.map_or(0.0, |group| groups[group])
-}
-
-/// Births in a second of the instants at which something was born and could be read: those of one of them, over how long an instant
-/// of these stacks is.
-fn rate<'a>(stacks: impl Iterator<Item = &'a Seen>, left_out: Option<usize>) -> f64 {
-    let (mut births, mut read, mut looks, mut looked) = (0.0, 0.0, 0.0, 0.0);
-    for seen in stacks {
-        births += sum(&seen.instant_births, left_out);
-        read += sum(&seen.read, left_out);
-        looks += sum(&seen.looks, left_out);
-        looked += sum(&seen.looked, left_out);
-    }
-    ratio(births, read) * ratio(looks, looked)
-}
-
-fn ratio(part: f64, whole: f64) -> f64 {
-    if whole > 0.0 { part / whole } else { 0.0 }
-}
-
 #[cfg(test)]
 mod tests {
+    use crate::analysis::jackknife::GROUPS;
+
     use super::*;
 
     /// One function computes for nine tenths of the time, another one allocates in the rest: windows at random instants

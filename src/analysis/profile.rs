@@ -4,7 +4,8 @@ use rustc_hash::FxHashMap;
 
 use crate::heap::stacks::Stacks;
 
-use super::allocations::{Allocations, Born, Figure, Outcomes};
+use super::allocations::{Allocations, Born, Outcomes};
+use super::jackknife::Figure;
 
 /// A frame as reports name it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

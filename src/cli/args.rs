@@ -392,7 +392,8 @@ pub struct Record {
     #[arg(short, long, value_name = "TIME", default_value = "30s", value_parser = recording)]
     pub duration: Duration,
 
-    /// Samples in a second, each at a random instant of its part of the second
+    /// Samples in a second, each at a random instant of its part of the second: four probes, or fewer where these would be more
+    /// than 800 in a second
     #[arg(short, long, value_name = "N", default_value_t = 100, value_parser = rate)]
     pub rate: u32,
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::analysis::allocations::Figure;
+use crate::analysis::jackknife::Figure;
 use crate::analysis::profile::{MergeBy, Profile, StackBorn};
 use crate::python::layout::Build;
 use crate::report::folded::Weight;

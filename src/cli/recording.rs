@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use fastrand::Rng;
 
-use crate::analysis::allocations::{Allocations, GROUPS, Remembered};
+use crate::analysis::allocations::{Allocations, Remembered};
+use crate::analysis::jackknife::GROUPS;
 use crate::heap::births::wait_until;
 use crate::heap::recorder::{Probe, Recorder, Seen};
 use crate::heap::stacks::Stacks;

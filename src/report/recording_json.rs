@@ -4,7 +4,8 @@ use std::io::{self, Write};
 
 use serde_json::{Value, json};
 
-use crate::analysis::allocations::{Born, Figure};
+use crate::analysis::allocations::Born;
+use crate::analysis::jackknife::Figure;
 use crate::analysis::profile::{FrameName, Profile};
 use crate::heap::watcher::Verdicts;
 

@@ -1,0 +1,106 @@
+//! What was seen of one stack: the time that it ran, what was born then, and what became of that.
+
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use crate::heap::watched::SeenIn;
+
+use super::jackknife::{Groups, ratio, sum};
+
+/// Probes whose objects were in sight that are enough to do without those whose objects were lost.
+const IN_SIGHT_MIN: usize = 10;
+
+/// The lines of a stack's frames, and what was born there, by group.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Lines {
+    pub(super) instant_births: Groups,
+    pub(super) births: Groups,
+    /// Of what was seen in instants, and in windows: of what was in sight, and of what was lost.
+    pub(super) fates: [[Fates; 2]; 2],
+}
+
+impl Lines {
+    pub(super) fn fates(&self, basis: SeenIn, with_lost: bool) -> Fates {
+        let [in_sight, lost] = &self.fates[basis as usize];
+        let mut fates = in_sight.clone();
+        if with_lost {
+            fates.add(lost);
+        }
+        fates
+    }
+}
+
+/// What became of objects that were remembered, by group.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Fates {
+    pub(super) remembered: Groups,
+    pub(super) bytes: Groups,
+    pub(super) alive: Groups,
+    pub(super) alive_bytes: Groups,
+}
+
+impl Fates {
+    pub(super) fn add(&mut self, other: &Fates) {
+        let add = |all: &mut Groups, more: &Groups| {
+            all.iter_mut().zip(more).for_each(|(all, more)| *all += more);
+        };
+        add(&mut self.remembered, &other.remembered);
+        add(&mut self.bytes, &other.bytes);
+        add(&mut self.alive, &other.alive);
+        add(&mut self.alive_bytes, &other.alive_bytes);
+    }
+}
+
+/// What was seen of one stack, by group.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Seen {
+    pub(super) time: Groups,
+    pub(super) window_time: Groups,
+    pub(super) births: Groups,
+    /// The time of those instants at which something was born.
+    pub(super) moving: Groups,
+    /// How many of these could be read, and births in them.
+    pub(super) read: Groups,
+    pub(super) instant_births: Groups,
+    /// All its instants, and the seconds from look to look in them. Not of those alone at which something was born: these are
+    /// longer than others.
+    pub(super) looks: Groups,
+    pub(super) looked: Groups,
+    /// Instants, and windows, in which something was born.
+    pub(super) sightings: [u64; 2],
+    /// Probes and trains of which objects were remembered: whose were in sight, and whose were lost.
+    pub(super) probes: [[FxHashSet<u64>; 2]; 2],
+    pub(super) lines: FxHashMap<Vec<u32>, Lines>,
+}
+
+impl Seen {
+    /// Whether so little of it was in sight that what was lost counts as well. The clock alone decided which was which.
+    pub(super) fn with_lost(&self, basis: SeenIn) -> bool {
+        self.probes[basis as usize][0].len() < IN_SIGHT_MIN
+    }
+
+    /// The probes and trains that tell what became of its objects.
+    pub(super) fn probes(&self, basis: SeenIn) -> usize {
+        let [in_sight, lost] = &self.probes[basis as usize];
+        in_sight.len() + if self.with_lost(basis) { lost.len() } else { 0 }
+    }
+
+    /// What was remembered of all its lines.
+    pub(super) fn remembered(&self, basis: SeenIn) -> Groups {
+        let mut all = Fates::default();
+        self.lines.values().for_each(|lines| all.add(&lines.fates(basis, self.with_lost(basis))));
+        all.remembered
+    }
+}
+
+/// Births in a second of the instants at which something was born and could be read: those of one of them, over how long an instant
+/// of these stacks is.
+pub(super) fn rate<'a>(stacks: impl Iterator<Item = &'a Seen>, left_out: Option<usize>) -> f64 {
+    let (mut births, mut read, mut looks, mut looked) = (0.0, 0.0, 0.0, 0.0);
+    for seen in stacks {
+        births += sum(&seen.instant_births, left_out);
+        read += sum(&seen.read, left_out);
+        looks += sum(&seen.looks, left_out);
+        looked += sum(&seen.looked, left_out);
+    }
+    ratio(births, read) * ratio(looks, looked)
+}
