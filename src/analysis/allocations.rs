@@ -40,10 +40,13 @@ use crate::heap::stacks::StackId;
 use crate::heap::watched::SeenIn;
 
 use super::jackknife::{Figure, Groups, ratio, sum};
-use super::sighted::{Fates, Lines, Seen, rate};
+use super::sighted::{Fates, Lines, Seen, Span, rate};
 
 /// Standard errors of this size are small enough: what they are an error of need not be compared any more.
 const ERROR_SMALL: f64 = 0.05;
+/// Births are many more where they are this part more, and by so many standard errors.
+const MANY_MORE: f64 = 0.25;
+const SURELY: f64 = 3.0;
 
 /// What was allocated somewhere, and what of it is alive.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -137,6 +140,15 @@ pub struct Allocations {
     types: FxHashMap<String, FxHashMap<(StackId, Vec<u32>), Lines>>,
 }
 
+/// Whose births are reckoned, and by what.
+struct Of<'a> {
+    basis: SeenIn,
+    span: Span,
+    seen: &'a Seen,
+    /// What was remembered of it.
+    remembered: &'a Groups,
+}
+
 /// Where births of one window were seen: lines, and how many.
 pub type BirthsAt<'a> = &'a [(Vec<u32>, f64)];
 
@@ -164,16 +176,16 @@ impl Allocations {
         let seen = self.seen(instant.stack);
         seen.time[group] += seconds;
         seen.looks[group] += 1.0;
-        seen.looked[group] += instant.between;
-        if !instant.is_moving {
+        let Instant { is_moving, between, births, further, .. } = *instant;
+        seen.instants[Span::Middle as usize].add(group, seconds, is_moving, between, births);
+        seen.instants[Span::Further as usize].add(group, seconds, further.is_moving, further.between, further.births);
+        let births = [births.filter(|_| is_moving), further.births.filter(|_| further.is_moving)];
+        if births.iter().all(Option::is_none) {
             return;
         }
-        seen.moving[group] += seconds;
-        let Some(births) = instant.births else { return };
-        seen.read[group] += 1.0;
-        seen.sightings[SeenIn::Instants as usize] += u64::from(births > 0.0);
-        seen.instant_births[group] += births;
+        let births: f64 = births.into_iter().flatten().sum();
         seen.lines.entry(instant.lines.clone()).or_default().instant_births[group] += births;
+        seen.instant_births[group] += births;
         self.instants += 1;
     }
 
@@ -191,7 +203,7 @@ impl Allocations {
     pub fn agreed(&mut self, group: usize, stack: StackId, seconds: f64, births: BirthsAt<'_>, weight: f64) {
         let seen = self.seen(stack);
         seen.window_time[group] += seconds;
-        seen.sightings[SeenIn::Windows as usize] += u64::from(births.iter().any(|(_, births)| *births > 0.0));
+        seen.window_sightings += u64::from(births.iter().any(|(_, births)| *births > 0.0));
         for (lines, births) in births {
             let births = births * weight;
             seen.births[group] += births;
@@ -204,13 +216,15 @@ impl Allocations {
     /// than a count of so many.
     pub fn basis(&self) -> SeenIn {
         let error = |basis: SeenIn| {
-            let figures = self.seen.iter().map(|seen| Figure::of(|left_out| self.total(basis, seen, 1.0, left_out)));
+            let of = |seen: &Seen| Figure::of(|left_out| self.total(basis, seen, Span::Middle, 1.0, left_out));
+            let figures = self.seen.iter().map(of);
             let (mut all, mut errors) = (0.0, 0.0);
             for figure in figures {
                 all += figure.value;
                 errors += figure.variance();
             }
-            let of_count = (self.sightings(basis) as f64).recip();
+            let sightings: u64 = self.seen.iter().map(|seen| seen.sightings(basis, Span::Middle)).sum();
+            let of_count = (sightings as f64).recip();
             if all > 0.0 { (errors / (all * all)).max(of_count).sqrt() } else { f64::INFINITY }
         };
         let instants = error(SeenIn::Instants);
@@ -237,16 +251,21 @@ impl Allocations {
 
     /// What all births come to, attributed or not, over a recording of so many seconds.
     pub fn all_births(&self, basis: SeenIn, seconds: f64) -> Figure {
+        let spans = self.spans(basis);
         let mut all = Figure::of(|left_out| match basis {
             SeenIn::Windows => seconds * ratio(sum(&self.all_births, left_out), sum(&self.readable_time, left_out)),
             SeenIn::Instants => {
                 let seen = || self.seen.iter();
+                let middle = |seen: &Seen| seen.instants[Span::Middle as usize].clone();
                 // Stacks whose instants could not be read are taken for like the others.
-                let unread = seen().filter(|seen| sum(&seen.read, left_out) <= 0.0);
-                let unread: f64 =
-                    sum(&self.lost, left_out) + unread.map(|seen| sum(&seen.moving, left_out)).sum::<f64>();
-                let read: f64 = seen().map(|seen| self.total(basis, seen, seconds, left_out)).sum();
-                read + seconds * ratio(unread, sum(&self.time, left_out)) * rate(seen(), left_out)
+                let is_unread =
+                    |(seen, span): &(&Seen, &Span)| **span == Span::Middle && sum(&middle(seen).read, left_out) <= 0.0;
+                let unread = seen().zip(&spans).filter(is_unread);
+                let unread: f64 = sum(&self.lost, left_out)
+                    + unread.map(|(seen, _)| sum(&middle(seen).moving, left_out)).sum::<f64>();
+                let read: f64 =
+                    seen().zip(&spans).map(|(seen, &span)| self.total(basis, seen, span, seconds, left_out)).sum();
+                read + seconds * ratio(unread, sum(&self.time, left_out)) * rate(seen(), Span::Middle, left_out)
             }
         });
         all.largest = ratio(all.value, self.sightings(basis) as f64);
@@ -255,17 +274,29 @@ impl Allocations {
 
     /// Instants, or windows, that found births on a stack that was read.
     pub fn sightings(&self, basis: SeenIn) -> u64 {
-        self.seen.iter().map(|seen| seen.sightings[basis as usize]).sum()
+        self.seen.iter().zip(self.spans(basis)).map(|(seen, span)| seen.sightings(basis, span)).sum()
+    }
+
+    /// Between which looks the births of each stack are counted. Those of the middle are known best, but where most dies within ten
+    /// microseconds they are far too few: where births as a whole are many more at once, each stack's are those of which there are more.
+    fn spans(&self, basis: SeenIn) -> Vec<Span> {
+        let total = |seen: &Seen, span: Span, left_out: Option<usize>| self.total(basis, seen, span, 1.0, left_out);
+        let all =
+            |span: Span, left_out: Option<usize>| self.seen.iter().map(|seen| total(seen, span, left_out)).sum::<f64>();
+        let more = Figure::of(|left_out| all(Span::Further, left_out) - all(Span::Middle, left_out));
+        let is_more = more.value > MANY_MORE * all(Span::Middle, None) && more.value > SURELY * more.variance().sqrt();
+        let is_further = |seen: &Seen| is_more && total(seen, Span::Further, None) > total(seen, Span::Middle, None);
+        self.seen.iter().map(|seen| if is_further(seen) { Span::Further } else { Span::Middle }).collect()
     }
 
     /// What was born at each stack and lines: sorted by stack.
     pub fn places(&self, basis: SeenIn, seconds: f64) -> Vec<(StackId, Vec<u32>, Born)> {
         let size = self.mean_size(basis);
         let mut places = Vec::new();
-        for (id, seen) in self.seen.iter().enumerate() {
+        for (id, (seen, span)) in self.seen.iter().zip(self.spans(basis)).enumerate() {
             let remembered = seen.remembered(basis);
             for (key, lines) in &seen.lines {
-                let born = self.born(basis, seen, &remembered, lines, seconds, size);
+                let born = self.born(&Of { basis, span, seen, remembered: &remembered }, lines, seconds, size);
                 places.push((id as StackId, key.clone(), born));
             }
         }
@@ -277,18 +308,18 @@ impl Allocations {
     pub fn types(&self, basis: SeenIn, seconds: f64) -> Vec<(String, Born)> {
         let size = self.mean_size(basis);
         let remembered: Vec<Groups> = self.seen.iter().map(|seen| seen.remembered(basis)).collect();
+        let of: Vec<Of<'_>> = (self.seen.iter().zip(self.spans(basis)).zip(&remembered))
+            .map(|((seen, span), remembered)| Of { basis, span, seen, remembered })
+            .collect();
         let mut types: Vec<(String, Born)> = Vec::new();
         for (name, places) in &self.types {
             let mut total = Born::default();
             for ((stack, _), lines) in places {
-                let (Some(seen), Some(remembered)) = (self.seen.get(*stack as usize), remembered.get(*stack as usize))
-                else {
-                    continue;
-                };
-                let mut born = self.born(basis, seen, remembered, lines, seconds, size);
+                let Some(of) = of.get(*stack as usize) else { continue };
+                let mut born = self.born(of, lines, seconds, size);
                 // Of a type only the remembered objects are known: they stand for the births.
-                let fates = lines.fates(basis, seen.with_lost(basis));
-                born.objects = self.share(basis, seen, remembered, &fates.remembered, seconds);
+                let fates = lines.fates(basis, of.seen.with_lost(basis));
+                born.objects = self.share(of, of.span, &fates.remembered, of.remembered, seconds);
                 born.objects.largest = born.alive.largest;
                 total.add(&born);
             }
@@ -301,10 +332,11 @@ impl Allocations {
         types
     }
 
-    /// Births of a stack over the recording: its share of time times its rate of births.
-    fn total(&self, basis: SeenIn, seen: &Seen, seconds: f64, left_out: Option<usize>) -> f64 {
+    /// Births of a stack over the recording: its share of time times its rate of births, where that is of instants between these
+    /// looks.
+    fn total(&self, basis: SeenIn, seen: &Seen, span: Span, seconds: f64, left_out: Option<usize>) -> f64 {
         let (time, rate) = match basis {
-            SeenIn::Instants => (&seen.moving, rate(std::iter::once(seen), left_out)),
+            SeenIn::Instants => (&seen.instants[span as usize].moving, rate(std::iter::once(seen), span, left_out)),
             SeenIn::Windows => {
                 let rate = ratio(sum(&seen.births, left_out), sum(&seen.window_time, left_out));
                 // Where processors are few, the target runs while we wait, and windows in time see less than their share.
@@ -316,28 +348,29 @@ impl Allocations {
         seconds * ratio(sum(time, left_out), sum(&self.time, left_out)) * rate
     }
 
-    fn share(&self, basis: SeenIn, seen: &Seen, remembered: &Groups, part: &Groups, seconds: f64) -> Figure {
+    /// A part of a stack's births.
+    fn share(&self, of: &Of<'_>, span: Span, part: &Groups, whole: &Groups, seconds: f64) -> Figure {
         Figure::of(|left_out| {
-            self.total(basis, seen, seconds, left_out) * ratio(sum(part, left_out), sum(remembered, left_out))
+            self.total(of.basis, of.seen, span, seconds, left_out) * ratio(sum(part, left_out), sum(whole, left_out))
         })
     }
 
-    fn born(&self, basis: SeenIn, seen: &Seen, remembered: &Groups, lines: &Lines, seconds: f64, size: f64) -> Born {
+    fn born(&self, of: &Of<'_>, lines: &Lines, seconds: f64, size: f64) -> Born {
+        let &Of { basis, span, seen, remembered } = of;
         let fates = lines.fates(basis, seen.with_lost(basis));
-        let all = self.total(basis, seen, seconds, None);
-        let mut born = Born {
-            objects: Figure::of(|left_out| {
-                let (part, whole) = match basis {
-                    SeenIn::Instants => (&lines.instant_births, &seen.instant_births),
-                    SeenIn::Windows => (&lines.births, &seen.births),
-                };
-                self.total(basis, seen, seconds, left_out) * ratio(sum(part, left_out), sum(whole, left_out))
-            }),
-            bytes: self.share(basis, seen, remembered, &fates.bytes, seconds),
-            alive: self.share(basis, seen, remembered, &fates.alive, seconds),
-            alive_bytes: self.share(basis, seen, remembered, &fates.alive_bytes, seconds),
+        let (part, whole) = match basis {
+            SeenIn::Instants => (&lines.instant_births, &seen.instant_births),
+            SeenIn::Windows => (&lines.births, &seen.births),
         };
-        born.objects.largest = ratio(all, seen.sightings[basis as usize] as f64);
+        let mut born = Born {
+            objects: self.share(of, span, part, whole, seconds),
+            bytes: self.share(of, span, &fates.bytes, remembered, seconds),
+            // What was remembered was left when it was read.
+            alive: self.share(of, Span::Middle, &fates.alive, remembered, seconds),
+            alive_bytes: self.share(of, Span::Middle, &fates.alive_bytes, remembered, seconds),
+        };
+        let all = self.total(basis, seen, span, seconds, None);
+        born.objects.largest = ratio(all, seen.sightings(basis, span) as f64);
         let Figure { value: objects, largest, .. } = born.objects;
         for (figure, each) in [(&mut born.bytes, size), (&mut born.alive, 1.0), (&mut born.alive_bytes, size)] {
             match seen.probes(basis) {
@@ -362,6 +395,7 @@ impl Allocations {
 #[cfg(test)]
 mod tests {
     use crate::analysis::jackknife::GROUPS;
+    use crate::heap::recorder::FurtherBirths;
 
     use super::*;
 
@@ -370,6 +404,7 @@ mod tests {
     #[test]
     fn time_is_not_taken_for_allocation() {
         let mut allocations = Allocations::default();
+        let further = FurtherBirths::default();
         let (computes, allocates) = (0, 1);
         let mut rng = fastrand::Rng::with_seed(7);
         for train in 0..4000 {
@@ -380,7 +415,7 @@ mod tests {
             allocations.time(group, 1e-5);
             allocations.instant(
                 group,
-                &Instant { stack, lines: vec![1], is_moving: false, between: 2e-6, births: None },
+                &Instant { stack, lines: vec![1], is_moving: false, between: 2e-6, births: None, further },
                 1e-5,
             );
             allocations.window(group, 1e-5, births, false);
@@ -404,11 +439,13 @@ mod tests {
     #[test]
     fn a_few_windows_that_are_alike_are_not_well_known() {
         let mut allocations = Allocations::default();
+        let further = FurtherBirths::default();
         let mut rng = fastrand::Rng::with_seed(5);
         for probe in 0..80 {
             let (group, stack) = (probe % GROUPS, (probe / GROUPS % 2) as StackId);
             let births = rng.f64() * if stack == 0 { 20.0 } else { 60.0 };
-            let instant = Instant { stack, lines: vec![1], is_moving: true, between: 4e-6, births: Some(births) };
+            let instant =
+                Instant { stack, lines: vec![1], is_moving: true, between: 4e-6, births: Some(births), further };
             allocations.time(group, 1e-3);
             allocations.instant(group, &instant, 1e-3);
             allocations.window(group, 1e-4, 100.0, false);
@@ -428,6 +465,7 @@ mod tests {
     #[test]
     fn what_could_not_be_read_is_not_taken_for_nothing() {
         let mut allocations = Allocations::default();
+        let further = FurtherBirths::default();
         let mut rng = fastrand::Rng::with_seed(3);
         for probe in 0..6000 {
             let stack = rng.u32(..2);
@@ -438,7 +476,7 @@ mod tests {
             allocations.time(probe % GROUPS, 1e-3);
             allocations.instant(
                 probe % GROUPS,
-                &Instant { stack, lines: vec![1], is_moving, between: 2e-6, births },
+                &Instant { stack, lines: vec![1], is_moving, between: 2e-6, births, further },
                 1e-3,
             );
         }
@@ -448,6 +486,28 @@ mod tests {
             assert!(longer_side(&born.objects) < 1e6, "{:?}", born.objects);
         }
         assert!((allocations.all_births(allocations.basis(), 6.0).value / 18e6 - 1.0).abs() < 0.1);
+    }
+
+    /// Of one stack nearly all dies before it is read; of the other all is read, as it is at once.
+    #[test]
+    fn what_dies_at_once_is_counted_where_it_is_much() {
+        let mut allocations = Allocations::default();
+        let mut rng = fastrand::Rng::with_seed(9);
+        for probe in 0..4000 {
+            let (group, stack) = (probe % GROUPS, rng.u32(..2));
+            let births = if stack == 0 { 0.2 } else { 9.0 };
+            let is_read = stack == 1 || rng.f64() < 0.3;
+            let further = FurtherBirths { is_moving: true, between: 3e-6, births: is_read.then_some(3.0) };
+            let instant =
+                Instant { stack, lines: vec![1], is_moving: true, between: 9e-6, births: Some(births), further };
+            allocations.time(group, 1e-3);
+            allocations.instant(group, &instant, 1e-3);
+        }
+        let places = allocations.places(SeenIn::Instants, 4.0);
+        let objects: Vec<Figure> = places.iter().map(|place| place.2.objects).collect();
+        // A million in a second, of each for half of the time.
+        assert!(objects.iter().all(|figure| (figure.low()..=figure.high()).contains(&2e6)), "{objects:?}");
+        assert!((allocations.all_births(SeenIn::Instants, 4.0).value / 4e6 - 1.0).abs() < 0.1);
     }
 
     /// An object in sight, of a probe with ten births.
@@ -472,10 +532,12 @@ mod tests {
     #[test]
     fn what_was_lost_counts_only_where_nothing_else_is_known() {
         let mut allocations = Allocations::default();
+        let further = FurtherBirths::default();
         for probe in 0..1000 {
             let (group, stack) = (probe % GROUPS, u32::from(probe % 2 == 1));
             let was_lost = if stack == 0 { probe % 20 != 0 } else { probe != 1 };
-            let instant = Instant { stack, lines: vec![1], is_moving: true, between: 2e-6, births: Some(10.0) };
+            let instant =
+                Instant { stack, lines: vec![1], is_moving: true, between: 2e-6, births: Some(10.0), further };
             allocations.time(group, 1e-3);
             allocations.instant(group, &instant, 1e-3);
             let alive_bytes = (was_lost && probe % 4 < 2).then_some(56);
@@ -495,12 +557,17 @@ mod tests {
     #[test]
     fn what_was_not_seen_to_live_may_live() {
         let mut allocations = Allocations::default();
+        let further = FurtherBirths::default();
         for probe in 0..1000 {
             let (group, is_moving) = (probe % GROUPS, probe % 50 == 0);
             let stack = u32::from(probe == 500);
             let births = Some(if is_moving { 10.0 } else { 0.0 });
             allocations.time(group, 1e-3);
-            allocations.instant(group, &Instant { stack, lines: vec![1], is_moving, between: 2e-6, births }, 1e-3);
+            allocations.instant(
+                group,
+                &Instant { stack, lines: vec![1], is_moving, between: 2e-6, births, further },
+                1e-3,
+            );
             if is_moving && stack == 0 {
                 allocations.remembered(&that_died(stack, probe));
             }

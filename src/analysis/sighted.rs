@@ -12,6 +12,7 @@ const IN_SIGHT_MIN: usize = 10;
 /// The lines of a stack's frames, and what was born there, by group.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Lines {
+    /// Of instants: all that was seen to be born.
     pub(super) instant_births: Groups,
     pub(super) births: Groups,
     /// Of what was seen in instants, and in windows: of what was in sight, and of what was lost.
@@ -56,23 +57,66 @@ pub(super) struct Seen {
     pub(super) time: Groups,
     pub(super) window_time: Groups,
     pub(super) births: Groups,
-    /// The time of those instants at which something was born.
-    pub(super) moving: Groups,
-    /// How many of these could be read, and births in them.
-    pub(super) read: Groups,
+    /// Of instants: all that was seen to be born.
     pub(super) instant_births: Groups,
-    /// All its instants, and the seconds from look to look in them. Not of those alone at which something was born: these are
-    /// longer than others.
+    /// All its instants.
     pub(super) looks: Groups,
-    pub(super) looked: Groups,
-    /// Instants, and windows, in which something was born.
-    pub(super) sightings: [u64; 2],
+    /// What was seen between their looks, by [`Span`].
+    pub(super) instants: [Counted; 2],
+    /// Windows in which something was born.
+    pub(super) window_sightings: u64,
     /// Probes and trains of which objects were remembered: whose were in sight, and whose were lost.
     pub(super) probes: [[FxHashSet<u64>; 2]; 2],
     pub(super) lines: FxHashMap<Vec<u32>, Lines>,
 }
 
+/// What was seen between two looks of a stack's instants, by group.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Counted {
+    /// The time of those instants at which something was born.
+    pub(super) moving: Groups,
+    /// How many of these could be read, and births in them.
+    pub(super) read: Groups,
+    pub(super) births: Groups,
+    /// The seconds from look to look of all instants. Not of those alone at which something was born: these are longer than others.
+    pub(super) looked: Groups,
+    /// Instants in which something was born.
+    pub(super) sightings: u64,
+}
+
+impl Counted {
+    /// An instant that stands for so many seconds.
+    pub(super) fn add(&mut self, group: usize, seconds: f64, is_moving: bool, between: f64, births: Option<f64>) {
+        self.looked[group] += between;
+        if !is_moving {
+            return;
+        }
+        self.moving[group] += seconds;
+        let Some(births) = births else { return };
+        self.read[group] += 1.0;
+        self.births[group] += births;
+        self.sightings += u64::from(births > 0.0);
+    }
+}
+
+/// Which looks of instants births are counted between.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Span {
+    /// The first two, in whose middle the stack was read: of births what was left some ten microseconds later.
+    Middle,
+    /// The second and the third: of births what was there at once.
+    Further,
+}
+
 impl Seen {
+    /// Instants, or windows, that found births.
+    pub(super) fn sightings(&self, basis: SeenIn, span: Span) -> u64 {
+        match basis {
+            SeenIn::Instants => self.instants[span as usize].sightings,
+            SeenIn::Windows => self.window_sightings,
+        }
+    }
+
     /// Whether so little of it was in sight that what was lost counts as well. The clock alone decided which was which.
     pub(super) fn with_lost(&self, basis: SeenIn) -> bool {
         self.probes[basis as usize][0].len() < IN_SIGHT_MIN
@@ -94,13 +138,14 @@ impl Seen {
 
 /// Births in a second of the instants at which something was born and could be read: those of one of them, over how long an instant
 /// of these stacks is.
-pub(super) fn rate<'a>(stacks: impl Iterator<Item = &'a Seen>, left_out: Option<usize>) -> f64 {
+pub(super) fn rate<'a>(stacks: impl Iterator<Item = &'a Seen>, span: Span, left_out: Option<usize>) -> f64 {
     let (mut births, mut read, mut looks, mut looked) = (0.0, 0.0, 0.0, 0.0);
     for seen in stacks {
-        births += sum(&seen.instant_births, left_out);
-        read += sum(&seen.read, left_out);
+        let counted = &seen.instants[span as usize];
+        births += sum(&counted.births, left_out);
+        read += sum(&counted.read, left_out);
         looks += sum(&seen.looks, left_out);
-        looked += sum(&seen.looked, left_out);
+        looked += sum(&counted.looked, left_out);
     }
     ratio(births, read) * ratio(looks, looked)
 }

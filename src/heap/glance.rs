@@ -6,12 +6,13 @@
 //! other frames. What will be needed is guessed from the glance before: the same holder, frames about the same places. A wrong
 //! guess costs further calls, never a wrong answer.
 //!
-//! Both looks at the collector are calls of their own, so from the end of the one to the end of the other it is as long as from
-//! look to look, whatever the kernel takes for the rest. Within one call that time can only be guessed: half of it is the way in.
+//! Looks at the collector are the first that their calls read, so from the start of the one to the start of the other it is as long
+//! as from look to look, whatever is read after them. Within one call that time can only be guessed.
 //! Little is read between them: frames are what the target is writing, and it waits for each line of its cache that we
 //! take. With four kilobytes of frames between the looks it allocated a quarter less in that time than it does otherwise. But the
 //! topmost one is read between them: after them it would be the next function's too often, and its place may be that function's
-//! by then.
+//! by then. A third look comes as soon as can be, with the rest and the page on which the newest objects are: those that live for ten
+//! microseconds would be gone soon after, and few of them were still there at the second look.
 //!
 //! Mirrors `_gil_runtime_state` (`Include/internal/pycore_gil.h`), `_gc_runtime_state` (`Include/internal/pycore_gc.h`,
 //! since 3.14 `pycore_interp_structs.h`) and what [`crate::python::stack`] does, v3.8 to v3.15.
@@ -35,6 +36,8 @@ pub const SHALLOW: usize = 40;
 /// Bytes read below and above the topmost frame: some 25 frames, and room for a few calls more.
 const BELOW: u64 = 3072;
 const ABOVE: u64 = 1024;
+/// Bytes read with the topmost frame: those of the one that called it.
+const CALLER: u64 = 320;
 /// Frames guessed.
 const GUESSED: usize = 12;
 /// Places at which frames lay in earlier glances: those that are no part of the thread's own stack (all of them until 3.10, later
@@ -42,6 +45,10 @@ const GUESSED: usize = 12;
 const REMEMBERED: usize = 8;
 /// Bytes of a block of the thread's stack of frames (`DATA_STACK_CHUNK_SIZE`, `Python/pystate.c`).
 const CHUNK: u64 = 16 << 10;
+
+/// The page on which the newest object lies, and the one after it: most that is born in some microseconds lies there.
+const PAGE: u64 = 4096;
+const NEWEST: usize = 2;
 
 /// How long the target is left alone on either side of what is read between the looks: a call takes about as long. Each line of its
 /// cache that is taken costs it a tenth of a microsecond or two, so the time is not to be too short either.
@@ -99,6 +106,19 @@ impl Lane {
     }
 }
 
+/// The time from the second look to a third one, which comes as soon as can be.
+#[derive(Clone, Copy, Debug)]
+pub struct Further {
+    /// The newest object's GC head at the third look.
+    pub tail: Address,
+    /// How long it was.
+    pub between: Duration,
+    /// As [`Glance::is_moving`].
+    pub is_moving: bool,
+    /// Whether the collector ran or had run.
+    pub is_collected: bool,
+}
+
 /// One reading.
 #[derive(Clone, Debug)]
 pub struct Glance {
@@ -123,6 +143,8 @@ pub struct Glance {
     /// Whether the newest object was another one at the second look, or others had been allocated or freed, or the collector had
     /// begun or run.
     pub is_moving: bool,
+    /// What followed.
+    pub further: Further,
     /// How many more of the collector's objects there were at the second look, tracked or not.
     pub more: i32,
     /// The thread that holds the lock; null where nobody does.
@@ -170,6 +192,8 @@ pub struct Glancer<'a, M: Memory + ?Sized> {
     /// Where frames lay, latest first.
     places: Vec<Address>,
     pieces: Vec<Prepared>,
+    /// From which of them on these are the pages of what is newest.
+    newest: usize,
     /// First instructions of code objects seen.
     codes: FxHashMap<Address, Address>,
 }
@@ -180,6 +204,17 @@ struct Guess {
     thread: Address,
     cframe: Address,
     frames: Vec<(Address, usize)>,
+    /// The block of the thread's own frames.
+    chunk: Option<Address>,
+}
+
+impl Guess {
+    /// From where on to read so that the frame that called the one at `top` is read with it, as a rule. Where many functions call one, it
+    /// is that which tells whose call this is, and another one may lie there some microseconds later.
+    fn start_of(&self, layout: &Layout, top: Address) -> Address {
+        let chunk = self.chunk.filter(|chunk| top >= *chunk && top.0 - chunk.0 < CHUNK && layout.iframe.is_some());
+        chunk.map_or(top, |chunk| Address(top.0.saturating_sub(CALLER).max(chunk.0)))
+    }
 }
 
 struct Prepared {
@@ -263,6 +298,13 @@ impl State {
             collecting: memory.read_u32(lane.interpreter.gc.offset(layout.gc.collecting))? != 0,
         })
     }
+
+    /// Whether something was born or died, or the collector began, until it was like that. The newest object may be another one in the
+    /// same place.
+    fn is_moving_to(&self, later: &State) -> bool {
+        let has_begun = later.collecting || self.collections != later.collections;
+        has_begun || self.tail != later.tail || self.allocated != later.allocated
+    }
 }
 
 impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
@@ -276,6 +318,7 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
             guess: Guess::default(),
             places: Vec::new(),
             pieces: Vec::new(),
+            newest: 0,
             codes,
         }
     }
@@ -353,38 +396,49 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
     /// Where the target cannot be read at all any more, or its collector's state is gone.
     pub fn glance(&mut self) -> Result<Glance, ReadError> {
         let (topmost, second) = self.prepare();
-        self.read(..1)?;
-        let looked = Instant::now();
+        let looked = self.read(..1)?;
+        let has_looked = Instant::now();
         let layout = self.layout;
         let first = self.state_in(0)?;
         if let Some(newest) = self.pieces.get_mut(1) {
             newest.address = first.tail;
         }
-        spin_until(looked + DWELL);
+        spin_until(has_looked + DWELL);
         self.read(1..=topmost)?;
         if let Some([word, frame]) = self.pieces.get_mut(topmost - 1..=topmost) {
             let top = u64_at(&word.bytes, 0).filter(|_| word.filled && !self.guess.thread.is_null()).map(Address);
-            if let Some(top) = top.filter(|&top| top != frame.address) {
-                frame.address = top;
+            let needed = top.map(|top| (top, self.guess.start_of(layout, top)));
+            if let Some((top, start)) = needed.filter(|&(_, start)| start != frame.address) {
+                frame.address = start;
+                frame.bytes.resize((top.0 - start.0) as usize + stack::bytes_of_frame(layout), 0);
                 self.read(topmost..=topmost)?;
             }
         }
-        spin_until(looked + DWELL * 3);
-        self.read(second..=second)?;
-        let at = Instant::now();
+        spin_until(has_looked + DWELL * 3);
+        let at = self.read(second..=second)?;
         let newest = self.pieces.get(1).filter(|newest| newest.filled);
         let older = newest.and_then(|newest| link(&newest.bytes, layout.gc_head.gc_prev));
         let after = second + 1;
-        self.read(after..)?;
+        let second = self.state_in(second)?;
+        let page = Address(second.tail.0 & !(PAGE - 1));
+        for (index, piece) in self.pieces.get_mut(self.newest..).unwrap_or_default().iter_mut().enumerate() {
+            piece.address = page.offset(index * PAGE as usize);
+        }
+        let third_at = self.read(after..)?;
+        let third = self.state_in(after)?;
         let took = looked.elapsed();
         let pieces = self.pieces.get(1..).unwrap_or_default();
         let beside = Beside { memory: self.memory, pieces };
         let reader = Reader { memory: &beside, layout };
-        let second = self.state_in(second)?;
         let State { tail, collections, collecting, .. } = second;
-        // The newest object may be another one in the same place.
         let more = second.allocated.saturating_sub(first.allocated);
-        let is_moving = first.tail != tail || more != 0 || collecting || first.collections != collections;
+        let is_moving = first.is_moving_to(&second);
+        let further = Further {
+            tail: third.tail,
+            between: third_at.duration_since(at),
+            is_moving: second.is_moving_to(&third),
+            is_collected: collecting || third.collecting || third.collections != collections,
+        };
         let locked = beside.read_u32(self.lane.gil.offset(layout.gil.locked))? == 1;
         let holder = if locked { reader.pointer(self.lane.gil, layout.gil.last_holder)? } else { Address::NULL };
         let mut glance = Glance {
@@ -398,6 +452,7 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
             collections,
             was_collecting: first.collecting,
             is_moving,
+            further,
             more,
             holder,
             is_own: false,
@@ -439,12 +494,14 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
         }
         let now = places.get(..GUESSED).unwrap_or(&places);
         self.places = remember(now, &self.places, GUESSED + REMEMBERED);
-        self.guess = Guess { thread: holder, cframe, frames: guess_frames(layout, &self.places, now.len(), chunk) };
+        self.guess =
+            Guess { thread: holder, cframe, frames: guess_frames(layout, &self.places, now.len(), chunk), chunk };
         Ok(glance)
     }
 
     /// What is guessed to be needed, in the order in which it is to be read: the collector; the newest object and which frame is
-    /// topmost; that frame; the collector again; then the lock, the same of the thread again, and the frames. The indices of
+    /// topmost; that frame; the collector again; the collector once more, the lock, the same of the thread again, the frames, and the
+    /// pages of what is newest. The indices of
     /// the topmost frame and of the second look.
     fn prepare(&mut self) -> (usize, usize) {
         let layout = self.layout;
@@ -470,10 +527,15 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
         }
         after.extend(frames);
         let topmost = wanted.len();
-        wanted.push((self.places.first().copied().unwrap_or_default(), stack::bytes_of_frame(layout)));
+        let top = self.places.first().copied().unwrap_or_default();
+        let start = self.guess.start_of(layout, top);
+        wanted.push((start, (top.0 - start.0) as usize + stack::bytes_of_frame(layout)));
         let second = wanted.len();
         wanted.push(look);
+        wanted.push(look);
         wanted.extend(after);
+        self.newest = wanted.len();
+        wanted.extend([(Address::NULL, PAGE as usize); NEWEST]);
         self.pieces.resize_with(wanted.len(), || Prepared { address: Address::NULL, bytes: Vec::new(), filled: false });
         for (prepared, (address, length)) in self.pieces.iter_mut().zip(wanted) {
             prepared.address = address;
@@ -482,17 +544,24 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
         (topmost, second)
     }
 
-    /// Reads some of what was prepared in one call. The kernel copies in that order.
-    fn read(&mut self, which: impl SliceIndex<[Prepared], Output = [Prepared]>) -> Result<(), ReadError> {
+    /// A page that was read with the third look of the last glance, as it was then.
+    pub fn page_of_newest(&self, page: Address) -> Option<&[u8]> {
+        let pieces = self.pieces.get(self.newest..).unwrap_or_default();
+        pieces.iter().find(|piece| piece.filled && piece.address == page).map(|piece| piece.bytes.as_slice())
+    }
+
+    /// Reads some of what was prepared in one call. The kernel copies in that order. When the call began.
+    fn read(&mut self, which: impl SliceIndex<[Prepared], Output = [Prepared]>) -> Result<Instant, ReadError> {
         let prepared = self.pieces.get_mut(which).unwrap_or_default();
         let mut pieces: Vec<Piece<'_>> = prepared
             .iter_mut()
             .map(|prepared| Piece { address: prepared.address, buffer: &mut prepared.bytes, filled: false })
             .collect();
+        let start = Instant::now();
         self.memory.read_pieces(&mut pieces)?;
         let filled: Vec<bool> = pieces.iter().map(|piece| piece.filled).collect();
         prepared.iter_mut().zip(filled).for_each(|(prepared, filled)| prepared.filled = filled);
-        Ok(())
+        Ok(start)
     }
 }
 

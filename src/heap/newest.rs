@@ -25,8 +25,12 @@ const PAGE: u64 = 4096;
 pub const BIRTHS_MAX: usize = 8192;
 /// Objects of the time before that are known, so that one that is still there ends a walk.
 pub const KNOWN: usize = 64;
-/// The same where there is little time.
+/// The same where there is little time: so many are read one by one, and up to so many by the page, which stand behind them: where the
+/// newest are gone after some microseconds, some of these live on.
 const NEWEST: usize = 4;
+const OLDER: usize = 24;
+/// Tries to read these.
+const ATTEMPTS: usize = 6;
 /// Lists of a collector: generations.
 pub const LISTS: usize = 3;
 /// Tries to read a list that changes meanwhile.
@@ -55,30 +59,46 @@ pub struct Newest {
 }
 
 impl Newest {
-    /// What stands there now: some objects. They are read one by one, since the target is about to write what lies beside them, and
-    /// would have to wait for that.
+    /// What stands there now: some objects. The newest are read one by one, since the target is about to write what lies beside them,
+    /// and would have to wait for that.
     ///
     /// # Errors
     /// Where the target cannot be read at all any more.
     pub fn read<M: Memory + ?Sized>(glancer: &Glancer<'_, M>) -> Result<Newest, ReadError> {
         let list = glancer.lane.heads().first().copied().unwrap_or_default();
         let mut found = Newest { at: Instant::now(), collections: [0; 2], heads: Vec::new() };
-        for _ in 0..TRIES {
+        for attempt in 0..ATTEMPTS {
             let state = glancer.state()?;
-            found = Newest { at: Instant::now(), collections: state.collections, heads: Vec::new() };
+            let mut heads = Vec::new();
+            let mut read_at = Instant::now();
             let (mut newer, mut at) = (list, state.tail);
-            while found.heads.len() < NEWEST && at != list {
-                // Behind the newest one more may have been born.
-                let links = glancer.links(at)?.filter(|&(next, _)| next == newer || newer == list);
+            // Behind the newest one more may have been born.
+            let is_linked = |next: Address, newer: Address| next == newer || newer == list;
+            while attempt == 0 && heads.len() < NEWEST && at != list {
+                let links = glancer.links(at)?.filter(|&(next, _)| is_linked(next, newer));
                 let Some((_, previous)) = links else { break };
-                found.heads.push(at);
+                heads.push(at);
                 (newer, at) = (at, previous);
             }
-            if at == list {
-                found.heads.push(list);
+            if attempt > 0 || heads.len() == NEWEST {
+                let mut walk = Walk::new(glancer, 1);
+                while heads.len() < OLDER && at != list {
+                    let node = walk.node(at)?.filter(|&(next, ..)| is_linked(next, newer));
+                    let Some((_, previous, _)) = node else { break };
+                    heads.push(at);
+                    (newer, at) = (at, previous);
+                }
+                if attempt > 0 {
+                    read_at = walk.read_at;
+                }
             }
-            // One alone does not say whether it is the same one later.
-            if found.heads.len() > 1 || at == list {
+            if at == list {
+                heads.push(list);
+            }
+            if heads.len() > found.heads.len() {
+                found = Newest { at: read_at, collections: state.collections, heads };
+            }
+            if found.heads.len() > NEWEST || at == list {
                 break;
             }
         }
@@ -157,12 +177,26 @@ pub struct Walk<'a, 'b, M: Memory + ?Sized> {
     pages: FxHashMap<u64, Option<Box<[u8]>>>,
     /// When one was read last.
     read_at: Instant,
+    /// Whether what the last glance has read is taken before anything is read anew.
+    is_after_glance: bool,
 }
 
 impl<'a, 'b, M: Memory + ?Sized> Walk<'a, 'b, M> {
     /// That has read nothing yet, of so many lists.
     pub fn new(glancer: &'b Glancer<'a, M>, lists: usize) -> Self {
-        Walk { glancer, layout: glancer.reader().layout, lists, pages: FxHashMap::default(), read_at: Instant::now() }
+        Walk {
+            glancer,
+            layout: glancer.reader().layout,
+            lists,
+            pages: FxHashMap::default(),
+            read_at: Instant::now(),
+            is_after_glance: false,
+        }
+    }
+
+    /// The same, soon after a glance: what it has read of these pages is as good.
+    pub fn after_glance(glancer: &'b Glancer<'a, M>, lists: usize) -> Self {
+        Walk { is_after_glance: true, ..Walk::new(glancer, lists) }
     }
 
     /// From `tail` back to two known objects in a row and [`KNOWN`] objects beyond, or, where none is known, over `limit`
@@ -240,8 +274,11 @@ impl<'a, 'b, M: Memory + ?Sized> Walk<'a, 'b, M> {
         let bytes = match self.pages.entry(page) {
             Entry::Occupied(bytes) => bytes.into_mut(),
             Entry::Vacant(slot) => {
-                let mut bytes = vec![0; PAGE as usize].into_boxed_slice();
-                let read = glancer.reader().memory.read_exact_at(Address(page.wrapping_mul(PAGE)), &mut bytes);
+                let address = Address(page.wrapping_mul(PAGE));
+                let known = glancer.page_of_newest(address).filter(|_| self.is_after_glance);
+                let mut bytes = known.map_or_else(|| vec![0; PAGE as usize].into_boxed_slice(), Box::from);
+                let read =
+                    if known.is_some() { Ok(()) } else { glancer.reader().memory.read_exact_at(address, &mut bytes) };
                 self.read_at = Instant::now();
                 match read {
                     Ok(()) => slot.insert(Some(bytes)),
@@ -270,6 +307,7 @@ impl<'a, 'b, M: Memory + ?Sized> Walk<'a, 'b, M> {
 
     /// Reads anew what is read next.
     fn forget(&mut self) {
+        self.is_after_glance = false;
         self.pages.clear();
     }
 

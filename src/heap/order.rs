@@ -34,7 +34,7 @@ const RESTARTS_MAX: usize = 2000;
 /// Objects that it may go back to.
 const TRAIL_MAX: usize = 4096;
 /// How long a walk may take.
-const WALK_MAX: Duration = Duration::from_millis(400);
+const WALK_MAX: Duration = Duration::from_millis(2000);
 /// How long after the first one a list that was collected meanwhile is read again.
 const AGAIN_MAX: Duration = Duration::from_millis(500);
 /// Positions of one list: far more than there are objects.

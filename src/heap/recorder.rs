@@ -75,6 +75,19 @@ pub struct Instant {
     pub between: f64,
     /// Births in that time, on average where no more is known; `None`: not known.
     pub births: Option<f64>,
+    /// The same of the time from the second look to a third one, and of what was there at once.
+    pub further: FurtherBirths,
+}
+
+/// What was born from one look to the next.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FurtherBirths {
+    /// As [`Instant::is_moving`].
+    pub is_moving: bool,
+    /// Seconds between the looks.
+    pub between: f64,
+    /// Births in that time; `None`: not known.
+    pub births: Option<f64>,
 }
 
 /// What a probe saw in one lane.
@@ -210,7 +223,7 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
             let moments = self.moments(lane, pace, is_apart)?;
             // Those of the last instant are watched, unless it was late: of the others some have died meanwhile.
             let mut is_drawn = false;
-            if let Some(Some((glance, births))) = moments.last() {
+            if let Some(Some(Moment { glance, births, .. })) = moments.last() {
                 self.watcher.notice_collections(lane, glance.collections);
                 if let Some(births) = births.as_ref().filter(|births| watches && !births.births.is_empty()) {
                     let windows = &[(moments.len() - 1, births.births.as_slice())];
@@ -290,7 +303,7 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
         let mut instants = Vec::new();
         let mut count = 0;
         for (index, moment) in moments.iter().enumerate() {
-            let Some((glance, births)) = moment else { continue };
+            let Some(Moment { glance, births, at_once }) = moment else { continue };
             count += 1;
             if glance.was_collecting {
                 continue;
@@ -315,6 +328,11 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
                 is_moving: glance.is_moving,
                 between: glance.between.as_secs_f64(),
                 births: births.as_ref().map(|births| births.count),
+                further: FurtherBirths {
+                    is_moving: glance.further.is_moving,
+                    between: glance.further.between.as_secs_f64(),
+                    births: *at_once,
+                },
             });
         }
         Ok(Probe { instants, lost, count })
@@ -412,7 +430,12 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
                 self.watcher.notice_collections(lane, glance.collections);
             }
             let order = Order::read(&reader, &glancer.lane, ORDER_MAX);
-            log::debug!("{} objects stand in order, old lists whole: {}", order.len(), order.has_all_old());
+            log::debug!(
+                "{} objects stand in order, old lists whole: {}, oldest {}",
+                order.len(),
+                order.has_all_old(),
+                order.has_oldest()
+            );
             self.watcher.judge(own, &order, &mut survivors);
         }
         survivors

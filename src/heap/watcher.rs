@@ -9,7 +9,7 @@
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::python::layout::Layout;
 use crate::python::measure::{Measure, Size};
@@ -36,6 +36,9 @@ const BETWEEN: Duration = Duration::from_micros(5);
 /// Probes between two looks at an object, at most, and of its age.
 const LOOK_MAX: u64 = 512;
 const LOOKS_OF_AGE: u64 = 4;
+/// Pages on which they lie, at most: to look at objects on many pages takes longer than new ones may be out of sight. Each is as likely to
+/// be drawn as any other.
+const PAGES: usize = 8;
 /// Bytes of an object read to know its size.
 const BODY_MAX: usize = 512;
 
@@ -165,7 +168,11 @@ impl<'a, M: Memory + ?Sized> Watcher<'a, M> {
     pub fn draw(&mut self, drawn: &Drawn<'_>, is_apart: bool, glancers: &[Glancer<'a, M>]) -> Result<(), ReadError> {
         let &Drawn { lane, seen_in, windows, count, born } = drawn;
         let births = windows.iter().flat_map(|(window, births)| births.iter().map(|&birth| (*window, birth)));
-        let mut drawn = self.rng.choose_multiple(births, self.most);
+        let births: Vec<(usize, Birth)> = births.collect();
+        let pages: FxHashSet<u64> = births.iter().map(|(_, birth)| page_of(birth)).collect();
+        let pages: FxHashSet<u64> = self.rng.choose_multiple(pages, PAGES).into_iter().collect();
+        let on_pages = births.into_iter().filter(|(_, birth)| pages.contains(&page_of(birth)));
+        let mut drawn = self.rng.choose_multiple(on_pages, self.most);
         drawn.sort_by_key(|&(window, _)| window);
         let weight = count / drawn.len().max(1) as f64;
         let new = |(window, birth)| Watched {
@@ -512,4 +519,9 @@ impl<'a, M: Memory + ?Sized> Watcher<'a, M> {
             }
         }
     }
+}
+
+/// By number.
+fn page_of(birth: &Birth) -> u64 {
+    birth.address.0 / 4096
 }

@@ -13,7 +13,7 @@ use super::summary::TargetSummary;
 use super::timeline::Moment;
 
 /// What no recording covers.
-pub const NOT_COVERED: &str = "Counted are objects that the collector tracks and that live for microseconds (lists, dicts, instances); not \
+pub const NOT_COVERED: &str = "Counted are objects that the collector tracks and that live for some ten microseconds (lists, dicts, instances); not \
                               str, bytes and numbers, nor tuples and dicts of these alone.";
 
 /// How the recording went.
