@@ -251,7 +251,10 @@ fn at_once<M: Memory + ?Sized>(glancer: &Glancer<'_, M>, glance: &Glance) -> Res
     while at != glance.tail {
         let node = if at == head || count >= WITHIN_MAX { None } else { walk.node(at)? };
         // Behind the newest one more have been born since.
-        let Some((_, previous, _)) = node.filter(|&(next, ..)| next == newer || count == 0) else { return Ok(None) };
+        let Some((_, previous, _)) = node.filter(|&(next, ..)| next == newer || count == 0) else {
+            // As in `since`.
+            return Ok((glance.further.more < -DYING).then_some(0.0));
+        };
         count += 1;
         (newer, at) = (at, previous);
     }

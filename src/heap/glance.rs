@@ -115,6 +115,8 @@ pub struct Further {
     pub between: Duration,
     /// As [`Glance::is_moving`].
     pub is_moving: bool,
+    /// As [`Glance::more`].
+    pub more: i32,
     /// Whether the collector ran or had run.
     pub is_collected: bool,
 }
@@ -437,6 +439,7 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
             tail: third.tail,
             between: third_at.duration_since(at),
             is_moving: second.is_moving_to(&third),
+            more: third.allocated.saturating_sub(second.allocated),
             is_collected: collecting || third.collecting || third.collections != collections,
         };
         let locked = beside.read_u32(self.lane.gil.offset(layout.gil.locked))? == 1;
