@@ -256,19 +256,20 @@ impl Allocations {
             SeenIn::Windows => seconds * ratio(sum(&self.all_births, left_out), sum(&self.readable_time, left_out)),
             SeenIn::Instants => {
                 let seen = || self.seen.iter();
-                let middle = |seen: &Seen| seen.instants[Span::Middle as usize].clone();
                 // Stacks whose instants could not be read are taken for like the others.
-                let is_unread =
-                    |(seen, span): &(&Seen, &Span)| **span == Span::Middle && sum(&middle(seen).read, left_out) <= 0.0;
-                let unread = seen().zip(&spans).filter(is_unread);
-                let unread: f64 = sum(&self.lost, left_out)
-                    + unread.map(|(seen, _)| sum(&middle(seen).moving, left_out)).sum::<f64>();
+                let middle = seen().zip(&spans).filter(|&(_, &span)| span == Span::Middle);
+                let unread = middle
+                    .map(|(seen, &span)| &seen.instants[span as usize])
+                    .filter(|counted| sum(&counted.read, left_out) <= 0.0);
+                let unread: f64 =
+                    sum(&self.lost, left_out) + unread.map(|counted| sum(&counted.moving, left_out)).sum::<f64>();
                 let read: f64 =
                     seen().zip(&spans).map(|(seen, &span)| self.total(basis, seen, span, seconds, left_out)).sum();
                 read + seconds * ratio(unread, sum(&self.time, left_out)) * rate(seen(), Span::Middle, left_out)
             }
         });
-        all.largest = ratio(all.value, self.sightings(basis) as f64);
+        let sightings: u64 = self.seen.iter().zip(&spans).map(|(seen, &span)| seen.sightings(basis, span)).sum();
+        all.largest = ratio(all.value, sightings as f64);
         all
     }
 

@@ -23,7 +23,7 @@ use super::newest::Birth;
 use super::object::{GcHead, RefcountRule, refcount_word};
 
 /// Places in one page are read in one piece.
-const PAGE: u64 = 4096;
+pub(super) const PAGE: u64 = 4096;
 /// How many missed ones a place may stand for: where looks are far apart, gaps of all lengths are no longer equally frequent.
 const MISSED_MAX: f64 = 4.0;
 /// The shortest time between two looks that is told apart from none.

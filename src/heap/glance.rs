@@ -46,8 +46,9 @@ const REMEMBERED: usize = 8;
 /// Bytes of a block of the thread's stack of frames (`DATA_STACK_CHUNK_SIZE`, `Python/pystate.c`).
 const CHUNK: u64 = 16 << 10;
 
+/// Bytes that are read around an object: others of its age and size lie beside it.
+pub(super) const PAGE: u64 = 4096;
 /// The page on which the newest object lies, and the one after it: most that is born in some microseconds lies there.
-const PAGE: u64 = 4096;
 const NEWEST: usize = 2;
 
 /// How long the target is left alone on either side of what is read between the looks: a call takes about as long. Each line of its

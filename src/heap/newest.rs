@@ -17,10 +17,8 @@ use crate::python::proof::GC_FLAG_BITS;
 use crate::target::Address;
 use crate::target::memory::{Memory, ReadError, u64_at};
 
-use super::glance::{Glancer, link};
+use super::glance::{Glancer, PAGE, link};
 
-/// Bytes read around an object of a list: others of its age and size lie beside it.
-const PAGE: u64 = 4096;
 /// Objects followed in one walk; a tight loop makes some ten in a microsecond.
 pub const BIRTHS_MAX: usize = 8192;
 /// Objects of the time before that are known, so that one that is still there ends a walk.

@@ -523,5 +523,5 @@ impl<'a, M: Memory + ?Sized> Watcher<'a, M> {
 
 /// By number.
 fn page_of(birth: &Birth) -> u64 {
-    birth.address.0 / 4096
+    birth.address.0 / follow::PAGE
 }
