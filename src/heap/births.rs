@@ -181,13 +181,22 @@ pub fn train<M: Memory + ?Sized>(
 }
 
 /// What was born between the two looks of a glance.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Between {
     /// The objects. Where it is not known which ones were born in that time, those of a longer time: the newest alone
     /// would be those that live the shortest.
     pub births: Vec<Birth>,
     /// How many were born, on average where that is all that is known.
     pub count: f64,
+    /// When the last of them was read: they were there then.
+    pub at: Instant,
+}
+
+impl Between {
+    /// Nothing was born.
+    fn nothing(at: Instant) -> Self {
+        Between { births: Vec::new(), count: 0.0, at }
+    }
 }
 
 /// An instant.
@@ -226,7 +235,7 @@ pub fn instant<M: Memory + ?Sized>(
     // What stands behind the first look is known only where no collection came in between.
     let is_quiet = !glance.collecting && !glance.was_collecting && glance.is_known();
     let births = match is_quiet {
-        true if !glance.is_moving => Some(Between::default()),
+        true if !glance.is_moving => Some(Between::nothing(glance.at)),
         true => within(glancer, &glance, &known)?,
         false => None,
     };
@@ -285,7 +294,7 @@ fn within<M: Memory + ?Sized>(
         // What was newest at the first look is another object by now, in the same place.
         return since(glancer, glance, known);
     }
-    Ok(Some(Between { count: births.len() as f64, births }))
+    Ok(Some(Between { count: births.len() as f64, births, at: walk.read_at }))
 }
 
 /// The same, by what was born since some objects were the newest: that part which the glance is of the time since then.
@@ -301,11 +310,11 @@ fn since<M: Memory + ?Sized>(
     }
     let Some((births, until)) = found else {
         // Where the newest are all gone and there are far fewer than before, they die, as when a list goes with all it held.
-        return Ok((glance.more < -DYING).then(Between::default));
+        return Ok((glance.more < -DYING).then(|| Between::nothing(glance.at)));
     };
     let part = glance.between.as_secs_f64() / until.duration_since(known.at).as_secs_f64();
     let count = births.len() as f64 * part.min(1.0);
-    Ok(Some(Between { births, count }))
+    Ok(Some(Between { births, count, at: until }))
 }
 
 /// A glance, and what was alive at it, so far as a walk needs it. `known` shortens the walk.

@@ -174,7 +174,7 @@ pub struct Walk<'a, 'b, M: Memory + ?Sized> {
     lists: usize,
     pages: FxHashMap<u64, Option<Box<[u8]>>>,
     /// When one was read last.
-    read_at: Instant,
+    pub read_at: Instant,
     /// Whether what the last glance has read is taken before anything is read anew.
     is_after_glance: bool,
 }

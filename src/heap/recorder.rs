@@ -227,8 +227,8 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
                 self.watcher.notice_collections(lane, glance.collections);
                 if let Some(births) = births.as_ref().filter(|births| watches && !births.births.is_empty()) {
                     let windows = &[(moments.len() - 1, births.births.as_slice())];
-                    let (seen_in, count, born) = (SeenIn::Instants, births.count, glance.at);
-                    let drawn = Drawn { lane, seen_in, windows, count, born };
+                    let (seen_in, count) = (SeenIn::Instants, births.count);
+                    let drawn = Drawn { lane, seen_in, windows, count, born: births.at };
                     self.watcher.draw(&drawn, is_apart, &self.glancers)?;
                     is_drawn = true;
                 }
