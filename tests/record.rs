@@ -83,7 +83,7 @@ fn main() {
             trials.push(Trial::test(name, rates).with_ignored_flag(true));
         }
         // Most of what these make dies within a microsecond, and is not counted: what they keep is.
-        for mode in ["brief", "phases"] {
+        for mode in ["brief", "phases", "ring"] {
             let interpreter = interpreter.clone();
             trials.push(Trial::test(format!("{}/{mode}/amount", interpreter.name), move || {
                 amounts_are_found(&interpreter, &[mode], &["survivors"]).map_err(Failed::from)

@@ -90,13 +90,18 @@ pub struct Remembered {
     pub weight: f64,
     /// Whether it was out of sight for too long ([`crate::heap::batch`]).
     pub was_lost: bool,
-    /// Shallow bytes soon after birth, and at the end if it is alive then.
+    /// Shallow bytes soon after birth.
     pub bytes: u64,
-    /// As above.
-    pub alive_bytes: Option<u64>,
     /// It is known to have died, and what is alive is another object in its place: so many others died unseen
     /// ([`crate::heap::follow`]), and what is alive is not them either.
     pub missed: Option<f64>,
+}
+
+impl Remembered {
+    /// For how many of the births of its window it counts, where it seems to live.
+    fn counts_for(&self) -> f64 {
+        self.weight * self.missed.map_or(1.0, |missed| -missed)
+    }
 }
 
 /// How windows ended.
@@ -231,21 +236,47 @@ impl Allocations {
         if instants <= ERROR_SMALL || instants <= error(SeenIn::Windows) { SeenIn::Instants } else { SeenIn::Windows }
     }
 
-    /// An object whose fate is known.
+    /// An object with which nothing more can happen.
     pub fn remembered(&mut self, object: &Remembered) {
         let Some(seen) = self.seen.get_mut(object.stack as usize) else { return };
         seen.probes[object.seen_in as usize][usize::from(object.was_lost)].insert(object.probe);
+        for fates in self.fates(object) {
+            fates.remembered[object.group] += object.weight;
+            fates.bytes[object.group] += object.weight * object.bytes as f64;
+        }
+    }
+
+    /// One that was remembered seems to be alive, and comes to so many bytes.
+    pub fn survived(&mut self, object: &Remembered, bytes: u64) {
+        let weight = object.counts_for();
+        for fates in self.fates(object) {
+            fates.alive[object.group] += weight;
+            fates.alive_bytes[object.group] += weight * bytes as f64;
+        }
+    }
+
+    /// What became of what was born where it was, all of it and those of its type.
+    fn fates(&mut self, object: &Remembered) -> impl Iterator<Item = &mut Fates> {
+        let all =
+            self.seen.get_mut(object.stack as usize).map(|seen| seen.lines.entry(object.lines.clone()).or_default());
         let of_type = self.types.entry(object.type_name.clone()).or_default();
         let of_type = of_type.entry((object.stack, object.lines.clone())).or_default();
-        for lines in [seen.lines.entry(object.lines.clone()).or_default(), of_type] {
-            let lines = &mut lines.fates[object.seen_in as usize][usize::from(object.was_lost)];
-            lines.remembered[object.group] += object.weight;
-            lines.bytes[object.group] += object.weight * object.bytes as f64;
-            if let Some(bytes) = object.alive_bytes {
-                let weight = object.weight * object.missed.map_or(1.0, |missed| -missed);
-                lines.alive[object.group] += weight;
-                lines.alive_bytes[object.group] += weight * bytes as f64;
+        let lines = all.into_iter().chain([of_type]);
+        lines.map(|lines| &mut lines.fates[object.seen_in as usize][usize::from(object.was_lost)])
+    }
+
+    /// How many objects live with one that was remembered and seems to, by what is known of its stack: none, where others say more.
+    pub fn stands_for(&self, basis: SeenIn, seconds: f64) -> impl Fn(&Remembered) -> f64 + use<> {
+        let of = |seen: &Seen| {
+            let all = self.total(basis, seen, Span::Middle, seconds, None);
+            (ratio(all, sum(&seen.remembered(basis), None)), seen.with_lost(basis))
+        };
+        let each: Vec<(f64, bool)> = self.seen.iter().map(of).collect();
+        move |object| match each.get(object.stack as usize) {
+            Some(&(each, with_lost)) if object.seen_in == basis && (with_lost || !object.was_lost) => {
+                each * object.counts_for()
             }
+            _ => 0.0,
         }
     }
 
@@ -523,7 +554,6 @@ mod tests {
             weight: 10.0,
             was_lost: false,
             bytes: 56,
-            alive_bytes: None,
             missed: None,
         }
     }
@@ -541,8 +571,11 @@ mod tests {
                 Instant { stack, lines: vec![1], is_moving: true, between: 2e-6, births: Some(10.0), further };
             allocations.time(group, 1e-3);
             allocations.instant(group, &instant, 1e-3);
-            let alive_bytes = (was_lost && probe % 4 < 2).then_some(56);
-            allocations.remembered(&Remembered { was_lost, alive_bytes, ..that_died(stack, probe) });
+            let object = Remembered { was_lost, ..that_died(stack, probe) };
+            allocations.remembered(&object);
+            if was_lost && probe % 4 < 2 {
+                allocations.survived(&object, 56);
+            }
         }
         let places = allocations.places(allocations.basis(), 1.0);
         let alive = |index: usize| places[index].2.alive.value / places[index].2.objects.value;

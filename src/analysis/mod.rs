@@ -15,4 +15,5 @@ pub mod owners;
 pub mod profile;
 mod sighted;
 pub mod steps;
+pub mod surplus;
 pub mod why;

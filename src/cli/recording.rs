@@ -8,9 +8,11 @@ use fastrand::Rng;
 
 use crate::analysis::allocations::{Allocations, Remembered};
 use crate::analysis::jackknife::GROUPS;
+use crate::analysis::surplus::{self, Seeming};
 use crate::heap::births::wait_until;
 use crate::heap::recorder::{Probe, Recorder, Seen};
 use crate::heap::stacks::Stacks;
+use crate::heap::standing::Standing;
 use crate::heap::survey::Survey;
 use crate::heap::watched::Watched;
 use crate::python::types::TypeTable;
@@ -313,10 +315,9 @@ impl<'a> Session<'a> {
                 self.recorder.watcher.set_types(types);
             }
         }
-        for survivor in &self.recorder.finish(is_gone) {
-            remember(&mut self.recording.allocations, &self.recorder, survivor, true);
-        }
+        let (survivors, standing) = self.recorder.finish(is_gone);
         self.bury();
+        self.count_survivors(&survivors, &standing);
         let mut recording = self.recording;
         recording.stacks = std::mem::take(&mut self.recorder.stacks);
         recording.course.verdicts = self.recorder.watcher.verdicts;
@@ -342,7 +343,33 @@ impl<'a> Session<'a> {
     /// Hands over what has died.
     fn bury(&mut self) {
         for object in std::mem::take(&mut self.recorder.watcher.dead) {
-            remember(&mut self.recording.allocations, &self.recorder, &object, false);
+            let remembered = remembered(&self.recorder, &object);
+            remembered.iter().for_each(|object| self.recording.allocations.remembered(object));
+        }
+    }
+
+    /// Hands over what seems to live, but for what must be too many. All that has died must have been handed over.
+    fn count_survivors(&mut self, survivors: &[Watched], standing: &[Option<Standing>]) {
+        let allocations = &mut self.recording.allocations;
+        let known = |object| Some((object, remembered(&self.recorder, object)?));
+        let survivors: Vec<(&Watched, Remembered)> = survivors.iter().filter_map(known).collect();
+        survivors.iter().for_each(|(_, object)| allocations.remembered(object));
+        let stands_for = allocations.stands_for(allocations.basis(), self.recording.seconds);
+        let seeming = |(watched, object): &(&Watched, Remembered)| Seeming {
+            lane: watched.lane,
+            type_: watched.birth.type_,
+            objects: stands_for(object),
+            behind: watched.behind,
+        };
+        let seeming: Vec<Seeming> = survivors.iter().map(seeming).collect();
+        let verdicts = &mut self.recorder.watcher.verdicts;
+        for ((watched, object), is_surplus) in survivors.iter().zip(surplus::find(&seeming, standing)) {
+            if is_surplus {
+                verdicts.too_many += 1;
+                verdicts.in_order = verdicts.in_order.saturating_sub(1);
+            } else {
+                allocations.survived(object, watched.bytes);
+            }
         }
     }
 
@@ -429,9 +456,10 @@ fn digest(
     (length + wanted) / 2
 }
 
-fn remember(allocations: &mut Allocations, recorder: &Recorder<'_, Process>, object: &Watched, is_alive: bool) {
-    let Some(found) = &object.found else { return };
-    allocations.remembered(&Remembered {
+/// `None` where its stack is not known.
+fn remembered(recorder: &Recorder<'_, Process>, object: &Watched) -> Option<Remembered> {
+    let found = object.found.as_ref()?;
+    Some(Remembered {
         stack: found.stack,
         lines: found.lines.clone(),
         type_name: recorder.watcher.type_name(object.birth.type_),
@@ -441,9 +469,8 @@ fn remember(allocations: &mut Allocations, recorder: &Recorder<'_, Process>, obj
         weight: object.weight,
         was_lost: object.was_lost,
         bytes: object.first_bytes,
-        alive_bytes: is_alive.then_some(object.bytes),
         missed: object.place.missed(),
-    });
+    })
 }
 
 fn read_types(opened: &Opened) -> Result<TypeTable> {

@@ -40,6 +40,7 @@ pub mod scan;
 pub mod segments;
 pub mod spelling;
 pub mod stacks;
+pub mod standing;
 pub mod statics;
 pub mod strips;
 pub mod survey;

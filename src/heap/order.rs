@@ -35,8 +35,8 @@ const RESTARTS_MAX: usize = 2000;
 const TRAIL_MAX: usize = 4096;
 /// How long a walk may take.
 const WALK_MAX: Duration = Duration::from_millis(2000);
-/// How long after the first one a list that was collected meanwhile is read again.
-const AGAIN_MAX: Duration = Duration::from_millis(500);
+/// For how long a list that was collected meanwhile is read again: a million objects take half a second.
+const AGAIN_MAX: Duration = Duration::from_millis(2000);
 /// Positions of one list: far more than there are objects.
 const OF_LIST: u64 = 1 << 48;
 
@@ -187,6 +187,21 @@ impl Order {
     /// In which list an object stands, the youngest being 0, and where: the higher, the younger.
     pub fn position(&self, object: Address) -> Option<(usize, u64)> {
         self.positions.get(&object).copied()
+    }
+
+    /// Where all that stands from some object on stands, oldest first. `None` where some of that was not read.
+    pub fn since(&self, first: (usize, u64)) -> Option<Vec<(u64, Address)>> {
+        let (list, position) = first;
+        let is_read = |younger: usize| self.whole.get(younger) == Some(&true);
+        // What the walk from the youngest has met is without a gap.
+        let is_near = position % OF_LIST > OF_LIST / 2;
+        if !(0..list).all(is_read) || !is_read(list) && !is_near {
+            return None;
+        }
+        let here = self.positions.iter().filter(|(_, at)| at.1 >= position);
+        let mut objects: Vec<(u64, Address)> = here.map(|(&object, at)| (at.1, object)).collect();
+        objects.sort_unstable();
+        Some(objects)
     }
 
     /// Whether all lists but the youngest were read whole: what is in none of them is in the youngest.

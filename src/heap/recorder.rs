@@ -20,6 +20,7 @@ use super::glance::{Glancer, Lane};
 use super::newest::Birth;
 use super::order::Order;
 use super::stacks::{StackId, Stacks};
+use super::standing::{self, Standing};
 use super::watched::{SeenIn, Watched};
 use super::watcher::{Drawn, Watcher};
 
@@ -409,11 +410,12 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
     }
 
     /// The last look: what is alive at the end. `is_gone`: the target cannot be read any more, and what was alive when it
-    /// was last looked at counts.
-    pub fn finish(&mut self, is_gone: bool) -> Vec<Watched> {
+    /// was last looked at counts. With what stands in the lists of each lane since the first of these was born, where that is known.
+    pub fn finish(&mut self, is_gone: bool) -> (Vec<Watched>, Vec<Option<Standing>>) {
         let objects = self.watcher.take_all(is_gone);
+        let mut standing = vec![None; self.glancers.len()];
         if is_gone {
-            return objects;
+            return (objects, standing);
         }
         self.refresh();
         let mut alive = self.look_closely(objects);
@@ -436,9 +438,12 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
                 order.has_all_old(),
                 order.has_oldest()
             );
+            let before = survivors.len();
             self.watcher.judge(own, &order, &mut survivors);
+            let own = survivors.get_mut(before..).unwrap_or_default();
+            standing[lane] = standing::count(&reader, &order, own);
         }
-        survivors
+        (survivors, standing)
     }
 
     /// Looks again and again for a moment, with births in between: a place in which objects come and go is found empty, or

@@ -55,6 +55,9 @@ pub struct Verdicts {
     pub not_tracked: u64,
     /// The lists changed too fast to be read there. Taken for survivors in the same way.
     pub not_read: u64,
+    /// They stand in order, but more seemed to live than stand there: these stand the farthest from where they should
+    /// ([`super::standing`]).
+    pub too_many: u64,
     /// They were seen to die, and others in their places live.
     pub replaced: u64,
     /// Of all that were watched these were out of sight for too long when they were young, dead or alive. They count only where
@@ -188,6 +191,8 @@ impl<'a, M: Memory + ?Sized> Watcher<'a, M> {
             tick: self.tick,
             epoch: self.lanes.get(lane).map_or(0, |lane| lane.epoch),
             promotions: self.lanes.get(lane).map_or(0, |lane| lane.promotions),
+            position: None,
+            behind: None,
             is_tracked: true,
             was_lost: false,
             lane,
@@ -468,7 +473,7 @@ impl<'a, M: Memory + ?Sized> Watcher<'a, M> {
     /// collection has seen in order of these collections.
     pub fn judge(&mut self, objects: Vec<Watched>, order: &Order, survivors: &mut Vec<Watched>) {
         let mut placed: Vec<(u64, u64, Watched)> = Vec::new();
-        for object in objects {
+        for mut object in objects {
             if object.place.is_empty() {
                 self.bury(object);
                 continue;
@@ -484,6 +489,7 @@ impl<'a, M: Memory + ?Sized> Watcher<'a, M> {
                     self.bury(object);
                 }
                 Some((list, position)) => {
+                    object.position = Some((list, position));
                     // The youngest list holds what was born since the last collection, one by one.
                     let birth = if list == 0 { object.tick } else { 0 };
                     placed.push((position, (object.epoch << 32) + birth, object));

@@ -72,7 +72,7 @@ pub fn write(
         "watched": {
             "in_order": course.verdicts.in_order, "out_of_order": course.verdicts.out_of_order,
             "not_tracked": course.verdicts.not_tracked, "not_read": course.verdicts.not_read,
-            "replaced": course.verdicts.replaced, "out_of_sight": course.verdicts.out_of_sight,
+            "too_many": course.verdicts.too_many, "replaced": course.verdicts.replaced, "out_of_sight": course.verdicts.out_of_sight,
         },
         "births": figure(&profile.all, seconds),
         "unattributed": profile.unattributed().round(),
