@@ -181,10 +181,9 @@ impl Allocations {
         let seen = self.seen(instant.stack);
         seen.time[group] += seconds;
         seen.looks[group] += 1.0;
-        let Instant { is_moving, between, births, further, .. } = *instant;
-        seen.instants[Span::Middle as usize].add(group, seconds, is_moving, between, births);
-        seen.instants[Span::Further as usize].add(group, seconds, further.is_moving, further.between, further.births);
-        let births = [births.filter(|_| is_moving), further.births.filter(|_| further.is_moving)];
+        seen.instants[Span::Middle as usize].add(group, seconds, &instant.middle);
+        seen.instants[Span::Further as usize].add(group, seconds, &instant.further);
+        let births = [instant.middle.counted(), instant.further.counted()];
         if births.iter().all(Option::is_none) {
             return;
         }
@@ -427,7 +426,7 @@ impl Allocations {
 #[cfg(test)]
 mod tests {
     use crate::analysis::jackknife::GROUPS;
-    use crate::heap::recorder::FurtherBirths;
+    use crate::heap::recorder::Looks;
 
     use super::*;
 
@@ -436,7 +435,7 @@ mod tests {
     #[test]
     fn time_is_not_taken_for_allocation() {
         let mut allocations = Allocations::default();
-        let further = FurtherBirths::default();
+        let further = Looks::default();
         let (computes, allocates) = (0, 1);
         let mut rng = fastrand::Rng::with_seed(7);
         for train in 0..4000 {
@@ -447,7 +446,12 @@ mod tests {
             allocations.time(group, 1e-5);
             allocations.instant(
                 group,
-                &Instant { stack, lines: vec![1], is_moving: false, between: 2e-6, births: None, further },
+                &Instant {
+                    stack,
+                    lines: vec![1],
+                    middle: Looks { is_moving: false, between: 2e-6, births: None },
+                    further,
+                },
                 1e-5,
             );
             allocations.window(group, 1e-5, births, false);
@@ -471,13 +475,17 @@ mod tests {
     #[test]
     fn a_few_windows_that_are_alike_are_not_well_known() {
         let mut allocations = Allocations::default();
-        let further = FurtherBirths::default();
+        let further = Looks::default();
         let mut rng = fastrand::Rng::with_seed(5);
         for probe in 0..80 {
             let (group, stack) = (probe % GROUPS, (probe / GROUPS % 2) as StackId);
             let births = rng.f64() * if stack == 0 { 20.0 } else { 60.0 };
-            let instant =
-                Instant { stack, lines: vec![1], is_moving: true, between: 4e-6, births: Some(births), further };
+            let instant = Instant {
+                stack,
+                lines: vec![1],
+                middle: Looks { is_moving: true, between: 4e-6, births: Some(births) },
+                further,
+            };
             allocations.time(group, 1e-3);
             allocations.instant(group, &instant, 1e-3);
             allocations.window(group, 1e-4, 100.0, false);
@@ -497,7 +505,7 @@ mod tests {
     #[test]
     fn what_could_not_be_read_is_not_taken_for_nothing() {
         let mut allocations = Allocations::default();
-        let further = FurtherBirths::default();
+        let further = Looks::default();
         let mut rng = fastrand::Rng::with_seed(3);
         for probe in 0..6000 {
             let stack = rng.u32(..2);
@@ -508,7 +516,7 @@ mod tests {
             allocations.time(probe % GROUPS, 1e-3);
             allocations.instant(
                 probe % GROUPS,
-                &Instant { stack, lines: vec![1], is_moving, between: 2e-6, births, further },
+                &Instant { stack, lines: vec![1], middle: Looks { is_moving, between: 2e-6, births }, further },
                 1e-3,
             );
         }
@@ -529,9 +537,13 @@ mod tests {
             let (group, stack) = (probe % GROUPS, rng.u32(..2));
             let births = if stack == 0 { 0.2 } else { 9.0 };
             let is_read = stack == 1 || rng.f64() < 0.3;
-            let further = FurtherBirths { is_moving: true, between: 3e-6, births: is_read.then_some(3.0) };
-            let instant =
-                Instant { stack, lines: vec![1], is_moving: true, between: 9e-6, births: Some(births), further };
+            let further = Looks { is_moving: true, between: 3e-6, births: is_read.then_some(3.0) };
+            let instant = Instant {
+                stack,
+                lines: vec![1],
+                middle: Looks { is_moving: true, between: 9e-6, births: Some(births) },
+                further,
+            };
             allocations.time(group, 1e-3);
             allocations.instant(group, &instant, 1e-3);
         }
@@ -563,12 +575,16 @@ mod tests {
     #[test]
     fn what_was_lost_counts_only_where_nothing_else_is_known() {
         let mut allocations = Allocations::default();
-        let further = FurtherBirths::default();
+        let further = Looks::default();
         for probe in 0..1000 {
             let (group, stack) = (probe % GROUPS, u32::from(probe % 2 == 1));
             let was_lost = if stack == 0 { probe % 20 != 0 } else { probe != 1 };
-            let instant =
-                Instant { stack, lines: vec![1], is_moving: true, between: 2e-6, births: Some(10.0), further };
+            let instant = Instant {
+                stack,
+                lines: vec![1],
+                middle: Looks { is_moving: true, between: 2e-6, births: Some(10.0) },
+                further,
+            };
             allocations.time(group, 1e-3);
             allocations.instant(group, &instant, 1e-3);
             let object = Remembered { was_lost, ..that_died(stack, probe) };
@@ -591,7 +607,7 @@ mod tests {
     #[test]
     fn what_was_not_seen_to_live_may_live() {
         let mut allocations = Allocations::default();
-        let further = FurtherBirths::default();
+        let further = Looks::default();
         for probe in 0..1000 {
             let (group, is_moving) = (probe % GROUPS, probe % 50 == 0);
             let stack = u32::from(probe == 500);
@@ -599,7 +615,7 @@ mod tests {
             allocations.time(group, 1e-3);
             allocations.instant(
                 group,
-                &Instant { stack, lines: vec![1], is_moving, between: 2e-6, births, further },
+                &Instant { stack, lines: vec![1], middle: Looks { is_moving, between: 2e-6, births }, further },
                 1e-3,
             );
             if is_moving && stack == 0 {

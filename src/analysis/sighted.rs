@@ -2,6 +2,7 @@
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use crate::heap::recorder::Looks;
 use crate::heap::watched::SeenIn;
 
 use super::jackknife::{Groups, ratio, sum};
@@ -86,13 +87,13 @@ pub(super) struct Counted {
 
 impl Counted {
     /// An instant that stands for so many seconds.
-    pub(super) fn add(&mut self, group: usize, seconds: f64, is_moving: bool, between: f64, births: Option<f64>) {
-        self.looked[group] += between;
-        if !is_moving {
+    pub(super) fn add(&mut self, group: usize, seconds: f64, looks: &Looks) {
+        self.looked[group] += looks.between;
+        if !looks.is_moving {
             return;
         }
         self.moving[group] += seconds;
-        let Some(births) = births else { return };
+        let Some(births) = looks.births else { return };
         self.read[group] += 1.0;
         self.births[group] += births;
         self.sightings += u64::from(births > 0.0);

@@ -70,25 +70,28 @@ pub struct Instant {
     pub stack: StackId,
     /// The lines of its frames.
     pub lines: Vec<u32>,
-    /// Whether something was born between its two looks, or the collector began.
+    /// From its first look to its second one, in whose middle the stack was read.
+    pub middle: Looks,
+    /// From there to a third one: what was there at once.
+    pub further: Looks,
+}
+
+/// What two looks at the list tell.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Looks {
+    /// Whether something was born between them, or the collector began.
     pub is_moving: bool,
-    /// Seconds between its two looks.
+    /// Seconds between them.
     pub between: f64,
     /// Births in that time, on average where no more is known; `None`: not known.
     pub births: Option<f64>,
-    /// The same of the time from the second look to a third one, and of what was there at once.
-    pub further: FurtherBirths,
 }
 
-/// What was born from one look to the next.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct FurtherBirths {
-    /// As [`Instant::is_moving`].
-    pub is_moving: bool,
-    /// Seconds between the looks.
-    pub between: f64,
-    /// Births in that time; `None`: not known.
-    pub births: Option<f64>,
+impl Looks {
+    /// The births, where there was something to be counted.
+    pub fn counted(&self) -> Option<f64> {
+        self.births.filter(|_| self.is_moving)
+    }
 }
 
 /// What a probe saw in one lane.
@@ -326,10 +329,12 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
             instants.push(Instant {
                 stack: found.stack,
                 lines: found.lines,
-                is_moving: glance.is_moving,
-                between: glance.between.as_secs_f64(),
-                births: births.as_ref().map(|births| births.count),
-                further: FurtherBirths {
+                middle: Looks {
+                    is_moving: glance.is_moving,
+                    between: glance.between.as_secs_f64(),
+                    births: births.as_ref().map(|births| births.count),
+                },
+                further: Looks {
                     is_moving: glance.further.is_moving,
                     between: glance.further.between.as_secs_f64(),
                     births: *at_once,
