@@ -176,6 +176,7 @@ const CONTENTS: &[(&str, Test)] = &[
     ("speedscope-follows-its-schema", speedscope),
     ("folded-stacks-and-csv-are-read-back", folded_and_csv),
     ("lines-are-those-that-allocate", lines),
+    ("what-short-threads-do-is-told-as-one", requests),
 ];
 
 fn free_threaded(interpreter: &Interpreter) -> Result<(), String> {
@@ -184,6 +185,26 @@ fn free_threaded(interpreter: &Interpreter) -> Result<(), String> {
     match run.status.code() {
         Some(2) if run.stderr.contains("free-threaded") && run.stderr.contains("histo") => Ok(()),
         code => Err(format!("{code:?} {}", run.stderr)),
+    }
+}
+
+/// A thread for each request: of each next to nothing is seen.
+fn requests(interpreter: &Interpreter) -> Result<(), String> {
+    let target = Target::spawn(interpreter, &common::program("rates.py"), &["requests"], &[])?;
+    let run =
+        tool::run(&["record", &target.pid().to_string(), "-d", "3", "-f", "json", "-o", "-", "--seed", "1"])?.ok()?;
+    let report = run.json()?;
+    let born = |figures: &Value| figures["objects"]["value"].as_f64().unwrap_or(0.0);
+    let stacks = report["stacks"].as_array().ok_or("no stacks")?;
+    let together = stacks.iter().filter(|stack| stack["thread"] == "other threads");
+    let together: f64 = together.map(|stack| born(&stack["allocated"])).sum();
+    let (all, unattributed) = (born(&report["totals"]["allocated"]), report["unattributed"].as_f64().unwrap_or(0.0));
+    if together < 0.8 * all || all == 0.0 {
+        return Err(format!("{together} of {all} objects are those of threads taken together"));
+    }
+    match unattributed < 0.4 * (all + unattributed) {
+        true => Ok(()),
+        false => Err(format!("{all} objects have a stack, {unattributed} have none")),
     }
 }
 

@@ -279,6 +279,27 @@ impl Allocations {
         }
     }
 
+    /// Instants and windows that found births on a stack.
+    pub fn sightings_of(&self, stack: StackId) -> u64 {
+        let of = |seen: &Seen| {
+            seen.sightings(SeenIn::Instants, Span::Middle) + seen.sightings(SeenIn::Windows, Span::Middle)
+        };
+        self.seen.get(stack as usize).map_or(0, of)
+    }
+
+    /// Puts what was seen of each stack to what was seen of another one, by id.
+    pub fn pool(&mut self, into: &[StackId]) {
+        let pooled = |stack: StackId| into.get(stack as usize).copied().unwrap_or(stack);
+        for (id, seen) in (0..).zip(std::mem::take(&mut self.seen)) {
+            self.seen(pooled(id)).add(seen);
+        }
+        for places in self.types.values_mut() {
+            for ((stack, lines), fates) in std::mem::take(places) {
+                places.entry((pooled(stack), lines)).or_default().add(&fates);
+            }
+        }
+    }
+
     /// What all births come to, attributed or not, over a recording of so many seconds.
     pub fn all_births(&self, basis: SeenIn, seconds: f64) -> Figure {
         let spans = self.spans(basis);

@@ -8,6 +8,8 @@ use super::intervals;
 
 /// Groups of the jackknife.
 pub const GROUPS: usize = 20;
+/// Instants or windows with births that are few: errors are a half and more.
+pub const SIGHTINGS_FEW: u64 = 20;
 /// By how much the variance of so few groups is to be larger for the limits to hold: Student's quantile at 19 degrees of freedom
 /// over the normal distribution's, squared.
 const FEW_GROUPS: f64 = 1.1403;

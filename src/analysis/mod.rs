@@ -16,4 +16,5 @@ pub mod profile;
 mod sighted;
 pub mod steps;
 pub mod surplus;
+pub mod threads;
 pub mod why;

@@ -79,10 +79,8 @@ impl Profile {
         let mut total = Born::default();
         for (id, lines, born) in allocations.places(basis, seconds) {
             let Some(stack) = stacks.stacks.get(id as usize) else { continue };
-            let thread = match several {
-                true => format!("interpreter {}, thread {}", stack.interpreter, stack.thread),
-                false => format!("thread {}", stack.thread),
-            };
+            let thread = stack.thread.map_or_else(|| "other threads".to_owned(), |thread| format!("thread {thread}"));
+            let thread = if several { format!("interpreter {}, {thread}", stack.interpreter) } else { thread };
             let frames: Vec<FrameName> = stack
                 .functions
                 .iter()

@@ -20,7 +20,20 @@ pub(super) struct Lines {
     pub(super) fates: [[Fates; 2]; 2],
 }
 
+/// Adds what was seen elsewhere, group by group.
+fn add(all: &mut Groups, more: &Groups) {
+    all.iter_mut().zip(more).for_each(|(all, more)| *all += more);
+}
+
 impl Lines {
+    /// Adds what was seen of the same lines elsewhere.
+    pub(super) fn add(&mut self, other: &Lines) {
+        add(&mut self.instant_births, &other.instant_births);
+        add(&mut self.births, &other.births);
+        let fates = self.fates.iter_mut().flatten().zip(other.fates.iter().flatten());
+        fates.for_each(|(all, more)| all.add(more));
+    }
+
     pub(super) fn fates(&self, basis: SeenIn, with_lost: bool) -> Fates {
         let [in_sight, lost] = &self.fates[basis as usize];
         let mut fates = in_sight.clone();
@@ -42,9 +55,6 @@ pub(super) struct Fates {
 
 impl Fates {
     pub(super) fn add(&mut self, other: &Fates) {
-        let add = |all: &mut Groups, more: &Groups| {
-            all.iter_mut().zip(more).for_each(|(all, more)| *all += more);
-        };
         add(&mut self.remembered, &other.remembered);
         add(&mut self.bytes, &other.bytes);
         add(&mut self.alive, &other.alive);
@@ -86,6 +96,15 @@ pub(super) struct Counted {
 }
 
 impl Counted {
+    /// Adds what was seen of another stack.
+    fn add_all(&mut self, other: &Counted) {
+        add(&mut self.moving, &other.moving);
+        add(&mut self.read, &other.read);
+        add(&mut self.births, &other.births);
+        add(&mut self.looked, &other.looked);
+        self.sightings += other.sightings;
+    }
+
     /// An instant that stands for so many seconds.
     pub(super) fn add(&mut self, group: usize, seconds: f64, looks: &Looks) {
         self.looked[group] += looks.between;
@@ -110,6 +129,22 @@ pub(super) enum Span {
 }
 
 impl Seen {
+    /// Adds what was seen of another stack.
+    pub(super) fn add(&mut self, other: Seen) {
+        add(&mut self.time, &other.time);
+        add(&mut self.window_time, &other.window_time);
+        add(&mut self.births, &other.births);
+        add(&mut self.instant_births, &other.instant_births);
+        add(&mut self.looks, &other.looks);
+        self.instants.iter_mut().zip(&other.instants).for_each(|(all, more)| all.add_all(more));
+        self.window_sightings += other.window_sightings;
+        let probes = self.probes.iter_mut().flatten().zip(other.probes.into_iter().flatten());
+        probes.for_each(|(all, more)| all.extend(more));
+        for (lines, seen) in other.lines {
+            self.lines.entry(lines).or_default().add(&seen);
+        }
+    }
+
     /// Instants, or windows, that found births.
     pub(super) fn sightings(&self, basis: SeenIn, span: Span) -> u64 {
         match basis {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::analysis::jackknife::Figure;
+use crate::analysis::jackknife::{Figure, SIGHTINGS_FEW};
 use crate::analysis::profile::{MergeBy, Profile, StackBorn};
 use crate::python::layout::Build;
 use crate::report::folded::Weight;
@@ -18,9 +18,6 @@ use super::args::{CoreFile, Output, Record, RecordFormat, Target};
 use super::open;
 use super::output::{Destination, default_file};
 use super::recording::{self, Recording};
-
-/// Instants with births, or windows, below which that is said: errors are a half and more.
-const SIGHTINGS_FEW: u64 = 20;
 
 /// Records and writes.
 pub fn run(options: &Record) -> Result<()> {

@@ -9,6 +9,7 @@ use fastrand::Rng;
 use crate::analysis::allocations::{Allocations, Remembered};
 use crate::analysis::jackknife::GROUPS;
 use crate::analysis::surplus::{self, Seeming};
+use crate::analysis::threads;
 use crate::heap::births::wait_until;
 use crate::heap::recorder::{Probe, Recorder, Seen};
 use crate::heap::stacks::Stacks;
@@ -320,6 +321,7 @@ impl<'a> Session<'a> {
         self.count_survivors(&survivors, &standing);
         let mut recording = self.recording;
         recording.stacks = std::mem::take(&mut self.recorder.stacks);
+        threads::pool(&mut recording.allocations, &mut recording.stacks);
         recording.course.verdicts = self.recorder.watcher.verdicts;
         let warnings = &mut recording.course.warnings;
         if self.missed * 100 > self.strata * MISSED_MAX {

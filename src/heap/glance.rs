@@ -471,7 +471,7 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
         glance.is_own = self.lane.serves_all || interpreter == self.lane.interpreter.address;
         let top = stack::top(&reader, holder).unwrap_or_default();
         let later = Beside { memory: self.memory, pieces: self.pieces.get(after..).unwrap_or_default() };
-        let now = stack::top(&Reader { memory: &later, layout }, holder).unwrap_or_default();
+        let mut now = stack::top(&Reader { memory: &later, layout }, holder).unwrap_or_default();
         let mut stack = walk(&beside, layout, &mut self.codes, top);
         if stack.places.len() < 2 && stack.rest.is_null() && now != top {
             // A frame that has returned has nothing below it any more: what it returned to is topmost now.
@@ -481,7 +481,11 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
             }
         }
         // Frames that were not prepared may have changed since.
-        let has_fallen = stack.has_fallen || self.guess.thread != holder;
+        let mut has_fallen = stack.has_fallen || self.guess.thread != holder;
+        if let Some((top, anew)) = has_fallen.then(|| walk_anew(self.memory, layout, &mut self.codes, holder)).flatten()
+        {
+            (now, has_fallen, stack) = (top, anew.has_fallen, anew);
+        }
         if has_fallen && stack::top(&Reader { memory: self.memory, layout }, holder).ok() != Some(now) {
             // These are frames of several moments.
             stack.frames.clear();
@@ -554,17 +558,11 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
         pieces.iter().find(|piece| piece.filled && piece.address == page).map(|piece| piece.bytes.as_slice())
     }
 
-    /// Reads some of what was prepared in one call. The kernel copies in that order. When the call began.
+    /// Reads some of what was prepared in one call. When that began.
     fn read(&mut self, which: impl SliceIndex<[Prepared], Output = [Prepared]>) -> Result<Instant, ReadError> {
         let prepared = self.pieces.get_mut(which).unwrap_or_default();
-        let mut pieces: Vec<Piece<'_>> = prepared
-            .iter_mut()
-            .map(|prepared| Piece { address: prepared.address, buffer: &mut prepared.bytes, filled: false })
-            .collect();
         let start = Instant::now();
-        self.memory.read_pieces(&mut pieces)?;
-        let filled: Vec<bool> = pieces.iter().map(|piece| piece.filled).collect();
-        prepared.iter_mut().zip(filled).for_each(|(prepared, filled)| prepared.filled = filled);
+        read_all(self.memory, prepared)?;
         Ok(start)
     }
 }
@@ -628,6 +626,39 @@ fn walk<M: Memory + ?Sized>(
     }
     walked.rest = next;
     walked
+}
+
+/// The topmost frame of a thread that was not expected, or is not where it was, and the frames from there on: about the topmost one all is
+/// read at once, some microseconds after the looks. Where threads take turns, as those of a server do, that is how most are found: of frames
+/// that are read one by one the topmost has changed before the last is read. `None` until 3.10, where they lie apart.
+fn walk_anew<M: Memory + ?Sized>(
+    memory: &M,
+    layout: &Layout,
+    codes: &mut FxHashMap<Address, Address>,
+    holder: Address,
+) -> Option<(Address, Walked)> {
+    layout.iframe.as_ref()?;
+    let reader = Reader { memory, layout };
+    let chunk = layout.thread.datastack_chunk.and_then(|offset| reader.pointer(holder, offset).ok());
+    let top = stack::top(&reader, holder).ok()?;
+    let guessed = guess_frames(layout, &[top], 1, chunk).into_iter();
+    let mut pieces: Vec<Prepared> =
+        guessed.map(|(address, length)| Prepared { address, bytes: vec![0; length], filled: false }).collect();
+    read_all(memory, &mut pieces).ok()?;
+    let beside = Beside { memory, pieces: &pieces };
+    Some((top, walk(&beside, layout, codes, top)))
+}
+
+/// Reads what was prepared in one call. The kernel copies in that order.
+fn read_all<M: Memory + ?Sized>(memory: &M, prepared: &mut [Prepared]) -> Result<(), ReadError> {
+    let mut pieces: Vec<Piece<'_>> = prepared
+        .iter_mut()
+        .map(|prepared| Piece { address: prepared.address, buffer: &mut prepared.bytes, filled: false })
+        .collect();
+    memory.read_pieces(&mut pieces)?;
+    let filled: Vec<bool> = pieces.iter().map(|piece| piece.filled).collect();
+    prepared.iter_mut().zip(filled).for_each(|(prepared, filled)| prepared.filled = filled);
+    Ok(())
 }
 
 /// Waits awake.

@@ -29,8 +29,8 @@ pub type StackId = u32;
 pub struct Stack {
     /// The interpreter's id.
     pub interpreter: i64,
-    /// The thread's number; see [`stack::Thread`].
-    pub thread: u64,
+    /// The thread's number; see [`stack::Thread`]. `None`: one of those that are taken together ([`Stacks::pool`]).
+    pub thread: Option<u64>,
     /// Functions by index, root first.
     pub functions: Vec<u32>,
 }
@@ -118,7 +118,7 @@ impl Stacks {
             functions.push(function);
             lines.push(self.functions.get(function as usize)?.line_or_first(frame.instruction));
         }
-        let stack = Stack { interpreter, thread, functions };
+        let stack = Stack { interpreter, thread: Some(thread), functions };
         if let Some(&id) = self.ids.get(&stack) {
             return Some(Found { stack: id, lines });
         }
@@ -129,6 +129,26 @@ impl Stacks {
         self.stacks.push(stack.clone());
         self.ids.insert(stack, id);
         Some(Found { stack: id, lines })
+    }
+
+    /// Takes some threads together, by interpreter and number. Of each stack, which one is to stand for it.
+    pub fn pool(&mut self, is_pooled: impl Fn(i64, u64) -> bool) -> Vec<StackId> {
+        let mut into = Vec::with_capacity(self.stacks.len());
+        for id in 0..self.stacks.len() {
+            let stack = &self.stacks[id];
+            if !stack.thread.is_some_and(|thread| is_pooled(stack.interpreter, thread)) {
+                into.push(id as StackId);
+                continue;
+            }
+            let pooled = Stack { thread: None, ..stack.clone() };
+            let next = self.stacks.len() as StackId;
+            let pooled_id = *self.ids.entry(pooled.clone()).or_insert(next);
+            if pooled_id == next {
+                self.stacks.push(pooled);
+            }
+            into.push(pooled_id);
+        }
+        into
     }
 
     fn function<M: Memory + ?Sized>(&mut self, reader: &Reader<'_, M>, code: Address) -> Option<u32> {
