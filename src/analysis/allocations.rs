@@ -319,14 +319,17 @@ impl Allocations {
                 read + seconds * ratio(unread, sum(&self.time, left_out)) * rate(seen(), Span::Middle, left_out)
             }
         });
-        let sightings: u64 = self.seen.iter().zip(&spans).map(|(seen, &span)| seen.sightings(basis, span)).sum();
-        all.largest = ratio(all.value, sightings as f64);
+        all.largest = ratio(all.value, self.sightings_between(basis, &spans) as f64);
         all
     }
 
     /// Instants, or windows, that found births on a stack that was read.
     pub fn sightings(&self, basis: SeenIn) -> u64 {
-        self.seen.iter().zip(self.spans(basis)).map(|(seen, span)| seen.sightings(basis, span)).sum()
+        self.sightings_between(basis, &self.spans(basis))
+    }
+
+    fn sightings_between(&self, basis: SeenIn, spans: &[Span]) -> u64 {
+        self.seen.iter().zip(spans).map(|(seen, &span)| seen.sightings(basis, span)).sum()
     }
 
     /// Between which looks the births of each stack are counted. Those of the middle are known best, but where most dies within ten

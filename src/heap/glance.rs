@@ -336,12 +336,10 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
     /// # Errors
     /// As for [`Glancer::glance`].
     pub fn state(&self) -> Result<State, ReadError> {
-        let gc = self.lane.interpreter.gc;
-        let mut bytes = vec![0; self.layout.gc.size];
-        let mut pieces = [Piece { address: gc, buffer: &mut bytes, filled: false }];
-        self.memory.read_pieces(&mut pieces)?;
-        let piece = Prepared { address: gc, filled: pieces[0].filled, bytes };
-        State::of(self.layout, &self.lane, &Only { memory: self.memory, piece: Some(&piece) })
+        let bytes = vec![0; self.layout.gc.size];
+        let mut look = [Prepared { address: self.lane.interpreter.gc, bytes, filled: false }];
+        read_all(self.memory, &mut look)?;
+        State::of(self.layout, &self.lane, &Only { memory: self.memory, piece: look.first() })
     }
 
     /// Learns which frame is topmost now: that a glance soon after needs one call less.

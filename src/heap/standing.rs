@@ -28,22 +28,23 @@ pub type Standing = FxHashMap<Address, f64>;
 /// these stands ([`Watched::behind`]). `None` where that is not known: few survive, or the lists could not be read whole so far. Reads
 /// the type of each object that stands there.
 pub fn count<M: Memory + ?Sized>(reader: &Reader<'_, M>, order: &Order, survivors: &mut [Watched]) -> Option<Standing> {
-    let mut placed: Vec<&mut Watched> = survivors.iter_mut().filter(|object| object.position.is_some()).collect();
-    placed.sort_by_key(|object| std::cmp::Reverse(object.tick));
-    let probes = placed.chunk_by(|a, b| a.tick == b.tick).count();
+    let with_position = |object| {
+        let object: &mut Watched = object;
+        Some((order.position(object.birth.address)?, object))
+    };
+    let mut placed: Vec<((usize, u64), &mut Watched)> = survivors.iter_mut().filter_map(with_position).collect();
+    placed.sort_by_key(|(_, object)| std::cmp::Reverse(object.tick));
+    let probes = placed.chunk_by(|(_, a), (_, b)| a.tick == b.tick).count();
     if probes < PROBES_MIN {
         return None;
     }
-    let first = placed.iter().filter_map(|object| object.position).min_by_key(|&(_, position)| position)?;
+    let first = placed.iter().map(|&(at, _)| at).min_by_key(|&(_, position)| position)?;
     let mut objects = order.since(first)?;
     let ranks: Vec<(u64, u64)> = placed
         .iter()
-        .map(|object| {
-            let position = object.position.map_or(0, |(_, position)| position);
-            (object.tick, objects.partition_point(|&(at, _)| at < position) as u64)
-        })
+        .map(|&((_, position), ref object)| (object.tick, objects.partition_point(|&(at, _)| at < position) as u64))
         .collect();
-    placed.iter_mut().zip(behind(&ranks)).for_each(|(object, behind)| object.behind = Some(behind));
+    placed.iter_mut().zip(behind(&ranks)).for_each(|((_, object), behind)| object.behind = Some(behind));
 
     // What was born after the last probe, while we look a last time, is none of them.
     let last = ranks.chunk_by(|a, b| a.0 == b.0).next().into_iter().flatten().map(|&(_, rank)| rank).min();

@@ -43,9 +43,8 @@ pub struct Watched {
     pub(super) epoch: u64,
     /// As above, of those that move all objects into the oldest list.
     pub(super) promotions: u64,
-    /// Where it stands in the collector's lists at the end, if in one: its list and position.
-    pub(super) position: Option<(usize, u64)>,
-    /// How many objects stand there between the first that can have been born with it and it ([`super::standing`]).
+    /// How many objects stand in the collector's lists at the end between the first that can have been born with it and it
+    /// ([`super::standing`]); `None`: it is in none of them, or that is not known.
     pub behind: Option<u64>,
     /// Whether it was in a list at the last look.
     pub(super) is_tracked: bool,

@@ -191,7 +191,6 @@ impl<'a, M: Memory + ?Sized> Watcher<'a, M> {
             tick: self.tick,
             epoch: self.lanes.get(lane).map_or(0, |lane| lane.epoch),
             promotions: self.lanes.get(lane).map_or(0, |lane| lane.promotions),
-            position: None,
             behind: None,
             is_tracked: true,
             was_lost: false,
@@ -473,7 +472,7 @@ impl<'a, M: Memory + ?Sized> Watcher<'a, M> {
     /// collection has seen in order of these collections.
     pub fn judge(&mut self, objects: Vec<Watched>, order: &Order, survivors: &mut Vec<Watched>) {
         let mut placed: Vec<(u64, u64, Watched)> = Vec::new();
-        for mut object in objects {
+        for object in objects {
             if object.place.is_empty() {
                 self.bury(object);
                 continue;
@@ -489,7 +488,6 @@ impl<'a, M: Memory + ?Sized> Watcher<'a, M> {
                     self.bury(object);
                 }
                 Some((list, position)) => {
-                    object.position = Some((list, position));
                     // The youngest list holds what was born since the last collection, one by one.
                     let birth = if list == 0 { object.tick } else { 0 };
                     placed.push((position, (object.epoch << 32) + birth, object));
