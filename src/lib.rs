@@ -4,67 +4,48 @@
 //! # Bird's-eye view
 //!
 //! ```text
-//! target -> python -> heap -> graph -> analysis -> report -> cli
-//! bytes     meaning   objects  edges    answers    output    people
+//! process <- python <- allocator <- heap <- references <- graph <- analysis <- inspect <- report, cli
+//! bytes      meaning   blocks       objects edges         holders  answers     library    people
 //! ```
 //!
-//! Arrows point one way. [`target`] reads memory and knows nothing of Python; it could read any process. [`python`]
-//! finds the interpreter in it, picks a layout for its version, proves the layout on objects that must exist, and
-//! reads the registry of types. [`heap`] finds every live object through the structure of the allocators, streams
-//! through it and forgets it. [`graph`] links them, and only [`graph::link`] reads. [`analysis`] adds up, [`report`]
-//! writes, and only [`cli`] prints, knows terminals and picks exit codes.
-//!
-//! A census goes like this: [`target::process::Process`] opens the process; [`python::attach::attach`] finds
-//! `_PyRuntime`, learns the version and proves a layout; [`heap::survey::Survey`] finds arenas, malloc heaps and static
-//! data; [`python::types::TypeTable`] learns every type; [`heap::census::run`] shares the parts among workers, each of
-//! which reads a stretch of memory at a time ([`heap::worker`]), takes it apart into blocks ([`heap::pools`],
-//! [`heap::chunks`], [`heap::statics`]), judges them ([`heap::classify`]), sizes them ([`python::measure`]) and hands them
-//! to a [`heap::object::Sink`].
+//! Arrows point one way. [`process`] reads memory and knows nothing of Python. [`python`] finds the interpreter, picks a
+//! layout for its version, proves the layout on objects that must exist, and reads the type table. [`allocator`] says which
+//! blocks are in use. [`heap`] finds every live object in them, streams through it and forgets it. [`references`] says what
+//! an object refers to, [`graph`] links the objects, [`analysis`] answers questions, [`report`] writes the answers, and
+//! only [`cli`] prints, knows terminals and picks exit codes. [`estimate`] samples a heap, [`record`] watches it over time.
 //!
 //! # Code map
 //!
 //! | where | what question it answers |
 //! | --- | --- |
-//! | `target::memory` | how are bytes read, whatever the target is? |
-//! | `target::process`, `target::image`, `target::layered` | a live process; a copy; a copy with the process behind it |
-//! | `target::source`, `target::core_file` | a process or its core; what a core holds, and what it left to files |
-//! | `target::elf` | what do the mapped ELF files export, and where is their data? |
-//! | `target::freeze`, `target::gates`, `target::spawn` | stop it; why it cannot be read; start it |
-//! | `python::runtime`, `python::attach`, `python::proof` | where is the interpreter, which is it, does the layout fit? |
-//! | `python::layout` | where do the fields of C structs lie? Data, a table per changed layout |
-//! | `python::types` | which types are there? |
-//! | `python::sizes`, `python::measure`, `python::deferred` | how large is an object: by which rule, from its own bytes, from others |
-//! | `heap::arenas`, `heap::chunks`, `heap::mallocng`, `heap::mimalloc`, `heap::statics`, `heap::plan` | which memory holds objects? |
-//! | `heap::pools`, `heap::classify`, `heap::brief`, `heap::freelists` | is there a live object in this block? |
-//! | `python::code`, `python::stack`, `heap::stacks` | which functions and lines run, in which thread? |
-//! | `heap::glance`, `heap::births` | what was born between two instants, and on which stack? |
-//! | `heap::recorder`, `heap::order`, `heap::counters` | which of it stays? How does the heap grow? |
-//! | `heap::sampling`, `heap::strips` | which part is read when not all of it is to be, and what was seen there? |
-//! | `heap::heads`, `heap::beginnings`, `heap::expected` | what do the heads of pools tell of the rest? |
-//! | `heap::lists` | what do the collector's lists say? The second way, to check the first by |
-//! | `heap::objects`, `heap::index` | every object as columns; which object is at this address, and where is this one? |
-//! | `heap::references`, `heap::spelling` | what does an object refer to, and how would a person write that? |
-//! | `heap::roots` | what holds the heap from outside, by name? |
-//! | `graph::link`, `graph::csr` | who refers to whom? |
-//! | `graph::dominators`, `graph::retained` | who alone holds what, and how much is that? |
-//! | `graph::reach` | what can be reached, and by which shortest way? |
-//! | `analysis::frames`, `analysis::owners` | which objects are one frame of a picture, and who holds how much? |
-//! | `analysis::why` | by which chains of names is an object held? |
-//! | `analysis::histogram` | how many objects and bytes of each type? |
-//! | `analysis::estimate`, `calibrate`, `expansion`, `figure`, `odd` | how many there must be, by a sample, and how well that is known? |
-//! | `analysis::allocations`, `analysis::profile` | who allocates how much, and how well is that known? |
-//! | `report::*` | a file per format |
+//! | [`process`] | how are bytes read, from a live process, a core file or an image; how is the process stopped? |
+//! | [`process::core`] | what does a core file hold, and which files hold what it leaves out? |
+//! | [`python`] | where is the interpreter, which version is it, does the layout fit, which types are there? |
+//! | [`python::layout`] | where do the fields of C structs lie? Data, one table per changed layout |
+//! | [`allocator`] | which blocks are in use: pymalloc, mimalloc, malloc of glibc and of musl? |
+//! | [`heap`] | which memory holds objects ([`heap::plan`]), and what are they ([`heap::census`])? |
+//! | [`heap::classify`] | is there a live object in this block? |
+//! | [`heap::worker`] | how is a part of memory read and taken apart into blocks? |
+//! | [`heap::layout_check`] | does what is read agree with the layout? |
+//! | [`references`] | what does an object refer to, and how would a person write that? |
+//! | [`references::roots`] | what holds the heap from outside, by name? |
+//! | [`graph`] | who refers to whom, who alone holds what, what can be reached? |
+//! | [`analysis`] | histograms, owners, chains from roots |
+//! | [`estimate`] | how many objects must there be, judging by a sample, and how well is that known? |
+//! | [`record`] | who allocates what survives? |
+//! | [`stats`] | quantiles and jackknife, used by [`estimate`] and [`record`] |
+//! | [`report`] | a file per format |
 //!
 //! # Invariants
 //!
-//! - Nothing is written to a target, nothing runs in it, and only [`target::freeze`] can stop it. There is no other
+//! - Nothing is written to a target, nothing runs in it, and only [`process::freeze`] can stop it. There is no other
 //!   mechanism in this crate that could.
 //! - A failed read is an error, never 0.
 //! - Everything that is read is hostile: no indexing, arithmetic, allocation or loop is governed by a target's value
 //!   without a bound. One bad object is counted, not fatal.
 //! - A layout is proved on the target before anything is walked; a proof that fails names the field.
 //! - Versions are compared in `python::version` and `python::layout` only.
-//! - What the compiler cannot check lives in [`target`] only: a lint refuses it elsewhere.
+//! - What the compiler cannot check lives in [`process`] only: a lint refuses it elsewhere.
 //! - What could not be read, and where two ways of finding objects disagree, is a figure in the report.
 //! - Totals that should add up are asserted.
 //! - The memory that a census uses does not depend on the size of the target. A graph takes some 70 bytes per object, and
@@ -95,14 +76,19 @@
 //! # What the caller owes
 //!
 //! The right to read the process (the same user and a permissive ptrace scope, or CAP_SYS_PTRACE), and Linux on
-//! x86-64. [`target::freeze::Freeze`] must be dropped on the thread that made it.
+//! x86-64. [`process::freeze::Freeze`] must be dropped on the thread that made it.
 
 #![deny(missing_docs)]
 
+pub mod allocator;
 pub mod analysis;
 pub mod cli;
+pub mod estimate;
 pub mod graph;
 pub mod heap;
+pub mod process;
 pub mod python;
+pub mod record;
+pub mod references;
 pub mod report;
-pub mod target;
+pub mod stats;

@@ -12,27 +12,26 @@ mod common;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use common::interpreters::{self, Interpreter};
+use common::target::Target;
 use heapsonde::analysis::histogram::{Histogram, SortKey, Tally};
 use heapsonde::heap::census::Progress;
 use heapsonde::heap::object::Object;
-use heapsonde::heap::references::References;
 use heapsonde::heap::survey::{Outcome, Survey};
+use heapsonde::process::Address;
+use heapsonde::process::cache::CachedMemory;
+use heapsonde::process::copy::copy_ranges;
+use heapsonde::process::elf::{ElfFile, LoadedElf};
+use heapsonde::process::freeze::Freeze;
+use heapsonde::process::image::{Image, Segment};
+use heapsonde::process::live::Process;
+use heapsonde::process::memory::{Memory, ReadError};
+use heapsonde::process::regions::RegionMap;
 use heapsonde::python::attach::{self, Python};
 use heapsonde::python::proof::ProofError;
 use heapsonde::python::types::TypeTable;
-use heapsonde::target::Address;
-use heapsonde::target::cache::CachedMemory;
-use heapsonde::target::copy::copy_ranges;
-use heapsonde::target::elf::{ElfFile, LoadedElf};
-use heapsonde::target::freeze::Freeze;
-use heapsonde::target::image::{Image, Segment};
-use heapsonde::target::memory::{Memory, ReadError};
-use heapsonde::target::process::Process;
-use heapsonde::target::regions::RegionMap;
+use heapsonde::references::References;
 use libtest_mimic::{Arguments, Failed, Trial};
-
-use common::interpreters::{self, Interpreter};
-use common::target::Target;
 
 /// Damaged memory may take so many times the bytes that undamaged memory takes. Most of it is the collector's lists and
 /// free lists being tried again.

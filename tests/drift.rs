@@ -10,21 +10,20 @@ mod common;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use libtest_mimic::{Arguments, Failed, Trial};
-
 use common::interpreters::{self, Interpreter};
 use common::skipped;
 use common::target::Target;
 use heapsonde::analysis::histogram::{Histogram, SortKey, Tally};
 use heapsonde::heap::census::Progress;
 use heapsonde::heap::survey::Survey;
+use heapsonde::process::cache::CachedMemory;
+use heapsonde::process::elf::{ElfFile, LoadedElf};
+use heapsonde::process::live::Process;
 use heapsonde::python::attach::{self, Python};
 use heapsonde::python::layout::fields::Bits;
 use heapsonde::python::layout::{Candidate, Layout};
 use heapsonde::python::types::TypeTable;
-use heapsonde::target::cache::CachedMemory;
-use heapsonde::target::elf::{ElfFile, LoadedElf};
-use heapsonde::target::process::Process;
+use libtest_mimic::{Arguments, Failed, Trial};
 
 /// What is wrong, believed, and cannot be known from outside, each with the reason: nothing. What is named here would be said
 /// aloud in each run, and nothing else may be believed.

@@ -12,28 +12,26 @@ mod common;
 
 use std::collections::HashMap;
 
-use fastrand::Rng;
-use libtest_mimic::{Arguments, Failed, Trial};
-use serde_json::Value;
-
 use common::interpreters::{self, Interpreter};
-use common::program;
 use common::target::Target;
-use common::tool;
-use heapsonde::analysis::estimate::{self, By};
+use common::{program, tool};
+use fastrand::Rng;
 use heapsonde::analysis::histogram::{Amount, Histogram, Row, SortKey, Tally};
+use heapsonde::estimate::design::{Effort, Frame};
+use heapsonde::estimate::estimator::{self, By};
+use heapsonde::estimate::pool_headers::{FirstHeads, HEADS_MAX, Limit};
 use heapsonde::heap::census::Progress;
-use heapsonde::heap::classify::Classifier;
-use heapsonde::heap::heads::{FirstHeads, HEADS_MAX, Limit};
-use heapsonde::heap::sampling::{Effort, Frame};
+use heapsonde::heap::classify::classifier::Classifier;
 use heapsonde::heap::survey::Survey;
+use heapsonde::process::cache::CachedMemory;
+use heapsonde::process::copy;
+use heapsonde::process::elf::{ElfFile, LoadedElf};
+use heapsonde::process::layered::Layered;
+use heapsonde::process::live::Process;
 use heapsonde::python::attach;
 use heapsonde::python::types::TypeTable;
-use heapsonde::target::cache::CachedMemory;
-use heapsonde::target::copy;
-use heapsonde::target::elf::{ElfFile, LoadedElf};
-use heapsonde::target::layered::Layered;
-use heapsonde::target::process::Process;
+use libtest_mimic::{Arguments, Failed, Trial};
+use serde_json::Value;
 
 /// One heap and how it is sampled.
 struct Case {
@@ -183,7 +181,7 @@ fn intervals_hold_the_truth(interpreter: &Interpreter, case: &Case, seeds: u64) 
         let effort = Effort::Bytes(frame.fixed_bytes() + case.bytes);
         let sample = frame.draw(&memory, &classifier, effort, &mut rng).map_err(|e| e.to_string())?;
         share += sample.pools.1 as f64 / sample.pools.0.max(1.0) / seeds as f64;
-        let estimate = estimate::histogram(&types, &sample, By::Type, SortKey::Objects);
+        let estimate = estimator::histogram(&types, &sample, By::Type, SortKey::Objects);
         let found: HashMap<String, &Row> = estimate.rows.iter().map(|row| (row.label(), row)).collect();
         let (mut held, mut asked) = (0.0, 0.0);
         for row in &truth.rows {

@@ -8,30 +8,28 @@
 
 mod common;
 
-use heapsonde::graph::ObjectId;
-use heapsonde::graph::dominators::{Dominator, Dominators};
-use heapsonde::graph::link::link;
-use heapsonde::graph::objects::ObjectGraph;
-use heapsonde::graph::reach;
-use heapsonde::graph::retained::Retained;
-use heapsonde::heap::census::Progress;
-use heapsonde::heap::objects::{Found, Objects};
-use heapsonde::heap::references::References;
-use heapsonde::heap::roots::RootKind;
-use heapsonde::heap::survey::Survey;
-use heapsonde::python::attach;
-use heapsonde::python::types::TypeTable;
-use heapsonde::target::cache::CachedMemory;
-use heapsonde::target::copy::copy_ranges;
-use heapsonde::target::elf::{ElfFile, LoadedElf};
-use heapsonde::target::layered::Layered;
-use heapsonde::target::process::Process;
-use libtest_mimic::{Arguments, Failed, Trial};
-use serde_json::Value;
-
 use common::interpreters::{self, Interpreter};
 use common::target::Target;
 use common::tool;
+use heapsonde::graph::dominators::{Dominator, Dominators};
+use heapsonde::graph::link::link;
+use heapsonde::graph::objects::ObjectGraph;
+use heapsonde::graph::retained::Retained;
+use heapsonde::graph::{ObjectId, reach};
+use heapsonde::heap::census::Progress;
+use heapsonde::heap::object_table::{Found, Objects};
+use heapsonde::heap::survey::Survey;
+use heapsonde::process::cache::CachedMemory;
+use heapsonde::process::copy::copy_ranges;
+use heapsonde::process::elf::{ElfFile, LoadedElf};
+use heapsonde::process::layered::Layered;
+use heapsonde::process::live::Process;
+use heapsonde::python::attach;
+use heapsonde::python::types::TypeTable;
+use heapsonde::references::References;
+use heapsonde::references::roots::RootKind;
+use libtest_mimic::{Arguments, Failed, Trial};
+use serde_json::Value;
 
 fn main() {
     let mut arguments = Arguments::from_args();

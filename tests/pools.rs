@@ -5,20 +5,19 @@
 
 mod common;
 
-use heapsonde::heap::census::Progress;
-use heapsonde::heap::object::Object;
-use heapsonde::heap::survey::Survey;
-use heapsonde::python::attach::{self, Python};
-use heapsonde::python::types::TypeTable;
-use heapsonde::target::Address;
-use heapsonde::target::cache::CachedMemory;
-use heapsonde::target::elf::{ElfFile, LoadedElf};
-use heapsonde::target::freeze::Freeze;
-use heapsonde::target::process::Process;
-
 use common::interpreters::{self, Interpreter};
 use common::skipped;
 use common::target::Target;
+use heapsonde::heap::census::Progress;
+use heapsonde::heap::object::Object;
+use heapsonde::heap::survey::Survey;
+use heapsonde::process::Address;
+use heapsonde::process::cache::CachedMemory;
+use heapsonde::process::elf::{ElfFile, LoadedElf};
+use heapsonde::process::freeze::Freeze;
+use heapsonde::process::live::Process;
+use heapsonde::python::attach::{self, Python};
+use heapsonde::python::types::TypeTable;
 
 #[test]
 fn pools_that_no_array_leads_to_hold_the_same_objects() {

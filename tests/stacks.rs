@@ -4,19 +4,17 @@
 
 mod common;
 
-use libtest_mimic::{Arguments, Failed, Trial};
-
 use common::interpreters::{self, Interpreter};
 use common::target::Target;
-use heapsonde::python::attach;
+use heapsonde::process::Address;
+use heapsonde::process::cache::CachedMemory;
+use heapsonde::process::elf::{ElfFile, LoadedElf};
+use heapsonde::process::live::Process;
+use heapsonde::process::memory::Memory;
 use heapsonde::python::code::Code;
 use heapsonde::python::reader::Reader;
-use heapsonde::python::stack;
-use heapsonde::target::Address;
-use heapsonde::target::cache::CachedMemory;
-use heapsonde::target::elf::{ElfFile, LoadedElf};
-use heapsonde::target::memory::Memory;
-use heapsonde::target::process::Process;
+use heapsonde::python::{attach, stack};
+use libtest_mimic::{Arguments, Failed, Trial};
 
 fn main() {
     let arguments = Arguments::from_args();

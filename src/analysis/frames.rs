@@ -10,14 +10,14 @@ use crate::graph::ObjectId;
 use crate::graph::dominators::{Dominator, Dominators};
 use crate::graph::objects::{GraphRoot, ObjectGraph};
 use crate::graph::reach::{Paths, Step};
-use crate::heap::references::Label;
-use crate::heap::roots::RootKind;
-use crate::heap::spelling::{Shape, Spelled};
-use crate::target::memory::Memory;
-use crate::target::pages;
+use crate::process::memory::Memory;
+use crate::process::pages;
+use crate::references::Label;
+use crate::references::notation::{Shape, Spelled};
+use crate::references::roots::RootKind;
 
+use super::edges::Steps;
 use super::names::Names;
-use super::steps::Steps;
 
 /// Frames above one another; what is deeper counts for the last one. Deeper pictures cannot be read.
 const DEPTH_MAX: u32 = 64;
@@ -108,14 +108,14 @@ pub struct Frames {
 
 #[cfg(test)]
 impl Frame {
-    pub(super) fn for_tests(parent: Option<u32>, step: String) -> Frame {
+    pub(crate) fn for_tests(parent: Option<u32>, step: String) -> Frame {
         Frame { parent, step, type_name: None, is_named: true, root: None, depth: 0 }
     }
 }
 
 #[cfg(test)]
 impl Frames {
-    pub(super) fn for_tests(frames: Vec<Frame>) -> Frames {
+    pub(crate) fn for_tests(frames: Vec<Frame>) -> Frames {
         let (of, in_namespace) = (Vec::new(), Vec::new());
         let (known, memo) = (FxHashMap::default(), FxHashMap::default());
         Frames { frames, of, in_namespace, known, memo, detail: Detail::Types }

@@ -190,7 +190,7 @@ impl Histogram {
     }
 
     /// Sorts rows.
-    pub(super) fn of(mut rows: Vec<Row>, total: Amount, sort: SortKey) -> Histogram {
+    pub(crate) fn of(mut rows: Vec<Row>, total: Amount, sort: SortKey) -> Histogram {
         rows.sort_by(|a, b| {
             let by_amount = match sort {
                 SortKey::Bytes => (b.amount.bytes, b.amount.objects).cmp(&(a.amount.bytes, a.amount.objects)),

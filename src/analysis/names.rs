@@ -1,11 +1,11 @@
 //! How is each object called by the one that refers to it?
 
 use crate::graph::ObjectId;
-use crate::heap::objects::Objects;
-use crate::heap::references::{Label, Reads, References};
-use crate::heap::spelling::{Spelled, Speller};
+use crate::heap::object_table::Objects;
+use crate::process::memory::Memory;
 use crate::python::types::TypeTable;
-use crate::target::memory::Memory;
+use crate::references::notation::{Spelled, Speller};
+use crate::references::{Label, Reads, References};
 
 /// Labels of references between numbered objects, in words. Nothing is kept: a walk through an object's references
 /// costs what they are many.

@@ -5,13 +5,13 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use crate::graph::ObjectId;
 use crate::graph::objects::{GraphRoot, ObjectGraph};
 use crate::graph::reach::{self, Paths, Step};
-use crate::heap::roots::RootKind;
-use crate::heap::spelling::Spelled;
-use crate::target::memory::Memory;
+use crate::process::memory::Memory;
+use crate::references::notation::Spelled;
+use crate::references::roots::RootKind;
 
+use super::edges::Steps;
 use super::frames::{Detail, Frames, Tree};
 use super::names::Names;
-use super::steps::Steps;
 
 /// What is asked.
 #[derive(Clone, Debug, Default)]

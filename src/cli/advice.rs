@@ -2,10 +2,10 @@
 
 use std::io::{self, Write};
 
+use crate::process::core::file::CoreError;
+use crate::process::gates::{self, Gate};
+use crate::process::procfs;
 use crate::python::attach::AttachError;
-use crate::target::core_file::CoreError;
-use crate::target::gates::{self, Gate};
-use crate::target::procfs;
 
 /// The kernel does not let us read a process, or there is none.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +51,7 @@ pub fn write(out: &mut dyn Write, error: &anyhow::Error) -> io::Result<()> {
 fn refused_pid(error: &anyhow::Error) -> Option<i32> {
     error.chain().find_map(|cause| {
         let refused = cause.downcast_ref::<Refused>().filter(|refused| refused.gate.is_permission());
-        let frozen = cause.downcast_ref::<crate::target::freeze::FreezeError>();
+        let frozen = cause.downcast_ref::<crate::process::freeze::FreezeError>();
         refused.map(|refused| refused.pid).or(frozen.map(|frozen| frozen.pid))
     })
 }
@@ -62,7 +62,7 @@ pub fn advice(error: &anyhow::Error) -> Option<String> {
         if let Some(refused) = cause.downcast_ref::<Refused>() {
             return refused.gate.explain(refused.pid).1;
         }
-        if let Some(frozen) = cause.downcast_ref::<crate::target::freeze::FreezeError>() {
+        if let Some(frozen) = cause.downcast_ref::<crate::process::freeze::FreezeError>() {
             if let Some(tracer) = gates::tracer(frozen.pid) {
                 let command = procfs::command(tracer);
                 return Some(format!(

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::analysis::estimate;
 use crate::analysis::histogram::SortKey;
+use crate::estimate::estimator;
 use crate::report::folded::Weight;
 
 /// Reads the heap of a running CPython process from outside: nothing runs in it, nothing is written to it, and by
@@ -252,12 +252,12 @@ pub enum By {
     Holder,
 }
 
-impl From<By> for estimate::By {
-    fn from(by: By) -> estimate::By {
+impl From<By> for estimator::By {
+    fn from(by: By) -> estimator::By {
         match by {
-            By::Type => estimate::By::Type,
+            By::Type => estimator::By::Type,
             // A holder is refused with --sample.
-            By::Module | By::Holder => estimate::By::Module,
+            By::Module | By::Holder => estimator::By::Module,
         }
     }
 }

@@ -4,13 +4,13 @@ use std::path::Path;
 
 use anyhow::{Error, Result};
 
+use crate::process::gates::{self, Standing};
+use crate::process::procfs::{self, Status};
+use crate::process::source::Source;
 use crate::python::attach::{AttachError, Python};
 use crate::python::recognize;
 use crate::report::checkup::{CheckRow, Checkup};
 use crate::report::units;
-use crate::target::gates::{self, Standing};
-use crate::target::procfs::{self, Status};
-use crate::target::source::Source;
 
 use super::advice::{self, Refused};
 use super::args::{CoreFile, Doctor};

@@ -9,9 +9,9 @@ use anyhow::Result;
 use crate::analysis::names::Names;
 use crate::graph::ObjectId;
 use crate::heap::object::{Object, Sink};
+use crate::process::cache::CachedMemory;
 use crate::python::types::TypeTable;
 use crate::report::ndjson::{Reference, Writer};
-use crate::target::cache::CachedMemory;
 
 use super::args::{Dump, DumpFormat};
 use super::open::{self, Opened};

@@ -3,10 +3,10 @@
 use anyhow::{Result, bail};
 
 use crate::analysis::histogram::{Histogram, SortKey, Tally};
+use crate::process::procfs::{self, Status};
+use crate::process::spawn::Spawned;
 use crate::python::attach::AttachError;
 use crate::report::family::{Family, Member, Unread};
-use crate::target::procfs::{self, Status};
-use crate::target::spawn::Spawned;
 
 use super::open::{self, Opened};
 use super::{args, ps};

@@ -4,23 +4,23 @@ use std::io::Write;
 
 use anyhow::{Result, bail};
 
-use crate::analysis::estimate::By;
+use crate::analysis::edges::Steps;
 use crate::analysis::frames::{Detail, Frames, Tree};
 use crate::analysis::histogram::{Histogram, SortKey, Tally};
 use crate::analysis::names::Names;
 use crate::analysis::owners::{Node, Owners};
-use crate::analysis::steps::Steps;
 use crate::analysis::why;
+use crate::estimate::estimator::By;
 use crate::heap::object::Sink;
+use crate::process::cache::CachedMemory;
 use crate::report::graph::GraphSummary;
 use crate::report::{flamegraph, flamegraph_json, folded, summary, units};
-use crate::target::cache::CachedMemory;
 
 use super::args::{Flamegraph, FlamegraphFormat, View};
 use super::collect::{Collected, NoRoom};
-use super::open::{Opened, Taken};
+use super::open::{self, Opened, Taken};
 use super::output::{Destination, default_file};
-use super::{family, graph, open, sample};
+use super::{family, graph, sample};
 
 /// Reads the heap and draws it. What could not be read is said on standard error.
 pub fn run(options: &Flamegraph) -> Result<()> {

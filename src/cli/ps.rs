@@ -4,12 +4,12 @@ use std::path::Path;
 
 use anyhow::Result;
 
+use crate::process::gates::{self, Gate};
+use crate::process::live::Process;
+use crate::process::procfs::{self, Status};
 use crate::python::attach::AttachError;
 use crate::python::{recognize, runtime};
 use crate::report::processes::{self, ProcessRow};
-use crate::target::gates::{self, Gate};
-use crate::target::process::Process;
-use crate::target::procfs::{self, Status};
 
 use super::args::Ps;
 use super::open;

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::analysis::jackknife::{Figure, SIGHTINGS_FEW};
-use crate::analysis::profile::{MergeBy, Profile, StackBorn};
 use crate::python::layout::Build;
-use crate::report::folded::Weight;
+use crate::record::profile::{MergeBy, Profile, StackBorn};
+use crate::report::folded::{self, Weight};
 use crate::report::recording_json::{self, Course, NOT_COVERED};
 use crate::report::summary::TargetSummary;
-use crate::report::{flamegraph, folded, speedscope, timeline, units};
+use crate::report::{flamegraph, speedscope, timeline, units};
+use crate::stats::jackknife::{Figure, SIGHTINGS_FEW};
 
 use super::args::{CoreFile, Output, Record, RecordFormat, Target};
 use super::open;

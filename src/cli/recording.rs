@@ -6,27 +6,26 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use fastrand::Rng;
 
-use crate::analysis::allocations::{Allocations, Remembered};
-use crate::analysis::jackknife::GROUPS;
-use crate::analysis::surplus::{self, Seeming};
-use crate::analysis::threads;
-use crate::heap::births::wait_until;
-use crate::heap::recorder::{Probe, Recorder, Seen};
-use crate::heap::stacks::Stacks;
-use crate::heap::standing::Standing;
 use crate::heap::survey::Survey;
-use crate::heap::watched::Watched;
+use crate::process::cache::CachedMemory;
+use crate::process::live::Process;
+use crate::process::processors::Processors;
+use crate::process::procfs::Status;
+use crate::process::source::Source;
+use crate::process::{ReadError, host};
 use crate::python::types::TypeTable;
+use crate::record::allocations::{Allocations, Remembered};
+use crate::record::births::wait_until;
+use crate::record::recorder::{Probe, Recorder, Seen};
+use crate::record::stacks::Stacks;
+use crate::record::standing::Standing;
+use crate::record::surplus::{self, Seeming};
+use crate::record::threads;
+use crate::record::watched::Watched;
 use crate::report::recording_json::Course;
 use crate::report::timeline::Moment;
 use crate::report::units;
-use crate::target::ReadError;
-use crate::target::cache::CachedMemory;
-use crate::target::host;
-use crate::target::process::Process;
-use crate::target::processors::Processors;
-use crate::target::procfs::Status;
-use crate::target::source::Source;
+use crate::stats::jackknife::GROUPS;
 
 use super::args::Record;
 use super::open::Opened;
@@ -66,7 +65,7 @@ const SHARE: f64 = 0.1;
 /// The longest train.
 const LONGEST: Duration = Duration::from_millis(1);
 /// What is born at a probe is watched where there is so much time before the next one, and no train in between: what dies
-/// while we look at others is not told from what takes its place ([`crate::heap::batch`]). No more than this part of a stratum.
+/// while we look at others is not told from what takes its place ([`crate::record::batch`]). No more than this part of a stratum.
 const FREE: Duration = Duration::from_millis(1);
 const FREE_SHARE: f64 = 0.6;
 /// Objects watched in all, about.

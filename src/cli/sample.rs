@@ -5,19 +5,19 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use fastrand::Rng;
 
-use crate::analysis::estimate::{self, By};
 use crate::analysis::histogram::{Histogram, SortKey, Tally};
+use crate::estimate::design::{Effort, Frame};
+use crate::estimate::estimator::{self, By};
+use crate::estimate::pool_headers::{FirstHeads, HEADS_MAX, Limit};
 use crate::heap::census::Progress;
-use crate::heap::classify::Classifier;
-use crate::heap::freelists;
-use crate::heap::heads::{FirstHeads, HEADS_MAX, Limit};
-use crate::heap::sampling::{Effort, Frame};
+use crate::heap::classify::classifier::Classifier;
+use crate::heap::classify::freelists;
 use crate::heap::survey::Outcome;
 use crate::heap::worker::Counts;
+use crate::process::cache::CachedMemory;
+use crate::process::freeze::Freeze;
 use crate::python::types::TypeTable;
 use crate::report::summary::{Basis, Sampled};
-use crate::target::cache::CachedMemory;
-use crate::target::freeze::Freeze;
 
 use super::args::Sampling;
 use super::open::{Opened, Read, Taken};
@@ -83,10 +83,10 @@ pub fn take(mut opened: Opened, options: &Sampling, by: By, sort: SortKey) -> Re
         (None, None) => Effort::Until(end, bytes_min),
     };
     let mut sample = frame.draw(memory, &classifier, effort, &mut rng)?;
-    let mut histogram = estimate::histogram(&types, &sample, by, sort);
+    let mut histogram = estimator::histogram(&types, &sample, by, sort);
     for _ in 0..ROUNDS {
         let (Some(error), Effort::Bytes(bytes)) = (options.error, effort) else { break };
-        let worst = estimate::worst_error(&estimate::histogram(&types, &sample, By::Type, sort), SHARE);
+        let worst = estimator::worst_error(&estimator::histogram(&types, &sample, By::Type, sort), SHARE);
         log::debug!("{bytes} bytes: the worst error is {:.2} %", worst * 100.0);
         if worst <= error || sample.is_complete {
             break;
@@ -94,7 +94,7 @@ pub fn take(mut opened: Opened, options: &Sampling, by: By, sort: SortKey) -> Re
         let factor = ((worst / error).powi(2) * 1.1).clamp(1.5, 16.0);
         effort = Effort::Bytes((bytes as f64 * factor) as u64);
         sample = frame.draw(memory, &classifier, effort, &mut rng)?;
-        histogram = estimate::histogram(&types, &sample, by, sort);
+        histogram = estimator::histogram(&types, &sample, by, sort);
     }
     if sample.is_complete {
         // Nothing was left out, so nothing is estimated.

@@ -5,17 +5,16 @@ use std::io::Write;
 use anyhow::{Result, bail};
 use serde::Serialize;
 
+use crate::analysis::edges::Steps;
 use crate::analysis::names::Names;
-use crate::analysis::steps::Steps;
 use crate::analysis::why::{self, Answer, Question};
-use crate::graph::ObjectId;
-use crate::graph::retained;
+use crate::graph::{ObjectId, retained};
+use crate::process::cache::CachedMemory;
 use crate::report::graph::GraphSummary;
 use crate::report::histogram_json::SCHEMA_VERSION;
 use crate::report::histogram_table::printable;
 use crate::report::summary::{self, Reading, TargetSummary};
 use crate::report::units;
-use crate::target::cache::CachedMemory;
 
 use super::args::{self, Why};
 use super::collect::Collected;

@@ -2,7 +2,7 @@
 //!
 //! Built as Go's heap dump reader builds its reverse edges (golang/debug, `gocore/reverse.go`): count, sum up, fill.
 
-use crate::target::pages;
+use crate::process::pages;
 
 use super::ObjectId;
 

@@ -5,7 +5,7 @@
 //! Dominators in a Flowgraph" (TOPLAS 1979), with simple path compression. Steps are labelled as there. Everything is
 //! iterative: heaps hold lists that are millions of links deep. The roots hang on a pseudo-root, which is not a node.
 
-use crate::target::pages;
+use crate::process::pages;
 
 use super::ObjectId;
 use super::csr::Csr;
@@ -177,7 +177,7 @@ fn eval(v: u32, ancestor: &mut [u32], label: &mut [u32], semi: &[u32], stack: &m
 /// The same by the definition, for tests: a node's dominators are itself and what dominates all that lead to it
 /// (the data-flow equations of Allen and Cocke, 1972), solved by repetition.
 #[cfg(test)]
-pub(super) fn naive(forward: &Csr, reverse: &Csr, roots: &[ObjectId]) -> Vec<Dominator> {
+pub(crate) fn naive(forward: &Csr, reverse: &Csr, roots: &[ObjectId]) -> Vec<Dominator> {
     let nodes = forward.len();
     let reached = super::reach::from(forward, roots);
     let all: Vec<bool> = vec![true; nodes];

@@ -6,14 +6,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rayon::prelude::*;
 use rustc_hash::FxHashSet;
 
-use crate::heap::objects::Objects;
-use crate::heap::references::{Label, References};
-use crate::heap::roots;
+use crate::heap::object_table::Objects;
+use crate::process::Address;
+use crate::process::cache::CachedMemory;
+use crate::process::memory::Memory;
 use crate::python::attach::Python;
 use crate::python::types::{TypeId, TypeTable};
-use crate::target::Address;
-use crate::target::cache::CachedMemory;
-use crate::target::memory::Memory;
+use crate::references::{Label, References, roots};
 
 use super::objects::{OBJECTS_AT_ONCE, ObjectGraph};
 

@@ -10,19 +10,18 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::heap::object::Refcount;
-use crate::heap::objects::Objects;
-use crate::heap::roots::{Root, RootKind};
+use crate::heap::object_table::Objects;
+use crate::process::pages;
 use crate::python::types::TypeId;
-use crate::target::pages;
+use crate::references::roots::{Root, RootKind};
 
-use super::ObjectId;
 use super::csr::Csr;
 use super::dominators::Dominators;
-use super::reach;
 use super::retained::{self, Retained};
+use super::{ObjectId, reach};
 
 /// Objects whose references one task reads.
-pub(super) const OBJECTS_AT_ONCE: usize = 1 << 14;
+pub(crate) const OBJECTS_AT_ONCE: usize = 1 << 14;
 
 /// Every object, and who refers to whom.
 #[derive(Debug)]

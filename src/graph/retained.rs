@@ -1,6 +1,6 @@
 //! What would be freed if an object went away? Itself and all that it dominates: its retained size.
 
-use crate::target::pages;
+use crate::process::pages;
 
 use super::ObjectId;
 use super::csr::Csr;
@@ -88,8 +88,9 @@ pub fn children(dominators: &Dominators, nodes: usize) -> Csr {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{dominators::naive, reach};
     use super::*;
+    use crate::graph::dominators::naive;
+    use crate::graph::reach;
     use proptest::prelude::*;
 
     /// The same by the definition: take an object away, and see what can no longer be reached.

@@ -2,9 +2,9 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use crate::target::memory::{Memory, ReadError};
+use crate::process::memory::{Memory, ReadError};
 
-use super::classify::Classifier;
+use super::classify::classifier::Classifier;
 use super::object::Sink;
 use super::plan::Part;
 use super::worker::{Counts, Worker};

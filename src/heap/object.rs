@@ -1,10 +1,10 @@
 //! One object as a census sees it, and where it goes.
 
+use crate::process::Address;
+use crate::process::memory::{u32_at, u64_at};
 use crate::python::layout::Layout;
 use crate::python::types::TypeId;
 use crate::python::version::Version;
-use crate::target::Address;
-use crate::target::memory::{u32_at, u64_at};
 
 /// A live object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,7 +127,7 @@ pub enum GcHead {
 }
 
 /// Addresses that a user process may have: 47 bits.
-pub(super) const USER_SPACE: u64 = 1 << 47;
+pub(crate) const USER_SPACE: u64 = 1 << 47;
 
 impl GcHead {
     /// Reads the GC head at the start of `bytes`.

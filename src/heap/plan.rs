@@ -2,18 +2,18 @@
 
 use std::ops::Range;
 
+use crate::allocator::glibc::{self, Chunk, Heap, THREAD_HEAP};
+use crate::allocator::mimalloc::{self, Segment};
+use crate::allocator::musl::{self, Area};
+use crate::allocator::pymalloc::arenas::{Arena, Arenas};
+use crate::process::Address;
+use crate::process::elf::LoadedElf;
+use crate::process::memory::Memory;
+use crate::process::regions::{Backing, Region};
 use crate::python::attach::Python;
 use crate::python::layout::Layout;
-use crate::target::Address;
-use crate::target::elf::LoadedElf;
-use crate::target::memory::Memory;
-use crate::target::regions::{Backing, Region};
 
-use super::arenas::{Arena, Arenas};
-use super::chunks::{self, Chunk, Heap, THREAD_HEAP};
-use super::mallocng::{self, Area};
-use super::mimalloc::{self, Segment};
-use super::scan;
+use super::worker::conservative;
 
 /// One part of the target's memory, read by one worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,7 +107,7 @@ impl Plan {
         taken.sort_by_key(|range| range.start);
 
         let mut plan = Plan::default();
-        let is_foreign = layout.object.ob_ref_shared.is_none() && scan::is_needed(memory, elfs);
+        let is_foreign = layout.object.ob_ref_shared.is_none() && conservative::is_needed(memory, elfs);
         let areas = if is_foreign { areas(memory, &taken) } else { Vec::new() };
         let mut groups: Vec<Range<Address>> = areas.iter().flat_map(|area| area.whole.iter().cloned()).collect();
         groups.sort_by_key(|range| range.start);
@@ -144,7 +144,7 @@ impl Plan {
             }
         }
         plan.parts.sort_by_key(Part::start);
-        if is_foreign && (!is_musl || scan::has_other_allocator(elfs)) {
+        if is_foreign && (!is_musl || conservative::has_other_allocator(elfs)) {
             plan.search_unstructured(memory, python);
         }
         plan.parts.sort_by_key(Part::start);
@@ -155,13 +155,13 @@ impl Plan {
     /// searched, thread stacks apart.
     fn search_unstructured<M: Memory + ?Sized>(&mut self, memory: &M, python: &Python) {
         self.parts.retain(|part| {
-            let is_foreign = part.heap().is_some_and(|heap| !scan::is_row_of_chunks(memory, heap));
+            let is_foreign = part.heap().is_some_and(|heap| !conservative::is_row_of_chunks(memory, heap));
             if is_foreign {
                 part.ranges().into_iter().for_each(|range| self.unknown.extend(memory.resident(range)));
             }
             !is_foreign
         });
-        let stacks = scan::stacks(memory, python);
+        let stacks = conservative::stacks(memory, python);
         let unknown = std::mem::take(&mut self.unknown);
         for range in unknown {
             let searched = without(range.clone(), &stacks);
@@ -176,7 +176,7 @@ impl Plan {
         let mut aligned = range.start.0.next_multiple_of(THREAD_HEAP);
         while aligned < range.end.0 {
             let is_resident = !mimalloc::within(resident, &(Address(aligned)..Address(aligned + 1))).is_empty();
-            let heap = if is_resident { chunks::thread_heap(memory, Address(aligned), range.end) } else { None };
+            let heap = if is_resident { glibc::thread_heap(memory, Address(aligned), range.end) } else { None };
             if let Some(heap) = heap {
                 self.add_mapped(memory, from..Address(aligned), resident);
                 from = heap.range.end;
@@ -189,7 +189,7 @@ impl Plan {
 
     fn add_mapped<M: Memory + ?Sized>(&mut self, memory: &M, range: Range<Address>, resident: &[Range<Address>]) {
         let resident = mimalloc::within(resident, &range);
-        let chunks = chunks::mapped_chunks(memory, &range, &resident);
+        let chunks = glibc::mapped_chunks(memory, &range, &resident);
         let spans: Vec<Range<Address>> = chunks.iter().map(|chunk| chunk.address..chunk.end()).collect();
         self.unknown.extend(resident.into_iter().flat_map(|piece| without(piece, &spans)));
         self.parts.extend(chunks.into_iter().map(Part::Mapped));
@@ -262,7 +262,7 @@ fn areas<M: Memory + ?Sized>(memory: &M, taken: &[Range<Address>]) -> Vec<Area> 
             .flat_map(|range| memory.resident(range))
             .collect()
     };
-    mallocng::find(memory, &resident(true), &resident(false))
+    musl::find(memory, &resident(true), &resident(false))
 }
 
 /// What of `range` is in none of `taken`, which is sorted by start.

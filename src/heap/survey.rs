@@ -2,26 +2,25 @@
 
 use rustc_hash::FxHashSet;
 
+use crate::allocator::pymalloc::arenas::{self, Arenas};
+use crate::process::Address;
+use crate::process::cache::CachedMemory;
+use crate::process::elf::LoadedElf;
+use crate::process::memory::{Memory, Now};
 use crate::python::attach::Python;
 use crate::python::proof::ProofError;
 use crate::python::reader::Reader;
 use crate::python::stack;
 use crate::python::types::TypeTable;
-use crate::target::Address;
-use crate::target::cache::CachedMemory;
-use crate::target::elf::LoadedElf;
-use crate::target::memory::{Memory, Now};
 
-use super::arenas::{self, Arenas};
 use super::census::{self, Progress};
-use super::classify::Classifier;
-use super::freelists;
-use super::hooks;
-use super::landmarks;
-use super::lists;
+use super::classify::classifier::Classifier;
+use super::classify::freelists;
+use super::layout_check::known_objects;
 use super::object::{Object, Sink};
 use super::plan::Plan;
 use super::worker::Counts;
+use super::{debug_hooks, gc_lists};
 
 /// Where a target keeps its objects.
 #[derive(Debug)]
@@ -71,7 +70,7 @@ impl Survey {
             arenas.raw_blocks = None;
         }
         log::debug!("planned");
-        let debug_hooks = hooks::are_on(&cached, &python.layout, &arenas, &plan);
+        let debug_hooks = debug_hooks::are_on(&cached, &python.layout, &arenas, &plan);
         log::debug!(
             "{} arenas ({} slots rejected), {} parts with {} bytes, debug hooks {}",
             arenas.arenas.len(),
@@ -101,7 +100,7 @@ impl Survey {
     {
         let mut classifier = Classifier::new(&python.layout, python.version, types, self.debug_hooks);
         classifier.dead = freelists::ambiguous(&CachedMemory::new(memory), python, &self.plan);
-        landmarks::prove(memory, python, &classifier, &self.plan)?;
+        known_objects::prove(memory, python, &classifier, &self.plan)?;
         let (sinks, counts) = census::run(memory, &classifier, &self.plan.parts, progress, sink)?;
         self.judge(memory, python, &counts)?;
         Ok((sinks, Outcome { counts, lists: None }))
@@ -158,7 +157,7 @@ impl Survey {
         let (sinks, mut outcome) = self.census(memory, python, types, progress, with_tracked)?;
         // No target has more objects than bytes read by the smallest object's size; a damaged list ends there.
         let mut met: FxHashSet<Address> = FxHashSet::default();
-        let listed = lists::walk(memory, python, self.plan.total_bytes() / 16, |address| met.insert(address));
+        let listed = gc_lists::walk(memory, python, self.plan.total_bytes() / 16, |address| met.insert(address));
         let tracked = || sinks.iter().flat_map(|sink| &sink.addresses);
         let in_both = tracked().filter(|address| met.contains(address)).count() as u64;
         outcome.lists = Some(ListCheck {

@@ -1,8 +1,8 @@
 //! From bytes to Python: find the runtime, learn the version, pick a layout, prove it.
 
-use crate::target::elf::{ElfFile, LoadedElf};
-use crate::target::memory::{Memory, MemoryExt};
-use crate::target::{Address, ReadError};
+use crate::process::elf::{ElfFile, LoadedElf};
+use crate::process::memory::{Memory, MemoryExt};
+use crate::process::{Address, ReadError};
 
 use super::layout::select::Candidate;
 use super::layout::{Build, Correction, DebugOffsets, Layout, LayoutError};

@@ -7,8 +7,8 @@
 //! Mirrors `PyCode_Addr2Line` (`Objects/codeobject.c`), v3.8 to v3.15, and `Objects/lnotab_notes.txt` (until 3.10),
 //! `Objects/locations.md` (3.11, later `InternalDocs/code_objects.md`).
 
-use crate::target::Address;
-use crate::target::memory::{Memory, MemoryExt};
+use crate::process::Address;
+use crate::process::memory::{Memory, MemoryExt};
 
 use super::layout::Layout;
 use super::reader::{NAME_LENGTH_MAX, Reader};

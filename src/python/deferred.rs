@@ -2,8 +2,8 @@
 //!
 //! Mirrors the parts of the `__sizeof__` methods that follow pointers; see [`super::measure`].
 
-use crate::target::Address;
-use crate::target::memory::{Memory, MemoryExt, u32_at, u64_at};
+use crate::process::Address;
+use crate::process::memory::{Memory, MemoryExt, u32_at, u64_at};
 
 use super::layout::Layout;
 use super::measure::OBJECT_SIZE_MAX;
@@ -14,11 +14,11 @@ use super::reader::KeysHeader;
 const SHARED_KEYS_SIZE_MAX: u64 = 64;
 
 /// Locals and stack slots accepted in one code object; the compiler's own limit is far lower.
-pub(super) const LOCALS_MAX: u64 = 1 << 24;
+pub(crate) const LOCALS_MAX: u64 = 1 << 24;
 /// numpy arrays have at most 64 dimensions (NPY_MAXDIMS; 32 before 2.0).
-pub(super) const NDARRAY_DIMENSIONS_MAX: u64 = 64;
+pub(crate) const NDARRAY_DIMENSIONS_MAX: u64 = 64;
 /// Bytes of an object's header in the builds that numpy's offsets here are counted for; free-threaded ones have more.
-pub(super) const HEADER: usize = 16;
+pub(crate) const HEADER: usize = 16;
 
 /// What must be read, outside the object, to know its size: each variant holds where, and `base`, the bytes that are
 /// known already.
@@ -178,7 +178,7 @@ fn code_extras<M: Memory + ?Sized>(code: &[u8], layout: &Layout, memory: &M) -> 
 }
 
 /// The code object of the interpreter frame at `offset` of `bytes`.
-pub(super) fn executable(bytes: &[u8], offset: usize, layout: &Layout) -> Option<Address> {
+pub(crate) fn executable(bytes: &[u8], offset: usize, layout: &Layout) -> Option<Address> {
     let word = u64_at(bytes, offset.checked_add(layout.iframe.as_ref()?.executable)?)?;
     Some(Address(word & !layout.constants.stackref_tag_mask)).filter(|code| !code.is_null() && code.0 % 8 == 0)
 }

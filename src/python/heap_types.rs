@@ -6,8 +6,8 @@
 
 use rustc_hash::FxHashSet;
 
-use crate::target::Address;
-use crate::target::memory::{Memory, MemoryExt, ReadError, u64_at};
+use crate::process::Address;
+use crate::process::memory::{Memory, MemoryExt, ReadError, u64_at};
 
 use super::attach::Interpreter;
 use super::layout::fields::Bits;

@@ -3,8 +3,8 @@
 //! Mirrors the `__sizeof__` methods of `Objects/*.c`, `Modules/_collectionsmodule.c`, `arraymodule.c`, `_io/*.c`
 //! (v3.8 to v3.15) and numpy's `array_sizeof`.
 
-use crate::target::Address;
-use crate::target::memory::{u32_at, u64_at};
+use crate::process::Address;
+use crate::process::memory::{u32_at, u64_at};
 
 use super::deferred::{Deferred, HEADER, LOCALS_MAX, NDARRAY_DIMENSIONS_MAX, executable};
 use super::layout::Layout;

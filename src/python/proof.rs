@@ -3,8 +3,8 @@
 
 use rustc_hash::FxHashSet;
 
-use crate::target::Address;
-use crate::target::memory::{Memory, MemoryExt, ReadError};
+use crate::process::Address;
+use crate::process::memory::{Memory, MemoryExt, ReadError};
 
 use super::attach::Interpreter;
 use super::layout::{Build, Layout};
@@ -97,7 +97,7 @@ impl ProofError {
     }
 }
 
-pub(super) fn claim(holds: bool, field: &'static str, detail: impl FnOnce() -> String) -> Result<(), ProofError> {
+pub(crate) fn claim(holds: bool, field: &'static str, detail: impl FnOnce() -> String) -> Result<(), ProofError> {
     if holds { Ok(()) } else { Err(ProofError::Field { field, detail: detail() }) }
 }
 
@@ -147,7 +147,7 @@ fn prove_ready<M: Memory + ?Sized>(
     }
     modules(reader, &main)?;
     sizes(reader, &main)?;
-    super::samples::prove(reader, &main, type_type, object_type)?;
+    crate::python::sample_objects::prove(reader, &main, type_type, object_type)?;
     for interpreter in &interpreters {
         threads(reader, interpreter)?;
         collector(reader, interpreter)?;

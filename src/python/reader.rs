@@ -1,8 +1,8 @@
 //! Reading single Python objects: types, strings, small ints, dicts. For the few thousand objects that names and
 //! structure come from; a census does not go through here.
 
-use crate::target::Address;
-use crate::target::memory::{Memory, MemoryExt, ReadError, u32_at, u64_at};
+use crate::process::Address;
+use crate::process::memory::{Memory, MemoryExt, ReadError, u32_at, u64_at};
 
 use super::layout::Layout;
 

@@ -5,8 +5,8 @@
 
 use std::path::Path;
 
-use crate::target::elf::LoadedElf;
-use crate::target::memory::Memory;
+use crate::process::elf::LoadedElf;
+use crate::process::memory::Memory;
 
 /// Programs in Python that give themselves a name of their own (by `setproctitle`, or as scripts).
 const TITLES: [&str; 7] = ["gunicorn", "celery", "[celeryd", "uvicorn", "jupyter", "uwsgi", "ipython"];

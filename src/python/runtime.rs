@@ -8,11 +8,12 @@
 use std::fmt;
 use std::path::Path;
 
-use crate::target::Address;
-use crate::target::elf::{self, ElfFile, LoadedElf};
-use crate::target::memory::{Memory, MemoryExt, u64_at};
+use crate::process::Address;
+use crate::process::elf::{self, ElfFile, LoadedElf};
+use crate::process::memory::{Memory, MemoryExt, u64_at};
 
-use super::layout::{Layout, select::Candidate};
+use super::layout::Layout;
+use super::layout::select::Candidate;
 use super::version::Version;
 
 /// The first bytes of `_PyRuntime` since 3.13 (`Include/internal/pycore_debug_offsets.h`, `_Py_Debug_Cookie`).

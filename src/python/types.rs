@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::target::Address;
-use crate::target::memory::{Memory, MemoryExt, ReadError, u64_at};
+use crate::process::Address;
+use crate::process::memory::{Memory, MemoryExt, ReadError, u64_at};
 
 use super::address_table::{AddressFilter, AddressTable, FilterBits, hash};
 use super::attach::{Interpreter, Python};
@@ -21,7 +21,7 @@ use super::layout::Layout;
 use super::proof::ProofError;
 use super::reader::{NAME_LENGTH_MAX, Reader};
 use super::sizes::{Basis, SizeRule};
-use super::words;
+use super::type_metadata;
 
 /// Bits of `tp_flags` (`Include/object.h`). Those below 9 mean something else in older versions: use them only where
 /// the layout has what they speak of.
@@ -60,7 +60,7 @@ pub mod flag {
 
 /// Types accepted. A large Django site has some 30,000.
 const TYPES_MAX: usize = 4 << 20;
-/// Bytes of one file's writable data that are searched for types; see [`crate::heap::statics`].
+/// Bytes of one file's writable data that are searched for types; see [`crate::heap::classify::statics`].
 const DATA_MAX: u64 = 64 << 20;
 /// The largest `tp_basicsize` and `tp_itemsize` accepted.
 const SIZE_MAX: u64 = 1 << 30;
@@ -418,10 +418,10 @@ impl<M: Memory + ?Sized> Builder<'_, M> {
         let segments = &self.python.runtime.elf.segments;
         let is_cpythons = |(index, raw): &(usize, &RawType)| {
             let is_static = segments.iter().any(|segment| segment.range.contains(&raw.address));
-            !own[*index].is_python_class && words::is_of(&tp_names[*index], is_static)
+            !own[*index].is_python_class && type_metadata::is_of(&tp_names[*index], is_static)
         };
         for (index, raw) in raw.iter().enumerate().filter(is_cpythons) {
-            match words::prove(&self.reader, raw.address, &tp_names[index]) {
+            match type_metadata::prove(&self.reader, raw.address, &tp_names[index]) {
                 // What a core left out proves nothing.
                 Ok(()) | Err(ProofError::Read(ReadError::Unreadable { .. })) => {}
                 Err(error) => return Err(error),

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use crate::analysis::histogram::{Amount, Histogram};
 use crate::analysis::owners::Node;
-use crate::analysis::profile::{Profile, StackBorn};
+use crate::record::profile::{Profile, StackBorn};
 
 /// What a frame's width stands for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

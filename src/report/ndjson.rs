@@ -6,9 +6,9 @@ use serde::Serialize;
 use serde::ser::SerializeStruct;
 
 use crate::heap::object::{Object, Refcount};
+use crate::process::Address;
 use crate::python::sizes::Basis;
 use crate::python::types::{TypeInfo, TypeTable};
-use crate::target::Address;
 
 #[derive(Serialize)]
 struct Line<'a, 'b> {

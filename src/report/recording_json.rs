@@ -4,10 +4,10 @@ use std::io::{self, Write};
 
 use serde_json::{Value, json};
 
-use crate::analysis::allocations::Born;
-use crate::analysis::jackknife::Figure;
-use crate::analysis::profile::{FrameName, Profile};
-use crate::heap::watcher::Verdicts;
+use crate::record::allocations::Born;
+use crate::record::profile::{FrameName, Profile};
+use crate::record::watcher::Verdicts;
+use crate::stats::jackknife::Figure;
 
 use super::summary::TargetSummary;
 use super::timeline::Moment;

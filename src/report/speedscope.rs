@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use rustc_hash::FxHashMap;
 use serde_json::{Value, json};
 
-use crate::analysis::profile::{FrameName, Profile, StackBorn};
+use crate::record::profile::{FrameName, Profile, StackBorn};
 
 use super::folded::Weight;
 

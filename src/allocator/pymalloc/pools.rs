@@ -1,0 +1,113 @@
+//! The blocks of pymalloc's pools.
+//!
+//! A pool is cut into blocks of one size. Those up to `nextoffset` have been handed out at least once; of these the
+//! free ones form a chain from `freeblock`, and what is not in the chain is in use. `ref.count` says how many that
+//! must be, so every pool checks itself.
+//!
+//! Mirrors `Objects/obmalloc.c` (v3.8 to v3.15), `struct pool_header`.
+
+use crate::process::Address;
+use crate::process::memory::{u32_at, u64_at};
+use crate::python::layout::Layout;
+
+/// Blocks in a pool: 16 KiB in blocks of 16 bytes.
+const BLOCKS_MAX: usize = 1024;
+
+/// The head of a pool in use, checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pool {
+    /// Blocks in use, as the pool counts them.
+    pub in_use: u32,
+    /// Bytes of a block.
+    pub block_size: usize,
+    /// Where the first block starts, from the pool's start.
+    pub first: usize,
+    /// Blocks handed out at least once.
+    pub carved: usize,
+    /// Head of the chain of free blocks.
+    free: u64,
+}
+
+/// What the head of a pool says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PoolState {
+    /// No block of it is in use; its head is stale.
+    Free,
+    /// Some are.
+    InUse(Pool),
+    /// The head makes no sense.
+    Broken,
+}
+
+/// Which blocks of a pool are free, a bit each.
+pub struct FreeBlocks {
+    bits: [u64; BLOCKS_MAX / 64],
+    /// How many.
+    pub count: usize,
+}
+
+impl FreeBlocks {
+    /// Whether block `index` is free.
+    #[inline(always)]
+    pub fn contains(&self, index: usize) -> bool {
+        self.bits[index / 64 % self.bits.len()] >> (index % 64) & 1 == 1
+    }
+}
+
+impl Pool {
+    /// Reads the head of the pool whose bytes are `bytes`.
+    pub fn read(bytes: &[u8], layout: &Layout) -> PoolState {
+        let fields = &layout.pool_header;
+        let half = |offset: usize| u32_at(bytes, offset);
+        let (Some(in_use), Some(class), Some(next)) =
+            (half(fields.ref_count), half(fields.szidx), half(fields.nextoffset))
+        else {
+            return PoolState::Broken;
+        };
+        if in_use == 0 {
+            return PoolState::Free;
+        }
+        let constants = &layout.constants;
+        let (first, step) = (constants.pool_overhead, constants.pymalloc_alignment);
+        let classes = constants.pymalloc_max / step;
+        if class as usize >= classes {
+            return PoolState::Broken;
+        }
+        let block_size = (class as usize + 1) * step;
+        let room = (constants.pool_size - first) / block_size;
+        let Some(carved) = (next as usize).checked_sub(first).map(|bytes| bytes / block_size) else {
+            return PoolState::Broken;
+        };
+        // The last place for a block follows from the class.
+        let last = half(fields.maxnextoffset).map(|last| last as usize);
+        let sane = last == constants.pool_size.checked_sub(block_size)
+            && (next as usize - first).is_multiple_of(block_size)
+            && carved <= room
+            && carved <= BLOCKS_MAX
+            && in_use as usize <= carved;
+        let Some(free) = u64_at(bytes, fields.freeblock).filter(|_| sane) else { return PoolState::Broken };
+        PoolState::InUse(Pool { in_use, block_size, first, carved, free })
+    }
+
+    /// Walks the chain of free blocks of the pool at `address`. `None` where it leaves the pool, meets a block twice
+    /// or disagrees with the count: the pool changed while it was read.
+    pub fn free_blocks(&self, address: Address, bytes: &[u8]) -> Option<FreeBlocks> {
+        let mut free = FreeBlocks { bits: [0; BLOCKS_MAX / 64], count: 0 };
+        let mut next = self.free;
+        let expected = self.carved - self.in_use as usize;
+        while next != 0 {
+            let offset = usize::try_from(next.checked_sub(address.0)?).ok()?.checked_sub(self.first)?;
+            let index = offset / self.block_size;
+            if offset % self.block_size != 0 || index >= self.carved || free.contains(index) {
+                return None;
+            }
+            free.bits[index / 64] |= 1 << (index % 64);
+            free.count += 1;
+            if free.count > expected {
+                return None;
+            }
+            next = u64_at(bytes, self.first + offset)?;
+        }
+        (free.count == expected).then_some(free)
+    }
+}

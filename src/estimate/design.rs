@@ -1,0 +1,483 @@
+//! Which part of a heap is read when not all of it is to be read, and what was seen there.
+//!
+//! A survey design as in W. G. Cochran, *Sampling Techniques* (3rd edition, 1977); chapters in brackets. How units are
+//! drawn says [`crate::estimate::strata`], what is kept of them [`crate::estimate::sample`]; the estimates are made in [`crate::estimate::estimator`].
+//!
+//! * **Clusters** (9A). A unit is a pool; its blocks are read together or not at all.
+//! * **Two phases** (12). Heads of pools are small: 48 bytes tell size class and blocks in use, and the 256 that are read what
+//!   the pool begins with. Phase 1 ([`crate::estimate::pool_headers`]) reads the heads of all pools, or of some of each so many neighbours, at
+//!   random, where there are more than can be read in the time; phase 2 reads whole pools, drawn within size classes. The
+//!   blocks in use, known from phase 1, are the measure of size, and the auxiliary variable of a ratio estimator (6): a type
+//!   that fills a size class alone has next to no error.
+//! * **First blocks** are read with the head of a pool. They let expect what it holds ([`crate::estimate::predictor`]), which takes from
+//!   the error what heads tell of it. A head costs a twelfth of a pool, so at a time of which two fifths go to heads there are
+//!   some twelve for each pool, about as many as is best (12.3) where nine tenths of the variance are known by them.
+//! * **Strips** (5A.8). Types cluster by age: what was made together lies in neighbouring arenas. Pools are drawn from
+//!   short strips of neighbours, so that only where a cluster begins or ends is there any doubt.
+//! * **Allocation** (5): pools per class by a power of the class's size (M. D. Bankier, *Power Allocations*, The American
+//!   Statistician 42, 1988), so that types in small classes are known about as well as those in large ones; and within a
+//!   class by the **variety** of the neighbourhood, of size classes among neighbouring pools. Where an interpreter has
+//!   started and imported, small things of all kinds lie side by side, and no two pools are alike; where data was
+//!   loaded, they are.
+//! * **Large objects** have a frame of their own. Heaps of malloc are cut into windows, drawn in the same way; a chunk
+//!   belongs to the window in which it starts. Chunks that are mappings of their own are units; the largest are always
+//!   read, the others drawn in order of size. Static data is always read.
+//! * What is small is read completely, and has no error.
+//!
+//! Cost: 48 bytes per arena, the map of regions, and some 40 bytes for each 16 KiB of malloc's heaps grow with the heap;
+//! nothing else does.
+
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+use rayon::prelude::*;
+use rustc_hash::FxHashMap;
+
+use crate::allocator::glibc::{Chunk, Heap};
+use crate::allocator::pymalloc::pools::PoolState;
+use crate::heap::classify::classifier::Classifier;
+use crate::heap::object::{Object, Sink};
+use crate::heap::plan::{Part, Plan};
+use crate::heap::worker::{Counts, MARGIN, Worker};
+use crate::process::Address;
+use crate::process::memory::{Memory, ReadError};
+
+use super::draw::{Drawn, Task};
+use super::pool_headers::{self, Beginning, FirstHeads, HEAD, Limit};
+use super::prediction::Forecast;
+use super::predictor::{self, Begun};
+use super::sample::{MAPPED, POOLS, Sample, WINDOWS};
+use super::unit_tally::CERTAIN;
+use super::{sample_reading, strata};
+
+/// Units read by one task.
+const TASK: usize = 512;
+/// Neighbouring pools whose variety is counted, with as many on both sides. Chosen by simulation (`tests/estimate.rs`).
+const NEIGHBOURS: usize = 24;
+/// The power of a class's pools that its share of the sample is in proportion to.
+const ALLOCATION_POWER: f64 = 0.6;
+/// Bytes of a window into a heap: as much as a pool.
+const WINDOW: u64 = 16 << 10;
+/// Bytes at the start of the first heap that are drawn this much more often: what an interpreter makes and imports at its
+/// start is of all kinds.
+const START: u64 = 8 << 20;
+const START_WEIGHT: f64 = 6.0;
+/// Chunks that are mappings which are read whatever the effort is; half of them the largest.
+const MAPPED_MAX: usize = 1024;
+/// Pools that tell how long one takes.
+const PILOT: usize = 64;
+/// Windows that do, where there are no pools.
+const PILOT_WINDOWS: u32 = 8;
+/// Fewer pools are never drawn: below, intervals mean little.
+const POOLS_MIN: u64 = 128;
+/// As above, of windows.
+const WINDOWS_MIN: u64 = 64;
+/// Windows of which some are drawn, in 64 GiB of heaps. What lies behind them is said not to have been read.
+const WINDOWS_MAX: usize = 1 << 22;
+/// What of the time that is left is used, the rest being the spread of the guess.
+const TIME_SHARE: f64 = 0.6;
+
+/// How much is read.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Effort {
+    /// What can be read until then, at the speed that a few pools or windows had, but not less than so many bytes.
+    Until(Instant, u64),
+    /// So many bytes, with what must be read in any case.
+    Bytes(u64),
+}
+
+/// One pool in use as phase 1 saw it.
+#[derive(Clone, Copy)]
+struct Head {
+    address: Address,
+    in_use: u32,
+    /// Its number among all pools that phase 1 looked at.
+    number: u32,
+    /// Size classes in its neighbourhood.
+    variety: u8,
+    beginning: Beginning,
+}
+
+/// What can be drawn: the result of phase 1.
+pub struct Frame<'a> {
+    plan: &'a Plan,
+    pool_size: u64,
+    /// What the sizes of blocks are multiples of.
+    alignment: usize,
+    /// Pools in use that phase 1 saw, by size class, in order of address.
+    classes: Vec<Vec<Head>>,
+    /// One pool in so many was looked at.
+    stands_for: f64,
+    /// Pools looked at.
+    looked_at: u64,
+    broken: u64,
+    heaps: Vec<&'a Heap>,
+    mapped: Vec<Chunk>,
+    /// Always read.
+    fixed: Vec<&'a Part>,
+}
+
+impl<'a> Frame<'a> {
+    /// Reads the heads of pools, of which the first ones are there: phase 1.
+    ///
+    /// # Errors
+    /// Where the target cannot be read at all any more.
+    pub fn new<M: Memory + Sync + ?Sized>(
+        memory: &M,
+        classifier: &Classifier<'_>,
+        plan: &'a Plan,
+        first: FirstHeads,
+        limit: Limit,
+        rng: &mut Rng,
+    ) -> Result<Frame<'a>, ReadError> {
+        let mut frame = Frame {
+            plan,
+            pool_size: classifier.layout().constants.pool_size as u64,
+            alignment: classifier.layout().constants.pymalloc_alignment,
+            classes: Vec::new(),
+            stands_for: 1.0,
+            looked_at: 0,
+            broken: 0,
+            heaps: Vec::new(),
+            mapped: Vec::new(),
+            fixed: Vec::new(),
+        };
+        for part in &plan.parts {
+            match part {
+                Part::Arena(_) => {}
+                Part::Heap(heap) => frame.heaps.push(heap),
+                Part::Mapped(chunk) => frame.mapped.push(*chunk),
+                // Pages of another allocator are not drawn: they are read whole, so what is in them is certain.
+                Part::Statics(_) | Part::Segment(_) | Part::Groups(_) | Part::Unstructured(_) => frame.fixed.push(part),
+            }
+        }
+        frame.mapped.sort_by_key(|chunk| (std::cmp::Reverse(chunk.size), chunk.address));
+        frame.read_heads(memory, classifier, first, limit, rng)?;
+        Ok(frame)
+    }
+
+    fn read_heads<M: Memory + Sync + ?Sized>(
+        &mut self,
+        memory: &M,
+        classifier: &Classifier<'_>,
+        first: FirstHeads,
+        limit: Limit,
+        rng: &mut Rng,
+    ) -> Result<(), ReadError> {
+        let layout = classifier.layout();
+        let (heads, stands_for) = first.and_others(memory, layout, classifier.types(), limit, rng)?;
+        self.stands_for = stands_for;
+        self.looked_at = heads.len() as u64;
+        let mut in_order: Vec<(usize, usize)> = Vec::with_capacity(heads.len());
+        for (pool_headers::Head { address, state, beginning }, number) in heads.into_iter().zip(0..) {
+            match state {
+                PoolState::Free => {}
+                PoolState::Broken => self.broken += 1,
+                PoolState::InUse(pool) => {
+                    let class = pool.block_size / layout.constants.pymalloc_alignment;
+                    if self.classes.len() <= class {
+                        self.classes.resize_with(class + 1, Vec::new);
+                    }
+                    in_order.push((class, self.classes[class].len()));
+                    let in_use = pool.in_use;
+                    self.classes[class].push(Head { address, in_use, number, variety: 1, beginning });
+                }
+            }
+        }
+        self.note_variety(&in_order);
+        Ok(())
+    }
+
+    /// Counts the size classes of neighbours: of pools in order of address, given as class and index in it.
+    fn note_variety(&mut self, in_order: &[(usize, usize)]) {
+        let classes_of =
+            |pools: &[(usize, usize)]| pools.iter().fold(0_u128, |set, &(class, _)| set | 1 << (class % 128));
+        let sets: Vec<u128> = in_order.chunks(NEIGHBOURS).map(classes_of).collect();
+        let set = |index: Option<usize>| index.and_then(|index| sets.get(index)).copied().unwrap_or(0);
+        for (index, pools) in in_order.chunks(NEIGHBOURS).enumerate() {
+            let around = set(index.checked_sub(1)) | set(Some(index)) | set(Some(index + 1));
+            for &(class, index) in pools {
+                self.classes[class][index].variety = around.count_ones() as u8;
+            }
+        }
+    }
+
+    /// Bytes that are read in any case: heads, static data, the first page of large mappings.
+    pub fn fixed_bytes(&self) -> u64 {
+        self.looked_at * HEAD as u64
+            + self.fixed.iter().map(|part| part.len()).sum::<u64>()
+            + self.mapped.len().min(MAPPED_MAX) as u64 * 4096
+    }
+
+    /// Bytes of all that can be drawn.
+    pub fn drawable_bytes(&self) -> u64 {
+        self.pool_bytes() + self.heap_bytes()
+    }
+
+    fn pool_bytes(&self) -> u64 {
+        self.classes.iter().map(|class| class.len() as u64).sum::<u64>() * self.pool_size
+    }
+
+    fn heap_bytes(&self) -> u64 {
+        self.heaps.iter().map(|heap| heap.range.end.0 - heap.range.start.0).sum()
+    }
+
+    /// How many bytes can be read in the time that is left, tried with a few pools, or windows where there are no pools.
+    fn bytes_in<M: Memory + Sync + ?Sized>(
+        &self,
+        memory: &M,
+        classifier: &Classifier<'_>,
+        end: Instant,
+        rng: &mut Rng,
+    ) -> Result<u64, ReadError> {
+        let mut worker = Worker::new(memory, classifier, Nothing);
+        let has_pools = self.classes.iter().any(|class| !class.is_empty());
+        let (each, unit) = if has_pools {
+            let pilot = self.some_pools(PILOT, rng);
+            // The first few pay for buffers and caches.
+            let (first, others) = pilot.split_at(PILOT / 4);
+            worker.read_pools(first)?;
+            worker.settle()?;
+            let start = Instant::now();
+            worker.read_pools(others)?;
+            worker.settle()?;
+            (start.elapsed() / others.len() as u32, self.pool_size)
+        } else {
+            if self.heap_bytes() == 0 {
+                return Ok(u64::MAX);
+            }
+            let start = Instant::now();
+            for _ in 0..PILOT_WINDOWS {
+                if let Some((heap, window)) = self.window_at(rng.u64(..self.heap_bytes())) {
+                    worker.read_heap_window(heap, window)?;
+                    worker.settle()?;
+                }
+            }
+            (start.elapsed() / PILOT_WINDOWS, WINDOW + MARGIN)
+        };
+        let left = end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1)).as_secs_f64();
+        Ok((left * TIME_SHARE * pool_headers::processors() / each.as_secs_f64().max(1e-7) * unit as f64) as u64)
+    }
+
+    /// So many pools, any of them; in order of address. There is one at least.
+    fn some_pools(&self, wanted: usize, rng: &mut Rng) -> Vec<Address> {
+        let count: usize = self.classes.iter().map(Vec::len).sum();
+        let mut pools: Vec<Address> = Vec::with_capacity(wanted);
+        for _ in 0..wanted {
+            let mut index = rng.usize(..count);
+            let found = self.classes.iter().find_map(|class| match class.get(index) {
+                Some(head) => Some(head.address),
+                None => {
+                    index -= class.len();
+                    None
+                }
+            });
+            pools.extend(found);
+        }
+        pools.sort_unstable();
+        pools
+    }
+
+    /// Draws a sample and reads it.
+    ///
+    /// # Errors
+    /// Where the target cannot be read at all any more.
+    pub fn draw<M: Memory + Sync + ?Sized>(
+        &self,
+        memory: &M,
+        classifier: &Classifier<'_>,
+        effort: Effort,
+        rng: &mut Rng,
+    ) -> Result<Sample, ReadError> {
+        let bytes = match effort {
+            Effort::Until(end, bytes_min) => self.bytes_in(memory, classifier, end, rng)?.max(bytes_min),
+            Effort::Bytes(bytes) => bytes.saturating_sub(self.fixed_bytes()),
+        };
+        let mut plan = Drawn::default();
+        let mut whole: Vec<&Part> = Vec::new();
+        plan.certain.parts.clone_from(&self.fixed);
+        let heap_bytes = self.heap_bytes();
+        // Windows get what is theirs by size, but neither frame is starved by the other.
+        let share = heap_bytes as f64 / (heap_bytes + self.pool_bytes()).max(1) as f64;
+        let share = if self.pool_bytes() == 0 { 1.0 } else { share.clamp(0.1, 0.7) };
+        let for_heaps = (bytes as f64 * share) as u64;
+        let mut left = bytes;
+        let mut unreadable_bytes = 0;
+        if heap_bytes <= for_heaps {
+            left -= heap_bytes;
+            whole.extend(self.plan.parts.iter().filter(|part| matches!(part, Part::Heap(_))));
+        } else {
+            self.draw_windows(for_heaps, &mut plan, rng);
+            unreadable_bytes = heap_bytes.saturating_sub(WINDOWS_MAX as u64 * WINDOW);
+            left = left.saturating_sub(plan.windows.len() as u64 * (WINDOW + MARGIN));
+        }
+        self.draw_mapped(&mut plan, rng);
+        // Strips take one or the other more than their share.
+        let for_pools = left / 32 * 31 / self.pool_size;
+        let in_use: f64 = self.classes.iter().flatten().map(|head| f64::from(head.in_use)).sum();
+        let pools = self.classes.iter().map(Vec::len).sum::<usize>() as f64;
+        let drawn_pools = self.draw_pools(for_pools, &mut plan, rng);
+
+        plan.edges[WINDOWS].room = Some(WINDOW);
+        plan.edges[MAPPED].room = Some(4096);
+        let Drawn { edges, strips, lists, units, expected, looked_at, pools: drawn, windows, mapped, certain } = plan;
+        let mut sample = Sample {
+            is_complete: self.stands_for == 1.0 && strips.is_empty(),
+            strips,
+            lists,
+            units,
+            seen: FxHashMap::default(),
+            certain: FxHashMap::default(),
+            at_edges: FxHashMap::default(),
+            edges,
+            expected,
+            looked_at,
+            first_phase: 1.0 / self.stands_for,
+            counts: Counts { torn_pools: self.broken, unreadable_bytes, ..Counts::default() },
+            pools: (pools * self.stands_for, drawn_pools),
+            blocks_in_use: in_use * self.stands_for,
+            read_bytes: self.looked_at * HEAD as u64
+                + drawn_pools * self.pool_size
+                + windows.iter().map(|(_, range, _)| range.end.0 - range.start.0 + MARGIN).sum::<u64>()
+                + mapped.len() as u64 * 4096
+                + certain.parts.iter().chain(&whole).map(|part| part.len()).sum::<u64>(),
+            raw_bytes: 0,
+        };
+        let mut tasks = vec![certain];
+        tasks.extend(whole.into_iter().map(|part| Task { parts: vec![part], ..Task::default() }));
+        let mut drawn = drawn;
+        drawn.sort_unstable();
+        tasks.extend(drawn.chunks(TASK).map(|pools| Task { pools: pools.to_vec(), ..Task::default() }));
+        let few = TASK / 8;
+        tasks.extend(windows.chunks(few).map(|windows| Task { windows: windows.to_vec(), ..Task::default() }));
+        tasks.extend(mapped.chunks(few).map(|mapped| Task { mapped: mapped.to_vec(), ..Task::default() }));
+        sample_reading::read(memory, classifier, &tasks, &self.mapped, self.pool_size, &mut sample)?;
+        Ok(sample)
+    }
+
+    /// Draws whole pools within size classes; returns how many.
+    fn draw_pools(&self, pools: u64, plan: &mut Drawn<'a>, rng: &mut Rng) -> u64 {
+        let is_sampled = self.stands_for > 1.0;
+        let counts: Vec<u64> = self.classes.iter().map(|class| class.len() as u64).collect();
+        let weights: Vec<f64> = self.classes.iter().map(|class| class.iter().map(Head::weight).sum()).collect();
+        let before = plan.pools.len();
+        let mut lists = Vec::new();
+        for (size, (class, wanted)) in
+            self.classes.iter().zip(allocate(&counts, &weights, pools.max(POOLS_MIN))).enumerate()
+        {
+            let sizes: Vec<f64> = class.iter().map(|head| f64::from(head.in_use)).collect();
+            let weights: Vec<f64> = class.iter().map(Head::weight).collect();
+            let drawing = strata::draw(&sizes, &weights, wanted, is_sampled, rng);
+            let first = plan.strips.len();
+            let mut units = vec![None; class.len()];
+            for (index, unit) in plan.add(POOLS, &drawing, &|index| sizes[index], self.stands_for) {
+                plan.pools.push((class[index].address, unit));
+                units[index] = Some(unit);
+            }
+            if is_sampled {
+                plan.look_at(&drawing, &|index| (class[index].number, class[index].in_use));
+            }
+            let begun: Vec<Begun<'_>> = (class.iter().zip(&drawing.strips).zip(units))
+                .filter_map(|((head, strip), unit)| {
+                    let strip = (first + (*strip)?) as u32;
+                    let Head { beginning, number, in_use, .. } = head;
+                    Some(Begun { beginning, strip, unit, in_use: f64::from(*in_use), number: *number })
+                })
+                .collect();
+            lists.push((plan.lists.len() - 1, begun, (size * self.alignment) as f64));
+        }
+        let expect = |(_, begun, _): &(usize, Vec<_>, f64)| predictor::expect(begun, is_sampled);
+        let expected: Vec<_> = lists.par_iter().map(expect).collect();
+        for (of_list, &(list, _, block)) in expected.into_iter().zip(&lists) {
+            for (type_id, expected) in of_list {
+                plan.expected.entry(type_id).or_default().push(Forecast { list, block, expected });
+            }
+        }
+        (plan.pools.len() - before) as u64
+    }
+
+    /// The window in which this byte of all heaps is, as they follow one another.
+    fn window_at(&self, mut byte: u64) -> Option<(&'a Heap, Range<Address>)> {
+        for heap in &self.heaps {
+            let Range { start, end } = heap.range;
+            if byte < end.0 - start.0 {
+                let at = start.0 + byte / WINDOW * WINDOW;
+                return Some((heap, Address(at)..Address(at.saturating_add(WINDOW).min(end.0))));
+            }
+            byte -= end.0 - start.0;
+        }
+        None
+    }
+
+    fn draw_windows(&self, bytes: u64, plan: &mut Drawn<'a>, rng: &mut Rng) {
+        let mut windows: Vec<(&'a Heap, Range<Address>)> = Vec::new();
+        for heap in &self.heaps {
+            let Range { start, end } = heap.range;
+            let of_heap = (start.0..end.0).step_by(WINDOW as usize).map(|at| {
+                let window = Address(at)..Address(at.saturating_add(WINDOW).min(end.0));
+                (*heap, window)
+            });
+            windows.extend(of_heap.take(WINDOWS_MAX - windows.len()));
+        }
+        let start = windows.first().map_or(0, |(_, range)| range.start.0).saturating_add(START);
+        let weight = |(_, range): &(&Heap, Range<Address>)| if range.start.0 < start { START_WEIGHT } else { 1.0 };
+        let weights: Vec<f64> = windows.iter().map(weight).collect();
+        let drawing =
+            strata::draw(&vec![1.0; windows.len()], &weights, (bytes / (WINDOW + MARGIN)).max(WINDOWS_MIN), false, rng);
+        let first = plan.strips.len();
+        let drawn = plan.add(WINDOWS, &drawing, &|_| 1.0, 1.0);
+        plan.strips[first..].iter_mut().for_each(|strip| strip.room = Some(WINDOW));
+        for (index, unit) in drawn {
+            let (heap, range) = &windows[index];
+            plan.windows.push((heap, range.clone(), unit));
+        }
+    }
+
+    fn draw_mapped(&self, plan: &mut Drawn<'a>, rng: &mut Rng) {
+        let largest = if self.mapped.len() <= MAPPED_MAX { MAPPED_MAX } else { MAPPED_MAX / 2 };
+        let (largest, others) = self.mapped.split_at(largest.min(self.mapped.len()));
+        plan.mapped.extend(largest.iter().map(|&chunk| (chunk, CERTAIN)));
+        let drawing =
+            strata::draw(&vec![1.0; others.len()], &vec![1.0; others.len()], (MAPPED_MAX / 2) as u64, false, rng);
+        for (index, unit) in plan.add(MAPPED, &drawing, &|_| 1.0, 1.0) {
+            plan.mapped.push((others[index], unit));
+        }
+    }
+}
+
+impl Head {
+    /// How much more than by its blocks a pool is wanted.
+    fn weight(&self) -> f64 {
+        f64::from(self.variety.max(1))
+    }
+}
+
+/// Shares `wanted` units among classes of so many pools and such weights, by a power of their weight; none gets more than
+/// it has.
+fn allocate(counts: &[u64], weights: &[f64], wanted: u64) -> Vec<u64> {
+    let mut given = vec![0; counts.len()];
+    let mut open: Vec<usize> = (0..counts.len()).filter(|&index| counts[index] > 0).collect();
+    let mut left = wanted;
+    loop {
+        let sum: f64 = open.iter().map(|&index| weights[index].powf(ALLOCATION_POWER)).sum();
+        let share = |index: usize| (left as f64 * weights[index].powf(ALLOCATION_POWER) / sum).ceil() as u64;
+        let (full, rest): (Vec<usize>, Vec<usize>) = open.iter().partition(|&&index| share(index) >= counts[index]);
+        if full.is_empty() {
+            rest.iter().for_each(|&index| given[index] = share(index));
+            return given;
+        }
+        for index in full {
+            given[index] = counts[index];
+            left = left.saturating_sub(counts[index]);
+        }
+        open = rest;
+    }
+}
+
+/// Takes no note of anything.
+struct Nothing;
+
+impl Sink for Nothing {
+    fn object(&mut self, _: &Object) {}
+}

@@ -1,0 +1,345 @@
+//! Is there a live object in this block, and which?
+//!
+//! A block of an allocator holds one object, with what lies in front of it, or raw data (dict keys, list items, C
+//! structs). It is an object if the word where `ob_type` must be is a known type whose instances have just that much
+//! in front of them, if the count in front of that word can be one, if the GC head can be one, and if the body makes
+//! sense for the type and fits the block. A dead object on a free list keeps its type but not its count.
+
+use rustc_hash::FxHashSet;
+
+use crate::heap::object::{DebugHeader, GcHead, Refcount, RefcountRule, SharedHeader, refcount_word};
+use crate::process::Address;
+use crate::process::memory::u64_at;
+use crate::python::layout::Layout;
+use crate::python::measure::{Measure, Measured};
+use crate::python::sizes::SizeRule;
+use crate::python::types::{TypeId, TypeInfo, TypeTable, flag};
+use crate::python::version::Version;
+
+use super::type_summary::Briefs;
+
+/// Malloc's granularity and pymalloc's: blocks are multiples of this.
+pub(crate) const ALIGNMENT: u64 = 16;
+/// What malloc may give beyond the request: the rest of a chunk that is too small to be one itself.
+const MALLOC_SLACK: u64 = 32;
+
+/// Where the linker puts a program that is not relocated; no lower address is mapped.
+pub const LOWEST_ADDRESS: u64 = 0x40_0000;
+
+/// What a block is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Raw data, a dead object, or nothing.
+    NoObject,
+    /// It names a type and a count, but its body cannot be right: it changed while it was read, or it is raw data
+    /// that looks like an object. The type, and where it would be.
+    Implausible(TypeId, Address),
+    /// A live object.
+    Object(Found),
+}
+
+/// A live object in a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Where it is.
+    pub address: Address,
+    /// Its type.
+    pub type_id: TypeId,
+    /// Its count.
+    pub refcount: Refcount,
+    /// Whether the collector has it in a list.
+    pub tracked: bool,
+    /// Its size, or how to know it.
+    pub measured: Measured,
+}
+
+/// What is known of a block's length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// A pymalloc block: the request was rounded up to it.
+    Class(u64),
+    /// A malloc chunk: the request was rounded up to it, and up to 32 bytes more.
+    Chunk(u64),
+    /// The request itself, as the debug hooks keep it.
+    Requested(u64),
+    /// A block of mimalloc's: the request was rounded up to one of eight sizes between powers of two.
+    Bin(u64),
+    /// Static data: at most so much.
+    AtMost(u64),
+}
+
+impl Room {
+    /// Whether an object that needs `bytes` can be what this block was made for.
+    #[inline(always)]
+    fn fits(self, bytes: u64, is_fixed: bool) -> bool {
+        match self {
+            Room::Class(room) if is_fixed => bytes.next_multiple_of(ALIGNMENT) == room,
+            Room::Chunk(room) if is_fixed => bytes <= room && room <= bytes + MALLOC_SLACK,
+            Room::Requested(room) if is_fixed => bytes == room,
+            Room::Bin(room) if is_fixed => bytes <= room && room <= bytes + bytes / 4 + ALIGNMENT,
+            Room::Class(room) | Room::Chunk(room) | Room::Requested(room) | Room::Bin(room) | Room::AtMost(room) => {
+                bytes <= room
+            }
+        }
+    }
+}
+
+/// Judges blocks. Shared by all workers.
+pub struct Classifier<'a> {
+    pub(crate) layout: &'a Layout,
+    pub(crate) types: &'a TypeTable,
+    pub(crate) measure: Measure<'a>,
+    pub(crate) rule: RefcountRule,
+    /// How much may lie in front of an object, smallest first.
+    pub(crate) fronts: Vec<usize>,
+    ob_type: usize,
+    /// Whether blocks carry the debug hooks' mark.
+    pub debug_hooks: bool,
+    /// Objects known to be dead although they may not look it; see [`crate::heap::classify::freelists`].
+    pub dead: FxHashSet<Address>,
+    /// What the short way needs of each type, by id.
+    pub(crate) briefs: Briefs,
+}
+
+impl<'a> Classifier<'a> {
+    /// For a target with this layout and these types.
+    pub fn new(layout: &'a Layout, version: Version, types: &'a TypeTable, debug_hooks: bool) -> Classifier<'a> {
+        let mut fronts: Vec<usize> = types.iter().map(|(_, info)| info.front).collect();
+        fronts.push(0);
+        fronts.sort_unstable();
+        fronts.dedup();
+        let measure = Measure::new(layout, version, types);
+        Classifier {
+            layout,
+            types,
+            briefs: Briefs::new(types, layout),
+            measure,
+            rule: RefcountRule::of(layout, version),
+            fronts,
+            ob_type: layout.object.ob_type,
+            debug_hooks,
+            dead: FxHashSet::default(),
+        }
+    }
+
+    /// The types.
+    pub fn types(&self) -> &'a TypeTable {
+        self.types
+    }
+
+    /// The layout.
+    pub fn layout(&self) -> &'a Layout {
+        self.layout
+    }
+
+    /// Judges a block at `address` whose bytes are `bytes`: all of them, or the first some thousand of a large one
+    /// whose whole length `room` tells.
+    pub fn block(&self, address: Address, bytes: &[u8], room: Room) -> Verdict {
+        if !self.debug_hooks {
+            return self.request(address, bytes, room);
+        }
+        let (mut address, mut bytes) = (address, bytes);
+        // A block that is too large for pymalloc is asked from the raw allocator, which marks it as well.
+        for _ in 0..2 {
+            let Some(header) = DebugHeader::read(bytes) else { return Verdict::NoObject };
+            let behind = &bytes[DebugHeader::SIZE..];
+            let length = usize::try_from(header.requested).unwrap_or(usize::MAX).min(behind.len());
+            (address, bytes) = (address.offset(DebugHeader::SIZE), &behind[..length]);
+            match header.domain {
+                b'o' => return self.request(address, bytes, Room::Requested(header.requested)),
+                // An extension may keep a type in memory of another domain.
+                _ if self.types.find(address.0).is_some() => {
+                    return self.request(address, bytes, Room::AtMost(header.requested));
+                }
+                b'r' => {}
+                _ => return Verdict::NoObject,
+            }
+        }
+        Verdict::NoObject
+    }
+
+    /// Judges a block that [`Classifier::quick`] says names this type.
+    #[inline(always)]
+    pub fn typed(&self, block: Address, bytes: &[u8], room: Room, type_id: TypeId) -> Verdict {
+        let info = self.types.get(type_id);
+        self.object(block, bytes, room, type_id, info, info.front)
+    }
+
+    /// Judges what a caller of the allocator got.
+    fn request(&self, address: Address, bytes: &[u8], room: Room) -> Verdict {
+        for &front in &self.fronts {
+            let Some(word) = u64_at(bytes, front + self.ob_type) else { break };
+            if let Some(type_id) = self.types.find(word) {
+                let info = self.types.get(type_id);
+                if info.front == front && !info.has(flag::TYPE_SUBCLASS) {
+                    return self.object(address, bytes, room, type_id, info, front);
+                }
+                if info.has(flag::TYPE_SUBCLASS) && self.is_type_behind(front, info, address, &bytes[front..]) {
+                    return self.object(address, bytes, room, type_id, info, front);
+                }
+            }
+        }
+        Verdict::NoObject
+    }
+
+    /// Whether there is a type object behind `front` bytes: a heap type behind its GC head, or a type that says it is
+    /// static, which an extension allocated as it allocates anything (numpy's DType classes), behind nothing.
+    fn is_type_behind(&self, front: usize, info: &TypeInfo, block: Address, body: &[u8]) -> bool {
+        let is_heap_type =
+            u64_at(body, self.layout.type_object.tp_flags).is_some_and(|flags| flags >> flag::HEAPTYPE & 1 == 1);
+        if is_heap_type { front == info.front } else { front == 0 && self.types.find(block.0).is_some() }
+    }
+
+    /// Judges the object of type `info` behind the front of the block.
+    #[inline(always)]
+    fn object(
+        &self,
+        block: Address,
+        bytes: &[u8],
+        room: Room,
+        type_id: TypeId,
+        info: &TypeInfo,
+        front: usize,
+    ) -> Verdict {
+        let (address, body) = (block.offset(front), &bytes[front..]);
+        let Some((refcount, tracked)) = self.header(body) else { return Verdict::NoObject };
+        if !self.dead.is_empty() && self.dead.contains(&address) {
+            return Verdict::NoObject;
+        }
+        let head = if tracked {
+            GcHead::Tracked
+        } else if info.is_gc() && front > 0 {
+            let head = &bytes[front - info.gc_head..];
+            GcHead::read(head, self.layout.gc_head.gc_next, self.layout.gc_head.gc_prev)
+        } else {
+            GcHead::Untracked
+        };
+        if head == GcHead::Implausible {
+            return Verdict::Implausible(type_id, address);
+        }
+        match self.measure.measure(info, address, body) {
+            Some(measured) if self.fits(info, &measured, room) => {
+                Verdict::Object(Found { address, type_id, refcount, tracked: head == GcHead::Tracked, measured })
+            }
+            measured => {
+                log::trace!("implausible {} at {address}: {measured:?} in {room:?}", info.full_name());
+                Verdict::Implausible(type_id, address)
+            }
+        }
+    }
+
+    /// The count in an object's header, and whether the header itself says that the collector tracks the object
+    /// (free-threaded builds). `None` for what is not alive.
+    #[inline(always)]
+    pub(crate) fn header(&self, object: &[u8]) -> Option<(Refcount, bool)> {
+        if self.rule == RefcountRule::Shared {
+            return SharedHeader::read(self.layout, object).map(|header| (header.refcount, header.tracked));
+        }
+        let word = refcount_word(self.layout, object)?;
+        let refcount = self.rule.decode(word)?;
+        // A table of pointers to static types, which lie at low addresses in a program that is not relocated.
+        if word >= LOWEST_ADDRESS && self.types.find(word).is_some() { None } else { Some((refcount, false)) }
+    }
+
+    /// Judges memory of no known structure: `data` from `offset` on, which stands at `address`, as an object that an
+    /// allocator made. `room` bytes follow. Whether its GC head is linked is for the caller to see.
+    #[inline]
+    pub fn scanned_object(&self, address: Address, data: &[u8], offset: usize, room: u64) -> Verdict {
+        let Some(type_id) = u64_at(data, offset + self.ob_type).and_then(|word| self.types.find(word)) else {
+            return Verdict::NoObject;
+        };
+        let info = self.types.get(type_id);
+        let Some(block) = offset.checked_sub(info.front) else { return Verdict::NoObject };
+        if info.has(flag::TYPE_SUBCLASS) && self.types.find(address.0).is_none() {
+            return Verdict::NoObject;
+        }
+        let room = if self.debug_hooks {
+            // The mark tells the request, so strictly as in any other block.
+            let marked = block.checked_sub(DebugHeader::SIZE).and_then(|mark| DebugHeader::read(&data[mark..]));
+            match marked {
+                Some(header) if header.domain == b'o' && header.requested <= room + info.front as u64 => {
+                    Room::Requested(header.requested)
+                }
+                _ => return Verdict::NoObject,
+            }
+        } else {
+            Room::AtMost(room + info.front as u64)
+        };
+        self.object(address.back(info.front), &data[block..], room, type_id, info, info.front)
+    }
+
+    /// Whether objects of a type are ever laid out by C: containers that grow never are.
+    fn may_be_static(&self, info: &TypeInfo) -> bool {
+        matches!(
+            info.rule,
+            SizeRule::Default
+                | SizeRule::Int
+                | SizeRule::Str
+                | SizeRule::Code
+                | SizeRule::Type
+                // numpy's True and False.
+                | SizeRule::NumpyScalar(_)
+        )
+    }
+
+    /// Whether this looks like a row of a table of small numbers and types, such as the interpreter keeps of its static
+    /// types since 3.12: the row before or the row behind looks the same. Until 3.11 there are none, and `Ellipsis` may
+    /// stand in front of `NotImplemented`, both with small counts.
+    fn is_in_table(&self, data: &[u8], offset: usize) -> bool {
+        /// No more interpreters than this share a static type in a program that anybody runs.
+        const SMALL: u64 = 64;
+        let is_row = |at: Option<usize>| {
+            at.and_then(|at| Some((u64_at(data, at)?, u64_at(data, at + self.ob_type)?)))
+                .is_some_and(|(number, type_)| number < SMALL && self.types.find(type_).is_some())
+        };
+        self.rule != RefcountRule::Word
+            && is_row(Some(offset))
+            && (is_row(offset.checked_sub(16)) || is_row(offset.checked_add(16)))
+    }
+
+    /// Judges static data: `bytes` from `offset` on, which stands at `address`. Static types have nothing in front of
+    /// them, other objects that the collector could know have a GC head there, used or not.
+    #[inline]
+    pub fn static_object(&self, address: Address, data: &[u8], offset: usize) -> Verdict {
+        let bytes = &data[offset..];
+        let Some(type_id) = u64_at(bytes, self.ob_type).and_then(|word| self.types.find(word)) else {
+            return Verdict::NoObject;
+        };
+        let info = self.types.get(type_id);
+        let Some((refcount, tracked)) = self.header(bytes) else { return Verdict::NoObject };
+        let is_type = info.has(flag::TYPE_SUBCLASS);
+        // C writes the address of a static type into a static object; a heap type's it cannot know.
+        if info.has(flag::HEAPTYPE) && !is_type {
+            return Verdict::NoObject;
+        }
+        if !is_type && (!self.may_be_static(info) || self.is_in_table(data, offset)) {
+            return Verdict::NoObject;
+        }
+        let head = match offset.checked_sub(info.gc_head) {
+            _ if tracked => GcHead::Tracked,
+            _ if is_type || !info.is_gc() => GcHead::Untracked,
+            Some(head) => GcHead::read(&data[head..], self.layout.gc_head.gc_next, self.layout.gc_head.gc_prev),
+            None => GcHead::Implausible,
+        };
+        if head == GcHead::Implausible || is_type && self.types.find(address.0).is_none() {
+            return Verdict::Implausible(type_id, address);
+        }
+        match self.measure.measure(info, address, bytes) {
+            Some(measured) if measured.extent <= bytes.len() as u64 => {
+                Verdict::Object(Found { address, type_id, refcount, tracked: head == GcHead::Tracked, measured })
+            }
+            _ => Verdict::Implausible(type_id, address),
+        }
+    }
+
+    /// Whether a block of this room can have been made for the object. Instances of class statements fill just what
+    /// was asked for; C types may allocate more than their `tp_basicsize`, and those with an allocator of their own
+    /// also less.
+    #[inline(always)]
+    fn fits(&self, info: &TypeInfo, measured: &Measured, room: Room) -> bool {
+        if info.has_own_allocator && measured.is_fixed && !info.is_python_class {
+            return room.fits((info.front + self.layout.object.size) as u64, false);
+        }
+        room.fits(measured.extent + info.front as u64, measured.is_fixed && info.is_python_class)
+    }
+}

@@ -1,0 +1,242 @@
+//! What the short way of judging blocks ([`crate::heap::classify::fast_path`]) needs of a type, in half a cache line, found by the type's
+//! address in one probe.
+
+use crate::python::address_table::AddressTable;
+use crate::python::layout::Layout;
+use crate::python::layout::fields::Bits;
+use crate::python::sizes::SizeRule;
+use crate::python::types::{TypeId, TypeInfo, TypeTable, flag};
+
+use super::classifier::ALIGNMENT;
+
+/// How a type's instances are measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// All instances have one size.
+    Fixed,
+    /// Items follow the struct.
+    Items,
+    /// Bytes follow the struct, and a 0.
+    Bytes,
+    /// The values of the attributes follow the struct, as many as a byte there says.
+    Inline,
+    Int,
+    Str,
+    List,
+    /// Its keys stand elsewhere.
+    Dict,
+    /// The long way.
+    Long,
+}
+
+/// A type, as the short way sees it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Brief {
+    pub(crate) type_id: TypeId,
+    /// Bytes of a block that holds an object without items, front included.
+    pub(crate) needs: u32,
+    /// The size of an object without items, front included.
+    pub(crate) size: u32,
+    pub(crate) itemsize: u32,
+    /// How many bytes more than needed a block may have.
+    pub(crate) slack_max: u32,
+    /// Bytes in front of the object; [`Brief::NEVER`] for metatypes, whose instances have two.
+    pub(crate) front: u8,
+    pub(crate) shape: Shape,
+    pub(crate) has_gc_head: bool,
+}
+
+/// Where builtin objects keep what their sizes follow from, in words of eight bytes from the object's start; the same
+/// for all types.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Places {
+    pub(crate) ob_size: usize,
+    pub(crate) int_size: usize,
+    /// Bits of it that are no part of the number of digits.
+    pub(crate) int_shift: u32,
+    /// Set where there are no digits.
+    pub(crate) int_no_digits: u64,
+    /// In bytes.
+    pub(crate) digits: usize,
+    /// Where text starts in a bytes object, in bytes.
+    pub(crate) bytes_text: usize,
+    pub(crate) str_length: usize,
+    /// The word that holds the bits of a str's state, which of them are looked at, and what they are in ASCII text
+    /// that follows its header.
+    pub(crate) str_state: usize,
+    pub(crate) str_mask: u64,
+    pub(crate) str_ascii: u64,
+    /// A `wchar_t` copy of the text, until 3.11; else the type, masked.
+    pub(crate) str_wstr: usize,
+    pub(crate) str_wstr_mask: u64,
+    pub(crate) list_items: usize,
+    pub(crate) list_allocated: usize,
+    pub(crate) dict_used: usize,
+    pub(crate) dict_keys: usize,
+    pub(crate) dict_values: usize,
+    /// From an instance's end to the byte that says how many values follow.
+    pub(crate) inline_capacity: usize,
+    /// And to the values.
+    pub(crate) inline_values: u64,
+}
+
+/// The briefs of all types, by address.
+#[derive(Debug)]
+pub(crate) struct Briefs {
+    table: AddressTable<Brief>,
+    /// `None` where the layout is one that the short way does not know.
+    pub(crate) places: Option<Places>,
+}
+
+impl Briefs {
+    pub(crate) fn new(types: &TypeTable, layout: &Layout) -> Briefs {
+        let brief = |(type_id, info): (TypeId, &TypeInfo)| (info.address.0, Brief::new(type_id, info, layout));
+        let briefs: Vec<(u64, Brief)> = types.iter().map(brief).collect();
+        Briefs { table: AddressTable::new(briefs.into_iter()), places: Places::new(layout) }
+    }
+
+    /// The brief of the type at an address, given the address's [hash](crate::python::address_table::hash).
+    #[inline(always)]
+    pub(crate) fn find(&self, type_: u64, hash: u64) -> Option<&Brief> {
+        self.table.find(type_, hash)
+    }
+}
+
+impl Default for Brief {
+    /// What takes the long way.
+    fn default() -> Brief {
+        Brief {
+            type_id: TypeId(0),
+            needs: 0,
+            size: 0,
+            itemsize: 0,
+            slack_max: 0,
+            front: Brief::NEVER,
+            shape: Shape::Long,
+            has_gc_head: false,
+        }
+    }
+}
+
+impl Brief {
+    const NEVER: u8 = u8::MAX;
+
+    fn new(type_id: TypeId, info: &TypeInfo, layout: &Layout) -> Brief {
+        let long = Brief { type_id, ..Brief::default() };
+        if info.has(flag::TYPE_SUBCLASS) || !info.front.is_multiple_of(ALIGNMENT as usize) {
+            return long;
+        }
+        let front = u8::try_from(info.front).unwrap_or(Brief::NEVER);
+        let long = Brief { front, has_gc_head: info.is_gc(), ..long };
+        Brief::short(info, layout, long).unwrap_or(long)
+    }
+
+    /// The brief of a type whose instances' sizes follow from few of their words; `None` for others.
+    fn short(info: &TypeInfo, layout: &Layout, long: Brief) -> Option<Brief> {
+        let small = |number: u64| u32::try_from(number).ok().filter(|&number| number < u32::MAX / 2);
+        let end = |words: &[usize]| words.iter().max().map_or(0, |&last| last as u64 + 8);
+        let front = info.front as u64;
+        let has_own_block = !info.has_inline_values && !info.has_own_allocator;
+        // What a type takes that allocates in its own way is up to it.
+        let (dict, list) = (&layout.dict, &layout.list);
+        let end_of_dict = end(&[dict.ma_used, dict.ma_keys, dict.ma_values]);
+        let needs_of_dict = match info.has_own_allocator && !info.is_python_class {
+            true => end_of_dict,
+            false => info.basicsize,
+        };
+        let (shape, needs, size) = match info.rule {
+            SizeRule::Default if info.itemsize == 0 && has_own_block => (Shape::Fixed, info.basicsize, info.basicsize),
+            SizeRule::NumpyScalar(value) if info.itemsize == 0 && has_own_block => {
+                (Shape::Fixed, info.basicsize, info.basicsize + u64::from(value))
+            }
+            SizeRule::Default if info.itemsize == 0 && !info.has_own_allocator => {
+                (Shape::Inline, info.basicsize, info.basicsize)
+            }
+            SizeRule::Default if info.itemsize == 1 && info.has(flag::BYTES_SUBCLASS) => {
+                (Shape::Bytes, info.basicsize, info.basicsize)
+            }
+            SizeRule::Default if info.itemsize != 0 && !info.has(flag::BYTES_SUBCLASS) => {
+                (Shape::Items, info.basicsize, info.basicsize)
+            }
+            SizeRule::Int => (Shape::Int, layout.long.ob_digit as u64, layout.long.ob_digit as u64),
+            SizeRule::Str => {
+                let header = layout.ascii_unicode.size as u64 + 1;
+                (Shape::Str, header, header)
+            }
+            SizeRule::List if has_own_block => (Shape::List, info.basicsize, info.basicsize),
+            SizeRule::Dict if !info.has_inline_values => (Shape::Dict, needs_of_dict, info.basicsize),
+            _ => return None,
+        };
+        // What is looked at lies in the object's own block, also where the type's size is nonsense.
+        let looked_at = match shape {
+            Shape::Items | Shape::Bytes => end(&[layout.var_object.ob_size]),
+            Shape::List => end(&[layout.var_object.ob_size, list.ob_item, list.allocated]),
+            Shape::Dict => end_of_dict,
+            Shape::Fixed | Shape::Inline | Shape::Int | Shape::Str | Shape::Long => 0,
+        };
+        if needs < looked_at {
+            return None;
+        }
+        // Instances of class statements are never shrunk where they are; those with values of their own may be.
+        let is_strict = info.is_python_class && matches!(shape, Shape::Fixed | Shape::List | Shape::Dict);
+        Some(Brief {
+            shape,
+            needs: small(front + needs)?,
+            size: small(front + size)?,
+            itemsize: small(info.itemsize)?,
+            slack_max: if is_strict { ALIGNMENT as u32 - 1 } else { u32::MAX },
+            ..long
+        })
+    }
+}
+
+/// Words of an object that the short way may look at.
+pub(crate) const WORDS: usize = 8;
+
+impl Places {
+    /// `None` where the layout has something elsewhere than the first [`WORDS`] words.
+    fn new(layout: &Layout) -> Option<Places> {
+        let word = |offset: usize| Some(offset / 8).filter(|&word| offset.is_multiple_of(8) && word < WORDS);
+        let (long, unicode) = (&layout.long, &layout.unicode);
+        let (int_size, int_shift, int_no_digits) = match (long.lv_tag, long.ob_size) {
+            // Two bits of sign, of which the lower says that there are no digits, and one more.
+            (Some(tag), _) => (word(tag)?, 3, 1),
+            (None, Some(size)) => (word(size)?, 0, 0),
+            (None, None) => return None,
+        };
+        let str_state = unicode.kind.byte / 8;
+        let bits = |bits: Bits, value: u64| {
+            let shift = bits.byte.checked_sub(8 * str_state)? * 8 + bits.bit as usize;
+            Some(value << u32::try_from(shift).ok().filter(|&shift| shift + bits.width <= 64)?)
+        };
+        let all = |width: u32| u64::MAX.checked_shr(64 - width).unwrap_or(0);
+        let set = bits(unicode.kind, 1)? | bits(unicode.compact, 1)? | bits(unicode.ascii, 1)?;
+        // A str is interned in one of four ways; more there is no str.
+        let mask = bits(unicode.kind, all(unicode.kind.width))?
+            | bits(unicode.compact, 1)?
+            | bits(unicode.ascii, 1)?
+            | bits(unicode.interned, all(unicode.interned.width) & !3)?;
+        let values = layout.dict_values.as_ref();
+        Some(Places {
+            ob_size: word(layout.var_object.ob_size)?,
+            int_size,
+            int_shift,
+            int_no_digits,
+            digits: long.ob_digit,
+            bytes_text: layout.bytes.ob_sval,
+            str_length: word(unicode.length)?,
+            str_state: word(8 * str_state)?,
+            str_mask: mask,
+            str_ascii: set,
+            str_wstr: word(unicode.wstr.unwrap_or(layout.object.ob_type))?,
+            str_wstr_mask: if unicode.wstr.is_some() { u64::MAX } else { 0 },
+            list_items: word(layout.list.ob_item)?,
+            list_allocated: word(layout.list.allocated)?,
+            dict_used: word(layout.dict.ma_used)?,
+            dict_keys: word(layout.dict.ma_keys)?,
+            dict_values: word(layout.dict.ma_values)?,
+            inline_capacity: values.and_then(|values| values.capacity).unwrap_or(0),
+            inline_values: values.map_or(0, |values| values.values as u64),
+        })
+    }
+}

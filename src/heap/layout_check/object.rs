@@ -1,0 +1,446 @@
+//! One object against the layout: its fields must agree with each other and with what they point at.
+//!
+//! An object that contradicts itself may have changed while it was read, or be none; it is read again, and says something
+//! only if it is still alive and stood still meanwhile. What is made of that says [`crate::heap::layout_check::votes`].
+//!
+//! Mirrors what `Objects/setobject.c`, `bytearrayobject.c`, `codeobject.c`, `odictobject.c`, `genobject.c` and
+//! `Modules/_collectionsmodule.c`, `arraymodule.c`, `_io/bufferedio.c` (v3.8 to v3.15) keep true between any two calls.
+
+use crate::heap::classify::classifier::{Classifier, LOWEST_ADDRESS};
+use crate::heap::object::USER_SPACE;
+use crate::process::Address;
+use crate::process::memory::{Memory, MemoryExt, Now, u32_at, u64_at};
+use crate::python::layout::Layout;
+use crate::python::layout::fields::Bits;
+use crate::python::reader::KeysHeader;
+use crate::python::types::{TypeInfo, TypeTable};
+
+use super::votes::Kind;
+
+/// How often an object that contradicts itself is read.
+const TRIES: usize = 8;
+/// How often it must have contradicted itself and been the same afterwards.
+const STOOD_STILL: usize = 2;
+/// Slots of a set that are looked through.
+const SLOTS_MAX: u64 = 1 << 10;
+/// Bytes of a struct that are read; the largest is a deque's with 248.
+const STRUCT_MAX: usize = 512;
+/// And behind its end, where a wrong field may lie.
+const BEHIND: usize = 16;
+/// What hangs on a code object: no more than so many pointers.
+const EXTRAS_MAX: u64 = 255;
+
+/// What a trial needs.
+pub(crate) struct Trial<'a, M: Memory + ?Sized> {
+    memory: Now<'a, M>,
+    classifier: &'a Classifier<'a>,
+    /// No object is larger than this.
+    size_max: u64,
+}
+
+/// What an address is worth.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Worth {
+    Null,
+    /// It may be one.
+    Address,
+    /// It cannot be one.
+    Nonsense,
+}
+
+fn worth(word: u64, alignment: u64) -> Worth {
+    match word {
+        0 => Worth::Null,
+        LOWEST_ADDRESS..USER_SPACE if word.is_multiple_of(alignment) => Worth::Address,
+        _ => Worth::Nonsense,
+    }
+}
+
+impl<'a, M: Memory + ?Sized> Trial<'a, M> {
+    pub(crate) fn new(memory: &'a M, classifier: &'a Classifier<'a>, size_max: u64) -> Self {
+        Trial { memory: Now(memory), classifier, size_max }
+    }
+
+    /// Whether the object at `address` agrees with the layout; `None` where it tells nothing.
+    pub(crate) fn of(&self, kind: Kind, info: &TypeInfo, address: Address) -> Option<bool> {
+        let mut bytes = self.read(info, address)?;
+        let mut stood_still = 0;
+        for _ in 0..TRIES {
+            let verdict = self.once(kind, address, &bytes);
+            if verdict != Some(false) {
+                return verdict;
+            }
+            let again = self.read(info, address)?;
+            if !self.is_alive(info, &again) {
+                return None;
+            }
+            stood_still = if again == bytes { stood_still + 1 } else { 0 };
+            if stood_still == STOOD_STILL {
+                log::debug!("the {} at {address} contradicts the layout", info.full_name());
+                return Some(false);
+            }
+            bytes = again;
+        }
+        None
+    }
+
+    /// Whether these bytes are still those of a live object of the type. What is freed loses its count.
+    fn is_alive(&self, info: &TypeInfo, bytes: &[u8]) -> bool {
+        u64_at(bytes, self.layout().object.ob_type) == Some(info.address.0) && self.classifier.header(bytes).is_some()
+    }
+
+    fn layout(&self) -> &Layout {
+        self.classifier.layout()
+    }
+
+    fn types(&self) -> &TypeTable {
+        self.classifier.types()
+    }
+
+    /// The struct at `address`, and some bytes behind it.
+    fn read(&self, info: &TypeInfo, address: Address) -> Option<Vec<u8>> {
+        let length = usize::try_from(info.basicsize).ok()?.clamp(self.layout().unicode.size, STRUCT_MAX) + BEHIND;
+        let mut bytes = vec![0; length];
+        // At the end of a mapping there may be less.
+        while self.memory.read_exact_at(address, &mut bytes).is_err() {
+            bytes.truncate(bytes.len().checked_sub(16)?);
+        }
+        Some(bytes)
+    }
+
+    fn once(&self, kind: Kind, address: Address, bytes: &[u8]) -> Option<bool> {
+        match kind {
+            Kind::Text => self.text(bytes),
+            Kind::Set => self.set(address, bytes),
+            Kind::ByteArray => self.byte_array(bytes),
+            Kind::Deque => self.deque(bytes),
+            Kind::OrderedDict => self.ordered_dict(bytes),
+            Kind::Array => self.array(bytes),
+            Kind::Buffered => self.buffered(bytes),
+            Kind::Code => self.code(bytes),
+            Kind::Frame => self.frame(address, bytes),
+            Kind::Generator => self.generator(bytes),
+            Kind::BytesIo | Kind::Type => None,
+        }
+    }
+
+    fn word(&self, at: Address) -> Option<u64> {
+        self.memory.read_u64(at).ok()
+    }
+
+    fn ob_size(&self, bytes: &[u8]) -> Option<u64> {
+        u64_at(bytes, self.layout().var_object.ob_size)
+    }
+
+    /// Whether a word points at an object of a type whose C name is this.
+    fn is_a(&self, word: u64, name: &str) -> Option<bool> {
+        if worth(word, 8) != Worth::Address {
+            return Some(false);
+        }
+        let type_ = self.word(Address(word).offset(self.layout().object.ob_type))?;
+        Some(self.types().find(type_).is_some_and(|id| self.types().get(id).qualname == name))
+    }
+
+    /// Whether a word points at an object.
+    fn is_object(&self, word: u64) -> Option<bool> {
+        if worth(word, 8) != Worth::Address {
+            return Some(false);
+        }
+        Some(self.types().find(self.word(Address(word).offset(self.layout().object.ob_type))?).is_some())
+    }
+
+    /// Bytes that an allocator can have given.
+    fn is_room(&self, bytes: Option<u64>) -> bool {
+        bytes.is_some_and(|bytes| bytes <= self.size_max)
+    }
+
+    /// Whether a str is ASCII behind its header.
+    pub(crate) fn is_ascii(&self, bytes: &[u8]) -> Option<bool> {
+        let unicode = &self.layout().unicode;
+        let state = |bits: Bits| Some(bits.of(u64::from(u32_at(bytes, bits.byte)?)));
+        Some(state(unicode.compact)? != 1 || state(unicode.ascii)? == 1)
+    }
+
+    /// Text that is not ASCII: a copy in UTF-8 ends with a 0 and is not shorter than the text. Text that ends with a 0 itself
+    /// tells nothing.
+    fn text(&self, bytes: &[u8]) -> Option<bool> {
+        let unicode = &self.layout().unicode;
+        if self.is_ascii(bytes)? {
+            return None;
+        }
+        let (utf8, length) = (u64_at(bytes, unicode.utf8)?, u64_at(bytes, unicode.utf8_length)?);
+        match worth(utf8, 1) {
+            Worth::Null if length == 0 => None,
+            Worth::Null | Worth::Nonsense => Some(false),
+            Worth::Address => {
+                let characters = u64_at(bytes, unicode.length)?;
+                if length < characters || length > characters.checked_mul(4)? {
+                    return Some(false);
+                }
+                let last = Address(utf8.checked_add(length - 1)?);
+                let mut end = [0; 2];
+                self.memory.read_exact_at(last, &mut end).ok()?;
+                (end[0] != 0 || end[1] != 0).then_some(end[1] == 0)
+            }
+        }
+    }
+
+    /// A set's table has as many slots in use as it says.
+    fn set(&self, address: Address, bytes: &[u8]) -> Option<bool> {
+        let set = &self.layout().set;
+        let word = |offset: usize| u64_at(bytes, offset);
+        let (fill, used, mask, table) = (word(set.fill)?, word(set.used)?, word(set.mask)?, word(set.table)?);
+        let inside = (address.0..address.0 + set.size as u64).contains(&table);
+        if worth(table, 8) != Worth::Address || (inside && (table != address.offset(set.smalltable).0 || mask != 7)) {
+            return Some(false);
+        }
+        let (filled, live) = self.set_slots(table, mask)?;
+        if fill == 0 && filled == 0 && used == 0 && !inside {
+            return None;
+        }
+        Some(filled == fill && live == used)
+    }
+
+    /// Whether a set counts as many slots that were ever filled as are in use, and as many in use as were ever filled, where
+    /// these are not the same: no damage makes both so, and it stood still.
+    pub(crate) fn is_exchanged_set(&self, info: &TypeInfo, address: Address) -> Option<bool> {
+        let bytes = self.read(info, address)?;
+        let set = &self.layout().set;
+        let word = |offset: usize| u64_at(&bytes, offset);
+        let (fill, used, mask, table) = (word(set.fill)?, word(set.used)?, word(set.mask)?, word(set.table)?);
+        if used <= fill || worth(table, 8) != Worth::Address {
+            return Some(false);
+        }
+        let (filled, live) = self.set_slots(table, mask)?;
+        Some((filled, live) == (used, fill) && self.read(info, address)? == bytes)
+    }
+
+    /// The slots of a set's table that were ever filled, and those in use. `None` of a large one.
+    fn set_slots(&self, table: u64, mask: u64) -> Option<(u64, u64)> {
+        if mask >= SLOTS_MAX {
+            return None;
+        }
+        let entry = &self.layout().set_entry;
+        let length = (mask + 1) * entry.stride() as u64;
+        let slots = self.memory.read_bytes(Address(table), length, length as usize, "set").ok()?;
+        let (mut filled, mut live) = (0, 0);
+        for slot in slots.chunks_exact(entry.stride()) {
+            if u64_at(slot, entry.key)? != 0 {
+                filled += 1;
+                // What was taken out leaves a slot whose hash is none.
+                live += u64::from(u64_at(slot, entry.hash)? != u64::MAX);
+            }
+        }
+        Some((filled, live))
+    }
+
+    /// What a bytearray shows lies in what it has, and ends with a 0.
+    fn byte_array(&self, bytes: &[u8]) -> Option<bool> {
+        let fields = &self.layout().byte_array;
+        let word = |offset: usize| u64_at(bytes, offset);
+        let (size, room) = (self.ob_size(bytes)?, word(fields.ob_alloc)?);
+        let (first, start) = (word(fields.ob_bytes)?, word(fields.ob_start)?);
+        if room == 0 {
+            return None;
+        }
+        if !self.is_room(Some(room)) || worth(first, 1) != Worth::Address || worth(start, 1) != Worth::Address {
+            return Some(false);
+        }
+        let gap = start.checked_sub(first);
+        let fits = match fields.ob_bytes_object {
+            // The buffer is a bytes object since 3.15, with a 0 behind its end.
+            Some(object) => {
+                let object = Address(word(object)?);
+                self.word(object.offset(self.layout().var_object.ob_size))? == room
+                    && first == object.offset(self.layout().bytes.ob_sval).0
+                    && gap.is_some_and(|gap| gap + size <= room)
+            }
+            None => gap.is_some_and(|gap| gap + size < room),
+        };
+        let mut end = [1];
+        self.memory.read_exact_at(Address(start.checked_add(size)?), &mut end).ok()?;
+        Some(fits && end == [0])
+    }
+
+    /// A deque's ends are as far apart as it is long, and its blocks are linked.
+    fn deque(&self, bytes: &[u8]) -> Option<bool> {
+        let (deque, block) = (&self.layout().deque, &self.layout().deque_block);
+        let word = |offset: usize| u64_at(bytes, offset);
+        let items = (block.rightlink.checked_sub(block.data)? / 8) as u64;
+        let (size, left, right) = (self.ob_size(bytes)?, word(deque.leftindex)?, word(deque.rightindex)?);
+        let (first, last) = (word(deque.leftblock)?, word(deque.rightblock)?);
+        // BLOCKLEN is 64; in a deque of one block nothing else tells of its end.
+        if left > items || right >= items || !items.is_power_of_two() || worth(first, 8) != Worth::Address {
+            return Some(false);
+        }
+        // An empty one begins right of the middle.
+        if (left + size + items - 1) % items != right || left == items {
+            return Some(false);
+        }
+        if size == 0 {
+            return Some(first == last);
+        }
+        if left + size <= items {
+            let item = self.word(Address(first).offset(block.data + 8 * left as usize))?;
+            return Some(first == last && self.is_object(item)?);
+        }
+        let next = self.word(Address(first).offset(block.rightlink))?;
+        Some(worth(next, 8) == Worth::Address && self.word(Address(next).offset(block.leftlink))? == first)
+    }
+
+    /// An OrderedDict's index has as many slots as the dict's, and its first node is linked to the second.
+    fn ordered_dict(&self, bytes: &[u8]) -> Option<bool> {
+        let (odict, node) = (&self.layout().odict, &self.layout().odict_node);
+        let word = |offset: usize| u64_at(bytes, offset);
+        let (slots, index) = (word(odict.od_fast_nodes_size)?, word(odict.od_fast_nodes)?);
+        let (first, last) = (word(odict.od_first)?, word(odict.od_last)?);
+        if index == 0 {
+            return if slots == 0 { None } else { Some(false) };
+        }
+        if !slots.is_power_of_two() || !self.is_room(slots.checked_mul(8)) || worth(index, 8) != Worth::Address {
+            return Some(false);
+        }
+        let keys = word(self.layout().dict.ma_keys)?;
+        // Else its keys have changed, and the index will be made anew.
+        if word(odict.od_resize_sentinel)? == keys {
+            let header = KeysHeader::read(&self.memory, self.layout(), Address(keys)).ok()?;
+            if header.size != slots {
+                return Some(false);
+            }
+        }
+        if first == 0 {
+            return Some(last == 0);
+        }
+        let next = self.word(Address(first).offset(node.next))?;
+        let back = match next {
+            0 => last == first,
+            next => self.word(Address(next).offset(node.prev))? == first,
+        };
+        Some(back && self.is_object(self.word(Address(first).offset(node.key))?)?)
+    }
+
+    /// An array's room fits its items, whose size follows from their code.
+    fn array(&self, bytes: &[u8]) -> Option<bool> {
+        let (array, descr) = (&self.layout().array, &self.layout().array_descr);
+        let word = |offset: usize| u64_at(bytes, offset);
+        let (size, room, items) = (self.ob_size(bytes)?, word(array.allocated)?, word(array.ob_item)?);
+        let at = word(array.ob_descr)?;
+        if worth(at, 8) != Worth::Address || size > room || (room == 0) != (items == 0) {
+            return Some(false);
+        }
+        let mut head = [0; 16];
+        self.memory.read_exact_at(Address(at), &mut head).ok()?;
+        let Some(itemsize) = u32_at(&head, descr.itemsize) else { return Some(false) };
+        let expected: &[u32] = match head.get(descr.typecode)? {
+            b'b' | b'B' => &[1],
+            b'h' | b'H' | b'e' => &[2],
+            b'i' | b'I' | b'f' | b'w' => &[4],
+            // wchar_t, and until some version two bytes.
+            b'u' => &[2, 4],
+            b'l' | b'L' | b'q' | b'Q' | b'd' => &[8],
+            b'F' => &[8],
+            b'D' => &[16],
+            _ => &[],
+        };
+        Some(expected.contains(&itemsize) && self.is_room(room.checked_mul(u64::from(itemsize))))
+    }
+
+    /// Who reads or writes through a buffer has one, and its size is kept a second time, as a mask, where it is a power of
+    /// two.
+    fn buffered(&self, bytes: &[u8]) -> Option<bool> {
+        let fields = &self.layout().buffered;
+        let word = |offset: usize| u64_at(bytes, offset);
+        if word(fields.raw)? == 0 {
+            return None;
+        }
+        let (buffer, size, mask) = (word(fields.buffer)?, word(fields.buffer_size)?, word(fields.buffer_size + 8)?);
+        if buffer == 0 {
+            return self.is_open_file(word(fields.raw)?).filter(|&is_open| is_open).map(|_| false);
+        }
+        // What is taken for the size may be the mask itself.
+        let before = fields.buffer_size.checked_sub(8).and_then(word);
+        let is_mask = size.checked_add(1).is_some_and(u64::is_power_of_two) && before == size.checked_add(1);
+        let expected = if size.is_power_of_two() { size - 1 } else { 0 };
+        Some(size > 0 && !is_mask && self.is_room(Some(size)) && mask == expected && worth(buffer, 8) == Worth::Address)
+    }
+
+    /// Whether a word points at a `FileIO` that is open: its descriptor follows its header. A buffer goes when the file is
+    /// closed.
+    fn is_open_file(&self, word: u64) -> Option<bool> {
+        if !self.is_a(word, "FileIO")? {
+            return None;
+        }
+        let descriptor = self.memory.read_i32(Address(word).offset(self.layout().object.size)).ok()?;
+        Some(descriptor >= 0)
+    }
+
+    /// A code object has as many places as it has names for them.
+    fn code(&self, bytes: &[u8]) -> Option<bool> {
+        let code = &self.layout().code;
+        let length = |offset: Option<usize>| -> Option<u64> {
+            let tuple = u64_at(bytes, offset?)?;
+            if worth(tuple, 8) != Worth::Address {
+                return Some(u64::MAX);
+            }
+            self.word(Address(tuple).offset(self.layout().var_object.ob_size))
+        };
+        let (places, names) = match code.co_nlocalsplus {
+            Some(offset) => (u32_at(bytes, offset)?, length(code.co_localsplusnames)?),
+            None => (u32_at(bytes, code.co_nlocals)?, length(code.co_varnames)?),
+        };
+        if u64::from(places) != names {
+            return Some(false);
+        }
+        match worth(u64_at(bytes, code.co_extra)?, 8) {
+            Worth::Nonsense => return Some(false),
+            Worth::Address => {
+                let count = self.word(Address(u64_at(bytes, code.co_extra)?))?;
+                if count == 0 || count > EXTRAS_MAX {
+                    return Some(false);
+                }
+            }
+            Worth::Null => {}
+        }
+        if let Some(offset) = code.co_opcache
+            && worth(u64_at(bytes, offset)?, 8) == Worth::Nonsense
+        {
+            return Some(false);
+        }
+        // Which cells are arguments is kept where there are cells.
+        if let Some(offset) = code.co_cell2arg
+            && u64_at(bytes, offset)? != 0
+            && length(code.co_cellvars)? == 0
+        {
+            return Some(false);
+        }
+        Some(true)
+    }
+
+    fn names_code(&self, word: Option<u64>) -> Option<bool> {
+        self.is_a(word? & !self.layout().constants.stackref_tag_mask, "code")
+    }
+
+    /// A frame runs code.
+    fn frame(&self, address: Address, bytes: &[u8]) -> Option<bool> {
+        let (fields, Some(pointer)) = (&self.layout().frame, self.layout().frame.f_frame) else {
+            return self.names_code(u64_at(bytes, self.layout().frame.f_code?));
+        };
+        let frame = u64_at(bytes, pointer)?;
+        if worth(frame, 8) != Worth::Address {
+            return Some(false);
+        }
+        let iframe = self.layout().iframe.as_ref()?;
+        let code = self.word(Address(frame).offset(iframe.executable));
+        let back = self.word(Address(frame).offset(iframe.frame_obj))?;
+        let own = fields._f_frame_data.is_some_and(|data| frame == address.offset(data).0);
+        Some(self.names_code(code)? && (own || back == address.0))
+    }
+
+    /// A generator runs code, unless it is over.
+    fn generator(&self, bytes: &[u8]) -> Option<bool> {
+        let (Some(frame), Some(iframe)) = (self.layout().generator.gi_iframe, &self.layout().iframe) else {
+            return None;
+        };
+        self.names_code(u64_at(bytes, frame.checked_add(iframe.executable)?))
+    }
+}

@@ -1,0 +1,251 @@
+//! Objects in memory whose structure we do not know: that of another malloc than glibc's.
+//!
+//! pymalloc's pools hold most objects of any process; those beyond 512 bytes are malloc's, and where malloc is
+//! jemalloc, tcmalloc or musl's old one, they are searched for: at every multiple of 16, by a type that is known, a count that can be
+//! one, links of the collector that lead back, and a body that makes sense. What such an allocator has freed keeps its
+//! bytes, so an object that was moved may be met twice; that is why nothing is searched that has a better reading.
+
+use std::ops::Range;
+use std::path::Path;
+
+use crate::allocator::glibc::Heap;
+use crate::heap::classify::classifier::Verdict;
+use crate::heap::object::Sink;
+use crate::process::elf::LoadedElf;
+use crate::process::memory::{Memory, ReadError};
+use crate::process::regions::Backing;
+use crate::process::{Address, MemoryExt};
+use crate::python::attach::Python;
+
+use super::{WINDOW, Window, Worker};
+
+/// What malloc aligns to.
+const ALIGNMENT: usize = 16;
+/// Bytes of an object that must be at hand to judge it; types are the largest, of about 1,000.
+const LOOK: usize = 4096;
+/// Bytes in front of an object that must be at hand: the debug hooks' mark, dict and weak references, GC head.
+const FRONT: usize = 64;
+/// Threads of which stacks are known.
+const THREADS_MAX: usize = 1 << 14;
+/// Bytes of a heap looked at to see whether it is a row of chunks.
+const HEAP_LOOK: u64 = 64 << 10;
+
+/// Allocators that take the place of malloc, by a part of their file's name.
+const ALLOCATORS: [&str; 7] = ["jemalloc", "tcmalloc", "mimalloc", "snmalloc", "hoard", "rpmalloc", "scudo"];
+
+/// Whether objects may be in memory that malloc took and that is not glibc's: another allocator is mapped, or no row of
+/// glibc's chunks is there.
+pub fn is_needed<M: Memory + ?Sized>(memory: &M, elfs: &[LoadedElf]) -> bool {
+    let mut heaps = memory.regions().iter().filter(|region| region.backing == Backing::Heap && region.readable);
+    let is_musl = elfs.iter().any(|elf| name_has(&elf.path, &["ld-musl-"]));
+    has_other_allocator(elfs)
+        || is_musl
+        || !heaps.any(|heap| is_row_of_chunks(memory, &Heap { range: heap.start..heap.end, is_thread_arena: false }))
+}
+
+/// Whether a file is mapped that takes the place of the C library's malloc.
+pub fn has_other_allocator(elfs: &[LoadedElf]) -> bool {
+    elfs.iter().any(|elf| name_has(&elf.path, &ALLOCATORS))
+}
+
+fn name_has(path: &Path, parts: &[&str]) -> bool {
+    let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+    parts.iter().any(|part| name.contains(part))
+}
+
+/// Whether glibc's chunks start at the start of a heap.
+pub fn is_row_of_chunks<M: Memory + ?Sized>(memory: &M, heap: &Heap) -> bool {
+    let length = (heap.range.end.0 - heap.range.start.0).min(HEAP_LOOK);
+    let Ok(bytes) = memory.read_bytes(heap.range.start, length, HEAP_LOOK as usize, "heap") else { return false };
+    // The first chunk may be preceded by what aligns it.
+    heap.resync(heap.range.start, &bytes).is_some_and(|first| first.0 - heap.range.start.0 <= 16)
+}
+
+/// The stacks of the process's Python threads, except the first: from the start of the mapping, which a guard page
+/// precedes, to the thread's descriptor, which glibc and musl put above the stack. To be left out of a scan.
+pub fn stacks<M: Memory + ?Sized>(memory: &M, python: &Python) -> Vec<Range<Address>> {
+    let mut found = Vec::new();
+    let (interp, thread) = (&python.layout.interp, &python.layout.thread);
+    for interpreter in &python.interpreters {
+        let mut next = memory.read_pointer(interpreter.address.offset(interp.threads_head)).unwrap_or_default();
+        for _ in 0..THREADS_MAX {
+            if next.is_null() {
+                break;
+            }
+            let after = memory.read_pointer(next.offset(thread.next)).unwrap_or_default();
+            let descriptor = memory.read_pointer(next.offset(thread.thread_id)).unwrap_or_default();
+            // The last of the list is the first thread, whose stack has a mapping of its own kind.
+            if !after.is_null()
+                && let Some(region) = memory.regions().find(descriptor)
+            {
+                found.push(region.start..descriptor);
+            }
+            next = after;
+        }
+    }
+    found.sort_by_key(|range| range.start);
+    found
+}
+
+impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
+    /// Searches memory of unknown structure, a window at a time.
+    pub(crate) fn read_unstructured(&mut self, range: &Range<Address>) -> Result<(), ReadError> {
+        let limit = self.memory.regions().find(range.start).map_or(range.end, |region| region.end).max(range.end);
+        let mut at = Address(range.start.0.next_multiple_of(ALIGNMENT as u64));
+        let mut inside = at;
+        while at < range.end {
+            let start = at.back(FRONT).max(range.start);
+            let length = ((range.end.0 - start.0) as usize).min(WINDOW);
+            let from = at;
+            self.with_bytes(start, length, |worker, window| {
+                at = worker.scan_window(window, at, &mut inside, limit, window.start.offset(length) >= range.end)?;
+                Ok(())
+            })?;
+            if at <= from {
+                // Unreadable: past this window.
+                at = start.offset(length.max(FRONT + ALIGNMENT));
+            }
+        }
+        self.counts.scanned_bytes += range.end.0 - range.start.0;
+        Ok(())
+    }
+
+    /// Searches a window from `at` on; returns where to go on. Up to `inside` goes the object that was found last: within
+    /// an object there is no other one. But one that the collector knows is alive, so if there is one all the same, the
+    /// one around it is what is left of a dead one.
+    fn scan_window(
+        &mut self,
+        window: Window<'_>,
+        mut at: Address,
+        inside: &mut Address,
+        limit: Address,
+        is_last: bool,
+    ) -> Result<Address, ReadError> {
+        let end = window.start.offset(window.bytes.len());
+        let header = self.classifier.layout().object.size as u64;
+        while at.0 + header <= end.0 {
+            if !is_last && end.0 - at.0 < LOOK as u64 && at > window.start.offset(FRONT) {
+                return Ok(at);
+            }
+            let offset = (at.0 - window.start.0) as usize;
+            let mut step = ALIGNMENT as u64;
+            let verdict = self.classifier.scanned_object(at, window.bytes, offset, limit.0 - at.0);
+            if let Verdict::Object(found) = verdict
+                && (if found.tracked { self.is_linked(at) } else { at >= *inside })
+            {
+                *inside = Address(at.0.saturating_add(found.measured.extent.max(header)));
+                step = header.next_multiple_of(ALIGNMENT as u64);
+                self.counts.scanned_objects += 1;
+                self.hand_on(&found, window)?;
+            }
+            at = Address(at.0.saturating_add(step));
+        }
+        Ok(if is_last { at.max(end) } else { at })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::heap::classify::classifier::Classifier;
+    use crate::heap::object::Object;
+    use crate::heap::plan::Part;
+    use crate::process::image::{Image, Segment};
+    use crate::python::layout::{Candidate, Layout};
+    use crate::python::sizes::{Basis, SizeRule};
+    use crate::python::types::{TypeInfo, TypeTable, flag};
+    use crate::python::version::Version;
+
+    const START: u64 = 0x7f00_0000_0000;
+    const FLOAT: u64 = 0x7f11_0000_0000;
+    const CELL: u64 = 0x7f11_0000_1000;
+    const ROW: u64 = 0x7f11_0000_2000;
+
+    fn type_info(address: u64, flags: u64, front: usize) -> TypeInfo {
+        TypeInfo {
+            address: Address(address),
+            module: "builtins".to_owned(),
+            qualname: "x".to_owned(),
+            basicsize: 24,
+            itemsize: 0,
+            flags,
+            front,
+            gc_head: front,
+            has_inline_values: false,
+            rule: SizeRule::Default,
+            basis: Basis::Exact,
+            is_python_class: false,
+            has_own_allocator: false,
+        }
+    }
+
+    /// What a scan finds in `words` at [`START`].
+    fn scanned(words: &[u64]) -> Vec<u64> {
+        let candidate = Candidate::all().iter().find(|candidate| candidate.name == "3.13.0").unwrap();
+        let layout = Layout::load(candidate);
+        let row = TypeInfo { itemsize: 8, ..type_info(ROW, 0, 0) };
+        let types = TypeTable::of(vec![type_info(FLOAT, 0, 0), type_info(CELL, 1 << flag::HAVE_GC, 16), row]);
+        let classifier = Classifier::new(&layout, Version::release(3, 13, 0), &types, false);
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let range = Address(START)..Address(START + bytes.len() as u64);
+        let image = Image::of_segments(vec![Segment { start: range.start, bytes }]);
+        let mut worker = Worker::new(&image, &classifier, Vec::<Object>::new());
+        worker.read_part(&Part::Unstructured(range)).unwrap();
+        let (objects, counts) = worker.finish().unwrap();
+        assert_eq!(counts.scanned_objects, objects.len() as u64);
+        assert_eq!(counts.scanned_bytes, 8 * words.len() as u64);
+        objects.iter().map(|object| (object.address.0 - START) / 8).collect()
+    }
+
+    #[test]
+    fn objects_are_found_where_malloc_puts_them_and_only_alive() {
+        // Alive; dead; a pointer for a count; alive, but not where malloc puts anything.
+        assert_eq!(scanned(&[1, FLOAT, 0, 0, 0, FLOAT, 0, 0, START, FLOAT, 0, 0, 0, 1, FLOAT, 0]), [0]);
+        // Cut off at the end of what there is.
+        assert_eq!(scanned(&[0, 0, 1, FLOAT]), Vec::<u64>::new());
+        assert_eq!(scanned(&[1]), Vec::<u64>::new());
+        assert_eq!(scanned(&[]), Vec::<u64>::new());
+    }
+
+    #[test]
+    fn a_collected_object_must_be_linked_both_ways_or_not_at_all() {
+        // Untracked.
+        assert_eq!(scanned(&[0, 0, 1, CELL, 0, 0]), [2]);
+        // Two that are linked with each other.
+        let (first, second) = (START, START + 48);
+        let linked = [second, second, 1, CELL, 0, 0, first, first, 1, CELL, 0, 0];
+        assert_eq!(scanned(&linked), [2, 8]);
+        // The second leads elsewhere, and nowhere.
+        for wrong in [second, 0x1000, u64::MAX] {
+            let mut broken = linked;
+            broken[7] = wrong;
+            assert!(!scanned(&broken).contains(&2), "{wrong:#x}");
+        }
+    }
+
+    #[test]
+    fn within_an_object_there_is_none_unless_the_collector_knows_it() {
+        // A row of 20 items, in which there is what looks like a float; and then two that are linked with each other.
+        let mut words = vec![1, ROW, 20, 0, 1, FLOAT, 0, 0];
+        let (first, second) = (START + 64, START + 112);
+        words.extend([second, second, 1, CELL, 0, 0, first, first, 1, CELL, 0, 0]);
+        words.extend([0; 12]);
+        assert_eq!(scanned(&words), [0, 10, 16]);
+        // Untracked, they prove nothing.
+        [8, 9, 14, 15].iter().for_each(|&link| words[link] = 0);
+        assert_eq!(scanned(&words), [0]);
+    }
+
+    #[test]
+    fn objects_across_windows_are_found_once() {
+        let mut words = vec![0; 2 * WINDOW / 8 + 64];
+        let places = [0, WINDOW / 8 - 512, WINDOW / 8 - 4, WINDOW / 8 - 2, WINDOW / 8 + 2, words.len() - 4];
+        let places: Vec<usize> = places.into_iter().map(|place| place / 4 * 4).collect();
+        for &place in &places {
+            (words[place], words[place + 1]) = (1, FLOAT);
+        }
+        let mut expected: Vec<u64> = places.iter().map(|&place| place as u64).collect();
+        expected.dedup();
+        assert_eq!(scanned(&words), expected);
+    }
+}

@@ -1,0 +1,325 @@
+//! How a worker reads a segment of mimalloc's: head first, then page by page.
+//!
+//! A page whose chains and count disagree was changed while it was read; its slot and blocks are read again. Memory of
+//! a page that was never written is not read, but taken as the zeros that it is.
+
+use crate::allocator::mimalloc::{self, CHAINS, FreeBlocks, Kind, Page, Segment, Tolerance};
+use crate::heap::classify::classifier::{Room, Verdict};
+use crate::heap::object::{DebugHeader, Sink};
+use crate::process::Address;
+use crate::process::memory::{Memory, Piece, ReadError};
+use crate::python::proof::ProofError;
+
+use super::{POOL_RETRIES, Window, Worker, only_fatal};
+
+/// The kernel's unit of memory.
+const PAGE: u64 = 4096;
+
+/// As many pages of which no reading makes sense may have been damaged, whatever chain they hold.
+const REFUTED_MIN: u64 = 3;
+
+/// What pages say of where their chains of free blocks begin. Pages that changed while they were read say nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PageChains {
+    /// Pages that hold each of the [`CHAINS`] and count as many blocks as they chain.
+    confirmed: [u64; CHAINS.len()],
+    /// Those that hold it, and whose chains lead out of the page or meet.
+    refuted: [u64; CHAINS.len()],
+    /// Pages that count one free block more or less than they chain: the thread that took it or gave it back may have
+    /// been stopped between the two steps.
+    unbalanced: u64,
+}
+
+impl PageChains {
+    /// Adds another worker's.
+    pub fn add(&mut self, other: &PageChains) {
+        (0..CHAINS.len()).for_each(|index| {
+            self.confirmed[index] += other.confirmed[index];
+            self.refuted[index] += other.refuted[index];
+        });
+        self.unbalanced += other.unbalanced;
+    }
+
+    fn confirm(&mut self, page: &Page) {
+        self.confirmed.iter_mut().zip(page.chains()).for_each(|(pages, held)| *pages += u64::from(held));
+    }
+
+    fn refute(&mut self, page: &Page) {
+        self.refuted.iter_mut().zip(page.chains()).for_each(|(pages, held)| *pages += u64::from(held));
+    }
+
+    /// The layout holds for most pages with each of the chains, and no more are one block away from their own count than
+    /// there are threads to be stopped in one each. `threads` is asked for only if any is.
+    ///
+    /// # Errors
+    /// The first chain for which it does not, or that of the count.
+    pub fn judge(&self, threads: impl FnOnce() -> usize) -> Result<(), ProofError> {
+        for (field, (confirmed, refuted)) in CHAINS.into_iter().zip(self.confirmed.into_iter().zip(self.refuted)) {
+            if refuted >= REFUTED_MIN && refuted > confirmed {
+                let detail = format!("{refuted} pages contradict it, {confirmed} do not");
+                return Err(ProofError::Field { field, detail });
+            }
+        }
+        if self.unbalanced > 0 {
+            let (pages, threads) = (self.unbalanced, threads().max(1) as u64);
+            if pages > threads {
+                let detail =
+                    format!("{pages} pages chain one block more or less than they count, for {threads} threads");
+                return Err(ProofError::Field { field: "mi_page.used", detail });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is at hand of the blocks of a page.
+enum Blocks<'a> {
+    Local(&'a [u8]),
+    Read(Vec<u8>),
+}
+
+impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
+    /// Reads a segment.
+    pub(crate) fn read_segment(&mut self, segment: &Segment) -> Result<(), ReadError> {
+        let mut head = vec![0; segment.head];
+        match self.memory.read_exact_at(segment.range.start, &mut head) {
+            Ok(()) => {}
+            Err(error) => {
+                self.counts.unreadable_bytes += segment.head as u64;
+                return only_fatal(error);
+            }
+        }
+        let (mut pages, broken) = mimalloc::pages(segment, &head);
+        for slot in broken {
+            let before = head.clone();
+            let again = self.read_slot_again(segment, slot, &mut head)?;
+            let has_changed = head != before || !self.is_as_before(segment.range.start, &head);
+            match again {
+                Ok(page) => pages.extend(page),
+                Err(mimalloc::Nonsense) => {
+                    self.counts.torn_pools += 1;
+                    self.counts.contradicting_pools += u64::from(!has_changed);
+                }
+            }
+        }
+        for page in pages {
+            self.read_page(segment, page, &mut head)?;
+        }
+        Ok(())
+    }
+
+    /// Reads a slot that made no sense until it does.
+    fn read_slot_again(
+        &self,
+        segment: &Segment,
+        slot: usize,
+        head: &mut [u8],
+    ) -> Result<Result<Option<Page>, mimalloc::Nonsense>, ReadError> {
+        if self.memory.local(segment.range.start, 8).is_none() {
+            for _ in 0..POOL_RETRIES {
+                self.memory.read_exact_at(segment.range.start, head).or_else(only_fatal)?;
+                if let Ok(page) = Page::read(segment, head, slot) {
+                    return Ok(Ok(page));
+                }
+            }
+        }
+        Ok(Err(mimalloc::Nonsense))
+    }
+
+    fn read_page(&mut self, segment: &Segment, mut page: Page, head: &mut [u8]) -> Result<(), ReadError> {
+        let memory = self.memory;
+        let blocks = blocks(memory, segment, &page)?;
+        let bytes = match &blocks {
+            Some(Blocks::Local(bytes)) => bytes,
+            Some(Blocks::Read(bytes)) => bytes.as_slice(),
+            // Unreadable just now: no block can be judged, and none agrees.
+            None => &[],
+        };
+        if !bytes.is_empty()
+            && let Some(free) = page.free_blocks(bytes, Tolerance::Exact)
+        {
+            return self.judge_page(&page, &free, bytes);
+        }
+        let is_local = memory.local(segment.range.start, 8).is_some();
+        let mut stands_still = false;
+        if is_local {
+            // It will not change any more; its thread was stopped between two steps.
+            if !bytes.is_empty()
+                && let Some(free) = page.free_blocks(bytes, Tolerance::OneBlock)
+            {
+                let stands_still = self.is_as_before(page.start, bytes) && self.is_as_before(segment.range.start, head);
+                self.counts.page_chains.unbalanced += u64::from(stands_still);
+                return self.judge_page(&page, &free, bytes);
+            }
+            stands_still = !bytes.is_empty()
+                && self.is_as_before(page.start, bytes)
+                && self.is_as_before(segment.range.start, head);
+        } else {
+            let mut before = (head.to_vec(), bytes.to_vec());
+            for retry in 1..=POOL_RETRIES {
+                stands_still = false;
+                memory.read_exact_at(segment.range.start, head).or_else(only_fatal)?;
+                match Page::read(segment, head, page.slot) {
+                    Ok(Some(again)) => page = again,
+                    Ok(None) => return Ok(()),
+                    Err(mimalloc::Nonsense) => continue,
+                }
+                let Some(again) = self.read_blocks(&page)? else { continue };
+                let tolerance = if retry == POOL_RETRIES { Tolerance::OneBlock } else { Tolerance::Exact };
+                stands_still = before.0 == head && before.1 == again;
+                if let Some(free) = page.free_blocks(&again, tolerance) {
+                    self.counts.page_chains.unbalanced += u64::from(stands_still && !free.agrees);
+                    return self.judge_page(&page, &free, &again);
+                }
+                // Threads that truly run at once change a page faster than it is read.
+                if retry == POOL_RETRIES && self.classifier.layout().object.ob_ref_shared.is_some() {
+                    self.counts.moving_pools += 1;
+                    self.contradicts(&page, stands_still);
+                    return self.judge_page(&page, &page.linked_blocks(&again), &again);
+                }
+                before = (head.to_vec(), again);
+            }
+        }
+        self.counts.torn_pools += 1;
+        self.contradicts(&page, stands_still);
+        Ok(())
+    }
+
+    /// Counts a page that no reading makes sense of.
+    fn contradicts(&mut self, page: &Page, stands_still: bool) {
+        self.counts.contradicting_pools += u64::from(stands_still);
+        if stands_still {
+            self.counts.page_chains.refute(page);
+        }
+    }
+
+    /// Reads the blocks of a page as they are now. `None` where that is not possible.
+    fn read_blocks(&self, page: &Page) -> Result<Option<Vec<u8>>, ReadError> {
+        let mut bytes = vec![0; page.capacity * page.stride()];
+        if page.stride() as u64 == page.block_size {
+            let read = self.memory.read_exact_at(page.start, &mut bytes);
+            return read.map(|()| Some(bytes)).or_else(|error| only_fatal(error).map(|()| None));
+        }
+        let mut pieces: Vec<Piece<'_>> = bytes
+            .chunks_exact_mut(page.stride())
+            .enumerate()
+            .map(|(index, buffer)| Piece { address: page.block(index), buffer, filled: false })
+            .collect();
+        self.memory.read_pieces(&mut pieces)?;
+        let all = pieces.iter().all(|piece| piece.filled);
+        Ok(all.then_some(bytes))
+    }
+
+    /// Judges the blocks of a page in use.
+    fn judge_page(&mut self, page: &Page, free: &FreeBlocks, bytes: &[u8]) -> Result<(), ReadError> {
+        self.counts.pools += 1;
+        self.counts.blocks_in_use += page.used as u64;
+        if free.agrees {
+            self.counts.page_chains.confirm(page);
+        }
+        let classifier = self.classifier;
+        let window =
+            Window { start: page.start, bytes: if page.stride() as u64 == page.block_size { bytes } else { &[] } };
+        for (index, block) in bytes.chunks_exact(page.stride()).take(page.capacity).enumerate() {
+            if free.contains(index) {
+                continue;
+            }
+            let at = page.block(index);
+            let verdict = classifier.block(at, block, Room::Bin(page.block_size));
+            match verdict {
+                Verdict::Object(found) if !self.may_be_in(page.kind, at, found.address) => {}
+                verdict => self.judge(verdict, window)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether an object at `object` can be in a block at `block` of such a page. In a default build, all pages are of
+    /// one kind.
+    fn may_be_in(&self, kind: Kind, block: Address, object: Address) -> bool {
+        let layout = self.classifier.layout();
+        if layout.object.ob_ref_shared.is_none() {
+            return true;
+        }
+        let mark = if self.classifier.debug_hooks { DebugHeader::SIZE } else { 0 };
+        match kind {
+            // An extension may keep a type in memory that is not an object's.
+            Kind::Memory => self.classifier.types().find(object.0).is_some(),
+            Kind::Object | Kind::Collected => object == block.offset(mark),
+            Kind::CollectedBehindFront => object == block.offset(mark + layout.constants.preheader_size),
+        }
+    }
+}
+
+/// The blocks of a page, or of large ones the first bytes of each: local, or read as far as they were ever written.
+/// `None` where a part cannot be read.
+fn blocks<'m, M: Memory + ?Sized>(
+    memory: &'m M,
+    segment: &Segment,
+    page: &Page,
+) -> Result<Option<Blocks<'m>>, ReadError> {
+    let stride = page.stride();
+    let is_whole = stride as u64 == page.block_size;
+    if is_whole && let Some(bytes) = memory.local(page.start, page.capacity * stride) {
+        return Ok(Some(Blocks::Local(bytes)));
+    }
+    let mut bytes = vec![0; page.capacity * stride];
+    // All blocks that were carved were written then, at their start. So nothing of a page of small ones was never
+    // touched, whatever the kernel said: it may have been moving pages when it was asked.
+    if is_whole && page.block_size <= PAGE {
+        return match memory.read_exact_at(page.start, &mut bytes) {
+            Ok(()) => Ok(Some(Blocks::Read(bytes))),
+            Err(error) => only_fatal(error).map(|()| None),
+        };
+    }
+    let fill = |start: Address, into: &mut [u8]| -> Result<(), ReadError> {
+        for piece in mimalloc::within(&segment.pieces, &(start..start.offset(into.len()))) {
+            let (from, to) = ((piece.start.0 - start.0) as usize, (piece.end.0 - start.0) as usize);
+            memory.read_exact_at(piece.start, &mut into[from..to])?;
+        }
+        Ok(())
+    };
+    let filled = if is_whole {
+        fill(page.start, &mut bytes)
+    } else {
+        let blocks = bytes.chunks_exact_mut(stride).enumerate();
+        blocks.into_iter().try_for_each(|(index, block)| fill(page.block(index), block))
+    };
+    match filled {
+        Ok(()) => Ok(Some(Blocks::Read(bytes))),
+        Err(error) => only_fatal(error).map(|()| None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(chains: PageChains, threads: usize) -> Option<&'static str> {
+        match chains.judge(|| threads) {
+            Ok(()) => None,
+            Err(ProofError::Field { field, .. }) => Some(field),
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    #[test]
+    fn pages_refute_the_chain_that_they_hold() {
+        let of = |confirmed, refuted| PageChains { confirmed, refuted, unbalanced: 0 };
+        assert_eq!(judged(of([90, 0, 0], [14, 14, 0]), 1), Some("mi_page.local_free"));
+        assert_eq!(judged(of([90, 14, 0], [14, 14, 3]), 1), Some("mi_page.xthread_free"));
+        assert_eq!(judged(of([90, 14, 3], [14, 14, 3]), 1), None);
+        assert_eq!(judged(of([90, 0, 0], [2, 2, 2]), 1), None);
+    }
+
+    #[test]
+    fn each_thread_may_be_between_two_steps_in_one_page() {
+        let of = |unbalanced| PageChains { unbalanced, ..PageChains::default() };
+        assert_eq!(judged(of(4), 4), None);
+        assert_eq!(judged(of(5), 4), Some("mi_page.used"));
+        // The list of threads was not to be read.
+        assert_eq!(judged(of(1), 0), None);
+        let no_need = || panic!("it need not be asked");
+        assert!(of(0).judge(no_need).is_ok());
+    }
+}

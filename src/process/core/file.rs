@@ -1,0 +1,637 @@
+//! A core file: the memory of a process as the kernel, or gdb's `gcore`, wrote it down.
+//!
+//! A core is an ELF file whose `PT_LOAD` segments are the mappings and whose notes say what they were. Memory that
+//! could be read again from a file (code, constants, data that was never written) is left out: it is taken from that
+//! file here, once it has been checked to be the same one ([`crate::process::core::backing`]). It is read by position and not mapped:
+//! a file that shrinks while it is read is then an error and not a signal.
+//!
+//! Mirrors `fs/binfmt_elf.c`, `fs/coredump.c` (Linux 6.1), and `gdb/gcore.c` (13).
+
+use std::fs::File;
+use std::io::{self, Read, Seek};
+use std::ops::Range;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use goblin::elf::header::{EI_CLASS, EI_DATA, ELFCLASS32, ELFDATA2LSB, ELFMAG, EM_X86_64, ET_CORE};
+use goblin::elf::program_header::{PF_R, PF_W, PF_X, PT_LOAD, PT_NOTE};
+use nix::unistd::{Whence, lseek};
+
+use crate::process::address::Address;
+use crate::process::elf::{ElfFile, LoadedElf};
+use crate::process::memory::{Memory, MemoryExt, ReadError, u32_at, u64_at};
+use crate::process::regions::{Backing, Region, RegionMap};
+
+use super::backing::{BackingFile, BackingFiles, Missing, Places};
+use super::notes::{MappedFile, Notes};
+use super::unpack::{self, Packing};
+
+const HEADER_SIZE: usize = 64;
+const PROGRAM_HEADER_SIZE: usize = 56;
+/// A count of program headers that says: the real one is in the first section header (`PN_XNUM`).
+const COUNT_ELSEWHERE: u64 = 0xffff;
+/// Program headers accepted; the kernel allows a process 65,530 mappings by default.
+const PROGRAM_HEADERS_MAX: u64 = 1 << 22;
+/// Bytes of notes read at most. Each thread costs some 3 KiB, with AVX-512.
+const NOTES_MAX: u64 = 256 << 20;
+const PAGE: u64 = 4096;
+/// How far behind the executable's end the kernel puts the heap, at most (`arch_randomize_brk`: 1 GiB since 6.9).
+const HEAP_DISTANCE: u64 = 1 << 30;
+/// Where it puts it for a loader that was started itself (`ELF_ET_DYN_BASE`).
+const HEAP_OF_LOADER: u64 = 0x5555_5555_4000;
+/// Bytes of stack looked through for the arguments, from the random bytes downwards: the environment's pointers are
+/// there.
+const STACK_LOOK: u64 = 4 << 20;
+/// Arguments, bytes of one, and bytes of all, that are read.
+const ARGUMENTS_MAX: usize = 4096;
+const ARGUMENT_LENGTH_MAX: usize = 64 << 10;
+const ARGUMENTS_LENGTH_MAX: usize = 2 << 20;
+
+/// Why a core cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CoreError {
+    /// The file itself.
+    #[error("cannot read the core {path}: {source}", path = path.display())]
+    File {
+        /// Its path.
+        path: PathBuf,
+        /// What the file system, or unpacking, says.
+        source: io::Error,
+    },
+    /// It is something else.
+    #[error("{path} is {what}", path = path.display())]
+    Foreign {
+        /// Its path.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
+    /// The program that was given is not the one of the core.
+    #[error("{path} is not the program of this core ({executable})", path = path.display(), executable = executable.display())]
+    OtherProgram {
+        /// The file given.
+        path: PathBuf,
+        /// The program that the core names.
+        executable: PathBuf,
+    },
+}
+
+/// A mapping, or a part of one with one backing.
+#[derive(Debug)]
+struct Piece {
+    range: Range<Address>,
+    /// Where its bytes are in the core, and how many really are.
+    dumped: Range<u64>,
+    /// The file behind the rest, by number, and where this piece begins in it.
+    backing: Option<(usize, u64)>,
+    /// Whether it may hold code, as far as the core says.
+    executable: bool,
+}
+
+impl Piece {
+    fn is_incomplete(&self) -> bool {
+        self.dumped.end - self.dumped.start < self.range.end.0 - self.range.start.0
+    }
+}
+
+/// What a core should hold, or needs, and has not.
+#[derive(Clone, Debug, Default)]
+pub struct Gaps {
+    /// Bytes that its headers speak of and that are not there: the file was cut off.
+    pub cut_off: u64,
+    /// Bytes of writable memory that no file has, where the core holds none of that kind at all: it was left out
+    /// (`/proc/PID/coredump_filter`).
+    pub left_out: u64,
+    /// Bytes of mappings that it does not hold though it holds others like them: the kernel leaves out what was never
+    /// written, and what the process asked to leave out (MADV_DONTDUMP). Not read as zeros, but as not readable.
+    pub untouched: u64,
+    /// Files that are needed and could not be used.
+    pub files: Vec<Missing>,
+}
+
+/// A core whose memory can be read.
+pub struct Core {
+    path: PathBuf,
+    file: File,
+    notes: Notes,
+    pieces: Vec<Piece>,
+    regions: RegionMap,
+    backing: BackingFiles,
+    gaps: Gaps,
+}
+
+impl Core {
+    /// Opens a core, packed or not. `places` says where the files that it needs are looked for.
+    ///
+    /// # Errors
+    /// [`CoreError`]. Costs some milliseconds; unpacking costs the core's size on disk.
+    pub fn open(path: &Path, places: &Places) -> Result<Core, CoreError> {
+        let at = |source| CoreError::File { path: path.to_owned(), source };
+        let mut file = open_file(path).map_err(at)?;
+        let mut magic = [0; 4];
+        let read = file.read_at(&mut magic, 0).map_err(at)?;
+        if let Some(packing) = Packing::of(&magic[..read]) {
+            file.rewind().map_err(at)?;
+            let (unpacked, broken) = unpack::unpack(file, packing).map_err(at)?;
+            if let Some(error) = broken {
+                log::warn!("{} is packed and damaged, its beginning is read: {error}", path.display());
+            }
+            file = unpacked;
+        }
+        let headers = Headers::read(&file).map_err(at)?;
+        let headers = headers.map_err(|what| CoreError::Foreign { path: path.to_owned(), what })?;
+        let length = file.metadata().map_err(at)?.len();
+        let mut core = Core {
+            path: path.to_owned(),
+            file,
+            notes: Notes::default(),
+            pieces: Vec::new(),
+            regions: RegionMap::default(),
+            backing: BackingFiles::default(),
+            gaps: Gaps::default(),
+        };
+        core.read_notes(&headers);
+        core.lay_out(&headers, length);
+        core.find_files(places)?;
+        log::debug!(
+            "core of process {:?}: {} pieces, {} mapped files, {} threads, signal {}",
+            core.notes.pid,
+            core.pieces.len(),
+            core.notes.files.len(),
+            core.notes.threads,
+            core.notes.signal
+        );
+        Ok(core)
+    }
+
+    /// Its file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The id of the process, as the process saw it; 0 where the core does not say.
+    pub fn pid(&self) -> i32 {
+        self.notes.pid.unwrap_or(0)
+    }
+
+    /// Mappings, threads, and the signal that ended it (0: none did).
+    pub fn describe(&self) -> String {
+        let (mappings, threads) = (self.pieces.len(), self.notes.threads);
+        match self.notes.signal {
+            0 => format!("{mappings} mappings, {threads} threads"),
+            signal => format!("{mappings} mappings, {threads} threads, ended by signal {signal}"),
+        }
+    }
+
+    /// What it should hold and has not.
+    pub fn gaps(&self) -> &Gaps {
+        &self.gaps
+    }
+
+    /// The files that stand in for what was left out: path in the core, path here, and whether they were checked.
+    pub fn files(&self) -> &[BackingFile] {
+        self.backing.files()
+    }
+
+    /// The words of the command line: those on the stack, or where they cannot be found, those of the first 80 bytes
+    /// that the kernel noted.
+    pub fn arguments(&self) -> Vec<String> {
+        self.arguments_on_stack()
+            .filter(|arguments| !arguments.is_empty())
+            .unwrap_or_else(|| self.notes.command.split_whitespace().map(str::to_owned).collect())
+    }
+
+    /// The file of an ELF that was mapped, where it was found.
+    pub fn elf_file(&self, elf: &LoadedElf) -> Option<ElfFile> {
+        let file = self.backing.files().iter().find(|file| file.path == elf.path)?;
+        ElfFile::read(&file.found).ok()
+    }
+
+    /// Notes are read whole, each segment of them. What a cut file has not is missing.
+    fn read_notes(&mut self, headers: &Headers) {
+        for header in headers.programs.iter().filter(|header| header.kind == PT_NOTE) {
+            let mut bytes = Vec::new();
+            let mut part = ReadAt { file: &self.file, at: header.offset };
+            // What can be read counts: a note that is not whole is left out.
+            let _ = (&mut part).take(header.file_size.min(NOTES_MAX)).read_to_end(&mut bytes);
+            self.notes.add(&bytes);
+        }
+    }
+
+    /// Makes pieces and regions of segments and mapped files.
+    fn lay_out(&mut self, headers: &Headers, length: u64) {
+        let mut regions = Vec::new();
+        let mut has_anonymous = false;
+        let mut loads: Vec<&ProgramHeader> = headers.programs.iter().filter(|header| header.kind == PT_LOAD).collect();
+        loads.sort_by_key(|header| header.address);
+        let mut end = 0;
+        let mut add = |core: &mut Core, header: &ProgramHeader, range: Range<u64>, file: Option<&MappedFile>| {
+            let skipped = range.start - header.address;
+            let stated = header.file_size.saturating_sub(skipped).min(range.end - range.start);
+            let first = header.offset.saturating_add(skipped);
+            let there = length.saturating_sub(first).min(stated);
+            core.gaps.cut_off += stated - there;
+            let is_anonymous = file.is_none() && header.is_writable();
+            if is_anonymous {
+                core.gaps.untouched += range.end - range.start - stated;
+                has_anonymous |= stated > 0;
+            }
+            core.pieces.push(Piece {
+                range: Address(range.start)..Address(range.end),
+                dumped: first..first.saturating_add(there),
+                backing: None,
+                executable: header.flags & PF_X != 0,
+            });
+            regions.push(Region {
+                start: Address(range.start),
+                end: Address(range.end),
+                readable: header.flags & PF_R != 0 && !(is_anonymous && stated == 0),
+                writable: header.is_writable(),
+                shared: false,
+                file_offset: file.map_or(0, |file| file.offset.saturating_add(range.start - file.range.start.0)),
+                backing: file.map_or(Backing::Anonymous, |file| Backing::File(file.path.clone())),
+            });
+        };
+        let files = std::mem::take(&mut self.notes.files);
+        for header in loads {
+            let limit = header.address.saturating_add(header.memory_size);
+            // Damaged: mappings do not overlap.
+            let mut at = header.address.max(end);
+            let first = files.partition_point(|file| file.range.end.0 <= at);
+            for file in files[first..].iter().take_while(|file| file.range.start.0 < limit) {
+                if at < file.range.start.0 {
+                    add(self, header, at..file.range.start.0, None);
+                    at = file.range.start.0;
+                }
+                let stop = file.range.end.0.min(limit);
+                if at < stop {
+                    add(self, header, at..stop, Some(file));
+                    at = stop;
+                }
+            }
+            if at < limit {
+                add(self, header, at..limit, None);
+            }
+            end = end.max(limit);
+        }
+        // Some writers leave out the segments of what is only in files.
+        let nothing = |address: u64| ProgramHeader {
+            kind: PT_LOAD,
+            flags: PF_R | PF_X,
+            offset: 0,
+            address,
+            file_size: 0,
+            memory_size: 0,
+        };
+        let known: Vec<Range<Address>> = self.pieces.iter().map(|piece| piece.range.clone()).collect();
+        for file in &files {
+            let after = known.partition_point(|range| range.end <= file.range.start);
+            if known.get(after).is_none_or(|range| range.start >= file.range.end) {
+                add(self, &nothing(file.range.start.0), file.range.start.0..file.range.end.0, Some(file));
+            }
+        }
+        if !has_anonymous {
+            self.gaps.left_out = std::mem::take(&mut self.gaps.untouched);
+        }
+        self.notes.files = files;
+        self.pieces.sort_by_key(|piece| piece.range.start);
+        self.name_stack_and_heap(&mut regions);
+        self.regions = RegionMap::new(regions);
+    }
+
+    /// A core does not say which mappings are the stack and the heap; the auxiliary vector lets us know.
+    fn name_stack_and_heap(&self, regions: &mut [Region]) {
+        regions.sort_by_key(|region| region.start);
+        if let Some(stack) = self.notes.in_stack()
+            && let Some(region) = regions.iter_mut().find(|region| region.start <= stack && stack < region.end)
+        {
+            region.backing = Backing::Stack;
+        }
+        let Some(executable) = self.notes.in_executable() else { return };
+        let end = if self.notes.is_started_by_loader() {
+            let is_program = self.elf_at(executable, regions).is_some_and(|end| end < Address(HEAP_OF_LOADER));
+            // A static program is started without a loader, too, and stays where it was linked.
+            if is_program { self.elf_at(executable, regions) } else { Some(Address(HEAP_OF_LOADER)) }
+        } else {
+            self.elf_at(executable, regions)
+        };
+        let Some(end) = end else { return };
+        let limit = Address(end.0.saturating_add(HEAP_DISTANCE));
+        // The first anonymous memory that ends behind it: without randomness it begins within, joined to its last page.
+        let heap = regions
+            .iter_mut()
+            .filter(|region| region.backing == Backing::Anonymous && region.writable)
+            .find(|region| region.end > end && region.start <= limit);
+        if let Some(heap) = heap {
+            heap.backing = Backing::Heap;
+        }
+    }
+
+    /// The end, in whole pages, of the program that `address` is in.
+    fn elf_at(&self, address: Address, regions: &[Region]) -> Option<Address> {
+        let path = regions.iter().find(|region| region.start <= address && address < region.end)?.path()?;
+        let first = regions.iter().find(|region| region.path() == Some(path) && region.file_offset == 0)?;
+        // The program's own header may be left out; then the end of its last mapping is near enough.
+        let by_header = LoadedElf::at(&Dumped(self), first.start, path).map(|elf| elf.span().end.0);
+        let last = regions.iter().rev().find(|region| region.path() == Some(path))?.end.0;
+        Some(Address(by_header.unwrap_or(last).max(last).checked_next_multiple_of(PAGE)?))
+    }
+
+    fn find_files(&mut self, places: &Places) -> Result<(), CoreError> {
+        let executable = self
+            .notes
+            .in_executable()
+            .and_then(|address| self.notes.files.iter().find(|file| file.range.contains(&address)))
+            .map(|file| file.path.clone());
+        let pieces = |file: &MappedFile| {
+            let first = self.pieces.partition_point(|piece| piece.range.end <= file.range.start);
+            let after = self.pieces.partition_point(|piece| piece.range.start < file.range.end);
+            self.pieces[first..after.max(first)].iter()
+        };
+        // Programs and libraries have code; other files (of locales, say) hold nothing that is asked for.
+        let needed = |mapped: &[&MappedFile]| {
+            let of_file = || mapped.iter().flat_map(|file| pieces(file));
+            of_file().any(|piece| piece.executable) && of_file().any(Piece::is_incomplete)
+        };
+        let (backing, missing) =
+            BackingFiles::find(&Dumped(self), &self.notes.files, executable.as_deref(), places, needed);
+        if let Some(path) = &places.executable
+            && !backing.files().iter().any(|file| file.found == *path)
+        {
+            let (path, executable) = (path.clone(), executable.unwrap_or_else(|| "of unknown name".into()));
+            return Err(CoreError::OtherProgram { path, executable });
+        }
+        for piece in &mut self.pieces {
+            let after = self.notes.files.partition_point(|file| file.range.start <= piece.range.start);
+            let file = self.notes.files[..after].last().filter(|file| piece.range.start < file.range.end);
+            piece.backing = file.and_then(|file| {
+                Some((backing.index(&file.path)?, file.offset.saturating_add(piece.range.start.0 - file.range.start.0)))
+            });
+        }
+        self.backing = backing;
+        self.gaps.files = missing;
+        Ok(())
+    }
+
+    fn piece(&self, address: Address) -> Option<&Piece> {
+        let after = self.pieces.partition_point(|piece| piece.range.start <= address);
+        self.pieces[..after].last().filter(|piece| address < piece.range.end)
+    }
+
+    /// Fills `buffer` from the core, and from files where it has left something out and that is wanted.
+    fn fill(&self, address: Address, buffer: &mut [u8], with_files: bool) -> Result<(), ReadError> {
+        let unreadable = ReadError::Unreadable { address, length: buffer.len() };
+        let mut done = 0;
+        while done < buffer.len() {
+            let at = address.0.checked_add(done as u64).map(Address);
+            let Some((at, piece)) = at.and_then(|at| Some((at, self.piece(at)?))) else { return Err(unreadable) };
+            let within = at.0 - piece.range.start.0;
+            let dumped = piece.dumped.end - piece.dumped.start;
+            let rest = &mut buffer[done..];
+            let (length, read) = if within < dumped {
+                let length = rest.len().min((dumped - within) as usize);
+                (length, self.file.read_exact_at(&mut rest[..length], piece.dumped.start + within).is_ok())
+            } else {
+                let length = rest.len().min((piece.range.end.0 - at.0) as usize);
+                let (Some((file, offset)), true) = (piece.backing, with_files) else { return Err(unreadable) };
+                (length, self.backing.read(file, offset.saturating_add(within), &mut rest[..length]))
+            };
+            if !read {
+                return Err(unreadable);
+            }
+            done += length;
+        }
+        Ok(())
+    }
+
+    /// The arguments as the kernel put them on the stack: count, pointers, null; the environment's pointers, null; the
+    /// auxiliary vector. The last is known, and leads to the first.
+    fn arguments_on_stack(&self) -> Option<Vec<String>> {
+        let top = self.notes.in_stack()?;
+        let region = self.regions.find(top)?;
+        let start = region.start.0.max(top.0.saturating_sub(STACK_LOOK)).next_multiple_of(8);
+        let bytes = self.read_bytes(Address(start), top.0 - start, STACK_LOOK as usize, "stack").ok()?;
+        let words: Vec<u64> = bytes.chunks_exact(8).filter_map(|word| u64_at(word, 0)).collect();
+        let known: Vec<u64> = self.notes.auxv.chunks_exact(8).take(4).filter_map(|word| u64_at(word, 0)).collect();
+        let vector = words.windows(known.len().max(1)).rposition(|words| words == known)?;
+        let mut at = vector.checked_sub(2)?;
+        while *words.get(at)? != 0 {
+            at = at.checked_sub(1)?;
+        }
+        // At the null behind the arguments; the count stands in front of the first.
+        let end = at;
+        let count = (1..=ARGUMENTS_MAX).find(|&count| {
+            end.checked_sub(count + 1).and_then(|at| words.get(at)).is_some_and(|&word| word == count as u64)
+        })?;
+        let pointers = words.get(end - count..end)?;
+        let (first, last) = (*pointers.first()?, *pointers.last()?);
+        let last = self.read_c_string(Address(last), ARGUMENT_LENGTH_MAX).ok()?.len() as u64 + last;
+        let start = self.first_argument(first).unwrap_or(first);
+        let text = self.read_bytes(Address(start), last.checked_sub(start)?, ARGUMENTS_LENGTH_MAX, "arguments").ok()?;
+        Some(text.split(|&byte| byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect())
+    }
+
+    /// Where the command line begins that the kernel noted, at or before the first word that the program sees: a loader
+    /// that was started itself takes its own words away.
+    fn first_argument(&self, seen: u64) -> Option<u64> {
+        let noted: Vec<u8> = self.notes.command.bytes().collect();
+        let from = self.regions.find(Address(seen))?.start.0.max(seen.saturating_sub(ARGUMENT_LENGTH_MAX as u64));
+        let length = seen - from + noted.len() as u64;
+        let text = self.read_bytes(Address(from), length, 2 * ARGUMENT_LENGTH_MAX, "arguments").ok()?;
+        let is_it =
+            |bytes: &[u8]| bytes.iter().zip(&noted).all(|(&byte, &noted)| byte == noted || byte == 0 && noted == b' ');
+        let at = text.windows(noted.len().max(1)).rposition(is_it).filter(|_| !noted.is_empty())?;
+        Some(from + at as u64)
+    }
+}
+
+impl Memory for Core {
+    fn read_exact_at(&self, address: Address, buffer: &mut [u8]) -> Result<(), ReadError> {
+        self.fill(address, buffer, true)
+    }
+
+    fn regions(&self) -> &RegionMap {
+        &self.regions
+    }
+
+    /// What is not in the core, what is a hole of its file, and pages of nothing but zeros hold nothing. Costs a read of
+    /// what is left.
+    fn resident(&self, range: Range<Address>) -> Vec<Range<Address>> {
+        let mut found: Vec<Range<Address>> = Vec::new();
+        let first = self.pieces.partition_point(|piece| piece.range.end <= range.start);
+        for piece in self.pieces[first..].iter().take_while(|piece| piece.range.start < range.end) {
+            // A piece may claim more memory than the file holds, and than a file can.
+            let dumped = piece.dumped.end.saturating_sub(piece.dumped.start);
+            let start = (range.start.max(piece.range.start).0 - piece.range.start.0).min(dumped);
+            let end = (range.end.min(piece.range.end).0 - piece.range.start.0).min(dumped);
+            for page in pages_with_data(&self.file, piece.dumped.start + start..piece.dumped.start + end) {
+                let place = |offset: u64| Address(piece.range.start.0 + (offset - piece.dumped.start));
+                match found.last_mut() {
+                    Some(last) if last.end == place(page.start) => last.end = place(page.end),
+                    _ => found.push(place(page.start)..place(page.end)),
+                }
+            }
+        }
+        found
+    }
+}
+
+/// Only what is in the core itself: what files are checked by.
+pub struct Dumped<'a>(&'a Core);
+
+impl Memory for Dumped<'_> {
+    fn read_exact_at(&self, address: Address, buffer: &mut [u8]) -> Result<(), ReadError> {
+        self.0.fill(address, buffer, false)
+    }
+
+    fn regions(&self) -> &RegionMap {
+        &self.0.regions
+    }
+}
+
+/// The pages of a part of a file that hold anything but zeros, in order.
+fn pages_with_data(file: &File, part: Range<u64>) -> Vec<Range<u64>> {
+    let mut found: Vec<Range<u64>> = Vec::new();
+    let mut bytes = vec![0; 1 << 20];
+    let mut at = part.start;
+    while at < part.end {
+        // Where the file system does not know of holes, everything is data.
+        let data = match lseek(file.as_fd(), at as i64, Whence::SeekData) {
+            Ok(data) => data as u64,
+            Err(nix::errno::Errno::ENXIO) => break,
+            Err(_) => at,
+        };
+        // Pages are those of the memory, not of the file.
+        at = data.saturating_sub((data.saturating_sub(part.start)) % PAGE).max(at);
+        if at >= part.end {
+            break;
+        }
+        let length = (part.end - at).min(bytes.len() as u64);
+        let block = &mut bytes[..length as usize];
+        if file.read_exact_at(block, at).is_err() {
+            break;
+        }
+        for (index, page) in block.chunks(PAGE as usize).enumerate() {
+            if page.iter().any(|&byte| byte != 0) {
+                let start = at + index as u64 * PAGE;
+                let end = start + page.len() as u64;
+                match found.last_mut() {
+                    Some(last) if last.end == start => last.end = end,
+                    _ => found.push(start..end),
+                }
+            }
+        }
+        at += length;
+    }
+    found
+}
+
+/// Opens a file that a person named; a pipe does not make us wait.
+fn open_file(path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let file = File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file")),
+    }
+}
+
+/// Reads a file from a place on, without moving its position.
+struct ReadAt<'a> {
+    file: &'a File,
+    at: u64,
+}
+
+impl Read for ReadAt<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read_at(buffer, self.at)?;
+        self.at = self.at.saturating_add(read as u64);
+        Ok(read)
+    }
+}
+
+struct ProgramHeader {
+    kind: u32,
+    flags: u32,
+    offset: u64,
+    address: u64,
+    file_size: u64,
+    memory_size: u64,
+}
+
+impl ProgramHeader {
+    fn is_writable(&self) -> bool {
+        self.flags & PF_W != 0
+    }
+}
+
+struct Headers {
+    programs: Vec<ProgramHeader>,
+}
+
+impl Headers {
+    /// Reads the headers of a core; the inner error says what it is instead.
+    fn read(file: &File) -> io::Result<Result<Headers, &'static str>> {
+        let mut header = [0; HEADER_SIZE];
+        let mut filled = 0;
+        while filled < header.len() {
+            match file.read_at(&mut header[filled..], filled as u64)? {
+                0 => break,
+                read => filled += read,
+            }
+        }
+        let half = |offset: usize| u16::from_le_bytes([header[offset], header[offset + 1]]);
+        if filled == 0 {
+            return Ok(Err("empty"));
+        }
+        if !header.starts_with(ELFMAG) {
+            return Ok(Err("not a core: it is no ELF file (gzip and zstd cores are unpacked, other packings are not)"));
+        }
+        if filled < HEADER_SIZE {
+            return Ok(Err("cut off within its header"));
+        }
+        if header[EI_CLASS] == ELFCLASS32 {
+            return Ok(Err("of a 32-bit program; heapsonde reads cores of 64-bit ones"));
+        }
+        if header[EI_DATA] != ELFDATA2LSB || half(18) != EM_X86_64 {
+            return Ok(Err("of another processor; heapsonde reads cores of Linux x86-64"));
+        }
+        if half(16) != ET_CORE {
+            return Ok(Err("a program or library, not a core"));
+        }
+        let table = u64_at(&header, 32).unwrap_or(0);
+        let mut count = u64::from(half(56));
+        if count == COUNT_ELSEWHERE {
+            let mut section = [0; 64];
+            let at = u64_at(&header, 40).unwrap_or(0);
+            if file.read_exact_at(&mut section, at).is_err() {
+                return Ok(Err("cut off: how many segments it has stands at its end, which is missing"));
+            }
+            count = u64::from(u32_at(&section, 44).unwrap_or(0));
+        }
+        if usize::from(half(54)) != PROGRAM_HEADER_SIZE || count == 0 || count > PROGRAM_HEADERS_MAX {
+            return Ok(Err("damaged: its segments' headers make no sense"));
+        }
+        let mut bytes = Vec::new();
+        ReadAt { file, at: table }.take(count * PROGRAM_HEADER_SIZE as u64).read_to_end(&mut bytes)?;
+        let programs: Vec<ProgramHeader> = bytes
+            .chunks_exact(PROGRAM_HEADER_SIZE)
+            .filter_map(|bytes| {
+                Some(ProgramHeader {
+                    kind: u32_at(bytes, 0)?,
+                    flags: u32_at(bytes, 4)?,
+                    offset: u64_at(bytes, 8)?,
+                    address: u64_at(bytes, 16)?,
+                    file_size: u64_at(bytes, 32)?,
+                    memory_size: u64_at(bytes, 40)?,
+                })
+            })
+            .collect();
+        if !programs.iter().any(|program| program.kind == PT_LOAD) {
+            return Ok(Err("cut off before its memory begins"));
+        }
+        Ok(Ok(Headers { programs }))
+    }
+}

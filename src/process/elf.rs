@@ -1,0 +1,616 @@
+//! What the ELF files mapped into a target say: where they are loaded, what they export, where their data lies.
+//!
+//! Everything that the loader maps is read from the target's memory, not from a file: a deleted, replaced or
+//! container-bound file makes no difference. Only `.symtab` and the section headers, which are never mapped, come
+//! from the file, through `/proc/PID/exe` or `/proc/PID/root`.
+
+use std::io::Read;
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use goblin::elf::dynamic::{DT_GNU_HASH, DT_HASH, DT_STRTAB, DT_SYMTAB};
+use goblin::elf::header::{EI_CLASS, ELFCLASS32, ELFMAG, ET_DYN, ET_EXEC};
+use goblin::elf::program_header::{PF_W, PF_X, PT_DYNAMIC, PT_LOAD, PT_NOTE};
+
+use super::address::Address;
+use super::memory::{Memory, MemoryExt, u32_at, u64_at};
+use super::procfs::{self, FileId};
+use super::regions::Region;
+
+/// Size of an ELF64 header and of one program header (`elf.h`).
+const HEADER_SIZE: usize = 64;
+const PROGRAM_HEADER_SIZE: usize = 56;
+/// Program headers accepted: real files have about 12.
+const PROGRAM_HEADERS_MAX: u16 = 256;
+/// Dynamic entries accepted: real files have about 40.
+const DYNAMIC_ENTRIES_MAX: u64 = 1024;
+/// Symbols accepted in one hash chain. A libpython exports about 2,500 symbols in 1,000 chains.
+const CHAIN_MAX: u32 = 1 << 16;
+/// Size of an ELF64 symbol.
+const SYMBOL_SIZE: u64 = 24;
+const PAGE: u64 = 4096;
+/// Kind of the note that holds a build id (`elf.h`), and bytes of notes looked through: real ones have about 100.
+const NT_GNU_BUILD_ID: u32 = 3;
+const NOTES_MAX: usize = 1 << 16;
+/// Largest file read whole for its section headers; a debug build of libpython has 40 MiB.
+const FILE_SIZE_MAX: u64 = 1 << 30;
+
+/// One loadable segment.
+#[derive(Clone, Debug)]
+pub struct LoadSegment {
+    /// Where it lies in the target, bss included.
+    pub range: Range<Address>,
+    /// Whether the target may write it.
+    pub writable: bool,
+    /// Whether it is code.
+    pub executable: bool,
+}
+
+/// An ELF file as the loader placed it in the target.
+#[derive(Clone, Debug)]
+pub struct LoadedElf {
+    /// Its path in the target's mount namespace.
+    pub path: PathBuf,
+    /// Where its header is mapped.
+    pub header: Address,
+    /// What to add to an address of the file to get one of the target.
+    pub bias: u64,
+    /// The loadable segments, in file order.
+    pub segments: Vec<LoadSegment>,
+    dynamic: Option<Address>,
+}
+
+/// A symbol found in a target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Symbol {
+    /// Where it stands in the target.
+    pub address: Address,
+    /// Its size in bytes as the file states it; may be 0.
+    pub size: u64,
+}
+
+impl LoadedElf {
+    /// All ELF files of a target, in order of address. Mappings that are not ELF files, or whose headers make no
+    /// sense, are left out.
+    pub fn all<M: Memory + ?Sized>(memory: &M) -> Vec<LoadedElf> {
+        let mut found: Vec<LoadedElf> = Vec::new();
+        for region in memory.regions() {
+            let Some(path) = region.path().filter(|_| region.file_offset == 0 && region.readable) else { continue };
+            if let Some(elf) = LoadedElf::at(memory, region.start, path)
+                && !found.iter().any(|other| other.path == elf.path && other.bias == elf.bias)
+            {
+                found.push(elf);
+            }
+        }
+        found
+    }
+
+    /// The one with the lowest address of which `wanted` holds by path, as [`LoadedElf::all`] finds them.
+    pub fn find<M: Memory + ?Sized>(memory: &M, wanted: impl Fn(&Path) -> bool) -> Option<LoadedElf> {
+        let begins = |region: &&Region| region.file_offset == 0 && region.readable;
+        memory.regions().iter().filter(begins).find_map(|region| {
+            let path = region.path().filter(|path| wanted(path))?;
+            LoadedElf::at(memory, region.start, path)
+        })
+    }
+
+    /// The one whose header is mapped at `start`, if there is one.
+    pub fn at<M: Memory + ?Sized>(memory: &M, start: Address, path: &Path) -> Option<LoadedElf> {
+        let mut header = [0; HEADER_SIZE];
+        memory.read_exact_at(start, &mut header).ok()?;
+        if !header.starts_with(ELFMAG) || header[EI_CLASS] == ELFCLASS32 {
+            return None;
+        }
+        let half = |offset: usize| u16::from_le_bytes([header[offset], header[offset + 1]]);
+        let (kind, count) = (half(16), half(56));
+        if !(kind == ET_DYN || kind == ET_EXEC)
+            || count > PROGRAM_HEADERS_MAX
+            || half(54) as usize != PROGRAM_HEADER_SIZE
+        {
+            return None;
+        }
+        let table = start.offset(usize::try_from(u64_at(&header, 32)?).ok()?);
+        let bytes =
+            memory.read_bytes(table, u64::from(count) * PROGRAM_HEADER_SIZE as u64, 1 << 16, "program headers").ok()?;
+        let headers: Vec<ProgramHeader> =
+            bytes.chunks_exact(PROGRAM_HEADER_SIZE).filter_map(ProgramHeader::parse).collect();
+        let first = headers.iter().find(|header| header.kind == PT_LOAD && header.offset / PAGE == 0)?;
+        let bias = if kind == ET_EXEC { 0 } else { start.0.wrapping_sub(first.address / PAGE * PAGE) };
+        let place = |header: &ProgramHeader| Address(header.address.wrapping_add(bias));
+        Some(LoadedElf {
+            path: path.to_owned(),
+            header: start,
+            bias,
+            segments: headers
+                .iter()
+                .filter(|header| header.kind == PT_LOAD)
+                .map(|header| LoadSegment {
+                    range: place(header)..Address(place(header).0.saturating_add(header.memory_size)),
+                    writable: header.flags & PF_W != 0,
+                    executable: header.flags & PF_X != 0,
+                })
+                .collect(),
+            dynamic: headers.iter().find(|header| header.kind == PT_DYNAMIC).map(place),
+        })
+    }
+
+    /// Data and bss as the target may write them: the writable segments, cut to what is mapped writable now (the
+    /// loader takes write permission from relocated read-only data). Data and bss are two mappings of one segment, and
+    /// what lies across their border is in one piece.
+    pub fn writable_ranges<M: Memory + ?Sized>(&self, memory: &M) -> Vec<Range<Address>> {
+        let mut ranges: Vec<Range<Address>> = Vec::new();
+        for segment in self.segments.iter().filter(|segment| segment.writable) {
+            for region in memory.regions().iter().filter(|region| region.writable && region.readable) {
+                let start = segment.range.start.max(region.start);
+                let end = segment.range.end.min(region.end);
+                match ranges.last_mut() {
+                    _ if start >= end => {}
+                    Some(before) if before.end == start => before.end = end,
+                    _ => ranges.push(start..end),
+                }
+            }
+        }
+        ranges
+    }
+
+    /// The address range from the first segment to the end of the last.
+    pub fn span(&self) -> Range<Address> {
+        let start = self.segments.iter().map(|segment| segment.range.start).min().unwrap_or_default();
+        let end = self.segments.iter().map(|segment| segment.range.end).max().unwrap_or_default();
+        start..end
+    }
+
+    /// An exported, defined symbol, looked up in the mapped hash table as the loader would.
+    pub fn dynamic_symbol<M: Memory + ?Sized>(&self, memory: &M, name: &str) -> Option<Symbol> {
+        let tables = DynamicTables::read(memory, self)?;
+        let index = match tables.gnu_hash {
+            Some(table) => tables.find_by_gnu_hash(memory, table, name),
+            None => tables.find_by_hash(memory, tables.hash?, name),
+        }?;
+        let symbol = tables.symbol(memory, index)?;
+        Some(Symbol { address: Address(symbol.value.wrapping_add(self.bias)), size: symbol.size })
+    }
+}
+
+struct ProgramHeader {
+    kind: u32,
+    flags: u32,
+    offset: u64,
+    address: u64,
+    memory_size: u64,
+}
+
+impl ProgramHeader {
+    fn parse(bytes: &[u8]) -> Option<ProgramHeader> {
+        Some(ProgramHeader {
+            kind: u32_at(bytes, 0)?,
+            flags: u32_at(bytes, 4)?,
+            offset: u64_at(bytes, 8)?,
+            address: u64_at(bytes, 16)?,
+            memory_size: u64_at(bytes, 40)?,
+        })
+    }
+}
+
+struct DynamicTables {
+    symbols: Address,
+    strings: Address,
+    gnu_hash: Option<Address>,
+    hash: Option<Address>,
+}
+
+struct RawSymbol {
+    name: u32,
+    section: u16,
+    value: u64,
+    size: u64,
+}
+
+impl DynamicTables {
+    fn read<M: Memory + ?Sized>(memory: &M, elf: &LoadedElf) -> Option<DynamicTables> {
+        let start = elf.dynamic?;
+        let lowest = elf.span().start;
+        // glibc relocates these pointers in place, musl leaves them as in the file.
+        let place = |value: u64| if value >= lowest.0 { Address(value) } else { Address(value.wrapping_add(elf.bias)) };
+        let (mut symbols, mut strings, mut gnu_hash, mut hash) = (None, None, None, None);
+        for index in 0..DYNAMIC_ENTRIES_MAX {
+            let entry = Address(start.0.checked_add(index * 16)?);
+            let (tag, value) = (memory.read_u64(entry).ok()?, memory.read_u64(entry.offset(8)).ok()?);
+            match tag {
+                0 => break,
+                DT_SYMTAB => symbols = Some(place(value)),
+                DT_STRTAB => strings = Some(place(value)),
+                DT_GNU_HASH => gnu_hash = Some(place(value)),
+                DT_HASH => hash = Some(place(value)),
+                _ => {}
+            }
+        }
+        Some(DynamicTables { symbols: symbols?, strings: strings?, gnu_hash, hash })
+    }
+
+    fn symbol<M: Memory + ?Sized>(&self, memory: &M, index: u32) -> Option<RawSymbol> {
+        let mut bytes = [0; SYMBOL_SIZE as usize];
+        let address = self.symbols.0.checked_add(u64::from(index) * SYMBOL_SIZE)?;
+        memory.read_exact_at(Address(address), &mut bytes).ok()?;
+        Some(RawSymbol {
+            name: u32_at(&bytes, 0)?,
+            section: u16::from_le_bytes([bytes[6], bytes[7]]),
+            value: u64_at(&bytes, 8)?,
+            size: u64_at(&bytes, 16)?,
+        })
+    }
+
+    /// Whether symbol `index` is defined here and bears that name.
+    fn is<M: Memory + ?Sized>(&self, memory: &M, index: u32, name: &str) -> bool {
+        self.symbol(memory, index).is_some_and(|symbol| {
+            symbol.section != 0
+                && memory
+                    .read_c_string(self.strings.offset(symbol.name as usize), name.len() + 1)
+                    .is_ok_and(|found| found == name)
+        })
+    }
+
+    /// The layout of `.gnu.hash`: bucket count, first hashed symbol, bloom words, shift; bloom; buckets; chains.
+    fn find_by_gnu_hash<M: Memory + ?Sized>(&self, memory: &M, table: Address, name: &str) -> Option<u32> {
+        let wanted = name.bytes().fold(5381u32, |hash, byte| hash.wrapping_mul(33).wrapping_add(u32::from(byte)));
+        let (buckets, first) = (memory.read_u32(table).ok()?, memory.read_u32(table.offset(4)).ok()?);
+        let bloom_words = memory.read_u32(table.offset(8)).ok()?;
+        if buckets == 0 {
+            return None;
+        }
+        let bucket_table = table.0.checked_add(16 + u64::from(bloom_words) * 8)?;
+        let bucket = bucket_table + u64::from(wanted % buckets) * 4;
+        let chains = bucket_table.checked_add(u64::from(buckets) * 4)?;
+        let start = memory.read_u32(Address(bucket)).ok()?;
+        if start < first {
+            return None;
+        }
+        for step in 0..CHAIN_MAX {
+            let index = start.checked_add(step)?;
+            let hash = memory.read_u32(Address(chains + u64::from(index - first) * 4)).ok()?;
+            if hash | 1 == wanted | 1 && self.is(memory, index, name) {
+                return Some(index);
+            }
+            if hash & 1 == 1 {
+                break;
+            }
+        }
+        None
+    }
+
+    /// The layout of `.hash`: bucket count, chain count; buckets; chains.
+    fn find_by_hash<M: Memory + ?Sized>(&self, memory: &M, table: Address, name: &str) -> Option<u32> {
+        let wanted = name.bytes().fold(0u32, |hash, byte| {
+            let hash = (hash << 4).wrapping_add(u32::from(byte));
+            let high = hash & 0xf000_0000;
+            (hash ^ (high >> 24)) & !high
+        });
+        let (buckets, chains) = (memory.read_u32(table).ok()?, memory.read_u32(table.offset(4)).ok()?);
+        if buckets == 0 {
+            return None;
+        }
+        let word = |index: u64| memory.read_u32(Address(table.0.checked_add(8 + index * 4)?)).ok();
+        let mut index = word(u64::from(wanted % buckets))?;
+        for _ in 0..chains.min(CHAIN_MAX) {
+            if index == 0 {
+                return None;
+            }
+            if self.is(memory, index, name) {
+                return Some(index);
+            }
+            index = word(u64::from(buckets) + u64::from(index))?;
+        }
+        None
+    }
+}
+
+/// Bytes of an ELF header and the program headers, which stand right behind it in every file that a linker made.
+fn headers_length(bytes: &[u8]) -> Option<usize> {
+    let count = usize::from(u16::from_le_bytes([*bytes.get(56)?, *bytes.get(57)?]));
+    let end = u64_at(bytes, 32)?.checked_add((count * PROGRAM_HEADER_SIZE) as u64)?;
+    // patchelf moves the program headers away; then only the ELF header is compared.
+    Some(if end <= PAGE { end as usize } else { HEADER_SIZE })
+}
+
+/// Whether these notes (name length, data length, kind; name; data; each part padded to 4) hold a build id.
+fn has_build_id(notes: &[u8]) -> bool {
+    let mut at = 0;
+    while let (Some(name), Some(data), Some(kind)) = (u32_at(notes, at), u32_at(notes, at + 4), u32_at(notes, at + 8)) {
+        let (name, data) = (name as usize, data as usize);
+        if kind == NT_GNU_BUILD_ID && notes.get(at + 12..at + 16) == Some(b"GNU\0") && data > 0 {
+            return true;
+        }
+        at += 12 + name.next_multiple_of(4) + data.next_multiple_of(4);
+    }
+    false
+}
+
+/// Why the file behind a mapped ELF cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// It cannot be read.
+    #[error("cannot read the file {path} of the process: {source}", path = path.display())]
+    File {
+        /// Its path in the target's namespace.
+        path: PathBuf,
+        /// What the file system says.
+        source: std::io::Error,
+    },
+    /// What stands at its path now is another file: it was deleted or upgraded since the process started.
+    #[error("the file {path} is not the one that the process has mapped, and is not used", path = path.display())]
+    Replaced {
+        /// Its path in the target's namespace.
+        path: PathBuf,
+    },
+}
+
+/// Whether a file is the one that was loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Likeness {
+    /// Its build id is the same.
+    Same,
+    /// It is another.
+    Other,
+    /// Its headers are the same, and it has no build id; or neither can be read.
+    Unknown,
+}
+
+/// What only the file tells: local symbols and sections.
+pub struct ElfFile {
+    bytes: Vec<u8>,
+}
+
+impl ElfFile {
+    /// Reads the file behind a loaded ELF: the target's own executable through `/proc/PID/exe` (which works when it
+    /// was deleted), everything else through `/proc/PID/root` (which works when the target lives in a container), or
+    /// through `/proc/PID/map_files` (which works when it was deleted and we are root). A file that was put in its
+    /// place since is not taken: see [`OpenError::Replaced`].
+    ///
+    /// # Errors
+    /// Where no file can be read, or none is the one that is mapped.
+    pub fn open<M: Memory + ?Sized>(pid: i32, memory: &M, elf: &LoadedElf) -> Result<ElfFile, OpenError> {
+        let mapped = procfs::mapped_file(pid, elf.header.0);
+        let exe = procfs::exe(pid).is_some_and(|exe| exe == elf.path);
+        let inside = elf.path.strip_prefix("/").unwrap_or(&elf.path);
+        let paths = [
+            exe.then(|| PathBuf::from(format!("/proc/{pid}/exe"))),
+            Some(Path::new(&format!("/proc/{pid}/root")).join(inside)),
+            mapped.as_ref().map(|(_, range)| PathBuf::from(format!("/proc/{pid}/map_files/{range}"))),
+        ];
+        let mut error = None;
+        for path in paths.into_iter().flatten() {
+            match ElfFile::open_path(&path) {
+                Ok((file, id)) if file.is_mapped(memory, elf, id, mapped.as_ref().map(|(id, _)| *id)) => {
+                    return Ok(file);
+                }
+                Ok(_) => error = Some(OpenError::Replaced { path: elf.path.clone() }),
+                // That another file stands there says more than that a further way is shut.
+                Err(source) => _ = error.get_or_insert(OpenError::File { path: elf.path.clone(), source }),
+            }
+        }
+        let error = error.unwrap_or(OpenError::Replaced { path: elf.path.clone() });
+        log::debug!("{error}");
+        Err(error)
+    }
+
+    /// Reads an ELF file of this machine, whichever it is.
+    ///
+    /// # Errors
+    /// As the file system; `InvalidData` where it is no ELF file of 64 bits.
+    pub fn read(path: &Path) -> std::io::Result<ElfFile> {
+        let (file, _) = ElfFile::open_path(path)?;
+        let is_elf =
+            file.bytes.starts_with(ELFMAG) && file.bytes.get(EI_CLASS).is_some_and(|&class| class != ELFCLASS32);
+        if is_elf { Ok(file) } else { Err(std::io::ErrorKind::InvalidData.into()) }
+    }
+
+    fn open_path(path: &Path) -> std::io::Result<(ElfFile, FileId)> {
+        // The target chose what stands there: a pipe must not make us wait.
+        let file = std::fs::File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() || metadata.len() > FILE_SIZE_MAX {
+            return Err(std::io::Error::from(std::io::ErrorKind::InvalidData));
+        }
+        let mut bytes = Vec::new();
+        file.take(FILE_SIZE_MAX).read_to_end(&mut bytes)?;
+        let device = (nix::sys::stat::major(metadata.dev()), nix::sys::stat::minor(metadata.dev()));
+        Ok((ElfFile { bytes }, FileId { device, inode: metadata.ino() }))
+    }
+
+    /// Whether this file is the mapped one. Its headers must be those in memory; beyond that its build id decides, or
+    /// where it has none, device and inode. (The device alone would not do: overlay file systems and btrfs show
+    /// another one in `/proc/PID/maps` than `stat` does.)
+    fn is_mapped<M: Memory + ?Sized>(&self, memory: &M, elf: &LoadedElf, id: FileId, mapped: Option<FileId>) -> bool {
+        match self.likeness(memory, elf) {
+            Likeness::Same => true,
+            Likeness::Other => false,
+            Likeness::Unknown => mapped == Some(id),
+        }
+    }
+
+    /// Whether this file is the one that `elf` was loaded from, as far as headers and build id tell.
+    pub fn likeness<M: Memory + ?Sized>(&self, memory: &M, elf: &LoadedElf) -> Likeness {
+        let Some(headers) = headers_length(&self.bytes).and_then(|length| self.bytes.get(..length)) else {
+            return Likeness::Other;
+        };
+        let mut in_memory = vec![0; headers.len()];
+        match memory.read_exact_at(elf.header, &mut in_memory) {
+            Ok(()) if in_memory != headers => return Likeness::Other,
+            Ok(()) => {}
+            Err(_) => return Likeness::Unknown,
+        }
+        let Some((offset, address)) = self.build_id_range() else { return Likeness::Unknown };
+        let Some(note) = self.bytes.get(offset.clone()) else { return Likeness::Other };
+        let mut in_memory = vec![0; note.len()];
+        match memory.read_exact_at(Address(address.wrapping_add(elf.bias)), &mut in_memory) {
+            Ok(()) if in_memory == note => Likeness::Same,
+            Ok(()) => Likeness::Other,
+            Err(_) => Likeness::Unknown,
+        }
+    }
+
+    /// Whether these stretches of memory, each with its offset in the file, can be mappings of this file: each lies
+    /// in a loadable segment, and all with one bias.
+    pub fn lies_as(&self, stretches: &[(Range<Address>, u64)]) -> bool {
+        let loads: Vec<ProgramHeader> = self.program_headers().filter(|header| header.kind == PT_LOAD).collect();
+        let biases = |range: &Range<Address>, offset: u64| -> Vec<u64> {
+            let holds = |load: &&ProgramHeader| {
+                let start = load.offset / PAGE * PAGE;
+                let end = load.offset.checked_add(load.memory_size).and_then(|end| end.checked_next_multiple_of(PAGE));
+                start <= offset && end.is_some_and(|end| offset < end)
+            };
+            let bias = |load: &ProgramHeader| {
+                (range.start.0.wrapping_sub(offset)).wrapping_sub(load.address.wrapping_sub(load.offset))
+            };
+            // The loader maps the file as a whole first, and the segments over that: between two some of it may stay.
+            loads.first().into_iter().chain(loads.iter().filter(holds)).map(bias).collect()
+        };
+        let Some((first, rest)) = stretches.split_first() else { return false };
+        let of_first = biases(&first.0, first.1);
+        of_first.into_iter().any(|bias| rest.iter().all(|(range, offset)| biases(range, *offset).contains(&bias)))
+    }
+
+    fn program_headers(&self) -> impl Iterator<Item = ProgramHeader> {
+        let table = || {
+            let count = usize::from(u16::from_le_bytes([*self.bytes.get(56)?, *self.bytes.get(57)?]));
+            let table = usize::try_from(u64_at(&self.bytes, 32)?).ok()?;
+            self.bytes.get(table..table.checked_add(count * PROGRAM_HEADER_SIZE)?)
+        };
+        table().unwrap_or_default().chunks_exact(PROGRAM_HEADER_SIZE).filter_map(ProgramHeader::parse)
+    }
+
+    /// The notes that hold the build id: where in the file, and their address.
+    fn build_id_range(&self) -> Option<(Range<usize>, u64)> {
+        self.program_headers().find_map(|header| {
+            let start = usize::try_from(header.offset).ok()?;
+            let end = start.checked_add(usize::try_from(header.memory_size).ok().filter(|&size| size <= NOTES_MAX)?)?;
+            let notes = self.bytes.get(start..end).filter(|_| header.kind == PT_NOTE)?;
+            has_build_id(notes).then_some((start..end, header.address))
+        })
+    }
+
+    /// A symbol of `.symtab` or `.dynsym`, at its address in the file; add the bias of the loaded one.
+    pub fn symbol(&self, name: &str) -> Option<Symbol> {
+        let elf = goblin::elf::Elf::parse(&self.bytes).ok()?;
+        let in_table = |symbols: &goblin::elf::Symtab<'_>, names: &goblin::strtab::Strtab<'_>| {
+            symbols
+                .iter()
+                .find(|symbol| symbol.st_shndx != 0 && names.get_at(symbol.st_name) == Some(name))
+                .map(|symbol| Symbol { address: Address(symbol.st_value), size: symbol.st_size })
+        };
+        in_table(&elf.syms, &elf.strtab).or_else(|| in_table(&elf.dynsyms, &elf.dynstrtab))
+    }
+
+    /// A section, at its address in the file; add the bias of the loaded one.
+    pub fn section(&self, name: &str) -> Option<Symbol> {
+        find_section(name, &|offset, length| {
+            let start = usize::try_from(offset).ok()?;
+            Some(self.bytes.get(start..start.checked_add(length)?)?.to_vec())
+        })
+    }
+}
+
+/// Whether the ELF file at `path` has a section of this name. Three short reads, whatever the size of the file.
+pub fn has_section(path: &Path, name: &str) -> bool {
+    // The target chose what stands there: a pipe must not make us wait.
+    let file = std::fs::File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path);
+    let Some(file) = file.ok().filter(|file| file.metadata().is_ok_and(|metadata| metadata.is_file())) else {
+        return false;
+    };
+    let read = |offset: u64, length: usize| {
+        let mut bytes = vec![0; length];
+        file.read_exact_at(&mut bytes, offset).ok().map(|()| bytes)
+    };
+    find_section(name, &read).is_some()
+}
+
+/// Finds a section by its name in a file of which `read` gives some bytes at an offset.
+fn find_section(name: &str, read: &dyn Fn(u64, usize) -> Option<Vec<u8>>) -> Option<Symbol> {
+    /// Size of an ELF64 section header.
+    const SIZE: usize = 64;
+    /// Bytes of names accepted: real files have some hundred.
+    const NAMES_MAX: u64 = 1 << 20;
+    let header = read(0, HEADER_SIZE)?;
+    if !header.starts_with(ELFMAG) || header[EI_CLASS] == ELFCLASS32 {
+        return None;
+    }
+    let half = |offset: usize| usize::from(u16::from_le_bytes([header[offset], header[offset + 1]]));
+    let (size, count, of_names) = (half(58), half(60), half(62));
+    if size != SIZE || count == 0 {
+        return None;
+    }
+    let table = read(u64_at(&header, 40)?, count * SIZE)?;
+    let names = table.chunks_exact(SIZE).nth(of_names)?;
+    let length = usize::try_from(u64_at(names, 32)?.min(NAMES_MAX)).ok()?;
+    let names = read(u64_at(names, 24)?, length)?;
+    let is_wanted = |section: &&[u8]| {
+        let start = u32_at(section, 0).and_then(|start| names.get(start as usize..));
+        start.and_then(|rest| rest.strip_prefix(name.as_bytes())).is_some_and(|rest| rest.first() == Some(&0))
+    };
+    let section = table.chunks_exact(SIZE).find(is_wanted)?;
+    Some(Symbol { address: Address(u64_at(section, 16)?), size: u64_at(section, 32)? })
+}
+
+/// Whether the file at `path` is a 32-bit ELF. `None` where it cannot be read or is no ELF.
+pub fn is_32_bit(path: &Path) -> Option<bool> {
+    let mut header = [0; 16];
+    std::fs::File::open(path).ok()?.read_exact(&mut header).ok()?;
+    header.starts_with(ELFMAG).then(|| header[EI_CLASS] == ELFCLASS32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::live::Process;
+
+    #[test]
+    fn the_file_that_is_mapped_is_told_from_one_that_replaced_it() {
+        let me = std::process::id() as i32;
+        let memory = Process::open(me).unwrap();
+        let exe = std::env::current_exe().unwrap();
+        let elf = LoadedElf::find(&memory, |path| path == exe).unwrap();
+        let file = ElfFile::open(me, &memory, &elf).unwrap();
+        let (_, id) = ElfFile::open_path(&exe).unwrap();
+        assert!(file.is_mapped(&memory, &elf, id, Some(id)));
+        // Another build has another build id, and whatever has other headers is another file.
+        let damaged = |at: usize| {
+            let mut bytes = file.bytes.clone();
+            bytes[at] ^= 1;
+            ElfFile { bytes }.is_mapped(&memory, &elf, id, Some(id))
+        };
+        let (note, _) = file.build_id_range().expect("the linker gives tests a build id");
+        assert!(!damaged(note.end - 1) && !damaged(24));
+        for bytes in [vec![], ELFMAG.to_vec(), vec![0xff; 100], file.bytes[..100].to_vec()] {
+            assert!(!ElfFile { bytes }.is_mapped(&memory, &elf, id, Some(id)));
+        }
+    }
+
+    #[test]
+    fn sections_are_found_by_name_and_damage_is_none() {
+        let exe = std::env::current_exe().unwrap();
+        let (file, _) = ElfFile::open_path(&exe).unwrap();
+        assert!(file.section(".text").is_some_and(|text| text.size > 4096) && has_section(&exe, ".text"));
+        assert!(file.section(".tex").is_none() && !has_section(&exe, ".text.x"));
+        assert!(!has_section(Path::new("/dev/zero"), ".text") && !has_section(Path::new("/nowhere"), ".text"));
+        let with = |at: usize, word: u16| {
+            let mut bytes = file.bytes.clone();
+            bytes[at..at + 2].copy_from_slice(&word.to_le_bytes());
+            ElfFile { bytes }.section(".text")
+        };
+        // Where the table is, the size of a header, how many, which holds the names.
+        for (at, word) in [(40, 0xffff), (46, 0xffff), (58, 32), (60, 0), (60, 0xffff), (62, 0xffff), (62, 0), (0, 0)] {
+            assert_eq!(with(at, word), None, "{at} {word:#x}");
+        }
+        assert!(ElfFile { bytes: file.bytes[..file.bytes.len() - 1].to_vec() }.section(".text").is_none());
+        assert!(ElfFile { bytes: Vec::new() }.section(".text").is_none());
+    }
+
+    #[test]
+    fn notes_of_nonsense_hold_no_build_id() {
+        assert!(has_build_id(b"\x04\0\0\0\x01\0\0\0\x03\0\0\0GNU\0x\0\0\0"));
+        assert!(!has_build_id(b"\x04\0\0\0\x00\0\0\0\x03\0\0\0GNU\0"));
+        assert!(!has_build_id(&[0xff; 64]) && !has_build_id(b""));
+    }
+}

@@ -1,0 +1,28 @@
+//! Bytes: processes, regions, reads, and what an ELF file says. Nothing here knows Python.
+
+pub mod address;
+pub mod cache;
+pub mod copy;
+pub mod core;
+pub mod elf;
+pub mod freeze;
+pub mod gates;
+#[expect(unsafe_code, reason = "asks for a priority and sets a scheduling policy")]
+pub mod host;
+pub mod image;
+pub mod layered;
+pub mod live;
+pub mod memory;
+pub mod page_cache;
+#[expect(unsafe_code, reason = "advises the kernel about memory of our own")]
+pub mod pages;
+pub mod processors;
+pub mod procfs;
+pub mod regions;
+pub mod resident;
+pub mod source;
+#[expect(unsafe_code, reason = "prepares a child between fork and exec")]
+pub mod spawn;
+
+pub use address::Address;
+pub use memory::{Memory, MemoryExt, ReadError};

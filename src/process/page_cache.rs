@@ -1,0 +1,68 @@
+//! A memory that keeps what it read for a moment: for walks through a process that runs, whose mappings come and go.
+//!
+//! [`crate::process::cache`] looks at the map of the process first, which was read when it was opened: what has been mapped since is not in it.
+//! Here each page is read when it is first needed, and the one who walks says when it is to be forgotten.
+
+use std::cell::RefCell;
+
+use rustc_hash::FxHashMap;
+
+use super::address::Address;
+use super::memory::{Memory, ReadError};
+use super::regions::RegionMap;
+
+/// Mappings begin and end at multiples of this.
+const PAGE: usize = 4096;
+/// Pages kept before it starts again from empty: 24 MiB.
+const PAGES_MAX: usize = (24 << 20) / PAGE;
+
+/// A view of another memory. Not for threads.
+pub struct Momentary<'a, M: Memory + ?Sized> {
+    inner: &'a M,
+    pages: RefCell<FxHashMap<u64, Option<Box<[u8]>>>>,
+}
+
+impl<'a, M: Memory + ?Sized> Momentary<'a, M> {
+    /// That has read nothing yet.
+    pub fn new(inner: &'a M) -> Self {
+        Momentary { inner, pages: RefCell::default() }
+    }
+}
+
+impl<M: Memory + ?Sized> Memory for Momentary<'_, M> {
+    fn read_exact_at(&self, address: Address, buffer: &mut [u8]) -> Result<(), ReadError> {
+        let (page, at) = (address.0 / PAGE as u64, (address.0 % PAGE as u64) as usize);
+        if at + buffer.len() > PAGE {
+            return self.inner.read_exact_at(address, buffer);
+        }
+        let mut pages = self.pages.borrow_mut();
+        if pages.len() >= PAGES_MAX {
+            pages.clear();
+        }
+        let bytes = match pages.get(&page) {
+            Some(bytes) => bytes,
+            None => {
+                let mut bytes = vec![0; PAGE].into_boxed_slice();
+                let bytes = match self.inner.read_exact_at(Address(page * PAGE as u64), &mut bytes) {
+                    Ok(()) => Some(bytes),
+                    Err(error @ (ReadError::Gone | ReadError::Denied)) => return Err(error),
+                    Err(_) => None,
+                };
+                pages.entry(page).or_insert(bytes)
+            }
+        };
+        let bytes = bytes.as_ref().and_then(|bytes| bytes.get(at..at + buffer.len()));
+        let length = buffer.len();
+        buffer.copy_from_slice(bytes.ok_or(ReadError::Unreadable { address, length })?);
+        Ok(())
+    }
+
+    fn regions(&self) -> &RegionMap {
+        self.inner.regions()
+    }
+
+    fn forget(&self) {
+        self.pages.borrow_mut().clear();
+        self.inner.forget();
+    }
+}

@@ -1,0 +1,300 @@
+//! What does an object refer to?
+//!
+//! Each type has a rule, made once: which family of C struct its instances belong to, where the words lie that own a
+//! reference, where words lie that only look so. Families that keep references outside their own body (lists, dicts,
+//! frames) are walked as CPython walks them; the rest of the body is read word by word, and a word that is the address
+//! of a known object is a reference to it. So a rule says little more than what must *not* be read: weak references
+//! and borrowed pointers.
+//!
+//! Emitted is what owns, which is a little more than `gc.get_referents` tells (it leaves out string keys, names, and
+//! whatever types without `tp_traverse` hold) and in one place less: the links of an `lru_cache` are objects, which the
+//! cache owns as its dict does, and own what `gc` ascribes to the cache.
+//!
+//! Visitors get every candidate word; whoever asks decides by a [`crate::heap::address_index::ObjectIndex`] which are objects.
+//! Nothing is trusted: each walk ends with readable memory, with a limit, or with the budget of its reader.
+
+mod containers;
+mod frames;
+mod instances;
+mod names;
+mod native;
+pub mod notation;
+pub mod roots;
+mod rules;
+mod shapes;
+
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+
+use names::FieldName;
+use rules::{Family, Rule};
+
+use crate::process::memory::{Memory, u64_at};
+use crate::process::{Address, MemoryExt};
+use crate::python::attach::Python;
+use crate::python::layout::Layout;
+use crate::python::reader::NAME_LENGTH_MAX;
+use crate::python::types::{TypeId, TypeTable};
+
+/// How an object refers to another. Names are addresses in the target, looked up by whoever shows them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Label {
+    /// Its type.
+    Class,
+    /// The n-th name that the type keeps for its instances.
+    SharedAttribute(u32),
+    /// `__dict__`.
+    Dict,
+    /// The word at this offset of the object: a slot, a field of a C struct.
+    Field(u32),
+    /// The n-th item.
+    Index(u64),
+    /// The value under this key.
+    Value(Address),
+    /// A key.
+    Key,
+    /// An element of a set.
+    Element,
+    /// A local variable of a frame, by number.
+    Local(u32),
+    /// A value on a frame's stack of unfinished expressions.
+    Stack,
+    /// Something in the state that a C module keeps.
+    ModuleState,
+    /// In memory that the object owns in another way.
+    Inside,
+}
+
+/// Bytes of one object's body that are read word by word. The largest C structs of known extensions have some
+/// thousand; metatypes of numpy below two thousand.
+const BODY_MAX: usize = 1 << 16;
+
+/// Words that a chunked read takes at a time.
+const WORDS_AT_ONCE: usize = 512;
+
+/// Times that a pass over all objects may read each word of the target. A word is reached by one object, frames and
+/// rings by two, and a table of keys by every instance that shares it, which has values of its own beside them. Beyond
+/// it the target is lying.
+const READINGS_PER_WORD: u64 = 4;
+/// Words that a pass may read whatever the target's size.
+const BUDGET_MIN: u64 = 1 << 18;
+
+/// Reads the references of one target's objects. Shared by threads; each makes its own [`Reads`].
+pub struct References<'a, M: Memory + ?Sized> {
+    memory: &'a M,
+    layout: &'a Layout,
+    python: &'a Python,
+    rules: Arc<[Rule]>,
+    budget: u64,
+}
+
+/// What one thread's reads came to.
+#[derive(Debug)]
+pub struct Reads {
+    budget: Cell<u64>,
+    torn: Cell<u64>,
+    buffer: RefCell<Vec<u8>>,
+}
+
+impl Reads {
+    /// Walks that ended where memory could not be read or made no sense.
+    pub fn torn(&self) -> u64 {
+        self.torn.get()
+    }
+
+    fn tear(&self) {
+        self.torn.set(self.torn.get() + 1);
+    }
+
+    /// Takes so many words from the budget; `false` once it is spent.
+    fn spend(&self, words: u64) -> bool {
+        let left = self.budget.get();
+        self.budget.set(left.saturating_sub(words));
+        left >= words
+    }
+}
+
+/// One object being read.
+struct Subject<'r> {
+    address: Address,
+    rule: &'r Rule,
+    type_: Address,
+}
+
+impl<'a, M: Memory + ?Sized> References<'a, M> {
+    /// Makes the rules of all types. `bytes` is how much memory the target's objects may lie in: it bounds what is
+    /// read on their behalf.
+    pub fn new(memory: &'a M, python: &'a Python, types: &'a TypeTable, bytes: u64) -> Self {
+        let rules = rules::make(memory, python, types).into();
+        let budget = (bytes / 8).saturating_mul(READINGS_PER_WORD).saturating_add(BUDGET_MIN);
+        References { memory, layout: &python.layout, python, rules, budget }
+    }
+
+    /// The same references, read from another view of the same target: a cache of one thread's own.
+    pub fn over<'b, N: Memory + ?Sized>(&'b self, memory: &'b N) -> References<'b, N> {
+        let References { layout, python, ref rules, budget, .. } = *self;
+        References { memory, layout, python, rules: rules.clone(), budget }
+    }
+
+    /// What a thread needs to read with.
+    pub fn reads(&self) -> Reads {
+        Reads { budget: Cell::new(self.budget), torn: Cell::new(0), buffer: RefCell::default() }
+    }
+
+    /// Calls `visit` with every word of an object that owns a reference, if it is the address of an object.
+    pub fn for_each(&self, reads: &Reads, object: Address, type_id: TypeId, visit: &mut impl FnMut(u64, Label)) {
+        let Some(rule) = self.rules.get(type_id.index()) else { return };
+        if rule.is_heap_type {
+            visit(rule.type_.0, Label::Class);
+        }
+        if rule.family == Family::Leaf {
+            return;
+        }
+        let subject = Subject { address: object, rule, type_: rule.type_ };
+        match rule.family {
+            Family::Leaf | Family::Plain => {}
+            Family::List => self.list(reads, object, visit),
+            Family::Tuple => self.tuple(reads, &subject, visit),
+            Family::Dict => self.dict(reads, object, KeyReferences::Once, visit),
+            Family::OrderedDict => self.dict(reads, object, KeyReferences::Twice, visit),
+            Family::Set => self.set(reads, object, visit),
+            Family::Deque => self.deque(reads, object, visit),
+            Family::Items => self.items(reads, &subject, visit),
+            Family::Generator => self.generator(reads, object, visit),
+            Family::Frame => self.frame(reads, object, visit),
+            Family::Code => self.code(reads, &subject, visit),
+            Family::Type => self.type_references(reads, object, visit),
+            Family::Module => self.module_state(reads, object, visit),
+            Family::Element => self.element(reads, object, visit),
+            Family::SimpleQueue => self.simple_queue(reads, object, visit),
+            Family::LruCache => self.lru_cache(reads, object, visit),
+            Family::TimeOfDay => self.time_of_day(reads, &subject, visit),
+            Family::TeePiece => self.tee_piece(reads, &subject, visit),
+            Family::NdArray => self.ndarray(reads, object, visit),
+        }
+        self.body(reads, &subject, visit);
+        if rule.has_managed_dict {
+            self.managed_dict(reads, &subject, visit);
+        } else if rule.dict_offset < 0 {
+            self.dict_behind(reads, &subject, visit);
+        }
+    }
+
+    /// Whether instances of a type refer to nothing but their type.
+    pub fn is_leaf(&self, type_id: TypeId) -> bool {
+        self.rules.get(type_id.index()).is_none_or(|rule| rule.family == Family::Leaf)
+    }
+
+    /// The Python whose objects these are.
+    pub fn python(&self) -> &'a Python {
+        self.python
+    }
+
+    /// What a running frame (3.11+) holds.
+    pub fn for_each_of_frame(&self, reads: &Reads, frame: Address, visit: &mut impl FnMut(u64, Label)) {
+        self.interpreter_frame(reads, frame, visit);
+    }
+
+    /// What the word at an offset of the instances of a type is called, as C or CPython's documentation calls it.
+    pub fn field_name(&self, type_id: TypeId, offset: u32) -> Option<String> {
+        match self.rules.get(type_id.index())?.name(offset)? {
+            FieldName::Known(name) => Some(name.to_owned()),
+            FieldName::Declared(name) => self.memory.read_c_string(name, NAME_LENGTH_MAX as usize).ok(),
+        }
+    }
+
+    /// The n-th name that a type keeps for its instances.
+    pub fn shared_name(&self, type_: Address, index: u32) -> Option<Address> {
+        let keys = Address(self.memory.read_u64(type_.offset(self.layout.heap_type.ht_cached_keys)).ok()?);
+        let mut found = None;
+        let mut at = 0;
+        self.shared_keys(&self.reads(), keys, &mut |key, _| {
+            if at == index {
+                found = Some(Address(key));
+            }
+            at += 1;
+        });
+        found
+    }
+
+    /// Reads the rest of the body word by word.
+    #[inline]
+    fn body(&self, reads: &Reads, subject: &Subject<'_>, visit: &mut impl FnMut(u64, Label)) {
+        let rule = subject.rule;
+        let Some(length) = rule.body.end.checked_sub(rule.body.start).filter(|&length| length > 0) else { return };
+        let mut each = |index: u64, word: u64| {
+            let offset = rule.body.start + 8 * index as u32;
+            let word = if rule.tagged.contains(&offset) { word & !1 } else { word };
+            // What C lets point to its own object is borrowed: Cython's functions are their own `m_self`. What Python
+            // put there, through a member, is owned.
+            let is_borrowed = word == subject.address.0 && rule.name(offset).is_none();
+            if word != 0 && !is_borrowed && !rule.skipped.contains(&offset) {
+                visit(word, Label::Field(offset));
+            }
+        };
+        self.for_each_word(reads, subject.address.offset(rule.body.start as usize), u64::from(length) / 8, &mut each);
+    }
+
+    /// Calls `each` with `count` words from `start` on, or as many as can be read.
+    #[inline]
+    fn for_each_word(&self, reads: &Reads, start: Address, count: u64, each: &mut impl FnMut(u64, u64)) {
+        if count == 0 {
+            return;
+        }
+        if !start.0.is_multiple_of(8) || !reads.spend(count) {
+            return reads.tear();
+        }
+        let length = usize::try_from(count).ok().and_then(|count| count.checked_mul(8));
+        if let Some(bytes) = length.and_then(|length| self.memory.local(start, length)) {
+            for (index, word) in bytes.chunks_exact(8).enumerate() {
+                each(index as u64, u64::from_le_bytes(word.try_into().unwrap_or_default()));
+            }
+            return;
+        }
+        let mut buffer = reads.buffer.take();
+        let mut done = 0;
+        while done < count {
+            let words = (count - done).min(WORDS_AT_ONCE as u64);
+            buffer.resize(8 * words as usize, 0);
+            if self.memory.read_exact_at(Address(start.0.wrapping_add(8 * done)), &mut buffer).is_err() {
+                reads.tear();
+                break;
+            }
+            for (index, word) in buffer.chunks_exact(8).enumerate() {
+                each(done + index as u64, u64::from_le_bytes(word.try_into().unwrap_or_default()));
+            }
+            done += words;
+        }
+        reads.buffer.replace(buffer);
+    }
+
+    /// The word at `base + offset`; a walk that cannot read it is torn.
+    fn word(&self, reads: &Reads, base: Address, offset: usize) -> Option<u64> {
+        let at = base.offset(offset);
+        let word = match self.memory.local(at, 8) {
+            Some(bytes) => u64_at(bytes, 0),
+            None => self.memory.read_u64(at).ok(),
+        };
+        if word.is_none() {
+            reads.tear();
+        }
+        word
+    }
+
+    fn byte(&self, reads: &Reads, base: Address, offset: usize) -> Option<u8> {
+        let byte = self.memory.read_u8(base.offset(offset)).ok();
+        if byte.is_none() {
+            reads.tear();
+        }
+        byte
+    }
+}
+
+/// How many references a mapping holds to each key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum KeyReferences {
+    /// One, of the table.
+    Once,
+    /// Another one, of the node that keeps the order.
+    Twice,
+}

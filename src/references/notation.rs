@@ -1,0 +1,163 @@
+//! How would a person write in Python that one object refers to another?
+
+use std::cell::RefCell;
+
+use rustc_hash::FxHashMap;
+
+use crate::process::Address;
+use crate::process::memory::Memory;
+use crate::python::reader::{NAME_LENGTH_MAX, Reader};
+use crate::python::types::{TypeId, flag};
+
+use super::{Label, References};
+
+/// Characters of a value that are shown.
+const VALUE_LENGTH_MAX: u64 = 40;
+
+/// One step of a chain, by name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Spelled {
+    /// Into the dict of attributes of a module, class or instance: written as nothing, since the next step names the
+    /// attribute.
+    Namespace,
+    /// `.name`.
+    Attribute(String),
+    /// The value under a key that is a str: the name of an attribute where it comes from a namespace, otherwise data.
+    Text(String),
+    /// The value under any other key, as far as it can be shown.
+    Data(Option<String>),
+    /// `[n]`.
+    Index(u64),
+    /// A local variable of a frame, a generator, a coroutine.
+    Local(String),
+    /// Anything else, in words.
+    Other(&'static str),
+}
+
+/// What decides how a label is written, in figures.
+pub type Shape = (u8, u32, u32);
+
+/// Puts labels into words.
+pub struct Speller<'a, M: Memory + ?Sized> {
+    references: &'a References<'a, M>,
+    reader: Reader<'a, M>,
+    /// Names of attributes and fields by type and number: they are asked for again and again.
+    known: RefCell<FxHashMap<(TypeId, Label), Spelled>>,
+}
+
+impl<'a, M: Memory + ?Sized> Speller<'a, M> {
+    /// A speller over the memory that `references` reads.
+    pub fn new(memory: &'a M, references: &'a References<'a, M>) -> Self {
+        let reader = Reader { memory, layout: &references.python().layout };
+        Speller { references, reader, known: RefCell::default() }
+    }
+
+    /// A label in words: of an object at `from`, of type `type_id` at `type_`.
+    pub fn spell(&self, type_id: TypeId, type_: Address, from: Address, label: Label) -> Spelled {
+        match label {
+            Label::Class => Spelled::Attribute("__class__".to_owned()),
+            Label::Dict => Spelled::Namespace,
+            Label::SharedAttribute(index) => self.known(type_id, label, || {
+                let name = self.references.shared_name(type_, index);
+                let name = name.and_then(|name| self.reader.string(name, NAME_LENGTH_MAX));
+                Spelled::Attribute(name.unwrap_or_else(|| "?".to_owned()))
+            }),
+            Label::Field(offset) => self.field(type_id, offset),
+            Label::Index(index) => Spelled::Index(index),
+            Label::Value(key) => match self.reader.string(key, NAME_LENGTH_MAX) {
+                Some(text) => Spelled::Text(text),
+                None => Spelled::Data(self.reader.small_int(key).map(|number| number.to_string())),
+            },
+            Label::Key => Spelled::Other("key"),
+            Label::Element => Spelled::Other("element"),
+            Label::Local(index) => self
+                .references
+                .local_name(from, type_id, index)
+                .map_or(Spelled::Other("local variable"), Spelled::Local),
+            Label::Stack => Spelled::Other("unfinished expression"),
+            Label::ModuleState => Spelled::Other("module state"),
+            Label::Inside => Spelled::Other("inside"),
+        }
+    }
+
+    fn field(&self, type_id: TypeId, offset: u32) -> Spelled {
+        self.known(type_id, Label::Field(offset), || match self.references.field_name(type_id, offset) {
+            Some(name) if name == "__dict__" => Spelled::Namespace,
+            Some(name) => Spelled::Attribute(name),
+            None => Spelled::Other("field"),
+        })
+    }
+
+    fn known(&self, type_id: TypeId, label: Label, find: impl FnOnce() -> Spelled) -> Spelled {
+        self.known.borrow_mut().entry((type_id, label)).or_insert_with(find).clone()
+    }
+
+    /// What decides how a label of an instance of this type is written, in figures: equal ones are written the same.
+    /// `None` where only the text itself tells, or nothing is written.
+    pub fn shape(&self, type_id: TypeId, label: Label, in_namespace: bool) -> Option<Shape> {
+        Some(match label {
+            Label::Index(_) => (1, 0, 0),
+            Label::Value(_) if in_namespace => return None,
+            Label::Value(key) => {
+                let is_text = self.reader.has_type_flag(key, flag::UNICODE_SUBCLASS);
+                (if is_text { 2 } else { 3 }, 0, 0)
+            }
+            Label::SharedAttribute(index) => (4, index, type_id.0),
+            Label::Class => (5, 0, 0),
+            Label::Key => (6, 0, 0),
+            Label::Element => (7, 0, 0),
+            Label::Stack => (8, 0, 0),
+            Label::ModuleState => (9, 0, 0),
+            Label::Inside => (10, 0, 0),
+            Label::Field(offset) if self.field(type_id, offset) != Spelled::Namespace => (11, offset, type_id.0),
+            Label::Dict | Label::Field(_) | Label::Local(_) => return None,
+        })
+    }
+}
+
+impl Spelled {
+    /// The step as Python, behind a step into a namespace or not; and the same without what differs between objects
+    /// of one shape. Values that are data are left out unless `show_values`.
+    pub fn write(&self, in_namespace: bool, show_values: bool) -> (String, String) {
+        let same = |text: String| (text.clone(), text);
+        match self {
+            Spelled::Namespace => same(String::new()),
+            Spelled::Attribute(name) => same(format!(".{name}")),
+            Spelled::Text(name) if in_namespace => same(format!(".{name}")),
+            Spelled::Text(text) if show_values => {
+                let text: String = text.chars().take(VALUE_LENGTH_MAX as usize).collect();
+                (format!("[{text:?}]"), "['…']".to_owned())
+            }
+            Spelled::Text(_) => same("['…']".to_owned()),
+            Spelled::Data(Some(value)) if show_values => (format!("[{value}]"), "[…]".to_owned()),
+            Spelled::Data(_) => same("[…]".to_owned()),
+            Spelled::Index(index) => (format!("[{index}]"), "[…]".to_owned()),
+            Spelled::Local(name) => same(format!(", local {name}")),
+            Spelled::Other(words) => same(format!("<{words}>")),
+        }
+    }
+}
+
+impl Spelled {
+    /// The step by itself, for lists of references: `.name`, `['…']`, `.__dict__`.
+    pub fn name(&self, show_values: bool) -> String {
+        match self {
+            Spelled::Namespace => ".__dict__".to_owned(),
+            step => step.write(false, show_values).0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_is_shown_only_when_asked_for() {
+        let secret = Spelled::Text("secret".to_owned());
+        assert_eq!(secret.write(false, false).0, "['…']");
+        assert_eq!(secret.write(false, true), ("[\"secret\"]".to_owned(), "['…']".to_owned()));
+        assert_eq!(secret.write(true, false).0, ".secret");
+        assert_eq!(Spelled::Index(3).write(false, false), ("[3]".to_owned(), "[…]".to_owned()));
+    }
+}

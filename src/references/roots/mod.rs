@@ -1,0 +1,199 @@
+//! From where is everything held? The interpreter's own pointers, by kind and name.
+//!
+//! Mirrors what `PyInterpreterState`, `PyThreadState` (`Include/internal/pycore_interp.h`, `Include/cpython/pystate.h`)
+//! and the frames of each thread own, v3.8 to v3.15.
+
+use rustc_hash::FxHashMap;
+
+use crate::process::Address;
+use crate::process::memory::{Memory, MemoryExt};
+use crate::python::attach::{Interpreter, Python};
+use crate::python::code::Code;
+use crate::python::reader::{NAME_LENGTH_MAX, Reader};
+use crate::python::types::{TypeTable, flag};
+
+use super::{Reads, References};
+
+mod exit;
+mod tasks;
+mod threads;
+
+pub use tasks::tasks;
+
+/// What kind of thing holds a root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RootKind {
+    /// A module in `sys.modules`.
+    Module,
+    /// A frame of a thread: a local variable, the function that runs.
+    Frame,
+    /// An unfinished task of asyncio. A name for what the event loop holds, and nothing that holds by itself.
+    Task,
+    /// A thread's own state: its dict, its context, the exception that it handles.
+    Thread,
+    /// The interpreter's own state: codecs, hooks, callbacks.
+    Interpreter,
+    /// A type that is part of a program or library.
+    StaticType,
+    /// It is never freed.
+    Immortal,
+    /// C code holds it: its reference count is higher than the references that were found.
+    Native,
+}
+
+impl RootKind {
+    /// What JSON calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            RootKind::Module => "module",
+            RootKind::Frame => "frame",
+            RootKind::Task => "task",
+            RootKind::Thread => "thread",
+            RootKind::Interpreter => "interpreter",
+            RootKind::StaticType => "static-type",
+            RootKind::Immortal => "immortal",
+            RootKind::Native => "native",
+        }
+    }
+}
+
+/// One pointer from outside the heap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Root {
+    /// The object.
+    pub object: Address,
+    /// What holds it.
+    pub kind: RootKind,
+    /// How a person would call it: `app.cache`, `thread MainThread, handle() at server.py:41, local req`.
+    pub name: String,
+    /// Whether the pointer counts among the object's references. What a name in `sys.modules` refers to is counted by
+    /// that dict.
+    pub is_counted: bool,
+    /// Whether the object is the dict of what the name names: a module's, so that what is in it has a named owner even
+    /// where functions hold the dict as well.
+    pub is_namespace: bool,
+}
+
+/// Finds the roots of all interpreters, in the order in which a person would name them.
+pub fn find<M: Memory + ?Sized>(
+    memory: &M,
+    python: &Python,
+    types: &TypeTable,
+    references: &References<'_, M>,
+) -> Vec<Root> {
+    let reader = Reader { memory, layout: &python.layout };
+    let mut finder = Finder::new(reader, types, references);
+    for interpreter in &python.interpreters {
+        finder.modules(interpreter);
+        finder.threads(interpreter);
+        finder.state(interpreter);
+        finder.exit(interpreter);
+    }
+    for (_, info) in types.iter().filter(|(_, info)| !info.has(flag::HEAPTYPE)) {
+        finder.add(info.address, RootKind::StaticType, info.full_name(), true);
+    }
+    finder.roots.sort_by_key(|root| root.kind);
+    finder.roots
+}
+
+/// The dicts that intern strings. They do not keep what is in them alive.
+pub fn interned<M: Memory + ?Sized>(memory: &M, python: &Python) -> Vec<Address> {
+    let Some(offset) = python.layout.interp.cached_objects else { return Vec::new() };
+    let dicts = python.interpreters.iter().map(|interpreter| memory.read_pointer(interpreter.address.offset(offset)));
+    dicts.flatten().collect()
+}
+
+/// Whether a dict interns strings (until 3.11 nothing names it): a large one, each of whose keys is its own value.
+pub fn looks_interning<M: Memory + ?Sized>(memory: &M, python: &Python, dict: Address) -> bool {
+    /// Every interpreter has interned more than this before its first line of Python.
+    const ENTRIES_MIN: u64 = 1000;
+    let reader = Reader { memory, layout: &python.layout };
+    let used = memory.read_u64(dict.offset(python.layout.dict.ma_used)).unwrap_or(0);
+    let (mut seen, mut equal) = (0, 0);
+    if python.layout.interp.cached_objects.is_some() || used < ENTRIES_MIN {
+        return false;
+    }
+    for entry in reader.dict_entries(dict).unwrap_or_default().iter().take(64) {
+        seen += 1;
+        equal += usize::from(entry.key == entry.value);
+    }
+    seen == 64 && equal == seen
+}
+
+struct Finder<'a, M: Memory + ?Sized> {
+    reader: Reader<'a, M>,
+    types: &'a TypeTable,
+    references: &'a References<'a, M>,
+    reads: Reads,
+    codes: FxHashMap<Address, Option<Code>>,
+    roots: Vec<Root>,
+}
+
+impl<'a, M: Memory + ?Sized> Finder<'a, M> {
+    fn new(reader: Reader<'a, M>, types: &'a TypeTable, references: &'a References<'a, M>) -> Self {
+        let (codes, roots) = (FxHashMap::default(), Vec::new());
+        Finder { reader, types, references, reads: references.reads(), codes, roots }
+    }
+
+    fn add(&mut self, object: Address, kind: RootKind, name: String, is_counted: bool) {
+        if !object.is_null() {
+            let (name, is_namespace) = match name.strip_suffix(".__dict__") {
+                Some(owner) => (owner.to_owned(), true),
+                None => (name, false),
+            };
+            self.roots.push(Root { object, kind, name, is_counted, is_namespace });
+        }
+    }
+
+    fn pointer(&self, base: Address, offset: usize) -> Address {
+        self.reader.pointer(base, offset).unwrap_or_default()
+    }
+
+    fn add_field(&mut self, base: Address, offset: Option<usize>, kind: RootKind, name: &str) {
+        if let Some(offset) = offset {
+            self.add(self.pointer(base, offset), kind, name.to_owned(), true);
+        }
+    }
+
+    fn modules(&mut self, interpreter: &Interpreter) {
+        for entry in self.reader.dict_entries(interpreter.modules).unwrap_or_default() {
+            let Some(name) = self.reader.string(entry.key, NAME_LENGTH_MAX) else { continue };
+            let dict = self.pointer(entry.value, self.reader.layout.module.md_dict);
+            if !dict.is_null() && self.reader.has_type_flag(dict, flag::DICT_SUBCLASS) {
+                self.add(dict, RootKind::Module, format!("{name}.__dict__"), false);
+            }
+            self.add(entry.value, RootKind::Module, name, false);
+        }
+        self.add(interpreter.modules, RootKind::Interpreter, "sys.modules".to_owned(), true);
+    }
+
+    fn state(&mut self, interpreter: &Interpreter) {
+        let (layout, at) = (&self.reader.layout.interp, interpreter.address);
+        let fields = [
+            (Some(layout.sysdict), "sys.__dict__"),
+            (Some(layout.builtins), "builtins.__dict__"),
+            (layout.sysdict_copy, "copy of sys.__dict__"),
+            (Some(layout.builtins_copy), "copy of builtins.__dict__"),
+            (Some(layout.dict), "the interpreter's dict"),
+            (Some(layout.importlib), "importlib"),
+            (Some(layout.import_func), "__import__"),
+            (Some(layout.modules_by_index), "modules by index"),
+            (Some(layout.codec_search_path), "codec search functions"),
+            (Some(layout.codec_search_cache), "codecs"),
+            (Some(layout.codec_error_registry), "codec error handlers"),
+            (Some(layout.before_forkers), "os.register_at_fork(before)"),
+            (Some(layout.after_forkers_parent), "os.register_at_fork(after_in_parent)"),
+            (Some(layout.after_forkers_child), "os.register_at_fork(after_in_child)"),
+            (Some(layout.audit_hooks), "audit hooks"),
+        ];
+        for (offset, name) in fields {
+            self.add_field(at, offset, RootKind::Interpreter, name);
+        }
+        let gc = &self.reader.layout.gc;
+        self.add_field(interpreter.gc, Some(gc.garbage), RootKind::Interpreter, "gc.garbage");
+        self.add_field(interpreter.gc, Some(gc.callbacks), RootKind::Interpreter, "gc.callbacks");
+        for dict in interned(self.reader.memory, self.references.python()).into_iter().take(1) {
+            self.add(dict, RootKind::Interpreter, "interned strings".to_owned(), true);
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! Unfinished tasks of asyncio, running and suspended, by name and by the line that they wait at.
+//!
+//! The loop holds them by way of handles and futures, in chains that say nothing to a person; asyncio itself only has weak
+//! references to them. So tasks are found among the objects, and they name what they hold without holding it.
+
+use crate::heap::object_table::Objects;
+use crate::process::Address;
+use crate::process::memory::{Memory, MemoryExt};
+use crate::python::attach::Python;
+use crate::python::reader::{NAME_LENGTH_MAX, Reader};
+use crate::python::stack;
+use crate::python::types::{TypeId, TypeTable};
+use crate::references::References;
+
+use super::{Finder, Root, RootKind};
+
+/// Tasks that are named; who has more sees those.
+const TASKS_MAX: usize = 1 << 20;
+
+/// Finds the tasks whose coroutine has not ended.
+pub fn tasks<M: Memory + ?Sized>(
+    memory: &M,
+    python: &Python,
+    types: &TypeTable,
+    references: &References<'_, M>,
+    objects: &Objects,
+) -> Vec<Root> {
+    let is_task = |name: &str| matches!(name, "_asyncio.Task" | "asyncio.Task");
+    let kinds: Vec<TypeId> =
+        types.iter().filter(|(_, info)| is_task(&info.full_name())).map(|(type_id, _)| type_id).collect();
+    if kinds.is_empty() {
+        return Vec::new();
+    }
+    let mut finder = Finder::new(Reader { memory, layout: &python.layout }, types, references);
+    let tasks = (0..objects.len()).filter(|&id| kinds.contains(&objects.type_id(id))).take(TASKS_MAX);
+    tasks.for_each(|id| finder.task(objects.address(id)));
+    finder.roots
+}
+
+impl<M: Memory + ?Sized> Finder<'_, M> {
+    fn task(&mut self, task: Address) {
+        let layout = self.reader.layout;
+        let (coroutine, generator) = (self.pointer(task, layout.task.task_coro), &layout.generator);
+        let frame = match (generator.gi_iframe, generator.gi_frame_state, generator.gi_frame) {
+            (Some(frame), Some(state), _) => {
+                let state =
+                    self.reader.memory.read_u8(coroutine.offset(state)).ok().map(|state| i64::from(state as i8));
+                let cleared = layout.constants.frame_state.as_ref().map(|states| states.cleared);
+                if coroutine.is_null() || state.is_none() || state == cleared {
+                    return;
+                }
+                coroutine.offset(frame)
+            }
+            (_, _, Some(frame)) if !coroutine.is_null() => self.pointer(coroutine, frame),
+            _ => return,
+        };
+        // A coroutine that has ended has no frame.
+        let Some((Some(frame), _)) =
+            Some(frame).filter(|at| !at.is_null()).and_then(|at| stack::read(&self.reader, at))
+        else {
+            return;
+        };
+        let name = self.pointer(task, layout.task.task_name);
+        // Until it is asked for, the name of a task is a number (3.12+).
+        let name = self
+            .reader
+            .string(name, NAME_LENGTH_MAX)
+            .or_else(|| Some(format!("Task-{}", self.reader.small_int(name)?)));
+        let place = self.place(frame);
+        let name = format!("task {}, {place}", name.unwrap_or_else(|| "?".to_owned()).replace(',', ""));
+        // The coroutine alone: who asks for the task wants to know what else holds it.
+        self.add(coroutine, RootKind::Task, name, false);
+    }
+}

@@ -1,0 +1,143 @@
+//! What threads hold: their state, the exceptions that they handle, the locals of the frames that they run.
+
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use crate::process::Address;
+use crate::process::memory::{Memory, MemoryExt};
+use crate::python::attach::Interpreter;
+use crate::python::code::Code;
+use crate::python::reader::NAME_LENGTH_MAX;
+use crate::python::stack::{self, FRAMES_MAX, Frame};
+use crate::references::Label;
+
+use super::{Finder, RootKind};
+
+/// Nested exceptions followed in one thread.
+const EXCEPTIONS_MAX: usize = 1 << 12;
+
+impl<M: Memory + ?Sized> Finder<'_, M> {
+    pub(crate) fn threads(&mut self, interpreter: &Interpreter) {
+        let names = self.thread_names(interpreter);
+        for thread in stack::threads(&self.reader, interpreter) {
+            let ident = self.reader.memory.read_u64(thread.address.offset(self.reader.layout.thread.thread_id)).ok();
+            let name = match ident.and_then(|ident| names.get(&ident)) {
+                Some(name) => format!("thread {name}"),
+                None if thread.is_native_id => format!("thread {}", thread.id),
+                None => format!("thread {:#x}", thread.id),
+            };
+            self.thread(thread.address, &name);
+        }
+    }
+
+    /// `threading._active`: from `Thread.ident` to the thread, and its `_name`.
+    fn thread_names(&self, interpreter: &Interpreter) -> FxHashMap<u64, String> {
+        let mut names = FxHashMap::default();
+        let module = self.reader.dict_get(interpreter.modules, "threading").unwrap_or_default();
+        let dict = self.pointer(module, self.reader.layout.module.md_dict);
+        let active = self.reader.dict_get(dict, "_active").unwrap_or_default();
+        for entry in self.reader.dict_entries(active).unwrap_or_default() {
+            let ident = self.reader.small_int(entry.key).and_then(|ident| u64::try_from(ident).ok());
+            let name = self.attribute(entry.value, "_name").and_then(|name| self.reader.string(name, NAME_LENGTH_MAX));
+            if let (Some(ident), Some(name)) = (ident, name) {
+                // The comma stands between the parts of a root's name.
+                names.insert(ident, name.replace(',', ""));
+            }
+        }
+        names
+    }
+
+    /// The value of an instance's attribute.
+    fn attribute(&self, object: Address, name: &str) -> Option<Address> {
+        let type_ = self.reader.type_of(object).ok()?;
+        let (mut value, mut dict) = (None, None);
+        self.references.for_each(&self.reads, object, self.types.find(type_.0)?, &mut |word, label| match label {
+            Label::SharedAttribute(index) if value.is_none() => {
+                let found = self.references.shared_name(type_, index);
+                value = found.filter(|&found| self.reader.is_string(found, name)).map(|_| Address(word));
+            }
+            Label::Dict => dict = Some(Address(word)),
+            // Until 3.10 the dict is a field like others.
+            Label::Field(_) if self.reader.has_type_flag(Address(word), crate::python::types::flag::DICT_SUBCLASS) => {
+                dict = Some(Address(word));
+            }
+            _ => {}
+        });
+        value.or_else(|| self.reader.dict_get(dict?, name))
+    }
+
+    fn thread(&mut self, thread: Address, name: &str) {
+        let layout = &self.reader.layout.thread;
+        let fields = [
+            (Some(layout.dict), "thread-local dict"),
+            (layout.curexc_type, "exception"),
+            (layout.curexc_value, "exception"),
+            (layout.curexc_traceback, "traceback"),
+            (layout.current_exception, "exception"),
+            (Some(layout.async_exc), "asynchronous exception"),
+            (Some(layout.c_profileobj), "profile function"),
+            (Some(layout.c_traceobj), "trace function"),
+            (Some(layout.async_gen_firstiter), "asyncgen hook"),
+            (Some(layout.async_gen_finalizer), "asyncgen hook"),
+            (Some(layout.context), "context"),
+        ];
+        for (offset, field) in fields {
+            self.add_field(thread, offset, RootKind::Thread, &format!("{name}, {field}"));
+        }
+        let items = &self.reader.layout.err_stack_item;
+        let mut item = self.pointer(thread, layout.exc_info);
+        let mut seen = FxHashSet::default();
+        while !item.is_null() && seen.len() < EXCEPTIONS_MAX && seen.insert(item) {
+            for offset in [items.exc_type, Some(items.exc_value), items.exc_traceback] {
+                // What a generator handles is counted as the generator's.
+                let is_own = item == thread.offset(layout.exc_state);
+                let object = offset.map_or(Address::NULL, |offset| self.pointer(item, offset));
+                self.add(object, RootKind::Thread, format!("{name}, exception being handled"), is_own);
+            }
+            item = self.pointer(item, items.previous_item);
+        }
+        self.frames(thread, name);
+    }
+
+    fn frames(&mut self, thread: Address, name: &str) {
+        for (index, frame) in stack::frames(&self.reader, thread, FRAMES_MAX).into_iter().enumerate() {
+            let function = format!("{name}, {}", self.place(frame));
+            if self.reader.layout.iframe.is_some() {
+                self.interpreter_frame(frame, &function);
+            } else {
+                // The topmost frame is the thread's, each other one that of the frame above it.
+                self.add(frame.address, RootKind::Frame, function, index == 0);
+            }
+        }
+    }
+
+    fn interpreter_frame(&mut self, frame: Frame, function: &str) {
+        let layout = self.reader.layout;
+        let (Some(iframe), Some(owners)) = (&layout.iframe, &layout.constants.frame_owner) else { return };
+        let owner = self.reader.memory.read_u8(frame.address.offset(iframe.owner)).ok().map(i64::from);
+        // What a generator's frame holds is the generator's, as long as it runs as well.
+        let is_counted = owner == Some(owners.thread);
+        let mut found = Vec::new();
+        let mut visit = |word: u64, label: Label| found.push((Address(word), label));
+        self.references.for_each_of_frame(&self.reads, frame.address, &mut visit);
+        for (object, label) in found {
+            let name = match label {
+                Label::Local(index) => {
+                    let name = self.references.name_of_local(frame.code, index);
+                    format!("{function}, local {}", name.unwrap_or_else(|| "?".to_owned()))
+                }
+                Label::Stack => format!("{function}, unfinished expression"),
+                _ => function.to_owned(),
+            };
+            self.add(object, RootKind::Frame, name, is_counted);
+        }
+    }
+
+    /// `handle() at server.py:41`.
+    pub(crate) fn place(&mut self, frame: Frame) -> String {
+        let reader = self.reader;
+        let code = self.codes.entry(frame.code).or_insert_with(|| Code::read(&reader, frame.code));
+        let Some(code) = code else { return "?".to_owned() };
+        let call = if code.name.ends_with('>') { "" } else { "()" };
+        format!("{}{call} at {}:{}", code.name, code.file_name(), code.line_or_first(frame.instruction))
+    }
+}
