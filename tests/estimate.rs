@@ -17,9 +17,9 @@ use common::target::Target;
 use common::{program, tool};
 use fastrand::Rng;
 use heapsonde::analysis::histogram::{Amount, Histogram, Row, SortKey, Tally};
-use heapsonde::estimate::design::{Effort, Frame};
-use heapsonde::estimate::estimator::{self, By};
-use heapsonde::estimate::pool_headers::{FirstHeads, HEADS_MAX, Limit};
+use heapsonde::estimate::design::{Effort, SamplingFrame};
+use heapsonde::estimate::estimator::{self, GroupBy};
+use heapsonde::estimate::pool_headers::{FirstHeaders, HEADERS_MAX, HeaderLimit};
 use heapsonde::heap::census::Progress;
 use heapsonde::heap::classify::classifier::Classifier;
 use heapsonde::heap::survey::Survey;
@@ -41,35 +41,35 @@ struct Case {
     env: &'static [(&'static str, &'static str)],
     /// Bytes read beyond what is always read.
     bytes: u64,
-    heads_max: u64,
+    headers_max: u64,
 }
 
 const AGES: &str = "ages.py";
 const RANDOM: &str = "random_heap.py";
 
 const CASES: &[Case] = &[
-    Case { name: "by-age", program: AGES, args: &[], env: &[], bytes: 12 << 20, heads_max: HEADS_MAX },
+    Case { name: "by-age", program: AGES, args: &[], env: &[], bytes: 12 << 20, headers_max: HEADERS_MAX },
     Case {
         name: "mixed",
         program: AGES,
         args: &["--mixed", "--large", "3000"],
         env: &[],
         bytes: 8 << 20,
-        heads_max: HEADS_MAX,
+        headers_max: HEADERS_MAX,
     },
-    Case { name: "few-heads-mixed", program: AGES, args: &["--mixed"], env: &[], bytes: 6 << 20, heads_max: 1500 },
-    Case { name: "huge", program: AGES, args: &["--huge", "60"], env: &[], bytes: 12 << 20, heads_max: HEADS_MAX },
+    Case { name: "few-heads-mixed", program: AGES, args: &["--mixed"], env: &[], bytes: 6 << 20, headers_max: 1500 },
+    Case { name: "huge", program: AGES, args: &["--huge", "60"], env: &[], bytes: 12 << 20, headers_max: HEADERS_MAX },
     Case {
         name: "malloc",
         program: AGES,
         args: &["--mixed"],
         env: &[("PYTHONMALLOC", "malloc")],
         bytes: 8 << 20,
-        heads_max: HEADS_MAX,
+        headers_max: HEADERS_MAX,
     },
-    Case { name: "random-1", program: RANDOM, args: &["101"], env: &[], bytes: 12 << 20, heads_max: HEADS_MAX },
-    Case { name: "random-2", program: RANDOM, args: &["102"], env: &[], bytes: 12 << 20, heads_max: 2000 },
-    Case { name: "random-3", program: RANDOM, args: &["103"], env: &[], bytes: 8 << 20, heads_max: HEADS_MAX },
+    Case { name: "random-1", program: RANDOM, args: &["101"], env: &[], bytes: 12 << 20, headers_max: HEADERS_MAX },
+    Case { name: "random-2", program: RANDOM, args: &["102"], env: &[], bytes: 12 << 20, headers_max: 2000 },
+    Case { name: "random-3", program: RANDOM, args: &["103"], env: &[], bytes: 8 << 20, headers_max: HEADERS_MAX },
 ];
 
 /// Between which the share must lie, of the intervals that rest on the spread of what was seen, that hold the truth. Others are
@@ -174,14 +174,14 @@ fn intervals_hold_the_truth(interpreter: &Interpreter, case: &Case, seeds: u64) 
     let mut share = 0.0;
     for seed in 0..seeds {
         let mut rng = Rng::with_seed(seed);
-        let first = FirstHeads::read(&memory, &python.layout, &survey.plan, case.heads_max, &mut rng);
+        let first = FirstHeaders::read(&memory, &python.layout, &survey.plan, case.headers_max, &mut rng);
         let first = first.map_err(|e| e.to_string())?;
-        let frame = Frame::new(&memory, &classifier, &survey.plan, first, Limit::default(), &mut rng);
+        let frame = SamplingFrame::new(&memory, &classifier, &survey.plan, first, HeaderLimit::default(), &mut rng);
         let frame = frame.map_err(|e| e.to_string())?;
         let effort = Effort::Bytes(frame.fixed_bytes() + case.bytes);
         let sample = frame.draw(&memory, &classifier, effort, &mut rng).map_err(|e| e.to_string())?;
         share += sample.pools.1 as f64 / sample.pools.0.max(1.0) / seeds as f64;
-        let estimate = estimator::histogram(&types, &sample, By::Type, SortKey::Objects);
+        let estimate = estimator::histogram(&types, &sample, GroupBy::Type, SortKey::Objects);
         let found: HashMap<String, &Row> = estimate.rows.iter().map(|row| (row.label(), row)).collect();
         let (mut held, mut asked) = (0.0, 0.0);
         for row in &truth.rows {

@@ -252,12 +252,12 @@ pub enum By {
     Holder,
 }
 
-impl From<By> for estimator::By {
-    fn from(by: By) -> estimator::By {
+impl From<By> for estimator::GroupBy {
+    fn from(by: By) -> estimator::GroupBy {
         match by {
-            By::Type => estimator::By::Type,
+            By::Type => estimator::GroupBy::Type,
             // A holder is refused with --sample.
-            By::Module | By::Holder => estimator::By::Module,
+            By::Module | By::Holder => estimator::GroupBy::Module,
         }
     }
 }

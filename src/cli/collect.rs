@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow, bail};
 
 use crate::analysis::histogram::SortKey;
-use crate::estimate::design::{Effort, Frame};
+use crate::estimate::design::{Effort, SamplingFrame};
 use crate::estimate::estimator;
-use crate::estimate::pool_headers::{FirstHeads, HEADS_MAX, Limit};
+use crate::estimate::pool_headers::{FirstHeaders, HEADERS_MAX, HeaderLimit};
 use crate::graph::link::count_edges;
 use crate::heap::census::Progress;
 use crate::heap::classify::classifier::Classifier;
@@ -335,10 +335,10 @@ fn estimate_objects(opened: &Opened, survey: &Survey) -> Result<(u64, u64)> {
     let classifier = Classifier::new(&python.layout, python.version, &types, survey.debug_hooks);
     // The same draw each time: a limit that was told is the same when it is kept to.
     let mut rng = fastrand::Rng::with_seed(1);
-    let first = FirstHeads::read(memory, &python.layout, &survey.plan, HEADS_MAX, &mut rng)?;
-    let frame = Frame::new(memory, &classifier, &survey.plan, first, Limit::default(), &mut rng)?;
+    let first = FirstHeaders::read(memory, &python.layout, &survey.plan, HEADERS_MAX, &mut rng)?;
+    let frame = SamplingFrame::new(memory, &classifier, &survey.plan, first, HeaderLimit::default(), &mut rng)?;
     let sample = frame.draw(memory, &classifier, Effort::Bytes(SAMPLE + frame.fixed_bytes()), &mut rng)?;
-    let histogram = estimator::histogram(&types, &sample, estimator::By::Type, SortKey::Bytes);
+    let histogram = estimator::histogram(&types, &sample, estimator::GroupBy::Type, SortKey::Bytes);
     let long = histogram.rows.iter().filter(|row| LONG.contains(&row.label().as_str()));
     let words = long.map(|row| row.amount.bytes / WORD).fold(0, u64::saturating_add);
     let objects = histogram.total.objects;

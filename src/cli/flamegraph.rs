@@ -10,7 +10,7 @@ use crate::analysis::histogram::{Histogram, SortKey, Tally};
 use crate::analysis::names::Names;
 use crate::analysis::owners::{Node, Owners};
 use crate::analysis::why;
-use crate::estimate::estimator::By;
+use crate::estimate::estimator::GroupBy;
 use crate::heap::object::Sink;
 use crate::process::cache::CachedMemory;
 use crate::report::graph::GraphSummary;
@@ -37,7 +37,7 @@ pub fn run(options: &Flamegraph) -> Result<()> {
     let view = view(options);
     let drawn = match (view, options.sampling.sample) {
         (View::Types, true) => {
-            let (taken, basis) = sample::take(opened, &options.sampling, By::Type, SortKey::Bytes)?;
+            let (taken, basis) = sample::take(opened, &options.sampling, GroupBy::Type, SortKey::Bytes)?;
             Drawn::of_types(taken, basis)
         }
         (View::Types, false) => of_census(opened)?,

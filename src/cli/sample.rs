@@ -6,9 +6,9 @@ use anyhow::Result;
 use fastrand::Rng;
 
 use crate::analysis::histogram::{Histogram, SortKey, Tally};
-use crate::estimate::design::{Effort, Frame};
-use crate::estimate::estimator::{self, By};
-use crate::estimate::pool_headers::{FirstHeads, HEADS_MAX, Limit};
+use crate::estimate::design::{Effort, SamplingFrame};
+use crate::estimate::estimator::{self, GroupBy};
+use crate::estimate::pool_headers::{FirstHeaders, HEADERS_MAX, HeaderLimit};
 use crate::heap::census::Progress;
 use crate::heap::classify::classifier::Classifier;
 use crate::heap::classify::freelists;
@@ -29,7 +29,7 @@ const BUDGET: Duration = Duration::from_millis(50);
 const HEADS_SHARE: f64 = 0.4;
 /// Where no budget was given a busy machine costs time and not accuracy: heads of pools, and bytes of what is drawn, that are
 /// read in any case. An idle one does as much in [`BUDGET`].
-const HEADS_MIN: u64 = HEADS_MAX / 8;
+const HEADERS_MIN: u64 = HEADERS_MAX / 8;
 const BYTES_MIN: u64 = 20 << 20;
 /// Pools that are drawn here and there take so many times as long as the same in a row.
 const SCATTERED: u64 = 2;
@@ -41,7 +41,7 @@ const SHARE: f64 = 0.01;
 const ROUNDS: usize = 8;
 
 /// Draws and reads a sample.
-pub fn take(mut opened: Opened, options: &Sampling, by: By, sort: SortKey) -> Result<(Taken<Histogram>, Basis)> {
+pub fn take(mut opened: Opened, options: &Sampling, by: GroupBy, sort: SortKey) -> Result<(Taken<Histogram>, Basis)> {
     let start = Instant::now();
     let seed = options.seed.unwrap_or_else(|| fastrand::u32(..).into());
     let mut rng = Rng::with_seed(seed);
@@ -50,7 +50,7 @@ pub fn take(mut opened: Opened, options: &Sampling, by: By, sort: SortKey) -> Re
     let (memory, python) = (&opened.source, &opened.python);
     log::debug!("surveyed: {:?}", start.elapsed());
     let (types, first) = std::thread::scope(|scope| {
-        let first = scope.spawn(|| FirstHeads::read(memory, &python.layout, &survey.plan, HEADS_MAX, &mut rng));
+        let first = scope.spawn(|| FirstHeaders::read(memory, &python.layout, &survey.plan, HEADERS_MAX, &mut rng));
         let types = TypeTable::build(&CachedMemory::new(memory), python, &survey.plan.statics());
         (types, first.join().expect("a reader does not panic"))
     });
@@ -59,14 +59,14 @@ pub fn take(mut opened: Opened, options: &Sampling, by: By, sort: SortKey) -> Re
     let end = start + options.budget.unwrap_or(BUDGET);
     // What counts bytes must draw the same sample again, whatever the time.
     let is_timed = (options.max_read, options.error) == (None, None);
-    let (heads_min, bytes_min) = if options.budget.is_none() { (HEADS_MIN, BYTES_MIN) } else { (0, 0) };
+    let (headers_min, bytes_min) = if options.budget.is_none() { (HEADERS_MIN, BYTES_MIN) } else { (0, 0) };
     let left = end.saturating_duration_since(Instant::now()).max(first.pools_take(bytes_min * SCATTERED));
     if is_timed && first.census_takes(&survey.plan) <= left {
         // There is no need to guess.
         let tally = || Tally::new(types.len());
         let (tallies, outcome) = survey.census(memory, python, &types, &Progress::default(), tally)?;
         let histogram = Histogram::new(&types, &tallies, sort);
-        let histogram = if by == By::Module { histogram.by_module(sort) } else { histogram };
+        let histogram = if by == GroupBy::Module { histogram.by_module(sort) } else { histogram };
         let (bytes, paused) = (survey.plan.total_bytes(), freeze.map(Freeze::release));
         let read = Read { survey: &survey, types: &types, outcome, bytes, start, paused };
         return Ok((opened.taken(read, || histogram.certain()), Basis::Exact));
@@ -74,8 +74,8 @@ pub fn take(mut opened: Opened, options: &Sampling, by: By, sort: SortKey) -> Re
     let mut classifier = Classifier::new(&python.layout, python.version, &types, survey.debug_hooks);
     classifier.dead = freelists::ambiguous(&CachedMemory::new(memory), python, &survey.plan);
     let until = is_timed.then(|| Instant::now() + end.saturating_duration_since(Instant::now()).mul_f64(HEADS_SHARE));
-    let limit = Limit { until, heads_min };
-    let frame = Frame::new(memory, &classifier, &survey.plan, first, limit, &mut rng)?;
+    let limit = HeaderLimit { until, headers_min };
+    let frame = SamplingFrame::new(memory, &classifier, &survey.plan, first, limit, &mut rng)?;
     log::debug!("before the sample: {:?}", start.elapsed());
     let mut effort = match (options.max_read, options.error) {
         (Some(bytes), _) => Effort::Bytes(bytes),
@@ -86,7 +86,7 @@ pub fn take(mut opened: Opened, options: &Sampling, by: By, sort: SortKey) -> Re
     let mut histogram = estimator::histogram(&types, &sample, by, sort);
     for _ in 0..ROUNDS {
         let (Some(error), Effort::Bytes(bytes)) = (options.error, effort) else { break };
-        let worst = estimator::worst_error(&estimator::histogram(&types, &sample, By::Type, sort), SHARE);
+        let worst = estimator::worst_error(&estimator::histogram(&types, &sample, GroupBy::Type, sort), SHARE);
         log::debug!("{bytes} bytes: the worst error is {:.2} %", worst * 100.0);
         if worst <= error || sample.is_complete {
             break;

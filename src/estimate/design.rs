@@ -43,12 +43,11 @@ use crate::heap::worker::{Counts, MARGIN, Worker};
 use crate::process::Address;
 use crate::process::memory::{Memory, ReadError};
 
-use super::draw::{Drawn, Task};
-use super::pool_headers::{self, Beginning, FirstHeads, HEAD, Limit};
+use super::draw::{ReadTask, SampleDraw};
+use super::pool_headers::{self, Beginning, FirstHeaders, HEAD, HeaderLimit};
 use super::prediction::Forecast;
 use super::predictor::{self, Begun};
-use super::sample::{MAPPED, POOLS, Sample, WINDOWS};
-use super::unit_tally::CERTAIN;
+use super::sample::{CERTAIN, HeapSample, MAPPED, POOLS, WINDOWS};
 use super::{sample_reading, strata};
 
 /// Units read by one task.
@@ -89,7 +88,7 @@ pub enum Effort {
 
 /// One pool in use as phase 1 saw it.
 #[derive(Clone, Copy)]
-struct Head {
+struct PoolInUse {
     address: Address,
     in_use: u32,
     /// Its number among all pools that phase 1 looked at.
@@ -100,13 +99,13 @@ struct Head {
 }
 
 /// What can be drawn: the result of phase 1.
-pub struct Frame<'a> {
+pub struct SamplingFrame<'a> {
     plan: &'a Plan,
     pool_size: u64,
     /// What the sizes of blocks are multiples of.
     alignment: usize,
     /// Pools in use that phase 1 saw, by size class, in order of address.
-    classes: Vec<Vec<Head>>,
+    classes: Vec<Vec<PoolInUse>>,
     /// One pool in so many was looked at.
     stands_for: f64,
     /// Pools looked at.
@@ -118,7 +117,7 @@ pub struct Frame<'a> {
     fixed: Vec<&'a Part>,
 }
 
-impl<'a> Frame<'a> {
+impl<'a> SamplingFrame<'a> {
     /// Reads the heads of pools, of which the first ones are there: phase 1.
     ///
     /// # Errors
@@ -127,11 +126,11 @@ impl<'a> Frame<'a> {
         memory: &M,
         classifier: &Classifier<'_>,
         plan: &'a Plan,
-        first: FirstHeads,
-        limit: Limit,
+        first: FirstHeaders,
+        limit: HeaderLimit,
         rng: &mut Rng,
-    ) -> Result<Frame<'a>, ReadError> {
-        let mut frame = Frame {
+    ) -> Result<SamplingFrame<'a>, ReadError> {
+        let mut frame = SamplingFrame {
             plan,
             pool_size: classifier.layout().constants.pool_size as u64,
             alignment: classifier.layout().constants.pymalloc_alignment,
@@ -161,8 +160,8 @@ impl<'a> Frame<'a> {
         &mut self,
         memory: &M,
         classifier: &Classifier<'_>,
-        first: FirstHeads,
-        limit: Limit,
+        first: FirstHeaders,
+        limit: HeaderLimit,
         rng: &mut Rng,
     ) -> Result<(), ReadError> {
         let layout = classifier.layout();
@@ -170,7 +169,7 @@ impl<'a> Frame<'a> {
         self.stands_for = stands_for;
         self.looked_at = heads.len() as u64;
         let mut in_order: Vec<(usize, usize)> = Vec::with_capacity(heads.len());
-        for (pool_headers::Head { address, state, beginning }, number) in heads.into_iter().zip(0..) {
+        for (pool_headers::PoolHeader { address, state, beginning }, number) in heads.into_iter().zip(0..) {
             match state {
                 PoolState::Free => {}
                 PoolState::Broken => self.broken += 1,
@@ -181,7 +180,7 @@ impl<'a> Frame<'a> {
                     }
                     in_order.push((class, self.classes[class].len()));
                     let in_use = pool.in_use;
-                    self.classes[class].push(Head { address, in_use, number, variety: 1, beginning });
+                    self.classes[class].push(PoolInUse { address, in_use, number, variety: 1, beginning });
                 }
             }
         }
@@ -231,7 +230,7 @@ impl<'a> Frame<'a> {
         end: Instant,
         rng: &mut Rng,
     ) -> Result<u64, ReadError> {
-        let mut worker = Worker::new(memory, classifier, Nothing);
+        let mut worker = Worker::new(memory, classifier, Discard);
         let has_pools = self.classes.iter().any(|class| !class.is_empty());
         let (each, unit) = if has_pools {
             let pilot = self.some_pools(PILOT, rng);
@@ -289,12 +288,12 @@ impl<'a> Frame<'a> {
         classifier: &Classifier<'_>,
         effort: Effort,
         rng: &mut Rng,
-    ) -> Result<Sample, ReadError> {
+    ) -> Result<HeapSample, ReadError> {
         let bytes = match effort {
             Effort::Until(end, bytes_min) => self.bytes_in(memory, classifier, end, rng)?.max(bytes_min),
             Effort::Bytes(bytes) => bytes.saturating_sub(self.fixed_bytes()),
         };
-        let mut plan = Drawn::default();
+        let mut plan = SampleDraw::default();
         let mut whole: Vec<&Part> = Vec::new();
         plan.certain.parts.clone_from(&self.fixed);
         let heap_bytes = self.heap_bytes();
@@ -321,8 +320,9 @@ impl<'a> Frame<'a> {
 
         plan.edges[WINDOWS].room = Some(WINDOW);
         plan.edges[MAPPED].room = Some(4096);
-        let Drawn { edges, strips, lists, units, expected, looked_at, pools: drawn, windows, mapped, certain } = plan;
-        let mut sample = Sample {
+        let SampleDraw { edges, strips, lists, units, expected, looked_at, pools: drawn, windows, mapped, certain } =
+            plan;
+        let mut sample = HeapSample {
             is_complete: self.stands_for == 1.0 && strips.is_empty(),
             strips,
             lists,
@@ -345,29 +345,29 @@ impl<'a> Frame<'a> {
             raw_bytes: 0,
         };
         let mut tasks = vec![certain];
-        tasks.extend(whole.into_iter().map(|part| Task { parts: vec![part], ..Task::default() }));
+        tasks.extend(whole.into_iter().map(|part| ReadTask { parts: vec![part], ..ReadTask::default() }));
         let mut drawn = drawn;
         drawn.sort_unstable();
-        tasks.extend(drawn.chunks(TASK).map(|pools| Task { pools: pools.to_vec(), ..Task::default() }));
+        tasks.extend(drawn.chunks(TASK).map(|pools| ReadTask { pools: pools.to_vec(), ..ReadTask::default() }));
         let few = TASK / 8;
-        tasks.extend(windows.chunks(few).map(|windows| Task { windows: windows.to_vec(), ..Task::default() }));
-        tasks.extend(mapped.chunks(few).map(|mapped| Task { mapped: mapped.to_vec(), ..Task::default() }));
+        tasks.extend(windows.chunks(few).map(|windows| ReadTask { windows: windows.to_vec(), ..ReadTask::default() }));
+        tasks.extend(mapped.chunks(few).map(|mapped| ReadTask { mapped: mapped.to_vec(), ..ReadTask::default() }));
         sample_reading::read(memory, classifier, &tasks, &self.mapped, self.pool_size, &mut sample)?;
         Ok(sample)
     }
 
     /// Draws whole pools within size classes; returns how many.
-    fn draw_pools(&self, pools: u64, plan: &mut Drawn<'a>, rng: &mut Rng) -> u64 {
+    fn draw_pools(&self, pools: u64, plan: &mut SampleDraw<'a>, rng: &mut Rng) -> u64 {
         let is_sampled = self.stands_for > 1.0;
         let counts: Vec<u64> = self.classes.iter().map(|class| class.len() as u64).collect();
-        let weights: Vec<f64> = self.classes.iter().map(|class| class.iter().map(Head::weight).sum()).collect();
+        let weights: Vec<f64> = self.classes.iter().map(|class| class.iter().map(PoolInUse::weight).sum()).collect();
         let before = plan.pools.len();
         let mut lists = Vec::new();
         for (size, (class, wanted)) in
             self.classes.iter().zip(allocate(&counts, &weights, pools.max(POOLS_MIN))).enumerate()
         {
             let sizes: Vec<f64> = class.iter().map(|head| f64::from(head.in_use)).collect();
-            let weights: Vec<f64> = class.iter().map(Head::weight).collect();
+            let weights: Vec<f64> = class.iter().map(PoolInUse::weight).collect();
             let drawing = strata::draw(&sizes, &weights, wanted, is_sampled, rng);
             let first = plan.strips.len();
             let mut units = vec![None; class.len()];
@@ -381,7 +381,7 @@ impl<'a> Frame<'a> {
             let begun: Vec<Begun<'_>> = (class.iter().zip(&drawing.strips).zip(units))
                 .filter_map(|((head, strip), unit)| {
                     let strip = (first + (*strip)?) as u32;
-                    let Head { beginning, number, in_use, .. } = head;
+                    let PoolInUse { beginning, number, in_use, .. } = head;
                     Some(Begun { beginning, strip, unit, in_use: f64::from(*in_use), number: *number })
                 })
                 .collect();
@@ -410,7 +410,7 @@ impl<'a> Frame<'a> {
         None
     }
 
-    fn draw_windows(&self, bytes: u64, plan: &mut Drawn<'a>, rng: &mut Rng) {
+    fn draw_windows(&self, bytes: u64, plan: &mut SampleDraw<'a>, rng: &mut Rng) {
         let mut windows: Vec<(&'a Heap, Range<Address>)> = Vec::new();
         for heap in &self.heaps {
             let Range { start, end } = heap.range;
@@ -434,7 +434,7 @@ impl<'a> Frame<'a> {
         }
     }
 
-    fn draw_mapped(&self, plan: &mut Drawn<'a>, rng: &mut Rng) {
+    fn draw_mapped(&self, plan: &mut SampleDraw<'a>, rng: &mut Rng) {
         let largest = if self.mapped.len() <= MAPPED_MAX { MAPPED_MAX } else { MAPPED_MAX / 2 };
         let (largest, others) = self.mapped.split_at(largest.min(self.mapped.len()));
         plan.mapped.extend(largest.iter().map(|&chunk| (chunk, CERTAIN)));
@@ -446,7 +446,7 @@ impl<'a> Frame<'a> {
     }
 }
 
-impl Head {
+impl PoolInUse {
     /// How much more than by its blocks a pool is wanted.
     fn weight(&self) -> f64 {
         f64::from(self.variety.max(1))
@@ -476,8 +476,8 @@ fn allocate(counts: &[u64], weights: &[f64], wanted: u64) -> Vec<u64> {
 }
 
 /// Takes no note of anything.
-struct Nothing;
+struct Discard;
 
-impl Sink for Nothing {
+impl Sink for Discard {
     fn object(&mut self, _: &Object) {}
 }

@@ -9,13 +9,12 @@ use crate::heap::plan::Part;
 use crate::process::Address;
 
 use super::prediction::Forecast;
-use super::sample::{Edge, Strip, Unit};
-use super::strata::Drawing;
-use super::unit_tally::{CERTAIN, EDGES};
+use super::sample::{CERTAIN, DrawSummary, EDGES, Stratum, Unit};
+use super::strata::StrataDraw;
 
 /// What one task reads. Strips are numbered, and units within all.
 #[derive(Default)]
-pub(crate) struct Task<'a> {
+pub(crate) struct ReadTask<'a> {
     pub(crate) pools: Vec<(Address, u32)>,
     pub(crate) windows: Vec<(&'a Heap, Range<Address>, u32)>,
     pub(crate) mapped: Vec<(Chunk, u32)>,
@@ -24,9 +23,9 @@ pub(crate) struct Task<'a> {
 
 /// All that is drawn.
 #[derive(Default)]
-pub(crate) struct Drawn<'a> {
-    pub(crate) edges: [Edge; 3],
-    pub(crate) strips: Vec<Strip>,
+pub(crate) struct SampleDraw<'a> {
+    pub(crate) edges: [DrawSummary; 3],
+    pub(crate) strips: Vec<Stratum>,
     pub(crate) lists: Vec<Range<usize>>,
     pub(crate) units: Vec<Unit>,
     pub(crate) expected: FxHashMap<u32, Vec<Forecast>>,
@@ -34,20 +33,20 @@ pub(crate) struct Drawn<'a> {
     pub(crate) pools: Vec<(Address, u32)>,
     pub(crate) windows: Vec<(&'a Heap, Range<Address>, u32)>,
     pub(crate) mapped: Vec<(Chunk, u32)>,
-    pub(crate) certain: Task<'a>,
+    pub(crate) certain: ReadTask<'a>,
 }
 
-impl Drawn<'_> {
+impl SampleDraw<'_> {
     /// Takes note of the strips and units of one list; returns the unit's number for each index that is to be read.
     pub(crate) fn add(
         &mut self,
         kind: usize,
-        drawing: &Drawing,
+        drawing: &StrataDraw,
         auxiliary: &dyn Fn(usize) -> f64,
         stands_for: f64,
     ) -> Vec<(usize, u32)> {
         let first = self.strips.len();
-        let none = Strip { units: 0..0, total: 0.0, looked_at: 0..0, stands_for, room: None, list: self.lists.len() };
+        let none = Stratum { units: 0..0, total: 0.0, looked_at: 0..0, stands_for, room: None, list: self.lists.len() };
         self.strips.extend(std::iter::repeat_n(none, drawing.count));
         self.lists.push(first..self.strips.len());
         for (index, strip) in drawing.strips.iter().enumerate() {
@@ -77,7 +76,7 @@ impl Drawn<'_> {
     }
 
     /// Takes note of all units of the list that was added last.
-    pub(crate) fn look_at(&mut self, drawing: &Drawing, pool: &dyn Fn(usize) -> (u32, u32)) {
+    pub(crate) fn look_at(&mut self, drawing: &StrataDraw, pool: &dyn Fn(usize) -> (u32, u32)) {
         let first = self.strips.len() - drawing.count;
         for (index, strip) in drawing.strips.iter().enumerate() {
             let Some(strip) = strip else { continue };

@@ -4,7 +4,7 @@
 //!
 //! * heads of pools let **expect** so much of each type (`heap::beginnings`), and `analysis::calibrate` says how much of that is
 //!   to be believed: `z` in a unit, `Z_h` in all. What is estimated from the units that were read is the rest, `y − z`: a
-//!   difference estimator (C.-E. Särndal, B. Swensson and J. Wretman, *Model Assisted Survey Sampling*, 1992, 6.3). It is as
+//!   difference estimator (C.-E. Särndal, B. Swensson and J. Wretman, *Model Assisted RowEstimator Sampling*, 1992, 6.3). It is as
 //!   little biased as that of the rest, and the better the more heads tell. A type may so be known of that no unit which
 //!   was read holds;
 //! * the **estimate** of the rest is Hájek's: `Y_h = Z_h + X_h · Σ((y − z)/π) / Σ(x/π)`, objects seen per block in use that was
@@ -49,16 +49,16 @@ use crate::python::sizes::Basis;
 use crate::python::types::TypeTable;
 use crate::stats::quantiles::RARE;
 
-use super::expansion::{Foreseen, Measure, Sightings};
-use super::interval::{Figure, Survey};
+use super::expansion::{Observations, Predictions, Variable};
+use super::interval::{Estimate, RowEstimator};
 use super::large_blocks::HEAVY;
 use super::prediction::{Expected, Mean};
 use super::regression::calibrate;
-use super::sample::{EVERYWHERE, Sample, Seen, merge};
+use super::sample::{EVERYWHERE, HeapSample, UnitCount, merge};
 
 /// What a row is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum By {
+pub enum GroupBy {
     /// A type; those of one name are one row.
     Type,
     /// A module.
@@ -67,12 +67,12 @@ pub enum By {
 
 /// What was seen of the types of one row.
 #[derive(Default)]
-struct Member {
+struct RowData {
     certain: Amount,
-    seen: Vec<Seen>,
+    seen: Vec<UnitCount>,
     /// What the heads of pools let expect; in order once all types are there.
     expected: Expected<Mean>,
-    /// As in [`Sample::at_edges`].
+    /// As in [`HeapSample::at_edges`].
     at_edges: u8,
     basis: Option<Basis>,
     owns_blocks: bool,
@@ -86,13 +86,13 @@ const SINGLETONS: &[&str] = &["NoneType", "bool", "ellipsis", "NotImplementedTyp
 const OWNERS: &[&str] = &["list", "dict", "set", "bytearray", "array", "deque", "OrderedDict", "ndarray"];
 
 /// Estimates a histogram. The total is the sum of the rows; its interval is its own, and narrower than theirs.
-pub fn histogram(types: &TypeTable, sample: &Sample, by: By, sort: SortKey) -> Histogram {
-    let mut members: FxHashMap<(&str, Option<&str>), Member> = FxHashMap::default();
-    let mut all = Member::default();
+pub fn histogram(types: &TypeTable, sample: &HeapSample, by: GroupBy, sort: SortKey) -> Histogram {
+    let mut members: FxHashMap<(&str, Option<&str>), RowData> = FxHashMap::default();
+    let mut all = RowData::default();
     let infos: Vec<_> = types.iter().map(|(_, info)| info).collect();
-    let mut member = |type_id: u32, add: &dyn Fn(&mut Member)| {
+    let mut member = |type_id: u32, add: &dyn Fn(&mut RowData)| {
         let Some(info) = infos.get(type_id as usize) else { return };
-        let name = (by == By::Type).then_some(info.qualname.as_str());
+        let name = (by == GroupBy::Type).then_some(info.qualname.as_str());
         let member = members.entry((&info.module, name)).or_default();
         if member.basis != Some(Basis::LowerBound) {
             member.basis = Some(info.basis);
@@ -120,7 +120,7 @@ pub fn histogram(types: &TypeTable, sample: &Sample, by: By, sort: SortKey) -> H
     }
     // How many blocks are in use is known; what is in them is all of one sort here.
     all.expected = Expected::default();
-    let row = |survey: &mut Survey<'_>, ((module, name), mut member): ((&str, Option<&str>), Member)| {
+    let row = |survey: &mut RowEstimator<'_>, ((module, name), mut member): ((&str, Option<&str>), RowData)| {
         let (amount, interval) = member.estimate(survey);
         Row {
             retained: None,
@@ -134,8 +134,8 @@ pub fn histogram(types: &TypeTable, sample: &Sample, by: By, sort: SortKey) -> H
     let mut members: Vec<_> = members.into_iter().collect();
     // Types come as workers met them; sums of floats depend on their order.
     members.sort_unstable_by_key(|(label, _)| *label);
-    let mut rows: Vec<Row> = members.into_par_iter().map_init(|| Survey::new(sample), row).collect();
-    let mut survey = Survey::new(sample);
+    let mut rows: Vec<Row> = members.into_par_iter().map_init(|| RowEstimator::new(sample), row).collect();
+    let mut survey = RowEstimator::new(sample);
     let (whole, mut interval) = all.estimate(&mut survey);
     rake(&mut rows, whole.objects, |amount| &mut amount.objects);
     rake(&mut rows, whole.bytes, |amount| &mut amount.bytes);
@@ -176,8 +176,8 @@ fn rake(rows: &mut [Row], whole: u64, pick: fn(&mut Amount) -> &mut u64) {
     }
 }
 
-impl Member {
-    fn estimate(&mut self, survey: &mut Survey<'_>) -> (Amount, Interval) {
+impl RowData {
+    fn estimate(&mut self, survey: &mut RowEstimator<'_>) -> (Amount, Interval) {
         merge(&mut self.seen);
         self.expected.settle();
         let mut all = Amount::default();
@@ -187,20 +187,20 @@ impl Member {
             (0, Some((_, expected))) => expected.bytes / expected.objects.max(f64::MIN_POSITIVE),
             _ => one.bytes as f64 / (one.objects as f64).max(1.0),
         };
-        let sightings = Sightings {
+        let sightings = Observations {
             certain: self.certain,
             seen: &self.seen,
-            expected: Foreseen::from(&self.expected),
+            expected: Predictions::from(&self.expected),
             at_edges: self.at_edges,
         };
         // Of what only bytes were found the objects may be anywhere.
         let at_edges = if one.objects == 0 { EVERYWHERE } else { self.at_edges };
-        let objects = survey.figure(Sightings { at_edges, ..sightings }, Measure { mean, ..Measure::OBJECTS });
+        let objects = survey.figure(Observations { at_edges, ..sightings }, Variable { mean, ..Variable::OBJECTS });
         // What a container has in a heap is bounded by the size from which on it is a mapping.
         let block = if self.owns_blocks { HEAVY as f64 } else { 0.0 };
-        let bytes =
-            survey.figure(sightings, Measure { pick: |amount| amount.bytes, expected: |mean| mean.bytes, mean, block });
-        let amount = |pick: fn(&Figure) -> f64| Amount {
+        let bytes = survey
+            .figure(sightings, Variable { pick: |amount| amount.bytes, expected: |mean| mean.bytes, mean, block });
+        let amount = |pick: fn(&Estimate) -> f64| Amount {
             objects: pick(&objects).round() as u64,
             bytes: pick(&bytes).round() as u64,
         };

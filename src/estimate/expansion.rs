@@ -5,24 +5,24 @@ use std::ops::Range;
 use crate::heap::object::Amount;
 
 use super::prediction::{Expected, Mean};
-use super::sample::{Sample, Seen, Strip, Unit};
+use super::sample::{HeapSample, Stratum, Unit, UnitCount};
 
 /// What was seen of the types of one row.
 #[derive(Clone, Copy)]
-pub(crate) struct Sightings<'a, T = Mean> {
+pub(crate) struct Observations<'a, T = Mean> {
     /// Where all is read.
     pub(crate) certain: Amount,
     /// Sorted by unit, and so by strip and list.
-    pub(crate) seen: &'a [Seen],
+    pub(crate) seen: &'a [UnitCount],
     /// What the heads of pools let expect.
-    pub(crate) expected: Foreseen<'a, T>,
-    /// As in [`Sample::at_edges`].
+    pub(crate) expected: Predictions<'a, T>,
+    /// As in [`HeapSample::at_edges`].
     pub(crate) at_edges: u8,
 }
 
 /// What the heads of pools let expect: by strip, unit and head, each in order.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Foreseen<'a, T> {
+pub(crate) struct Predictions<'a, T> {
     pub(crate) strips: &'a [(u32, T)],
     pub(crate) units: &'a [(u32, T)],
     pub(crate) heads: &'a [(u32, T)],
@@ -30,7 +30,7 @@ pub(crate) struct Foreseen<'a, T> {
 
 /// What is counted.
 #[derive(Clone, Copy)]
-pub(crate) struct Measure {
+pub(crate) struct Variable {
     /// Objects or bytes.
     pub(crate) pick: fn(&Amount) -> u64,
     pub(crate) expected: fn(&Mean) -> f64,
@@ -40,22 +40,22 @@ pub(crate) struct Measure {
     pub(crate) block: f64,
 }
 
-impl<'a, T> From<&'a Expected<T>> for Foreseen<'a, T> {
+impl<'a, T> From<&'a Expected<T>> for Predictions<'a, T> {
     fn from(expected: &'a Expected<T>) -> Self {
-        Foreseen { strips: &expected.strips, units: &expected.units, heads: &expected.heads }
+        Predictions { strips: &expected.strips, units: &expected.units, heads: &expected.heads }
     }
 }
 
-impl<T: Copy> Sightings<'_, T> {
+impl<T: Copy> Observations<'_, T> {
     /// Those of one strip.
-    pub(crate) fn of_strip(self, index: u32, strip: &Strip) -> Self {
+    pub(crate) fn of_strip(self, index: u32, strip: &Stratum) -> Self {
         let units = strip.units.start as u32..strip.units.end as u32;
-        let expected = Foreseen {
+        let expected = Predictions {
             strips: within(self.expected.strips, index..index + 1, |it| it.0),
             units: within(self.expected.units, units, |it| it.0),
             heads: &[],
         };
-        Sightings { seen: within(self.seen, index..index + 1, |it| it.0), expected, ..self }
+        Observations { seen: within(self.seen, index..index + 1, |it| it.0), expected, ..self }
     }
 
     /// Whether nothing was seen and nothing expected.
@@ -71,10 +71,10 @@ fn within<T>(list: &[T], keys: Range<u32>, key: impl Fn(&T) -> u32) -> &[T] {
     &rest[..rest.partition_point(|it| key(it) < keys.end)]
 }
 
-impl Measure {
+impl Variable {
     /// Objects, where it does not matter how large they are.
-    pub(crate) const OBJECTS: Measure =
-        Measure { pick: |amount| amount.objects, expected: |mean| mean.objects, mean: 0.0, block: 0.0 };
+    pub(crate) const OBJECTS: Variable =
+        Variable { pick: |amount| amount.objects, expected: |mean| mean.objects, mean: 0.0, block: 0.0 };
 
     /// What one object counts.
     pub(crate) fn each(&self) -> f64 {
@@ -82,41 +82,41 @@ impl Measure {
     }
 
     /// The objects for which a unit has room.
-    fn room(&self, strip: &Strip, unit: &Unit) -> f64 {
+    fn room(&self, strip: &Stratum, unit: &Unit) -> f64 {
         strip.room.map_or(unit.size, |room| room as f64 / self.mean.max(1.0))
     }
 
     /// What a unit may hold.
-    pub(crate) fn most(&self, strip: &Strip, unit: &Unit) -> f64 {
+    pub(crate) fn most(&self, strip: &Stratum, unit: &Unit) -> f64 {
         (self.room(strip, unit) * self.each()).max(self.block)
     }
 }
 
 /// A strip, and what its units stand for.
-pub(crate) struct Expanded<'a> {
-    pub(crate) strip: &'a Strip,
+pub(crate) struct ExpandedStratum<'a> {
+    pub(crate) strip: &'a Stratum,
     pub(crate) units: &'a [Unit],
     /// What is there for each that was read.
     pub(crate) expand: f64,
 }
 
-impl<'a> Expanded<'a> {
+impl<'a> ExpandedStratum<'a> {
     /// `None` where nothing was read.
-    pub(crate) fn of(sample: &'a Sample, strip: &'a Strip) -> Option<Expanded<'a>> {
+    pub(crate) fn of(sample: &'a HeapSample, strip: &'a Stratum) -> Option<ExpandedStratum<'a>> {
         let units = sample.units.get(strip.units.clone())?;
         let read: f64 = units.iter().map(|unit| unit.size / unit.chance).sum();
-        (read > 0.0).then(|| Expanded { strip, units, expand: strip.total / read * strip.stands_for })
+        (read > 0.0).then(|| ExpandedStratum { strip, units, expand: strip.total / read * strip.stands_for })
     }
 
     /// What was seen in each unit, and what was expected.
-    pub(crate) fn values(&self, of: Sightings<'_>, measure: Measure) -> Vec<(f64, f64)> {
+    pub(crate) fn values(&self, of: Observations<'_>, measure: Variable) -> Vec<(f64, f64)> {
         self.values_as(of, measure.pick, measure.expected)
     }
 
     /// The same, of what is expected in any form.
     pub(crate) fn values_as<T, U: Default>(
         &self,
-        of: Sightings<'_, T>,
+        of: Observations<'_, T>,
         pick: fn(&Amount) -> u64,
         expected_as: impl Fn(&T) -> U,
     ) -> Vec<(f64, U)> {
@@ -147,7 +147,7 @@ impl<'a> Expanded<'a> {
     }
 
     /// What there would be if the unit that stands for most were full.
-    pub(crate) fn fullest(&self, measure: Measure) -> f64 {
+    pub(crate) fn fullest(&self, measure: Variable) -> f64 {
         let of_unit = |unit: &Unit| self.expand / unit.chance * measure.room(self.strip, unit) * measure.each();
         self.units.iter().map(of_unit).fold(0.0, f64::max)
     }

@@ -3,9 +3,9 @@
 
 use crate::stats::quantiles::{RARE, rare, skewed, student};
 
-use super::expansion::{Expanded, Measure, Sightings};
-use super::outliers::{Odd, between};
-use super::sample::{Sample, Unit};
+use super::expansion::{ExpandedStratum, Observations, Variable};
+use super::outliers::{Outliers, between};
+use super::sample::{HeapSample, Unit};
 
 /// How many observations the usual spread of a list is worth in each of its strips.
 const BORROWED: f64 = 0.5;
@@ -18,7 +18,7 @@ const UNEXPECTED: f64 = 0.1;
 
 /// An estimate of one figure.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct Figure {
+pub(crate) struct Estimate {
     pub(crate) estimate: f64,
     pub(crate) low: f64,
     pub(crate) high: f64,
@@ -27,8 +27,8 @@ pub(crate) struct Figure {
 }
 
 /// A sample, and room to reckon in.
-pub(crate) struct Survey<'a> {
-    pub(crate) sample: &'a Sample,
+pub(crate) struct RowEstimator<'a> {
+    pub(crate) sample: &'a HeapSample,
     /// By pair of pools that phase 1 looked at.
     errors: Vec<f64>,
     touched: Vec<usize>,
@@ -57,14 +57,14 @@ struct Sum {
 }
 
 /// What the strips of one list say of the error.
-struct OfList {
+struct ListErrors {
     moments: Moments,
-    odd: Odd,
+    odd: Outliers,
     /// Of each strip, the spread per unit of size, what it is multiplied with, its degrees of freedom.
     spreads: Vec<(f64, f64, f64)>,
 }
 
-impl OfList {
+impl ListErrors {
     /// What strips with less spread than is usual in the list borrow.
     fn borrowed(&self) -> f64 {
         let usual = self.spreads.iter().map(|&(spread, ..)| spread).sum::<f64>() / self.spreads.len().max(1) as f64;
@@ -90,13 +90,13 @@ impl Clusters {
     }
 }
 
-impl<'a> Survey<'a> {
-    pub(crate) fn new(sample: &'a Sample) -> Survey<'a> {
-        Survey { sample, errors: vec![0.0; sample.looked_at.len() + 1], touched: Vec::new() }
+impl<'a> RowEstimator<'a> {
+    pub(crate) fn new(sample: &'a HeapSample) -> RowEstimator<'a> {
+        RowEstimator { sample, errors: vec![0.0; sample.looked_at.len() + 1], touched: Vec::new() }
     }
 
     /// One figure of one row: what was seen for certain, what heads let expect, and what the strips make of the rest.
-    pub(crate) fn figure(&mut self, of: Sightings<'_>, measure: Measure) -> Figure {
+    pub(crate) fn figure(&mut self, of: Observations<'_>, measure: Variable) -> Estimate {
         let certain = (measure.pick)(&of.certain) as f64;
         let strips = &self.sample.strips;
         let list_of = |strip: u32| strips.get(strip as usize).map(|strip| strip.list);
@@ -116,7 +116,7 @@ impl<'a> Survey<'a> {
         if of.seen.len() < RARE {
             if seen_in > 1 {
                 // Of several sizes: it may be of any.
-                let fullest = |strip| Expanded::of(self.sample, strip).map_or(0.0, |it| it.fullest(measure));
+                let fullest = |strip| ExpandedStratum::of(self.sample, strip).map_or(0.0, |it| it.fullest(measure));
                 sum.full = self.sample.strips.iter().map(fullest).fold(sum.full, f64::max);
             }
             return sum.rare(unseen);
@@ -125,12 +125,13 @@ impl<'a> Survey<'a> {
     }
 
     /// Adds what was seen in one list, and what is expected there.
-    fn add_list(&mut self, list: usize, of: Sightings<'_>, measure: Measure, sum: &mut Sum) {
+    fn add_list(&mut self, list: usize, of: Observations<'_>, measure: Variable, sum: &mut Sum) {
         let sample = self.sample;
-        let mut of_list = OfList { moments: Moments::default(), odd: Odd::new(measure.each()), spreads: Vec::new() };
+        let mut of_list =
+            ListErrors { moments: Moments::default(), odd: Outliers::new(measure.each()), spreads: Vec::new() };
         let strips = sample.lists.get(list).cloned().unwrap_or_default();
         for (index, strip) in strips.clone().zip(sample.strips.get(strips).unwrap_or_default()) {
-            let Some(expanded) = Expanded::of(sample, strip) else { continue };
+            let Some(expanded) = ExpandedStratum::of(sample, strip) else { continue };
             let of_strip = of.of_strip(index as u32, strip);
             sum.full = sum.full.max(expanded.fullest(measure));
             let spread = if of_strip.is_empty() {
@@ -159,13 +160,13 @@ impl<'a> Survey<'a> {
     /// Adds what was seen and expected in one strip; returns the spread per unit of size.
     fn add_strip(
         &mut self,
-        expanded: &Expanded<'_>,
-        of: Sightings<'_>,
-        measure: Measure,
-        of_list: &mut OfList,
+        expanded: &ExpandedStratum<'_>,
+        of: Observations<'_>,
+        measure: Variable,
+        of_list: &mut ListErrors,
         sum: &mut Sum,
     ) -> f64 {
-        let Expanded { strip, units, expand } = *expanded;
+        let ExpandedStratum { strip, units, expand } = *expanded;
         let values = expanded.values(of, measure);
         let with_values = || units.iter().zip(values.iter().copied());
         // What was seen beside what was expected, per unit of size.
@@ -221,7 +222,7 @@ impl<'a> Survey<'a> {
     }
 
     /// The variance of what is missed because phase 1 did not look at all pools.
-    fn first_phase(&mut self, of: Sightings<'_>, measure: Measure) -> f64 {
+    fn first_phase(&mut self, of: Observations<'_>, measure: Variable) -> f64 {
         let each = 1.0 / self.sample.first_phase;
         for (number, expected) in of.expected.heads {
             self.miss(*number, (measure.expected)(expected) * each);
@@ -254,12 +255,12 @@ impl<'a> Survey<'a> {
 
 impl Sum {
     /// What was seen in so few units that their spread says little.
-    fn rare(&self, unseen: f64) -> Figure {
+    fn rare(&self, unseen: f64) -> Estimate {
         // What was not drawn may be larger than what was; a full unit would be the worst case.
         let largest = self.above.largest.max(self.smallest);
         let cluster = largest.max(between(largest, self.full));
         let estimate = self.estimate.max(self.observed);
-        Figure {
+        Estimate {
             estimate,
             low: self.observed,
             high: estimate + (self.above.missed() * cluster).max(unseen),
@@ -267,7 +268,7 @@ impl Sum {
         }
     }
 
-    fn interval(&self, first_phase: f64, unseen: f64) -> Figure {
+    fn interval(&self, first_phase: f64, unseen: f64) -> Estimate {
         let Moments { variance: within, third, squares } = self.moments;
         let (fewer, more) = (self.fewer.sqrt(), self.more.sqrt());
         let variance = within + self.borrowed + first_phase;
@@ -287,7 +288,7 @@ impl Sum {
         let Sum { estimate, observed, .. } = *self;
         let estimate = estimate.max(observed);
         let is_cautious = spread < CAUTION * (down + up);
-        Figure { estimate, low: (estimate - down).max(observed), high: estimate + up, is_cautious }
+        Estimate { estimate, low: (estimate - down).max(observed), high: estimate + up, is_cautious }
     }
 }
 

@@ -25,7 +25,7 @@ use crate::python::deferred;
 use crate::python::reader::KeysHeader;
 use crate::python::types::TypeTable;
 
-use super::unit_tally::{CERTAIN, EDGES};
+use super::sample::{CERTAIN, EDGES};
 
 /// What malloc gives a mapping of its own is larger than this: its threshold, less a page for what is about the items.
 pub const HEAVY: u64 = (128 << 10) - PAGE;
@@ -42,7 +42,7 @@ const FOLLOWED: usize = 8;
 
 /// A large object that was seen.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Heavy {
+pub(crate) struct LargeObject {
     pub(crate) address: Address,
     pub(crate) type_id: u32,
     pub(crate) size: u64,
@@ -50,7 +50,7 @@ pub(crate) struct Heavy {
 }
 
 /// Mappings without an object that were read.
-pub(crate) struct Blocks<'a, M: Memory + ?Sized> {
+pub(crate) struct LargeBlocks<'a, M: Memory + ?Sized> {
     memory: &'a M,
     classifier: &'a Classifier<'a>,
     /// All large mappings, by the address of what malloc returned.
@@ -59,14 +59,14 @@ pub(crate) struct Blocks<'a, M: Memory + ?Sized> {
     pub(crate) raw: Vec<(Chunk, u32)>,
 }
 
-impl<'a, M: Memory + ?Sized> Blocks<'a, M> {
+impl<'a, M: Memory + ?Sized> LargeBlocks<'a, M> {
     pub(crate) fn new(memory: &'a M, classifier: &'a Classifier<'a>, mapped: &[Chunk]) -> Self {
         let mapped = mapped.iter().map(|&chunk| (chunk.data().0, chunk)).collect();
-        Blocks { memory, classifier, mapped, raw: Vec::new() }
+        LargeBlocks { memory, classifier, mapped, raw: Vec::new() }
     }
 
     /// Hands on the bytes of large objects and of large blocks, by type and unit; returns how many stay raw.
-    pub(crate) fn share_out(&self, heavy: &[Heavy], note: &mut dyn FnMut(u32, u32, Amount)) -> u64 {
+    pub(crate) fn share_out(&self, heavy: &[LargeObject], note: &mut dyn FnMut(u32, u32, Amount)) -> u64 {
         let mut owners: FxHashMap<u64, (u32, u64)> = FxHashMap::default();
         for object in heavy {
             let bytes = |bytes: u64| Amount { objects: 0, bytes };
@@ -97,7 +97,7 @@ impl<'a, M: Memory + ?Sized> Blocks<'a, M> {
     }
 
     /// The mapping to which a word in the object's front leads.
-    fn block_of(&self, object: &Heavy) -> Option<Chunk> {
+    fn block_of(&self, object: &LargeObject) -> Option<Chunk> {
         if self.mapped.is_empty() {
             return None;
         }
@@ -117,23 +117,23 @@ impl<'a, M: Memory + ?Sized> Blocks<'a, M> {
     }
 
     /// What a block's own bytes say of its owner, and the bytes that the owner counts.
-    fn guess(&self, chunk: &Chunk) -> Option<(Kind, u64)> {
+    fn guess(&self, chunk: &Chunk) -> Option<(Container, u64)> {
         let mut bytes = [0; WORDS * 8];
         let hooks = if self.classifier.debug_hooks { HOOKS / 2 } else { 0 };
         self.memory.read_exact_at(Address(chunk.data().0 + hooks), &mut bytes).ok()?;
         let fills = |size: u64| (chunk.size.saturating_sub(PAGE + HEADER + HOOKS)..=chunk.size).contains(&size);
         let keys = bytes.get(..KeysHeader::BYTES)?;
         if let Some(size) = deferred::dict_size(keys, self.classifier.layout(), 0, false).filter(|&size| fills(size)) {
-            return Some((Kind::Dict, size));
+            return Some((Container::Dict, size));
         }
         let words: Vec<u64> = bytes.chunks_exact(8).filter_map(|word| u64_at(word, 0)).collect();
         if self.are_references(&words) {
             // The last page is half used, as often as not.
-            return Some((Kind::List, chunk.size - HEADER - PAGE / 2));
+            return Some((Container::List, chunk.size - HEADER - PAGE / 2));
         }
         let keys: Vec<u64> = words.iter().step_by(2).copied().collect();
         let table = chunk.size.checked_ilog2().map_or(0, |log| 1 << log);
-        (fills(table) && self.are_references(&keys)).then_some((Kind::Set, table))
+        (fills(table) && self.are_references(&keys)).then_some((Container::Set, table))
     }
 
     /// Whether these words are references to objects, or 0.
@@ -148,9 +148,9 @@ impl<'a, M: Memory + ?Sized> Blocks<'a, M> {
     }
 }
 
-/// Containers with large blocks, as in [`Blocks::ids`].
+/// Containers with large blocks, as in [`LargeBlocks::ids`].
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Kind {
+enum Container {
     List,
     Dict,
     Set,

@@ -22,7 +22,7 @@ const WORST: f64 = 0.75;
 const UNMET: [f64; 3] = [2.996, 3.744, 4.296];
 
 /// What was seen of odd units in one list.
-pub(crate) struct Odd {
+pub(crate) struct Outliers {
     /// Units that were looked at, and how many of them are odd.
     units: usize,
     count: usize,
@@ -38,10 +38,10 @@ pub(crate) struct Odd {
     full: f64,
 }
 
-impl Odd {
+impl Outliers {
     /// Of a figure that is `each` for one object.
-    pub(crate) fn new(each: f64) -> Odd {
-        Odd { units: 0, count: 0, held: 0.0, squares: 0.0, largest: each, weight: 0.0, empty: 0.0, full: 0.0 }
+    pub(crate) fn new(each: f64) -> Outliers {
+        Outliers { units: 0, count: 0, held: 0.0, squares: 0.0, largest: each, weight: 0.0, empty: 0.0, full: 0.0 }
     }
 
     /// Takes note of a unit that holds `value` where `expected` was to be expected and there is room for `room`, and that
@@ -83,7 +83,7 @@ mod tests {
     #[test]
     fn what_was_not_met_is_allowed_for() {
         // Twenty pools of 100 blocks, each of which stands for nine others; all are full of the type.
-        let mut odd = Odd::new(1.0);
+        let mut odd = Outliers::new(1.0);
         (0..20).for_each(|_| odd.note(100.0, 100.0, 100.0, 9.0));
         let (fewer, more) = odd.limits(0.0);
         assert!((fewer - 2.996 * 9.0 * 100_f64.powf(WORST)).abs() < 1e-9 && more == 0.0, "{fewer} {more}");
@@ -96,7 +96,7 @@ mod tests {
         // What many units say is believed.
         (0..2).for_each(|_| odd.note(50.0, 100.0, 100.0, 9.0));
         assert_eq!(odd.limits(1.0), (0.0, 0.0));
-        let mut spread = Odd::new(1.0);
+        let mut spread = Outliers::new(1.0);
         (0..40).for_each(|unit| spread.note(f64::from(unit % 5), 2.0, 100.0, 9.0));
         assert_eq!(spread.limits(20.0), (0.0, 0.0));
     }

@@ -23,7 +23,7 @@ use crate::python::layout::Layout;
 use crate::python::types::{TypeId, TypeTable};
 
 /// Heads that are read at most: 1 GiB of pools of 16 KiB.
-pub const HEADS_MAX: u64 = 1 << 16;
+pub const HEADERS_MAX: u64 = 1 << 16;
 /// Of a cell so many are read at most.
 const OF_CELL_MAX: u64 = 16;
 /// What a head takes in order of address, as a share of what it takes where most are skipped.
@@ -47,7 +47,7 @@ const BEGINNING: usize = 64;
 
 /// What was read of a pool.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Head {
+pub(crate) struct PoolHeader {
     /// Where the pool starts.
     pub(crate) address: Address,
     /// What its head says.
@@ -83,16 +83,16 @@ impl Beginning {
 
 /// How many heads are read.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Limit {
+pub struct HeaderLimit {
     /// As many as are read until then; without it, all that there is room for.
     pub until: Option<Instant>,
     /// So many in any case, the first ones among them.
-    pub heads_min: u64,
+    pub headers_min: u64,
 }
 
 /// The heads of one pool of each cell. What its blocks are is not yet said.
 #[derive(Debug)]
-pub struct FirstHeads {
+pub struct FirstHeaders {
     slots: Slots,
     cells: Cells,
     /// Of each cell, the place of that pool in it.
@@ -103,8 +103,8 @@ pub struct FirstHeads {
     each: Duration,
 }
 
-impl FirstHeads {
-    /// Reads them. `heads_max`: no more heads are to be read, these and others.
+impl FirstHeaders {
+    /// Reads them. `headers_max`: no more heads are to be read, these and others.
     ///
     /// # Errors
     /// Where the target cannot be read at all any more.
@@ -112,11 +112,11 @@ impl FirstHeads {
         memory: &M,
         layout: &Layout,
         plan: &Plan,
-        heads_max: u64,
+        headers_max: u64,
         rng: &mut Rng,
-    ) -> Result<FirstHeads, ReadError> {
+    ) -> Result<FirstHeaders, ReadError> {
         let slots = Slots::of(plan, layout.constants.pool_size as u64);
-        let cells = Cells::new(slots.count, heads_max);
+        let cells = Cells::new(slots.count, headers_max);
         let places: Vec<u64> = (0..cells.count).map(|_| rng.u64(..cells.size)).collect();
         let wanted: Vec<u64> = cells.slots((0..).zip(&places).map(|(cell, &place)| (cell, place)), slots.count);
         let mut heads = Vec::with_capacity(wanted.len());
@@ -124,7 +124,7 @@ impl FirstHeads {
         read_bytes(memory, &slots, &wanted, |address, bytes| heads.push((address, bytes.copied())))?;
         let count = u32::try_from(wanted.len()).unwrap_or(u32::MAX);
         let each = if wanted.len() < FEW { USUAL } else { start.elapsed() / count };
-        Ok(FirstHeads { slots, cells, places, heads, each })
+        Ok(FirstHeaders { slots, cells, places, heads, each })
     }
 
     /// How long a census takes, to judge by these: pools are shared by all processors, a heap of malloc's is read by one.
@@ -155,13 +155,13 @@ impl FirstHeads {
         memory: &M,
         layout: &Layout,
         types: &TypeTable,
-        limit: Limit,
+        limit: HeaderLimit,
         rng: &mut Rng,
-    ) -> Result<(Vec<Head>, f64), ReadError> {
-        let FirstHeads { slots, cells, places, heads: first, each } = self;
+    ) -> Result<(Vec<PoolHeader>, f64), ReadError> {
+        let FirstHeaders { slots, cells, places, heads: first, each } = self;
         let decoder = Decoder { layout, types };
         let others = cells.others(limit, each);
-        let mut heads: Vec<Head> = Vec::with_capacity(((others + 1) * cells.count) as usize);
+        let mut heads: Vec<PoolHeader> = Vec::with_capacity(((others + 1) * cells.count) as usize);
         heads.extend(first.iter().map(|(address, bytes)| decoder.head(*address, bytes.as_ref())));
         if others > 0 {
             heads.extend(shared_heads(memory, &decoder, &slots, &cells.draw(&places, others, slots.count, rng))?);
@@ -182,18 +182,18 @@ struct Cells {
 }
 
 impl Cells {
-    fn new(slots: u64, heads_max: u64) -> Cells {
-        let size = slots.div_ceil((heads_max / OF_CELL_MAX).max(1)).max(1);
+    fn new(slots: u64, headers_max: u64) -> Cells {
+        let size = slots.div_ceil((headers_max / OF_CELL_MAX).max(1)).max(1);
         Cells { count: slots.div_ceil(size), size }
     }
 
     /// How many others of each cell are read, where one took so long.
-    fn others(&self, limit: Limit, each: Duration) -> u64 {
+    fn others(&self, limit: HeaderLimit, each: Duration) -> u64 {
         let most = self.size.min(OF_CELL_MAX) - 1;
         let Some(until) = limit.until else { return most };
         let left = until.saturating_duration_since(Instant::now()).as_secs_f64();
         let in_time = left * processors() / (each.as_secs_f64() * IN_ORDER).max(1e-9) / self.count.max(1) as f64;
-        let least = (limit.heads_min as f64 / self.count.max(1) as f64).ceil() - 1.0;
+        let least = (limit.headers_min as f64 / self.count.max(1) as f64).ceil() - 1.0;
         let wanted = in_time.max(least);
         let is_all = most + 1 == self.size;
         if is_all && most as f64 <= wanted * ALL_TAKE { most } else { most.min(wanted as u64) }
@@ -237,7 +237,7 @@ fn shared_heads<M: Memory + Sync + ?Sized>(
     decoder: &Decoder<'_>,
     slots: &Slots,
     wanted: &[u64],
-) -> Result<Vec<Head>, ReadError> {
+) -> Result<Vec<PoolHeader>, ReadError> {
     let share = wanted.len().div_ceil(processors() as usize).max(HEADS_AT_ONCE);
     let some = |wanted: &[u64]| {
         let mut heads = Vec::with_capacity(wanted.len());
@@ -283,16 +283,16 @@ struct Decoder<'a> {
 
 impl Decoder<'_> {
     /// One that cannot be read any more is free.
-    fn head(&self, address: Address, bytes: Option<&[u8; HEAD]>) -> Head {
+    fn head(&self, address: Address, bytes: Option<&[u8; HEAD]>) -> PoolHeader {
         let Some(bytes) = bytes else {
-            return Head { address, state: PoolState::Free, beginning: Beginning::default() };
+            return PoolHeader { address, state: PoolState::Free, beginning: Beginning::default() };
         };
         let state = Pool::read(bytes, self.layout);
         let beginning = match &state {
             PoolState::InUse(pool) => beginning(bytes, address, pool, self.layout, self.types),
             _ => Beginning::default(),
         };
-        Head { address, state, beginning }
+        PoolHeader { address, state, beginning }
     }
 }
 
@@ -351,10 +351,10 @@ mod tests {
     #[test]
     fn of_each_cell_as_many_are_read() {
         let mut rng = Rng::with_seed(5);
-        for (slots, heads_max) in [(1000, 160), (1003, 160), (1000, 320), (40, 1 << 16), (9, 0), (0, 160)] {
-            let cells = Cells::new(slots, heads_max);
-            assert!(cells.count * OF_CELL_MAX.min(cells.size) <= heads_max.max(cells.count) + OF_CELL_MAX);
-            let most = cells.others(Limit::default(), Duration::ZERO);
+        for (slots, headers_max) in [(1000, 160), (1003, 160), (1000, 320), (40, 1 << 16), (9, 0), (0, 160)] {
+            let cells = Cells::new(slots, headers_max);
+            assert!(cells.count * OF_CELL_MAX.min(cells.size) <= headers_max.max(cells.count) + OF_CELL_MAX);
+            let most = cells.others(HeaderLimit::default(), Duration::ZERO);
             for others in [0, most / 2, most] {
                 let places: Vec<u64> = (0..cells.count).map(|_| rng.u64(..cells.size)).collect();
                 let mut numbers = cells.slots((0..).zip(&places).map(|(cell, &place)| (cell, place)), slots);
@@ -377,15 +377,17 @@ mod tests {
     #[test]
     fn time_says_how_many() {
         let cells = Cells::new(1 << 20, 1 << 16);
-        let others = |milliseconds, heads_min| {
+        let others = |milliseconds, headers_min| {
             let until = Some(Instant::now() + Duration::from_millis(milliseconds));
-            cells.others(Limit { until, heads_min }, Duration::from_millis(1))
+            cells.others(HeaderLimit { until, headers_min }, Duration::from_millis(1))
         };
         assert_eq!((others(0, 0), others(0, 1 << 15)), (0, 7));
         assert_eq!(others(1_000_000_000, 0), 15);
         // All of few, even if that takes a little longer.
         let few = Cells::new(1 << 14, 1 << 16);
-        let others = |heads_min| few.others(Limit { until: Some(Instant::now()), heads_min }, Duration::from_millis(1));
+        let others = |headers_min| {
+            few.others(HeaderLimit { until: Some(Instant::now()), headers_min }, Duration::from_millis(1))
+        };
         assert_eq!((others(13_000), others(12_000), others(8_000)), (3, 2, 1));
     }
 }

@@ -32,7 +32,7 @@ pub(crate) struct Begun<'a> {
     pub(crate) strip: u32,
     /// Where it is to be read whole.
     pub(crate) unit: Option<u32>,
-    /// Blocks in use.
+    /// LargeBlocks in use.
     pub(crate) in_use: f64,
     /// Among all that phase 1 looked at.
     pub(crate) number: u32,
@@ -48,11 +48,11 @@ struct Sighting {
 /// Pools of a list, and sums over them, one by one and in strips.
 struct Pools<'a> {
     list: &'a [Begun<'a>],
-    /// Blocks of the first so many pools.
+    /// LargeBlocks of the first so many pools.
     before: Vec<f64>,
     strips: Vec<Pairs>,
     first: u32,
-    /// Blocks of a pool, on average.
+    /// LargeBlocks of a pool, on average.
     each: f64,
 }
 

@@ -9,9 +9,9 @@ use rustc_hash::FxHashMap;
 
 use crate::heap::object::Amount;
 
-use super::expansion::{Expanded, Foreseen, Sightings};
+use super::expansion::{ExpandedStratum, Observations, Predictions};
 use super::prediction::{Expected, Forecast, Mean, Views};
-use super::sample::{Sample, Seen};
+use super::sample::{HeapSample, UnitCount};
 
 /// What all types of a list have in common is worth so many pools.
 const USUAL: f64 = 12.0;
@@ -36,7 +36,7 @@ struct Products {
 }
 
 /// By type, what is expected in all lists, as far as it is to be believed.
-pub(crate) fn calibrate(sample: &Sample) -> Vec<(u32, Expected<Mean>)> {
+pub(crate) fn calibrate(sample: &HeapSample) -> Vec<(u32, Expected<Mean>)> {
     let mut of_lists = vec![Products::default(); sample.lists.len()];
     let mut own: FxHashMap<(u32, usize), Products> = FxHashMap::default();
     for (&type_id, forecasts) in &sample.expected {
@@ -64,12 +64,13 @@ pub(crate) fn calibrate(sample: &Sample) -> Vec<(u32, Expected<Mean>)> {
 
 impl Products {
     /// Of one type in one list.
-    fn of(sample: &Sample, seen: &[Seen], expected: &Expected<Views>) -> Products {
+    fn of(sample: &HeapSample, seen: &[UnitCount], expected: &Expected<Views>) -> Products {
         let mut all = Products::default();
-        let sightings = Sightings { certain: Amount::default(), seen, expected: Foreseen::from(expected), at_edges: 0 };
+        let sightings =
+            Observations { certain: Amount::default(), seen, expected: Predictions::from(expected), at_edges: 0 };
         for &(index, _) in &expected.strips {
             let strip = sample.strips.get(index as usize);
-            let Some(expanded) = strip.and_then(|strip| Expanded::of(sample, strip)) else { continue };
+            let Some(expanded) = strip.and_then(|strip| ExpandedStratum::of(sample, strip)) else { continue };
             let of_strip = sightings.of_strip(index, expanded.strip);
             let values = expanded.values_as(of_strip, |amount| amount.objects, |&views| views);
             let of_seen = expanded.ratio(values.iter().map(|it| it.0));
@@ -138,12 +139,12 @@ impl Products {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::estimate::sample::{Strip, Unit};
+    use crate::estimate::sample::{Stratum, Unit};
 
     /// Forty pools of 100 blocks, of ten times as many, in strips of four. Of type 0 as many were expected as
     /// `views` say, and seen as `seen` does.
-    fn sample(views: impl Fn(u32) -> Views, seen: impl Fn(u32) -> u64) -> Sample {
-        let mut sample = Sample::default();
+    fn sample(views: impl Fn(u32) -> Views, seen: impl Fn(u32) -> u64) -> HeapSample {
+        let mut sample = HeapSample::default();
         let mut expected = Expected::default();
         for index in 0..10 {
             let units = index * 4..index * 4 + 4;
@@ -151,7 +152,7 @@ mod tests {
             units.clone().map(&views).for_each(|views| sum.add(views.times(10.0)));
             expected.strips.push((index, sum));
             let units = units.start as usize..units.end as usize;
-            sample.strips.push(Strip { units, total: 4000.0, looked_at: 0..0, stands_for: 1.0, room: None, list: 0 });
+            sample.strips.push(Stratum { units, total: 4000.0, looked_at: 0..0, stands_for: 1.0, room: None, list: 0 });
         }
         sample.lists.push(0..10);
         for unit in 0..40 {

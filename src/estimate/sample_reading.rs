@@ -12,10 +12,10 @@ use crate::heap::worker::Worker;
 use crate::process::Address;
 use crate::process::memory::{Memory, ReadError};
 
-use super::draw::Task;
-use super::large_blocks::{Blocks, Heavy};
-use super::sample::{EVERYWHERE, Sample, merge};
-use super::unit_tally::{CERTAIN, EDGES, STATICS, Tally};
+use super::draw::ReadTask;
+use super::large_blocks::{LargeBlocks, LargeObject};
+use super::sample::{CERTAIN, EDGES, EVERYWHERE, HeapSample, STATICS, merge};
+use super::unit_tally::UnitTally;
 
 /// Beside the kinds of lists: what was read as a whole, none of which is drawn.
 const WHOLE: u8 = 1 << 7;
@@ -25,16 +25,16 @@ const WHOLE: u8 = 1 << 7;
 pub(crate) fn read<M: Memory + Sync + ?Sized>(
     memory: &M,
     classifier: &Classifier<'_>,
-    tasks: &[Task<'_>],
+    tasks: &[ReadTask<'_>],
     mapped: &[Chunk],
     pool_size: u64,
-    sample: &mut Sample,
+    sample: &mut HeapSample,
 ) -> Result<(), ReadError> {
     let next = AtomicUsize::new(0);
     let work = || -> Result<Vec<_>, ReadError> {
         let mut done = Vec::new();
         while let Some(task) = tasks.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let tally = Tally {
+            let tally = UnitTally {
                 pools: task.pools.iter().map(|&(pool, unit)| (pool.0 / pool_size, unit)).collect(),
                 pool_size,
                 elsewhere: CERTAIN,
@@ -92,8 +92,8 @@ pub(crate) fn read<M: Memory + Sync + ?Sized>(
         }
         None => {}
     };
-    let mut blocks = Blocks::new(memory, classifier, mapped);
-    let mut heavy: Vec<Heavy> = Vec::new();
+    let mut blocks = LargeBlocks::new(memory, classifier, mapped);
+    let mut heavy: Vec<LargeObject> = Vec::new();
     for result in results {
         for (tally, counts, raw) in result? {
             sample.counts.add(&counts);

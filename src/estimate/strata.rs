@@ -17,7 +17,7 @@ pub const DRAWS: usize = 4;
 
 /// A unit that is read.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Pick {
+pub struct Selection {
     /// Its index in the list.
     pub index: usize,
     /// Its strip.
@@ -28,9 +28,9 @@ pub struct Pick {
 
 /// What is drawn from a list.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Drawing {
+pub struct StrataDraw {
     /// The units that are read, strip by strip.
-    pub picks: Vec<Pick>,
+    pub picks: Vec<Selection>,
     /// The strip of each unit of the list; `None` for those that are read in any case and belong to none.
     pub strips: Vec<Option<usize>>,
     /// How many strips there are.
@@ -41,14 +41,14 @@ pub struct Drawing {
 /// unit is wanted: where it is large strips are short, or all units are read; within a strip only size counts, so that
 /// strips in which the weight changes are no worse than others. `keeps`: units that are read in any case stay in their
 /// strip, with a chance of 1.
-pub fn draw(sizes: &[f64], weights: &[f64], wanted: u64, keeps: bool, rng: &mut Rng) -> Drawing {
+pub fn draw(sizes: &[f64], weights: &[f64], wanted: u64, keeps: bool, rng: &mut Rng) -> StrataDraw {
     let weighted: Vec<f64> = sizes.iter().zip(weights).map(|(size, weight)| size * weight).collect();
-    let mut drawing = Drawing { strips: vec![None; sizes.len()], ..Drawing::default() };
+    let mut drawing = StrataDraw { strips: vec![None; sizes.len()], ..StrataDraw::default() };
     // The last tenth would cost more in doubt than in reading.
     let wanted = if wanted as f64 > 0.9 * sizes.len() as f64 { sizes.len() as u64 } else { wanted };
     let certain = certain(&weighted, wanted);
     let rest: Vec<usize> = (0..sizes.len()).filter(|&index| keeps || !certain[index]).collect();
-    drawing.picks.extend((0..sizes.len()).filter(|&index| !keeps && certain[index]).map(|index| Pick {
+    drawing.picks.extend((0..sizes.len()).filter(|&index| !keeps && certain[index]).map(|index| Selection {
         index,
         strip: usize::MAX,
         chance: 1.0,
@@ -97,7 +97,14 @@ fn certain(sizes: &[f64], wanted: u64) -> Vec<bool> {
     }
 }
 
-fn draw_strip(sizes: &[f64], mut members: Vec<usize>, strip: usize, keeps: bool, rng: &mut Rng, drawing: &mut Drawing) {
+fn draw_strip(
+    sizes: &[f64],
+    mut members: Vec<usize>,
+    strip: usize,
+    keeps: bool,
+    rng: &mut Rng,
+    drawing: &mut StrataDraw,
+) {
     let mut draws = DRAWS;
     if keeps {
         members.iter().for_each(|&index| drawing.strips[index] = Some(strip));
@@ -105,7 +112,7 @@ fn draw_strip(sizes: &[f64], mut members: Vec<usize>, strip: usize, keeps: bool,
     let of_certain = if keeps { strip } else { usize::MAX };
     let each = loop {
         if members.len() <= draws {
-            drawing.picks.extend(members.iter().map(|&index| Pick { index, strip: of_certain, chance: 1.0 }));
+            drawing.picks.extend(members.iter().map(|&index| Selection { index, strip: of_certain, chance: 1.0 }));
             return;
         }
         let total: f64 = members.iter().map(|&index| sizes[index]).sum();
@@ -114,7 +121,7 @@ fn draw_strip(sizes: &[f64], mut members: Vec<usize>, strip: usize, keeps: bool,
         if certain.is_empty() {
             break each;
         }
-        drawing.picks.extend(certain.iter().map(|&index| Pick { index, strip: of_certain, chance: 1.0 }));
+        drawing.picks.extend(certain.iter().map(|&index| Selection { index, strip: of_certain, chance: 1.0 }));
         // Never fewer than two: the spread could not be told from one.
         draws = draws.saturating_sub(certain.len()).max(2);
         members = rest;
@@ -127,7 +134,7 @@ fn draw_strip(sizes: &[f64], mut members: Vec<usize>, strip: usize, keeps: bool,
     for &index in &members {
         sum += sizes[index] * each;
         if sum > next && taken < draws {
-            drawing.picks.push(Pick { index, strip, chance: sizes[index] * each });
+            drawing.picks.push(Selection { index, strip, chance: sizes[index] * each });
             next += 1.0;
             taken += 1;
         }

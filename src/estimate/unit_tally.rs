@@ -4,18 +4,11 @@ use rustc_hash::FxHashMap;
 
 use crate::heap::object::{Amount, Object, Sink};
 
-use super::large_blocks::{HEAVY, Heavy};
-
-/// What is read in any case belongs to this unit.
-pub(crate) const CERTAIN: u32 = u32::MAX;
-/// What is read in any case of a list whose other units are drawn belongs to the unit of this number and the list's kind.
-pub(crate) const EDGES: u32 = CERTAIN - 8;
-
-/// Static data, which is read in any case, belongs to this one.
-pub(crate) const STATICS: u32 = EDGES + 3;
+use super::large_blocks::{HEAVY, LargeObject};
+use super::sample::CERTAIN;
 
 /// Counts by type and unit.
-pub(crate) struct Tally {
+pub(crate) struct UnitTally {
     /// The unit of each pool, by its number.
     pub(crate) pools: FxHashMap<u64, u32>,
     pub(crate) pool_size: u64,
@@ -27,10 +20,10 @@ pub(crate) struct Tally {
     pub(crate) seen: Vec<(u32, u32, Amount)>,
     pub(crate) certain: FxHashMap<u32, Amount>,
     /// Objects whose bytes are told apart later.
-    pub(crate) heavy: Vec<Heavy>,
+    pub(crate) heavy: Vec<LargeObject>,
 }
 
-impl Tally {
+impl UnitTally {
     /// What is in no pool belongs to `unit` from now on.
     pub(crate) fn turn_to(&mut self, unit: u32) {
         self.put_down();
@@ -48,7 +41,7 @@ impl Tally {
     }
 }
 
-impl Sink for Tally {
+impl Sink for UnitTally {
     fn object(&mut self, object: &Object) {
         let pool = object.address.0 / self.pool_size;
         if pool != self.last.0 {
@@ -60,7 +53,7 @@ impl Sink for Tally {
         }
         let (type_id, mut amount) = (object.type_id.index() as u32, Amount { objects: 1, bytes: object.size });
         if object.size > HEAVY {
-            self.heavy.push(Heavy { address: object.address, type_id, size: object.size, unit: self.last.1 });
+            self.heavy.push(LargeObject { address: object.address, type_id, size: object.size, unit: self.last.1 });
             amount.bytes = 0;
         }
         match self.here.iter_mut().find(|(id, _)| *id == type_id) {
