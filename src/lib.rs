@@ -86,6 +86,7 @@ pub mod cli;
 pub mod estimate;
 pub mod graph;
 pub mod heap;
+pub mod inspect;
 pub mod process;
 pub mod python;
 pub mod record;

@@ -14,8 +14,8 @@ use crate::report::units;
 
 use super::advice::{self, Refused};
 use super::args::{CoreFile, Doctor};
-use super::open;
 use super::output::Destination;
+use crate::inspect::open;
 
 /// Checks each gate and says which is the first that is shut. `true`: the process can be read.
 pub fn run(options: &Doctor) -> Result<bool> {

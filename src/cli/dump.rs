@@ -14,8 +14,8 @@ use crate::python::types::TypeTable;
 use crate::report::ndjson::{Reference, Writer};
 
 use super::args::{Dump, DumpFormat};
-use super::open::{self, Opened};
 use super::output::Destination;
+use crate::inspect::open::{self, Opened};
 
 /// Objects that a worker gathers before it hands them on to be written; 2^17 of them take 5 MiB.
 const RUN: usize = 1 << 17;

@@ -8,8 +8,8 @@ use crate::process::spawn::Spawned;
 use crate::python::attach::AttachError;
 use crate::report::family::{Family, Member, Unread};
 
-use super::open::{self, Opened};
 use super::{args, ps};
+use crate::inspect::open::{self, Opened};
 
 /// Counts the process that was typed, or started, and each of its descendants that is a Python. Those born while
 /// others are read are not seen. Each is attached to when its turn comes, so that one at a time is held in memory.

@@ -17,10 +17,11 @@ use crate::report::graph::GraphSummary;
 use crate::report::{flamegraph, flamegraph_json, folded, summary, units};
 
 use super::args::{Flamegraph, FlamegraphFormat, View};
-use super::collect::{Collected, NoRoom};
-use super::open::{self, Opened, Taken};
+use super::family;
 use super::output::{Destination, default_file};
-use super::{family, graph, sample};
+use crate::inspect::copy::{Collected, NoRoom};
+use crate::inspect::open::{self, Opened, Taken};
+use crate::inspect::{graph, sample};
 
 /// Reads the heap and draws it. What could not be read is said on standard error.
 pub fn run(options: &Flamegraph) -> Result<()> {

@@ -10,9 +10,10 @@ use crate::heap::object::Sink;
 use crate::report::{estimate_table, histogram_json, histogram_table, summary};
 
 use super::args::{By, Histo, View};
-use super::collect::Collected;
 use super::output::Destination;
-use super::{family, flamegraph, graph, open, sample};
+use super::{family, flamegraph};
+use crate::inspect::copy::Collected;
+use crate::inspect::{graph, open, sample};
 
 /// Takes a census, or a sample of the heap, and prints it.
 pub fn run(options: &Histo) -> Result<()> {

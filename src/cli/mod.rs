@@ -2,22 +2,17 @@
 //!
 //! Arguments are read in two steps: [`args`] says what was typed, each verb's file says what it means.
 
-mod advice;
-mod args;
-mod collect;
+pub(crate) mod advice;
+pub(crate) mod args;
 mod doctor;
 mod dump;
 mod family;
 mod flamegraph;
-mod graph;
 mod histo;
-mod open;
 mod output;
-mod progress;
+pub(crate) mod progress;
 mod ps;
 mod record;
-mod recording;
-mod sample;
 mod why;
 
 use std::io::Write;

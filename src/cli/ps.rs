@@ -12,8 +12,8 @@ use crate::python::{recognize, runtime};
 use crate::report::processes::{self, ProcessRow};
 
 use super::args::Ps;
-use super::open;
 use super::output::Destination;
+use crate::inspect::open;
 
 /// Looks at every process and lists those that are Pythons.
 pub fn run(options: &Ps) -> Result<()> {

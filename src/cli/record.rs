@@ -15,9 +15,9 @@ use crate::report::{flamegraph, speedscope, timeline, units};
 use crate::stats::jackknife::{Figure, SIGHTINGS_FEW};
 
 use super::args::{CoreFile, Output, Record, RecordFormat, Target};
-use super::open;
 use super::output::{Destination, default_file};
-use super::recording::{self, Recording};
+use crate::inspect::open;
+use crate::inspect::recording::{self, Recording};
 
 /// Records and writes.
 pub fn run(options: &Record) -> Result<()> {

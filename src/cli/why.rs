@@ -17,9 +17,9 @@ use crate::report::summary::{self, Reading, TargetSummary};
 use crate::report::units;
 
 use super::args::{self, Why};
-use super::collect::Collected;
 use super::output::Destination;
-use super::{graph, open};
+use crate::inspect::copy::Collected;
+use crate::inspect::{graph, open};
 
 #[derive(Serialize)]
 struct Document<'a> {

@@ -7,7 +7,7 @@ use crate::graph::objects::ObjectGraph;
 use crate::report::graph::GraphSummary;
 use crate::report::units;
 
-use super::collect::Collected;
+use super::copy::Collected;
 
 /// Reads all references and finds the roots. With `-v`, says what that took.
 pub fn build<'a>(collected: &Collected<'a>) -> (ObjectGraph<'a>, GraphSummary) {

@@ -27,9 +27,9 @@ use crate::report::timeline::Moment;
 use crate::report::units;
 use crate::stats::jackknife::GROUPS;
 
-use super::args::Record;
 use super::open::Opened;
-use super::progress;
+use crate::cli::args::Record;
+use crate::cli::progress;
 
 /// Probes for each sample: one is cheap, and the more there are, the better is it known who runs. Not so many in a second that one
 /// delays the next, which would let what was found decide when we look.

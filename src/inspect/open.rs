@@ -28,8 +28,8 @@ use crate::python::types::TypeTable;
 use crate::report::summary::{AllocatorSummary, Problems, Reading, TargetSummary};
 use crate::report::units;
 
-use super::advice::{InCore, Refused, ThirtyTwoBit};
-use super::{args, progress};
+use crate::cli::advice::{InCore, Refused, ThirtyTwoBit};
+use crate::cli::{args, progress};
 
 /// How long a started program may take until its interpreter is up.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -41,11 +41,11 @@ const COPY_SMALL: u64 = 24 << 20;
 
 /// A process, or a core, with a proved Python in it.
 pub struct Opened {
-    pub(super) source: Source,
-    pub(super) elfs: Vec<LoadedElf>,
-    pub(super) python: Python,
-    pub(super) pause: bool,
-    pub(super) nonblocking: bool,
+    pub(crate) source: Source,
+    pub(crate) elfs: Vec<LoadedElf>,
+    pub(crate) python: Python,
+    pub(crate) pause: bool,
+    pub(crate) nonblocking: bool,
     /// Ended when this is dropped, unless it is to be kept.
     spawned: Option<Spawned>,
 }
@@ -63,14 +63,14 @@ pub struct Taken<S> {
 }
 
 /// What was read, and how.
-pub(super) struct Read<'a> {
-    pub(super) survey: &'a Survey,
-    pub(super) types: &'a TypeTable,
+pub(crate) struct Read<'a> {
+    pub(crate) survey: &'a Survey,
+    pub(crate) types: &'a TypeTable,
     /// Of a sample, pools and blocks in use are estimates.
-    pub(super) outcome: Outcome,
-    pub(super) bytes: u64,
-    pub(super) start: Instant,
-    pub(super) paused: Option<Duration>,
+    pub(crate) outcome: Outcome,
+    pub(crate) bytes: u64,
+    pub(crate) start: Instant,
+    pub(crate) paused: Option<Duration>,
 }
 
 /// Opens the target that was typed.
@@ -94,7 +94,7 @@ pub fn open_process(pid: i32, pause: bool) -> Result<Opened> {
 
 /// A process and the Python that was proved to be in it.
 pub struct Attached {
-    pub(super) source: Source,
+    pub(crate) source: Source,
     elfs: Vec<LoadedElf>,
     /// The Python.
     pub python: Python,
@@ -304,14 +304,14 @@ impl Opened {
     }
 
     /// Looks at the process as it is now: its mappings, and where objects may lie in them.
-    pub(super) fn survey(&mut self) -> Result<Survey> {
+    pub(crate) fn survey(&mut self) -> Result<Survey> {
         let pid = self.source.pid();
         self.source.refresh().map_err(|_| Refused { pid, gate: gates::diagnose(pid) })?;
         Ok(Survey::new(&self.source, &self.python, &self.elfs)?)
     }
 
     /// Stops the process.
-    pub(super) fn freeze(&self) -> Result<Freeze> {
+    pub(crate) fn freeze(&self) -> Result<Freeze> {
         let freeze = Freeze::new(self.source.pid())?;
         if freeze.was_stopped_already() {
             log::warn!("process {} was stopped already; it is left so", self.source.pid());
@@ -325,7 +325,7 @@ impl Opened {
     }
 
     /// What was collected, and what is to be said of how it was read. All was read when this is called.
-    pub(super) fn taken<R>(&self, read: Read<'_>, collect: impl FnOnce() -> R) -> Taken<R> {
+    pub(crate) fn taken<R>(&self, read: Read<'_>, collect: impl FnOnce() -> R) -> Taken<R> {
         let Read { survey, types, outcome, bytes, start, paused } = read;
         let is_core = self.source.core().is_some();
         let reading = Reading { read_bytes: bytes, duration: start.elapsed(), paused, is_core };

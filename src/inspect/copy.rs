@@ -34,9 +34,9 @@ use crate::python::types::TypeTable;
 use crate::references::References;
 use crate::report::units;
 
-use super::args::Following;
 use super::open::{Opened, Read, Taken};
-use super::progress;
+use crate::cli::args::Following;
+use crate::cli::progress;
 
 /// What a graph and the largest analysis of it take per object; see `cargo bench --bench graph`.
 const BYTES_PER_OBJECT: u64 = 64;

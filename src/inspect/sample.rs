@@ -19,8 +19,8 @@ use crate::process::freeze::Freeze;
 use crate::python::types::TypeTable;
 use crate::report::summary::{Basis, Sampled};
 
-use super::args::Sampling;
 use super::open::{Opened, Read, Taken};
+use crate::cli::args::Sampling;
 
 /// The time budget where none was given.
 const BUDGET: Duration = Duration::from_millis(50);
