@@ -156,7 +156,7 @@ fn intervals_hold_the_truth(interpreter: &Interpreter, case: &Case, seeds: u64) 
     let open_file = |elf: &LoadedElf| ElfFile::open(pid, &process, elf).ok();
     let python = attach::attach(&cached, &elfs, &open_file).map_err(|e| e.to_string())?;
     let survey = Survey::new(&process, &python, &elfs).map_err(|error| error.to_string())?;
-    let ranges: Vec<_> = survey.plan.parts.iter().flat_map(heapsonde::heap::plan::Part::ranges).collect();
+    let ranges: Vec<_> = survey.plan.parts.iter().flat_map(heapsonde::heap::part::Part::ranges).collect();
     let copy = copy::copy_ranges(&process, &ranges).map_err(|e| e.to_string())?;
     let memory = Layered::new(&copy.image, &process);
     let types = TypeTable::build(&CachedMemory::new(&memory), &python, &survey.plan.statics());

@@ -16,7 +16,8 @@ use heapsonde::process::cache::CachedMemory;
 use heapsonde::process::elf::{ElfFile, LoadedElf};
 use heapsonde::process::freeze::Freeze;
 use heapsonde::process::live::Process;
-use heapsonde::python::attach::{self, Python};
+use heapsonde::python::attach::{self};
+use heapsonde::python::interpreter::Python;
 use heapsonde::python::types::TypeTable;
 
 #[test]

@@ -1,6 +1,9 @@
 //! Which blocks of memory are in use: the structures of the allocators that Python objects come from.
 
+pub mod debug_header;
 pub mod glibc;
 pub mod mimalloc;
 pub mod musl;
+pub mod page_chains;
 pub mod pymalloc;
+pub mod room;

@@ -14,18 +14,17 @@ use std::ops::Range;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::heap::classify::classifier::Room;
-use crate::heap::object::Sink;
-use crate::heap::worker::{POOL_RETRIES, Window, Worker, only_fatal};
 use crate::process::Address;
-use crate::process::memory::{Memory, MemoryExt, Piece, ReadError, u32_at, u64_at};
+use crate::process::memory::{Memory, MemoryExt, Piece, u32_at, u64_at};
+
+use super::room::Room;
 
 /// Bytes of an area, and its alignment.
-const AREA: u64 = 4096;
+pub(crate) const AREA: u64 = 4096;
 /// `struct meta_area`: check, next, number of slots.
 const AREA_HEAD: usize = 24;
 /// `struct meta`: previous, next, group, two masks, and a word of small numbers.
-const META: usize = 40;
+pub(crate) const META: usize = 40;
 /// Metas in an area.
 const METAS: usize = (AREA as usize - AREA_HEAD) / META;
 /// `UNIT`: what malloc aligns to; also the head of a group.
@@ -74,7 +73,7 @@ pub struct Group {
     /// Where it is.
     pub start: Address,
     slots: u64,
-    stride: u64,
+    pub(crate) stride: u64,
     /// Slots that are free, a bit each: `avail_mask` and `freed_mask`.
     free: u32,
     /// Whether it is one slot that is a mapping of its own.
@@ -148,14 +147,14 @@ impl Group {
     }
 
     /// Bytes that must be at hand to judge what is in use of it; 0 where nothing is.
-    fn wanted(&self) -> u64 {
+    pub(crate) fn wanted(&self) -> u64 {
         let in_use = (0..self.slots).rev().find(|slot| self.free >> slot & 1 == 0);
         let whole = in_use.map_or(0, |last| self.length(last + 1));
         if self.is_mapping { whole.min(PREFIX) } else { whole }
     }
 
     /// Whether the head of the group, at the start of `bytes`, leads back to the meta.
-    fn is_proved(&self, bytes: &[u8]) -> bool {
+    pub(crate) fn is_proved(&self, bytes: &[u8]) -> bool {
         u64_at(bytes, 0) == Some(self.meta.0)
     }
 
@@ -199,7 +198,7 @@ impl Group {
 }
 
 /// The metas of the area whose bytes are `area`, with their addresses.
-fn metas(address: Address, area: &[u8]) -> impl Iterator<Item = (Address, &[u8])> {
+pub(crate) fn metas(address: Address, area: &[u8]) -> impl Iterator<Item = (Address, &[u8])> {
     let metas = area.get(AREA_HEAD..).unwrap_or_default().chunks_exact(META).take(METAS);
     metas.enumerate().map(move |(index, meta)| (address.offset(AREA_HEAD + index * META), meta))
 }
@@ -336,76 +335,6 @@ pub fn sample<M: Memory + ?Sized>(memory: &M, area: &Area, mut each: impl FnMut(
                 return;
             }
         }
-    }
-}
-
-impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
-    /// Reads the groups of an area. A meta that contradicts itself or its group was changed while it was read; it is
-    /// read again.
-    pub(crate) fn read_area(&mut self, area: &Area) -> Result<(), ReadError> {
-        let memory = self.memory;
-        let mut bytes = [0; AREA as usize];
-        if let Err(error) = memory.read_exact_at(area.address, &mut bytes) {
-            self.counts.unreadable_bytes += AREA;
-            return only_fatal(error);
-        }
-        for (at, meta) in metas(area.address, &bytes) {
-            let mut again = [0; META];
-            again.copy_from_slice(meta);
-            let mut tries = 0;
-            while !self.read_group(Group::read(at, &again))? {
-                if tries == POOL_RETRIES || memory.local(at, META).is_some() {
-                    self.counts.torn_pools += 1;
-                    break;
-                }
-                tries += 1;
-                memory.read_exact_at(at, &mut again).or_else(only_fatal)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Reads a group and judges its blocks. `false`, and nothing done, where it is not what its meta says.
-    fn read_group(&mut self, group: Result<Option<Group>, Nonsense>) -> Result<bool, ReadError> {
-        let group = match group {
-            Ok(Some(group)) => group,
-            Ok(None) => return Ok(true),
-            Err(Nonsense) => return Ok(false),
-        };
-        let Ok(wanted) = usize::try_from(group.wanted()) else { return Ok(false) };
-        if wanted == 0 {
-            return Ok(true);
-        }
-        if let Some(bytes) = self.memory.local(group.start, wanted) {
-            return self.judge_group(&group, bytes);
-        }
-        let mut buffer = vec![0; wanted];
-        match self.memory.read_exact_at(group.start, &mut buffer) {
-            Ok(()) => self.judge_group(&group, &buffer),
-            Err(error) => only_fatal(error).map(|()| false),
-        }
-    }
-
-    fn judge_group(&mut self, group: &Group, bytes: &[u8]) -> Result<bool, ReadError> {
-        if !group.is_proved(bytes) {
-            return Ok(false);
-        }
-        let (classifier, window) = (self.classifier, Window { start: group.start, bytes });
-        for slot in group.slots(bytes) {
-            match slot {
-                Slot::Nothing => {}
-                Slot::Torn => self.counts.unparsed_bytes += group.stride,
-                Slot::Block(Block { offset, room }) => {
-                    let behind = bytes.get(offset..).unwrap_or_default();
-                    let data = match room {
-                        Room::Requested(asked) => &behind[..behind.len().min(usize::try_from(asked).unwrap_or(0))],
-                        _ => behind,
-                    };
-                    self.judge(classifier.block(group.start.offset(offset), data, room), window)?;
-                }
-            }
-        }
-        Ok(true)
     }
 }
 

@@ -38,8 +38,10 @@ use crate::allocator::glibc::{Chunk, Heap};
 use crate::allocator::pymalloc::pools::PoolState;
 use crate::heap::classify::classifier::Classifier;
 use crate::heap::object::{Object, Sink};
-use crate::heap::plan::{Part, Plan};
-use crate::heap::worker::{Counts, MARGIN, Worker};
+use crate::heap::part::Part;
+use crate::heap::plan::Plan;
+use crate::heap::worker::chunks::MARGIN;
+use crate::heap::worker::{Counts, Worker};
 use crate::process::Address;
 use crate::process::memory::{Memory, ReadError};
 

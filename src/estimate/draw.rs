@@ -5,7 +5,7 @@ use std::ops::Range;
 use rustc_hash::FxHashMap;
 
 use crate::allocator::glibc::{Chunk, Heap};
-use crate::heap::plan::Part;
+use crate::heap::part::Part;
 use crate::process::Address;
 
 use super::prediction::Forecast;

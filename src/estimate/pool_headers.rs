@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 
 use crate::allocator::pymalloc::pools::{Pool, PoolState};
-use crate::heap::plan::{Part, Plan};
+use crate::heap::part::Part;
+use crate::heap::plan::Plan;
 use crate::process::Address;
 use crate::process::memory::{Memory, Piece, ReadError, u64_at};
 use crate::python::layout::Layout;

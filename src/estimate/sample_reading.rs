@@ -7,7 +7,7 @@ use rustc_hash::FxHashMap;
 use crate::allocator::glibc::Chunk;
 use crate::heap::classify::classifier::Classifier;
 use crate::heap::object::Amount;
-use crate::heap::plan::Part;
+use crate::heap::part::Part;
 use crate::heap::worker::Worker;
 use crate::process::Address;
 use crate::process::memory::{Memory, ReadError};

@@ -10,7 +10,7 @@ use crate::heap::object_table::Objects;
 use crate::process::Address;
 use crate::process::cache::CachedMemory;
 use crate::process::memory::Memory;
-use crate::python::attach::Python;
+use crate::python::interpreter::Python;
 use crate::python::types::{TypeId, TypeTable};
 use crate::references::{Label, References, roots};
 

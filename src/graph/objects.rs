@@ -9,9 +9,9 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::heap::object::Refcount;
 use crate::heap::object_table::Objects;
 use crate::process::pages;
+use crate::python::object_header::Refcount;
 use crate::python::types::TypeId;
 use crate::references::roots::{Root, RootKind};
 

@@ -6,7 +6,7 @@ use crate::process::memory::{Memory, ReadError};
 
 use super::classify::classifier::Classifier;
 use super::object::Sink;
-use super::plan::Part;
+use super::part::Part;
 use super::worker::{Counts, Worker};
 
 /// How far a census has come, for whoever shows it.

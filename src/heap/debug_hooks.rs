@@ -3,15 +3,16 @@
 //! Asked of the blocks themselves: a few hundred blocks in use, of which nearly all are marked or none.
 
 use crate::allocator::mimalloc::{self, Segment, Tolerance};
-use crate::allocator::pymalloc::arenas::Arenas;
+use crate::allocator::pymalloc::arena::Arenas;
 use crate::allocator::pymalloc::pools::{Pool, PoolState};
 use crate::allocator::{glibc, musl};
 use crate::process::Address;
 use crate::process::memory::{Memory, u64_at};
 use crate::python::layout::Layout;
 
-use super::object::DebugHeader;
-use super::plan::{Part, Plan};
+use super::part::Part;
+use super::plan::Plan;
+use crate::allocator::debug_header::DebugHeader;
 
 /// Blocks looked at.
 const SAMPLE: usize = 256;

@@ -6,8 +6,9 @@
 
 use crate::process::Address;
 use crate::process::memory::Memory;
-use crate::python::attach::Python;
-use crate::python::proof::{generation_heads, list_pointer};
+use crate::python::gc_links::generation_heads;
+use crate::python::gc_links::list_pointer;
+use crate::python::interpreter::Python;
 use crate::python::reader::Reader;
 
 /// What a walk came to.

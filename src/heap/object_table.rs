@@ -6,13 +6,14 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::process::memory::Memory;
 use crate::process::{Address, pages};
-use crate::python::attach::Python;
+use crate::python::interpreter::Python;
 use crate::python::types::TypeId;
 
 use super::address_index::ObjectIndex;
 use super::gc_lists;
-use super::object::{Object, Refcount, Sink};
+use super::object::{Object, Sink};
 use super::survey::ListCheck;
+use crate::python::object_header::Refcount;
 
 /// Objects that are found at a time; what a worker found lies in pieces of so many, so that nothing is moved when it
 /// grows, and each piece goes when its objects are in their columns.

@@ -2,85 +2,19 @@
 
 use std::ops::Range;
 
-use crate::allocator::glibc::{self, Chunk, Heap, THREAD_HEAP};
-use crate::allocator::mimalloc::{self, Segment};
+use crate::allocator::glibc::{self, Heap, THREAD_HEAP};
+use crate::allocator::mimalloc;
 use crate::allocator::musl::{self, Area};
-use crate::allocator::pymalloc::arenas::{Arena, Arenas};
+use crate::allocator::pymalloc::arena::Arenas;
 use crate::process::Address;
 use crate::process::elf::LoadedElf;
 use crate::process::memory::Memory;
 use crate::process::regions::{Backing, Region};
-use crate::python::attach::Python;
+use crate::python::interpreter::Python;
 use crate::python::layout::Layout;
 
-use super::worker::conservative;
-
-/// One part of the target's memory, read by one worker.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Part {
-    /// An arena of pymalloc's.
-    Arena(Arena),
-    /// A row of malloc chunks.
-    Heap(Heap),
-    /// A malloc chunk that is a mapping of its own.
-    Mapped(Chunk),
-    /// Writable data of an ELF file.
-    Statics(Range<Address>),
-    /// A segment of mimalloc's.
-    Segment(Segment),
-    /// Groups of musl's malloc.
-    Groups(Area),
-    /// Memory of another malloc than glibc's, to be searched.
-    Unstructured(Range<Address>),
-}
-
-impl Part {
-    /// The addresses that a census reads. Of a mapping of its own, only the first bytes; of a segment, what it has
-    /// touched.
-    pub fn ranges(&self) -> Vec<Range<Address>> {
-        match self {
-            Part::Arena(arena) => vec![arena.pools.clone()],
-            Part::Heap(heap) => vec![heap.range.clone()],
-            Part::Mapped(chunk) => vec![chunk.address..Address(chunk.end().0.min(chunk.address.0 + MAPPED_PREFIX))],
-            Part::Statics(range) | Part::Unstructured(range) => vec![range.clone()],
-            Part::Segment(segment) => segment.pieces.clone(),
-            Part::Groups(area) => area.pieces.clone(),
-        }
-    }
-
-    /// Where it begins.
-    pub fn start(&self) -> Address {
-        match self {
-            Part::Arena(arena) => arena.pools.start,
-            Part::Heap(heap) => heap.range.start,
-            Part::Mapped(chunk) => chunk.address,
-            Part::Statics(range) | Part::Unstructured(range) => range.start,
-            Part::Segment(segment) => segment.range.start,
-            Part::Groups(area) => area.address,
-        }
-    }
-
-    /// Bytes of [`Part::ranges`].
-    pub fn len(&self) -> u64 {
-        self.ranges().iter().map(|range| range.end.0 - range.start.0).sum()
-    }
-
-    /// The row of chunks that it is.
-    fn heap(&self) -> Option<&Heap> {
-        match self {
-            Part::Heap(heap) => Some(heap),
-            _ => None,
-        }
-    }
-
-    /// Whether nothing is to be read.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
-
-/// Bytes read of a chunk that is a mapping of its own: the object's header and fixed fields. The rest is items.
-pub const MAPPED_PREFIX: u64 = 4096;
+use super::foreign_malloc;
+use super::part::Part;
 
 /// Bytes of a stretch of unknown structure that is copied along for references: twice a thread's stack.
 pub const UNKNOWN_MAX: u64 = 16 << 20;
@@ -107,7 +41,7 @@ impl Plan {
         taken.sort_by_key(|range| range.start);
 
         let mut plan = Plan::default();
-        let is_foreign = layout.object.ob_ref_shared.is_none() && conservative::is_needed(memory, elfs);
+        let is_foreign = layout.object.ob_ref_shared.is_none() && foreign_malloc::is_needed(memory, elfs);
         let areas = if is_foreign { areas(memory, &taken) } else { Vec::new() };
         let mut groups: Vec<Range<Address>> = areas.iter().flat_map(|area| area.whole.iter().cloned()).collect();
         groups.sort_by_key(|range| range.start);
@@ -144,7 +78,7 @@ impl Plan {
             }
         }
         plan.parts.sort_by_key(Part::start);
-        if is_foreign && (!is_musl || conservative::has_other_allocator(elfs)) {
+        if is_foreign && (!is_musl || foreign_malloc::has_other_allocator(elfs)) {
             plan.search_unstructured(memory, python);
         }
         plan.parts.sort_by_key(Part::start);
@@ -155,13 +89,13 @@ impl Plan {
     /// searched, thread stacks apart.
     fn search_unstructured<M: Memory + ?Sized>(&mut self, memory: &M, python: &Python) {
         self.parts.retain(|part| {
-            let is_foreign = part.heap().is_some_and(|heap| !conservative::is_row_of_chunks(memory, heap));
+            let is_foreign = part.heap().is_some_and(|heap| !foreign_malloc::is_row_of_chunks(memory, heap));
             if is_foreign {
                 part.ranges().into_iter().for_each(|range| self.unknown.extend(memory.resident(range)));
             }
             !is_foreign
         });
-        let stacks = conservative::stacks(memory, python);
+        let stacks = foreign_malloc::stacks(memory, python);
         let unknown = std::mem::take(&mut self.unknown);
         for range in unknown {
             let searched = without(range.clone(), &stacks);

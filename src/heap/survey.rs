@@ -2,13 +2,14 @@
 
 use rustc_hash::FxHashSet;
 
-use crate::allocator::pymalloc::arenas::{self, Arenas};
+use crate::allocator::pymalloc::arena::Arenas;
+use crate::allocator::pymalloc::arenas::{self};
 use crate::process::Address;
 use crate::process::cache::CachedMemory;
 use crate::process::elf::LoadedElf;
 use crate::process::memory::{Memory, Now};
-use crate::python::attach::Python;
-use crate::python::proof::ProofError;
+use crate::python::interpreter::Python;
+use crate::python::proof_error::ProofError;
 use crate::python::reader::Reader;
 use crate::python::stack;
 use crate::python::types::TypeTable;

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::heap::census::Progress;
 use crate::heap::object::Sink;
-use crate::heap::plan::Part;
+use crate::heap::part::Part;
 use crate::heap::survey::{Outcome, Survey};
 use crate::process::cache::CachedMemory;
 use crate::process::copy::{self, Copy};
@@ -22,7 +22,8 @@ use crate::process::memory::Memory;
 use crate::process::source::Source;
 use crate::process::spawn::Spawned;
 use crate::process::{ReadError, host};
-use crate::python::attach::{self, AttachError, Python};
+use crate::python::attach::{self, AttachError};
+use crate::python::interpreter::Python;
 use crate::python::layout::Build;
 use crate::python::types::TypeTable;
 use crate::report::summary::{AllocatorSummary, Problems, Reading, TargetSummary};

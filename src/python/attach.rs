@@ -1,12 +1,14 @@
 //! From bytes to Python: find the runtime, learn the version, pick a layout, prove it.
 
+use crate::process::ReadError;
 use crate::process::elf::{ElfFile, LoadedElf};
 use crate::process::memory::{Memory, MemoryExt};
-use crate::process::{Address, ReadError};
 
+use super::interpreter::Python;
 use super::layout::select::Candidate;
 use super::layout::{Build, Correction, DebugOffsets, Layout, LayoutError};
-use super::proof::{self, ProofError, Proved};
+use super::proof::{self, Proved};
+use super::proof_error::ProofError;
 use super::reader::Reader;
 use super::runtime::{self, Runtime};
 use super::version::Version;
@@ -57,44 +59,6 @@ pub enum AttachError {
     /// The target cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-}
-
-/// A Python in a target, its layout proved.
-#[derive(Debug)]
-pub struct Python {
-    /// The version, as the interpreter itself states it.
-    pub version: Version,
-    /// Which build it is.
-    pub build: Build,
-    /// The proved layout, corrected by what the interpreter publishes.
-    pub layout: Layout,
-    /// Where its runtime is and how that was found.
-    pub runtime: Runtime,
-    /// All interpreters, the main one first.
-    pub interpreters: Vec<Interpreter>,
-    /// `type`, `object`: the two types that every other is found from.
-    pub type_type: Address,
-    /// See [`Python::type_type`].
-    pub object_type: Address,
-    /// Offsets that the target publishes and that the table has otherwise.
-    pub corrections: Vec<Correction>,
-}
-
-/// One interpreter of the process: the main one, or a sub-interpreter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Interpreter {
-    /// `PyInterpreterState *`.
-    pub address: Address,
-    /// 0 for the main one.
-    pub id: i64,
-    /// Where its collector's state is; the runtime's own before 3.9, shared by all.
-    pub gc: Address,
-    /// `sys.__dict__`.
-    pub sysdict: Address,
-    /// `sys.modules`.
-    pub modules: Address,
-    /// `builtins.__dict__`.
-    pub builtins: Address,
 }
 
 /// Finds and proves the Python in a target. `open` gives the file behind a mapped ELF where it can be had.

@@ -6,9 +6,10 @@ use crate::process::Address;
 use crate::process::memory::{Memory, MemoryExt, u32_at, u64_at};
 
 use super::layout::Layout;
-use super::measure::OBJECT_SIZE_MAX;
 use super::reader::KeysHeader;
 
+/// No object is larger: user addresses have 47 bits.
+pub(crate) const OBJECT_SIZE_MAX: u64 = 1 << 47;
 /// Slots of the keys that a type keeps for its instances, which have room for 30 names (`SHARED_KEYS_MAX_SIZE`,
 /// `Objects/dictobject.c`), since 3.11.
 const SHARED_KEYS_SIZE_MAX: u64 = 64;

@@ -9,11 +9,12 @@ use rustc_hash::FxHashSet;
 use crate::process::Address;
 use crate::process::memory::{Memory, MemoryExt, ReadError, u64_at};
 
-use super::attach::Interpreter;
+use super::interpreter::Interpreter;
 use super::layout::fields::Bits;
-use super::proof::{ProofError, claim};
+use super::proof_error::ProofError;
+use super::proof_error::claim;
 use super::reader::{KeysHeader, Reader};
-use super::types::flag;
+use crate::python::type_flags as flag;
 
 /// Classes, modules and dicts looked at.
 const SAMPLES: usize = 48;

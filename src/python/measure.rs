@@ -6,15 +6,14 @@
 use crate::process::Address;
 use crate::process::memory::{u32_at, u64_at};
 
-use super::deferred::{Deferred, HEADER, LOCALS_MAX, NDARRAY_DIMENSIONS_MAX, executable};
+use super::deferred::{Deferred, HEADER, LOCALS_MAX, NDARRAY_DIMENSIONS_MAX, OBJECT_SIZE_MAX, executable};
 use super::layout::Layout;
 use super::layout::fields::Bits;
 use super::sizes::{Basis, SizeRule};
-use super::types::{TypeInfo, TypeTable, flag};
+use super::types::{TypeInfo, TypeTable};
 use super::version::{StaticTypeHead, Version};
+use crate::python::type_flags as flag;
 
-/// No object is larger: user addresses have 47 bits.
-pub(crate) const OBJECT_SIZE_MAX: u64 = 1 << 47;
 /// Bits of a digit of an int; the two above are always 0 (`Include/cpython/longintrepr.h`, PyLong_SHIFT).
 pub(crate) const DIGIT_BITS: u32 = 30;
 /// numpy: the array owns its data (NPY_ARRAY_OWNDATA).

@@ -6,9 +6,13 @@ use rustc_hash::FxHashSet;
 use crate::process::Address;
 use crate::process::memory::{Memory, MemoryExt, ReadError};
 
-use super::attach::Interpreter;
+use super::gc_links::{generation_heads, list_pointer};
+use super::interpreter::Interpreter;
 use super::layout::{Build, Layout};
+use super::proof_error::{ProofError, claim};
 use super::reader::Reader;
+use super::sample_objects;
+use super::type_flags as flag;
 use super::version::Version;
 
 /// Interpreters accepted in one process. A machine's worth of sub-interpreters is some hundred.
@@ -20,47 +24,6 @@ const REQUEST_MAX: usize = 512;
 /// The largest pool and arena that are believed.
 const POOL_MAX: usize = 1 << 20;
 const ARENA_MAX: usize = 1 << 30;
-/// Generations of the collector in builds that have lists.
-const GENERATIONS: usize = 3;
-
-/// A claim of a layout that did not hold.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ProofError {
-    /// The runtime has no interpreter, or the interpreter no modules, yet.
-    #[error("the interpreter is starting up")]
-    StartingUp,
-    /// The runtime is being taken down.
-    #[error("the interpreter is shutting down")]
-    Finalizing,
-    /// The layout reads `sys.hexversion`, and it is another version's.
-    #[error("it is Python {0}")]
-    OtherVersion(Version),
-    /// A field does not hold what it must.
-    #[error("{field} is wrong: {detail}")]
-    Field {
-        /// The C struct and field.
-        field: &'static str,
-        /// What was found.
-        detail: String,
-    },
-    /// A type of the target's says something else of its own instances.
-    #[error("{type_name}.{what} is {found}, the layout says {expected}")]
-    Said {
-        /// The type.
-        type_name: &'static str,
-        /// Which of its words, or which member.
-        what: String,
-        /// What the type says.
-        found: u64,
-        /// What the layout says.
-        expected: u64,
-    },
-    /// Something that must be readable is not.
-    #[error(transparent)]
-    Read(#[from] ReadError),
-}
-
 /// What the proof found on its way.
 #[derive(Debug)]
 pub struct Proved {
@@ -78,28 +41,6 @@ pub struct Proved {
 const LIST_TRIES: usize = 200;
 /// Between the later ones of them.
 const LIST_PAUSE: std::time::Duration = std::time::Duration::from_micros(500);
-
-impl ProofError {
-    /// How far a proof came before it failed: of several layouts, the one that came furthest is worth telling of.
-    pub fn depth(&self) -> usize {
-        match self {
-            ProofError::Read(_) => 0,
-            ProofError::Field { field, .. } if field.starts_with("PyInterpreterState") => 0,
-            ProofError::Field { field, .. } if field.starts_with("_PyRuntimeState") => 0,
-            ProofError::StartingUp => 1,
-            ProofError::Field { field, .. } if field.starts_with("PyObject") => 1,
-            ProofError::Field { field, .. } if field.starts_with("PyTypeObject") => 1,
-            ProofError::OtherVersion(_) => 2,
-            ProofError::Field { field, .. } if field.starts_with("PyDictObject") => 2,
-            ProofError::Field { .. } | ProofError::Said { .. } => 3,
-            ProofError::Finalizing => 4,
-        }
-    }
-}
-
-pub(crate) fn claim(holds: bool, field: &'static str, detail: impl FnOnce() -> String) -> Result<(), ProofError> {
-    if holds { Ok(()) } else { Err(ProofError::Field { field, detail: detail() }) }
-}
 
 /// Proves the layout of `reader` on the target whose `_PyRuntime` is at `runtime`.
 ///
@@ -147,7 +88,7 @@ fn prove_ready<M: Memory + ?Sized>(
     }
     modules(reader, &main)?;
     sizes(reader, &main)?;
-    crate::python::sample_objects::prove(reader, &main, type_type, object_type)?;
+    sample_objects::prove(reader, &main, type_type, object_type)?;
     for interpreter in &interpreters {
         threads(reader, interpreter)?;
         collector(reader, interpreter)?;
@@ -240,7 +181,7 @@ fn types<M: Memory + ?Sized>(reader: &Reader<'_, M>, main: &Interpreter) -> Resu
     claim(reader.pointer(object_type, reader.layout.type_object.tp_base)?.is_null(), "PyTypeObject.tp_base", || {
         "object has a base".to_owned()
     })?;
-    claim(reader.has_type_flag(main.sysdict, super::types::flag::DICT_SUBCLASS), "PyTypeObject.tp_flags", || {
+    claim(reader.has_type_flag(main.sysdict, flag::DICT_SUBCLASS), "PyTypeObject.tp_flags", || {
         "dict is not flagged as a dict".to_owned()
     })?;
     Ok((type_type, object_type))
@@ -297,7 +238,7 @@ fn sizes<M: Memory + ?Sized>(reader: &Reader<'_, M>, main: &Interpreter) -> Resu
         else {
             continue;
         };
-        if !reader.has_type_flag(type_, super::types::flag::TYPE_SUBCLASS) || reader.type_name(type_)? != name {
+        if !reader.has_type_flag(type_, flag::TYPE_SUBCLASS) || reader.type_name(type_)? != name {
             continue;
         }
         let found = reader.memory.read_u64(type_.offset(layout.type_object.tp_basicsize))?;
@@ -347,45 +288,4 @@ fn collector<M: Memory + ?Sized>(reader: &Reader<'_, M>, interpreter: &Interpret
         claim(holds, "_gc_runtime_state.generations", || format!("the list at {head} leads away and not back"))?;
     }
     Ok(())
-}
-
-/// The bits of `_gc_next` and `_gc_prev` that are flags, not pointer (`Include/internal/pycore_gc.h`). Two only: in
-/// some releases list heads lie at addresses that are 4 modulo 8.
-pub const GC_FLAG_BITS: u64 = 3;
-
-/// A link of the collector's lists, without its flag bits.
-///
-/// # Errors
-/// As the memory.
-pub fn list_pointer<M: Memory + ?Sized>(
-    reader: &Reader<'_, M>,
-    node: Address,
-    offset: usize,
-) -> Result<Address, ReadError> {
-    Ok(Address(reader.pointer(node, offset)?.0 & !GC_FLAG_BITS))
-}
-
-/// The heads of an interpreter's lists: three generations, youngest first, and the permanent one.
-///
-/// The generations' place is derived from `generation0`, which points at the youngest one's head, where the version
-/// has it: the table's offset moved within 3.13.
-///
-/// # Errors
-/// Where the pointer cannot be read, or leads out of the collector's state.
-pub fn generation_heads<M: Memory + ?Sized>(
-    reader: &Reader<'_, M>,
-    interpreter: &Interpreter,
-) -> Result<Vec<Address>, ProofError> {
-    let (gc, layout) = (interpreter.gc, reader.layout);
-    let first = match (layout.gc.generation0, layout.gc.generations.or(layout.gc.young)) {
-        (Some(pointer), _) => reader.pointer(gc, pointer)?,
-        (None, Some(offset)) => gc.offset(offset),
-        (None, None) => return Ok(Vec::new()),
-    };
-    let within = first >= gc && first < gc.offset(layout.gc.size) && first.0 % 4 == 0;
-    claim(within, "_gc_runtime_state.generation0", || format!("{first}, outside of the collector's state at {gc}"))?;
-    let mut heads: Vec<Address> =
-        (0..GENERATIONS).map(|index| first.offset(index * layout.gc_generation.size)).collect();
-    heads.push(gc.offset(layout.gc.permanent_generation));
-    Ok(heads)
 }

@@ -5,6 +5,7 @@ use crate::process::Address;
 use crate::process::memory::{Memory, MemoryExt, ReadError, u32_at, u64_at};
 
 use super::layout::Layout;
+use super::type_flags as flag;
 
 /// Entries accepted in a dict that is read for its names (`sys.modules`, a type's or a module's dict). The largest
 /// namespaces of real programs have some ten thousand entries.
@@ -114,7 +115,7 @@ impl<M: Memory + ?Sized> Reader<'_, M> {
     /// The text of a str, at most `limit` characters of it. `None` for an object that is no str or makes no sense.
     pub fn string(&self, object: Address, limit: u64) -> Option<String> {
         let unicode = &self.layout.unicode;
-        if object.is_null() || !self.has_type_flag(object, super::types::flag::UNICODE_SUBCLASS) {
+        if object.is_null() || !self.has_type_flag(object, flag::UNICODE_SUBCLASS) {
             return None;
         }
         let length = self.memory.read_u64(object.offset(unicode.length)).ok()?.min(limit);
@@ -143,7 +144,7 @@ impl<M: Memory + ?Sized> Reader<'_, M> {
     /// The value of an int of at most two digits (60 bits); `None` for a longer one or no int.
     pub fn small_int(&self, object: Address) -> Option<i64> {
         let long = &self.layout.long;
-        if object.is_null() || !self.has_type_flag(object, super::types::flag::LONG_SUBCLASS) {
+        if object.is_null() || !self.has_type_flag(object, flag::LONG_SUBCLASS) {
             return None;
         }
         let (digits, negative) = match (long.lv_tag, long.ob_size) {
@@ -169,7 +170,7 @@ impl<M: Memory + ?Sized> Reader<'_, M> {
 
     /// The items of a tuple. Empty for anything that is no tuple or is absurdly long.
     pub fn tuple_items(&self, tuple: Address) -> Vec<Address> {
-        if tuple.is_null() || !self.has_type_flag(tuple, super::types::flag::TUPLE_SUBCLASS) {
+        if tuple.is_null() || !self.has_type_flag(tuple, flag::TUPLE_SUBCLASS) {
             return Vec::new();
         }
         let Ok(size) = self.memory.read_u64(tuple.offset(self.layout.var_object.ob_size)) else { return Vec::new() };

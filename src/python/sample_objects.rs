@@ -7,11 +7,13 @@
 use crate::process::Address;
 use crate::process::memory::Memory;
 
-use super::attach::Interpreter;
 use super::heap_types;
-use super::proof::{ProofError, claim};
+use super::interpreter::Interpreter;
+use super::proof_error::ProofError;
+use super::proof_error::claim;
 use super::reader::Reader;
-use super::types::{flag, static_type_state};
+use super::types::static_type_state;
+use crate::python::type_flags as flag;
 
 /// Types looked at, of the hundreds that derive from `object`.
 const TYPES_MAX: usize = 512;

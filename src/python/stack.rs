@@ -12,7 +12,7 @@ use rustc_hash::FxHashSet;
 use crate::process::Address;
 use crate::process::memory::{Memory, MemoryExt, ReadError, u32_at, u64_at};
 
-use super::attach::Interpreter;
+use super::interpreter::Interpreter;
 use super::layout::Layout;
 use super::reader::Reader;
 

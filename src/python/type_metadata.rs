@@ -8,7 +8,7 @@ use crate::process::Address;
 use crate::process::memory::{Memory, MemoryExt};
 
 use super::layout::{Layout, Offsets};
-use super::proof::ProofError;
+use super::proof_error::ProofError;
 use super::reader::Reader;
 
 /// Members read of one type; `code` has 16.

@@ -16,47 +16,13 @@ use crate::process::Address;
 use crate::process::memory::{Memory, MemoryExt, ReadError, u64_at};
 
 use super::address_table::{AddressFilter, AddressTable, FilterBits, hash};
-use super::attach::{Interpreter, Python};
+use super::interpreter::Interpreter;
+use super::interpreter::Python;
 use super::layout::Layout;
-use super::proof::ProofError;
+use super::proof_error::ProofError;
 use super::reader::{NAME_LENGTH_MAX, Reader};
 use super::sizes::{Basis, SizeRule};
-use super::type_metadata;
-
-/// Bits of `tp_flags` (`Include/object.h`). Those below 9 mean something else in older versions: use them only where
-/// the layout has what they speak of.
-pub mod flag {
-    /// Its per-interpreter parts are in the interpreter's state (3.12+).
-    pub const STATIC_BUILTIN: u32 = 1;
-    /// Instances carry their values inline (3.13+).
-    pub const INLINE_VALUES: u32 = 2;
-    /// Weak references in front of the object (3.12+).
-    pub const MANAGED_WEAKREF: u32 = 3;
-    /// Dict in front of the object (3.11+).
-    pub const MANAGED_DICT: u32 = 4;
-    /// Made at run time.
-    pub const HEAPTYPE: u32 = 9;
-    /// `PyType_Ready` has finished with it.
-    pub const READY: u32 = 12;
-    /// Instances have a GC head.
-    pub const HAVE_GC: u32 = 14;
-    /// Subtypes of int.
-    pub const LONG_SUBCLASS: u32 = 24;
-    /// Of list.
-    pub const LIST_SUBCLASS: u32 = 25;
-    /// Of tuple.
-    pub const TUPLE_SUBCLASS: u32 = 26;
-    /// Of bytes.
-    pub const BYTES_SUBCLASS: u32 = 27;
-    /// Of str.
-    pub const UNICODE_SUBCLASS: u32 = 28;
-    /// Of dict.
-    pub const DICT_SUBCLASS: u32 = 29;
-    /// Of BaseException.
-    pub const BASE_EXC_SUBCLASS: u32 = 30;
-    /// Of type: metatypes.
-    pub const TYPE_SUBCLASS: u32 = 31;
-}
+use super::{type_flags as flag, type_metadata};
 
 /// Types accepted. A large Django site has some 30,000.
 const TYPES_MAX: usize = 4 << 20;

@@ -14,10 +14,12 @@
 
 use std::time::{Duration, Instant};
 
-use crate::heap::object::{GcHead, RefcountRule, refcount_word};
 use crate::process::Address;
 use crate::process::memory::{Memory, Piece, ReadError, u64_at};
 use crate::python::layout::Layout;
+use crate::python::object_header::GcHead;
+use crate::python::object_header::RefcountRule;
+use crate::python::object_header::refcount_word;
 use crate::python::reader::Reader;
 
 use super::newest::Birth;

@@ -25,9 +25,11 @@ use rustc_hash::FxHashMap;
 use crate::process::Address;
 use crate::process::memory::{Memory, MemoryExt, Piece, ReadError, u64_at};
 use crate::process::regions::RegionMap;
-use crate::python::attach::{Interpreter, Python};
+use crate::python::gc_links::GC_FLAG_BITS;
+use crate::python::gc_links::generation_heads;
+use crate::python::interpreter::Interpreter;
+use crate::python::interpreter::Python;
 use crate::python::layout::Layout;
-use crate::python::proof::{GC_FLAG_BITS, generation_heads};
 use crate::python::reader::Reader;
 use crate::python::stack::{self, Frame};
 

@@ -14,8 +14,8 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::process::Address;
 use crate::process::memory::{Memory, ReadError, u64_at};
+use crate::python::gc_links::GC_FLAG_BITS;
 use crate::python::layout::Layout;
-use crate::python::proof::GC_FLAG_BITS;
 
 use super::glance::{Glancer, PAGE, link};
 

@@ -23,7 +23,7 @@ use rustc_hash::FxHashMap;
 use crate::process::Address;
 use crate::process::memory::{Memory, MemoryExt};
 use crate::process::page_cache::Momentary;
-use crate::python::proof::GC_FLAG_BITS;
+use crate::python::gc_links::GC_FLAG_BITS;
 use crate::python::reader::Reader;
 
 use super::counters::Counters;

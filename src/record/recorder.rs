@@ -8,7 +8,8 @@ use std::time::{self, Duration};
 use fastrand::Rng;
 
 use crate::process::memory::{Memory, ReadError};
-use crate::python::attach::{Interpreter, Python};
+use crate::python::interpreter::Interpreter;
+use crate::python::interpreter::Python;
 use crate::python::layout::Layout;
 use crate::python::proof;
 use crate::python::reader::Reader;

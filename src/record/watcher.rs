@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::heap::object::RefcountRule;
 use crate::process::Address;
 use crate::process::memory::{Memory, Piece, ReadError};
 use crate::python::layout::Layout;
 use crate::python::measure::{Measure, Size};
+use crate::python::object_header::RefcountRule;
 use crate::python::reader::Reader;
 use crate::python::types::TypeTable;
 use crate::python::version::Version;

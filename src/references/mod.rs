@@ -31,7 +31,7 @@ use rules::{Family, Rule};
 
 use crate::process::memory::{Memory, u64_at};
 use crate::process::{Address, MemoryExt};
-use crate::python::attach::Python;
+use crate::python::interpreter::Python;
 use crate::python::layout::Layout;
 use crate::python::reader::NAME_LENGTH_MAX;
 use crate::python::types::{TypeId, TypeTable};

@@ -7,7 +7,8 @@
 use crate::process::Address;
 use crate::process::memory::Memory;
 use crate::python::reader::Reader;
-use crate::python::types::{flag, static_type_state};
+use crate::python::type_flags as flag;
+use crate::python::types::static_type_state;
 
 use super::{Label, Reads, References, Subject};
 

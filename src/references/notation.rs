@@ -7,7 +7,8 @@ use rustc_hash::FxHashMap;
 use crate::process::Address;
 use crate::process::memory::Memory;
 use crate::python::reader::{NAME_LENGTH_MAX, Reader};
-use crate::python::types::{TypeId, flag};
+use crate::python::type_flags as flag;
+use crate::python::types::TypeId;
 
 use super::{Label, References};
 

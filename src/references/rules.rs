@@ -8,9 +8,10 @@ use rustc_hash::FxHashSet;
 use crate::process::Address;
 use crate::process::cache::CachedMemory;
 use crate::process::memory::{Memory, MemoryExt};
-use crate::python::attach::Python;
+use crate::python::interpreter::Python;
 use crate::python::reader::Reader;
-use crate::python::types::{TypeInfo, TypeTable, flag};
+use crate::python::type_flags as flag;
+use crate::python::types::{TypeInfo, TypeTable};
 
 use super::BODY_MAX;
 use super::names::{self, FieldName};

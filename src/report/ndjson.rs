@@ -5,8 +5,9 @@ use std::io::{self, Write};
 use serde::Serialize;
 use serde::ser::SerializeStruct;
 
-use crate::heap::object::{Object, Refcount};
+use crate::heap::object::Object;
 use crate::process::Address;
+use crate::python::object_header::Refcount;
 use crate::python::sizes::Basis;
 use crate::python::types::{TypeInfo, TypeTable};
 

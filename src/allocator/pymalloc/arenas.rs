@@ -6,7 +6,6 @@
 //!
 //! Mirrors `Objects/obmalloc.c` (v3.8 to v3.15), `struct arena_object`.
 
-use std::ops::Range;
 use std::time::Duration;
 
 use rustc_hash::FxHashSet;
@@ -15,11 +14,12 @@ use crate::allocator::glibc;
 use crate::process::Address;
 use crate::process::elf::LoadedElf;
 use crate::process::memory::{Memory, MemoryExt, Piece, ReadError, u32_at, u64_at};
-use crate::python::attach::Python;
+use crate::python::interpreter::Python;
 use crate::python::layout::Layout;
 use crate::python::layout::allocators::Obmalloc;
-use crate::python::proof::ProofError;
+use crate::python::proof_error::ProofError;
 
+use super::arena::{Arena, Arenas};
 use super::{header_scan, state_proof};
 
 /// Arena slots accepted: 1 MiB each, so 16 TiB of arenas.
@@ -37,34 +37,6 @@ const TRIES_OF_MANY: usize = 3;
 const MANY_SLOTS: u64 = 1 << 17;
 /// Between the later ones of them.
 const PAUSE: Duration = Duration::from_micros(500);
-
-/// One arena, and the part of it that has been cut into pools.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Arena {
-    /// Its index in the allocator's array, which each of its pools repeats.
-    pub index: u32,
-    /// All of it.
-    pub range: Range<Address>,
-    /// First pool to one past the last pool that was ever used; pools there may be free again.
-    pub pools: Range<Address>,
-}
-
-/// All arenas, and what the allocator counts itself.
-#[derive(Debug, Default)]
-pub struct Arenas {
-    /// In order of address.
-    pub arenas: Vec<Arena>,
-    /// `raw_allocated_blocks`: blocks beyond pymalloc's size that went to malloc. Known since 3.12.
-    pub raw_blocks: Option<u64>,
-    /// Slots of the array that make no sense.
-    pub rejected: u64,
-    /// Pools of which a block is in use, as the arenas count.
-    pub pools_in_use: u64,
-    /// Arenas whose counts of pools disagree: they change just now.
-    pub(crate) odd: u64,
-    /// Arenas in memory that was not mapped when the target's mappings were read: they are new.
-    pub(crate) newer: Vec<Arena>,
-}
 
 /// Finds all arenas of all interpreters. An interpreter run with another allocator has none.
 ///
@@ -96,19 +68,6 @@ pub fn find<M: Memory + ?Sized>(memory: &M, python: &Python) -> Result<Arenas, P
     found.arenas.sort_by_key(|arena| arena.range.start);
     found.arenas.dedup_by_key(|arena| arena.range.start);
     Ok(found)
-}
-
-impl Arenas {
-    fn join(&mut self, other: Arenas) {
-        self.arenas.extend(other.arenas);
-        self.rejected += other.rejected;
-        self.odd += other.odd;
-        self.pools_in_use += other.pools_in_use;
-        self.raw_blocks = match (self.raw_blocks, other.raw_blocks) {
-            (Some(own), Some(other)) => Some(own.saturating_add(other)),
-            (own, other) => own.or(other),
-        };
-    }
 }
 
 /// Reads the state at `at`, again where it contradicts itself.

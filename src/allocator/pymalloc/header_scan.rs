@@ -13,7 +13,7 @@ use crate::process::memory::{Memory, u32_at};
 use crate::process::regions::Backing;
 use crate::python::layout::Layout;
 
-use super::arenas::Arena;
+use super::arena::Arena;
 use super::pools::{Pool, PoolState};
 
 /// Bytes read at a time.

@@ -2,6 +2,7 @@
 //!
 //! Mirrors `Objects/obmalloc.c` and `Include/internal/pycore_obmalloc.h` (v3.14.0).
 
+pub mod arena;
 pub mod arenas;
 pub mod header_scan;
 pub mod pools;

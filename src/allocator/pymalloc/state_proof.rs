@@ -12,9 +12,9 @@ use crate::process::Address;
 use crate::process::memory::{Memory, MemoryExt};
 use crate::python::layout::Layout;
 use crate::python::layout::allocators::Obmalloc;
-use crate::python::proof::ProofError;
+use crate::python::proof_error::ProofError;
 
-use super::arenas::{Arena, Arenas};
+use super::arena::{Arena, Arenas};
 
 /// How much of what the state counts and what is found may be in motion: one, and a part of many.
 const MOVING_PART: u64 = 64;

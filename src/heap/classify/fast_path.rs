@@ -6,16 +6,22 @@
 //! [`Classifier::block`], which says the same: builds with assertions, as those of the tests, take both ways for
 //! every block and compare.
 
-use crate::heap::object::{GcHead, Object, Refcount, RefcountRule};
+use crate::heap::object::Object;
 use crate::process::Address;
 use crate::process::memory::u32_at;
 use crate::python::address_table::{AddressFilter, hash};
 use crate::python::deferred::Deferred;
-use crate::python::measure::{DIGIT_BITS, OBJECT_SIZE_MAX, Size};
+use crate::python::deferred::OBJECT_SIZE_MAX;
+use crate::python::measure::{DIGIT_BITS, Size};
+use crate::python::object_header::GcHead;
+use crate::python::object_header::Refcount;
+use crate::python::object_header::RefcountRule;
 use crate::python::types::TypeId;
 
-use super::classifier::{Classifier, LOWEST_ADDRESS, Room, Verdict};
+use super::classifier::{Classifier, Verdict};
 use super::type_summary::{Brief, Briefs, Places, Shape, WORDS};
+use crate::allocator::room::Room;
+use crate::python::object_header::LOWEST_ADDRESS;
 
 /// What the short way says of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,10 +8,11 @@
 
 use rustc_hash::FxHashSet;
 
-use crate::heap::plan::{Part, Plan};
+use crate::heap::part::Part;
+use crate::heap::plan::Plan;
 use crate::process::Address;
 use crate::process::memory::{Memory, MemoryExt};
-use crate::python::attach::Python;
+use crate::python::interpreter::Python;
 use crate::python::layout::allocators::Freelist;
 
 /// Entries accepted in one list; the interpreter's own limits are at most 2,000.

@@ -1,13 +1,13 @@
 //! What the short way of judging blocks ([`crate::heap::classify::fast_path`]) needs of a type, in half a cache line, found by the type's
 //! address in one probe.
 
+use crate::allocator::room::ALIGNMENT;
 use crate::python::address_table::AddressTable;
 use crate::python::layout::Layout;
 use crate::python::layout::fields::Bits;
 use crate::python::sizes::SizeRule;
-use crate::python::types::{TypeId, TypeInfo, TypeTable, flag};
-
-use super::classifier::ALIGNMENT;
+use crate::python::type_flags as flag;
+use crate::python::types::{TypeId, TypeInfo, TypeTable};
 
 /// How a type's instances are measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,14 +8,15 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::heap::classify::classifier::Classifier;
 use crate::heap::object::Object;
-use crate::heap::plan::{Part, Plan};
+use crate::heap::part::Part;
+use crate::heap::plan::Plan;
 use crate::heap::worker::Worker;
 use crate::process::Address;
 use crate::process::cache::CachedMemory;
 use crate::process::memory::{Memory, ReadError};
-use crate::python::attach::Python;
 use crate::python::heap_types;
-use crate::python::proof::ProofError;
+use crate::python::interpreter::Python;
+use crate::python::proof_error::ProofError;
 use crate::python::reader::Reader;
 
 /// How often it is tried.

@@ -6,16 +6,16 @@
 //! Mirrors what `Objects/setobject.c`, `bytearrayobject.c`, `codeobject.c`, `odictobject.c`, `genobject.c` and
 //! `Modules/_collectionsmodule.c`, `arraymodule.c`, `_io/bufferedio.c` (v3.8 to v3.15) keep true between any two calls.
 
-use crate::heap::classify::classifier::{Classifier, LOWEST_ADDRESS};
-use crate::heap::object::USER_SPACE;
+use crate::heap::classify::classifier::Classifier;
 use crate::process::Address;
 use crate::process::memory::{Memory, MemoryExt, Now, u32_at, u64_at};
 use crate::python::layout::Layout;
 use crate::python::layout::fields::Bits;
+use crate::python::object_header::{LOWEST_ADDRESS, USER_SPACE};
 use crate::python::reader::KeysHeader;
 use crate::python::types::{TypeInfo, TypeTable};
 
-use super::votes::Kind;
+use super::checked_struct::CheckedStruct;
 
 /// How often an object that contradicts itself is read.
 const TRIES: usize = 8;
@@ -62,7 +62,7 @@ impl<'a, M: Memory + ?Sized> Trial<'a, M> {
     }
 
     /// Whether the object at `address` agrees with the layout; `None` where it tells nothing.
-    pub(crate) fn of(&self, kind: Kind, info: &TypeInfo, address: Address) -> Option<bool> {
+    pub(crate) fn of(&self, kind: CheckedStruct, info: &TypeInfo, address: Address) -> Option<bool> {
         let mut bytes = self.read(info, address)?;
         let mut stood_still = 0;
         for _ in 0..TRIES {
@@ -108,19 +108,19 @@ impl<'a, M: Memory + ?Sized> Trial<'a, M> {
         Some(bytes)
     }
 
-    fn once(&self, kind: Kind, address: Address, bytes: &[u8]) -> Option<bool> {
+    fn once(&self, kind: CheckedStruct, address: Address, bytes: &[u8]) -> Option<bool> {
         match kind {
-            Kind::Text => self.text(bytes),
-            Kind::Set => self.set(address, bytes),
-            Kind::ByteArray => self.byte_array(bytes),
-            Kind::Deque => self.deque(bytes),
-            Kind::OrderedDict => self.ordered_dict(bytes),
-            Kind::Array => self.array(bytes),
-            Kind::Buffered => self.buffered(bytes),
-            Kind::Code => self.code(bytes),
-            Kind::Frame => self.frame(address, bytes),
-            Kind::Generator => self.generator(bytes),
-            Kind::BytesIo | Kind::Type => None,
+            CheckedStruct::Text => self.text(bytes),
+            CheckedStruct::Set => self.set(address, bytes),
+            CheckedStruct::ByteArray => self.byte_array(bytes),
+            CheckedStruct::Deque => self.deque(bytes),
+            CheckedStruct::OrderedDict => self.ordered_dict(bytes),
+            CheckedStruct::Array => self.array(bytes),
+            CheckedStruct::Buffered => self.buffered(bytes),
+            CheckedStruct::Code => self.code(bytes),
+            CheckedStruct::Frame => self.frame(address, bytes),
+            CheckedStruct::Generator => self.generator(bytes),
+            CheckedStruct::BytesIo | CheckedStruct::Type => None,
         }
     }
 

@@ -7,10 +7,10 @@
 
 use crate::process::Address;
 use crate::process::memory::Memory;
-use crate::python::proof::ProofError;
-use crate::python::sizes::SizeRule;
+use crate::python::proof_error::ProofError;
 use crate::python::types::TypeInfo;
 
+use super::checked_struct::{CHECKED_STRUCTS, CheckedStruct};
 use super::object::Trial;
 
 /// Objects of a kind that are asked by one worker, until so many of them told anything.
@@ -23,77 +23,6 @@ const MINORITY_MIN: u32 = 8;
 const REFUSED_MIN: u32 = 16;
 /// Of text, which is made everywhere and all the time, more.
 const REFUSED_TEXTS_MIN: u32 = 64;
-
-/// The kinds that are tried.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Text,
-    Set,
-    ByteArray,
-    Deque,
-    OrderedDict,
-    Array,
-    Buffered,
-    Code,
-    Frame,
-    Generator,
-    BytesIo,
-    Type,
-}
-
-/// All of them, in that order.
-const KINDS: [Kind; Kind::Type as usize + 1] = [
-    Kind::Text,
-    Kind::Set,
-    Kind::ByteArray,
-    Kind::Deque,
-    Kind::OrderedDict,
-    Kind::Array,
-    Kind::Buffered,
-    Kind::Code,
-    Kind::Frame,
-    Kind::Generator,
-    Kind::BytesIo,
-    Kind::Type,
-];
-
-impl Kind {
-    fn of(rule: SizeRule) -> Option<Kind> {
-        Some(match rule {
-            SizeRule::Str => Kind::Text,
-            SizeRule::Set => Kind::Set,
-            SizeRule::ByteArray => Kind::ByteArray,
-            SizeRule::Deque => Kind::Deque,
-            SizeRule::OrderedDict => Kind::OrderedDict,
-            SizeRule::Array => Kind::Array,
-            SizeRule::Buffered => Kind::Buffered,
-            SizeRule::Code => Kind::Code,
-            SizeRule::Frame => Kind::Frame,
-            SizeRule::Generator => Kind::Generator,
-            SizeRule::BytesIo => Kind::BytesIo,
-            SizeRule::Type => Kind::Type,
-            _ => return None,
-        })
-    }
-
-    /// CPython's name of its struct.
-    fn name(self) -> &'static str {
-        match self {
-            Kind::Text => "PyCompactUnicodeObject",
-            Kind::Set => "PySetObject",
-            Kind::ByteArray => "PyByteArrayObject",
-            Kind::Deque => "dequeobject",
-            Kind::OrderedDict => "PyODictObject",
-            Kind::Array => "arrayobject",
-            Kind::Buffered => "buffered",
-            Kind::Code => "PyCodeObject",
-            Kind::Frame => "PyFrameObject",
-            Kind::Generator => "PyGenObject",
-            Kind::BytesIo => "bytesio",
-            Kind::Type => "PyHeapTypeObject",
-        }
-    }
-}
 
 /// What became of the objects of one kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -111,7 +40,7 @@ struct Votes {
 /// What became of the objects of each kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Trials {
-    votes: [Votes; KINDS.len()],
+    votes: [Votes; CHECKED_STRUCTS.len()],
 }
 
 impl Trials {
@@ -130,10 +59,10 @@ impl Trials {
     /// A block names a type, but its body cannot be right. Most sets are the same with their two counts exchanged; the few
     /// that are not are refused, and so are asked why.
     pub(crate) fn refuse<M: Memory + ?Sized>(&mut self, trial: &Trial<'_, M>, info: &TypeInfo, address: Address) {
-        let Some(kind) = Kind::of(info.rule) else { return };
+        let Some(kind) = CheckedStruct::of(info.rule) else { return };
         let votes = &mut self.votes[kind as usize];
         votes.refused = votes.refused.saturating_add(1);
-        if kind == Kind::Set && votes.refused <= ASKED_MAX {
+        if kind == CheckedStruct::Set && votes.refused <= ASKED_MAX {
             votes.exchanged += u32::from(trial.is_exchanged_set(info, address) == Some(true));
         }
     }
@@ -148,9 +77,9 @@ impl Trials {
         address: Address,
         bytes: impl FnOnce() -> Option<&'w [u8]>,
     ) {
-        let Some(kind) = Kind::of(info.rule) else { return };
+        let Some(kind) = CheckedStruct::of(info.rule) else { return };
         let votes = &mut self.votes[kind as usize];
-        if kind == Kind::Text && bytes().and_then(|bytes| trial.is_ascii(bytes)) != Some(false) {
+        if kind == CheckedStruct::Text && bytes().and_then(|bytes| trial.is_ascii(bytes)) != Some(false) {
             return;
         }
         votes.found = votes.found.saturating_add(1);
@@ -169,7 +98,7 @@ impl Trials {
     /// # Errors
     /// The first kind for which it does not.
     pub fn judge(&self) -> Result<(), ProofError> {
-        for kind in KINDS {
+        for kind in CHECKED_STRUCTS {
             let Votes { held, failed, found, refused, exchanged, .. } = self.votes[kind as usize];
             let field = kind.name();
             if failed >= FAILED_MIN && failed > held || failed >= MINORITY_MIN && failed > held / 2 {
@@ -180,7 +109,7 @@ impl Trials {
                 let detail = format!("objects that make sense only with two of its fields exchanged: {exchanged}");
                 return Err(ProofError::Field { field, detail });
             }
-            let few = if kind == Kind::Text { REFUSED_TEXTS_MIN } else { REFUSED_MIN };
+            let few = if kind == CheckedStruct::Text { REFUSED_TEXTS_MIN } else { REFUSED_MIN };
             if refused >= few && refused > found {
                 let detail = format!("{refused} of {} objects make no sense", found.saturating_add(refused));
                 return Err(ProofError::Field { field, detail });

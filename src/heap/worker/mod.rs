@@ -1,44 +1,33 @@
 //! One worker of a census: reads a part of memory, judges its blocks, completes sizes, hands objects on, forgets.
 
+pub mod chunks;
 pub mod conservative;
 pub mod mimalloc;
+pub mod musl;
+pub mod pools;
 
-use crate::allocator::glibc::{self, Chunk, Heap, Row};
-use crate::allocator::pymalloc::arenas::Arena;
-use crate::allocator::pymalloc::pools::{Pool, PoolState};
+use crate::allocator::page_chains::PageChains;
 use crate::process::cache::CachedMemory;
-use crate::process::memory::{Memory, Piece, ReadError, u64_at};
+use crate::process::memory::{Memory, Piece, ReadError};
 use crate::process::regions::Region;
 use crate::process::{Address, MemoryExt};
 use crate::python::deferred::{self, Deferred};
+use crate::python::gc_links::GC_FLAG_BITS;
 use crate::python::measure::Size;
-use crate::python::proof::GC_FLAG_BITS;
+use crate::python::object_header::{LOWEST_ADDRESS, Refcount, USER_SPACE};
 use crate::python::reader::KeysHeader;
 
-use super::classify::classifier::{Classifier, Found, LOWEST_ADDRESS, Room, Verdict};
-use super::classify::fast_path::{Finds, Quick};
+use super::classify::classifier::{Classifier, Found, Verdict};
 use super::classify::statics;
 use super::layout_check::object::Trial;
 use super::layout_check::votes::Trials;
-use super::object::{Object, Refcount, Sink, USER_SPACE};
-use super::plan::{MAPPED_PREFIX, Part};
-use super::worker::mimalloc::PageChains;
+use super::object::{Object, Sink};
+use super::part::Part;
 
-/// Bytes of pools read at a time: what stays in the second-level cache until it has been judged. A multiple of every
-/// pool size.
-const POOLS_WINDOW: usize = 1024 << 10;
 /// Bytes of a heap of chunks read at a time.
 pub(crate) const WINDOW: usize = 1 << 20;
 /// Sizes that wait to be completed: 20,000 take about 2 MiB.
 const PENDING_MAX: usize = 20_000;
-/// Pools that one system call reads.
-const POOLS_AT_ONCE: usize = 16;
-/// Bytes read behind a window of a heap, so that the last chunk that starts in it can be judged.
-const LOOK_AHEAD: u64 = 4 << 10;
-/// Bytes read before it: what looks like a row of chunks may begin with a number, but its second chunk is a true one.
-const LOOK_BACK: u64 = 2 << 10;
-/// Both together.
-pub(crate) const MARGIN: u64 = LOOK_BACK + LOOK_AHEAD;
 /// How often a pool that changed while it was read is read again.
 pub(crate) const POOL_RETRIES: usize = 3;
 /// Bytes between two wanted places that are read along rather than skipped.
@@ -106,7 +95,7 @@ pub struct Worker<'a, M: Memory + ?Sized, S: Sink> {
     pub(crate) classifier: &'a Classifier<'a>,
     sink: S,
     pub(crate) counts: Counts,
-    window: Vec<u8>,
+    pub(crate) window: Vec<u8>,
     pending: Vec<Pending>,
     scratch: Vec<u8>,
     /// No object is larger than all memory that the target may write.
@@ -167,90 +156,6 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
         }
     }
 
-    /// Reads single pools, of which [`POOLS_AT_ONCE`] share a system call.
-    ///
-    /// # Errors
-    /// As [`Worker::read_part`].
-    pub fn read_pools(&mut self, pools: &[Address]) -> Result<(), ReadError> {
-        let pool_size = self.classifier.layout().constants.pool_size;
-        let mut buffer = std::mem::take(&mut self.window);
-        buffer.resize(buffer.len().max(POOLS_AT_ONCE * pool_size), 0);
-        let mut result = Ok(());
-        for batch in pools.chunks(POOLS_AT_ONCE) {
-            result = self.read_pool_batch(batch, &mut buffer[..batch.len() * pool_size]);
-            if result.is_err() {
-                break;
-            }
-        }
-        self.window = buffer;
-        result
-    }
-
-    fn read_pool_batch(&mut self, pools: &[Address], buffer: &mut [u8]) -> Result<(), ReadError> {
-        let (memory, pool_size) = (self.memory, self.classifier.layout().constants.pool_size);
-        let mut pieces: Vec<Piece<'_>> = pools
-            .iter()
-            .zip(buffer.chunks_exact_mut(pool_size))
-            .map(|(&address, buffer)| Piece { address, buffer, filled: false })
-            .collect();
-        let is_local = pools.iter().all(|&pool| memory.local(pool, pool_size).is_some());
-        if !is_local {
-            memory.read_pieces(&mut pieces)?;
-        }
-        for piece in &pieces {
-            let start = piece.address;
-            match memory.local(start, pool_size) {
-                Some(bytes) => self.read_pool(start, bytes, Window { start, bytes })?,
-                None if piece.filled => self.read_pool(start, piece.buffer, Window { start, bytes: piece.buffer })?,
-                None => self.counts.unreadable_bytes += pool_size as u64,
-            }
-        }
-        Ok(())
-    }
-
-    /// Reads the chunks of a heap that start in `range`. Where its first one starts is found by looking for a row of
-    /// chunks from some way before it on, unless the heap starts there.
-    ///
-    /// # Errors
-    /// As [`Worker::read_part`].
-    pub fn read_heap_window(&mut self, heap: &Heap, range: std::ops::Range<Address>) -> Result<(), ReadError> {
-        let start = Address(range.start.0.saturating_sub(LOOK_BACK).max(heap.range.start.0));
-        let length = (range.end.0 - start.0 + LOOK_AHEAD).min(heap.range.end.0 - start.0) as usize;
-        self.with_bytes(start, length, |worker, window| {
-            let memory = worker.memory;
-            let word = |at: Address| match window.get(at, 8) {
-                Some(bytes) => u64_at(bytes, 0),
-                None => memory.read_u64(at).ok(),
-            };
-            let row = Row { heap, word: &word };
-            let mut at = start;
-            if at != heap.range.start {
-                at = row.first_in(start..range.end).unwrap_or(range.end);
-            }
-            while at < range.start {
-                match word(at.offset(8)).and_then(|word| heap.chunk(at, word)) {
-                    Some(chunk) if chunk.end() < range.start || chunk.size < LOOK_BACK => at = chunk.end(),
-                    // What leads so far may be a number.
-                    _ => at = row.first_in(range.clone()).unwrap_or(range.end),
-                }
-            }
-            while at < range.end {
-                let Some(chunk) = word(at.offset(8)).and_then(|word| heap.chunk(at, word)) else {
-                    at = row.first_in(at.offset(16)..range.end).unwrap_or(range.end);
-                    continue;
-                };
-                if chunk.end() >= heap.range.end {
-                    break;
-                }
-                if word(chunk.end().offset(8)).is_some_and(glibc::says_previous_in_use) {
-                    worker.judge_chunk(heap, chunk, window)?;
-                }
-                at = chunk.end();
-            }
-            Ok(())
-        })
-    }
-
     /// Objects found so far, those whose sizes wait included.
     pub fn found(&self) -> u64 {
         self.counts.objects + self.pending.len() as u64
@@ -301,88 +206,10 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
         result
     }
 
-    fn read_arena(&mut self, arena: &Arena) -> Result<(), ReadError> {
-        let pool_size = self.classifier.layout().constants.pool_size;
-        let mut at = arena.pools.start;
-        while at < arena.pools.end {
-            let length = ((arena.pools.end.0 - at.0) as usize).min(POOLS_WINDOW);
-            self.with_bytes(at, length, |worker, window| {
-                for (index, bytes) in window.bytes.chunks_exact(pool_size).enumerate() {
-                    worker.read_pool(window.start.offset(index * pool_size), bytes, window)?;
-                }
-                Ok(())
-            })?;
-            at = at.offset(length);
-        }
-        Ok(())
-    }
-
-    /// Reads one pool. A pool that contradicts itself was changed while it was read; it is read again by itself.
-    fn read_pool(&mut self, address: Address, bytes: &[u8], window: Window<'_>) -> Result<(), ReadError> {
-        if self.judge_pool(address, bytes, window)? {
-            return Ok(());
-        }
-        let stands_still = if self.memory.local(address, bytes.len()).is_some() {
-            self.is_as_before(address, bytes)
-        } else {
-            let (mut before, mut again) = (bytes.to_vec(), vec![0; bytes.len()]);
-            for _ in 0..POOL_RETRIES {
-                self.memory.read_exact_at(address, &mut again).or_else(only_fatal)?;
-                if self.judge_pool(address, &again, window)? {
-                    return Ok(());
-                }
-                std::mem::swap(&mut again, &mut before);
-            }
-            again == before
-        };
-        self.counts.torn_pools += 1;
-        self.counts.contradicting_pools += u64::from(stands_still);
-        Ok(())
-    }
-
     /// Whether the target still has these bytes of a copy of it.
     pub(crate) fn is_as_before(&self, address: Address, bytes: &[u8]) -> bool {
         let mut now = vec![0; bytes.len()];
         self.memory.read_now(address, &mut now).is_ok() && now == bytes
-    }
-
-    /// Judges all blocks of a pool in use. `false`, and nothing done, where the pool contradicts itself.
-    fn judge_pool(&mut self, address: Address, bytes: &[u8], window: Window<'_>) -> Result<bool, ReadError> {
-        let pool = match Pool::read(bytes, self.classifier.layout()) {
-            PoolState::Free => return Ok(true),
-            PoolState::Broken => return Ok(false),
-            PoolState::InUse(pool) => pool,
-        };
-        let Some(free) = pool.free_blocks(address, bytes) else { return Ok(false) };
-        self.counts.pools += 1;
-        self.counts.blocks_in_use += u64::from(pool.in_use);
-        let room = Room::Class(pool.block_size as u64);
-        let classifier = self.classifier;
-        let quick_way = classifier.quick_way();
-        let mut hands = Hands { worker: self, window, result: Ok(()) };
-        for index in 0..pool.carved {
-            if free.contains(index) {
-                continue;
-            }
-            let offset = pool.first + index * pool.block_size;
-            let at = address.offset(offset);
-            let quick = match quick_way {
-                Some(way) => way.quick(at, bytes, offset, pool.block_size, &mut hands),
-                None => Quick::Unknown,
-            };
-            if quick == Quick::Told {
-                continue;
-            }
-            let Some(block) = bytes.get(offset..offset + pool.block_size) else { break };
-            let verdict = match quick {
-                Quick::Told | Quick::Nothing => Verdict::NoObject,
-                Quick::Typed(type_id) => classifier.typed(at, block, room, type_id),
-                Quick::Unknown => classifier.block(at, block, room),
-            };
-            hands.worker.judge(verdict, window)?;
-        }
-        hands.result?;
-        Ok(true)
     }
 
     #[inline(always)]
@@ -424,7 +251,13 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
 
     /// Hands a dict on whose keys are in the window, or keeps it for later.
     #[inline(always)]
-    fn tell_dict(&mut self, dict: &Object, keys: Address, split: bool, window: Window<'_>) -> Result<(), ReadError> {
+    pub(crate) fn tell_dict(
+        &mut self,
+        dict: &Object,
+        keys: Address,
+        split: bool,
+        window: Window<'_>,
+    ) -> Result<(), ReadError> {
         let base = dict.size;
         let header = window.get(keys, KeysHeader::BYTES);
         match header.and_then(|header| deferred::dict_size(header, self.classifier.layout(), base, split)) {
@@ -453,7 +286,7 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
 
     /// Hands an object whose size is known to the sink, unless it is larger than any can be.
     #[inline(always)]
-    fn tell(&mut self, object: &Object) {
+    pub(crate) fn tell(&mut self, object: &Object) {
         if object.size > self.size_max {
             log::trace!("torn: {object:?}");
             self.counts.torn_objects += 1;
@@ -508,82 +341,6 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
         Ok(())
     }
 
-    /// Walks a row of chunks, a window at a time. Where the row breaks, the target has changed it under our hands:
-    /// it is picked up again at the next place where chunks follow one another.
-    fn read_heap(&mut self, heap: &Heap) -> Result<(), ReadError> {
-        let mut at = heap.range.start;
-        while at.0 + glibc::HEADER <= heap.range.end.0 {
-            let length = ((heap.range.end.0 - at.0) as usize).min(WINDOW);
-            let start = at;
-            self.with_bytes(start, length, |worker, window| {
-                at = worker.read_chunks(heap, window)?;
-                Ok(())
-            })?;
-            if at <= start {
-                // Unreadable: past this window.
-                at = start.offset(length);
-            }
-        }
-        Ok(())
-    }
-
-    /// Walks the chunks of a window; returns where to go on.
-    fn read_chunks(&mut self, heap: &Heap, window: Window<'_>) -> Result<Address, ReadError> {
-        let mut at = window.start;
-        let end = window.start.offset(window.bytes.len());
-        while let Some(word) = window.get(at.offset(8), 8).and_then(|bytes| u64_at(bytes, 0)) {
-            let Some(chunk) = heap.chunk(at, word) else {
-                let rest = &window.bytes[(at.0 - window.start.0) as usize..];
-                let next = heap.resync(at.offset(16), rest.get(16..).unwrap_or_default()).unwrap_or(end);
-                // What ends a heap: the fence behind the last chunk of a thread's arena.
-                if heap.range.end.0 - at.0 > 64 {
-                    self.counts.unparsed_bytes += next.0 - at.0;
-                }
-                at = next;
-                continue;
-            };
-            if chunk.end() >= heap.range.end {
-                // The top chunk: never handed out.
-                return Ok(heap.range.end);
-            }
-            let next = match window.get(chunk.end().offset(8), 8) {
-                Some(bytes) => u64_at(bytes, 0),
-                None if at != window.start && chunk.size < WINDOW as u64 => return Ok(at),
-                None => self.memory.read_u64(chunk.end().offset(8)).ok(),
-            };
-            if next.is_some_and(glibc::says_previous_in_use) {
-                self.judge_chunk(heap, chunk, window)?;
-            }
-            at = chunk.end();
-        }
-        Ok(at.max(window.start.offset(16)))
-    }
-
-    fn judge_chunk(&mut self, heap: &Heap, chunk: Chunk, window: Window<'_>) -> Result<(), ReadError> {
-        let offset = (chunk.data().0 - window.start.0) as usize;
-        let Some(data) = window.bytes.get(offset..) else { return Ok(()) };
-        let usable = usize::try_from(chunk.usable()).unwrap_or(usize::MAX);
-        let data = &data[..usable.min(data.len())];
-        let verdict = self.classifier.block(chunk.data(), data, Room::Chunk(chunk.usable()));
-        if let Verdict::Object(Found { address, refcount: Refcount::Count(count), .. }) = verdict
-            && address == chunk.data()
-            && chunk.is_in_fast_bin(count, &heap.range)
-        {
-            return Ok(());
-        }
-        self.judge(verdict, window)
-    }
-
-    fn read_mapped(&mut self, chunk: Chunk) -> Result<(), ReadError> {
-        let length = chunk.size.min(MAPPED_PREFIX) as usize;
-        self.with_bytes(chunk.address, length, |worker, window| {
-            let data = window.bytes.get(glibc::HEADER as usize..).unwrap_or_default();
-            // The mapping was rounded up to pages, so the room says little.
-            let verdict = worker.classifier.block(chunk.data(), data, Room::AtMost(chunk.size - glibc::HEADER));
-            worker.judge(verdict, window)
-        })
-    }
-
     /// Whether a count could as well be an address: in a program that is not relocated, static data lies so low.
     fn is_address(&self, refcount: Refcount) -> bool {
         matches!(refcount, Refcount::Count(count)
@@ -628,27 +385,6 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
             });
             result
         })
-    }
-}
-
-/// Hands on what the short way finds in a pool.
-struct Hands<'w, 'a, 'b, M: Memory + ?Sized, S: Sink> {
-    worker: &'w mut Worker<'a, M, S>,
-    window: Window<'b>,
-    result: Result<(), ReadError>,
-}
-
-impl<M: Memory + ?Sized, S: Sink> Finds for Hands<'_, '_, '_, M, S> {
-    #[inline(always)]
-    fn object(&mut self, object: Object) {
-        self.worker.tell(&object);
-    }
-
-    #[inline(always)]
-    fn dict(&mut self, dict: Object, keys: Address, split: bool) {
-        if let Err(error) = self.worker.tell_dict(&dict, keys, split, self.window) {
-            self.result = Err(error);
-        }
     }
 }
 

@@ -5,7 +5,7 @@
 
 use crate::process::Address;
 use crate::process::memory::{Memory, MemoryExt};
-use crate::python::attach::Interpreter;
+use crate::python::interpreter::Interpreter;
 
 use super::{Finder, RootKind};
 

@@ -7,10 +7,12 @@ use rustc_hash::FxHashMap;
 
 use crate::process::Address;
 use crate::process::memory::{Memory, MemoryExt};
-use crate::python::attach::{Interpreter, Python};
 use crate::python::code::Code;
+use crate::python::interpreter::Interpreter;
+use crate::python::interpreter::Python;
 use crate::python::reader::{NAME_LENGTH_MAX, Reader};
-use crate::python::types::{TypeTable, flag};
+use crate::python::type_flags as flag;
+use crate::python::types::TypeTable;
 
 use super::{Reads, References};
 

@@ -6,7 +6,7 @@
 use crate::heap::object_table::Objects;
 use crate::process::Address;
 use crate::process::memory::{Memory, MemoryExt};
-use crate::python::attach::Python;
+use crate::python::interpreter::Python;
 use crate::python::reader::{NAME_LENGTH_MAX, Reader};
 use crate::python::stack;
 use crate::python::types::{TypeId, TypeTable};

@@ -4,8 +4,8 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::process::Address;
 use crate::process::memory::{Memory, MemoryExt};
-use crate::python::attach::Interpreter;
 use crate::python::code::Code;
+use crate::python::interpreter::Interpreter;
 use crate::python::reader::NAME_LENGTH_MAX;
 use crate::python::stack::{self, FRAMES_MAX, Frame};
 use crate::references::Label;
@@ -57,7 +57,7 @@ impl<M: Memory + ?Sized> Finder<'_, M> {
             }
             Label::Dict => dict = Some(Address(word)),
             // Until 3.10 the dict is a field like others.
-            Label::Field(_) if self.reader.has_type_flag(Address(word), crate::python::types::flag::DICT_SUBCLASS) => {
+            Label::Field(_) if self.reader.has_type_flag(Address(word), crate::python::type_flags::DICT_SUBCLASS) => {
                 dict = Some(Address(word));
             }
             _ => {}

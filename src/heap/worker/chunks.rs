@@ -1,0 +1,142 @@
+//! Reads the chunks of glibc's malloc: rows of them, parts of rows, and chunks that are mappings of their own.
+
+use std::ops::Range;
+
+use crate::allocator::glibc::{self, Chunk, Heap, Row};
+use crate::allocator::room::Room;
+use crate::heap::classify::classifier::{Found, Verdict};
+use crate::heap::object::Sink;
+use crate::heap::part::MAPPED_PREFIX;
+use crate::process::Address;
+use crate::process::memory::{Memory, MemoryExt, ReadError, u64_at};
+use crate::python::object_header::Refcount;
+
+use super::{WINDOW, Window, Worker};
+
+/// Bytes read behind a window of a heap, so that the last chunk that starts in it can be judged.
+const LOOK_AHEAD: u64 = 4 << 10;
+/// Bytes read before it: what looks like a row of chunks may begin with a number, but its second chunk is a true one.
+const LOOK_BACK: u64 = 2 << 10;
+/// Both together.
+pub(crate) const MARGIN: u64 = LOOK_BACK + LOOK_AHEAD;
+
+impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
+    /// Reads the chunks of a heap that start in `range`. Where its first one starts is found by looking for a row of
+    /// chunks from some way before it on, unless the heap starts there.
+    ///
+    /// # Errors
+    /// As [`Worker::read_part`].
+    pub fn read_heap_window(&mut self, heap: &Heap, range: Range<Address>) -> Result<(), ReadError> {
+        let start = Address(range.start.0.saturating_sub(LOOK_BACK).max(heap.range.start.0));
+        let length = (range.end.0 - start.0 + LOOK_AHEAD).min(heap.range.end.0 - start.0) as usize;
+        self.with_bytes(start, length, |worker, window| {
+            let memory = worker.memory;
+            let word = |at: Address| match window.get(at, 8) {
+                Some(bytes) => u64_at(bytes, 0),
+                None => memory.read_u64(at).ok(),
+            };
+            let row = Row { heap, word: &word };
+            let mut at = start;
+            if at != heap.range.start {
+                at = row.first_in(start..range.end).unwrap_or(range.end);
+            }
+            while at < range.start {
+                match word(at.offset(8)).and_then(|word| heap.chunk(at, word)) {
+                    Some(chunk) if chunk.end() < range.start || chunk.size < LOOK_BACK => at = chunk.end(),
+                    // What leads so far may be a number.
+                    _ => at = row.first_in(range.clone()).unwrap_or(range.end),
+                }
+            }
+            while at < range.end {
+                let Some(chunk) = word(at.offset(8)).and_then(|word| heap.chunk(at, word)) else {
+                    at = row.first_in(at.offset(16)..range.end).unwrap_or(range.end);
+                    continue;
+                };
+                if chunk.end() >= heap.range.end {
+                    break;
+                }
+                if word(chunk.end().offset(8)).is_some_and(glibc::says_previous_in_use) {
+                    worker.judge_chunk(heap, chunk, window)?;
+                }
+                at = chunk.end();
+            }
+            Ok(())
+        })
+    }
+
+    /// Walks a row of chunks, a window at a time. Where the row breaks, the target has changed it under our hands:
+    /// it is picked up again at the next place where chunks follow one another.
+    pub(crate) fn read_heap(&mut self, heap: &Heap) -> Result<(), ReadError> {
+        let mut at = heap.range.start;
+        while at.0 + glibc::HEADER <= heap.range.end.0 {
+            let length = ((heap.range.end.0 - at.0) as usize).min(WINDOW);
+            let start = at;
+            self.with_bytes(start, length, |worker, window| {
+                at = worker.read_chunks(heap, window)?;
+                Ok(())
+            })?;
+            if at <= start {
+                // Unreadable: past this window.
+                at = start.offset(length);
+            }
+        }
+        Ok(())
+    }
+
+    /// Walks the chunks of a window; returns where to go on.
+    fn read_chunks(&mut self, heap: &Heap, window: Window<'_>) -> Result<Address, ReadError> {
+        let mut at = window.start;
+        let end = window.start.offset(window.bytes.len());
+        while let Some(word) = window.get(at.offset(8), 8).and_then(|bytes| u64_at(bytes, 0)) {
+            let Some(chunk) = heap.chunk(at, word) else {
+                let rest = &window.bytes[(at.0 - window.start.0) as usize..];
+                let next = heap.resync(at.offset(16), rest.get(16..).unwrap_or_default()).unwrap_or(end);
+                // What ends a heap: the fence behind the last chunk of a thread's arena.
+                if heap.range.end.0 - at.0 > 64 {
+                    self.counts.unparsed_bytes += next.0 - at.0;
+                }
+                at = next;
+                continue;
+            };
+            if chunk.end() >= heap.range.end {
+                // The top chunk: never handed out.
+                return Ok(heap.range.end);
+            }
+            let next = match window.get(chunk.end().offset(8), 8) {
+                Some(bytes) => u64_at(bytes, 0),
+                None if at != window.start && chunk.size < WINDOW as u64 => return Ok(at),
+                None => self.memory.read_u64(chunk.end().offset(8)).ok(),
+            };
+            if next.is_some_and(glibc::says_previous_in_use) {
+                self.judge_chunk(heap, chunk, window)?;
+            }
+            at = chunk.end();
+        }
+        Ok(at.max(window.start.offset(16)))
+    }
+
+    fn judge_chunk(&mut self, heap: &Heap, chunk: Chunk, window: Window<'_>) -> Result<(), ReadError> {
+        let offset = (chunk.data().0 - window.start.0) as usize;
+        let Some(data) = window.bytes.get(offset..) else { return Ok(()) };
+        let usable = usize::try_from(chunk.usable()).unwrap_or(usize::MAX);
+        let data = &data[..usable.min(data.len())];
+        let verdict = self.classifier.block(chunk.data(), data, Room::Chunk(chunk.usable()));
+        if let Verdict::Object(Found { address, refcount: Refcount::Count(count), .. }) = verdict
+            && address == chunk.data()
+            && chunk.is_in_fast_bin(count, &heap.range)
+        {
+            return Ok(());
+        }
+        self.judge(verdict, window)
+    }
+
+    pub(crate) fn read_mapped(&mut self, chunk: Chunk) -> Result<(), ReadError> {
+        let length = chunk.size.min(MAPPED_PREFIX) as usize;
+        self.with_bytes(chunk.address, length, |worker, window| {
+            let data = window.bytes.get(glibc::HEADER as usize..).unwrap_or_default();
+            // The mapping was rounded up to pages, so the room says little.
+            let verdict = worker.classifier.block(chunk.data(), data, Room::AtMost(chunk.size - glibc::HEADER));
+            worker.judge(verdict, window)
+        })
+    }
+}

@@ -1,0 +1,160 @@
+//! Reads pymalloc's pools: whole arenas a window at a time, or single pools.
+
+use crate::allocator::pymalloc::arena::Arena;
+use crate::allocator::pymalloc::pools::{Pool, PoolState};
+use crate::allocator::room::Room;
+use crate::heap::classify::classifier::Verdict;
+use crate::heap::classify::fast_path::{Finds, Quick};
+use crate::heap::object::{Object, Sink};
+use crate::process::Address;
+use crate::process::memory::{Memory, Piece, ReadError};
+
+use super::{POOL_RETRIES, Window, Worker, only_fatal};
+
+/// Bytes of pools read at a time: what stays in the second-level cache until it has been judged. A multiple of every
+/// pool size.
+const POOLS_WINDOW: usize = 1024 << 10;
+/// Pools that one system call reads.
+const POOLS_AT_ONCE: usize = 16;
+
+impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
+    /// Reads single pools, of which [`POOLS_AT_ONCE`] share a system call.
+    ///
+    /// # Errors
+    /// As [`Worker::read_part`].
+    pub fn read_pools(&mut self, pools: &[Address]) -> Result<(), ReadError> {
+        let pool_size = self.classifier.layout().constants.pool_size;
+        let mut buffer = std::mem::take(&mut self.window);
+        buffer.resize(buffer.len().max(POOLS_AT_ONCE * pool_size), 0);
+        let mut result = Ok(());
+        for batch in pools.chunks(POOLS_AT_ONCE) {
+            result = self.read_pool_batch(batch, &mut buffer[..batch.len() * pool_size]);
+            if result.is_err() {
+                break;
+            }
+        }
+        self.window = buffer;
+        result
+    }
+
+    fn read_pool_batch(&mut self, pools: &[Address], buffer: &mut [u8]) -> Result<(), ReadError> {
+        let (memory, pool_size) = (self.memory, self.classifier.layout().constants.pool_size);
+        let mut pieces: Vec<Piece<'_>> = pools
+            .iter()
+            .zip(buffer.chunks_exact_mut(pool_size))
+            .map(|(&address, buffer)| Piece { address, buffer, filled: false })
+            .collect();
+        let is_local = pools.iter().all(|&pool| memory.local(pool, pool_size).is_some());
+        if !is_local {
+            memory.read_pieces(&mut pieces)?;
+        }
+        for piece in &pieces {
+            let start = piece.address;
+            match memory.local(start, pool_size) {
+                Some(bytes) => self.read_pool(start, bytes, Window { start, bytes })?,
+                None if piece.filled => self.read_pool(start, piece.buffer, Window { start, bytes: piece.buffer })?,
+                None => self.counts.unreadable_bytes += pool_size as u64,
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn read_arena(&mut self, arena: &Arena) -> Result<(), ReadError> {
+        let pool_size = self.classifier.layout().constants.pool_size;
+        let mut at = arena.pools.start;
+        while at < arena.pools.end {
+            let length = ((arena.pools.end.0 - at.0) as usize).min(POOLS_WINDOW);
+            self.with_bytes(at, length, |worker, window| {
+                for (index, bytes) in window.bytes.chunks_exact(pool_size).enumerate() {
+                    worker.read_pool(window.start.offset(index * pool_size), bytes, window)?;
+                }
+                Ok(())
+            })?;
+            at = at.offset(length);
+        }
+        Ok(())
+    }
+
+    /// Reads one pool. A pool that contradicts itself was changed while it was read; it is read again by itself.
+    fn read_pool(&mut self, address: Address, bytes: &[u8], window: Window<'_>) -> Result<(), ReadError> {
+        if self.judge_pool(address, bytes, window)? {
+            return Ok(());
+        }
+        let stands_still = if self.memory.local(address, bytes.len()).is_some() {
+            self.is_as_before(address, bytes)
+        } else {
+            let (mut before, mut again) = (bytes.to_vec(), vec![0; bytes.len()]);
+            for _ in 0..POOL_RETRIES {
+                self.memory.read_exact_at(address, &mut again).or_else(only_fatal)?;
+                if self.judge_pool(address, &again, window)? {
+                    return Ok(());
+                }
+                std::mem::swap(&mut again, &mut before);
+            }
+            again == before
+        };
+        self.counts.torn_pools += 1;
+        self.counts.contradicting_pools += u64::from(stands_still);
+        Ok(())
+    }
+
+    /// Judges all blocks of a pool in use. `false`, and nothing done, where the pool contradicts itself.
+    fn judge_pool(&mut self, address: Address, bytes: &[u8], window: Window<'_>) -> Result<bool, ReadError> {
+        let pool = match Pool::read(bytes, self.classifier.layout()) {
+            PoolState::Free => return Ok(true),
+            PoolState::Broken => return Ok(false),
+            PoolState::InUse(pool) => pool,
+        };
+        let Some(free) = pool.free_blocks(address, bytes) else { return Ok(false) };
+        self.counts.pools += 1;
+        self.counts.blocks_in_use += u64::from(pool.in_use);
+        let room = Room::Class(pool.block_size as u64);
+        let classifier = self.classifier;
+        let quick_way = classifier.quick_way();
+        let mut hands = Hands { worker: self, window, result: Ok(()) };
+        for index in 0..pool.carved {
+            if free.contains(index) {
+                continue;
+            }
+            let offset = pool.first + index * pool.block_size;
+            let at = address.offset(offset);
+            let quick = match quick_way {
+                Some(way) => way.quick(at, bytes, offset, pool.block_size, &mut hands),
+                None => Quick::Unknown,
+            };
+            if quick == Quick::Told {
+                continue;
+            }
+            let Some(block) = bytes.get(offset..offset + pool.block_size) else { break };
+            let verdict = match quick {
+                Quick::Told | Quick::Nothing => Verdict::NoObject,
+                Quick::Typed(type_id) => classifier.typed(at, block, room, type_id),
+                Quick::Unknown => classifier.block(at, block, room),
+            };
+            hands.worker.judge(verdict, window)?;
+        }
+        hands.result?;
+        Ok(true)
+    }
+}
+
+/// Hands on what the short way finds in a pool.
+struct Hands<'w, 'a, 'b, M: Memory + ?Sized, S: Sink> {
+    worker: &'w mut Worker<'a, M, S>,
+    window: Window<'b>,
+    result: Result<(), ReadError>,
+}
+
+impl<M: Memory + ?Sized, S: Sink> Finds for Hands<'_, '_, '_, M, S> {
+    #[inline(always)]
+    fn object(&mut self, object: Object) {
+        self.worker.tell(&object);
+    }
+
+    #[inline(always)]
+    fn dict(&mut self, dict: Object, keys: Address, split: bool) {
+        if let Err(error) = self.worker.tell_dict(&dict, keys, split, self.window) {
+            self.result = Err(error);
+        }
+    }
+}

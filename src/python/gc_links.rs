@@ -1,0 +1,54 @@
+//! The links and heads of the collector's lists.
+//!
+//! Mirrors `Include/internal/pycore_gc.h` (v3.8 to v3.15).
+
+use crate::process::Address;
+use crate::process::memory::{Memory, ReadError};
+
+use super::interpreter::Interpreter;
+use super::proof_error::{ProofError, claim};
+use super::reader::Reader;
+
+/// Generations of the collector in builds that have lists.
+const GENERATIONS: usize = 3;
+
+/// The bits of `_gc_next` and `_gc_prev` that are flags, not pointer (`Include/internal/pycore_gc.h`). Two only: in
+/// some releases list heads lie at addresses that are 4 modulo 8.
+pub const GC_FLAG_BITS: u64 = 3;
+
+/// A link of the collector's lists, without its flag bits.
+///
+/// # Errors
+/// As the memory.
+pub fn list_pointer<M: Memory + ?Sized>(
+    reader: &Reader<'_, M>,
+    node: Address,
+    offset: usize,
+) -> Result<Address, ReadError> {
+    Ok(Address(reader.pointer(node, offset)?.0 & !GC_FLAG_BITS))
+}
+
+/// The heads of an interpreter's lists: three generations, youngest first, and the permanent one.
+///
+/// The generations' place is derived from `generation0`, which points at the youngest one's head, where the version
+/// has it: the table's offset moved within 3.13.
+///
+/// # Errors
+/// Where the pointer cannot be read, or leads out of the collector's state.
+pub fn generation_heads<M: Memory + ?Sized>(
+    reader: &Reader<'_, M>,
+    interpreter: &Interpreter,
+) -> Result<Vec<Address>, ProofError> {
+    let (gc, layout) = (interpreter.gc, reader.layout);
+    let first = match (layout.gc.generation0, layout.gc.generations.or(layout.gc.young)) {
+        (Some(pointer), _) => reader.pointer(gc, pointer)?,
+        (None, Some(offset)) => gc.offset(offset),
+        (None, None) => return Ok(Vec::new()),
+    };
+    let within = first >= gc && first < gc.offset(layout.gc.size) && first.0 % 4 == 0;
+    claim(within, "_gc_runtime_state.generation0", || format!("{first}, outside of the collector's state at {gc}"))?;
+    let mut heads: Vec<Address> =
+        (0..GENERATIONS).map(|index| first.offset(index * layout.gc_generation.size)).collect();
+    heads.push(gc.offset(layout.gc.permanent_generation));
+    Ok(heads)
+}

@@ -1,0 +1,230 @@
+//! What stands in an object's header and in front of it: the reference count and the collector's links.
+//!
+//! Mirrors `Include/object.h`, `Include/refcount.h` and `Include/internal/pycore_gc.h` (v3.8 to v3.15).
+
+use crate::process::memory::{u32_at, u64_at};
+
+use super::gc_links::GC_FLAG_BITS;
+use super::layout::Layout;
+use super::version::Version;
+
+/// Where the linker puts a program that is not relocated; no lower address is mapped.
+pub const LOWEST_ADDRESS: u64 = 0x40_0000;
+
+/// A reference count as the object's header states it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refcount {
+    /// So many references.
+    Count(u64),
+    /// The object is never freed (3.12+); the header's own figure.
+    Immortal(u32),
+}
+
+/// How a header's first word is read as a reference count, and when it cannot be one (`Include/refcount.h`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefcountRule {
+    /// Until 3.11: a signed word.
+    Word,
+    /// 3.12 and 3.13: 32 bits, negative as such for an immortal object; the upper half is 0.
+    Half,
+    /// 3.14+: 32 bits, an overflow that is 0, and flags of which at most four bits are in use.
+    Split,
+    /// Free-threaded: what the owning thread counts, and what all others count together.
+    Shared,
+}
+
+/// Flags of a 3.14+ header that mean something (`Include/refcount.h`): immortal, legacy, static, and one of debug
+/// builds.
+const HEADER_FLAGS_MAX: u64 = 0xf;
+/// No object is referred to more often: pointers to it would fill 32 GiB. Also the bound that keeps pointers, which
+/// stand there in dead objects, from being taken for counts.
+const COUNT_MAX: u64 = 1 << 32;
+
+impl RefcountRule {
+    /// The rule of a version.
+    pub fn of(layout: &Layout, version: Version) -> RefcountRule {
+        if layout.object.ob_ref_shared.is_some() {
+            RefcountRule::Shared
+        } else if layout.object.ob_overflow.is_some() {
+            RefcountRule::Split
+        } else if version.has_immortal_objects() {
+            RefcountRule::Half
+        } else {
+            RefcountRule::Word
+        }
+    }
+
+    /// Decodes the count of a live object. `None` for what cannot be one: 0 (dead), a pointer, garbage.
+    #[inline(always)]
+    pub fn decode(self, word: u64) -> Option<Refcount> {
+        let low = word as u32;
+        match self {
+            RefcountRule::Word => (word != 0 && word < COUNT_MAX).then_some(Refcount::Count(word)),
+            RefcountRule::Half | RefcountRule::Split if low == 0 => None,
+            // Two words; see `SharedHeader`.
+            RefcountRule::Shared => None,
+            RefcountRule::Half => (word >> 32 == 0).then(|| Self::half(low)),
+            RefcountRule::Split => {
+                let (overflow, flags) = (word >> 32 & 0xffff, word >> 48);
+                (overflow == 0 && flags <= HEADER_FLAGS_MAX).then(|| Self::half(low))
+            }
+        }
+    }
+
+    fn half(low: u32) -> Refcount {
+        if (low as i32) < 0 { Refcount::Immortal(low) } else { Refcount::Count(u64::from(low)) }
+    }
+}
+
+/// What stands in front of a collected object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GcHead {
+    /// It is in one of the collector's lists.
+    Tracked,
+    /// It is in none.
+    Untracked,
+    /// The two words cannot be a GC head.
+    Implausible,
+}
+
+/// Addresses that a user process may have: 47 bits.
+pub(crate) const USER_SPACE: u64 = 1 << 47;
+
+impl GcHead {
+    /// Reads the GC head at the start of `bytes`.
+    #[inline(always)]
+    pub fn read(bytes: &[u8], next_offset: usize, prev_offset: usize) -> GcHead {
+        let (Some(next), Some(prev)) = (u64_at(bytes, next_offset), u64_at(bytes, prev_offset)) else {
+            return GcHead::Implausible;
+        };
+        GcHead::of(next, prev)
+    }
+
+    /// Judges the two words of a GC head.
+    #[inline(always)]
+    pub fn of(next: u64, prev: u64) -> GcHead {
+        let pointer = |word: u64| {
+            let address = word & !GC_FLAG_BITS;
+            address != 0 && address < USER_SPACE
+        };
+        match (next, prev) {
+            // An untracked object keeps at most a flag that says it was finalized.
+            (0, 0..=3) => GcHead::Untracked,
+            // During a collection `_gc_prev` holds a count instead of a pointer.
+            _ if pointer(next) && prev != 0 => GcHead::Tracked,
+            _ => GcHead::Implausible,
+        }
+    }
+}
+
+/// The header of an object in a free-threaded build, as far as it can be a live object's (`Include/object.h`,
+/// `Include/refcount.h`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SharedHeader {
+    /// What the owner counts and what the others count, together.
+    pub refcount: Refcount,
+    /// `_PyGC_BITS_TRACKED`.
+    pub tracked: bool,
+}
+
+/// Added to the shared count of an object whose count is deferred (3.14+, `_Py_REF_DEFERRED`). In 3.13 the local count
+/// is one too high instead (`_PyObject_SetDeferredRefcount`, `Objects/object.c`).
+const REF_DEFERRED: i64 = i64::MAX / 8;
+/// `_PyMutex` has two bits.
+const MUTEX_MAX: u8 = 3;
+/// Bits of `ob_gc_bits` that mean something (`Include/internal/pycore_gc.h`).
+const GC_BITS: u8 = 0x7f;
+/// `_PyGC_BITS_TRACKED`.
+const GC_TRACKED: u8 = 1;
+/// `_PyGC_BITS_UNREACHABLE`: set in each object of which the collector does not know yet that it is reached; it uses
+/// `ob_tid` for its own count meanwhile (`Python/gc_free_threading.c`, `gc_decref`).
+const GC_UNREACHABLE: u8 = 4;
+/// `_PyGC_BITS_DEFERRED`: references from frames and from other threads are counted elsewhere or not at all, so that
+/// the object can be alive with no reference counted here; the collector frees it.
+const GC_DEFERRED: u8 = 0x40;
+
+impl SharedHeader {
+    /// Reads the header at the start of `object`. `None` for what cannot be a live object's.
+    #[inline(always)]
+    pub fn read(layout: &Layout, object: &[u8]) -> Option<SharedHeader> {
+        let fields = &layout.object;
+        let owner = u64_at(object, fields.ob_tid?)?;
+        let (local, shared) = (u32_at(object, fields.ob_ref_local?)?, u64_at(object, fields.ob_ref_shared?)? as i64);
+        let (mutex, gc_bits) = (*object.get(fields.ob_mutex?)?, *object.get(fields.ob_gc_bits?)?);
+        // 3.14 has flags where 3.13 has padding.
+        let flags_at = fields.ob_tid? + 8;
+        let flags = u16::from_le_bytes([*object.get(flags_at)?, *object.get(flags_at + 1)?]);
+        // While the collector runs, it counts the references from outside there, below zero until all are seen.
+        let is_counting = gc_bits & GC_UNREACHABLE != 0 && owner.wrapping_neg() < COUNT_MAX;
+        let sane = (owner < USER_SPACE || is_counting)
+            && mutex <= MUTEX_MAX
+            && gc_bits <= GC_BITS
+            && u64::from(flags) <= HEADER_FLAGS_MAX;
+        if !sane {
+            return None;
+        }
+        let tracked = gc_bits & GC_TRACKED != 0;
+        if local == u32::MAX {
+            return Some(SharedHeader { refcount: Refcount::Immortal(local), tracked });
+        }
+        let is_deferred = gc_bits & GC_DEFERRED != 0;
+        let mut others = shared >> 2;
+        if others > REF_DEFERRED / 2 {
+            others -= REF_DEFERRED;
+        } else if is_deferred {
+            others -= 1;
+        }
+        let count = i64::from(local).checked_add(others)?;
+        let count = if is_deferred { count.max(0) as u64 } else { u64::try_from(count).ok()? };
+        if count >= COUNT_MAX || (count == 0 && !is_deferred) {
+            return None;
+        }
+        Some(SharedHeader { refcount: Refcount::Count(count), tracked })
+    }
+}
+
+/// The first word of an object's header.
+#[inline(always)]
+pub fn refcount_word(layout: &Layout, object: &[u8]) -> Option<u64> {
+    u64_at(object, layout.object.ob_refcnt?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::python::layout::Candidate;
+
+    #[test]
+    fn counts_of_the_dead_and_pointers_are_refused() {
+        for rule in [RefcountRule::Word, RefcountRule::Half, RefcountRule::Split] {
+            assert_eq!(rule.decode(0), None);
+            assert_eq!(rule.decode(1), Some(Refcount::Count(1)));
+            assert_eq!(rule.decode(0x7f12_3456_7890), None);
+        }
+        assert_eq!(RefcountRule::Half.decode(0xffff_ffff), Some(Refcount::Immortal(u32::MAX)));
+        assert_eq!(RefcountRule::Split.decode(0x0005_0000_c000_0000), Some(Refcount::Immortal(0xc000_0000)));
+        assert_eq!(RefcountRule::Split.decode(0x0010_0000_c000_0000), None);
+        assert_eq!(RefcountRule::Word.decode(u64::MAX), None);
+    }
+
+    #[test]
+    fn an_object_is_alive_while_the_collector_counts_in_it() {
+        let candidate = Candidate::all().iter().find(|candidate| candidate.name == "3.13.5t").unwrap();
+        let layout = Layout::load(candidate);
+        let header = |owner: u64, bits: u8| {
+            let mut bytes = vec![0; layout.object.size];
+            bytes[..8].copy_from_slice(&owner.to_le_bytes());
+            bytes[layout.object.ob_gc_bits.unwrap()] = bits;
+            bytes[layout.object.ob_ref_local.unwrap()] = 1;
+            SharedHeader::read(&layout, &bytes).map(|header| header.tracked)
+        };
+        assert_eq!(header(0x7f00_0000_0000, GC_TRACKED), Some(true));
+        for counted in [0, 1, -1, -1000i64] {
+            assert_eq!(header(counted as u64, GC_TRACKED | GC_UNREACHABLE), Some(true), "{counted}");
+        }
+        for wrong in [-1, i64::MIN] {
+            assert_eq!(header(wrong as u64, GC_TRACKED), None, "{wrong}");
+        }
+        assert_eq!(header(1 << 63, GC_TRACKED | GC_UNREACHABLE), None);
+    }
+}
