@@ -150,7 +150,7 @@ impl Reports {
         let table = paused(&["histo"])?.text();
         // The first line of the two says the process, the second the bytes and the time it took; memory that nothing
         // is known of is counted by its pages, which a core has only where they hold anything.
-        let is_of_pages = |line: &str| line.starts_with("Not searched: ") || line.starts_with("Searched: ");
+        let is_of_pages = |line: &str| line.starts_with("Not searched: ") || line.starts_with("Scanned: ");
         let lines = table.lines().enumerate().filter(|(at, line)| *at != 1 && !is_of_pages(line));
         let table = lines.map(|(_, line)| line).collect::<Vec<_>>().join("\n");
         let mut document = paused(&["histo", "--json"])?.json()?;

@@ -1,4 +1,6 @@
 //! Who allocates what survives: objects born in short observation windows, by Python stack.
+//!
+#![doc = include_str!("ACCURACY.md")]
 
 pub mod allocations;
 pub mod batch;

@@ -1,4 +1,4 @@
-//! What `doctor` found: each gate between us and a process, as lines or as JSON.
+//! Writes what `doctor` found: each check that reading a process must pass, as text or JSON.
 
 use std::io::{self, Write};
 
@@ -7,12 +7,12 @@ use serde::Serialize;
 use super::histogram_json::SCHEMA_VERSION;
 use super::histogram_table::printable;
 
-/// The result of a checkup.
+/// The result of `doctor`.
 #[derive(Clone, Debug, Serialize)]
 pub struct Checkup {
     /// Always [`SCHEMA_VERSION`].
     pub schema_version: u32,
-    /// The core, where it is no process.
+    /// The core, if the target is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub core: Option<String>,
     /// The process.
@@ -21,36 +21,36 @@ pub struct Checkup {
     pub command: String,
     /// Whether heapsonde can read its heap.
     pub readable: bool,
-    /// The gates, in the order in which they are passed.
+    /// The checks, in the order in which they are made.
     pub checks: Vec<CheckRow>,
-    /// The first gate that is shut, as a sentence.
+    /// The first check that failed, as a sentence.
     pub problem: Option<String>,
-    /// The command or setting that opens it.
+    /// The command or setting that mends it.
     pub remedy: Option<String>,
 }
 
-/// One gate.
+/// One check.
 #[derive(Clone, Debug, Serialize)]
 pub struct CheckRow {
     /// Its name.
     pub name: &'static str,
-    /// `ok`, `failed`, `not applicable`; of a core also `gap`, which leaves the rest readable.
+    /// `ok`, `failed`, `not applicable`; for a core also `gap`: missing, but the rest is readable.
     pub result: &'static str,
-    /// What was seen.
+    /// What was observed.
     pub detail: String,
 }
 
 impl Checkup {
-    /// A checkup that has found nothing yet.
+    /// A result without checks yet.
     pub fn new(pid: i32, command: String) -> Checkup {
         let (checks, problem, remedy) = (Vec::new(), None, None);
         Checkup { schema_version: SCHEMA_VERSION, core: None, pid, command, readable: false, checks, problem, remedy }
     }
 
-    /// Writes a line for each gate, then the verdict.
+    /// Writes a line for each check, then the verdict.
     ///
     /// # Errors
-    /// As the writer.
+    /// Errors of the writer.
     pub fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
         let target = match &self.core {
             Some(core) => {
@@ -68,7 +68,7 @@ impl Checkup {
         match (&self.problem, self.readable) {
             (_, true) => writeln!(out, "It can be read: heapsonde histo {target}")?,
             (Some(problem), _) => writeln!(out, "It cannot be read: {}", printable(problem))?,
-            (None, _) => writeln!(out, "It cannot be read, and no gate was found shut")?,
+            (None, _) => writeln!(out, "It cannot be read, but every check passed")?,
         }
         match &self.remedy {
             Some(remedy) => writeln!(out, "  try: {}", printable(remedy)),
@@ -79,7 +79,7 @@ impl Checkup {
     /// Writes the document.
     ///
     /// # Errors
-    /// As the writer.
+    /// Errors of the writer.
     pub fn write_json(&self, out: &mut dyn Write) -> io::Result<()> {
         serde_json::to_writer_pretty(&mut *out, self)?;
         writeln!(out)

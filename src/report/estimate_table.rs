@@ -1,4 +1,4 @@
-//! An estimated histogram: as the exact one, each figure with half the width of its 95 % confidence interval.
+//! Writes an estimated histogram: the exact table's columns, each figure with half the width of its 95 % interval.
 
 use std::io::{self, Write};
 
@@ -12,7 +12,7 @@ use super::units;
 /// Writes the table. `top` limits the rows.
 ///
 /// # Errors
-/// As the writer.
+/// Errors of the writer.
 pub fn write(out: &mut dyn Write, histogram: &Histogram, top: Option<usize>, sampled: &Sampled) -> io::Result<()> {
     let shown = top.unwrap_or(usize::MAX).min(histogram.rows.len());
     let by_module = histogram.rows.first().is_some_and(|row| row.name.is_none());
@@ -33,14 +33,14 @@ pub fn write(out: &mut dyn Write, histogram: &Histogram, top: Option<usize>, sam
     writeln!(out, "\nbasis: {}", sampled.describe())?;
     writeln!(
         out,
-        "± is half of a 95 % confidence interval, ≤ an upper limit of a type too rare to say more. Types rarer still\n\
-         may be missing. --seed {} --max-read draws the same sample again.",
+        "± is half the width of a 95 % confidence interval; ≤ is an upper limit for a type that was seen too\n\
+         rarely to estimate. Types that are rarer still may be missing. --seed {} with --max-read repeats the sample.",
         sampled.seed
     )
 }
 
-/// Objects and bytes with their errors. Of a type too rare to say how many objects there are, one may hold most of its bytes: a
-/// list of all others, say, whose block was met. Then these are known.
+/// Objects and bytes with their errors. A type with too few objects to estimate their number may still have known
+/// bytes: one large list whose block was read, for example.
 fn figures(amount: Amount, interval: Interval) -> (String, String) {
     let figure = |low: u64, value: u64, high: u64| {
         let half_width = value.saturating_sub(low).max(high.saturating_sub(value));

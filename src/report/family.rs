@@ -1,4 +1,4 @@
-//! A process and its descendants: their reports side by side, and merged into one.
+//! The report on a process and its descendants: one for each, and one that merges them.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::analysis::histogram::{Histogram, SortKey};
 use super::histogram_table::{self, printable};
 use super::summary::{self, AllocatorSummary, Problems, Reading, TargetSummary};
 
-/// Rows of each process's own table where nobody said how many.
+/// Rows of each process's own table, by default.
 const ROWS_OF_A_PROCESS: usize = 5;
 
 /// One process that was read.
@@ -30,7 +30,7 @@ pub struct Member {
     pub problems: Problems,
 }
 
-/// One process that was not read: it vanished, or we may not.
+/// One process that was not read: it vanished, or we lack permission.
 #[derive(Clone, Debug, Serialize)]
 pub struct Unread {
     /// Its process id.
@@ -44,30 +44,30 @@ pub struct Unread {
 /// The processes of a family, parents first.
 #[derive(Clone, Debug, Default)]
 pub struct Family {
-    /// Those that were read.
+    /// Processes that were read.
     pub members: Vec<Member>,
-    /// Those that were not.
+    /// Processes that were not read.
     pub unread: Vec<Unread>,
 }
 
 impl Family {
-    /// All types of all members, types of one name in one row.
+    /// All types of all members; types of one name are one row.
     pub fn merged(&self, sort: SortKey) -> Histogram {
         Histogram::merged(self.members.iter().map(|member| &member.histogram), sort)
     }
 
-    /// The sums of what all members could not have read.
+    /// Sums of the members' problems.
     pub fn problems(&self) -> Problems {
         self.members.iter().fold(Problems::default(), |sum, member| sum.plus(&member.problems))
     }
 
-    /// The sums of the allocators' figures; the larger blocks are known where they are of every member.
+    /// Sums of the members' allocator figures; larger blocks are known if every member's are.
     pub fn allocator(&self) -> AllocatorSummary {
         let start = AllocatorSummary { raw_blocks_known: true, ..AllocatorSummary::default() };
         self.members.iter().fold(start, |sum, member| sum.plus(&member.allocator))
     }
 
-    /// The sums of bytes and times: members are read, and paused, one after the other.
+    /// Sums of bytes and times: members are read, and paused, one after another.
     pub fn reading(&self) -> Reading {
         let mut sum = Reading { read_bytes: 0, duration: Duration::ZERO, paused: None, is_core: false };
         for member in &self.members {
@@ -83,7 +83,7 @@ impl Family {
     /// Writes a short table for each process, then the merged one, then what was not read.
     ///
     /// # Errors
-    /// As the writer.
+    /// Errors of the writer.
     pub fn write_tables(&self, out: &mut dyn Write, merged: &Histogram, top: Option<usize>) -> io::Result<()> {
         for member in &self.members {
             summary::write_head(out, &member.target, &member.reading)?;
@@ -98,10 +98,10 @@ impl Family {
         self.write_problems(out)
     }
 
-    /// Writes what could not be read: processes, and parts of them.
+    /// Writes what could not be read: whole processes, then parts of those that were read.
     ///
     /// # Errors
-    /// As the writer.
+    /// Errors of the writer.
     pub fn write_problems(&self, out: &mut dyn Write) -> io::Result<()> {
         for unread in &self.unread {
             let (command, why) = (printable(&unread.command), printable(&unread.why));

@@ -1,4 +1,4 @@
-//! A flame graph as SVG, drawn by inferno. The same stacks give the same bytes.
+//! Draws a flame graph as SVG with inferno. The same stacks give the same bytes.
 
 use std::io::{self, Write};
 
@@ -7,13 +7,13 @@ use inferno::flamegraph::{self, Options};
 
 use super::folded::Weight;
 
-/// Frames narrower than this share of the width are not drawn, in percent: a graph that a browser opens at once.
+/// Frames narrower than this percentage of the width are not drawn, so that a browser opens the graph quickly.
 const MIN_WIDTH: f64 = 0.05;
 
 /// Draws the folded stacks.
 ///
 /// # Errors
-/// As the writer; also where inferno finds no stack to draw.
+/// Errors of the writer, and of inferno if there is no stack to draw.
 pub fn write(out: &mut dyn Write, lines: &[String], title: &str, subtitle: &str, weight: Weight) -> io::Result<()> {
     let mut options = Options::default();
     options.title = title.to_owned();

@@ -1,4 +1,4 @@
-//! The frames of a flame graph as JSON, for programs that draw their own.
+//! Writes the frames of a flame graph as JSON, for programs that draw their own.
 
 use std::io::{self, Write};
 
@@ -10,16 +10,16 @@ use super::graph::GraphSummary;
 use super::histogram_json::SCHEMA_VERSION;
 use super::summary::{Problems, TargetSummary};
 
-/// What a document says beside its frames.
+/// What a document states besides its frames.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct About<'a> {
-    /// Of which process; of a family, its first.
+    /// The process; of a family, the first one.
     pub target: &'a TargetSummary,
     /// `owners`, `paths` or `types`.
     pub view: &'static str,
     /// `exact` or `sampled`.
     pub basis: &'static str,
-    /// How references were followed, where they were.
+    /// Figures of the graph, if one was built.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub graph: Option<&'a GraphSummary>,
     /// What could not be read.
@@ -37,10 +37,10 @@ struct Document<'a> {
 #[derive(Serialize)]
 struct Frame<'a> {
     name: &'a str,
-    /// With all frames above it.
+    /// With its descendants.
     objects: u64,
     shallow_bytes: u64,
-    /// Without them.
+    /// Without its descendants.
     own_objects: u64,
     own_shallow_bytes: u64,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -60,10 +60,10 @@ impl<'a> From<&'a Node> for Frame<'a> {
     }
 }
 
-/// Writes the document, and a newline behind it.
+/// Writes the document and a newline.
 ///
 /// # Errors
-/// As the writer.
+/// Errors of the writer.
 pub fn write(out: &mut dyn Write, root: &Node, about: &About<'_>) -> io::Result<()> {
     serde_json::to_writer_pretty(&mut *out, &Document { schema_version: SCHEMA_VERSION, about, root: root.into() })?;
     writeln!(out)

@@ -1,4 +1,4 @@
-//! Folded stacks: `a;b;c N`, a line each, sorted.
+//! Writes folded stacks: one line `a;b;c N` per stack, sorted.
 
 use std::io::{self, Write};
 
@@ -6,7 +6,7 @@ use crate::analysis::histogram::{Amount, Histogram};
 use crate::analysis::owners::Node;
 use crate::record::profile::{Profile, StackBorn};
 
-/// What a frame's width stands for.
+/// What the width of a frame measures.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Weight {
     /// Shallow bytes.
@@ -26,7 +26,7 @@ impl Weight {
     }
 }
 
-/// What a weight is of an amount.
+/// The part of an amount that a weight measures.
 pub fn amount_of(amount: Amount, weight: Weight) -> u64 {
     match weight {
         Weight::Bytes => amount.bytes,
@@ -40,7 +40,7 @@ pub fn of_types(histogram: &Histogram, weight: Weight) -> Vec<String> {
     of_tree(&Node::of_types(histogram, "heap"), weight)
 }
 
-/// The stacks of all frames that hold something themselves, without the root; the weights add up to the root's.
+/// The stacks of all frames with a weight of their own, without the root; the weights add up to the root's.
 pub fn of_tree(root: &Node, weight: Weight) -> Vec<String> {
     let mut lines = Vec::new();
     let mut open: Vec<(String, &Node)> = root.children.iter().map(|node| (escape(&node.name), node)).collect();
@@ -57,7 +57,7 @@ pub fn of_tree(root: &Node, weight: Weight) -> Vec<String> {
     lines.into_iter().map(|line| line.0).collect()
 }
 
-/// The stacks of births: thread, functions. Those that weigh nothing are left out.
+/// The stacks of births: thread, then functions. Stacks of weight 0 are left out.
 pub fn of_births(profile: &Profile, amount: &dyn Fn(&StackBorn) -> u64) -> Vec<String> {
     let line = |stack: &StackBorn| {
         let frames: Vec<String> =
@@ -69,7 +69,7 @@ pub fn of_births(profile: &Profile, amount: &dyn Fn(&StackBorn) -> u64) -> Vec<S
     lines
 }
 
-/// A name as a frame: what separates frames, lines or the weight from its frames is escaped as in a Python string.
+/// A name as a frame: separators of frames and lines are escaped as in a Python string.
 pub fn escape(name: &str) -> String {
     let mut escaped = String::with_capacity(name.len());
     for char in name.chars() {
@@ -87,7 +87,7 @@ pub fn escape(name: &str) -> String {
 /// Writes the lines.
 ///
 /// # Errors
-/// As the writer.
+/// Errors of the writer.
 pub fn write(out: &mut dyn Write, lines: &[String]) -> io::Result<()> {
     lines.iter().try_for_each(|line| writeln!(out, "{line}"))
 }

@@ -1,4 +1,5 @@
-//! What every report of a graph says beside its figures: how it was made, what is garbage, what only C code holds.
+//! What every report on a graph states besides its figures: how the graph was built, what is garbage, and what only C
+//! code holds.
 
 use std::io::{self, Write};
 
@@ -8,36 +9,36 @@ use crate::graph::retained::Retained;
 
 use super::units;
 
-/// A graph in figures.
+/// Figures of a graph.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct GraphSummary {
-    /// Whether the target was copied first; otherwise its objects and references were read in two passes.
+    /// Whether the target was copied first; otherwise objects and references were read in two passes.
     #[serde(rename = "copied")]
     pub is_copied: bool,
-    /// Whether the target stood still meanwhile. Otherwise references may lead from one moment to another.
+    /// Whether the target was stopped all the time. If not, some references may be out of date.
     #[serde(rename = "consistent")]
     pub is_consistent: bool,
     /// Objects.
     pub objects: u64,
     /// References between them.
     pub references: u64,
-    /// What holds them from outside.
+    /// Roots: what holds objects from outside the heap.
     pub roots: u64,
-    /// References that led to no object and were dropped.
+    /// References that did not lead to an object and were dropped.
     pub dropped_references: u64,
-    /// Objects whose references could not be followed to their end.
+    /// Objects whose references could not all be read.
     pub torn_walks: u64,
-    /// Objects to which more references were found than they count.
+    /// Objects with more references found than their reference count.
     pub overcounted_objects: u64,
-    /// What no root reaches.
+    /// Objects that no root reaches.
     pub garbage: HeldAmount,
-    /// What only native code holds.
+    /// Objects that only native code holds.
     pub held_by_native: HeldAmount,
-    /// Whether the counts of functions, types, modules and code say less than the truth (free-threaded builds), so that
-    /// native code may hold some of them unnoticed.
+    /// Whether reference counts of functions, types, modules and code objects are incomplete (free-threaded builds), so
+    /// that references from native code to them cannot be detected.
     #[serde(rename = "counts_deferred")]
     pub has_deferred_counts: bool,
-    /// Bytes that the graph takes in our memory.
+    /// Size of the graph in our memory, in bytes.
     pub graph_bytes: u64,
 }
 
@@ -57,15 +58,15 @@ impl From<Retained> for HeldAmount {
 }
 
 impl GraphSummary {
-    /// Writes what a reader must know.
+    /// Writes it as text.
     ///
     /// # Errors
-    /// As the writer.
+    /// Errors of the writer.
     pub fn write(&self, out: &mut dyn Write) -> io::Result<()> {
         let amount =
             |what: HeldAmount| format!("{}, {}", units::objects(what.objects), units::bytes(what.shallow_bytes));
         let how = match (self.is_copied, self.is_consistent) {
-            (true, true) => "of one moment",
+            (true, true) => "of one instant",
             (true, false) => "copied while the process ran",
             (false, true) => "in two passes",
             (false, false) => "in two passes while the process ran",
@@ -79,14 +80,15 @@ impl GraphSummary {
         )?;
         writeln!(out, "Garbage awaiting collection: {}", amount(self.garbage))?;
         let besides = match self.has_deferred_counts {
-            true => " (not known of functions, types and modules: this build does not count every reference to them)",
+            true => " (unknown for functions, types and modules: this build does not count every reference to them)",
             false => "",
         };
         writeln!(out, "Held by native code alone: {}{besides}", amount(self.held_by_native))?;
         if self.dropped_references + self.torn_walks > 0 {
             writeln!(
                 out,
-                "Dropped: {} references to what is no object, the rest of {} objects that changed",
+                "Dropped: {} references that lead to no object, and the remaining references of {} objects that \
+                 changed",
                 units::count(self.dropped_references),
                 units::count(self.torn_walks),
             )?;

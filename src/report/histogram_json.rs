@@ -57,7 +57,7 @@ struct TypeRow<'a> {
     interval: Option<Limits>,
 }
 
-/// The limits of a confidence interval, and what they are worth.
+/// The limits of a confidence interval, and how to read them.
 #[derive(Serialize)]
 struct Limits {
     low: u64,
@@ -81,19 +81,19 @@ impl From<Interval> for Limits {
     }
 }
 
-/// What a document says beside its histogram.
+/// What a document states besides its histogram.
 pub struct About<'a> {
-    /// Of which process.
+    /// The process.
     pub target: &'a TargetSummary,
     /// How it was read.
     pub reading: &'a Reading,
-    /// What the figures are worth.
+    /// Whether the figures are exact or estimated.
     pub basis: &'a summary::Basis,
-    /// The allocator's figures.
+    /// Figures of the allocator.
     pub allocator: &'a AllocatorSummary,
     /// What could not be read.
     pub problems: &'a Problems,
-    /// How references were followed, where they were.
+    /// Figures of the graph, if one was built.
     pub graph: Option<&'a GraphSummary>,
 }
 
@@ -105,10 +105,10 @@ struct Totals {
     interval: Option<Limits>,
 }
 
-/// Writes the document, and a newline behind it. With `top`, only the first rows are in it; the totals are of all.
+/// Writes the document and a newline. `top` limits the rows; the totals cover all of them.
 ///
 /// # Errors
-/// As the writer.
+/// Errors of the writer.
 pub fn write(out: &mut dyn Write, histogram: &Histogram, top: Option<usize>, about: &About<'_>) -> io::Result<()> {
     let &About { target, reading, basis, allocator, problems, graph } = about;
     let sample = match basis {
@@ -133,11 +133,11 @@ pub fn write(out: &mut dyn Write, histogram: &Histogram, top: Option<usize>, abo
     writeln!(out)
 }
 
-/// Writes the document of a family: `merged` and the sums at the top as for one process, of which `target` is the
-/// first; and each by itself in `processes`.
+/// Writes the document of a family: `merged` and the sums at the top level as for one process, with `target` the first
+/// one; each process by itself in `processes`.
 ///
 /// # Errors
-/// As the writer.
+/// Errors of the writer.
 pub fn write_family(
     out: &mut dyn Write,
     family: &Family,
@@ -195,7 +195,7 @@ fn totals(histogram: &Histogram) -> Totals {
     }
 }
 
-/// What a basis is called in JSON.
+/// The name of a basis in JSON.
 pub fn basis_name(basis: Basis) -> &'static str {
     match basis {
         Basis::Exact => "exact",

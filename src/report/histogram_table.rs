@@ -1,4 +1,4 @@
-//! A histogram as `jmap -histo` prints it: rank, objects, bytes, type with module; and shares.
+//! Writes a histogram as `jmap -histo` does: rank, objects, bytes, share, type with module.
 
 use std::io::{self, Write};
 
@@ -7,18 +7,18 @@ use crate::python::sizes::Basis;
 
 use super::units;
 
-/// Names of lower bounds listed under the table.
+/// Types with a lower bound that are named under the table, at most.
 const LOWER_BOUNDS_SHOWN: usize = 12;
 
-/// Writes the table. `top` limits the rows; what they leave out is summed in a row of its own.
+/// Writes the table. `top` limits the rows; the others are summed in one row.
 ///
 /// # Errors
-/// As the writer.
+/// Errors of the writer.
 pub fn write(out: &mut dyn Write, histogram: &Histogram, top: Option<usize>) -> io::Result<()> {
     let shown = top.unwrap_or(usize::MAX).min(histogram.rows.len());
     let by_module = histogram.rows.first().is_some_and(|row| row.name.is_none());
     let has_retained = histogram.rows.iter().any(|row| row.retained.is_some());
-    // Of modules, what they retain is not known.
+    // Retained sizes of modules are not known.
     let noun = match (by_module, has_retained) {
         (false, _) => "type (module.name)",
         (true, false) => "module",
@@ -66,10 +66,10 @@ pub fn write(out: &mut dyn Write, histogram: &Histogram, top: Option<usize>) -> 
     write_lower_bounds(out, histogram)
 }
 
-/// Says which rows are lower bounds.
+/// Names the rows that are lower bounds.
 ///
 /// # Errors
-/// As the writer.
+/// Errors of the writer.
 pub(super) fn write_lower_bounds(out: &mut dyn Write, histogram: &Histogram) -> io::Result<()> {
     let names: Vec<String> = histogram.lower_bounds().map(|row| printable(&row.label())).collect();
     if names.is_empty() {
@@ -80,7 +80,10 @@ pub(super) fn write_lower_bounds(out: &mut dyn Write, histogram: &Histogram) -> 
         more => format!(", {more} more"),
     };
     let names = names[..names.len().min(LOWER_BOUNDS_SHOWN)].join(", ");
-    writeln!(out, "\nBytes marked + are a lower bound: the type sizes itself by code of its own ({names}{more})")
+    writeln!(
+        out,
+        "\nBytes marked + are a lower bound: the type computes its size in code that was not followed ({names}{more})"
+    )
 }
 
 /// A name with its control characters escaped: names come from the target.

@@ -1,4 +1,4 @@
-//! Output: one file per format. Everything here writes to a `Write` and knows no terminal.
+//! Output, one file per format. Everything here writes to a `Write` and knows no terminal.
 
 pub mod checkup;
 pub mod estimate_table;

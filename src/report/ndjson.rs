@@ -1,4 +1,4 @@
-//! Every object as a line of JSON.
+//! Writes every object as a line of JSON.
 
 use std::io::{self, Write};
 
@@ -28,12 +28,12 @@ struct Line<'a, 'b> {
     references: Option<&'b [Reference]>,
 }
 
-/// What an object refers to, and how, where that was asked for.
+/// An object that another one refers to, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reference {
     /// The object.
     pub address: Address,
-    /// How it is called.
+    /// The reference's label, if requested.
     pub label: Option<String>,
 }
 
@@ -60,7 +60,7 @@ impl Serialize for Hex {
     }
 }
 
-/// Writes objects of one target. What is said of a type is made once.
+/// Writes objects of one target. Type names are formatted once.
 pub struct Writer {
     types: Vec<TypeWords>,
 }
@@ -78,10 +78,10 @@ impl Writer {
         Writer { types: types.iter().map(|(_, info)| words(info)).collect() }
     }
 
-    /// Writes one object, with what it refers to where that was asked for, and a newline.
+    /// Writes one object, with its references if requested, and a newline.
     ///
     /// # Errors
-    /// As the writer.
+    /// Errors of the writer.
     pub fn write(&self, out: &mut dyn Write, object: &Object, references: Option<&[Reference]>) -> io::Result<()> {
         let words = &self.types[object.type_id.index()];
         let (refcount, immortal) = match object.refcount {

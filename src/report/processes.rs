@@ -1,4 +1,4 @@
-//! The Python processes of a machine: a table in tree order, so that families show, or a JSON list.
+//! Lists the Python processes of a machine: a table in tree order, or JSON.
 
 use std::io::{self, Write};
 
@@ -11,35 +11,35 @@ use super::units;
 /// One process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ProcessRow {
-    /// Always [`SCHEMA_VERSION`]. The document is a list, which has no place of its own for it.
+    /// Always [`SCHEMA_VERSION`]; in each row, because the document is a list.
     pub schema_version: u32,
-    /// Its process id here.
+    /// Its process id in our namespace.
     pub pid: i32,
-    /// Its parent's.
+    /// Its parent's process id.
     pub ppid: i32,
     /// Its user id.
     pub uid: u32,
-    /// Its Python; `None` where that could not be learned.
+    /// Its Python version, if known.
     pub version: Option<String>,
-    /// `default`, `free-threaded` or `debug`; `None` where that could not be learned.
+    /// `default`, `free-threaded` or `debug`, if known.
     pub build: Option<&'static str>,
     /// Its resident memory.
     pub rss_bytes: u64,
-    /// Whether we may read it, and know how to.
+    /// Whether we have the permission and the layout to read it.
     pub readable: bool,
     /// Why it cannot be read.
     pub why: Option<String>,
-    /// What contains it and not us.
+    /// The container that it runs in and we do not.
     pub container: Option<String>,
-    /// Its command line, words apart by spaces.
+    /// Its command line, joined by spaces.
     pub command: String,
-    /// How many of its ancestors are rows above it.
+    /// How many of its ancestors are among the rows.
     #[serde(skip)]
     pub depth: usize,
 }
 
 impl ProcessRow {
-    /// A row of a process of which nothing is known yet but its ids.
+    /// A row of which only the process ids are known yet.
     pub fn new(pid: i32, ppid: i32) -> ProcessRow {
         ProcessRow {
             schema_version: SCHEMA_VERSION,
@@ -58,14 +58,14 @@ impl ProcessRow {
     }
 }
 
-/// Puts each process behind its nearest ancestor among the rows and sets the depths. `parents` are the (id, parent)
-/// of all processes, since a shell may stand between two rows. Siblings stay in order of id.
+/// Puts each process after its nearest ancestor among the rows and sets the depths. `parents` has the (id, parent) of
+/// all processes, since a shell may come between two rows. Siblings are in order of id.
 pub fn in_tree_order(mut rows: Vec<ProcessRow>, parents: &[(i32, i32)]) -> Vec<ProcessRow> {
     rows.sort_by_key(|row| row.pid);
     let listed = |pid: i32| rows.binary_search_by_key(&pid, |row| row.pid).is_ok();
     let parent_of = |pid: i32| parents.iter().find(|&&(child, _)| child == pid).map(|&(_, parent)| parent);
     let ancestor = |pid: i32| -> Option<i32> {
-        // No chain is longer than there are processes: ids are used again while we look, which can make circles.
+        // No chain is longer than the number of processes: ids may be reused while we look, which can make cycles.
         let mut at = pid;
         (0..parents.len()).find_map(|_| {
             at = parent_of(at)?;
@@ -75,7 +75,7 @@ pub fn in_tree_order(mut rows: Vec<ProcessRow>, parents: &[(i32, i32)]) -> Vec<P
     let ancestors: Vec<Option<i32>> = rows.iter().map(|row| ancestor(row.pid)).collect();
     let mut order: Vec<(usize, usize)> = Vec::with_capacity(rows.len());
     let mut placed = vec![false; rows.len()];
-    // Roots first; whatever a circle keeps from being reached is a root as well.
+    // Roots first; then whatever a cycle keeps from being reached.
     let roots = (0..rows.len()).filter(|&index| ancestors[index].is_none()).chain(0..rows.len());
     for root in roots {
         let mut stack = vec![(root, 0)];
@@ -91,10 +91,10 @@ pub fn in_tree_order(mut rows: Vec<ProcessRow>, parents: &[(i32, i32)]) -> Vec<P
     order.into_iter().map(|(index, depth)| ProcessRow { depth, ..rows[index].clone() }).collect()
 }
 
-/// Writes the rows as a table, and below it why some cannot be read.
+/// Writes the rows as a table; below it, why some cannot be read.
 ///
 /// # Errors
-/// As the writer.
+/// Errors of the writer.
 pub fn write_table(out: &mut dyn Write, rows: &[ProcessRow]) -> io::Result<()> {
     let width =
         |title: &str, of: &dyn Fn(&ProcessRow) -> usize| rows.iter().map(of).max().unwrap_or(0).max(title.len());
@@ -136,7 +136,7 @@ pub fn write_table(out: &mut dyn Write, rows: &[ProcessRow]) -> io::Result<()> {
 /// Writes the rows as a JSON list.
 ///
 /// # Errors
-/// As the writer.
+/// Errors of the writer.
 pub fn write_json(out: &mut dyn Write, rows: &[ProcessRow]) -> io::Result<()> {
     serde_json::to_writer_pretty(&mut *out, rows)?;
     writeln!(out)

@@ -1,4 +1,4 @@
-//! A recording as one JSON document.
+//! Writes a recording as one JSON document.
 
 use std::io::{self, Write};
 
@@ -12,29 +12,30 @@ use crate::stats::jackknife::Figure;
 use super::summary::TargetSummary;
 use super::timeline::Moment;
 
-/// What no recording covers.
-pub const NOT_COVERED: &str = "Counted are objects that the collector tracks and that live for some ten microseconds (lists, dicts, instances); not \
-                              str, bytes and numbers, nor tuples and dicts of these alone.";
+/// What recordings count and what they do not.
+pub const NOT_COVERED: &str = "Counts GC-tracked objects (lists, dicts, instances) that live for at least some ten \
+                               microseconds. Strings, bytes and numbers are not included, nor are tuples and dicts \
+                               that hold only these.";
 
-/// How the recording went.
+/// How a recording went.
 #[derive(Clone, Debug, Default)]
 pub struct Course {
     /// Samples taken.
     pub ticks: u64,
-    /// Samples asked for in a second.
+    /// Samples requested per second.
     pub rate: u32,
     /// The random generator's seed.
     pub seed: u64,
-    /// How it was decided what survived.
+    /// How survivors were determined.
     pub verdicts: Verdicts,
-    /// What the reader must know.
+    /// Warnings for the reader.
     pub warnings: Vec<String>,
 }
 
-/// Writes it.
+/// Writes the document and a newline.
 ///
 /// # Errors
-/// As the writer.
+/// Errors of the writer.
 pub fn write(
     out: &mut dyn Write,
     target: &TargetSummary,
@@ -72,7 +73,8 @@ pub fn write(
         "watched": {
             "in_order": course.verdicts.in_order, "out_of_order": course.verdicts.out_of_order,
             "not_tracked": course.verdicts.not_tracked, "not_read": course.verdicts.not_read,
-            "too_many": course.verdicts.too_many, "replaced": course.verdicts.replaced, "out_of_sight": course.verdicts.out_of_sight,
+            "too_many": course.verdicts.too_many, "replaced": course.verdicts.replaced,
+            "out_of_sight": course.verdicts.out_of_sight,
         },
         "births": figure(&profile.all, seconds),
         "unattributed": profile.unattributed().round(),
@@ -93,7 +95,7 @@ fn named(name: &FrameName) -> Value {
 }
 
 fn figure(figure: &Figure, seconds: f64) -> Value {
-    // A difference of two estimates may come out below nothing.
+    // A difference of two estimates may be negative.
     let value = figure.value.max(0.0);
     let rate = if seconds > 0.0 { value / seconds } else { 0.0 };
     json!({"value": value.round(), "low": figure.low().round(), "high": figure.high().max(0.0).round(),

@@ -1,4 +1,4 @@
-//! Stacks in the format of speedscope (its `file-format-schema.json`): one sampled profile for each thread.
+//! Writes stacks for speedscope (`file-format-schema.json`): one sampled profile per thread.
 
 use std::io::{self, Write};
 
@@ -9,13 +9,13 @@ use crate::record::profile::{FrameName, Profile, StackBorn};
 
 use super::folded::Weight;
 
-/// A thread's name, its stacks and what they weigh.
+/// A thread's name, its stacks and their weights.
 type Samples<'a> = (&'a str, Vec<Vec<usize>>, Vec<u64>);
 
-/// Writes the profile; `amount` picks what a stack weighs.
+/// Writes the profile; `amount` is the weight of a stack.
 ///
 /// # Errors
-/// As the writer.
+/// Errors of the writer.
 pub fn write(
     out: &mut dyn Write,
     profile: &Profile,

@@ -1,4 +1,4 @@
-//! What every report says beside its figures: of which process, how it was read, and what could not be read.
+//! What every report states besides its figures: which process, how it was read, and what could not be read.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -10,16 +10,16 @@ use crate::heap::survey::Outcome;
 
 use super::units;
 
-/// The process that a report speaks of.
+/// The process that a report is about.
 #[derive(Clone, Debug, Serialize)]
 pub struct TargetSummary {
     /// Its process id.
     pub pid: i32,
-    /// Its Python, as it states itself.
+    /// Its Python version, as it states itself.
     pub version: String,
     /// `default`, `free-threaded` or `debug`.
     pub build: &'static str,
-    /// Its command line, words apart by spaces.
+    /// Its command line, joined by spaces.
     pub command: String,
     /// How many interpreters it has.
     pub interpreters: usize,
@@ -28,15 +28,15 @@ pub struct TargetSummary {
 /// How the target was read.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Reading {
-    /// Bytes that were read for the census.
+    /// Bytes read for the census.
     pub read_bytes: u64,
     /// From the first read to the last.
     #[serde(rename = "read_seconds", serialize_with = "seconds")]
     pub duration: Duration,
-    /// For how long the target stood still because of us; `None`: not at all.
+    /// How long we stopped the target; `None` if never.
     #[serde(rename = "paused_seconds", serialize_with = "optional_seconds")]
     pub paused: Option<Duration>,
-    /// Whether it was a core, not a process.
+    /// Whether the target is a core, not a process.
     #[serde(rename = "from_core")]
     pub is_core: bool,
 }
@@ -49,30 +49,30 @@ fn optional_seconds<S: serde::Serializer>(duration: &Option<Duration>, serialize
     duration.map(|duration| duration.as_secs_f64()).serialize(serializer)
 }
 
-/// What a report's figures are worth.
+/// Whether a report's figures are exact or estimated.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Basis {
     /// Everything was read.
     Exact,
-    /// A random part was.
+    /// A random sample was read.
     Sampled(Sampled),
 }
 
-/// The random part of a heap that was read.
+/// The random sample of a heap that was read.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Sampled {
-    /// The number that the sample was drawn with.
+    /// Seed of the random generator.
     pub seed: u64,
-    /// Pools that were read.
+    /// Pools read.
     pub pools_read: u64,
-    /// Pools in use; an estimate itself where there are very many.
+    /// Pools in use; an estimate in very large heaps.
     pub pools: u64,
-    /// What part was read of the bytes that a census reads: where there are no pools.
+    /// Share of a census's bytes that was read; shown where there are no pools.
     #[serde(skip)]
     pub share_of_bytes: f64,
-    /// The confidence of the intervals.
+    /// Confidence level of the intervals.
     pub confidence: f64,
-    /// How long the whole took, in seconds.
+    /// Total time, in seconds.
     #[serde(rename = "seconds", serialize_with = "seconds")]
     pub duration: Duration,
 }
@@ -90,7 +90,7 @@ impl Sampled {
 }
 
 impl Basis {
-    /// What a picture says under its title.
+    /// The subtitle of a flame graph.
     pub fn subtitle(&self, histogram: &Histogram) -> String {
         let Basis::Sampled(sampled) = self else { return "exact".to_owned() };
         let (total, interval) = (histogram.total, histogram.interval.unwrap_or_default());
@@ -106,43 +106,43 @@ impl Basis {
     }
 }
 
-/// What could not be read, or was found in one way and not in another. All zero is the best report.
+/// What could not be read, and what the ways of finding objects disagree about. All zero is best.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Problems {
-    /// Pools that changed however often they were read: their blocks are missing from the figures.
+    /// Pools that changed on every read; their blocks are missing from the figures.
     pub torn_pools: u64,
-    /// Pools that changed however often they were read, and whose blocks were judged one by one.
+    /// Pools that changed on every read; their blocks were checked one by one.
     pub moving_pools: u64,
-    /// Objects that changed while they were read, and are missing from the figures.
+    /// Objects that changed while they were read; they are missing from the figures.
     pub torn_objects: u64,
-    /// Blocks that look like an object from the front and not from inside; not counted as objects.
+    /// Blocks with a valid object header but an invalid body; not counted as objects.
     pub implausible_blocks: u64,
-    /// Bytes that should have been readable.
+    /// Bytes that should have been readable and were not.
     pub unreadable_bytes: u64,
-    /// Bytes of writable memory that a core should hold and does not, or left out. 0 for a process.
+    /// Bytes of writable memory that are missing from the core. 0 for a process.
     pub missing_bytes: u64,
-    /// Bytes of malloc heaps whose chunks could not be told apart.
+    /// Bytes of malloc heaps that could not be split into chunks.
     pub unparsed_bytes: u64,
-    /// Bytes of private memory of unknown structure (thread stacks, other allocators), which was not searched.
+    /// Bytes of private memory of unknown structure (thread stacks, other allocators) that were not searched.
     pub unsearched_bytes: u64,
-    /// Bytes of an allocator whose structure is not known, which were searched for objects.
+    /// Bytes of unknown allocators that were scanned conservatively.
     pub searched_bytes: u64,
-    /// Objects found there. Memory that was freed there may still look like one.
+    /// Objects found by that scan. Freed objects may be among them.
     pub searched_objects: u64,
-    /// Objects in the collector's lists that no allocator's block holds. `null`: lists not walked.
+    /// Objects in the collector's lists but in no allocator's block. `null`: lists not walked.
     pub only_in_lists: Option<u64>,
-    /// Objects that say the collector tracks them and are in no list. `null`: lists not walked.
+    /// Objects marked as tracked but in none of the collector's lists. `null`: lists not walked.
     pub only_in_blocks: Option<u64>,
-    /// Lists of the collector that broke off. `null`: lists not walked.
+    /// Collector lists that could not be followed to their end. `null`: lists not walked.
     pub broken_lists: Option<u64>,
     /// Types that could not be read.
     pub rejected_types: u64,
-    /// Arenas that made no sense.
+    /// Arenas with invalid metadata.
     pub rejected_arenas: u64,
 }
 
 impl Problems {
-    /// From a census's outcome and what was found before it.
+    /// Builds it from a census's outcome and from what was found before it.
     pub fn new(
         outcome: &Outcome,
         unsearched_bytes: u64,
@@ -170,7 +170,7 @@ impl Problems {
         }
     }
 
-    /// The sums of two. Lists count as walked where they were in either.
+    /// Adds two of them. Lists count as walked if they were in either.
     pub fn plus(&self, other: &Problems) -> Problems {
         let either = |a: Option<u64>, b: Option<u64>| a.map_or(b, |a| Some(a + b.unwrap_or(0)));
         Problems {
@@ -192,10 +192,10 @@ impl Problems {
         }
     }
 
-    /// Writes what there is, a line each; a line that says so where there is nothing.
+    /// Writes one line per problem, or `none`.
     ///
     /// # Errors
-    /// As the writer.
+    /// Errors of the writer.
     pub fn write(&self, out: &mut dyn Write) -> io::Result<()> {
         let mut lines = Vec::new();
         let mut say = |amount: u64, text: &str| {
@@ -204,17 +204,17 @@ impl Problems {
             }
         };
         say(self.torn_pools, "pools changed while they were read; their objects are not counted");
-        say(self.moving_pools, "pools changed while they were read; their blocks were judged one by one");
+        say(self.moving_pools, "pools changed while they were read; their blocks were checked one by one");
         say(self.torn_objects, "objects changed while they were read and are not counted");
-        say(self.implausible_blocks, "blocks look like objects only from the front and are not counted");
+        say(self.implausible_blocks, "blocks have an object's header but an invalid body and are not counted");
         say(self.unreadable_bytes, "bytes could not be read");
         say(self.missing_bytes, "bytes of writable memory are missing from the core");
-        say(self.unparsed_bytes, "bytes of malloc heaps could not be told apart into chunks");
+        say(self.unparsed_bytes, "bytes of malloc heaps could not be split into chunks");
         say(self.rejected_types, "types could not be read");
-        say(self.rejected_arenas, "arenas made no sense");
+        say(self.rejected_arenas, "arenas have invalid metadata");
         say(self.only_in_lists.unwrap_or(0), "objects are in the collector's lists only");
-        say(self.only_in_blocks.unwrap_or(0), "objects claim to be tracked and are in no list of the collector's");
-        say(self.broken_lists.unwrap_or(0), "lists of the collector broke off");
+        say(self.only_in_blocks.unwrap_or(0), "objects are marked as tracked but in none of the collector's lists");
+        say(self.broken_lists.unwrap_or(0), "collector lists could not be followed to their end");
         if lines.is_empty() {
             lines.push("none".to_owned());
         }
@@ -222,8 +222,8 @@ impl Problems {
         if self.searched_bytes > 0 {
             writeln!(
                 out,
-                "Searched: {} of an allocator whose structure is not known, where {} objects were found by their looks; \
-                 freed ones may be among them",
+                "Scanned: {} of an unknown allocator; {} objects were found by conservative scan, freed ones may be \
+                 among them",
                 units::bytes(self.searched_bytes),
                 units::count(self.searched_objects)
             )?;
@@ -231,7 +231,7 @@ impl Problems {
         if self.unsearched_bytes > 0 {
             writeln!(
                 out,
-                "Not searched: {} of private memory without objects' structure (stacks, other allocators)",
+                "Not searched: {} of private memory of unknown structure (stacks, other allocators)",
                 units::bytes(self.unsearched_bytes)
             )?;
         }
@@ -242,25 +242,25 @@ impl Problems {
     }
 }
 
-/// The allocator's own figures.
+/// Figures of the allocator.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct AllocatorSummary {
     /// pymalloc's arenas.
     pub arenas: u64,
-    /// Its pools in use.
+    /// pymalloc's pools in use.
     pub pools: u64,
-    /// Its blocks in use.
+    /// pymalloc's blocks in use.
     pub blocks_in_use: u64,
-    /// Blocks in use and larger blocks passed to malloc: `sys.getallocatedblocks()`, where the second is known.
+    /// Blocks in use plus larger blocks from malloc, if their number is known: `sys.getallocatedblocks()`.
     pub allocated_blocks: u64,
-    /// Whether the second is known (3.12+).
+    /// Whether the number of larger blocks is known (3.12+).
     pub raw_blocks_known: bool,
     /// Whether the debug hooks are on.
     pub debug_hooks: bool,
 }
 
 impl AllocatorSummary {
-    /// The sums of two.
+    /// Adds two of them.
     pub fn plus(&self, other: &AllocatorSummary) -> AllocatorSummary {
         AllocatorSummary {
             arenas: self.arenas + other.arenas,
@@ -273,7 +273,7 @@ impl AllocatorSummary {
     }
 }
 
-/// For how long the target stood still because of us.
+/// How long we stopped the target, in words.
 pub fn paused(paused: Option<Duration>) -> String {
     match paused {
         Some(paused) => format!("paused for {}", units::duration(paused)),
@@ -281,10 +281,10 @@ pub fn paused(paused: Option<Duration>) -> String {
     }
 }
 
-/// Writes the line that says of which process and how it was read.
+/// Writes the head of a report: the process, its Python, and how it was read.
 ///
 /// # Errors
-/// As the writer.
+/// Errors of the writer.
 pub fn write_head(out: &mut dyn Write, target: &TargetSummary, reading: &Reading) -> io::Result<()> {
     let interpreters =
         if target.interpreters > 1 { format!(", {} interpreters", target.interpreters) } else { String::new() };

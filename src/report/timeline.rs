@@ -1,4 +1,4 @@
-//! How a process grew while it was recorded: a line a second, and a small plot of them.
+//! Writes how a process grew during a recording: CSV with a line per second, and a small plot.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -7,23 +7,23 @@ use serde::Serialize;
 
 use super::units;
 
-/// One look at the process.
+/// One observation of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Moment {
     /// Seconds since the recording began.
     pub seconds: f64,
     /// Resident memory.
     pub rss_bytes: u64,
-    /// Tracked objects.
+    /// Objects that the collector tracks.
     pub heap_objects: u64,
-    /// Collections so far of each generation, youngest first.
+    /// Collections of each generation so far, youngest first.
     pub collections: [u64; 3],
 }
 
-/// Writes the moments as CSV, with a head.
+/// Writes the observations as CSV with a header line.
 ///
 /// # Errors
-/// As the writer.
+/// Errors of the writer.
 pub fn write_csv(out: &mut dyn Write, moments: &[Moment]) -> io::Result<()> {
     writeln!(out, "seconds,rss_bytes,heap_objects,collections_0,collections_1,collections_2")?;
     for moment in moments {
@@ -34,19 +34,19 @@ pub fn write_csv(out: &mut dyn Write, moments: &[Moment]) -> io::Result<()> {
     Ok(())
 }
 
-/// Height of the plot in an SVG, in its units.
+/// Height of the plot, in the SVG's units.
 const HEIGHT: f64 = 64.0;
-/// Where the curves lie.
+/// Horizontal range of the curves.
 const LEFT: f64 = 330.0;
 const RIGHT: f64 = 1180.0;
-/// Points drawn of a curve.
+/// Points of a curve, at most.
 const POINTS: usize = 400;
 
-/// A curve's name, colour, the place of its text, its values and how they are written.
+/// A curve's name, colour, text position, values and number format.
 type Curve<'a> = (&'a str, &'a str, f64, &'a dyn Fn(&Moment) -> u64, &'a dyn Fn(u64) -> String);
 
-/// Puts a plot above a flame graph: the picture becomes taller at its top. What is no SVG with a `viewBox` from 0 stays
-/// as it is.
+/// Puts a plot above a flame graph, which becomes taller. An SVG without a `viewBox` that starts at 0 is returned
+/// unchanged.
 pub fn put_above(svg: &str, moments: &[Moment]) -> String {
     let (Some(first), Some(last)) = (moments.first(), moments.last()) else { return svg.to_owned() };
     let Some(plotted) = enlarge(svg) else { return svg.to_owned() };
@@ -55,7 +55,8 @@ pub fn put_above(svg: &str, moments: &[Moment]) -> String {
     let mut plot = String::new();
     let _ = write!(
         plot,
-        "<g id=\"growth\" font-family=\"monospace\" font-size=\"12\"><rect x=\"0\" y=\"{:.0}\" width=\"100%\" height=\"{:.0}\" fill=\"#f8f8f8\"/>",
+        "<g id=\"growth\" font-family=\"monospace\" font-size=\"12\">\
+         <rect x=\"0\" y=\"{:.0}\" width=\"100%\" height=\"{:.0}\" fill=\"#f8f8f8\"/>",
         -HEIGHT, HEIGHT
     );
     let curves: [Curve<'_>; 2] = [
@@ -65,7 +66,8 @@ pub fn put_above(svg: &str, moments: &[Moment]) -> String {
     for (name, colour, text_y, value, format) in curves {
         let _ = write!(
             plot,
-            "<text x=\"10\" y=\"{text_y:.0}\" fill=\"{colour}\">{name} {} to {}</text><polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.5\" points=\"",
+            "<text x=\"10\" y=\"{text_y:.0}\" fill=\"{colour}\">{name} {} to {}</text>\
+             <polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.5\" points=\"",
             format(value(first)),
             format(value(last)),
         );
@@ -81,7 +83,7 @@ pub fn put_above(svg: &str, moments: &[Moment]) -> String {
     format!("{head}{plot}{rest}")
 }
 
-/// The picture with room above, cut where the plot goes: behind the background.
+/// The SVG with room at its top, split where the plot goes: after the background.
 fn enlarge(svg: &str) -> Option<(String, &str)> {
     let start = svg.find("<svg ")?;
     let end = start + svg[start..].find('>')?;

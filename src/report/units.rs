@@ -1,4 +1,4 @@
-//! How amounts are written for people. Each form exists once, here.
+//! Formats amounts for people. Each format exists once, here.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ pub fn bytes(bytes: u64) -> String {
     }
 }
 
-/// A count with thousands apart: `1,234,567`.
+/// A count with thousands separators: `1,234,567`.
 pub fn count(count: u64) -> String {
     let digits = count.to_string();
     let mut grouped = String::with_capacity(digits.len() + digits.len() / 3);
@@ -50,9 +50,9 @@ pub fn duration(duration: Duration) -> String {
     }
 }
 
-/// A command line on one line: control characters escaped, cut where a reader has seen enough.
+/// A command line on one line: control characters escaped, long ones cut.
 pub fn command(command: &str) -> String {
-    /// Characters that fit beside other columns, or into a title.
+    /// Characters that fit next to other columns, or into a title.
     const SHOWN: usize = 80;
     let mut short = String::new();
     for (index, char) in command.chars().enumerate() {
