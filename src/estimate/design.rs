@@ -54,7 +54,7 @@ use super::{sample_reading, strata};
 
 /// Units read by one task.
 const TASK: usize = 512;
-/// Neighbouring pools whose variety is counted, with as many on both sides. Chosen by simulation (`tests/estimate.rs`).
+/// Neighbouring pools whose variety is counted, with as many on both sides. Chosen by simulation (`tests/all/estimate.rs`).
 const NEIGHBOURS: usize = 24;
 /// The power of a class's pools that its share of the sample is in proportion to.
 const ALLOCATION_POWER: f64 = 0.6;

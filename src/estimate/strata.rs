@@ -12,7 +12,7 @@
 use fastrand::Rng;
 
 /// Units drawn from a strip. Few make short strips, which lose less to types that cluster; but the spread within a strip is
-/// then less well known. Chosen by simulation (`tests/estimate.rs`).
+/// then less well known. Chosen by simulation (`tests/all/estimate.rs`).
 pub const DRAWS: usize = 4;
 
 /// A unit that is read.

@@ -3,16 +3,20 @@
 //! Headless Chromium runs a script that is put into a copy of the picture, and prints the document when it is done.
 //! Where there is no Chromium, that is said.
 
-mod common;
-
 use std::process::Command;
 
 use serde_json::Value;
 
-use common::interpreters;
-use common::skipped;
-use common::target::Target;
-use common::tool::{self, finish};
+use crate::case::{TestCase, cases};
+use crate::common::interpreters;
+use crate::common::skipped;
+use crate::common::target::Target;
+use crate::common::tool::{self, finish};
+
+/// The tests of this file.
+pub fn cases() -> Vec<TestCase> {
+    cases![a_picture_opens_zooms_and_is_searched,]
+}
 
 const BROWSERS: &[&str] = &["chromium", "chromium-browser", "google-chrome", "chrome"];
 
@@ -49,7 +53,6 @@ window.addEventListener('load', () => setTimeout(() => {
 }, 100));
 ";
 
-#[test]
 fn a_picture_opens_zooms_and_is_searched() {
     let exists =
         |name: &&&str| Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success());

@@ -5,14 +5,13 @@
 //! are wrong, and the table of every other version and build is put in the place of the right one. The target stands
 //! still meanwhile.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use common::interpreters::{self, Interpreter};
-use common::skipped;
-use common::target::Target;
+use crate::case::TestCase;
+use crate::common::interpreters::{self, Interpreter};
+use crate::common::skipped;
+use crate::common::target::Target;
 use heapsonde::analysis::histogram::{Histogram, SortKey, Tally};
 use heapsonde::heap::census::Progress;
 use heapsonde::heap::survey::Survey;
@@ -24,7 +23,7 @@ use heapsonde::python::interpreter::Python;
 use heapsonde::python::layout::fields::Bits;
 use heapsonde::python::layout::{Candidate, Layout};
 use heapsonde::python::types::TypeTable;
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::Failed;
 
 /// What is wrong, believed, and cannot be known from outside, each with the reason: nothing. What is named here would be said
 /// aloud in each run, and nothing else may be believed.
@@ -51,25 +50,24 @@ other = threading.Thread(target=lambda: [row.pop(0) for row in holes[2::3]]); ot
 os.write(1, b'ready %d\n' % os.getpid()); os.read(0, 1)
 ";
 
-fn main() {
-    let mut arguments = Arguments::from_args();
-    arguments.test_threads = arguments.test_threads.or(Some(2));
+/// The tests of this file.
+pub fn cases() -> Vec<TestCase> {
     // One of each minor version, and one without the lock.
     let mut chosen: BTreeMap<(u8, bool), Interpreter> = BTreeMap::new();
     for interpreter in interpreters::find_and_say() {
         chosen.entry((interpreter.version.1, interpreter.has_gil())).or_insert(interpreter);
     }
-    let mut trials = Vec::new();
+    let mut cases = Vec::new();
     for interpreter in chosen.into_values() {
         for (name, test) in
             [("moved", moved as Test), ("swapped", swapped), ("bits", bits), ("sizes", sizes), ("exchanged", exchanged)]
         {
             let of = interpreter.clone();
-            trials.push(Trial::test(format!("{}/{name}", of.name), move || test(&of)));
+            cases.push(TestCase::new(format!("{}/{name}", of.name), move || test(&of)));
         }
-        trials.push(Trial::test(format!("{}/published", interpreter.name), move || published(&interpreter)));
+        cases.push(TestCase::new(format!("{}/published", interpreter.name), move || published(&interpreter)));
     }
-    libtest_mimic::run(&arguments, trials).exit();
+    cases
 }
 
 type Test = fn(&Interpreter) -> Result<(), Failed>;

@@ -3,8 +3,6 @@
 //!
 //! The target builds the zoo and blocks, so that nothing changes between the reports.
 
-mod common;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -12,23 +10,23 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::Failed;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use common::interpreters::{self, Interpreter};
-use common::target::Target;
-use common::{core, skipped, tool, zoo};
+use crate::case::TestCase;
+use crate::common::interpreters::{self, Interpreter};
+use crate::common::target::Target;
+use crate::common::{core, skipped, tool, zoo};
 
-fn main() {
-    let mut arguments = Arguments::from_args();
-    arguments.test_threads = arguments.test_threads.or(Some(2));
+/// The tests of this file.
+pub fn cases() -> Vec<TestCase> {
     let found = interpreters::find_and_say();
     // One whose files are where it says they are.
     let plain = found.iter().filter(|i| i.kind == "default").max_by_key(|i| i.version);
     let plain = plain.cloned();
-    let mut trials = Vec::new();
+    let mut cases = Vec::new();
     // One of each minor version, with the lock and without, and one of each kind of build.
     let (mut versions, mut kinds) = (BTreeSet::new(), BTreeSet::new());
     for interpreter in found {
@@ -38,12 +36,8 @@ fn main() {
         }
         for (name, source) in [("crafted", Source::Crafted), ("gcore", Source::Gdb), ("kernel", Source::Kernel)] {
             let name = format!("{}/{name}", interpreter.name);
-            if let Err(why) = source.can_be_had(&interpreter) {
-                skipped(&name, &why);
-                continue;
-            }
             let interpreter = interpreter.clone();
-            trials.push(Trial::test(name, move || a_core_says_what_the_process_said(&interpreter, source)));
+            cases.push(TestCase::new(name, move || a_core_says_what_the_process_said(&interpreter, source)));
         }
     }
     type Test = fn(&Interpreter) -> Result<(), Failed>;
@@ -57,14 +51,14 @@ fn main() {
     ];
     for (name, test) in others {
         match plain.clone() {
-            Some(interpreter) => trials.push(Trial::test(name, move || test(&interpreter))),
+            Some(interpreter) => cases.push(TestCase::new(name, move || test(&interpreter))),
             None => skipped(name, "no interpreter"),
         }
     }
-    libtest_mimic::run(&arguments, trials).exit();
+    cases
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 enum Source {
     Crafted,
     Gdb,
@@ -199,6 +193,10 @@ fn answer(mut document: Value) -> Result<Value, String> {
 }
 
 fn a_core_says_what_the_process_said(interpreter: &Interpreter, source: Source) -> Result<(), Failed> {
+    if let Err(why) = source.can_be_had(interpreter) {
+        skipped(&format!("{}: a core {source:?}", interpreter.name), &why);
+        return Ok(());
+    }
     let (folder, mut target) = stand(interpreter, "0.3")?;
     let with_graph = interpreter.has_gil();
     let live = Reports::of(&[&target.pid().to_string()], with_graph)?;

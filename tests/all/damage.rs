@@ -5,15 +5,15 @@
 //! taken away. Whatever is there, an attach, a census and following the references must end, without a panic and within
 //! a multiple of the bytes that the undamaged memory takes, and what makes no sense must be counted.
 //!
-//!     cargo test --test damage [NAME]            HEAPSONDE_ONLY=3.12,3.14 narrows
-
-mod common;
+//!     cargo test --test all -- damage [NAME]            HEAPSONDE_ONLY=3.12,3.14 narrows
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use common::interpreters::{self, Interpreter};
-use common::target::Target;
+use crate::case::TestCase;
+use crate::common;
+use crate::common::interpreters::{self, Interpreter};
+use crate::common::target::Target;
 use heapsonde::analysis::histogram::{Histogram, SortKey, Tally};
 use heapsonde::heap::census::Progress;
 use heapsonde::heap::object::Object;
@@ -32,7 +32,7 @@ use heapsonde::python::interpreter::Python;
 use heapsonde::python::proof_error::ProofError;
 use heapsonde::python::types::TypeTable;
 use heapsonde::references::References;
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::Failed;
 
 /// Damaged memory may take so many times the bytes that undamaged memory takes. Most of it is the collector's lists and
 /// free lists being tried again.
@@ -145,23 +145,25 @@ struct Reading {
     references: u64,
 }
 
-fn main() {
-    let mut arguments = Arguments::from_args();
-    arguments.test_threads = arguments.test_threads.or(Some(2));
-    let mut trials = Vec::new();
+/// The tests of this file.
+pub fn cases() -> Vec<TestCase> {
+    let mut cases = Vec::new();
     for interpreter in interpreters::find_and_say() {
         for (case, environment) in [("default", None), ("malloc", Some(("PYTHONMALLOC", "malloc")))] {
             let environment: Vec<(&str, &str)> = environment.into_iter().collect();
             if !environment.is_empty() && !interpreter.has_gil() {
                 continue;
             }
-            let interpreter = interpreter.clone();
-            trials.push(Trial::test(format!("{}/{case}", interpreter.name), move || {
-                damaged_memory_is_read_to_an_end(&interpreter, &environment).map_err(Failed::from)
-            }));
+            let (interpreter, is_first) = (interpreter.clone(), interpreter.is_first);
+            cases.push(
+                TestCase::new(format!("{}/{case}", interpreter.name), move || {
+                    damaged_memory_is_read_to_an_end(&interpreter, &environment).map_err(Failed::from)
+                })
+                .ignored_if(!is_first),
+            );
         }
     }
-    libtest_mimic::run(&arguments, trials).exit();
+    cases
 }
 
 /// A few thousand objects of every shape that the layouts know.

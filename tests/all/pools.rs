@@ -3,11 +3,11 @@
 //!
 //! The array is hidden from the library by telling it that the interpreter has no data of its own.
 
-mod common;
-
-use common::interpreters::{self, Interpreter};
-use common::skipped;
-use common::target::Target;
+use crate::case::{TestCase, cases};
+use crate::common;
+use crate::common::interpreters::{self, Interpreter};
+use crate::common::skipped;
+use crate::common::target::Target;
 use heapsonde::heap::census::Progress;
 use heapsonde::heap::object::Object;
 use heapsonde::heap::survey::Survey;
@@ -20,7 +20,11 @@ use heapsonde::python::attach::{self};
 use heapsonde::python::interpreter::Python;
 use heapsonde::python::types::TypeTable;
 
-#[test]
+/// The tests of this file.
+pub fn cases() -> Vec<TestCase> {
+    cases![pools_that_no_array_leads_to_hold_the_same_objects,]
+}
+
 fn pools_that_no_array_leads_to_hold_the_same_objects() {
     let mut found = interpreters::find().interpreters;
     found.retain(|interpreter| interpreter.version.1 < 12);

@@ -1,6 +1,7 @@
 //! The tables of layouts: each is whole, they cover what they claim, they agree where they must, and they can be made
 //! again from an interpreter with debug information.
 
+use crate::case::{TestCase, cases};
 use std::collections::BTreeMap;
 use std::env;
 use std::fs;
@@ -12,13 +13,29 @@ use heapsonde::python::version::Version;
 use object::{Object, ObjectSection};
 use serde_json::Value;
 
+/// The tests of this file.
+pub fn cases() -> Vec<TestCase> {
+    cases![
+        every_table_loads_and_is_what_its_entry_says,
+        every_table_in_the_folder_is_embedded,
+        each_release_has_one_table_of_the_original_and_at_most_one_of_a_distributor,
+        an_unknown_minor_version_has_no_candidates,
+        fields_lie_inside_their_structs,
+        what_one_struct_says_of_another_holds,
+        structs_that_extensions_see_are_the_same_in_default_and_debug_builds,
+        structs_laid_out_anew_for_free_threading_match_a_free_threaded_binary,
+        published_offsets_lie_at_the_same_places_in_all_tables_of_a_minor_version,
+        what_real_interpreters_publish_agrees_with_their_tables,
+        a_table_made_again_from_an_interpreter_is_the_same,
+    ]
+}
+
 const BUILDS: [Build; 4] = [Build::Default, Build::FreeThreaded, Build::Debug, Build::DebugFreeThreaded];
 
 fn json(candidate: &Candidate) -> Value {
     serde_json::from_str(candidate.json()).unwrap()
 }
 
-#[test]
 fn every_table_loads_and_is_what_its_entry_says() {
     for candidate in Candidate::all() {
         let layout = Layout::load(candidate);
@@ -32,7 +49,6 @@ fn every_table_loads_and_is_what_its_entry_says() {
     }
 }
 
-#[test]
 fn every_table_in_the_folder_is_embedded() {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/python/layout/tables");
     let mut found: Vec<_> = folder
@@ -46,7 +62,6 @@ fn every_table_in_the_folder_is_embedded() {
     assert_eq!(found, embedded);
 }
 
-#[test]
 fn each_release_has_one_table_of_the_original_and_at_most_one_of_a_distributor() {
     for build in BUILDS {
         for minor in 8..=15 {
@@ -66,14 +81,12 @@ fn each_release_has_one_table_of_the_original_and_at_most_one_of_a_distributor()
     }
 }
 
-#[test]
 fn an_unknown_minor_version_has_no_candidates() {
     assert!(Layout::candidates(Version::release(3, 7, 0), Build::Default).is_empty());
     assert!(Layout::candidates(Version::release(3, 16, 0), Build::Default).is_empty());
     assert!(Layout::candidates(Version::release(2, 13, 0), Build::Default).is_empty());
 }
 
-#[test]
 fn fields_lie_inside_their_structs() {
     for candidate in Candidate::all() {
         let layout = Layout::load(candidate);
@@ -90,7 +103,6 @@ fn fields_lie_inside_their_structs() {
     }
 }
 
-#[test]
 fn what_one_struct_says_of_another_holds() {
     for candidate in Candidate::all() {
         let layout = Layout::load(candidate);
@@ -115,7 +127,6 @@ fn what_one_struct_says_of_another_holds() {
     }
 }
 
-#[test]
 fn structs_that_extensions_see_are_the_same_in_default_and_debug_builds() {
     // CPython's ABI is one for both since 3.8 (bpo-36465); only the runtime's own structs differ.
     let open = ["object", "type_object", "heap_type", "unicode", "long", "list", "tuple", "dict", "set", "module"];
@@ -131,7 +142,6 @@ fn structs_that_extensions_see_are_the_same_in_default_and_debug_builds() {
     }
 }
 
-#[test]
 fn structs_laid_out_anew_for_free_threading_match_a_free_threaded_binary() {
     // 3.13.5t is read from a binary; the structs of .c files in 3.13.15t are computed from a default build.
     let table = |name| Layout::load(Candidate::all().iter().find(|c| c.name == name).unwrap());
@@ -151,7 +161,6 @@ fn structs_laid_out_anew_for_free_threading_match_a_free_threaded_binary() {
     assert_eq!(read.task, computed.task);
 }
 
-#[test]
 fn published_offsets_lie_at_the_same_places_in_all_tables_of_a_minor_version() {
     let mut shapes = BTreeMap::new();
     for candidate in Candidate::all() {
@@ -187,7 +196,6 @@ fn runtimes() -> Vec<PathBuf> {
     interpreters().into_iter().flat_map(in_home).filter(is_runtime).collect()
 }
 
-#[test]
 fn what_real_interpreters_publish_agrees_with_their_tables() {
     let mut compared = 0;
     for path in runtimes() {
@@ -217,7 +225,6 @@ fn what_real_interpreters_publish_agrees_with_their_tables() {
     }
 }
 
-#[test]
 fn a_table_made_again_from_an_interpreter_is_the_same() {
     let mut compared = 0;
     for home in interpreters() {

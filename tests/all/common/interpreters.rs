@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Once, OnceLock};
 
 /// The minor versions that heapsonde reads. One that is not here is a visible skip.
 pub const MINORS: std::ops::RangeInclusive<u8> = 8..=15;
@@ -28,6 +29,9 @@ pub struct Interpreter {
     pub python_path: Option<String>,
     /// Becomes the interpreter by exec; to be followed by `-c SOURCE ARGS`.
     pub command: Vec<String>,
+    /// The first that was found of its minor version, with its lock or without, and with its allocator: slow tests read
+    /// only these at each landing, and the others with `--ignored`.
+    pub is_first: bool,
 }
 
 impl Interpreter {
@@ -58,18 +62,29 @@ impl Interpreter {
     pub fn has_gil(&self) -> bool {
         self.kind != "free-threaded"
     }
+
+    /// Whether large blocks come from musl's allocator, not from glibc's.
+    pub fn is_musl(&self) -> bool {
+        self.kind.starts_with("musl")
+    }
 }
 
 /// What is here, and what is not: (name, why).
+#[derive(Clone)]
 pub struct Found {
     pub interpreters: Vec<Interpreter>,
     pub skipped: Vec<(String, String)>,
 }
 
-/// Finds the interpreters. Panics in CI where fewer start than the floor.
+/// The interpreters, looked for once in each run. Panics in CI where fewer start than the floor.
 pub fn find() -> Found {
+    static FOUND: OnceLock<Found> = OnceLock::new();
+    FOUND.get_or_init(look_for_all).clone()
+}
+
+fn look_for_all() -> Found {
     let mut found = Found { interpreters: Vec::new(), skipped: Vec::new() };
-    let mut seen = HashSet::new();
+    let (mut seen, mut firsts) = (HashSet::new(), HashSet::new());
     let listed = list_of_fetcher(&mut found.skipped);
     for candidate in listed.into_iter().chain(local()) {
         let identity = match candidate.command.as_slice() {
@@ -81,7 +96,8 @@ pub fn find() -> Found {
         }
         match ask_version(&candidate) {
             Ok(version) if version.0 == 3 && MINORS.contains(&version.1) => {
-                found.interpreters.push(Interpreter { version, ..candidate });
+                let is_first = firsts.insert((version.1, candidate.has_gil(), candidate.is_musl()));
+                found.interpreters.push(Interpreter { version, is_first, ..candidate });
             }
             Ok(version) => found.skipped.push((candidate.name, format!("version {version:?} is not read"))),
             Err(why) => found.skipped.push((candidate.name, why)),
@@ -101,10 +117,11 @@ pub fn find() -> Found {
     found
 }
 
-/// Those of `find`, with the skips printed.
+/// Those of `find`, with the skips printed once in each run.
 pub fn find_and_say() -> Vec<Interpreter> {
+    static SAID: Once = Once::new();
     let found = find();
-    found.skipped.iter().for_each(|(name, why)| super::skipped(name, why));
+    SAID.call_once(|| found.skipped.iter().for_each(|(name, why)| super::skipped(name, why)));
     found.interpreters
 }
 
@@ -159,6 +176,7 @@ fn list_of_fetcher(skipped: &mut Vec<(String, String)>) -> Vec<Interpreter> {
             kind: kind.into(),
             python_path: (python_path != "-").then(|| python_path.into()),
             command: command.split_whitespace().map(str::to_string).collect(),
+            is_first: false,
         })
     };
     list.lines().filter_map(parse).filter(|i| !i.command.is_empty()).collect()
@@ -187,6 +205,7 @@ fn local() -> Vec<Interpreter> {
         kind: "default".into(),
         python_path: None,
         command: vec![path.to_string_lossy().into_owned()],
+        is_first: false,
     };
     all.into_iter().map(plain).collect()
 }

@@ -1,7 +1,8 @@
 //! Reports that must not change unseen: each is made from the same figures and compared byte for byte with a file in
-//! fixtures/golden. After a change that is meant, `HEAPSONDE_BLESS=1 cargo test --test golden` writes the files anew;
+//! fixtures/golden. After a change that is meant, `HEAPSONDE_BLESS=1 cargo test --test all -- golden ` writes the files anew;
 //! look at the difference before it is committed.
 
+use crate::case::{TestCase, cases};
 use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
@@ -14,6 +15,11 @@ use heapsonde::python::sizes::Basis;
 use heapsonde::report::folded::{self, Weight};
 use heapsonde::report::summary::{self, AllocatorSummary, Problems, Reading, TargetSummary};
 use heapsonde::report::{flamegraph, histogram_json, histogram_table};
+
+/// The tests of this file.
+pub fn cases() -> Vec<TestCase> {
+    cases![the_table, the_document, the_folded_stacks, the_picture,]
+}
 
 /// Types as they come, and names that formats must not trip over.
 fn histogram() -> Histogram {
@@ -59,13 +65,11 @@ fn golden(name: &str, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) {
     assert_eq!(golden.len(), written.len(), "{name} is longer or shorter");
 }
 
-#[test]
 fn the_table() {
     golden("types.txt", |out| histogram_table::write(out, &histogram(), None));
     golden("types-top-3.txt", |out| histogram_table::write(out, &histogram(), Some(3)));
 }
 
-#[test]
 fn the_document() {
     let target = TargetSummary {
         pid: 4711,
@@ -86,7 +90,6 @@ fn the_document() {
     golden("types.json", |out| histogram_json::write(out, &histogram(), Some(3), &about));
 }
 
-#[test]
 fn the_folded_stacks() {
     for (name, weight) in [("types-bytes.folded", Weight::Bytes), ("types-objects.folded", Weight::Objects)] {
         let lines = folded::of_tree(&Node::of_types(&histogram(), "all"), weight);
@@ -98,7 +101,6 @@ fn the_folded_stacks() {
     }
 }
 
-#[test]
 fn the_picture() {
     let lines = folded::of_tree(&Node::of_types(&histogram(), "all"), Weight::Bytes);
     golden("types.svg", |out| flamegraph::write(out, &lines, "Live heap by type", "8 types", Weight::Bytes));

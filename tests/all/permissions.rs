@@ -3,8 +3,6 @@
 //! Readers and targets are made with `setpriv`, which becomes the program by exec: its PID is the program's. Targets
 //! run the system's Python, since pyenv's may lie in a folder that is closed to others.
 
-mod common;
-
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -13,9 +11,23 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use common::skipped;
-use common::target::Target;
-use common::tool::{self, Run, finish};
+use crate::case::{TestCase, cases};
+use crate::common;
+use crate::common::skipped;
+use crate::common::target::Target;
+use crate::common::tool::{self, Run, finish};
+
+/// The tests of this file.
+pub fn cases() -> Vec<TestCase> {
+    cases![
+        root_reads_everybody,
+        a_user_reads_its_own_and_nobody_else,
+        a_user_with_the_capability_reads_everybody,
+        root_of_a_container_reads_only_its_like,
+        a_call_that_a_filter_refuses_is_replaced_by_the_file,
+        a_process_that_proc_hides_is_said_to_be_hidden,
+    ]
+}
 
 const PYTHON: &str = "/usr/bin/python3";
 const READY: &str = "import os; os.write(1, b'ready %d\\n' % os.getpid()); os.read(0, 1)";
@@ -128,7 +140,6 @@ fn tool(test: &str) -> Option<Tool> {
     None
 }
 
-#[test]
 fn root_reads_everybody() {
     let Some(tool) = tool("root reads everybody") else { return };
     tool.may(ROOT, &python(USER, READY));
@@ -136,7 +147,6 @@ fn root_reads_everybody() {
     tool.may(ROOT, &python(CONTAINER_ROOT, READY));
 }
 
-#[test]
 fn a_user_reads_its_own_and_nobody_else() {
     let Some(tool) = tool("a user reads its own") else { return };
     if fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").is_ok_and(|scope| scope.trim() != "0") {
@@ -149,7 +159,6 @@ fn a_user_reads_its_own_and_nobody_else() {
     tool.may_not(USER, &python(USER, NOT_DUMPABLE), "is not dumpable", "sudo");
 }
 
-#[test]
 fn a_user_with_the_capability_reads_everybody() {
     let Some(tool) = tool("CAP_SYS_PTRACE") else { return };
     tool.may(CAPABLE_USER, &python(OTHER, READY));
@@ -157,7 +166,6 @@ fn a_user_with_the_capability_reads_everybody() {
     tool.may(CAPABLE_USER, &python(USER, NOT_DUMPABLE));
 }
 
-#[test]
 fn root_of_a_container_reads_only_its_like() {
     let Some(tool) = tool("a container's root") else { return };
     let why = "we are root without CAP_SYS_PTRACE";
@@ -168,7 +176,6 @@ fn root_of_a_container_reads_only_its_like() {
     }
 }
 
-#[test]
 #[expect(unsafe_code, reason = "what runs between fork and exec")]
 fn a_call_that_a_filter_refuses_is_replaced_by_the_file() {
     let Some(tool) = tool("seccomp") else { return };
@@ -212,7 +219,6 @@ fn refuse_process_vm_readv() -> std::io::Result<()> {
     }
 }
 
-#[test]
 fn a_process_that_proc_hides_is_said_to_be_hidden() {
     if !common::is_root() {
         return skipped("hidepid", "only root mounts /proc");

@@ -11,36 +11,33 @@
 //! A second target builds the zoo in memory that is full of old addresses (`fixtures/programs/stale.py`): none of them
 //! may be taken for a reference.
 //!
-//!     cargo test --test edges [NAME]            HEAPSONDE_ONLY=3.12,sid-3.14 narrows, HEAPSONDE_BIN takes another tool
-
-mod common;
+//!     cargo test --test all -- edges [NAME]            HEAPSONDE_ONLY=3.12,sid-3.14 narrows, HEAPSONDE_BIN takes another tool
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::Failed;
 
-use common::interpreters::{self, Interpreter};
-use common::target::Target;
-use common::tool::{self, Dumped};
-use common::truth::Edges;
-use common::zoo;
+use crate::case::TestCase;
+use crate::common;
+use crate::common::interpreters::{self, Interpreter};
+use crate::common::target::Target;
+use crate::common::tool::{self, Dumped};
+use crate::common::truth::Edges;
+use crate::common::zoo;
 
-fn main() {
-    let mut arguments = Arguments::from_args();
-    arguments.test_threads = arguments.test_threads.or(Some(2));
-    if !tool::has_verb("dump") {
-        common::skipped("edges", "this heapsonde has no `dump`");
-        libtest_mimic::run(&arguments, Vec::new()).exit();
-    }
-    let mut trials = Vec::new();
+/// The tests of this file.
+pub fn cases() -> Vec<TestCase> {
+    let mut cases = Vec::new();
     for interpreter in interpreters::find_and_say() {
         let (name, same) = (interpreter.name.clone(), interpreter.clone());
-        trials.push(Trial::test(format!("{name}-stale"), move || {
+        cases.push(TestCase::new(format!("{name}/stale"), move || {
             old_addresses_hold_nothing(&same).map_err(Failed::from)
         }));
-        trials.push(Trial::test(name, move || references_are_the_collectors(&interpreter).map_err(Failed::from)));
+        cases.push(TestCase::new(format!("{name}/references"), move || {
+            references_are_the_collectors(&interpreter).map_err(Failed::from)
+        }));
     }
-    libtest_mimic::run(&arguments, trials).exit();
+    cases
 }
 
 /// What differs, by type of source and target, with samples.

@@ -8,18 +8,17 @@
 //! * at least 99.8 % have a name;
 //! * of each kind of label there is one.
 //!
-//!     cargo test --test labels [NAME]            HEAPSONDE_ONLY=3.12,sid-3.14 narrows, HEAPSONDE_BIN takes another tool
-
-mod common;
+//!     cargo test --test all -- labels [NAME]            HEAPSONDE_ONLY=3.12,sid-3.14 narrows, HEAPSONDE_BIN takes another tool
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::Failed;
 use serde_json::Value;
 
-use common::interpreters::{self, Interpreter};
-use common::target::Target;
-use common::tool;
+use crate::case::TestCase;
+use crate::common::interpreters::{self, Interpreter};
+use crate::common::target::Target;
+use crate::common::tool;
 
 /// Labels that are no name and do not claim to be one.
 const NAMELESS: [&str; 4] = ["<field>", "<inside>", "<module state>", "<unfinished expression>"];
@@ -67,20 +66,19 @@ const KINDS: [&[&str]; 34] = [
     &["module .__dict__"],
 ];
 
-fn main() {
-    let mut arguments = Arguments::from_args();
-    arguments.test_threads = arguments.test_threads.or(Some(2));
-    let trial = |interpreter: Interpreter| {
-        Trial::test(interpreter.name.clone(), move || labels_are_names(&interpreter).map_err(Failed::from))
+/// The tests of this file.
+pub fn cases() -> Vec<TestCase> {
+    let case = |interpreter: Interpreter| {
+        TestCase::new(interpreter.name.clone(), move || labels_are_names(&interpreter).map_err(Failed::from))
     };
-    libtest_mimic::run(&arguments, interpreters::find_and_say().into_iter().map(trial).collect()).exit();
+    interpreters::find_and_say().into_iter().map(case).collect()
 }
 
 /// Of each object, by address: its type, and the names of what it knows, by address.
 type Names = HashMap<u64, (String, HashMap<u64, Vec<String>>)>;
 
 fn labels_are_names(interpreter: &Interpreter) -> Result<(), String> {
-    let program = include_str!("../fixtures/programs/labels.py");
+    let program = include_str!("../../fixtures/programs/labels.py");
     let mut target = Target::spawn(interpreter, program, &[], &[])?;
     let run = tool::run(&["dump", "--pause", "--references", "--labels", &target.pid().to_string()])?.ok()?;
     let names = told(&mut target)?;

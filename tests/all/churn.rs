@@ -1,21 +1,21 @@
 //! A target that allocates and frees in four threads is read again and again, without pausing it.
 //!
 //! Never a crash, nothing negative, and the part of the heap that stands still is counted within 2 %: objects that churn
-//! around it may be torn, but may not spoil what is next to them. Some reads follow references as well. `fixtures/programs/churn.py` prints what it holds.
+//! around it may be torn, but may not spoil what is next to them. Some reads follow references as well.
+//! `fixtures/programs/churn.py` prints what it holds.
 //!
-//!     cargo test --test churn [NAME]             HEAPSONDE_CHURN_READS=300 reads each interpreter so often
-
-mod common;
+//!     cargo test --test all -- churn [NAME]             HEAPSONDE_CHURN_READS=300 reads each interpreter so often
 
 use std::collections::HashMap;
 
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::Failed;
 use serde_json::Value;
 
-use common::interpreters::{self, Interpreter};
-use common::program;
-use common::target::Target;
-use common::tool;
+use crate::case::TestCase;
+use crate::common::interpreters::{self, Interpreter};
+use crate::common::program;
+use crate::common::target::Target;
+use crate::common::tool;
 
 /// How many reads there are in all, where the environment does not say how many each interpreter gets.
 const READS: usize = 300;
@@ -24,21 +24,19 @@ const READS_PER_GRAPH: usize = 17;
 /// Objects of a type with a known upper limit may be counted in the instant in which they go.
 const LEAVING: u64 = 200;
 
-fn main() {
-    let mut arguments = Arguments::from_args();
-    arguments.test_threads = arguments.test_threads.or(Some(1));
-    if !tool::has_verb("histo") {
-        common::skipped("churn", "this heapsonde has no `histo`");
-        libtest_mimic::run(&arguments, Vec::new()).exit();
-    }
+/// The tests of this file.
+pub fn cases() -> Vec<TestCase> {
     let chosen = interpreters::find_and_say();
     let reads = std::env::var("HEAPSONDE_CHURN_READS").ok().and_then(|n| n.parse().ok());
-    let reads = reads.unwrap_or_else(|| READS.div_ceil(chosen.len().max(1)));
-    let trials = chosen.into_iter().map(|interpreter| {
+    let firsts = chosen.iter().filter(|interpreter| interpreter.is_first).count();
+    let reads = reads.unwrap_or_else(|| READS.div_ceil(firsts.max(1)));
+    let case = |interpreter: Interpreter| {
+        let is_first = interpreter.is_first;
         let name = format!("{}/{reads} reads", interpreter.name);
-        Trial::test(name, move || what_stands_still_is_counted(&interpreter, reads).map_err(Failed::from))
-    });
-    libtest_mimic::run(&arguments, trials.collect()).exit();
+        TestCase::new(name, move || what_stands_still_is_counted(&interpreter, reads).map_err(Failed::from))
+            .ignored_if(!is_first)
+    };
+    chosen.into_iter().map(case).collect()
 }
 
 /// What the target says of its population: type names to counts.

@@ -9,22 +9,22 @@
 //! * the number of allocated blocks is the target's own, where the tool says that it could read the raw counter;
 //! * the histogram is the sum of the dump, and counts what the program says that it made.
 //!
-//!     cargo test --test parity [NAME]            HEAPSONDE_ONLY=3.12,sid-3.14 narrows, HEAPSONDE_BIN takes another tool
-
-mod common;
+//!     cargo test --test all -- parity [NAME]            HEAPSONDE_ONLY=3.12,sid-3.14 narrows, HEAPSONDE_BIN takes another tool
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Write;
 
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::Failed;
 use serde_json::Value;
 
-use common::image::{Image, Judge};
-use common::interpreters::{self, Interpreter};
-use common::target::Target;
-use common::tool::{self, Dumped};
-use common::truth::{ObjectTruth, Truth};
-use common::zoo;
+use crate::case::TestCase;
+use crate::common::image::{Image, Judge};
+use crate::common::interpreters::{self, Interpreter};
+use crate::common::skipped;
+use crate::common::target::Target;
+use crate::common::tool::{self, Dumped};
+use crate::common::truth::{ObjectTruth, Truth};
+use crate::common::zoo;
 
 /// Name, options of the zoo, environment.
 type Case = (&'static str, &'static [&'static str], &'static [(&'static str, &'static str)]);
@@ -62,31 +62,26 @@ const SIZE_IS_KNOWN: &[&str] = &[
     "numpy.ndarray",
 ];
 
-fn main() {
-    let mut arguments = Arguments::from_args();
-    arguments.test_threads = arguments.test_threads.or(Some(2));
-    if !tool::has_verb("dump") || !tool::has_verb("histo") {
-        common::skipped("parity", "this heapsonde has no `dump` or no `histo`");
-        libtest_mimic::run(&arguments, Vec::new()).exit();
-    }
-    let mut trials = Vec::new();
+/// The tests of this file.
+pub fn cases() -> Vec<TestCase> {
+    let mut cases = Vec::new();
     for interpreter in interpreters::find_and_say() {
         for case in CASES {
             let name = format!("{}/{}", interpreter.name, case.0);
-            if let Err(why) = interpreter.starts_with(case.2) {
-                common::skipped(&name, &why);
-                continue;
-            }
             let interpreter = interpreter.clone();
             let body = move || the_tool_sees_what_the_target_knows(&interpreter, case).map_err(Failed::from);
-            trials.push(Trial::test(name, body));
+            cases.push(TestCase::new(name, body));
         }
     }
-    libtest_mimic::run(&arguments, trials).exit();
+    cases
 }
 
 fn the_tool_sees_what_the_target_knows(interpreter: &Interpreter, case: &Case) -> Result<(), String> {
-    let (_, args, env) = case;
+    let (name, args, env) = case;
+    if let Err(why) = interpreter.starts_with(env) {
+        skipped(&format!("{}/{name}", interpreter.name), &why);
+        return Ok(());
+    }
     let mut target = Target::spawn(interpreter, &zoo(), args, env)?;
     let dumped = tool::dump(target.pid())?;
     let histogram = tool::run(&["histo", "--json", "--pause", &target.pid().to_string()])?.ok()?.json()?;

@@ -1,14 +1,14 @@
 //! `why` names the culprit of each leak of `fixtures/programs/leaks.py`, on every build but those on musl.
 //!
-//!     cargo test --test why [NAME]              HEAPSONDE_ONLY=3.12,sid-3.14 narrows, HEAPSONDE_BIN takes another tool
+//!     cargo test --test all -- why [NAME]              HEAPSONDE_ONLY=3.12,sid-3.14 narrows, HEAPSONDE_BIN takes another tool
 
-mod common;
+use libtest_mimic::Failed;
 
-use libtest_mimic::{Arguments, Failed, Trial};
-
-use common::interpreters::{self, Interpreter};
-use common::target::Target;
-use common::tool;
+use crate::case::TestCase;
+use crate::common;
+use crate::common::interpreters::{self, Interpreter};
+use crate::common::target::Target;
+use crate::common::tool;
 
 /// Bytes that each leaked object holds.
 const PAYLOAD: u64 = 8192;
@@ -66,22 +66,19 @@ const LEAKS: &[Leak] = &[
     leak("InAwaiter", 1, ("leak_tasks.<locals>.wait_for() at <string>:", ", local kept"), "task", ""),
 ];
 
-fn main() {
-    let mut arguments = Arguments::from_args();
-    arguments.test_threads = arguments.test_threads.or(Some(2));
-    if !tool::has_verb("why") {
-        common::skipped("why", "this heapsonde has no `why`");
-        libtest_mimic::run(&arguments, Vec::new()).exit();
-    }
-    let mut trials = Vec::new();
+/// The tests of this file.
+pub fn cases() -> Vec<TestCase> {
+    let mut cases = Vec::new();
     for interpreter in interpreters::find_and_say() {
         let (name, same) = (interpreter.name.clone(), interpreter.clone());
         let again = interpreter.clone();
-        trials.push(Trial::test(format!("{name}-roots"), move || roots_have_names(&again).map_err(Failed::from)));
-        trials.push(Trial::test(format!("{name}-servers"), move || requests_are_found(&same).map_err(Failed::from)));
-        trials.push(Trial::test(name, move || why_names_the_culprits(&interpreter).map_err(Failed::from)));
+        cases.push(TestCase::new(format!("{name}/roots"), move || roots_have_names(&again).map_err(Failed::from)));
+        cases.push(TestCase::new(format!("{name}/servers"), move || requests_are_found(&same).map_err(Failed::from)));
+        cases.push(TestCase::new(format!("{name}/culprits"), move || {
+            why_names_the_culprits(&interpreter).map_err(Failed::from)
+        }));
     }
-    libtest_mimic::run(&arguments, trials).exit();
+    cases
 }
 
 /// An object for each place that is no module's dict and no frame, and a module under two names.

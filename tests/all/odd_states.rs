@@ -3,8 +3,6 @@
 //! A target is held in a state by a pipe with a name (FIFO) that it opens for reading: opening the other end waits until
 //! it has come so far, and then it waits for words that never come.
 
-mod common;
-
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,10 +13,22 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use tempfile::TempDir;
 
-use common::interpreters::{self, Interpreter};
-use common::skipped;
-use common::target::Target;
-use common::tool;
+use crate::case::{TestCase, cases};
+use crate::common;
+use crate::common::interpreters::{self, Interpreter};
+use crate::common::skipped;
+use crate::common::target::Target;
+use crate::common::tool;
+
+/// The tests of this file.
+pub fn cases() -> Vec<TestCase> {
+    cases![
+        one_that_is_being_loaded_is_refused_and_read_once_it_is_up,
+        one_that_looks_for_its_library_is_refused_while_it_has_no_sys,
+        one_that_imports_site_or_runs_exit_functions_is_read,
+        one_that_takes_itself_apart_is_refused,
+    ]
+}
 
 const READY: &str = "import os; os.write(1, b'ready %d\\n' % os.getpid()); os.read(0, 1)";
 
@@ -76,7 +86,6 @@ fn is_read(target: &Target, version: (u8, u8, u8)) {
     assert!(document["totals"]["objects"].as_u64() > Some(1000), "{version:?}: {document:#}");
 }
 
-#[test]
 fn one_that_is_being_loaded_is_refused_and_read_once_it_is_up() {
     for interpreter in chosen("a Python in the loader") {
         let folder = TempDir::new().expect("a temporary folder");
@@ -93,7 +102,6 @@ fn one_that_is_being_loaded_is_refused_and_read_once_it_is_up() {
     }
 }
 
-#[test]
 fn one_that_looks_for_its_library_is_refused_while_it_has_no_sys() {
     for interpreter in chosen("a Python that looks for its library") {
         let folder = TempDir::new().expect("a temporary folder");
@@ -112,7 +120,6 @@ fn one_that_looks_for_its_library_is_refused_while_it_has_no_sys() {
     }
 }
 
-#[test]
 fn one_that_imports_site_or_runs_exit_functions_is_read() {
     for interpreter in chosen("a Python at its start and end") {
         let folder = TempDir::new().expect("a temporary folder");
@@ -135,7 +142,6 @@ fn one_that_imports_site_or_runs_exit_functions_is_read() {
     }
 }
 
-#[test]
 fn one_that_takes_itself_apart_is_refused() {
     for interpreter in chosen("a Python that shuts down") {
         let folder = TempDir::new().expect("a temporary folder");

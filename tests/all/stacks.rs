@@ -1,11 +1,11 @@
 //! Stacks read from outside are those that the interpreter tells of itself: functions, lines, order, every thread.
 //!
-//!     cargo test --test stacks [NAME]           HEAPSONDE_ONLY=3.12,sid-3.14 narrows
+//!     cargo test --test all -- stacks [NAME]           HEAPSONDE_ONLY=3.12,sid-3.14 narrows
 
-mod common;
-
-use common::interpreters::{self, Interpreter};
-use common::target::Target;
+use crate::case::TestCase;
+use crate::common;
+use crate::common::interpreters::{self, Interpreter};
+use crate::common::target::Target;
 use heapsonde::process::Address;
 use heapsonde::process::cache::CachedMemory;
 use heapsonde::process::elf::{ElfFile, LoadedElf};
@@ -14,14 +14,14 @@ use heapsonde::process::memory::Memory;
 use heapsonde::python::code::Code;
 use heapsonde::python::reader::Reader;
 use heapsonde::python::{attach, stack};
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::Failed;
 
-fn main() {
-    let arguments = Arguments::from_args();
-    let trials = interpreters::find_and_say().into_iter().map(|interpreter| {
-        Trial::test(interpreter.name.clone(), move || stacks_are_true(&interpreter).map_err(Failed::from))
-    });
-    libtest_mimic::run(&arguments, trials.collect()).exit();
+/// The tests of this file.
+pub fn cases() -> Vec<TestCase> {
+    let case = |interpreter: Interpreter| {
+        TestCase::new(interpreter.name.clone(), move || stacks_are_true(&interpreter).map_err(Failed::from))
+    };
+    interpreters::find_and_say().into_iter().map(case).collect()
 }
 
 fn stacks_are_true(interpreter: &Interpreter) -> Result<(), String> {

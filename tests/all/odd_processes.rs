@@ -1,7 +1,5 @@
 //! Processes that are not what a plain `python app.py` is: relocated, deleted, contained, embedded, and families.
 
-mod common;
-
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -10,10 +8,28 @@ use std::process::Command;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use common::interpreters::{self, Interpreter};
-use common::skipped;
-use common::target::Target;
-use common::tool::{self, Run};
+use crate::case::{TestCase, cases};
+use crate::common;
+use crate::common::interpreters::{self, Interpreter};
+use crate::common::skipped;
+use crate::common::target::Target;
+use crate::common::tool::{self, Run};
+
+/// The tests of this file.
+pub fn cases() -> Vec<TestCase> {
+    cases![
+        one_that_the_loader_started_is_read,
+        one_behind_a_link_of_a_virtual_environment_is_read,
+        one_whose_file_was_deleted_or_replaced_is_read,
+        a_stripped_static_one_is_listed_whatever_its_name,
+        one_in_a_container_is_read_from_outside,
+        the_number_inside_a_container_is_told_apart_from_one_that_is_nowhere,
+        one_that_is_embedded_in_a_program_in_c_is_read,
+        one_that_has_mapped_another_libpython_is_read_as_itself,
+        a_family_is_read_together,
+        verbs_of_the_graph_read_builds_without_the_lock,
+    ]
+}
 
 const READY: &str = "import os; os.write(1, b'ready %d\\n' % os.getpid()); os.read(0, 1)";
 
@@ -60,14 +76,12 @@ fn those(what: &str, wanted: impl Fn(&Interpreter) -> bool) -> Vec<Interpreter> 
     found
 }
 
-#[test]
 fn one_that_the_loader_started_is_read() {
     for interpreter in those("started through ld.so", |i| i.kind == "loader") {
         is_read(started(interpreter.command()).pid(), interpreter.version);
     }
 }
 
-#[test]
 fn one_behind_a_link_of_a_virtual_environment_is_read() {
     let Some(interpreter) = interpreters::any() else { return skipped("a virtual environment", "no interpreter") };
     let folder = TempDir::new().expect("a temporary folder");
@@ -90,7 +104,6 @@ fn copied(interpreter: &Interpreter, folder: &TempDir) -> (Command, PathBuf) {
     (command, copy)
 }
 
-#[test]
 fn one_whose_file_was_deleted_or_replaced_is_read() {
     // The system's is linked whole: what is deleted is all of it.
     let system = |i: &Interpreter| i.command.len() == 1 && i.command[0].starts_with("/usr/bin/python");
@@ -108,7 +121,6 @@ fn one_whose_file_was_deleted_or_replaced_is_read() {
     }
 }
 
-#[test]
 fn a_stripped_static_one_is_listed_whatever_its_name() {
     let stripped = |i: &Interpreter| i.command.len() == 1 && i.command[0].ends_with("/python-stripped");
     for interpreter in those("a stripped static Python of another name", stripped) {
@@ -135,7 +147,6 @@ fn only_child(pid: u32) -> u32 {
     children.trim().parse().expect("it has one child")
 }
 
-#[test]
 fn one_in_a_container_is_read_from_outside() {
     if !common::is_root() {
         return skipped("containers", "only root can become others");
@@ -158,7 +169,6 @@ fn one_in_a_container_is_read_from_outside() {
     }
 }
 
-#[test]
 fn the_number_inside_a_container_is_told_apart_from_one_that_is_nowhere() {
     if !common::is_root() {
         return skipped("inner PIDs", "only root makes PID namespaces");
@@ -187,7 +197,6 @@ fn the_number_inside_a_container_is_told_apart_from_one_that_is_nowhere() {
     }
 }
 
-#[test]
 fn one_that_is_embedded_in_a_program_in_c_is_read() {
     let embeddable = |i: &Interpreter| i.kind == "default" && i.command.len() == 1 && config(i).is_some();
     let found = those("an embedded Python", embeddable);
@@ -221,7 +230,6 @@ fn config(interpreter: &Interpreter) -> Option<(PathBuf, PathBuf)> {
     is_there.then_some((include, library))
 }
 
-#[test]
 fn one_that_has_mapped_another_libpython_is_read_as_itself() {
     let found = those("several libpythons", |i| i.command.len() == 1 && config(i).is_some());
     let (Some(oldest), Some(newest)) = (found.iter().min_by_key(|i| i.version), found.iter().max_by_key(|i| i.version))
@@ -254,7 +262,6 @@ os.write(1, b'ready %d\n' % os.getpid())
 os.read(0, 1)
 ";
 
-#[test]
 fn a_family_is_read_together() {
     let Some(interpreter) = interpreters::any() else { return skipped("a family", "no interpreter") };
     let target = Target::spawn(&interpreter, PREFORK, &[], &[]).expect("it starts");
@@ -287,7 +294,6 @@ fn a_family_is_read_together() {
     assert!(!table.contains("sleep 1000"), "{table}");
 }
 
-#[test]
 fn verbs_of_the_graph_read_builds_without_the_lock() {
     let found = interpreters::find().interpreters.into_iter().find(|interpreter| !interpreter.has_gil());
     let Some(interpreter) = found else { return skipped("graph verbs, free-threaded", "no such interpreter") };

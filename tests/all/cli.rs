@@ -3,8 +3,6 @@
 //! Refusals end with exit code 2, an empty stdout and a sentence on stderr. A test of a verb that this build of the tool
 //! does not have yet says so and is skipped.
 
-mod common;
-
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -18,10 +16,40 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use common::interpreters;
-use common::target::Target;
-use common::tool::{self, Run, finish, has_verb, heapsonde};
-use common::{DEADLINE, skipped};
+use crate::case::{TestCase, cases};
+use crate::common;
+use crate::common::interpreters;
+use crate::common::target::Target;
+use crate::common::tool::{self, Run, finish, has_verb, heapsonde};
+use crate::common::{DEADLINE, skipped};
+
+/// The tests of this file.
+pub fn cases() -> Vec<TestCase> {
+    cases![
+        refusals_name_the_next_command,
+        a_process_that_does_not_exist_is_refused,
+        garbage_among_the_arguments_is_refused,
+        help_and_version_are_printed_to_stdout,
+        a_process_that_is_not_python_is_refused,
+        a_zombie_is_refused,
+        a_python_that_is_not_read_is_refused_by_its_version,
+        a_process_of_somebody_else_is_refused_with_advice,
+        a_stopped_process_is_read_and_stays_stopped,
+        a_paused_process_runs_on,
+        an_output_that_cannot_be_written_is_refused,
+        an_output_that_exists_is_kept_without_force,
+        a_closed_pipe_is_success,
+        a_command_ends_with_us_unless_it_is_kept,
+        a_command_that_is_no_python_is_refused,
+        the_histogram_as_json_keeps_to_its_schema,
+        the_top_of_the_histogram_keeps_the_totals_of_all,
+        a_histogram_by_module_sums_its_types,
+        folded_stacks_are_deterministic_and_add_up,
+        the_flame_graph_is_deterministic_and_well_formed,
+        the_checker_of_xml_finds_what_is_wrong,
+        colours_and_bars_stay_on_terminals,
+    ]
+}
 
 /// A target, or a visible skip where no interpreter is here or the tool lacks a verb.
 fn small(test: &str, verbs: &[&str]) -> Option<Target> {
@@ -68,7 +96,6 @@ fn verbs() -> Vec<&'static str> {
 }
 
 /// Each refusal is a sentence of one line and the command to try next; no other verb says less.
-#[test]
 fn refusals_name_the_next_command() {
     let zombie = Command::new("true").spawn().expect("true starts");
     let id = Id::Pid(Pid::from_raw(zombie.id() as i32));
@@ -91,7 +118,6 @@ fn refusals_name_the_next_command() {
     zombie.wait().expect("it is ours");
 }
 
-#[test]
 fn a_process_that_does_not_exist_is_refused() {
     let limit = fs::read_to_string("/proc/sys/kernel/pid_max").expect("Linux has a largest PID");
     for verb in verbs() {
@@ -101,7 +127,6 @@ fn a_process_that_does_not_exist_is_refused() {
     }
 }
 
-#[test]
 fn garbage_among_the_arguments_is_refused() {
     let wrong: &[&[&str]] = &[
         &["frobnicate"],
@@ -124,7 +149,6 @@ fn garbage_among_the_arguments_is_refused() {
     wrong.iter().filter(|args| !is_missing(args[0])).for_each(|args| drop(refused(args, &[])));
 }
 
-#[test]
 fn help_and_version_are_printed_to_stdout() {
     for args in [&["--help"][..], &["--version"], &["histo", "--help"]] {
         let run = run(args);
@@ -162,7 +186,6 @@ fn sleeper(folder: &TempDir, bits: u32) -> std::path::PathBuf {
     path
 }
 
-#[test]
 fn a_process_that_is_not_python_is_refused() {
     let folder = TempDir::new().expect("a temporary folder");
     for bits in [64, 32] {
@@ -184,7 +207,6 @@ fn a_process_that_is_not_python_is_refused() {
     }
 }
 
-#[test]
 fn a_zombie_is_refused() {
     let mut child = Command::new("true").spawn().expect("true starts");
     let id = Id::Pid(Pid::from_raw(child.id() as i32));
@@ -195,7 +217,6 @@ fn a_zombie_is_refused() {
     child.wait().expect("it is ours");
 }
 
-#[test]
 fn a_python_that_is_not_read_is_refused_by_its_version() {
     let blocked = "import os, sys; os.write(1, ('ready %d\\n' % os.getpid()).encode()); os.read(0, 1)";
     let old = interpreters::too_old();
@@ -225,7 +246,6 @@ fn a_python_that_is_not_read_is_refused_by_its_version() {
     }
 }
 
-#[test]
 fn a_process_of_somebody_else_is_refused_with_advice() {
     let Some(target) = small("permissions", &["histo"]) else { return };
     // Nobody's own copy: the folder that cargo builds into may be closed to others.
@@ -249,7 +269,6 @@ fn a_process_of_somebody_else_is_refused_with_advice() {
     }
 }
 
-#[test]
 fn a_stopped_process_is_read_and_stays_stopped() {
     let Some(target) = small("a stopped process", &["histo"]) else { return };
     target.signal(Signal::SIGSTOP);
@@ -265,7 +284,6 @@ fn a_stopped_process_is_read_and_stays_stopped() {
     }
 }
 
-#[test]
 fn a_paused_process_runs_on() {
     let Some(mut target) = small("--pause", &["histo"]) else { return };
     let run = run(&["histo", "--pause", &target.pid().to_string()]);
@@ -275,7 +293,6 @@ fn a_paused_process_runs_on() {
     assert!(target.read_line().is_err(), "it went on and ended");
 }
 
-#[test]
 fn an_output_that_cannot_be_written_is_refused() {
     for verb in verbs() {
         let Some(target) = small("unwritable output", &[verb]) else { return };
@@ -285,7 +302,6 @@ fn an_output_that_cannot_be_written_is_refused() {
     }
 }
 
-#[test]
 fn an_output_that_exists_is_kept_without_force() {
     for verb in verbs() {
         let Some(target) = small("an existing output", &[verb]) else { return };
@@ -302,7 +318,6 @@ fn an_output_that_exists_is_kept_without_force() {
     }
 }
 
-#[test]
 fn a_closed_pipe_is_success() {
     let Some(target) = small("a closed pipe", &["dump"]) else { return };
     let mut command = heapsonde(&["dump", "-f", "ndjson", &target.pid().to_string()]);
@@ -318,7 +333,6 @@ fn a_closed_pipe_is_success() {
 const SAYS_ITS_PID: &str = "import os, sys, signal; sys.stderr.write('child %d\\n' % os.getpid()); sys.stderr.flush(); \
                             os.write(1, b'x') and signal.pause()";
 
-#[test]
 fn a_command_ends_with_us_unless_it_is_kept() {
     let Some(target) = small("-- COMMAND", &["histo"]) else { return };
     drop(target);
@@ -361,7 +375,6 @@ fn a_command_ends_with_us_unless_it_is_kept() {
     }
 }
 
-#[test]
 fn a_command_that_is_no_python_is_refused() {
     for verb in verbs() {
         refused(&[verb, "--", "/no/such/program"], &["/no/such/program"]);
@@ -372,7 +385,6 @@ fn a_command_that_is_no_python_is_refused() {
     }
 }
 
-#[test]
 fn the_histogram_as_json_keeps_to_its_schema() {
     let Some(target) = small("histo --json", &["histo"]) else { return };
     let run = run(&["histo", "--json", "--pause", &target.pid().to_string()]);
@@ -398,7 +410,6 @@ fn the_histogram_as_json_keeps_to_its_schema() {
     assert_eq!(count("a;b.semi;colon"), Some(50.into()));
 }
 
-#[test]
 fn the_top_of_the_histogram_keeps_the_totals_of_all() {
     let Some(target) = small("histo -n", &["histo"]) else { return };
     let pid = target.pid().to_string();
@@ -418,7 +429,6 @@ fn the_top_of_the_histogram_keeps_the_totals_of_all() {
     assert!(whole.contains("__main__.Node") && ranks(&whole) > 3, "{whole}");
 }
 
-#[test]
 fn a_histogram_by_module_sums_its_types() {
     let Some(target) = small("histo --by", &["histo"]) else { return };
     let pid = target.pid().to_string();
@@ -467,7 +477,6 @@ fn well_formed(xml: &str) -> Result<(), String> {
     }
 }
 
-#[test]
 fn folded_stacks_are_deterministic_and_add_up() {
     let Some(target) = small("flamegraph -f folded", &["flamegraph", "histo"]) else { return };
     let (pid, folder) = (target.pid().to_string(), TempDir::new().expect("a temporary folder"));
@@ -505,7 +514,6 @@ fn folded_stacks_are_deterministic_and_add_up() {
     }
 }
 
-#[test]
 fn the_flame_graph_is_deterministic_and_well_formed() {
     let Some(target) = small("flamegraph", &["flamegraph"]) else { return };
     let (pid, folder) = (target.pid().to_string(), TempDir::new().expect("a temporary folder"));
@@ -521,7 +529,6 @@ fn the_flame_graph_is_deterministic_and_well_formed() {
     assert!(one.contains("<svg") && one.contains("Node") && one.len() < 10_000_000);
 }
 
-#[test]
 fn the_checker_of_xml_finds_what_is_wrong() {
     well_formed("<?xml version=\"1.0\"?><!-- c --><a b=\"c\"><d/><![CDATA[ <x> ]]>t</a>\n").expect("it is well-formed");
     for wrong in ["", "<a>", "<a></b>", "<a/><b></b>x", "<a b=\"c></a>", "<a></a><b></b>"] {
@@ -529,7 +536,6 @@ fn the_checker_of_xml_finds_what_is_wrong() {
     }
 }
 
-#[test]
 fn colours_and_bars_stay_on_terminals() {
     let Some(target) = small("plain text", &["histo"]) else { return };
     let run = run(&["histo", "-n", "5", &target.pid().to_string()]);

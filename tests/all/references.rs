@@ -1,7 +1,5 @@
 //! What follows references, on the command line: pause, memory, views, holders, labels, chains.
 
-mod common;
-
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -10,10 +8,30 @@ use std::process::Stdio;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use common::interpreters::{self, Interpreter};
-use common::skipped;
-use common::target::Target;
-use common::tool::{self, Run, heapsonde};
+use crate::case::{TestCase, cases};
+use crate::common;
+use crate::common::interpreters::{self, Interpreter};
+use crate::common::skipped;
+use crate::common::target::Target;
+use crate::common::tool::{self, Run, heapsonde};
+
+/// The tests of this file.
+pub fn cases() -> Vec<TestCase> {
+    cases![
+        references_are_followed_within_a_pause,
+        too_little_memory_is_said_before_anything_is_read,
+        references_are_reckoned_with_as_objects_are,
+        a_copy_is_given_up_where_its_references_do_not_fit_beside_it,
+        each_view_adds_up_to_the_histogram,
+        references_have_labels,
+        chains_are_counted_cut_and_started_elsewhere,
+        the_kernel_would_end_us_before_the_target,
+        a_free_threaded_python_is_followed_too,
+        no_reference_is_dropped_of_what_stands_still,
+        what_c_borrows_from_itself_is_not_held,
+        what_is_garbage_is_what_the_collector_would_find,
+    ]
+}
 
 fn run(args: &[&str]) -> Run {
     tool::run(args).expect("the tool starts and ends")
@@ -44,7 +62,6 @@ fn linked(test: &str) -> Option<Target> {
     Some(Target::spawn(&interpreter, common::SMALL, &[], &[]).expect("a small target starts"))
 }
 
-#[test]
 fn references_are_followed_within_a_pause() {
     let Some(mut target) = linked("--max-pause") else { return };
     let pid = target.pid().to_string();
@@ -74,7 +91,6 @@ fn references_are_followed_within_a_pause() {
     assert!(target.read_line().is_err(), "it went on and ended");
 }
 
-#[test]
 fn too_little_memory_is_said_before_anything_is_read() {
     let Some(target) = linked("--max-memory") else { return };
     let pid = target.pid().to_string();
@@ -135,7 +151,6 @@ fn graph_within(limit: f64, pid: &str) -> Value {
     report["graph"].clone()
 }
 
-#[test]
 fn references_are_reckoned_with_as_objects_are() {
     let Some(interpreter) = linked_interpreter() else { return skipped("many references", "no default build found") };
     let target = Target::spawn(&interpreter, EDGES, &[], &[]).expect("a target starts");
@@ -159,7 +174,6 @@ os.write(1, b'ready %d\n' % os.getpid())
 os.read(0, 1)
 ";
 
-#[test]
 fn a_copy_is_given_up_where_its_references_do_not_fit_beside_it() {
     let Some(interpreter) = linked_interpreter() else { return skipped("dense dicts", "no default build found") };
     let target = Target::spawn(&interpreter, DENSE, &[], &[]).expect("a target starts");
@@ -171,7 +185,6 @@ fn a_copy_is_given_up_where_its_references_do_not_fit_beside_it() {
     assert_eq!(graph_within(4.0 * copied, &pid)["copied"], true);
 }
 
-#[test]
 fn each_view_adds_up_to_the_histogram() {
     let Some(target) = linked("views") else { return };
     let pid = target.pid().to_string();
@@ -204,7 +217,6 @@ fn each_view_adds_up_to_the_histogram() {
     assert!(nodes.is_some_and(|row| row["objects"].as_u64() >= Some(3000)), "{nodes:?}");
 }
 
-#[test]
 fn references_have_labels() {
     let Some(target) = linked("--labels") else { return };
     let pid = target.pid().to_string();
@@ -224,7 +236,6 @@ fn references_have_labels() {
     refused(&["dump", "--labels", &pid], "--references");
 }
 
-#[test]
 fn chains_are_counted_cut_and_started_elsewhere() {
     let Some(target) = linked("why") else { return };
     let pid = target.pid().to_string();
@@ -242,7 +253,6 @@ fn chains_are_counted_cut_and_started_elsewhere() {
     refused(&["why", &pid, "list", "--from-type", "no.such.Type"], "no type is called");
 }
 
-#[test]
 fn the_kernel_would_end_us_before_the_target() {
     let Some(target) = linked("oom_score_adj") else { return };
     let score = |pid: u32| fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).expect("it lives");
@@ -259,7 +269,6 @@ fn the_kernel_would_end_us_before_the_target() {
     assert_eq!(score(target.pid()), before, "the target's own is left alone");
 }
 
-#[test]
 fn a_free_threaded_python_is_followed_too() {
     let Some(interpreter) = interpreters::find().interpreters.into_iter().find(|i| !i.has_gil()) else {
         return skipped("references of a free-threaded Python", "none found");
@@ -299,7 +308,6 @@ os.write(1, b'ready %d\n' % os.getpid())
 os.read(0, 1)
 ";
 
-#[test]
 fn no_reference_is_dropped_of_what_stands_still() {
     let mut found = interpreters::find().interpreters;
     found.retain(|interpreter| ["default", "chroot", "free-threaded"].contains(&interpreter.kind.as_str()));
@@ -328,7 +336,6 @@ os.write(1, b'ready %d\n' % os.getpid())
 os.read(0, 1)
 ";
 
-#[test]
 fn what_c_borrows_from_itself_is_not_held() {
     let mut found = interpreters::find().interpreters;
     found.retain(|interpreter| interpreter.python_path.is_some());
@@ -373,7 +380,6 @@ os.write(1, b'found %d\n' % gc.collect())
 os.read(0, 1)
 ";
 
-#[test]
 fn what_is_garbage_is_what_the_collector_would_find() {
     let kinds = ["default", "chroot", "free-threaded"];
     let mut found = interpreters::find().interpreters;

@@ -3,18 +3,18 @@
 //! A target is read once into an image. A census of the image is the truth; then the image is sampled with one seed
 //! after another, by the code that samples a process. Nothing here is measured in time.
 //!
-//!     cargo test --test estimate [NAME]                  150 seeds, with bounds that chance leaves once in a million runs
-//!     cargo test --test estimate [NAME] -- --ignored     1,000 seeds, with the bounds that are meant
+//!     cargo test --test all -- estimate [NAME]                  150 seeds, with bounds that chance leaves once in a million runs
+//!     cargo test --test all -- estimate [NAME] -- --ignored     1,000 seeds, with the bounds that are meant
 //!
 //! HEAPSONDE_SEEDS and HEAPSONDE_OBJECTS set how many seeds and how large a heap, HEAPSONDE_HEAP which random one.
 
-mod common;
-
 use std::collections::HashMap;
 
-use common::interpreters::{self, Interpreter};
-use common::target::Target;
-use common::{program, tool};
+use crate::case::TestCase;
+use crate::common;
+use crate::common::interpreters::{self, Interpreter};
+use crate::common::target::Target;
+use crate::common::{program, tool};
 use fastrand::Rng;
 use heapsonde::analysis::histogram::{Amount, Histogram, Row, SortKey, Tally};
 use heapsonde::estimate::design::{Effort, SamplingFrame};
@@ -30,7 +30,7 @@ use heapsonde::process::layered::Layered;
 use heapsonde::process::live::Process;
 use heapsonde::python::attach;
 use heapsonde::python::types::TypeTable;
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::Failed;
 use serde_json::Value;
 
 /// One heap and how it is sampled.
@@ -91,31 +91,30 @@ const ERRORS: f64 = 4.9;
 const FEW: u64 = 150;
 const MANY: u64 = 1000;
 
-fn main() {
-    let mut arguments = Arguments::from_args();
-    arguments.test_threads = arguments.test_threads.or(Some(1));
+/// The tests of this file.
+pub fn cases() -> Vec<TestCase> {
     let Some(interpreter) =
         interpreters::find_and_say().into_iter().rfind(|it| matches!(it.kind.as_str(), "default" | "chroot"))
     else {
         common::skipped("estimate", "no interpreter is here");
-        libtest_mimic::run(&arguments, Vec::new()).exit();
+        return Vec::new();
     };
-    let mut trials = Vec::new();
+    let mut cases = Vec::new();
     for case in CASES {
-        // `cargo test --test estimate -- --ignored` takes a minute or two.
+        // `cargo test --test all -- estimate --ignored` takes a minute or two.
         for (seeds, ends) in [(FEW, ""), (MANY, "/1000")] {
             let (name, interpreter) = (format!("{}{ends}", case.name), interpreter.clone());
-            trials.push(
-                Trial::test(name, move || intervals_hold_the_truth(&interpreter, case, seeds).map_err(Failed::from))
-                    .with_ignored_flag(seeds == MANY),
+            cases.push(
+                TestCase::new(name, move || intervals_hold_the_truth(&interpreter, case, seeds).map_err(Failed::from))
+                    .ignored_if(seeds == MANY),
             );
         }
     }
     for (name, test) in OPTIONS {
         let interpreter = interpreter.clone();
-        trials.push(Trial::test(*name, move || test(&interpreter).map_err(Failed::from)));
+        cases.push(TestCase::new(*name, move || test(&interpreter).map_err(Failed::from)));
     }
-    libtest_mimic::run(&arguments, trials).exit();
+    cases
 }
 
 fn from_environment(name: &str, default: u64) -> u64 {

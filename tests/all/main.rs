@@ -1,0 +1,70 @@
+//! The tests that read real processes, in one program: linking takes longer than most tests.
+//!
+//!     cargo test --test all -- parity::pyenv-3.12     all tests whose names contain this
+//!     HEAPSONDE_ONLY=3.12,sid-3.14 cargo test         on these interpreters only, by version or name
+//!     cargo test --test all -- --ignored              the tests that take too long for every change
+//!
+//! As many tests run at once as there are processors, unless `--test-threads` says otherwise.
+
+mod browser;
+mod case;
+mod churn;
+mod cli;
+mod common;
+mod core_files;
+mod damage;
+mod drift;
+mod edges;
+mod estimate;
+mod golden;
+mod graph;
+mod labels;
+mod layouts;
+mod odd_processes;
+mod odd_states;
+mod oracle;
+mod parity;
+mod permissions;
+mod pools;
+mod record;
+mod references;
+mod stacks;
+mod why;
+
+use case::TestCase;
+use libtest_mimic::{Arguments, Trial};
+
+/// A module's name, and what makes its tests.
+type Module = (&'static str, fn() -> Vec<TestCase>);
+
+const MODULES: &[Module] = &[
+    ("browser", browser::cases),
+    ("churn", churn::cases),
+    ("cli", cli::cases),
+    ("core_files", core_files::cases),
+    ("damage", damage::cases),
+    ("drift", drift::cases),
+    ("edges", edges::cases),
+    ("estimate", estimate::cases),
+    ("golden", golden::cases),
+    ("graph", graph::cases),
+    ("labels", labels::cases),
+    ("layouts", layouts::cases),
+    ("odd_processes", odd_processes::cases),
+    ("odd_states", odd_states::cases),
+    ("oracle", oracle::cases),
+    ("parity", parity::cases),
+    ("permissions", permissions::cases),
+    ("pools", pools::cases),
+    ("record", record::cases),
+    ("references", references::cases),
+    ("stacks", stacks::cases),
+    ("why", why::cases),
+];
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let trials = MODULES.iter().flat_map(|(module, cases)| cases().into_iter().map(|case| case.into_trial(module)));
+    let trials: Vec<Trial> = trials.collect();
+    libtest_mimic::run(&arguments, trials).exit();
+}
