@@ -257,11 +257,7 @@ impl Frames {
                 return parent;
             }
             step => {
-                let is_named = match &step {
-                    Spelled::Attribute(name) => !name.starts_with("__"),
-                    Spelled::Text(name) => in_namespace && !name.starts_with("__"),
-                    _ => false,
-                };
+                let is_named = step.is_named(in_namespace);
                 self.merge(Some(parent), step.write(in_namespace, false).1, names, to, is_named)
             }
         };

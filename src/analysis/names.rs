@@ -20,7 +20,8 @@ pub struct Names<'a, M: Memory + ?Sized> {
 impl<'a, M: Memory + ?Sized> Names<'a, M> {
     /// The names in the memory that `references` reads.
     pub fn new(memory: &'a M, objects: &'a Objects, types: &'a TypeTable, references: &'a References<'a, M>) -> Self {
-        Names { objects, types, references, reads: references.reads(), speller: Speller::new(memory, references) }
+        let speller = Speller::new(memory, objects, types, references);
+        Names { objects, types, references, reads: references.reads(), speller }
     }
 
     /// Calls `visit` with each object that one refers to, and how. Meant for one pass over the objects: what it may read

@@ -91,6 +91,10 @@ pub struct Target {
     #[arg(long, requires = "command")]
     pub keep: bool,
 
+    /// Under sudo, start the program as root, instead of as who called sudo
+    #[arg(long, requires = "command")]
+    pub as_root: bool,
+
     /// Read the started program after this time, instead of when it is quiet (such as 500ms, 2s, 1m)
     #[arg(long, value_name = "TIME", requires = "command", value_parser = duration)]
     pub after: Option<Duration>,
@@ -117,6 +121,10 @@ pub struct Following {
     /// have left)
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub max_memory: Option<u64>,
+
+    /// Show keys and names that are data
+    #[arg(long)]
+    pub show_values: bool,
 }
 
 /// Where the report goes.
@@ -358,10 +366,6 @@ pub struct Why {
     #[arg(long, value_name = "N")]
     pub max_depth: Option<usize>,
 
-    /// Show keys that are data
-    #[arg(long)]
-    pub show_values: bool,
-
     /// Stop the process while it is copied, however long that takes
     #[arg(long, conflicts_with = "core")]
     pub pause: bool,
@@ -417,6 +421,10 @@ pub struct Record {
     #[arg(long)]
     pub lines: bool,
 
+    /// Show names of functions that are data
+    #[arg(long)]
+    pub show_values: bool,
+
     /// Also write a line for each second to this file: memory, objects, collections
     #[arg(long, value_name = "FILE")]
     pub csv: Option<PathBuf>,
@@ -450,10 +458,6 @@ pub struct Dump {
     /// References as objects with how they are called: "address" and "label"
     #[arg(long, requires = "references")]
     pub labels: bool,
-
-    /// Show keys that are data
-    #[arg(long, requires = "labels")]
-    pub show_values: bool,
 
     /// The format
     #[arg(short, long, value_enum, default_value_t = DumpFormat::Ndjson)]

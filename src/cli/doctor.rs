@@ -20,7 +20,7 @@ use crate::inspect::open;
 
 /// Checks each gate and says which is the first that is shut. `true`: the process can be read.
 pub fn run(options: &Doctor) -> Result<bool> {
-    let destination = Destination::new(&options.output, || Destination::Stdout)?;
+    let destination = Destination::new(&options.output, || None)?;
     let checkup = match &options.core.core {
         Some(path) => examine_core(path, &options.core),
         None => examine(options.pid.or(options.pid_option).unwrap_or(0)),

@@ -28,7 +28,7 @@ type Run = (Arc<Writer>, Vec<Object>);
 /// still is copied anyway; it is written in order as a whole, so that the same moment gives the same bytes.
 pub fn run(options: &Dump) -> Result<()> {
     let DumpFormat::Ndjson = options.format;
-    let destination = Destination::new(&options.output, || Destination::Stdout)?;
+    let destination = Destination::new(&options.output, || None)?;
     let opened = open::open(&options.target)?;
     if options.references {
         return with_references(opened, options, &destination);
@@ -116,7 +116,7 @@ fn with_references(mut opened: Opened, options: &Dump, destination: &Destination
                 names.for_each(id, &mut |to, label| {
                     let address = collected.objects.address(to.index());
                     if found.last().map(|last| last.address) != Some(address) {
-                        let words = || names.spell(id, label).name(options.show_values);
+                        let words = || names.spell(id, label).name(options.following.show_values);
                         found.push(Reference { address, label: options.labels.then(words) });
                     }
                 });

@@ -80,7 +80,7 @@ pub fn run(options: &Flamegraph) -> Result<()> {
         }
     })?;
     let mut err = std::io::stderr().lock();
-    if let Destination::File(path) = &destination {
+    if let Some(path) = destination.file() {
         let command = units::command(&target.command);
         writeln!(err, "{}: {amounts} of process {} ({command}), {basis}", path.display(), target.pid)?;
     }
@@ -118,8 +118,8 @@ fn view(options: &Flamegraph) -> View {
 
 fn destination(options: &Flamegraph, name: &str, pid: i32) -> Result<Destination> {
     Destination::new(&options.output, || match options.format {
-        FlamegraphFormat::Svg => Destination::File(default_file("flamegraph", name, pid, "svg")),
-        FlamegraphFormat::Folded | FlamegraphFormat::Json => Destination::Stdout,
+        FlamegraphFormat::Svg => Some(default_file("flamegraph", name, pid, "svg")),
+        FlamegraphFormat::Folded | FlamegraphFormat::Json => None,
     })
 }
 
@@ -175,7 +175,7 @@ pub fn owners(collected: &Collected<'_>, graph: &crate::graph::objects::ObjectGr
 /// The same by type of a process and its descendants: a root frame for each.
 fn run_family(options: &Flamegraph) -> Result<()> {
     // A file that is not to be overwritten is refused before anything is read; its name may not be known yet.
-    Destination::new(&options.output, || Destination::Stdout)?;
+    Destination::new(&options.output, || None)?;
     let family = family::histograms(&options.target, SortKey::Bytes)?;
     let merged = family.merged(SortKey::Bytes);
     let Some(first) = family.members.first() else { bail!("no Python runs there") };
@@ -204,8 +204,9 @@ fn run_family(options: &Flamegraph) -> Result<()> {
             }
         }
     })?;
-    if let Destination::File(path) = &destination {
-        eprintln!("{}: {amounts} of {processes} processes from {pid} on", path.display());
+    let mut err = std::io::stderr().lock();
+    if let Some(path) = destination.file() {
+        writeln!(err, "{}: {amounts} of {processes} processes from {pid} on", path.display())?;
     }
-    Ok(family.write_problems(&mut std::io::stderr().lock())?)
+    Ok(family.write_problems(&mut err)?)
 }

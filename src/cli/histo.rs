@@ -17,7 +17,7 @@ use crate::inspect::{graph, open, sample};
 
 /// Takes a census, or a sample of the heap, and prints it.
 pub fn run(options: &Histo) -> Result<()> {
-    let destination = Destination::new(&options.output, || Destination::Stdout)?;
+    let destination = Destination::new(&options.output, || None)?;
     if options.subprocesses {
         return run_family(options, &destination);
     }

@@ -9,16 +9,21 @@ mod dump;
 mod family;
 mod flamegraph;
 mod histo;
+mod new_file;
 mod output;
 pub(crate) mod progress;
 mod ps;
 mod record;
 mod why;
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::Write;
+use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
+
+use crate::process::signals;
 
 use args::{Arguments, Verb};
 
@@ -38,25 +43,16 @@ pub fn run() -> ExitCode {
         }
     };
     start_log(arguments.verbose);
-    let result = match &arguments.verb {
-        Verb::Histo(options) => histo::run(options),
-        Verb::Flamegraph(options) => flamegraph::run(options),
-        Verb::Why(options) => why::run(options),
-        Verb::Dump(options) => dump::run(options),
-        Verb::Record(options) => record::run(options),
-        Verb::Ps(options) => ps::run(options),
-        Verb::Doctor(options) => match doctor::run(options) {
-            // The report is on standard output and says why.
-            Ok(false) => return ExitCode::from(ERROR),
-            result => result.map(drop),
-        },
-        Verb::Completions { shell } => {
-            clap_complete::generate(*shell, &mut Arguments::command(), "heapsonde", &mut std::io::stdout());
-            Ok(())
-        }
+    std::panic::set_hook(Box::new(say_panic));
+    if let Err(error) = signals::watch() {
+        log::debug!("signals end us as they are: {error}");
+    }
+    // What was said of a panic is all that there is to say.
+    let Ok(ended) = panic::catch_unwind(AssertUnwindSafe(|| dispatch(&arguments))) else {
+        return ExitCode::from(ERROR);
     };
-    match result {
-        Ok(()) => ExitCode::from(DONE),
+    match ended {
+        Ok(code) => ExitCode::from(code),
         Err(error) if output::is_closed_pipe(&error) => ExitCode::from(DONE),
         Err(error) => {
             let mut err = std::io::stderr().lock();
@@ -65,6 +61,45 @@ pub fn run() -> ExitCode {
             let _ = err.flush();
             ExitCode::from(ERROR)
         }
+    }
+}
+
+/// Runs a verb. The answer is the exit code.
+fn dispatch(arguments: &Arguments) -> anyhow::Result<u8> {
+    match &arguments.verb {
+        Verb::Histo(options) => histo::run(options),
+        Verb::Flamegraph(options) => flamegraph::run(options),
+        Verb::Why(options) => why::run(options),
+        Verb::Dump(options) => dump::run(options),
+        Verb::Record(options) => record::run(options),
+        Verb::Ps(options) => ps::run(options),
+        Verb::Doctor(options) => match doctor::run(options) {
+            // The report is on standard output and says why.
+            Ok(false) => return Ok(ERROR),
+            result => result.map(drop),
+        },
+        Verb::Completions { shell } => {
+            // Gathered first: what generates them takes a closed pipe for a mistake of its own.
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Arguments::command(), "heapsonde", &mut script);
+            std::io::stdout().write_all(&script).map_err(anyhow::Error::from)
+        }
+    }?;
+    Ok(DONE)
+}
+
+/// One line of a panic, which is a mistake of ours and never the target's; `RUST_BACKTRACE` shows the rest.
+fn say_panic(panic: &PanicHookInfo<'_>) {
+    let what = panic.payload_as_str().unwrap_or("no message").replace('\n', " ");
+    let place = panic.location().map_or_else(|| "?".to_owned(), ToString::to_string);
+    let version = env!("CARGO_PKG_VERSION");
+    let mut err = std::io::stderr().lock();
+    let ask = "please report this line, and what was asked of which Python";
+    // Nothing can be done if the message cannot be written, either.
+    let _ = writeln!(err, "heapsonde: a bug in heapsonde {version}: {what} ({place}); {ask}");
+    let backtrace = Backtrace::capture();
+    if backtrace.status() == BacktraceStatus::Captured {
+        let _ = writeln!(err, "{backtrace}");
     }
 }
 

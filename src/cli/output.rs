@@ -1,74 +1,131 @@
 //! Where a report goes: standard output, or a file that is whole or not there.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use nix::fcntl::OFlag;
+use nix::unistd::geteuid;
 
 use super::args;
+use super::new_file::NewFile;
+use crate::process::sudo;
 
 /// The destination of a report.
 pub enum Destination {
     /// Standard output.
     Stdout,
-    /// A file.
-    File(PathBuf),
+    /// A pipe or a device, written as it is.
+    Special(PathBuf),
+    /// A file; whether it may take the place of another.
+    File(PathBuf, Existing),
+}
+
+/// What becomes of what has the name of a new file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Existing {
+    /// It stays, and the new file is refused.
+    Stays,
+    /// It is replaced.
+    Goes,
 }
 
 impl Destination {
-    /// What was typed, or `default`. Refuses a file that exists, before anything is read, unless forced.
-    pub fn new(output: &args::Output, default: impl FnOnce() -> Destination) -> Result<Destination> {
-        let destination = match &output.output {
-            Some(path) if path == Path::new("-") => Destination::Stdout,
-            Some(path) => Destination::File(path.clone()),
-            None => default(),
+    /// What was typed, or `default`: a file's name, or nothing for standard output. Before anything is read, a name is
+    /// refused that is taken (by a link as well), unless forced; and a folder that takes no file.
+    pub fn new(output: &args::Output, default: impl FnOnce() -> Option<PathBuf>) -> Result<Destination> {
+        let path = match &output.output {
+            Some(path) if path == Path::new("-") || path == Path::new("/dev/stdout") => return Ok(Destination::Stdout),
+            Some(path) => path.clone(),
+            None => match default() {
+                Some(path) => path,
+                None => return Ok(Destination::Stdout),
+            },
         };
-        if let Destination::File(path) = &destination
-            && !output.force
-            && path.symlink_metadata().is_ok_and(|metadata| metadata.is_file())
-        {
-            bail!("{} exists; --force overwrites it", path.display());
+        if is_descriptor(&path) {
+            return Ok(Destination::Special(path));
         }
-        Ok(destination)
+        // What a link points to is of no interest: a report is never written through one.
+        if let Ok(metadata) = path.symlink_metadata() {
+            let kind = metadata.file_type();
+            if kind.is_dir() {
+                bail!("{} is a folder", path.display());
+            }
+            if kind.is_char_device() || kind.is_fifo() && (output.force || is_ours(metadata.uid())) {
+                return Ok(Destination::Special(path));
+            }
+            if !output.force {
+                bail!("{} exists; --force overwrites it", path.display());
+            }
+        }
+        NewFile::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(Destination::File(path, if output.force { Existing::Goes } else { Existing::Stays }))
     }
 
-    /// Runs `write` on the destination. A file is written beside its place and moved there when it is whole.
-    pub fn write(&self, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+    /// The name of the file that is written.
+    pub fn file(&self) -> Option<&Path> {
         match self {
-            Destination::Stdout => {
-                let mut out = BufWriter::new(io::stdout().lock());
-                write(&mut out)?;
-                Ok(out.flush()?)
-            }
-            Destination::File(path) => {
-                write_file(path, write).with_context(|| format!("cannot write {}", path.display()))
+            Destination::File(path, _) => Some(path),
+            Destination::Stdout | Destination::Special(_) => None,
+        }
+    }
+
+    /// Runs `write` on the destination. A file gets its name when it is whole.
+    pub fn write(&self, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+        let cannot = |path: &Path| format!("cannot write {}", path.display());
+        match self {
+            Destination::Stdout => buffered(io::stdout().lock(), write).map_err(anyhow::Error::from),
+            Destination::Special(path) => write_special(path, write).with_context(|| cannot(path)),
+            Destination::File(path, existing) => {
+                write_file(path, *existing, write).map_err(|error| match (error.kind(), existing) {
+                    (io::ErrorKind::AlreadyExists, Existing::Stays) => {
+                        anyhow::anyhow!("{} has come to be meanwhile; --force overwrites it", path.display())
+                    }
+                    _ => anyhow::Error::new(error).context(cannot(path)),
+                })
             }
         }
     }
 }
 
-fn write_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
-    if path.symlink_metadata().is_ok_and(|metadata| !metadata.is_file()) {
-        // A device or a pipe is written as it is.
-        let mut out = BufWriter::new(File::options().write(true).open(path)?);
-        write(&mut out)?;
-        return out.flush();
+/// Whether a name is that of a file that we have open: `/dev/fd/3`.
+fn is_descriptor(path: &Path) -> bool {
+    let number = ["/dev/fd/", "/proc/self/fd/"].iter().find_map(|folder| path.to_str()?.strip_prefix(folder));
+    path == Path::new("/dev/stderr") || number.is_some_and(|number| number.parse::<u32>().is_ok())
+}
+
+/// Whether a pipe of this owner is one that we were meant to write to, and not one that somebody left for us to find.
+fn is_ours(owner: u32) -> bool {
+    owner == geteuid().as_raw() || sudo::caller().is_some_and(|caller| owner == caller.user.as_raw())
+}
+
+fn buffered(to: impl Write, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    let mut out = BufWriter::new(to);
+    write(&mut out)?;
+    out.flush()
+}
+
+fn write_special(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    let mut options = File::options();
+    // Behind a descriptor may be a file with something in it.
+    options.append(true);
+    if !is_descriptor(path) {
+        options.custom_flags(OFlag::O_NOFOLLOW.bits());
     }
-    let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
-    name.push(format!(".{}.part", std::process::id()));
-    let part = path.with_file_name(name);
-    let result = File::create(&part).and_then(|file| {
-        let mut out = BufWriter::new(file);
-        write(&mut out)?;
-        out.flush()?;
-        fs::rename(&part, path)
-    });
-    if result.is_err() {
-        // The part may never have come to be.
-        let _ = fs::remove_file(&part);
+    let file = options.open(path)?;
+    let kind = file.metadata()?.file_type();
+    if !is_descriptor(path) && !kind.is_fifo() && !kind.is_char_device() {
+        return Err(io::ErrorKind::AlreadyExists.into());
     }
-    result
+    buffered(file, write)
+}
+
+fn write_file(path: &Path, existing: Existing, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    let new = NewFile::create(path)?;
+    buffered(new.file(), write)?;
+    new.finish(existing == Existing::Goes)
 }
 
 /// The default file of a verb: `VERB-NAME-PID-TIME.EXT` in the current directory, the time as in RFC 3339 (UTC).

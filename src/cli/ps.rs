@@ -17,7 +17,7 @@ use crate::inspect::open;
 
 /// Looks at every process and lists those that are Pythons.
 pub fn run(options: &Ps) -> Result<()> {
-    let destination = Destination::new(&options.output, || Destination::Stdout)?;
+    let destination = Destination::new(&options.output, || None)?;
     let mut parents = Vec::new();
     let mut rows = Vec::new();
     for pid in procfs::all_pids() {

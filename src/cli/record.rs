@@ -1,11 +1,13 @@
 //! `record`: who allocates, and what of it stays.
 
+use std::io::{self, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
+use crate::process::signals;
 use crate::python::layout::Build;
 use crate::record::profile::{MergeBy, Profile, StackBorn};
 use crate::report::folded::{self, Weight};
@@ -27,15 +29,22 @@ pub fn run(options: &Record) -> Result<()> {
     if options.target.core.core.is_some() {
         bail!("record looks at a program that runs, which a core does not");
     }
+    // Refused before anything is started; the default name is not known yet.
+    Destination::new(&options.output, || None)?;
+    let csv = options
+        .csv
+        .as_ref()
+        .map(|path| Destination::new(&Output { output: Some(path.clone()), force: options.output.force }, || None));
+    let csv = csv.transpose()?;
     let stop = Arc::new(AtomicBool::new(false));
-    let asked = Arc::clone(&stop);
-    ctrlc::set_handler(move || asked.store(true, Ordering::Relaxed)).context("cannot wait for Ctrl-C")?;
+    signals::ask_first(Arc::clone(&stop));
     let arguments = Target {
         pid: options.target.pid,
         pid_option: options.target.pid_option,
         core: CoreFile::default(),
         command: options.target.command.clone(),
         keep: options.target.keep,
+        as_root: options.target.as_root,
         // What a program does first is of interest, too.
         after: options.target.after.or(Some(Duration::ZERO)),
         pause: false,
@@ -59,18 +68,14 @@ pub fn run(options: &Record) -> Result<()> {
     };
     let default = || match options.format {
         RecordFormat::Svg | RecordFormat::Speedscope => {
-            Destination::File(default_file("record", &opened.name(), target.pid, extension))
+            Some(default_file("record", &opened.name(), target.pid, extension))
         }
-        RecordFormat::Folded | RecordFormat::Json => Destination::Stdout,
+        RecordFormat::Folded | RecordFormat::Json => None,
     };
     let destination = Destination::new(&options.output, default)?;
-    let csv = options.csv.as_ref().map(|path| {
-        Destination::new(&Output { output: Some(path.clone()), force: options.output.force }, || Destination::Stdout)
-    });
-    let csv = csv.transpose()?;
     let mut recording = recording::record(options, &opened, &stop)?;
     let by = if options.lines { MergeBy::Line } else { MergeBy::Function };
-    let profile = Profile::new(&recording.allocations, &recording.stacks, recording.seconds, by);
+    let profile = Profile::new(&recording.allocations, &recording.stacks, recording.seconds, by, options.show_values);
     if (1..SIGHTINGS_FEW).contains(&profile.sightings) {
         recording.course.warnings.push(format!(
             "births were seen at {} instants only: record for longer (-d) or look more often (-r)",
@@ -81,8 +86,7 @@ pub fn run(options: &Record) -> Result<()> {
         csv.write(|out| timeline::write_csv(out, &recording.moments))?;
     }
     destination.write(|out| write(out, options, &target, &profile, &recording))?;
-    say(options, &destination, &target, &profile, &recording);
-    Ok(())
+    Ok(say(&mut std::io::stderr().lock(), options, &destination, &target, &profile, &recording)?)
 }
 
 /// What a stack weighs.
@@ -164,20 +168,29 @@ fn unattributed(profile: &Profile) -> String {
     units::percent(profile.unattributed().round() as u64, profile.all.value.round() as u64)
 }
 
-fn say(options: &Record, destination: &Destination, target: &TargetSummary, profile: &Profile, recording: &Recording) {
-    if let Destination::File(path) = destination {
-        eprintln!("{}: process {}: {}", path.display(), target.pid, sentence(options, profile, &recording.course));
+fn say(
+    out: &mut dyn Write,
+    options: &Record,
+    destination: &Destination,
+    target: &TargetSummary,
+    profile: &Profile,
+    recording: &Recording,
+) -> io::Result<()> {
+    if let Some(path) = destination.file() {
+        writeln!(out, "{}: process {}: {}", path.display(), target.pid, sentence(options, profile, &recording.course))?;
         for (name, born) in profile.functions.iter().take(3) {
-            eprintln!(
+            writeln!(
+                out,
                 "  {}: {} allocated, {} live",
                 name.label(),
                 units::count(born.objects.value.round() as u64),
                 units::count(born.alive.value.round() as u64)
-            );
+            )?;
         }
     }
-    eprintln!("{NOT_COVERED}");
+    writeln!(out, "{NOT_COVERED}")?;
     for warning in &recording.course.warnings {
-        eprintln!("warning: {warning}");
+        writeln!(out, "warning: {warning}")?;
     }
+    Ok(())
 }

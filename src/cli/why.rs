@@ -58,7 +58,7 @@ struct Chain {
 
 /// Takes a copy, builds the graph, prints the chains.
 pub fn run(options: &Why) -> Result<()> {
-    let destination = Destination::new(&options.output, || Destination::Stdout)?;
+    let destination = Destination::new(&options.output, || None)?;
     let (pid, what) = words(options)?;
     let target = args::Target {
         pid,
@@ -66,6 +66,7 @@ pub fn run(options: &Why) -> Result<()> {
         core: options.core.clone(),
         command: Vec::new(),
         keep: false,
+        as_root: false,
         after: None,
         pause: options.pause,
         nonblocking: options.nonblocking,
@@ -147,7 +148,7 @@ fn answer(options: &Why, what: &str, collected: &Collected<'_>) -> Result<Found>
         targets,
         from,
         max_depth: options.max_depth,
-        show_values: options.show_values,
+        show_values: options.following.show_values,
         referrers: options.top,
     };
     let Answer { groups, unreached, too_deep } = why::chains(&graph, &names, &steps, &question);

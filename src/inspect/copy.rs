@@ -103,6 +103,7 @@ impl Opened {
         let survey = self.survey()?;
         let survey_time = start.elapsed();
         let room = Room::new(following);
+        self.shows_values = following.show_values;
         let mut work = Some(work);
         let ranges = survey.plan.ranges_for_references(&self.source);
         if room.fits_a_copy(self, &survey, size_of_ranges(&ranges))? {
@@ -196,7 +197,7 @@ impl Opened {
             outcome.lists = has_lists.then(|| objects.check_lists(&memory, &self.python));
         }
         log::debug!("found {} objects, {} after the start", objects.len(), units::duration(start.elapsed()));
-        let references = References::new(&memory, &self.python, &types, total);
+        let references = References::new(&memory, &self.python, &types, total).showing_values(self.shows_values);
         room.check(copy.map_or(0, |copy| copy.image.size_bytes()), &objects, &references, || {
             count_edges(&memory, &self.python, &types, &objects, &references)
         })?;

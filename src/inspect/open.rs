@@ -20,7 +20,7 @@ use crate::process::layered::Layered;
 use crate::process::live::Process;
 use crate::process::memory::Memory;
 use crate::process::source::Source;
-use crate::process::spawn::Spawned;
+use crate::process::spawn::{SpawnOptions, Spawned};
 use crate::process::{ReadError, host};
 use crate::python::attach::{self, AttachError};
 use crate::python::interpreter::Python;
@@ -47,6 +47,8 @@ pub struct Opened {
     pub(crate) python: Python,
     pub(crate) pause: bool,
     pub(crate) nonblocking: bool,
+    /// Whether roots may have names that are data.
+    pub(super) shows_values: bool,
     /// Ended when this is dropped, unless it is to be kept.
     spawned: Option<Spawned>,
 }
@@ -78,7 +80,15 @@ pub(crate) struct Read<'a> {
 pub fn open(arguments: &args::Target) -> Result<Opened> {
     if let Some(path) = &arguments.core.core {
         let Attached { source, elfs, python } = attach_to_core(path, &arguments.core)?;
-        return Ok(Opened { source, elfs, python, pause: false, nonblocking: true, spawned: None });
+        return Ok(Opened {
+            source,
+            elfs,
+            python,
+            pause: false,
+            nonblocking: true,
+            shows_values: false,
+            spawned: None,
+        });
     }
     match (arguments.pid.or(arguments.pid_option), arguments.command.as_slice()) {
         (Some(pid), _) => Ok(Opened { nonblocking: arguments.nonblocking, ..open_process(pid, arguments.pause)? }),
@@ -90,7 +100,7 @@ pub fn open(arguments: &args::Target) -> Result<Opened> {
 /// Opens a process that runs.
 pub fn open_process(pid: i32, pause: bool) -> Result<Opened> {
     let Attached { source, elfs, python } = attach_to(pid)?;
-    Ok(Opened { source, elfs, python, pause, nonblocking: false, spawned: None })
+    Ok(Opened { source, elfs, python, pause, nonblocking: false, shows_values: false, spawned: None })
 }
 
 /// A process and the Python that was proved to be in it.
@@ -183,8 +193,8 @@ pub fn version_of_error(error: &anyhow::Error) -> Option<String> {
 
 /// Starts a program and waits until there is something to read.
 fn start(arguments: &args::Target, command: &[String]) -> Result<Opened> {
-    let mut spawned =
-        Spawned::start(command, arguments.keep).with_context(|| format!("cannot start {:?}", command[0]))?;
+    let mut spawned = Spawned::start(command, SpawnOptions { keep: arguments.keep, as_root: arguments.as_root })
+        .with_context(|| format!("cannot start {:?}", command[0]))?;
     let pid = spawned.pid();
     let mut last_error = None;
     let attached = spawned.wait_until(START_LIMIT, || match attach_to_family(pid) {

@@ -20,9 +20,11 @@ pub mod processors;
 pub mod procfs;
 pub mod regions;
 pub mod resident;
+pub mod signals;
 pub mod source;
 #[expect(unsafe_code, reason = "prepares a child between fork and exec")]
 pub mod spawn;
+pub mod sudo;
 
 pub use address::Address;
 pub use memory::{Memory, MemoryExt, ReadError};

@@ -6,6 +6,7 @@ pub mod code;
 pub mod deferred;
 pub mod gc_links;
 pub mod heap_types;
+pub mod identifier;
 pub mod interpreter;
 pub mod layout;
 pub mod measure;

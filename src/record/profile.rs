@@ -2,6 +2,7 @@
 
 use rustc_hash::FxHashMap;
 
+use crate::python::identifier;
 use crate::stats::jackknife::Figure;
 
 use super::allocations::{Allocations, Born, Outcomes};
@@ -70,8 +71,8 @@ pub struct Profile {
 }
 
 impl Profile {
-    /// Names and merges what was seen in so many seconds.
-    pub fn new(allocations: &Allocations, stacks: &Stacks, seconds: f64, by: MergeBy) -> Profile {
+    /// Names and merges what was seen in so many seconds. Names of functions that are data are hidden unless `show_values`.
+    pub fn new(allocations: &Allocations, stacks: &Stacks, seconds: f64, by: MergeBy, show_values: bool) -> Profile {
         let basis = allocations.basis();
         let several = stacks.stacks.iter().any(|stack| stack.interpreter != 0);
         let mut merged: FxHashMap<(String, Vec<FrameName>), Born> = FxHashMap::default();
@@ -88,7 +89,8 @@ impl Profile {
                 .filter_map(|(&function, &line)| {
                     let code = stacks.functions.get(function as usize)?;
                     let line = if by == MergeBy::Line { line } else { code.first_line };
-                    Some(FrameName { function: code.name.clone(), file: code.file.clone(), line })
+                    let function = identifier::shown_of_code(&code.name, show_values).to_owned();
+                    Some(FrameName { function, file: code.file.clone(), line })
                 })
                 .collect();
             if let Some(leaf) = frames.last() {

@@ -5,6 +5,7 @@
 
 use crate::process::Address;
 use crate::process::memory::{Memory, u32_at};
+use crate::python::identifier::{self, HIDDEN};
 use crate::python::reader::{NAME_LENGTH_MAX, Reader};
 use crate::python::types::TypeId;
 
@@ -199,6 +200,9 @@ impl<M: Memory + ?Sized> References<'_, M> {
         };
         let names = tuples.into_iter().filter_map(|offset| reader.pointer(code, offset).ok());
         let name = names.flat_map(|tuple| reader.tuple_items(tuple)).nth(index as usize)?;
-        reader.string(name, NAME_LENGTH_MAX)
+        let name = reader.string(name, NAME_LENGTH_MAX)?;
+        // The compiler calls what a comprehension goes through `.0`.
+        let is_shown = self.shows_values || name == ".0" || identifier::is_identifier(&name);
+        Some(if is_shown { name } else { HIDDEN.to_owned() })
     }
 }

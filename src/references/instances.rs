@@ -5,6 +5,9 @@
 
 use crate::process::Address;
 use crate::process::memory::Memory;
+use crate::python::reader::Reader;
+use crate::python::type_flags as flag;
+use crate::python::types::TypeTable;
 
 use super::{Label, Reads, References, Subject};
 
@@ -12,6 +15,24 @@ use super::{Label, Reads, References, Subject};
 const SHARED_MAX: u64 = 254;
 
 impl<M: Memory + ?Sized> References<'_, M> {
+    /// The value of an instance's attribute, by name. `None` of an object of no known type.
+    pub fn attribute(&self, reads: &Reads, types: &TypeTable, object: Address, name: &str) -> Option<Address> {
+        let reader = Reader { memory: self.memory, layout: self.layout };
+        let type_ = reader.type_of(object).ok()?;
+        let (mut value, mut dict) = (None, None);
+        self.for_each(reads, object, types.find(type_.0)?, &mut |word, label| match label {
+            Label::SharedAttribute(index) if value.is_none() => {
+                let found = self.shared_name(type_, index);
+                value = found.filter(|&found| reader.is_string(found, name)).map(|_| Address(word));
+            }
+            Label::Dict => dict = Some(Address(word)),
+            // Until 3.10 the dict is a field like others.
+            Label::Field(_) if reader.has_type_flag(Address(word), flag::DICT_SUBCLASS) => dict = Some(Address(word)),
+            _ => {}
+        });
+        value.or_else(|| reader.dict_get(dict?, name))
+    }
+
     pub(super) fn managed_dict(&self, reads: &Reads, subject: &Subject<'_>, visit: &mut impl FnMut(u64, Label)) {
         let constants = &self.layout.constants;
         let Some(before) = constants.managed_dict_before else { return };

@@ -13,6 +13,7 @@
 //! Visitors get every candidate word; whoever asks decides by a [`crate::heap::address_index::ObjectIndex`] which are objects.
 //! Nothing is trusted: each walk ends with readable memory, with a limit, or with the budget of its reader.
 
+mod code_names;
 mod containers;
 mod frames;
 mod instances;
@@ -86,6 +87,7 @@ pub struct References<'a, M: Memory + ?Sized> {
     python: &'a Python,
     rules: Arc<[Rule]>,
     budget: u64,
+    shows_values: bool,
 }
 
 /// What one thread's reads came to.
@@ -127,13 +129,23 @@ impl<'a, M: Memory + ?Sized> References<'a, M> {
     pub fn new(memory: &'a M, python: &'a Python, types: &'a TypeTable, bytes: u64) -> Self {
         let rules = rules::make(memory, python, types).into();
         let budget = (bytes / 8).saturating_mul(READINGS_PER_WORD).saturating_add(BUDGET_MIN);
-        References { memory, layout: &python.layout, python, rules, budget }
+        References { memory, layout: &python.layout, python, rules, budget, shows_values: false }
     }
 
     /// The same references, read from another view of the same target: a cache of one thread's own.
     pub fn over<'b, N: Memory + ?Sized>(&'b self, memory: &'b N) -> References<'b, N> {
-        let References { layout, python, ref rules, budget, .. } = *self;
-        References { memory, layout, python, rules: rules.clone(), budget }
+        let References { layout, python, ref rules, budget, shows_values, .. } = *self;
+        References { memory, layout, python, rules: rules.clone(), budget, shows_values }
+    }
+
+    /// The same references, whose roots may have names that are data; see [`crate::python::identifier`].
+    pub fn showing_values(self, shows_values: bool) -> Self {
+        References { shows_values, ..self }
+    }
+
+    /// Whether names that are data are shown.
+    pub fn shows_values(&self) -> bool {
+        self.shows_values
     }
 
     /// What a thread needs to read with.

@@ -1,15 +1,18 @@
 //! How would a person write in Python that one object refers to another?
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 
 use rustc_hash::FxHashMap;
 
+use crate::heap::object_table::Objects;
 use crate::process::Address;
 use crate::process::memory::Memory;
+use crate::python::identifier::{self, HIDDEN, quoted};
 use crate::python::reader::{NAME_LENGTH_MAX, Reader};
 use crate::python::type_flags as flag;
-use crate::python::types::TypeId;
+use crate::python::types::{TypeId, TypeTable};
 
+use super::code_names::CodeNames;
 use super::{Label, References};
 
 /// Characters of a value that are shown.
@@ -23,8 +26,12 @@ pub enum Spelled {
     Namespace,
     /// `.name`.
     Attribute(String),
+    /// An attribute whose name is no identifier, and so is data.
+    AttributeData(String),
     /// The value under a key that is a str: the name of an attribute where it comes from a namespace, otherwise data.
     Text(String),
+    /// The same of a str that stands in the program's text: `['name']`.
+    CodeText(String),
     /// The value under any other key, as far as it can be shown.
     Data(Option<String>),
     /// `[n]`.
@@ -42,15 +49,25 @@ pub type Shape = (u8, u32, u32);
 pub struct Speller<'a, M: Memory + ?Sized> {
     references: &'a References<'a, M>,
     reader: Reader<'a, M>,
+    objects: &'a Objects,
+    types: &'a TypeTable,
+    code_names: OnceCell<CodeNames>,
     /// Names of attributes and fields by type and number: they are asked for again and again.
     known: RefCell<FxHashMap<(TypeId, Label), Spelled>>,
 }
 
 impl<'a, M: Memory + ?Sized> Speller<'a, M> {
     /// A speller over the memory that `references` reads.
-    pub fn new(memory: &'a M, references: &'a References<'a, M>) -> Self {
+    pub fn new(memory: &'a M, objects: &'a Objects, types: &'a TypeTable, references: &'a References<'a, M>) -> Self {
         let reader = Reader { memory, layout: &references.python().layout };
-        Speller { references, reader, known: RefCell::default() }
+        let (code_names, known) = (OnceCell::new(), RefCell::default());
+        Speller { references, reader, objects, types, code_names, known }
+    }
+
+    /// Whether a key is a name of the program. The names are read when the first key is asked about.
+    fn is_code(&self, key: Address) -> bool {
+        let read = || CodeNames::read(self.references, self.reader, self.objects, self.types);
+        self.code_names.get_or_init(read).contains(&self.reader, key)
     }
 
     /// A label in words: of an object at `from`, of type `type_id` at `type_`.
@@ -60,12 +77,15 @@ impl<'a, M: Memory + ?Sized> Speller<'a, M> {
             Label::Dict => Spelled::Namespace,
             Label::SharedAttribute(index) => self.known(type_id, label, || {
                 let name = self.references.shared_name(type_, index);
-                let name = name.and_then(|name| self.reader.string(name, NAME_LENGTH_MAX));
-                Spelled::Attribute(name.unwrap_or_else(|| "?".to_owned()))
+                match name.and_then(|name| self.reader.string(name, NAME_LENGTH_MAX)) {
+                    Some(name) if !identifier::is_identifier(&name) => Spelled::AttributeData(name),
+                    name => Spelled::Attribute(name.unwrap_or_else(|| "?".to_owned())),
+                }
             }),
             Label::Field(offset) => self.field(type_id, offset),
             Label::Index(index) => Spelled::Index(index),
             Label::Value(key) => match self.reader.string(key, NAME_LENGTH_MAX) {
+                Some(text) if self.is_code(key) => Spelled::CodeText(text),
                 Some(text) => Spelled::Text(text),
                 None => Spelled::Data(self.reader.small_int(key).map(|number| number.to_string())),
             },
@@ -99,10 +119,11 @@ impl<'a, M: Memory + ?Sized> Speller<'a, M> {
         Some(match label {
             Label::Index(_) => (1, 0, 0),
             Label::Value(_) if in_namespace => return None,
-            Label::Value(key) => {
-                let is_text = self.reader.has_type_flag(key, flag::UNICODE_SUBCLASS);
-                (if is_text { 2 } else { 3 }, 0, 0)
-            }
+            Label::Value(key) => match self.reader.has_type_flag(key, flag::UNICODE_SUBCLASS) {
+                true if self.is_code(key) => return None,
+                true => (2, 0, 0),
+                false => (3, 0, 0),
+            },
             Label::SharedAttribute(index) => (4, index, type_id.0),
             Label::Class => (5, 0, 0),
             Label::Key => (6, 0, 0),
@@ -124,11 +145,13 @@ impl Spelled {
         match self {
             Spelled::Namespace => same(String::new()),
             Spelled::Attribute(name) => same(format!(".{name}")),
-            Spelled::Text(name) if in_namespace => same(format!(".{name}")),
-            Spelled::Text(text) if show_values => {
-                let text: String = text.chars().take(VALUE_LENGTH_MAX as usize).collect();
-                (format!("[{text:?}]"), "['…']".to_owned())
-            }
+            Spelled::Text(name) | Spelled::CodeText(name) if in_namespace => match identifier::is_identifier(name) {
+                true => same(format!(".{name}")),
+                false => attribute_data(name, show_values),
+            },
+            Spelled::AttributeData(name) => attribute_data(name, show_values),
+            Spelled::CodeText(text) => same(format!("[{}]", quoted(&beginning(text)))),
+            Spelled::Text(text) if show_values => (format!("[{}]", quoted(&beginning(text))), "['…']".to_owned()),
             Spelled::Text(_) => same("['…']".to_owned()),
             Spelled::Data(Some(value)) if show_values => (format!("[{value}]"), "[…]".to_owned()),
             Spelled::Data(_) => same("[…]".to_owned()),
@@ -139,7 +162,29 @@ impl Spelled {
     }
 }
 
+/// The name of an attribute that is data.
+fn attribute_data(name: &str, show_values: bool) -> (String, String) {
+    let hidden = format!(".__dict__['{HIDDEN}']");
+    (if show_values { format!(".__dict__[{}]", quoted(&beginning(name))) } else { hidden.clone() }, hidden)
+}
+
+/// As much of a value as is shown.
+fn beginning(text: &str) -> String {
+    text.chars().take(VALUE_LENGTH_MAX as usize).collect()
+}
+
 impl Spelled {
+    /// Whether the step is an attribute with a name that a programmer gave; `in_namespace` as for [`Spelled::write`].
+    pub fn is_named(&self, in_namespace: bool) -> bool {
+        match self {
+            Spelled::Attribute(name) => !name.starts_with("__"),
+            Spelled::Text(name) | Spelled::CodeText(name) => {
+                in_namespace && !name.starts_with("__") && identifier::is_identifier(name)
+            }
+            _ => false,
+        }
+    }
+
     /// The step by itself, for lists of references: `.name`, `['…']`, `.__dict__`.
     pub fn name(&self, show_values: bool) -> String {
         match self {
@@ -157,8 +202,17 @@ mod tests {
     fn data_is_shown_only_when_asked_for() {
         let secret = Spelled::Text("secret".to_owned());
         assert_eq!(secret.write(false, false).0, "['…']");
-        assert_eq!(secret.write(false, true), ("[\"secret\"]".to_owned(), "['…']".to_owned()));
+        assert_eq!(secret.write(false, true), ("['secret']".to_owned(), "['…']".to_owned()));
         assert_eq!(secret.write(true, false).0, ".secret");
+        let code = Spelled::CodeText("users".to_owned());
+        assert_eq!(code.write(false, false), ("['users']".to_owned(), "['users']".to_owned()));
+        for odd in ["alice@example.com", "a b", "1"] {
+            let hidden = ".__dict__['…']".to_owned();
+            assert_eq!(Spelled::Text(odd.to_owned()).write(true, false), (hidden.clone(), hidden.clone()));
+            assert_eq!(Spelled::CodeText(odd.to_owned()).write(true, false), (hidden.clone(), hidden.clone()));
+            let shown = format!(".__dict__['{odd}']");
+            assert_eq!(Spelled::AttributeData(odd.to_owned()).write(false, true), (shown, hidden));
+        }
         assert_eq!(Spelled::Index(3).write(false, false), ("[3]".to_owned(), "[…]".to_owned()));
     }
 }

@@ -8,6 +8,7 @@ use rustc_hash::FxHashMap;
 use crate::process::Address;
 use crate::process::memory::{Memory, MemoryExt};
 use crate::python::code::Code;
+use crate::python::identifier::{self, HIDDEN};
 use crate::python::interpreter::Interpreter;
 use crate::python::interpreter::Python;
 use crate::python::reader::{NAME_LENGTH_MAX, Reader};
@@ -160,6 +161,8 @@ impl<'a, M: Memory + ?Sized> Finder<'a, M> {
     fn modules(&mut self, interpreter: &Interpreter) {
         for entry in self.reader.dict_entries(interpreter.modules).unwrap_or_default() {
             let Some(name) = self.reader.string(entry.key, NAME_LENGTH_MAX) else { continue };
+            let is_shown = self.references.shows_values() || identifier::is_dotted(&name);
+            let name = if is_shown { name } else { format!("sys.modules['{HIDDEN}']") };
             let dict = self.pointer(entry.value, self.reader.layout.module.md_dict);
             if !dict.is_null() && self.reader.has_type_flag(dict, flag::DICT_SUBCLASS) {
                 self.add(dict, RootKind::Module, format!("{name}.__dict__"), false);

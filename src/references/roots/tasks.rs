@@ -6,6 +6,7 @@
 use crate::heap::object_table::Objects;
 use crate::process::Address;
 use crate::process::memory::{Memory, MemoryExt};
+use crate::python::identifier::{self, HIDDEN};
 use crate::python::interpreter::Python;
 use crate::python::reader::{NAME_LENGTH_MAX, Reader};
 use crate::python::stack;
@@ -67,7 +68,11 @@ impl<M: Memory + ?Sized> Finder<'_, M> {
             .string(name, NAME_LENGTH_MAX)
             .or_else(|| Some(format!("Task-{}", self.reader.small_int(name)?)));
         let place = self.place(frame);
-        let name = format!("task {}, {place}", name.unwrap_or_else(|| "?".to_owned()).replace(',', ""));
+        let name = match name {
+            Some(name) if !self.references.shows_values() && !identifier::is_of_thread(&name) => HIDDEN.to_owned(),
+            name => name.unwrap_or_else(|| "?".to_owned()).replace(',', ""),
+        };
+        let name = format!("task {name}, {place}");
         // The coroutine alone: who asks for the task wants to know what else holds it.
         self.add(coroutine, RootKind::Task, name, false);
     }

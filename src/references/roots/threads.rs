@@ -5,6 +5,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use crate::process::Address;
 use crate::process::memory::{Memory, MemoryExt};
 use crate::python::code::Code;
+use crate::python::identifier;
 use crate::python::interpreter::Interpreter;
 use crate::python::reader::NAME_LENGTH_MAX;
 use crate::python::stack::{self, FRAMES_MAX, Frame};
@@ -37,32 +38,15 @@ impl<M: Memory + ?Sized> Finder<'_, M> {
         let active = self.reader.dict_get(dict, "_active").unwrap_or_default();
         for entry in self.reader.dict_entries(active).unwrap_or_default() {
             let ident = self.reader.small_int(entry.key).and_then(|ident| u64::try_from(ident).ok());
-            let name = self.attribute(entry.value, "_name").and_then(|name| self.reader.string(name, NAME_LENGTH_MAX));
-            if let (Some(ident), Some(name)) = (ident, name) {
+            let name = self.references.attribute(&self.reads, self.types, entry.value, "_name");
+            let name = name.and_then(|name| self.reader.string(name, NAME_LENGTH_MAX));
+            let is_shown = |name: &String| self.references.shows_values() || identifier::is_of_thread(name);
+            if let (Some(ident), Some(name)) = (ident, name.filter(is_shown)) {
                 // The comma stands between the parts of a root's name.
                 names.insert(ident, name.replace(',', ""));
             }
         }
         names
-    }
-
-    /// The value of an instance's attribute.
-    fn attribute(&self, object: Address, name: &str) -> Option<Address> {
-        let type_ = self.reader.type_of(object).ok()?;
-        let (mut value, mut dict) = (None, None);
-        self.references.for_each(&self.reads, object, self.types.find(type_.0)?, &mut |word, label| match label {
-            Label::SharedAttribute(index) if value.is_none() => {
-                let found = self.references.shared_name(type_, index);
-                value = found.filter(|&found| self.reader.is_string(found, name)).map(|_| Address(word));
-            }
-            Label::Dict => dict = Some(Address(word)),
-            // Until 3.10 the dict is a field like others.
-            Label::Field(_) if self.reader.has_type_flag(Address(word), crate::python::type_flags::DICT_SUBCLASS) => {
-                dict = Some(Address(word));
-            }
-            _ => {}
-        });
-        value.or_else(|| self.reader.dict_get(dict?, name))
     }
 
     fn thread(&mut self, thread: Address, name: &str) {
@@ -137,7 +121,8 @@ impl<M: Memory + ?Sized> Finder<'_, M> {
         let reader = self.reader;
         let code = self.codes.entry(frame.code).or_insert_with(|| Code::read(&reader, frame.code));
         let Some(code) = code else { return "?".to_owned() };
-        let call = if code.name.ends_with('>') { "" } else { "()" };
-        format!("{}{call} at {}:{}", code.name, code.file_name(), code.line_or_first(frame.instruction))
+        let name = identifier::shown_of_code(&code.name, self.references.shows_values());
+        let call = if name.ends_with('>') { "" } else { "()" };
+        format!("{name}{call} at {}:{}", code.file_name(), code.line_or_first(frame.instruction))
     }
 }
