@@ -230,6 +230,7 @@ mod tests {
             shared: false,
             file_offset: 0,
             backing,
+            file: None,
         };
         let regions = [
             region(0x1000, 0x2000, Backing::Heap, true),

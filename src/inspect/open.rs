@@ -118,7 +118,7 @@ pub fn attach_to(pid: i32) -> Result<Attached> {
     }
     let refused = || Refused { pid, gate: gates::diagnose(pid) };
     let process = Process::open(pid).map_err(|_| refused())?;
-    if process.regions().iter().next().is_none() || process.way().probe(pid).is_err() {
+    if process.regions().iter().next().is_none() || process.probe().is_err() {
         bail!(refused());
     }
     if is_32_bit(Path::new(&format!("/proc/{pid}/exe"))) == Some(true) {

@@ -40,6 +40,7 @@ impl Image {
                 shared: false,
                 file_offset: 0,
                 backing: Backing::Anonymous,
+                file: None,
             })
             .collect();
         Image::new(segments, RegionMap::new(regions))

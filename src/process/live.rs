@@ -1,21 +1,35 @@
-//! A live process: its memory by `process_vm_readv` or `/proc/PID/mem`, its identity from `/proc`.
+//! A live process: its memory by `/proc/PID/mem` or `process_vm_readv`, its identity from `/proc`.
+//!
+//! Being read changes nothing in the process:
+//!
+//! - `process_vm_readv` pins the pages that it reads (FOLL_PIN), and since Linux 5.19 a pinned page that a fork shares
+//!   gets a copy of its own (`gup_must_unshare`, `mm/gup.c`). A read of `/proc/PID/mem` (FOLL_GET) does not do that, so
+//!   it is the first choice, and the call is for where the file is refused.
+//! - Reading a page that is not resident makes the kernel find one and map it. So only resident pages are read: what
+//!   else is private and anonymous holds zeros, and what else has a file behind it is read from that file.
 
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 
 use nix::errno::Errno;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
+use read_process_memory::{CopyAddress, ProcessHandle};
 
 use super::address::Address;
+use super::mapped_files::MappedFiles;
 use super::memory::{Memory, Piece, ReadError};
-use super::regions::RegionMap;
-use super::resident;
+use super::procfs;
+use super::regions::{Backing, Region, RegionMap};
+use super::resident::PageMap;
 
 /// Pieces per system call: the kernel's UIO_MAXIOV.
 const PIECES_MAX: usize = 1024;
+
+const PAGE: usize = 4096;
 
 /// An address that no program maps (the first page is kept free), for questions about permission alone.
 const NOWHERE: usize = 8;
@@ -24,10 +38,10 @@ const NOWHERE: usize = 8;
 /// filters refuse the call alone, and a user with CAP_SYS_PTRACE is refused the file alone (it belongs to another).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
-    /// The system call, which takes many pieces at once.
-    VmReadv,
     /// The file, one `pread` for each piece.
     ProcMem,
+    /// The system call, which takes many pieces at once.
+    VmReadv,
 }
 
 impl Way {
@@ -61,39 +75,50 @@ impl Way {
                     Err(error) => Err(error),
                 }
             }
-            Way::ProcMem => open_mem(pid).map(drop).map_err(errno),
+            Way::ProcMem => File::open(format!("/proc/{pid}/mem")).map(drop).map_err(errno),
         }
     }
 }
 
 /// A running process whose memory we may read. Reading never stops it.
+///
+/// The files in `/proc` are opened once. They stay with the memory that they were opened on, so a process that executes
+/// another program meanwhile is [`ReadError::Gone`], and never read as if it were the same.
 pub struct Process {
     pid: i32,
-    /// The open file, where that is the way.
+    /// One of its threads that has memory: itself, unless its first thread has exited and others run on.
+    thread: i32,
+    /// `/proc/PID/mem`, where that is the way.
     mem: Option<File>,
+    maps: File,
+    pages: PageMap,
+    files: MappedFiles,
     regions: RegionMap,
 }
 
 impl Process {
     /// Opens a process and reads its map of regions. Its memory is not touched yet. It will be read by
-    /// `process_vm_readv`, or by `/proc/PID/mem` where that is refused or missing.
+    /// `/proc/PID/mem`, or by `process_vm_readv` where that is refused.
     ///
     /// # Errors
     /// As the kernel says: no such process, or no permission. [`crate::process::gates`] says which gate is shut.
     pub fn open(pid: i32) -> io::Result<Process> {
-        Process::open_by(pid, Way::VmReadv)
+        Process::open_by(pid, Way::ProcMem)
     }
 
-    /// As [`Process::open`], the other way round with [`Way::ProcMem`]: the way given is taken where it is open, else
+    /// As [`Process::open`], the other way round with [`Way::VmReadv`]: the way given is taken where it is open, else
     /// the other one where that is. Where both are shut, each read is [`ReadError::Denied`].
     ///
     /// # Errors
     /// As [`Process::open`].
     pub fn open_by(pid: i32, preferred: Way) -> io::Result<Process> {
-        let regions = RegionMap::of_process(pid)?;
-        let way = match preferred.probe(pid) {
+        let thread = procfs::thread_with_memory(pid);
+        let folder = PathBuf::from(format!("/proc/{thread}"));
+        let maps = File::open(folder.join("maps"))?;
+        let regions = regions_of(&maps)?;
+        let way = match preferred.probe(thread) {
             Ok(()) => preferred,
-            Err(refusal) => match preferred.other().probe(pid) {
+            Err(refusal) => match preferred.other().probe(thread) {
                 Ok(()) => {
                     let other = preferred.other().name();
                     log::debug!("{} is refused ({refusal}); process {pid} is read by {other}", preferred.name());
@@ -104,9 +129,10 @@ impl Process {
         };
         let mem = match way {
             Way::VmReadv => None,
-            Way::ProcMem => Some(open_mem(pid)?),
+            Way::ProcMem => Some(File::open(folder.join("mem"))?),
         };
-        Ok(Process { pid, mem, regions })
+        let pages = PageMap::open(&folder);
+        Ok(Process { pid, thread, mem, maps, pages, files: MappedFiles::new(&folder), regions })
     }
 
     /// The process id, as this host sees it.
@@ -119,40 +145,121 @@ impl Process {
         if self.mem.is_some() { Way::ProcMem } else { Way::VmReadv }
     }
 
+    /// Whether the kernel lets us read the process, the way that was chosen.
+    ///
+    /// # Errors
+    /// As [`Way::probe`].
+    pub fn probe(&self) -> Result<(), Errno> {
+        self.way().probe(self.thread)
+    }
+
+    /// Whether the program that was opened is still there. `false` once it has exited or has executed another program.
+    pub fn is_alive(&self) -> bool {
+        let mut byte = [0];
+        match (&self.mem, self.regions.iter().find(|region| region.readable)) {
+            (Some(mem), Some(region)) => !matches!(read_file(mem, region.start, &mut byte), Err(ReadError::Gone)),
+            _ => self.pages.is_alive(),
+        }
+    }
+
     /// Reads the map of regions again: a running target maps more as it goes.
     ///
     /// # Errors
     /// As [`Process::open`].
     pub fn refresh(&mut self) -> io::Result<()> {
-        self.regions = RegionMap::of_process(self.pid)?;
+        self.regions = regions_of(&self.maps)?;
+        self.pages.forget();
         Ok(())
+    }
+
+    /// Reads what is resident.
+    fn read_resident(&self, address: Address, buffer: &mut [u8]) -> Result<(), ReadError> {
+        if let Some(mem) = &self.mem {
+            return read_file(mem, address, buffer);
+        }
+        let unreadable = ReadError::Unreadable { address, length: buffer.len() };
+        let (Ok(handle), Ok(base)) = (ProcessHandle::try_from(self.thread), usize::try_from(address.0)) else {
+            return Err(unreadable);
+        };
+        // The kernel copies 2 GiB less a page at most.
+        const CALL_MAX: usize = 1 << 30;
+        for (index, piece) in buffer.chunks_mut(CALL_MAX).enumerate() {
+            let read = handle.copy_address(base + index * CALL_MAX, piece);
+            read.map_err(|error| refusal(errno(error)).unwrap_or_else(|| unreadable.clone()))?;
+        }
+        Ok(())
+    }
+
+    /// Reads what lies in no resident page.
+    fn read_absent(&self, address: Address, buffer: &mut [u8]) -> Result<(), ReadError> {
+        let unreadable = |at: Address, length| ReadError::Unreadable { address: at, length };
+        let mut done = 0;
+        while done < buffer.len() {
+            let at = address.offset(done);
+            let Some(region) = self.regions.find(at) else {
+                // Mapped since the map was read, or not at all: the kernel tells.
+                return self.read_resident(at, &mut buffer[done..]);
+            };
+            let left = usize::try_from(region.end.0 - at.0).unwrap_or(usize::MAX);
+            let piece = &mut buffer[done..];
+            let length = piece.len().min(left);
+            let piece = &mut piece[..length];
+            match absent(region) {
+                Absent::Nothing => return Err(unreadable(at, length)),
+                Absent::Zeros if !self.pages.is_alive() => return Err(ReadError::Gone),
+                Absent::Zeros => piece.fill(0),
+                Absent::InFile => match self.files.read(region, at, piece) {
+                    Some(Ok(())) => {}
+                    Some(Err(_)) => return Err(unreadable(at, length)),
+                    None => self.read_resident(at, piece)?,
+                },
+                Absent::AskTheKernel => self.read_resident(at, piece)?,
+            }
+            done += length;
+        }
+        Ok(())
+    }
+}
+
+/// What stands in a page of a region that is not resident.
+enum Absent {
+    /// The target may not read there.
+    Nothing,
+    /// It was never written.
+    Zeros,
+    /// What stands in the file.
+    InFile,
+    /// Another process may have written it.
+    AskTheKernel,
+}
+
+fn absent(region: &Region) -> Absent {
+    match &region.backing {
+        _ if !region.readable => Absent::Nothing,
+        Backing::Anonymous | Backing::Heap | Backing::Stack if !region.shared => Absent::Zeros,
+        Backing::File(_) => Absent::InFile,
+        _ => Absent::AskTheKernel,
     }
 }
 
 impl Memory for Process {
     fn read_exact_at(&self, address: Address, buffer: &mut [u8]) -> Result<(), ReadError> {
-        let unreadable = ReadError::Unreadable { address, length: buffer.len() };
         if buffer.is_empty() {
             return Ok(());
         }
-        if address.0.checked_add(buffer.len() as u64).is_none() {
-            return Err(unreadable);
+        let Some(end) = address.0.checked_add(buffer.len() as u64) else {
+            return Err(ReadError::Unreadable { address, length: buffer.len() });
+        };
+        if self.pages.is_resident(address, buffer.len() as u64) {
+            return self.read_resident(address, buffer);
         }
-        if let Some(mem) = &self.mem {
-            return read_file(mem, address, buffer);
+        let mut at = address;
+        for run in self.pages.resident(address..Address(end)) {
+            self.read_absent(at, part(buffer, address, at..run.start))?;
+            self.read_resident(run.start, part(buffer, address, run.clone()))?;
+            at = run.end;
         }
-        let mut done = 0;
-        while done < buffer.len() {
-            let remote = [RemoteIoVec { base: address.0 as usize + done, len: buffer.len() - done }];
-            let mut local = [io::IoSliceMut::new(&mut buffer[done..])];
-            // A call that ends early met a page that is not there, or the kernel's 2 GiB: the next one tells.
-            match process_vm_readv(Pid::from_raw(self.pid), &mut local, &remote) {
-                Ok(0) => return Err(unreadable),
-                Ok(read) => done += read,
-                Err(error) => return Err(refusal(error).unwrap_or(unreadable)),
-            }
-        }
-        Ok(())
+        self.read_absent(at, part(buffer, address, at..Address(end)))
     }
 
     fn regions(&self) -> &RegionMap {
@@ -160,32 +267,48 @@ impl Memory for Process {
     }
 
     fn read_pieces(&self, pieces: &mut [Piece<'_>]) -> Result<(), ReadError> {
-        if let Some(mem) = &self.mem {
-            for piece in pieces {
-                match read_file(mem, piece.address, piece.buffer) {
-                    Ok(()) => piece.filled = true,
-                    Err(error @ (ReadError::Gone | ReadError::Denied)) => return Err(error),
-                    Err(_) => piece.filled = false,
-                }
+        let mut resident = Vec::with_capacity(pieces.len());
+        for piece in pieces.iter_mut() {
+            if !piece.buffer.is_empty() && self.pages.is_resident(piece.address, piece.buffer.len() as u64) {
+                resident.push(piece);
+                continue;
             }
-            return Ok(());
+            match self.read_exact_at(piece.address, piece.buffer) {
+                Ok(()) => piece.filled = true,
+                Err(error @ (ReadError::Gone | ReadError::Denied)) => return Err(error),
+                Err(_) => piece.filled = false,
+            }
         }
-        for batch in pieces.chunks_mut(PIECES_MAX) {
+        if let Some(mem) = &self.mem {
+            return read_pieces_of_file(mem, &mut resident);
+        }
+        for batch in resident.chunks_mut(PIECES_MAX) {
             let mut first = 0;
             while first < batch.len() {
-                first += read_run(self.pid, &mut batch[first..])?;
+                first += read_run(self.thread, &mut batch[first..])?;
             }
         }
         Ok(())
     }
 
     fn resident(&self, range: Range<Address>) -> Vec<Range<Address>> {
-        resident::of_process(self.pid, range)
+        self.pages.resident(range)
     }
 }
 
-fn open_mem(pid: i32) -> io::Result<File> {
-    File::open(format!("/proc/{pid}/mem"))
+/// The bytes of `buffer`, which begins at `start`, for a range of addresses.
+fn part(buffer: &mut [u8], start: Address, range: Range<Address>) -> &mut [u8] {
+    let offset = |at: Address| usize::try_from(at.0.saturating_sub(start.0)).unwrap_or(usize::MAX);
+    buffer.get_mut(offset(range.start)..offset(range.end)).unwrap_or_default()
+}
+
+fn regions_of(maps: &File) -> io::Result<RegionMap> {
+    use std::io::{Read, Seek};
+    let mut maps = maps;
+    let mut text = Vec::new();
+    maps.rewind()?;
+    maps.read_to_end(&mut text)?;
+    Ok(RegionMap::parse(&text))
 }
 
 fn errno(error: io::Error) -> Errno {
@@ -218,9 +341,51 @@ fn read_file(mem: &File, address: Address, buffer: &mut [u8]) -> Result<(), Read
     Ok(())
 }
 
+/// Reads pieces from `/proc/PID/mem`, in order of address: those that lie in one page by one call, since a page costs
+/// hardly more than a word.
+fn read_pieces_of_file(mem: &File, pieces: &mut [&mut Piece<'_>]) -> Result<(), ReadError> {
+    let page = |address: Address| address.0 / PAGE as u64;
+    pieces.sort_by_key(|piece| piece.address);
+    for group in pieces.chunk_by_mut(|first, second| page(first.address) == page(second.address)) {
+        let start = group.first().map_or(Address::NULL, |piece| piece.address);
+        let offset = |piece: &Piece<'_>| (piece.address.0 - start.0) as usize;
+        let length = group.iter().map(|piece| offset(piece) + piece.buffer.len()).max().unwrap_or(0);
+        let mut bytes = [0; PAGE];
+        if group.len() > 1
+            && let Some(bytes) = bytes.get_mut(..length)
+        {
+            let is_read = only_of_these_bytes(read_file(mem, start, bytes))?;
+            for piece in group {
+                let offset = offset(piece);
+                piece.filled = is_read;
+                if is_read {
+                    piece.buffer.copy_from_slice(&bytes[offset..offset + piece.buffer.len()]);
+                }
+            }
+            continue;
+        }
+        for piece in group {
+            piece.filled = only_of_these_bytes(read_file(mem, piece.address, piece.buffer))?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a read succeeded.
+///
+/// # Errors
+/// Where it failed for the process as a whole.
+fn only_of_these_bytes(read: Result<(), ReadError>) -> Result<bool, ReadError> {
+    match read {
+        Ok(()) => Ok(true),
+        Err(error @ (ReadError::Gone | ReadError::Denied)) => Err(error),
+        Err(_) => Ok(false),
+    }
+}
+
 /// One system call for a run of pieces. Returns how many are settled: the filled ones, and the one that stopped the
 /// call, which is marked as not filled. At least one, so that the caller's loop ends.
-fn read_run(pid: i32, pieces: &mut [Piece<'_>]) -> Result<usize, ReadError> {
+fn read_run(pid: i32, pieces: &mut [&mut Piece<'_>]) -> Result<usize, ReadError> {
     let remote: Vec<RemoteIoVec> =
         pieces.iter().map(|piece| RemoteIoVec { base: piece.address.0 as usize, len: piece.buffer.len() }).collect();
     let result = {

@@ -12,6 +12,7 @@ pub mod host;
 pub mod image;
 pub mod layered;
 pub mod live;
+pub mod mapped_files;
 pub mod memory;
 pub mod page_cache;
 #[expect(unsafe_code, reason = "advises the kernel about memory of our own")]
@@ -19,6 +20,7 @@ pub mod pages;
 pub mod processors;
 pub mod procfs;
 pub mod regions;
+#[expect(unsafe_code, reason = "asks the kernel which pages are resident")]
 pub mod resident;
 pub mod signals;
 pub mod source;

@@ -119,6 +119,18 @@ pub fn all_pids() -> Vec<i32> {
     pids
 }
 
+/// A thread of a process that has its memory: its first one, or where that has exited while others run on, one of them.
+/// The process itself where there is none, or nothing is known of it.
+pub fn thread_with_memory(pid: i32) -> i32 {
+    let is_living = |thread: i32| Status::of(thread).is_some_and(|status| !status.has_exited());
+    if pid <= 0 || is_living(pid) {
+        return pid;
+    }
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let mut threads = threads.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    threads.find(|&thread| is_living(thread)).unwrap_or(pid)
+}
+
 /// The processes of ours whose id in a PID namespace below ours is `inner`.
 pub fn pids_with_inner(inner: i32) -> Vec<i32> {
     let is_it = |pid: &i32| Status::of(*pid).is_some_and(|status| status.inner_pid() == Some(inner));
@@ -231,7 +243,7 @@ fn container_of_group(text: &str) -> Option<String> {
 }
 
 /// A mapped file's identity: device (major, minor) and inode, as `/proc/PID/maps` gives them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FileId {
     /// Major and minor number of the device.
     pub device: (u64, u64),

@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::address::Address;
+use super::procfs::FileId;
 
 /// What stands behind a region.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +39,8 @@ pub struct Region {
     pub file_offset: u64,
     /// What stands behind it.
     pub backing: Backing,
+    /// Which file that is: device and inode, as the kernel's map gives them. `None` without a file, and for a core.
+    pub file: Option<FileId>,
 }
 
 impl Region {
@@ -135,7 +138,8 @@ fn parse_line(line: &[u8]) -> Option<Region> {
     let (start, end) = word()?.split_once('-')?;
     let flags = word()?.as_bytes();
     let file_offset = u64::from_str_radix(word()?, 16).ok()?;
-    let _device = word()?;
+    let (major, minor) = word()?.split_once(':')?;
+    let device = (u64::from_str_radix(major, 16).ok()?, u64::from_str_radix(minor, 16).ok()?);
     let inode = word()?.parse().ok()?;
     let name = rest.trim_ascii_start();
     Some(Region {
@@ -146,6 +150,7 @@ fn parse_line(line: &[u8]) -> Option<Region> {
         shared: flags.get(3) == Some(&b's'),
         file_offset,
         backing: backing(Some(Path::new(OsStr::from_bytes(name))), inode),
+        file: (inode != 0).then_some(FileId { device, inode }),
     })
 }
 
@@ -182,6 +187,7 @@ mod tests {
             shared: false,
             file_offset: 0,
             backing: Backing::Anonymous,
+            file: None,
         }
     }
 

@@ -252,6 +252,7 @@ impl Core {
                 shared: false,
                 file_offset: file.map_or(0, |file| file.offset.saturating_add(range.start - file.range.start.0)),
                 backing: file.map_or(Backing::Anonymous, |file| Backing::File(file.path.clone())),
+                file: None,
             });
         };
         let files = std::mem::take(&mut self.notes.files);

@@ -1,0 +1,129 @@
+//! Reads pages that a process has mapped from a file and not touched yet from that file, not through the process.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustc_hash::FxHashMap;
+
+use super::address::Address;
+use super::procfs::FileId;
+use super::regions::Region;
+
+const PAGE: u64 = 4096;
+/// Files held open: a process with more libraries has those read through itself.
+const FILES_MAX: usize = 512;
+
+/// The files that one process has mapped, opened as they are needed.
+pub struct MappedFiles {
+    folder: PathBuf,
+    opened: Mutex<FxHashMap<FileId, Option<Arc<File>>>>,
+}
+
+impl MappedFiles {
+    /// Of the process whose folder in `/proc` this is. Opens nothing yet.
+    pub fn new(folder: &Path) -> MappedFiles {
+        MappedFiles { folder: folder.to_owned(), opened: Mutex::default() }
+    }
+
+    /// Reads what the file behind a region holds at an address in it; the rest of its last page is zeros. `None` where
+    /// the file cannot be had.
+    ///
+    /// # Errors
+    /// Where the file ends before, or cannot be read.
+    pub fn read(&self, region: &Region, address: Address, buffer: &mut [u8]) -> Option<io::Result<()>> {
+        let file = self.file(region)?;
+        let offset = address.0.checked_sub(region.start.0)?.checked_add(region.file_offset)?;
+        Some(read_mapped(&file, offset, buffer))
+    }
+
+    fn file(&self, region: &Region) -> Option<Arc<File>> {
+        let id = region.file?;
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if opened.len() >= FILES_MAX && !opened.contains_key(&id) {
+            return None;
+        }
+        opened.entry(id).or_insert_with(|| self.open(region, id).map(Arc::new)).clone()
+    }
+
+    /// Opens the mapping's own file where we may, else what stands at its path, if that is the same file.
+    fn open(&self, region: &Region, id: FileId) -> Option<File> {
+        let mapping = format!("map_files/{:x}-{:x}", region.start.0, region.end.0);
+        let inside = region.path().map(|path| path.strip_prefix("/").unwrap_or(path));
+        let path = inside.map(|inside| self.folder.join("root").join(inside));
+        let by_mapping = regular_file(&self.folder.join(mapping));
+        by_mapping.or_else(|| regular_file(&path?).filter(|file| id_of(file) == Some(id)))
+    }
+}
+
+fn regular_file(path: &Path) -> Option<File> {
+    // The target chose what stands there: a pipe must not make us wait.
+    let file = File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path).ok()?;
+    file.metadata().is_ok_and(|metadata| metadata.is_file()).then_some(file)
+}
+
+fn id_of(file: &File) -> Option<FileId> {
+    let metadata = file.metadata().ok()?;
+    let device = (nix::sys::stat::major(metadata.dev()), nix::sys::stat::minor(metadata.dev()));
+    Some(FileId { device, inode: metadata.ino() })
+}
+
+/// Reads as a mapping would show it.
+fn read_mapped(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+    let mut done = 0;
+    while done < buffer.len() {
+        let at = offset.checked_add(done as u64).ok_or(io::ErrorKind::InvalidInput)?;
+        match file.read_at(&mut buffer[done..], at) {
+            Ok(0) => {
+                let end = file.metadata()?.len().next_multiple_of(PAGE);
+                let wanted = at.saturating_add((buffer.len() - done) as u64);
+                if wanted > end {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                buffer[done..].fill(0);
+                return Ok(());
+            }
+            Ok(read) => done += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::regions::{Backing, RegionMap};
+
+    #[test]
+    fn a_mapping_shows_zeros_behind_the_end_of_its_file_and_nothing_beyond_that_page() {
+        let mut file = tempfile::tempfile().unwrap();
+        std::io::Write::write_all(&mut file, &[7; 5000]).unwrap();
+        let mut bytes = [1; 16];
+        read_mapped(&file, 4992, &mut bytes).unwrap();
+        assert_eq!(bytes, [7, 7, 7, 7, 7, 7, 7, 7, 0, 0, 0, 0, 0, 0, 0, 0]);
+        read_mapped(&file, 8176, &mut bytes).unwrap();
+        assert_eq!(bytes, [0; 16]);
+        assert!(read_mapped(&file, 8177, &mut bytes).is_err() && read_mapped(&file, u64::MAX, &mut bytes).is_err());
+    }
+
+    #[test]
+    fn our_own_program_is_read_from_its_file() {
+        let folder = Path::new("/proc/self");
+        let regions = RegionMap::of_process(std::process::id() as i32).unwrap();
+        let region = regions.iter().find(|region| region.file_offset == 0 && region.path().is_some()).unwrap();
+        let files = MappedFiles::new(folder);
+        let mut bytes = [0; 4];
+        files.read(region, region.start, &mut bytes).unwrap().unwrap();
+        assert_eq!(&bytes, b"\x7fELF");
+        // Another file at the same path is not read. (Root opens the mapping itself.)
+        let other = FileId { inode: 1, ..region.file.unwrap() };
+        let nowhere = Region { start: Address(0), file: Some(other), ..region.clone() };
+        assert!(files.read(&nowhere, Address(0), &mut bytes).is_none());
+        let memfd = Region { backing: Backing::File("/memfd:x".into()), file: None, ..region.clone() };
+        assert!(files.read(&memfd, region.start, &mut bytes).is_none());
+    }
+}
