@@ -24,7 +24,7 @@ pub fn cases() -> Vec<TestCase> {
         a_user_reads_its_own_and_nobody_else,
         a_user_with_the_capability_reads_everybody,
         root_of_a_container_reads_only_its_like,
-        a_call_that_a_filter_refuses_is_replaced_by_the_file,
+        a_filter_that_refuses_the_call_leaves_the_file,
         a_process_that_proc_hides_is_said_to_be_hidden,
     ]
 }
