@@ -13,7 +13,7 @@ use crate::graph::reach::{Paths, Step};
 use crate::process::memory::Memory;
 use crate::process::pages;
 use crate::references::Label;
-use crate::references::notation::{Shape, Spelled};
+use crate::references::notation::{Spelled, StepShape};
 use crate::references::roots::RootKind;
 
 use super::edges::Steps;
@@ -102,7 +102,7 @@ pub struct Frames {
     in_namespace: Vec<bool>,
     known: FxHashMap<(u32, String), u32>,
     /// By the frame below, the shape of the step and the type.
-    memo: FxHashMap<(u32, Shape, u32), u32>,
+    memo: FxHashMap<(u32, StepShape, u32), u32>,
     detail: Detail,
 }
 

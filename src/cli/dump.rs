@@ -8,6 +8,7 @@ use anyhow::Result;
 
 use crate::analysis::names::Names;
 use crate::graph::ObjectId;
+use crate::graph::link::settle;
 use crate::heap::object::{Object, Sink};
 use crate::process::cache::CachedMemory;
 use crate::python::types::TypeTable;
@@ -15,6 +16,7 @@ use crate::report::ndjson::{Reference, Writer};
 
 use super::args::{Dump, DumpFormat};
 use super::output::Destination;
+use crate::inspect::copy::Collected;
 use crate::inspect::open::{self, Opened};
 
 /// Objects that a worker gathers before it hands them on to be written; 2^17 of them take 5 MiB.
@@ -105,6 +107,8 @@ impl Sink for Runs {
 fn with_references(mut opened: Opened, options: &Dump, destination: &Destination) -> Result<()> {
     let taken = opened.collect(&options.following, |collected| {
         let writer = Writer::new(collected.types);
+        let Collected { memory, python, types, objects, references, .. } = *collected;
+        settle(memory, python, types, objects, references);
         let cached = CachedMemory::new(collected.memory);
         let references = collected.references.over(&cached);
         let names = Names::new(&cached, collected.objects, collected.types, &references);

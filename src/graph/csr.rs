@@ -165,6 +165,23 @@ impl Csr {
         self.targets = pages::in_large_pages(std::mem::take(&mut self.targets));
     }
 
+    /// The same graph with more edges at the ends of rows. `edges` is sorted by source; the first row is that of `start`.
+    pub fn with(&self, start: usize, mut edges: &[(u32, u32)]) -> Csr {
+        let mut rows = Csr::with_nodes(self.len());
+        rows.reserve(self.edge_count() + edges.len());
+        for node in 0..self.len() {
+            rows.targets.extend_from_slice(self.row(node));
+            while let Some((&(_, target), rest)) =
+                edges.split_first().filter(|((source, _), _)| *source as usize <= start + node)
+            {
+                rows.push(ObjectId(target));
+                edges = rest;
+            }
+            rows.close_row();
+        }
+        rows
+    }
+
     /// Appends the rows of another graph.
     pub fn append(&mut self, rows: Csr) {
         let base = self.targets.len();
@@ -239,6 +256,8 @@ mod tests {
             (graph.row(0), graph.row(1), graph.row(2), graph.row(9)),
             (&[2, 1][..], &[][..], &[0, 0][..], &[][..])
         );
+        let more = graph.with(10, &[(11, 3), (11, 3), (13, 0)]);
+        assert_eq!((more.row(0), more.row(1), more.row(3)), (&[2, 1][..], &[3, 3][..], &[0][..]));
         let back = graph.reversed();
         assert_eq!((back.row(0), back.row(1), back.row(2)), (&[2, 2][..], &[0][..], &[0][..]));
         assert_eq!(back.reversed().row(0), &[1, 2]);

@@ -1,7 +1,7 @@
 //! From objects to the graph of a heap: reads every reference once, in parallel, and finds the roots.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use rayon::prelude::*;
 use rustc_hash::FxHashSet;
@@ -12,7 +12,7 @@ use crate::process::cache::CachedMemory;
 use crate::process::memory::Memory;
 use crate::python::interpreter::Python;
 use crate::python::types::{TypeId, TypeTable};
-use crate::references::{Label, References, roots};
+use crate::references::{Certain, Label, References, roots};
 
 use super::objects::{OBJECTS_AT_ONCE, ObjectGraph};
 
@@ -43,11 +43,37 @@ pub fn link<'a, M: Memory + Sync + ?Sized>(
     found.extend(roots::tasks(&cached, python, types, &own_references, objects));
     found.sort_by_key(|root| root.kind);
     let walk = Walk::new(memory, python, types, objects, references);
-    let mut graph = ObjectGraph::new(objects, found, |ids, visit| walk.references_of(ids, visit));
+    let settle = |incoming: &[u32]| own_references.settle(&Certain { objects, types, incoming });
+    let mut graph = ObjectGraph::new(objects, found, |ids, visit| walk.references_of(ids, visit), settle);
     if python.layout.object.ob_ref_shared.is_some() {
         graph.ignore_immortality_of_holders();
     }
     (graph, Dropped { references: walk.dropped.into_inner(), walks: walk.torn.into_inner() })
+}
+
+/// Settles which words of opaque structs are references without a graph: counts all others first.
+pub fn settle<M: Memory + Sync + ?Sized>(
+    memory: &M,
+    python: &Python,
+    types: &TypeTable,
+    objects: &Objects,
+    references: &References<'_, M>,
+) {
+    let cached = CachedMemory::new(memory);
+    let own_references = references.over(&cached);
+    let walk = Walk::new(memory, python, types, objects, references);
+    let counts: Vec<AtomicU32> = (0..objects.len()).map(|_| AtomicU32::new(0)).collect();
+    let count = |target: u32| counts.get(target as usize).map(|count| count.fetch_add(1, Ordering::Relaxed));
+    let starts: Vec<usize> = (0..objects.len()).step_by(OBJECTS_AT_ONCE).collect();
+    starts.into_par_iter().for_each(|start| {
+        walk.references_of(start..objects.len().min(start + OBJECTS_AT_ONCE), &mut |_, target| _ = count(target));
+    });
+    let found = roots::find(&cached, python, types, &own_references);
+    found.iter().filter(|root| root.is_counted).filter_map(|root| objects.find(root.object.0)).for_each(|id| {
+        _ = count(id);
+    });
+    let incoming: Vec<u32> = counts.into_iter().map(AtomicU32::into_inner).collect();
+    own_references.settle(&Certain { objects, types, incoming: &incoming });
 }
 
 /// How many edges the graph would have: reads every reference and keeps none.

@@ -74,13 +74,15 @@ pub struct Unnamed {
 
 impl<'a> ObjectGraph<'a> {
     /// Builds the graph. `references` calls back with each object of a range of ids that refers to another one, as
-    /// often as it does, in the order of the range; it is called from several threads.
+    /// often as it does, in the order of the range; it is called from several threads. `settle` gets how many references
+    /// to each object there are then, those of roots included, and returns more, by the object that refers.
     pub fn new(
         objects: &'a Objects,
         roots: Vec<Root>,
         references: impl Fn(Range<usize>, &mut dyn FnMut(usize, u32)) + Sync,
+        settle: impl FnOnce(&[u32]) -> Vec<(u32, u32)>,
     ) -> ObjectGraph<'a> {
-        let (forward, mut incoming) = edges(objects.len(), &references);
+        let (pieces, mut incoming) = edges(objects.len(), &references);
         let mut graph_roots = Vec::new();
         for root in roots {
             let Some(id) = objects.find(root.object.0) else { continue };
@@ -88,6 +90,9 @@ impl<'a> ObjectGraph<'a> {
             let (object, name) = (ObjectId(id), root.name.into());
             graph_roots.push(GraphRoot { object, kind: root.kind, is_namespace: root.is_namespace, excess: 0, name });
         }
+        let more = settle(&incoming);
+        more.iter().for_each(|&(_, target)| add(&mut incoming, target, 1));
+        let forward = joined(objects.len(), pieces, &more);
         let mut overcounted = 0;
         for (index, &found) in incoming.iter().enumerate() {
             let found = u64::from(found);
@@ -195,8 +200,11 @@ impl<'a> ObjectGraph<'a> {
     }
 }
 
-/// The forward edges, and how many references to each object there are.
-fn edges(objects: usize, references: &(impl Fn(Range<usize>, &mut dyn FnMut(usize, u32)) + Sync)) -> (Csr, Vec<u32>) {
+/// The forward edges in pieces, and how many references to each object there are.
+fn edges(
+    objects: usize,
+    references: &(impl Fn(Range<usize>, &mut dyn FnMut(usize, u32)) + Sync),
+) -> (Vec<Csr>, Vec<u32>) {
     let starts: Vec<usize> = (0..objects).step_by(OBJECTS_AT_ONCE).collect();
     let pieces: Vec<(Csr, Vec<(u32, u32)>)> = starts
         .into_par_iter()
@@ -226,15 +234,26 @@ fn edges(objects: usize, references: &(impl Fn(Range<usize>, &mut dyn FnMut(usiz
             (rows, repeated)
         })
         .collect();
-    let mut forward = Csr::with_nodes(objects);
-    forward.reserve(pieces.iter().map(|(rows, _)| rows.edge_count()).sum());
     let mut incoming: Vec<u32> = pages::zeros(objects);
-    for (rows, repeated) in pieces {
+    for (rows, repeated) in &pieces {
         rows.all_targets().iter().for_each(|&target| add(&mut incoming, target, 1));
-        repeated.into_iter().for_each(|(target, more)| add(&mut incoming, target, more));
-        forward.append(rows);
+        repeated.iter().for_each(|&(target, more)| add(&mut incoming, target, more));
     }
-    (forward, incoming)
+    (pieces.into_iter().map(|(rows, _)| rows).collect(), incoming)
+}
+
+/// Puts the pieces together, with `more` edges, by source, behind those of their sources.
+fn joined(objects: usize, pieces: Vec<Csr>, mut more: &[(u32, u32)]) -> Csr {
+    let mut forward = Csr::with_nodes(objects);
+    forward.reserve(pieces.iter().map(Csr::edge_count).sum::<usize>() + more.len());
+    for rows in pieces {
+        let start = forward.len();
+        let here = more.partition_point(|&(source, _)| (source as usize) < start + rows.len());
+        let (own, behind) = more.split_at(here);
+        more = behind;
+        forward.append(if own.is_empty() { rows } else { rows.with(start, own) });
+    }
+    forward
 }
 
 fn add(incoming: &mut [u32], target: u32, more: u32) {

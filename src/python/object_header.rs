@@ -143,6 +143,11 @@ const GC_UNREACHABLE: u8 = 4;
 /// the object can be alive with no reference counted here; the collector frees it.
 const GC_DEFERRED: u8 = 0x40;
 
+/// Whether `ob_gc_bits` say that an object's count leaves out references of frames and of other threads.
+pub fn is_deferred(gc_bits: u8) -> bool {
+    gc_bits & GC_DEFERRED != 0
+}
+
 impl SharedHeader {
     /// Reads the header at the start of `object`. `None` for what cannot be a live object's.
     #[inline(always)]
@@ -167,7 +172,7 @@ impl SharedHeader {
         if local == u32::MAX {
             return Some(SharedHeader { refcount: Refcount::Immortal(local), tracked });
         }
-        let is_deferred = gc_bits & GC_DEFERRED != 0;
+        let is_deferred = is_deferred(gc_bits);
         let mut others = shared >> 2;
         if others > REF_DEFERRED / 2 {
             others -= REF_DEFERRED;

@@ -9,7 +9,7 @@ use crate::python::identifier::{self, HIDDEN};
 use crate::python::reader::{NAME_LENGTH_MAX, Reader};
 use crate::python::types::TypeId;
 
-use super::rules::Family;
+use super::storage::Storage;
 use super::{Label, Reads, References, Subject};
 
 /// Slots of one frame that are believed: locals and stack.
@@ -174,9 +174,9 @@ impl<M: Memory + ?Sized> References<'_, M> {
         let reader = Reader { memory: self.memory, layout: self.layout };
         let pointer = |base: Address, offset: usize| reader.pointer(base, offset).ok().filter(|at| !at.is_null());
         let (frame, generator) = (&self.layout.frame, &self.layout.generator);
-        let running = match self.rules.get(type_id.index())?.family {
-            Family::Generator => generator.gi_iframe.map(|offset| object.offset(offset)),
-            Family::Frame => frame.f_frame.and_then(|offset| pointer(object, offset)),
+        let running = match self.rules.get(type_id.index())?.storage {
+            Storage::Generator => generator.gi_iframe.map(|offset| object.offset(offset)),
+            Storage::Frame => frame.f_frame.and_then(|offset| pointer(object, offset)),
             _ => return None,
         };
         let code = match (running, &self.layout.iframe, frame.f_code) {

@@ -1,7 +1,7 @@
 //! What does an object refer to?
 //!
-//! Each type has a rule, made once: which family of C struct its instances belong to, where the words lie that own a
-//! reference, where words lie that only look so. Families that keep references outside their own body (lists, dicts,
+//! Each type has a rule, made once: which C struct its instances have, where the words lie that own a
+//! reference, where words lie that only look so. Types that keep references outside their own body (lists, dicts,
 //! frames) are walked as CPython walks them; the rest of the body is read word by word, and a word that is the address
 //! of a known object is a reference to it. So a rule says little more than what must *not* be read: weak references
 //! and borrowed pointers.
@@ -10,9 +10,14 @@
 //! whatever types without `tp_traverse` hold) and in one place less: the links of an `lru_cache` are objects, which the
 //! cache owns as its dict does, and own what `gc` ascribes to the cache.
 //!
+//! Of structs that only an extension knows, most words are not certain to be references. They are read once all
+//! certain ones are counted, and settled by what the reference counts leave room for: see [`References::settle`]. Until
+//! then they are left out.
+//!
 //! Visitors get every candidate word; whoever asks decides by a [`crate::heap::address_index::ObjectIndex`] which are objects.
 //! Nothing is trusted: each walk ends with readable memory, with a limit, or with the budget of its reader.
 
+mod budget;
 mod code_names;
 mod containers;
 mod frames;
@@ -22,13 +27,18 @@ mod native;
 pub mod notation;
 pub mod roots;
 mod rules;
+mod settle;
 mod shapes;
+mod storage;
 
 use std::cell::{Cell, RefCell};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use names::FieldName;
-use rules::{Family, Rule};
+use rules::Rule;
+pub use settle::Certain;
+use settle::Settled;
+use storage::Storage;
 
 use crate::process::memory::{Memory, u64_at};
 use crate::process::{Address, MemoryExt};
@@ -66,10 +76,6 @@ pub enum Label {
     Inside,
 }
 
-/// Bytes of one object's body that are read word by word. The largest C structs of known extensions have some
-/// thousand; metatypes of numpy below two thousand.
-const BODY_MAX: usize = 1 << 16;
-
 /// Words that a chunked read takes at a time.
 const WORDS_AT_ONCE: usize = 512;
 
@@ -86,6 +92,7 @@ pub struct References<'a, M: Memory + ?Sized> {
     layout: &'a Layout,
     python: &'a Python,
     rules: Arc<[Rule]>,
+    settled: Arc<OnceLock<Settled>>,
     budget: u64,
     shows_values: bool,
 }
@@ -129,13 +136,15 @@ impl<'a, M: Memory + ?Sized> References<'a, M> {
     pub fn new(memory: &'a M, python: &'a Python, types: &'a TypeTable, bytes: u64) -> Self {
         let rules = rules::make(memory, python, types).into();
         let budget = (bytes / 8).saturating_mul(READINGS_PER_WORD).saturating_add(BUDGET_MIN);
-        References { memory, layout: &python.layout, python, rules, budget, shows_values: false }
+        let settled = Arc::default();
+        References { memory, layout: &python.layout, python, rules, settled, budget, shows_values: false }
     }
 
     /// The same references, read from another view of the same target: a cache of one thread's own.
     pub fn over<'b, N: Memory + ?Sized>(&'b self, memory: &'b N) -> References<'b, N> {
-        let References { layout, python, ref rules, budget, shows_values, .. } = *self;
-        References { memory, layout, python, rules: rules.clone(), budget, shows_values }
+        let References { layout, python, ref rules, ref settled, budget, shows_values, .. } = *self;
+        let (rules, settled) = (rules.clone(), settled.clone());
+        References { memory, layout, python, rules, settled, budget, shows_values }
     }
 
     /// The same references, whose roots may have names that are data; see [`crate::python::identifier`].
@@ -159,30 +168,31 @@ impl<'a, M: Memory + ?Sized> References<'a, M> {
         if rule.is_heap_type {
             visit(rule.type_.0, Label::Class);
         }
-        if rule.family == Family::Leaf {
+        if rule.storage == Storage::Leaf {
             return;
         }
         let subject = Subject { address: object, rule, type_: rule.type_ };
-        match rule.family {
-            Family::Leaf | Family::Plain => {}
-            Family::List => self.list(reads, object, visit),
-            Family::Tuple => self.tuple(reads, &subject, visit),
-            Family::Dict => self.dict(reads, object, KeyReferences::Once, visit),
-            Family::OrderedDict => self.dict(reads, object, KeyReferences::Twice, visit),
-            Family::Set => self.set(reads, object, visit),
-            Family::Deque => self.deque(reads, object, visit),
-            Family::Items => self.items(reads, &subject, visit),
-            Family::Generator => self.generator(reads, object, visit),
-            Family::Frame => self.frame(reads, object, visit),
-            Family::Code => self.code(reads, &subject, visit),
-            Family::Type => self.type_references(reads, object, visit),
-            Family::Module => self.module_state(reads, object, visit),
-            Family::Element => self.element(reads, object, visit),
-            Family::SimpleQueue => self.simple_queue(reads, object, visit),
-            Family::LruCache => self.lru_cache(reads, object, visit),
-            Family::TimeOfDay => self.time_of_day(reads, &subject, visit),
-            Family::TeePiece => self.tee_piece(reads, &subject, visit),
-            Family::NdArray => self.ndarray(reads, object, visit),
+        match rule.storage {
+            Storage::Leaf | Storage::Plain => {}
+            Storage::List => self.list(reads, object, visit),
+            Storage::Tuple => self.tuple(reads, &subject, visit),
+            Storage::Dict => self.dict(reads, object, KeyReferences::Once, visit),
+            Storage::OrderedDict => self.dict(reads, object, KeyReferences::Twice, visit),
+            Storage::Set => self.set(reads, object, visit),
+            Storage::Deque => self.deque(reads, object, visit),
+            Storage::Items => self.items(reads, &subject, visit),
+            Storage::Generator => self.generator(reads, object, visit),
+            Storage::Frame => self.frame(reads, object, visit),
+            Storage::Code => self.code(reads, &subject, visit),
+            Storage::Type => self.type_references(reads, object, visit),
+            Storage::Module => self.module_state(reads, object, visit),
+            Storage::Element => self.element(reads, object, visit),
+            Storage::SimpleQueue => self.simple_queue(reads, object, visit),
+            Storage::LruCache => self.lru_cache(reads, object, visit),
+            Storage::TimeOfDay => self.time_of_day(reads, &subject, visit),
+            Storage::TeePiece => self.tee_piece(reads, &subject, visit),
+            Storage::NdArray => self.ndarray(reads, object, visit),
+            Storage::Opaque => self.opaque(reads, object, rule, visit),
         }
         self.body(reads, &subject, visit);
         if rule.has_managed_dict {
@@ -194,7 +204,7 @@ impl<'a, M: Memory + ?Sized> References<'a, M> {
 
     /// Whether instances of a type refer to nothing but their type.
     pub fn is_leaf(&self, type_id: TypeId) -> bool {
-        self.rules.get(type_id.index()).is_none_or(|rule| rule.family == Family::Leaf)
+        self.rules.get(type_id.index()).is_none_or(|rule| rule.storage == Storage::Leaf)
     }
 
     /// The Python whose objects these are.

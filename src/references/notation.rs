@@ -43,7 +43,7 @@ pub enum Spelled {
 }
 
 /// What decides how a label is written, in figures.
-pub type Shape = (u8, u32, u32);
+pub type StepShape = (u8, u32, u32);
 
 /// Puts labels into words.
 pub struct Speller<'a, M: Memory + ?Sized> {
@@ -115,7 +115,7 @@ impl<'a, M: Memory + ?Sized> Speller<'a, M> {
 
     /// What decides how a label of an instance of this type is written, in figures: equal ones are written the same.
     /// `None` where only the text itself tells, or nothing is written.
-    pub fn shape(&self, type_id: TypeId, label: Label, in_namespace: bool) -> Option<Shape> {
+    pub fn shape(&self, type_id: TypeId, label: Label, in_namespace: bool) -> Option<StepShape> {
         Some(match label {
             Label::Index(_) => (1, 0, 0),
             Label::Value(_) if in_namespace => return None,

@@ -2,6 +2,7 @@
 //! members that it declares.
 
 use std::ops::Range;
+use std::path::Path;
 
 use rustc_hash::FxHashSet;
 
@@ -13,9 +14,50 @@ use crate::python::reader::Reader;
 use crate::python::type_flags as flag;
 use crate::python::types::{TypeInfo, TypeTable};
 
-use super::BODY_MAX;
 use super::names::{self, FieldName};
-use super::shapes::Shape;
+use super::shapes::BodyShape;
+use super::storage::Storage;
+
+/// Bytes of one object's body that are read word by word. The largest C structs of known extensions have some
+/// thousand; metatypes of numpy below two thousand.
+pub(crate) const BODY_MAX: usize = 1 << 16;
+
+/// Modules that are linked into every interpreter (`Modules/Setup.bootstrap.in`, `PyImport_Inittab` of `Modules/config.c.in`,
+/// 3.8 to 3.15), by the names that their types bear. Words of their structs that own nothing are left out by
+/// [`BodyShape`], so that all others are references.
+const INTERPRETERS_OWN: [&str; 31] = [
+    "_abc",
+    "_ast",
+    "_codecs",
+    "_collections",
+    "_contextvars",
+    "_functools",
+    "_imp",
+    "_io",
+    "_operator",
+    "_signal",
+    "_sre",
+    "_stat",
+    "_symtable",
+    "_thread",
+    "_tracemalloc",
+    "_typing",
+    "_warnings",
+    "_weakref",
+    "ast",
+    "builtins",
+    "collections",
+    "functools",
+    "itertools",
+    "operator",
+    "posix",
+    "re",
+    "string.templatelib",
+    "sys",
+    "types",
+    "typing",
+    "weakref",
+];
 
 /// Base types followed from one type: `tp_base` of the deepest known hierarchies has some tens.
 const BASES_MAX: usize = 512;
@@ -26,50 +68,25 @@ const MEMBER_OBJECT: u32 = 6;
 /// See [`MEMBER_OBJECT`].
 const MEMBER_OBJECT_EX: u32 = 16;
 
-/// How the instances of a type keep references outside their body.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Family {
-    /// They keep none anywhere: numbers, strings.
-    Leaf,
-    /// They keep none outside.
-    Plain,
-    List,
-    Tuple,
-    Dict,
-    OrderedDict,
-    Set,
-    Deque,
-    /// Objects follow the fixed part.
-    Items,
-    /// Generators, coroutines, asynchronous generators.
-    Generator,
-    Frame,
-    Code,
-    Type,
-    Module,
-    Element,
-    SimpleQueue,
-    LruCache,
-    /// A time zone is its last word, where it has one.
-    TimeOfDay,
-    /// What an iterator that was doubled read so far.
-    TeePiece,
-    NdArray,
-}
-
 /// A type's rule.
 #[derive(Clone, Debug)]
 pub(crate) struct Rule {
     pub type_: Address,
     /// Instances of heap types own their type.
     pub is_heap_type: bool,
-    pub family: Family,
+    pub storage: Storage,
     /// Offsets of the body that is read word by word.
     pub body: Range<u32>,
     /// Of these, offsets of words that own nothing.
     pub skipped: Vec<u32>,
     /// Offsets of words whose lowest bit is a flag.
     pub tagged: Vec<u32>,
+    /// Of [`Storage::Opaque`], the C struct, whose words may be references or not.
+    pub opaque: Range<u32>,
+    /// Of these, offsets of words that are declared to be objects.
+    pub declared: Vec<u32>,
+    /// The C type whose struct it is.
+    pub c_type: Address,
     pub basicsize: u32,
     pub itemsize: u64,
     /// Items that are there whatever the object's length says.
@@ -92,21 +109,39 @@ impl Rule {
 pub(crate) fn make<M: Memory + ?Sized>(memory: &M, python: &Python, types: &TypeTable) -> Vec<Rule> {
     let cached = CachedMemory::new(memory);
     let reader = Reader { memory: &cached, layout: &python.layout };
-    types.iter().map(|(_, info)| rule(&reader, types, info)).collect()
+    let image = types.find(python.object_type.0).and_then(|object| image_of(&reader, types.get(object)));
+    types.iter().map(|(_, info)| rule(&reader, types, info, image)).collect()
 }
 
-fn rule<M: Memory + ?Sized>(reader: &Reader<'_, M>, types: &TypeTable, info: &TypeInfo) -> Rule {
+/// The file in which the code of a type is.
+fn image_of<'m, M: Memory + ?Sized>(reader: &Reader<'m, M>, info: &TypeInfo) -> Option<&'m Path> {
+    let code = reader.pointer(info.address, reader.layout.type_object.tp_dealloc).ok()?;
+    reader.memory.regions().find(code)?.path()
+}
+
+/// Whether a type's struct is the interpreter's own; `image` is the file in which its code is, where that is known.
+fn is_interpreters_own<M: Memory + ?Sized>(reader: &Reader<'_, M>, info: &TypeInfo, image: Option<&Path>) -> bool {
+    // A type of an extension may have the name of a builtin, since it may leave out its module's.
+    INTERPRETERS_OWN.contains(&info.module.as_str()) && (image.is_none() || image_of(reader, info) == image)
+}
+
+fn rule<M: Memory + ?Sized>(reader: &Reader<'_, M>, types: &TypeTable, info: &TypeInfo, image: Option<&Path>) -> Rule {
     let layout = reader.layout;
     let bases = line_of_bases(reader, types, info);
     let basicsize = usize::try_from(info.basicsize).unwrap_or(0).min(BODY_MAX);
     // The C struct of its instances, before what Python classes add behind it.
-    let c_size = bases.iter().find(|base| !base.is_python_class).map_or(0, |base| base.basicsize);
-    let c_size = usize::try_from(c_size).unwrap_or(0).min(basicsize);
-    let shape = bases
+    let c_type = bases.iter().find(|base| !base.is_python_class);
+    let c_size = usize::try_from(c_type.map_or(0, |base| base.basicsize)).unwrap_or(0).min(basicsize);
+    let known = bases
         .iter()
         .filter(|base| !base.is_python_class)
-        .find_map(|base| Shape::of_type(layout, base, c_size, basicsize))
-        .unwrap_or_else(|| Shape::plain(layout.object.size..basicsize));
+        .find_map(|base| BodyShape::of_type(layout, base, c_size, basicsize));
+    let is_opaque = known.is_none() && c_type.is_some_and(|base| !is_interpreters_own(reader, base, image));
+    let opaque = if is_opaque { layout.object.size.min(c_size)..c_size } else { 0..0 };
+    let shape = known.unwrap_or_else(|| match is_opaque {
+        true => BodyShape::opaque(c_size..basicsize),
+        false => BodyShape::plain(layout.object.size..basicsize),
+    });
     let word = |offset: usize| reader.memory.read_u64(info.address.offset(offset)).unwrap_or(0) as i64;
     let mut skipped = shape.skipped;
     if let Ok(offset @ 1..) = usize::try_from(word(layout.type_object.tp_weaklistoffset)) {
@@ -117,7 +152,7 @@ fn rule<M: Memory + ?Sized>(reader: &Reader<'_, M>, types: &TypeTable, info: &Ty
     let has_dict = has_managed_dict || dict_offset != 0;
     // Whatever is known of the struct: a later version may have put a dict where a word was free, as numpy's ufuncs did.
     skipped.retain(|&offset| dict_offset <= 0 || offset as i64 != dict_offset);
-    let family = if has_dict && shape.family == Family::Leaf { Family::Plain } else { shape.family };
+    let storage = if has_dict && shape.storage == Storage::Leaf { Storage::Plain } else { shape.storage };
     let mut names: Vec<(u32, FieldName)> = bases.iter().flat_map(|base| members(reader, base)).collect();
     if let Ok(offset @ 1..) = u32::try_from(dict_offset) {
         names.insert(0, (offset, FieldName::Known("__dict__")));
@@ -126,16 +161,21 @@ fn rule<M: Memory + ?Sized>(reader: &Reader<'_, M>, types: &TypeTable, info: &Ty
     let mut seen = FxHashSet::default();
     names.retain(|(offset, _)| seen.insert(*offset));
     let offsets = |offsets: Vec<usize>| offsets.into_iter().map(|offset| offset as u32).collect();
+    let opaque = opaque.start as u32..opaque.end as u32;
+    let declared = names.iter().map(|&(offset, _)| offset).filter(|offset| opaque.contains(offset)).collect();
     Rule {
         type_: info.address,
         is_heap_type: info.has(flag::HEAPTYPE),
-        family,
+        storage,
         body: shape.body.start as u32..shape.body.end.max(shape.body.start) as u32,
         skipped: offsets(skipped),
         tagged: offsets(shape.tagged),
+        opaque,
+        declared,
+        c_type: c_type.map_or(Address::NULL, |base| base.address),
         basicsize: basicsize as u32,
         itemsize: info.itemsize,
-        items_min: if family == Family::Tuple { hidden_items(reader, info) } else { 0 },
+        items_min: if storage == Storage::Tuple { hidden_items(reader, info) } else { 0 },
         has_managed_dict,
         has_inline_values: info.has_inline_values,
         dict_offset,

@@ -1,0 +1,197 @@
+//! Decides which words are references by what the reference counts of their targets leave room for.
+//!
+//! A word that holds the address of an object is a reference, or it was one before its memory was used again. The
+//! object itself tells them apart: its reference count less the references that are certain is how many more there
+//! are. Of nearly all objects that is zero, so a word that fits is strong evidence. Words are judged in groups that
+//! mean the same (a field of a C struct, the words of one block of memory), because a single one may fit by chance.
+//!
+//! Pure functions over columns; nothing here reads memory.
+
+use std::cmp::Reverse;
+
+use rustc_hash::FxHashMap;
+
+/// Of a group's words with a known room, the share that must fit, in percent. A group of references falls short where
+/// counts changed while they were read, or an owner is counted twice; one of old words seldom exceeds a few percent.
+/// Between 80 and 100 the results on 18 programs were the same.
+const FIT_PERCENT: u64 = 90;
+
+/// A word that may be a reference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Candidate {
+    /// The object that would refer.
+    pub owner: u32,
+    /// The object that it would refer to.
+    pub target: u32,
+    /// What it is judged with.
+    pub group: u32,
+}
+
+/// How many references to each object are still to be accounted for. An object that is not in it has no known count:
+/// it is immortal, or its count is kept elsewhere.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Rooms {
+    left: FxHashMap<u32, u64>,
+}
+
+impl Rooms {
+    /// Sets the room of an object.
+    pub fn set(&mut self, object: u32, room: u64) {
+        self.left.insert(object, room);
+    }
+
+    /// The room of an object, where it is known.
+    pub fn left(&self, object: u32) -> Option<u64> {
+        self.left.get(&object).copied()
+    }
+
+    /// Takes one reference from an object's room; `false` where there is none left.
+    fn take(&mut self, object: u32) -> bool {
+        match self.left.get_mut(&object) {
+            None => true,
+            Some(0) => false,
+            Some(left) => {
+                *left -= 1;
+                true
+            }
+        }
+    }
+}
+
+/// How well a group fits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Fit {
+    /// Words whose targets have a known room.
+    words: u64,
+    /// Of these, how many there is room for.
+    fitting: u64,
+    /// Different targets among them.
+    targets: u64,
+}
+
+impl Fit {
+    /// Of candidates of one group, sorted by target.
+    fn of(candidates: &[Candidate], order: &[u32], rooms: &Rooms) -> Fit {
+        let mut fit = Fit::default();
+        let target = |&index: &u32| candidates.get(index as usize).map(|candidate| candidate.target);
+        for same in order.chunk_by(|a, b| target(a) == target(b)) {
+            if let Some(room) = same.first().and_then(target).and_then(|target| rooms.left(target)) {
+                fit.words += same.len() as u64;
+                fit.fitting += room.min(same.len() as u64);
+                fit.targets += 1;
+            }
+        }
+        fit
+    }
+
+    /// Nothing speaks against a group without a known room.
+    fn is_enough(self) -> bool {
+        self.fitting * 100 >= self.words * FIT_PERCENT
+    }
+
+    /// The share that fits, in parts of a million.
+    fn share(self) -> u64 {
+        (self.fitting * 1_000_000).checked_div(self.words).unwrap_or(1_000_000)
+    }
+}
+
+/// Accepts the groups that fit, those that fit best first, and of each as many words as there is room for. Returns the
+/// indices of what was accepted, ascending; their room is taken.
+pub(crate) fn accept(candidates: &[Candidate], rooms: &mut Rooms) -> Vec<u32> {
+    let mut order: Vec<u32> = (0..candidates.len() as u32).collect();
+    let key = |&index: &u32| candidates.get(index as usize).map(|word| (word.group, word.target, index));
+    order.sort_unstable_by_key(key);
+    let group = |&index: &u32| candidates.get(index as usize).map(|word| word.group);
+    let mut groups: Vec<(Fit, &[u32])> = order
+        .chunk_by(|a, b| group(a) == group(b))
+        .map(|words| (Fit::of(candidates, words, rooms), words))
+        .filter(|(fit, _)| fit.is_enough())
+        .collect();
+    groups.sort_by_key(|(fit, _)| Reverse((fit.share(), fit.targets)));
+    let mut accepted = Vec::new();
+    for (_, words) in groups {
+        // Others may have taken what there was.
+        if Fit::of(candidates, words, rooms).is_enough() {
+            let fits = |&&index: &&u32| candidates.get(index as usize).is_some_and(|word| rooms.take(word.target));
+            accepted.extend(words.iter().filter(fits));
+        }
+    }
+    accepted.sort_unstable();
+    accepted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn rooms(rooms: &[(u32, u64)]) -> Rooms {
+        let mut made = Rooms::default();
+        rooms.iter().for_each(|&(object, room)| made.set(object, room));
+        made
+    }
+
+    fn words(words: &[(u32, u32, u32)]) -> Vec<Candidate> {
+        words.iter().map(|&(owner, target, group)| Candidate { owner, target, group }).collect()
+    }
+
+    #[test]
+    fn a_field_that_fits_is_kept_and_one_of_old_words_is_not() {
+        // Field 0 of ten objects refers to an object each, field 1 holds old addresses of objects with other owners.
+        let field = |group: u32, first: u32| (0..10).map(move |n| (n, first + n, group));
+        let found = words(&field(0, 100).chain(field(1, 200)).collect::<Vec<_>>());
+        let mut room = rooms(&(100..110).map(|n| (n, 1)).chain((200..210).map(|n| (n, 0))).collect::<Vec<_>>());
+        assert_eq!(accept(&found, &mut room), (0..10).collect::<Vec<u32>>());
+        assert_eq!((room.left(100), room.left(200), room.left(7)), (Some(0), Some(0), None));
+    }
+
+    #[test]
+    fn one_misfit_in_ten_costs_itself_alone() {
+        let found = words(&(0..10).map(|n| (n, 100 + n, 0)).collect::<Vec<_>>());
+        let mut room = rooms(&(100..110).map(|n| (n, u64::from(n != 104))).collect::<Vec<_>>());
+        assert_eq!(accept(&found, &mut room), [0, 1, 2, 3, 5, 6, 7, 8, 9]);
+        let mut room = rooms(&(100..110).map(|n| (n, u64::from(n != 104 && n != 107))).collect::<Vec<_>>());
+        assert!(accept(&found, &mut room).is_empty());
+    }
+
+    #[test]
+    fn what_fits_best_comes_first_and_takes_the_room() {
+        // Both groups want the one reference to object 9 that is left; group 1 fits in all else as well.
+        let mut list = vec![(0, 9, 0)];
+        list.extend((0..9).map(|n| (0, n, 0)));
+        list.push((1, 9, 1));
+        list.extend((20..28).map(|n| (1, n, 1)));
+        let mut room = rooms(&[(9, 1)]);
+        (0..9).for_each(|n| room.set(n, u64::from(n != 3)));
+        (20..28).for_each(|n| room.set(n, 1));
+        let kept = accept(&words(&list), &mut room);
+        assert!(kept.contains(&10) && !kept.contains(&0), "{kept:?}");
+    }
+
+    #[test]
+    fn objects_without_a_count_fit_anywhere() {
+        let found = words(&[(0, 5, 0), (0, 6, 0), (1, 5, 1)]);
+        assert_eq!(accept(&found, &mut Rooms::default()), [0, 1, 2]);
+        assert_eq!(accept(&found, &mut rooms(&[(6, 0)])), [2]);
+        assert!(accept(&[], &mut Rooms::default()).is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_is_accepted_beyond_its_room(
+            list in prop::collection::vec((0u32..9, 0u32..12, 0u32..6), 0..80),
+            given in prop::collection::vec(0u64..4, 9),
+        ) {
+            let found = words(&list);
+            let mut room = Rooms::default();
+            given.iter().enumerate().for_each(|(object, &count)| room.set(object as u32, count));
+            let kept = accept(&found, &mut room);
+            prop_assert!(kept.windows(2).all(|pair| pair[0] < pair[1]));
+            for (object, &count) in given.iter().enumerate() {
+                let taken = kept.iter().filter(|&&index| found[index as usize].target == object as u32).count() as u64;
+                prop_assert!(taken <= count);
+                prop_assert_eq!(room.left(object as u32), Some(count - taken));
+            }
+        }
+    }
+}
