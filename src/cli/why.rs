@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::analysis::edges::Steps;
 use crate::analysis::names::Names;
 use crate::analysis::why::{self, Answer, Question};
-use crate::graph::{ObjectId, retained};
+use crate::graph::{ObjectId, joint};
 use crate::process::cache::CachedMemory;
 use crate::report::graph::GraphSummary;
 use crate::report::histogram_json::SCHEMA_VERSION;
@@ -134,11 +134,8 @@ fn answer(options: &Why, what: &str, collected: &Collected<'_>) -> Result<Found>
     let (graph, summary) = graph::build(collected);
     let mut is_other = vec![true; graph.len()];
     targets.iter().for_each(|target| is_other[target.index()] = false);
-    let retained_bytes = {
-        let dominators = graph.dominators();
-        let retained = graph.retained(&dominators);
-        retained::by_kind(&dominators, &retained, 1, |object| usize::from(is_other[object.index()]))[0].bytes
-    };
+    let is_target = |object: ObjectId| !is_other[object.index()];
+    let retained = joint::of_set(&graph.forward, &graph.root_objects(), is_target, |object| graph.shallow(object));
     let cached = CachedMemory::new(collected.memory);
     let references = collected.references.over(&cached);
     let names = Names::new(&cached, collected.objects, collected.types, &references);
@@ -166,7 +163,7 @@ fn answer(options: &Why, what: &str, collected: &Collected<'_>) -> Result<Found>
         query: what.to_owned(),
         objects,
         shallow_bytes,
-        retained_bytes,
+        retained_bytes: retained.bytes,
         garbage_objects: unreached,
         too_deep_objects: too_deep,
         chains: chains.collect(),

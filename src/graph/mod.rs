@@ -2,6 +2,7 @@
 
 pub mod csr;
 pub mod dominators;
+pub mod joint;
 pub mod link;
 pub mod objects;
 pub mod reach;
