@@ -21,6 +21,15 @@ pub enum Room {
 }
 
 impl Room {
+    /// Bytes that there are, at most.
+    pub(crate) fn bytes(self) -> u64 {
+        match self {
+            Room::Class(room) | Room::Chunk(room) | Room::Requested(room) | Room::Bin(room) | Room::AtMost(room) => {
+                room
+            }
+        }
+    }
+
     /// Whether an object that needs `bytes` can be what this block was made for.
     #[inline(always)]
     pub(crate) fn fits(self, bytes: u64, is_fixed: bool) -> bool {

@@ -13,3 +13,6 @@ pub mod part;
 pub mod plan;
 pub mod survey;
 pub mod worker;
+
+#[cfg(test)]
+pub(crate) mod testing;

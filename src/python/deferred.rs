@@ -72,12 +72,12 @@ impl Deferred {
             }
             Deferred::Locals { base, .. } => {
                 let stack = u64::from(u32_at(bytes, layout.code.co_stacksize)?);
-                let slots = match layout.code.co_nlocalsplus {
-                    Some(offset) => u64::from(u32_at(bytes, offset)?) + stack,
-                    // sizeof(PyFrameObject) holds the first one.
-                    None => (stack + locals_of_old_code(bytes, layout, memory)?).checked_sub(1)?,
+                let (slots, counted_already) = match layout.code.co_nlocalsplus {
+                    Some(offset) => (u64::from(u32_at(bytes, offset)?) + stack, 0),
+                    // sizeof(PyFrameObject) holds the first one, also where there is none, as in Cython's frames.
+                    None => (stack + locals_of_old_code(bytes, layout, memory)?, 1),
                 };
-                (slots < LOCALS_MAX).then(|| base + 8 * slots)
+                (slots < LOCALS_MAX).then(|| (base + 8 * slots).checked_sub(8 * counted_already))?
             }
             Deferred::FrameCode { base, .. } => {
                 let code = executable(bytes, 0, layout)?;

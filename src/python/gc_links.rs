@@ -6,6 +6,7 @@ use crate::process::Address;
 use crate::process::memory::{Memory, ReadError};
 
 use super::interpreter::Interpreter;
+use super::layout::Layout;
 use super::proof_error::{ProofError, claim};
 use super::reader::Reader;
 
@@ -51,4 +52,16 @@ pub fn generation_heads<M: Memory + ?Sized>(
         (0..GENERATIONS).map(|index| first.offset(index * layout.gc_generation.size)).collect();
     heads.push(gc.offset(layout.gc.permanent_generation));
     Ok(heads)
+}
+
+/// Whether the collector's list that a collected object claims to be in leads on and back to it. `true` where builds have no
+/// lists.
+pub fn is_linked<M: Memory + ?Sized>(memory: &M, layout: &Layout, object: Address) -> bool {
+    if layout.constants.gc_head_size == 0 {
+        return true;
+    }
+    let head = object.back(layout.constants.gc_head_size);
+    let reader = Reader { memory, layout };
+    let next = list_pointer(&reader, head, layout.gc_head.gc_next);
+    next.and_then(|next| list_pointer(&reader, next, layout.gc_head.gc_prev)).is_ok_and(|back| back == head)
 }

@@ -293,8 +293,9 @@ impl<'a> Measure<'a> {
         {
             return None;
         }
-        // Text apart from its header: instances of classes, and until 3.11 strings made by old C interfaces.
-        if !compact && !info.has(flag::HEAPTYPE) && unicode.wstr.is_none() {
+        // Text apart from its header: instances of subclasses (`unicode_subtype_new`, `Objects/unicodeobject.c`), and
+        // until 3.11 strings made by old C interfaces. Text behind its header: only instances of `str` itself.
+        if compact != info.is_str_itself && (compact || unicode.wstr.is_none()) {
             return None;
         }
         let front = base - info.basicsize;

@@ -7,9 +7,11 @@ use crate::process::memory::{Memory, MemoryExt, ReadError, u32_at, u64_at};
 use super::layout::Layout;
 use super::type_flags as flag;
 
-/// Entries accepted in a dict that is read for its names (`sys.modules`, a type's or a module's dict). The largest
-/// namespaces of real programs have some ten thousand entries.
-pub const DICT_ENTRIES_MAX: u64 = 1 << 20;
+/// Entries accepted in a dict that is read as a whole (`sys.modules`, the dicts of types and modules, subclasses): 400 MB of
+/// them. The largest namespaces of real programs have some ten thousand entries.
+pub const DICT_ENTRIES_MAX: u64 = 1 << 24;
+/// Before more than these are read, there must be memory for so many.
+const DICT_ENTRIES_UNASKED: u64 = 1 << 20;
 
 /// Bytes of a name. CPython itself has no limit; a longer name is cut.
 pub const NAME_LENGTH_MAX: u64 = 1024;
@@ -185,25 +187,42 @@ impl<M: Memory + ?Sized> Reader<'_, M> {
     /// The entries of a dict, in order of insertion, deleted ones left out.
     ///
     /// # Errors
-    /// Where the dict or its keys cannot be read, or claim more than [`DICT_ENTRIES_MAX`] entries.
+    /// Where the dict or its keys cannot be read, claim more than [`DICT_ENTRIES_MAX`] entries, or more than there is
+    /// memory behind the keys.
     pub fn dict_entries(&self, dict: Address) -> Result<Vec<Entry>, ReadError> {
+        self.entries_of(dict, None)
+    }
+
+    /// As [`Reader::dict_entries`], of the first `places` places for entries only, however large the dict is.
+    ///
+    /// # Errors
+    /// As [`Reader::dict_entries`].
+    pub fn first_dict_entries(&self, dict: Address, places: u64) -> Result<Vec<Entry>, ReadError> {
+        self.entries_of(dict, Some(places))
+    }
+
+    fn entries_of(&self, dict: Address, places: Option<u64>) -> Result<Vec<Entry>, ReadError> {
         let keys = self.pointer(dict, self.layout.dict.ma_keys)?;
         let values = self.pointer(dict, self.layout.dict.ma_values)?;
         let header = KeysHeader::read(self.memory, self.layout, keys)?;
-        if header.nentries > DICT_ENTRIES_MAX {
-            let limit = DICT_ENTRIES_MAX;
-            return Err(ReadError::TooLarge { what: "dict", address: dict, found: header.nentries, limit });
-        }
+        let nentries = places.map_or(header.nentries, |places| header.nentries.min(places));
         let entries = keys.offset(header.entries_offset(self.layout));
         let size = header.entry_size(self.layout);
+        let length = nentries.saturating_mul(size as u64);
+        let is_there = nentries <= DICT_ENTRIES_UNASKED
+            || self.memory.regions().contains(entries, usize::try_from(length).unwrap_or(usize::MAX));
+        if nentries > DICT_ENTRIES_MAX || !is_there {
+            let limit = DICT_ENTRIES_MAX;
+            return Err(ReadError::TooLarge { what: "dict", address: dict, found: nentries, limit });
+        }
         let limit = DICT_ENTRIES_MAX as usize * size;
-        let bytes = self.memory.read_bytes(entries, header.nentries * size as u64, limit, "dict entries")?;
+        let bytes = self.memory.read_bytes(entries, nentries * size as u64, limit, "dict entries")?;
         let (key_at, value_at) = header.key_and_value_offsets(self.layout);
         let shared = if values.is_null() {
             None
         } else {
             let first = values.offset(self.layout.dict_values.as_ref().map_or(0, |layout| layout.values));
-            Some(self.memory.read_bytes(first, header.nentries * 8, limit, "dict values")?)
+            Some(self.memory.read_bytes(first, nentries * 8, limit, "dict values")?)
         };
         let entries = bytes.chunks_exact(size).enumerate().filter_map(|(index, entry)| {
             let value = match &shared {

@@ -73,6 +73,8 @@ pub struct TypeInfo {
     pub rule: SizeRule,
     /// Whether that is what `sys.getsizeof` says, or only the least it can say.
     pub basis: Basis,
+    /// Whether it is `str`, not a subclass of it. Only its own instances have their text behind the header.
+    pub is_str_itself: bool,
     /// Made by a class statement, not by C.
     pub is_python_class: bool,
     /// Whether `tp_alloc` is not `object`'s: how much an instance takes is then up to the type. A `datetime.time`
@@ -129,7 +131,7 @@ impl TypeTable {
             table: TypeTable { type_type: python.type_type, ..TypeTable::default() },
             raw: Vec::new(),
             seen: FxHashSet::default(),
-            well_known: None,
+            well_known: WellKnown::default(),
             generic_alloc: None,
             with_state: 0,
             without_state: Vec::new(),
@@ -215,18 +217,19 @@ struct Builder<'a, M: Memory + ?Sized> {
     table: TypeTable,
     raw: Vec<RawType>,
     seen: FxHashSet<Address>,
-    well_known: Option<WellKnown>,
+    well_known: WellKnown,
     generic_alloc: Option<Address>,
     /// Static types of extensions whose state is the interpreter's: how many were found with it, and which were not.
     with_state: usize,
     without_state: Vec<(Address, Interpreter)>,
 }
 
-/// The interned strings that type dicts are searched for. Comparing addresses spares reading every key.
-#[derive(Clone, Copy)]
+/// The strings that dicts of types are searched for. Comparing addresses spares reading every key. There are several of
+/// one text where the interpreter was taken down and set up again, or has sub-interpreters: static types keep their keys.
+#[derive(Default)]
 struct WellKnown {
-    sizeof: Address,
-    module: Address,
+    sizeof: FxHashSet<Address>,
+    module: FxHashSet<Address>,
 }
 
 impl<M: Memory + ?Sized> Builder<'_, M> {
@@ -235,7 +238,11 @@ impl<M: Memory + ?Sized> Builder<'_, M> {
         let mut queue = VecDeque::from([self.python.object_type]);
         let mut visited = FxHashSet::default();
         while let Some(type_) = queue.pop_front() {
-            if !visited.insert(type_) || visited.len() > TYPES_MAX {
+            if !visited.insert(type_) {
+                continue;
+            }
+            if visited.len() > TYPES_MAX {
+                self.table.rejected += 1;
                 continue;
             }
             match self.read_type(type_, interpreter, true) {
@@ -318,7 +325,7 @@ impl<M: Memory + ?Sized> Builder<'_, M> {
     }
 
     /// The types registered as direct subclasses: the referents of the weak references in `tp_subclasses`.
-    fn subclasses(&self, type_: Address, interpreter: &Interpreter) -> Vec<Address> {
+    fn subclasses(&mut self, type_: Address, interpreter: &Interpreter) -> Vec<Address> {
         let dict = match self.static_type_state(type_, interpreter) {
             Some((_, subclasses)) => subclasses,
             None => self.reader.pointer(type_, self.reader.layout.type_object.tp_subclasses).unwrap_or_default(),
@@ -326,13 +333,13 @@ impl<M: Memory + ?Sized> Builder<'_, M> {
         if dict.is_null() || !self.reader.has_type_flag(dict, flag::DICT_SUBCLASS) {
             return Vec::new();
         }
-        let entries = self.reader.dict_entries(dict).unwrap_or_default();
+        let Ok(entries) = self.reader.dict_entries(dict) else {
+            self.table.rejected += 1;
+            return Vec::new();
+        };
         let referent = |weakref| self.reader.pointer(weakref, self.reader.layout.weak_ref.wr_object).ok();
-        entries
-            .into_iter()
-            .filter_map(|entry| referent(entry.value))
-            .filter(|type_| type_.0 % 8 == 0 && !type_.is_null())
-            .collect()
+        let referents = entries.into_iter().filter_map(|entry| referent(entry.value));
+        referents.filter(|type_| type_.0 % 8 == 0 && !type_.is_null()).collect()
     }
 
     /// Notes of a static type of an extension whether its state was found.
@@ -437,6 +444,8 @@ impl<M: Memory + ?Sized> Builder<'_, M> {
                 && self.reader.layout.dict_values.as_ref().is_some_and(|values| values.valid.is_some()),
             rule,
             basis,
+            is_str_itself: raw.flags >> flag::UNICODE_SUBCLASS & 1 == 1
+                && raw.mro == [raw.address, self.python.object_type],
             is_python_class: own.is_python_class,
             has_own_allocator: !raw.tp_alloc.is_null()
                 && self.generic_alloc.is_some_and(|generic| generic != raw.tp_alloc),
@@ -446,15 +455,12 @@ impl<M: Memory + ?Sized> Builder<'_, M> {
     /// What a type's own dict says.
     fn own_names(&self, raw: &RawType) -> OwnNames {
         let entries = self.reader.dict_entries(raw.dict).unwrap_or_default();
-        let has = |key: Address| entries.iter().find(|entry| entry.key == key).map(|entry| entry.value);
-        let known = self.well_known;
-        let by_address = known.and_then(|known| has(known.module));
-        // An interpreter with strings of its own, or a key that was never interned: compare the text.
-        let by_text =
-            || entries.iter().find(|entry| self.reader.is_string(entry.key, "__module__")).map(|entry| entry.value);
-        let module = by_address.or_else(by_text).and_then(|value| self.reader.string(value, NAME_LENGTH_MAX));
-        let has_sizeof = known.is_some_and(|known| has(known.sizeof).is_some())
-            || (raw.interpreter.id != 0 && entries.iter().any(|entry| self.reader.is_string(entry.key, "__sizeof__")));
+        let known = &self.well_known;
+        let by_address = entries.iter().find(|entry| known.module.contains(&entry.key));
+        // A key that was never interned: compare the text.
+        let by_text = || entries.iter().find(|entry| self.reader.is_string(entry.key, "__module__"));
+        let module = by_address.or_else(by_text).and_then(|entry| self.reader.string(entry.value, NAME_LENGTH_MAX));
+        let has_sizeof = entries.iter().any(|entry| known.sizeof.contains(&entry.key));
         OwnNames { module, has_sizeof, is_python_class: self.is_python_class(raw) }
     }
 
@@ -462,17 +468,33 @@ impl<M: Memory + ?Sized> Builder<'_, M> {
         raw.flags >> flag::HEAPTYPE & 1 == 1 && self.reader.is_python_class(raw.address)
     }
 
-    fn learn_well_known(&self, raw: &[RawType]) -> Option<WellKnown> {
-        let find = |raw: &RawType, text: &str| {
-            let entries = self.reader.dict_entries(raw.dict).ok()?;
-            entries.iter().find(|entry| self.reader.is_string(entry.key, text)).map(|entry| entry.key)
-        };
-        let object = raw.iter().find(|raw| raw.address == self.python.object_type)?;
-        let heap_types = raw.iter().filter(|raw| raw.flags >> flag::HEAPTYPE & 1 == 1);
-        Some(WellKnown {
-            sizeof: find(object, "__sizeof__")?,
-            module: heap_types.take(64).find_map(|raw| find(raw, "__module__")).unwrap_or_default(),
-        })
+    /// Reads the keys of all types that C made, each string once, and of some classes.
+    fn learn_well_known(&self, raw: &[RawType]) -> WellKnown {
+        /// Classes of each interpreter whose dicts are read for the name `__module__`, which all of them have.
+        const CLASSES: usize = 64;
+        let mut known = WellKnown::default();
+        let mut read: FxHashSet<Address> = FxHashSet::default();
+        let mut classes: FxHashMap<i64, usize> = FxHashMap::default();
+        for raw in raw {
+            if self.is_python_class(raw) {
+                let classes = classes.entry(raw.interpreter.id).or_default();
+                *classes += 1;
+                if *classes > CLASSES {
+                    continue;
+                }
+            }
+            for entry in self.reader.dict_entries(raw.dict).unwrap_or_default() {
+                if !read.insert(entry.key) {
+                    continue;
+                }
+                if self.reader.is_string(entry.key, "__sizeof__") {
+                    known.sizeof.insert(entry.key);
+                } else if self.reader.is_string(entry.key, "__module__") {
+                    known.module.insert(entry.key);
+                }
+            }
+        }
+        known
     }
 }
 

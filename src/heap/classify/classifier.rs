@@ -26,11 +26,22 @@ use super::type_summary::Briefs;
 pub enum Verdict {
     /// Raw data, a dead object, or nothing.
     NoObject,
-    /// It names a type and a count, but its body cannot be right: it changed while it was read, or it is raw data
-    /// that looks like an object. The type, and where it would be.
-    Implausible(TypeId, Address),
+    /// It names a type and a count, but its body cannot be right.
+    Implausible(Implausible),
     /// A live object.
     Object(Found),
+}
+
+/// A block that looks like an object only from the front: it changed while it was read, or it is raw data beside what is
+/// left of an object that was there before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Implausible {
+    /// The type that it names.
+    pub type_id: TypeId,
+    /// Where the object would be.
+    pub address: Address,
+    /// Whether the block is one that the allocator would give for an instance that owns no items.
+    pub may_hold_one: bool,
 }
 
 /// A live object in a block.
@@ -102,24 +113,15 @@ impl<'a> Classifier<'a> {
         if !self.debug_hooks {
             return self.request(address, bytes, room);
         }
-        let (mut address, mut bytes) = (address, bytes);
+        let Some((mut header, mut address, mut bytes)) = marked(address, bytes) else { return Verdict::NoObject };
         // A block that is too large for pymalloc is asked from the raw allocator, which marks it as well.
-        for _ in 0..2 {
-            let Some(header) = DebugHeader::read(bytes) else { return Verdict::NoObject };
-            let behind = &bytes[DebugHeader::SIZE..];
-            let length = usize::try_from(header.requested).unwrap_or(usize::MAX).min(behind.len());
-            (address, bytes) = (address.offset(DebugHeader::SIZE), &behind[..length]);
-            match header.domain {
-                b'o' => return self.request(address, bytes, Room::Requested(header.requested)),
-                // An extension may keep a type in memory of another domain.
-                _ if self.types.find(address.0).is_some() => {
-                    return self.request(address, bytes, Room::AtMost(header.requested));
-                }
-                b'r' => {}
-                _ => return Verdict::NoObject,
-            }
+        if header.domain == b'r'
+            && let Some(inner) = marked(address, bytes)
+        {
+            (header, address, bytes) = inner;
         }
-        Verdict::NoObject
+        // Objects are of each domain: extensions take memory for theirs where they like.
+        self.request(address, bytes, Room::Requested(header.requested))
     }
 
     /// Judges a block that [`Classifier::quick`] says names this type.
@@ -178,17 +180,46 @@ impl<'a> Classifier<'a> {
         } else {
             GcHead::Untracked
         };
-        if head == GcHead::Implausible {
-            return Verdict::Implausible(type_id, address);
-        }
-        match self.measure.measure(info, address, body) {
+        let measured = match head {
+            GcHead::Implausible => None,
+            _ => self.measure.measure(info, address, body),
+        };
+        match measured {
             Some(measured) if self.fits(info, &measured, room) => {
                 Verdict::Object(Found { address, type_id, refcount, tracked: head == GcHead::Tracked, measured })
             }
-            measured => {
-                log::trace!("implausible {} at {address}: {measured:?} in {room:?}", info.full_name());
-                Verdict::Implausible(type_id, address)
-            }
+            measured => self.implausible(type_id, info, address, &measured, room),
+        }
+    }
+
+    /// What a block is whose body cannot be right: nothing, where no instance of the type finds room in it, whatever the
+    /// layout is.
+    #[cold]
+    fn implausible(
+        &self,
+        type_id: TypeId,
+        info: &TypeInfo,
+        address: Address,
+        measured: &Option<Measured>,
+        room: Room,
+    ) -> Verdict {
+        log::trace!("implausible {} at {address}: {measured:?} in {room:?}", info.full_name());
+        let least = info.front as u64 + self.least_size(info);
+        if room.bytes() < least {
+            return Verdict::NoObject;
+        }
+        let is_fixed = info.itemsize == 0 && !info.is_str_itself && !info.has_own_allocator;
+        Verdict::Implausible(Implausible { type_id, address, may_hold_one: room.fits(least, is_fixed) })
+    }
+
+    /// Bytes that each instance of a type has, by what the type says and not by the layout.
+    fn least_size(&self, info: &TypeInfo) -> u64 {
+        let header = self.layout.object.size as u64;
+        match info {
+            // Length, hash and state, and the 0 that ends the text (`PyASCIIObject`, in every version).
+            _ if info.is_str_itself => header + 3 * 8 + 1,
+            _ if info.has(flag::TYPE_SUBCLASS) || info.has_own_allocator => header,
+            _ => info.basicsize,
         }
     }
 
@@ -221,9 +252,7 @@ impl<'a> Classifier<'a> {
             // The mark tells the request, so strictly as in any other block.
             let marked = block.checked_sub(DebugHeader::SIZE).and_then(|mark| DebugHeader::read(&data[mark..]));
             match marked {
-                Some(header) if header.domain == b'o' && header.requested <= room + info.front as u64 => {
-                    Room::Requested(header.requested)
-                }
+                Some(header) if header.requested <= room + info.front as u64 => Room::Requested(header.requested),
                 _ => return Verdict::NoObject,
             }
         } else {
@@ -286,13 +315,13 @@ impl<'a> Classifier<'a> {
             None => GcHead::Implausible,
         };
         if head == GcHead::Implausible || is_type && self.types.find(address.0).is_none() {
-            return Verdict::Implausible(type_id, address);
+            return Verdict::Implausible(Implausible { type_id, address, may_hold_one: false });
         }
         match self.measure.measure(info, address, bytes) {
             Some(measured) if measured.extent <= bytes.len() as u64 => {
                 Verdict::Object(Found { address, type_id, refcount, tracked: head == GcHead::Tracked, measured })
             }
-            _ => Verdict::Implausible(type_id, address),
+            _ => Verdict::Implausible(Implausible { type_id, address, may_hold_one: false }),
         }
     }
 
@@ -305,5 +334,96 @@ impl<'a> Classifier<'a> {
             return room.fits((info.front + self.layout.object.size) as u64, false);
         }
         room.fits(measured.extent + info.front as u64, measured.is_fixed && info.is_python_class)
+    }
+}
+
+/// What the debug hooks' caller got of a block that carries their mark: the mark, and where and what the caller's part is.
+fn marked(address: Address, block: &[u8]) -> Option<(DebugHeader, Address, &[u8])> {
+    let header = DebugHeader::read(block)?;
+    let behind = &block[DebugHeader::SIZE..];
+    let length = usize::try_from(header.requested).unwrap_or(usize::MAX).min(behind.len());
+    Some((header, address.offset(DebugHeader::SIZE), &behind[..length]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::heap::testing::{FLOAT, LIST, START, STR, SUBCLASS_OF_STR, bytes, layout, types};
+
+    /// What is in a block of these words.
+    fn verdict(words: &[u64], debug_hooks: bool) -> Verdict {
+        let layout = layout();
+        let types = TypeTable::of(types(&layout));
+        let classifier = Classifier::new(&layout, Version::release(3, 12, 1), &types, debug_hooks);
+        classifier.block(Address(START), &bytes(words), Room::Class(8 * words.len() as u64))
+    }
+
+    fn is_object(verdict: Verdict) -> bool {
+        matches!(verdict, Verdict::Object(_))
+    }
+
+    fn may_hold_one(verdict: Verdict) -> Option<bool> {
+        match verdict {
+            Verdict::Implausible(block) => Some(block.may_hold_one),
+            _ => None,
+        }
+    }
+
+    /// A str's state: one byte a character, text behind the header, ASCII (`PyASCIIObject.state`, 3.12).
+    const ASCII: u64 = 1 << 2 | 1 << 5 | 1 << 6;
+    /// The same with its text elsewhere.
+    const APART: u64 = 1 << 2 | 1 << 6;
+
+    #[test]
+    fn a_block_holds_an_object_or_raw_data() {
+        assert!(is_object(verdict(&[1, FLOAT, 0, 0], false)));
+        // No count, a pointer for a count, no type, a type elsewhere.
+        for words in [[0, FLOAT, 0, 0], [START, FLOAT, 0, 0], [1, 0, 0, 0], [1, 0, FLOAT, 0]] {
+            assert_eq!(verdict(&words, false), Verdict::NoObject, "{words:x?}");
+        }
+        // A list has a GC head in front.
+        assert!(is_object(verdict(&[0, 0, 1, LIST, 0, 0, 0, 0], false)));
+        assert_eq!(verdict(&[1, LIST, 0, 0, 0, 0, 0, 0], false), Verdict::NoObject);
+    }
+
+    #[test]
+    fn raw_text_beside_an_old_pointer_to_str_is_no_object() {
+        let text = u64::from_le_bytes(*b"x1\0\0\0\0\0\0");
+        assert_eq!(verdict(&[text, STR], false), Verdict::NoObject);
+        assert_eq!(verdict(&[text, STR, 3, u64::MAX], false), Verdict::NoObject);
+        // Where a str finds room, it may be one that changed.
+        let torn = [1, STR, u64::MAX, 0, ASCII, 0];
+        assert_eq!(may_hold_one(verdict(&torn, false)), Some(true));
+        assert_eq!(may_hold_one(verdict(&[0, 0, 1, LIST, 9, 0, 3, 0], false)), Some(true));
+        // It is none of a class that fills another block.
+        assert_eq!(may_hold_one(verdict(&[0, 0, 1, LIST, 9, 0, 3, 0, 0, 0], false)), Some(false));
+    }
+
+    #[test]
+    fn text_is_behind_the_header_of_str_itself_and_of_no_subclass() {
+        let text = u64::from_le_bytes(*b"abc\0\0\0\0\0");
+        assert!(is_object(verdict(&[1, STR, 3, 0, ASCII, text], false)));
+        assert!(!is_object(verdict(&[1, STR, 3, 0, APART, 0, 0, START, 0, 0], false)));
+        assert!(is_object(verdict(&[1, SUBCLASS_OF_STR, 3, 0, APART, 0, 0, START, 0, 0], false)));
+        assert!(!is_object(verdict(&[1, SUBCLASS_OF_STR, 3, 0, ASCII, text, 0, 0, 0, 0], false)));
+    }
+
+    #[test]
+    fn objects_are_in_memory_of_each_domain() {
+        let mark = |requested: u8, domain: u8| {
+            let mut mark = [0xfd; 16];
+            mark[..8].copy_from_slice(&u64::from(requested).to_be_bytes());
+            mark[8] = domain;
+            [u64::from_le_bytes(*mark.first_chunk().unwrap()), u64::from_le_bytes(*mark.last_chunk().unwrap())]
+        };
+        for domain in *b"omr" {
+            let [size, rest] = mark(24, domain);
+            assert!(is_object(verdict(&[size, rest, 1, FLOAT, 0, 0], true)), "{domain}");
+            let [size, rest] = mark(16, domain);
+            assert!(!is_object(verdict(&[size, rest, 1, FLOAT, 0, 0], true)), "{domain}");
+        }
+        let ([outer, rest], [inner, behind]) = (mark(56, b'r'), mark(24, b'o'));
+        assert!(is_object(verdict(&[outer, rest, inner, behind, 1, FLOAT, 0, 0, 0, 0], true)));
+        assert_eq!(verdict(&[1, FLOAT, 0, 0], true), Verdict::NoObject);
     }
 }

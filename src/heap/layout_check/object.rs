@@ -9,6 +9,7 @@
 use crate::heap::classify::classifier::Classifier;
 use crate::process::Address;
 use crate::process::memory::{Memory, MemoryExt, Now, u32_at, u64_at};
+use crate::python::gc_links;
 use crate::python::layout::Layout;
 use crate::python::layout::fields::Bits;
 use crate::python::object_header::{LOWEST_ADDRESS, USER_SPACE};
@@ -71,7 +72,7 @@ impl<'a, M: Memory + ?Sized> Trial<'a, M> {
                 return verdict;
             }
             let again = self.read(info, address)?;
-            if !self.is_alive(info, &again) {
+            if !self.is_alive(info, &again) || !self.is_surely_one(info, address) {
                 return None;
             }
             stood_still = if again == bytes { stood_still + 1 } else { 0 };
@@ -87,6 +88,23 @@ impl<'a, M: Memory + ?Sized> Trial<'a, M> {
     /// Whether these bytes are still those of a live object of the type. What is freed loses its count.
     fn is_alive(&self, info: &TypeInfo, bytes: &[u8]) -> bool {
         u64_at(bytes, self.layout().object.ob_type) == Some(info.address.0) && self.classifier.header(bytes).is_some()
+    }
+
+    /// Whether there is an object for certain: the collector's list that it is in leads back to it. A row of raw data that
+    /// begins with a number and what is left of an object does not prove anything.
+    fn is_surely_one(&self, info: &TypeInfo, address: Address) -> bool {
+        info.gc_head == 0 || gc_links::is_linked(&self.memory, self.layout(), address)
+    }
+
+    /// Whether a block that could hold an object of the type, but whose body cannot be right, speaks against the layout:
+    /// there is an object for certain, it stands still, and of text it is of the form that attaching did not prove.
+    pub(crate) fn speaks_against(&self, kind: CheckedStruct, info: &TypeInfo, address: Address) -> bool {
+        let Some(bytes) = self.read(info, address) else { return false };
+        let is_of_kind = kind != CheckedStruct::Text || info.is_str_itself && self.is_ascii(&bytes) == Some(false);
+        is_of_kind
+            && self.is_alive(info, &bytes)
+            && self.is_surely_one(info, address)
+            && self.read(info, address).is_some_and(|again| again == bytes)
     }
 
     fn layout(&self) -> &Layout {

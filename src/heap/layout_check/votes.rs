@@ -13,16 +13,22 @@ use crate::python::types::TypeInfo;
 use super::checked_struct::{CHECKED_STRUCTS, CheckedStruct};
 use super::object::Trial;
 
-/// Objects of a kind that are asked by one worker, until so many of them told anything.
+/// Objects of one struct that one worker asks, until so many of them told anything.
 const ASKED_MAX: u32 = 512;
 const TOLD_MAX: u32 = 64;
+/// Blocks that one worker asks whether they speak against the layout. Each takes two reads.
+const REFUSED_ASKED_MAX: u32 = 4096;
+/// Objects in memory of this many bytes were made by the same code, as a rule, so that some of them speak for all: what one
+/// part of a program damaged, or makes in an odd way, does not outvote what all others made.
+const NEIGHBORHOOD: u64 = 16 << 10;
+const NEIGHBORS_MAX: u32 = 8;
 /// One object may have been stopped in the middle of a change, or be none; some of many may.
 const FAILED_MIN: u32 = 3;
 const MINORITY_MIN: u32 = 8;
-/// Objects of a kind that must have been refused before that alone says something.
-const REFUSED_MIN: u32 = 16;
+/// Blocks that must speak against the layout before that alone says something.
+const REFUSED_MIN: u32 = 8;
 /// Of text, which is made everywhere and all the time, more.
-const REFUSED_TEXTS_MIN: u32 = 64;
+const REFUSED_TEXTS_MIN: u32 = 16;
 
 /// What became of the objects of one kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,11 +36,34 @@ struct Votes {
     asked: u32,
     held: u32,
     failed: u32,
-    /// Objects that were found, and blocks that name the kind's type but cannot be right.
+    /// Objects that were found, and blocks that speak against the layout; of each neighborhood no more than some.
     found: u32,
     refused: u32,
+    /// Blocks that were asked whether they do.
+    refused_asked: u32,
+    /// The neighborhood of the last object, and how many of it were found and refused.
+    neighborhood: u64,
+    found_here: u32,
+    refused_here: u32,
     /// Of the refused, objects that two fields in each other's place make perfect sense of.
     exchanged: u32,
+}
+
+impl Votes {
+    /// Turns to the neighborhood of an address.
+    fn turn_to(&mut self, address: Address) {
+        let neighborhood = address.0 / NEIGHBORHOOD;
+        if neighborhood != self.neighborhood {
+            self.neighborhood = neighborhood;
+            (self.found_here, self.refused_here) = (0, 0);
+        }
+    }
+}
+
+/// Whether one more of a neighborhood counts.
+fn counts(here: &mut u32) -> bool {
+    *here += u32::from(*here <= NEIGHBORS_MAX);
+    *here <= NEIGHBORS_MAX
 }
 
 /// What became of the objects of each kind.
@@ -52,17 +81,27 @@ impl Trials {
             own.failed = own.failed.saturating_add(other.failed);
             own.found = own.found.saturating_add(other.found);
             own.refused = own.refused.saturating_add(other.refused);
+            own.refused_asked = own.refused_asked.saturating_add(other.refused_asked);
             own.exchanged = own.exchanged.saturating_add(other.exchanged);
         }
     }
 
-    /// A block names a type, but its body cannot be right. Most sets are the same with their two counts exchanged; the few
-    /// that are not are refused, and so are asked why.
+    /// A block names a type and could hold an object of it, but its body cannot be right. Most sets are the same with their
+    /// two counts exchanged; the few that are not are refused, and so are asked why.
     pub(crate) fn refuse<M: Memory + ?Sized>(&mut self, trial: &Trial<'_, M>, info: &TypeInfo, address: Address) {
         let Some(kind) = CheckedStruct::of(info.rule) else { return };
         let votes = &mut self.votes[kind as usize];
-        votes.refused = votes.refused.saturating_add(1);
-        if kind == CheckedStruct::Set && votes.refused <= ASKED_MAX {
+        votes.turn_to(address);
+        if votes.refused_here >= NEIGHBORS_MAX || votes.refused_asked >= REFUSED_ASKED_MAX {
+            return;
+        }
+        votes.refused_asked += 1;
+        if !trial.speaks_against(kind, info, address) {
+            return;
+        }
+        votes.refused_here += 1;
+        votes.refused += 1;
+        if kind == CheckedStruct::Set {
             votes.exchanged += u32::from(trial.is_exchanged_set(info, address) == Some(true));
         }
     }
@@ -82,6 +121,11 @@ impl Trials {
         if kind == CheckedStruct::Text && bytes().and_then(|bytes| trial.is_ascii(bytes)) != Some(false) {
             return;
         }
+        votes.turn_to(address);
+        if !counts(&mut votes.found_here) {
+            return;
+        }
+        // As many as are asked of the others, so that both are counted alike.
         votes.found = votes.found.saturating_add(1);
         if votes.asked < ASKED_MAX && votes.held + votes.failed < TOLD_MAX {
             votes.asked += 1;
@@ -116,5 +160,79 @@ impl Trials {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::heap::classify::classifier::Classifier;
+    use crate::heap::testing::{SET, START, image, layout, put, types};
+    use crate::python::types::TypeTable;
+    use crate::python::version::Version;
+
+    /// Bytes from one set to the next; two neighborhoods hold eight.
+    const STRIDE: usize = 4096;
+
+    /// What is made of sets in a row that are linked with each other: the first `broken` of them count more slots in use than
+    /// were ever filled.
+    fn judged(sets: usize, broken: usize, is_linked: bool) -> (Votes, Result<(), ProofError>) {
+        let layout = layout();
+        let table = TypeTable::of(types(&layout));
+        let classifier = Classifier::new(&layout, Version::release(3, 12, 1), &table, false);
+        let mut bytes = vec![0; sets * STRIDE];
+        let at = |index: usize| (index % sets) * STRIDE;
+        for index in 0..sets {
+            let object = at(index) + 16;
+            let link = |to: usize| if is_linked { START + at(to) as u64 } else { 0 };
+            put(&mut bytes, at(index), link(index + 1));
+            put(&mut bytes, at(index) + 8, link(index + sets - 1));
+            put(&mut bytes, object, 1);
+            put(&mut bytes, object + layout.object.ob_type, SET);
+            put(&mut bytes, object + layout.set.used, if index < broken { 3 } else { 0 });
+            put(&mut bytes, object + layout.set.mask, 7);
+            put(&mut bytes, object + layout.set.table, START + (object + layout.set.smalltable) as u64);
+        }
+        let image = image(bytes);
+        let trial = Trial::new(&image, &classifier, 1 << 40);
+        let info = table.get(table.find(SET).unwrap());
+        let mut trials = Trials::default();
+        for index in 0..sets {
+            let object = Address(START).offset(at(index) + 16);
+            match index < broken {
+                true => trials.refuse(&trial, info, object),
+                false => trials.meet(&trial, info, object, || None),
+            }
+        }
+        (trials.votes[CheckedStruct::Set as usize], trials.judge())
+    }
+
+    #[test]
+    fn a_layout_is_refused_where_most_objects_contradict_it() {
+        let (votes, verdict) = judged(40, 30, true);
+        assert_eq!((votes.refused, votes.found), (30, 10));
+        assert!(matches!(verdict, Err(ProofError::Field { field: "PySetObject", .. })));
+        assert!(judged(40, 10, true).1.is_ok());
+        // Too few to say anything.
+        assert!(judged(7, 7, true).1.is_ok());
+    }
+
+    #[test]
+    fn a_block_that_is_no_object_for_certain_has_no_vote() {
+        let (votes, verdict) = judged(40, 30, false);
+        assert_eq!((votes.refused, votes.found), (0, 10));
+        assert!(verdict.is_ok());
+    }
+
+    #[test]
+    fn neighbors_speak_with_few_voices() {
+        let mut votes = Votes::default();
+        let mut counted = 0;
+        for index in 0..1000 {
+            votes.turn_to(Address(START + index * 64));
+            counted += u64::from(counts(&mut votes.found_here));
+        }
+        let neighborhoods = (1000 * 64u64).div_ceil(NEIGHBORHOOD);
+        assert_eq!(counted, neighborhoods * u64::from(NEIGHBORS_MAX));
     }
 }

@@ -108,6 +108,7 @@ mod tests {
             has_inline_values: false,
             rule: SizeRule::Default,
             basis: Basis::Exact,
+            is_str_itself: false,
             is_python_class: false,
             has_own_allocator: false,
         }

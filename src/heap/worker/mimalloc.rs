@@ -172,6 +172,7 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
             let verdict = classifier.block(at, block, Room::Bin(page.block_size));
             match verdict {
                 Verdict::Object(found) if !self.may_be_in(page.kind, at, found.address) => {}
+                Verdict::Implausible(block) if !self.may_be_in(page.kind, at, block.address) => {}
                 verdict => self.judge(verdict, window)?,
             }
         }

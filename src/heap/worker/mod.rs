@@ -12,7 +12,7 @@ use crate::process::memory::{Memory, Piece, ReadError};
 use crate::process::regions::Region;
 use crate::process::{Address, MemoryExt};
 use crate::python::deferred::{self, Deferred};
-use crate::python::gc_links::GC_FLAG_BITS;
+use crate::python::gc_links;
 use crate::python::measure::Size;
 use crate::python::object_header::{LOWEST_ADDRESS, Refcount, USER_SPACE};
 use crate::python::reader::KeysHeader;
@@ -216,10 +216,12 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
     pub(crate) fn judge(&mut self, verdict: Verdict, window: Window<'_>) -> Result<(), ReadError> {
         match verdict {
             Verdict::NoObject => Ok(()),
-            Verdict::Implausible(type_id, address) => {
+            Verdict::Implausible(block) => {
                 self.counts.implausible_blocks += 1;
-                let trial = Trial::new(self.memory, self.classifier, self.size_max);
-                self.counts.trials.refuse(&trial, self.classifier.types().get(type_id), address);
+                if block.may_hold_one {
+                    let trial = Trial::new(self.memory, self.classifier, self.size_max);
+                    self.counts.trials.refuse(&trial, self.classifier.types().get(block.type_id), block.address);
+                }
                 Ok(())
             }
             Verdict::Object(found) => self.hand_on(&found, window),
@@ -358,16 +360,7 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
     /// Whether the collector's list that an object claims to be in leads back to it. Asked of the few objects that
     /// need more proof than their own bytes: tables of C data are full of pointers and small numbers.
     pub(crate) fn is_linked(&self, object: Address) -> bool {
-        let layout = self.classifier.layout();
-        if layout.constants.gc_head_size == 0 {
-            return true;
-        }
-        let head = object.back(layout.constants.gc_head_size);
-        let link = |node: Address, offset: usize| {
-            self.cached.read_u64(node.offset(offset)).map(|word| Address(word & !GC_FLAG_BITS))
-        };
-        let next = link(head, layout.gc_head.gc_next);
-        next.and_then(|next| link(next, layout.gc_head.gc_prev)).is_ok_and(|back| back == head)
+        gc_links::is_linked(&self.cached, self.classifier.layout(), object)
     }
 
     fn read_statics(&mut self, start: Address, end: Address) -> Result<(), ReadError> {

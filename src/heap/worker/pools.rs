@@ -158,3 +158,92 @@ impl<M: Memory + ?Sized, S: Sink> Finds for Hands<'_, '_, '_, M, S> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::heap::classify::classifier::Classifier;
+    use crate::heap::part::Part;
+    use crate::heap::testing::{FLOAT, LIST, START, image, layout, put, types};
+    use crate::heap::worker::Counts;
+    use crate::python::layout::Layout;
+    use crate::python::types::TypeTable;
+    use crate::python::version::Version;
+
+    /// A pool of blocks of `size` bytes: these, of which a free one is linked to no other, and then none that was ever used.
+    fn pool(layout: &Layout, at: u64, size: usize, blocks: &[Option<&[u64]>]) -> Vec<u8> {
+        let (fields, first) = (&layout.pool_header, layout.constants.pool_overhead);
+        let mut bytes = vec![0; layout.constants.pool_size];
+        let mut half = |offset: usize, value: usize| {
+            bytes[offset..offset + 4].copy_from_slice(&(value as u32).to_le_bytes());
+        };
+        half(fields.ref_count, blocks.iter().flatten().count());
+        half(fields.szidx, size / 16 - 1);
+        half(fields.nextoffset, first + blocks.len() * size);
+        half(fields.maxnextoffset, layout.constants.pool_size - size);
+        for (index, block) in blocks.iter().enumerate() {
+            let offset = first + index * size;
+            match block {
+                Some(words) => {
+                    words.iter().enumerate().for_each(|(nth, &word)| put(&mut bytes, offset + 8 * nth, word));
+                }
+                None => put(&mut bytes, fields.freeblock, at + offset as u64),
+            }
+        }
+        bytes
+    }
+
+    /// What a worker finds in the pools, read as an arena and one by one: both find the same.
+    fn read(layout: &Layout, bytes: Vec<u8>) -> (Vec<Object>, Counts) {
+        let table = TypeTable::of(types(layout));
+        let classifier = Classifier::new(layout, Version::release(3, 12, 1), &table, false);
+        let pool_size = layout.constants.pool_size;
+        let pools: Vec<Address> =
+            (0..bytes.len() / pool_size).map(|nth| Address(START).offset(nth * pool_size)).collect();
+        let range = Address(START)..Address(START).offset(bytes.len());
+        let image = image(bytes);
+        let mut worker = Worker::new(&image, &classifier, Vec::new());
+        worker.read_part(&Part::Arena(Arena { index: 0, range: range.clone(), pools: range })).unwrap();
+        let whole = worker.finish().unwrap();
+        let mut worker = Worker::new(&image, &classifier, Vec::new());
+        worker.read_pools(&pools).unwrap();
+        assert_eq!(worker.finish().unwrap(), whole);
+        whole
+    }
+
+    #[test]
+    fn objects_in_use_are_found_and_free_and_raw_blocks_are_not() {
+        let layout = layout();
+        let float: &[u64] = &[2, FLOAT, 0, 0];
+        let raw: &[u64] = &[START, START, 1, 2];
+        let (objects, counts) = read(&layout, pool(&layout, START, 32, &[Some(float), None, Some(raw), Some(float)]));
+        let first = START + layout.constants.pool_overhead as u64;
+        let found: Vec<(u64, u64)> = objects.iter().map(|object| (object.address.0 - first, object.size)).collect();
+        assert_eq!(found, [(0, 24), (96, 24)]);
+        assert_eq!((counts.objects, counts.pools, counts.blocks_in_use, counts.implausible_blocks), (2, 1, 3, 0));
+    }
+
+    #[test]
+    fn a_list_counts_its_items_and_a_body_that_cannot_be_right_is_counted_aside() {
+        let layout = layout();
+        let list = |size: u64, allocated: u64| [0, 0, 1, LIST, size, START, allocated, 0];
+        let (whole, torn) = (list(3, 4), list(5, 4));
+        let (objects, counts) = read(&layout, pool(&layout, START, 64, &[Some(&whole), Some(&torn)]));
+        assert_eq!(objects.iter().map(|object| object.size).collect::<Vec<_>>(), [16 + 40 + 8 * 4]);
+        assert_eq!((counts.objects, counts.implausible_blocks), (1, 1));
+    }
+
+    #[test]
+    fn a_pool_that_contradicts_itself_is_counted_and_not_believed() {
+        let layout = layout();
+        let float: &[u64] = &[2, FLOAT, 0, 0];
+        let size = layout.constants.pool_size;
+        let mut bytes = pool(&layout, START, 32, &[Some(float), None]);
+        bytes.extend(pool(&layout, START + size as u64, 32, &[Some(float), None]));
+        // Its chain of free blocks leads into the other pool.
+        put(&mut bytes, layout.pool_header.freeblock, START + size as u64 + 48);
+        let (objects, counts) = read(&layout, bytes);
+        assert_eq!(objects.len(), 1);
+        assert_eq!((counts.pools, counts.torn_pools, counts.contradicting_pools), (1, 1, 1));
+    }
+}

@@ -110,13 +110,15 @@ pub fn interned<M: Memory + ?Sized>(memory: &M, python: &Python) -> Vec<Address>
 pub fn looks_interning<M: Memory + ?Sized>(memory: &M, python: &Python, dict: Address) -> bool {
     /// Every interpreter has interned more than this before its first line of Python.
     const ENTRIES_MIN: u64 = 1000;
+    /// Places for entries looked at; strings that are gone leave empty ones.
+    const LOOKED_AT: u64 = 1 << 12;
     let reader = Reader { memory, layout: &python.layout };
     let used = memory.read_u64(dict.offset(python.layout.dict.ma_used)).unwrap_or(0);
     let (mut seen, mut equal) = (0, 0);
     if python.layout.interp.cached_objects.is_some() || used < ENTRIES_MIN {
         return false;
     }
-    for entry in reader.dict_entries(dict).unwrap_or_default().iter().take(64) {
+    for entry in reader.first_dict_entries(dict, LOOKED_AT).unwrap_or_default().iter().take(64) {
         seen += 1;
         equal += usize::from(entry.key == entry.value);
     }

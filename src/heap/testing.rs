@@ -1,0 +1,72 @@
+//! What the unit tests of this folder share: a layout, types, and memory made of words.
+
+use crate::process::Address;
+use crate::process::image::{Image, Segment};
+use crate::python::layout::{Candidate, Layout};
+use crate::python::sizes::{Basis, SizeRule};
+use crate::python::type_flags as flag;
+use crate::python::types::TypeInfo;
+
+/// Where the memory of tests lies.
+pub(crate) const START: u64 = 0x7f00_0000_0000;
+/// Types of tests.
+pub(crate) const FLOAT: u64 = 0x7f11_0000_0000;
+pub(crate) const STR: u64 = 0x7f11_0000_1000;
+pub(crate) const SUBCLASS_OF_STR: u64 = 0x7f11_0000_2000;
+pub(crate) const SET: u64 = 0x7f11_0000_3000;
+pub(crate) const LIST: u64 = 0x7f11_0000_4000;
+
+/// The layout of 3.12.1.
+pub(crate) fn layout() -> Layout {
+    let candidate =
+        Candidate::all().iter().find(|candidate| candidate.name == "3.12.1").expect("there is such a table");
+    Layout::load(candidate)
+}
+
+/// A builtin type without items.
+pub(crate) fn type_info(address: u64, basicsize: usize, rule: SizeRule) -> TypeInfo {
+    TypeInfo {
+        address: Address(address),
+        module: "builtins".to_owned(),
+        qualname: "x".to_owned(),
+        basicsize: basicsize as u64,
+        itemsize: 0,
+        flags: 0,
+        front: 0,
+        gc_head: 0,
+        has_inline_values: false,
+        rule,
+        basis: Basis::Exact,
+        is_str_itself: false,
+        is_python_class: false,
+        has_own_allocator: false,
+    }
+}
+
+/// The types of tests.
+pub(crate) fn types(layout: &Layout) -> Vec<TypeInfo> {
+    let gc = |info: TypeInfo| TypeInfo { flags: info.flags | 1 << flag::HAVE_GC, front: 16, gc_head: 16, ..info };
+    let str_ = TypeInfo { flags: 1 << flag::UNICODE_SUBCLASS, ..type_info(STR, layout.unicode.size, SizeRule::Str) };
+    vec![
+        type_info(FLOAT, layout.float.size, SizeRule::Default),
+        TypeInfo { is_str_itself: true, ..str_.clone() },
+        TypeInfo { address: Address(SUBCLASS_OF_STR), basicsize: str_.basicsize + 8, ..str_ },
+        gc(type_info(SET, layout.set.size, SizeRule::Set)),
+        gc(type_info(LIST, layout.list.size, SizeRule::List)),
+    ]
+}
+
+/// These words as bytes.
+pub(crate) fn bytes(words: &[u64]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+/// Memory with these bytes at [`START`].
+pub(crate) fn image(bytes: Vec<u8>) -> Image {
+    Image::of_segments(vec![Segment { start: Address(START), bytes }])
+}
+
+/// Writes a word.
+pub(crate) fn put(bytes: &mut [u8], offset: usize, word: u64) {
+    bytes[offset..offset + 8].copy_from_slice(&word.to_le_bytes());
+}
