@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::analysis::histogram::SortKey;
 use crate::estimate::estimator;
+use crate::inspect::{CopyOptions, Pause};
 use crate::report::folded::Weight;
 
 /// Reads the heap of a running CPython process from outside: nothing runs in it, nothing is written to it, and by
@@ -55,39 +56,36 @@ pub enum Verb {
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Target")]
 pub struct CoreFile {
-    /// Or: a core file (of the kernel or gcore; also packed with gzip or zstd)
+    /// Or: a core file (of the kernel or gcore, also compressed with gzip or zstd)
     #[arg(long, value_name = "FILE")]
     pub core: Option<PathBuf>,
 
-    /// The program that left the core, where it is not at its old place
+    /// The executable that dumped the core, if it is not where it was
     #[arg(long, value_name = "FILE", requires = "core")]
     pub exe: Option<PathBuf>,
 
-    /// The root of the system that the core came from: its libraries are looked for below
+    /// The root directory of the system that the core came from, to find its libraries below
     #[arg(long, value_name = "DIR", requires = "core")]
     pub sysroot: Option<PathBuf>,
 }
 
-/// Which process, and how it is read.
+/// A process, or a program to start.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Target")]
-pub struct Target {
+pub struct ProcessArguments {
     /// The process to read
-    #[arg(value_name = "PID", conflicts_with_all = ["pid_option", "core"])]
+    #[arg(value_name = "PID", conflicts_with = "pid_option")]
     pub pid: Option<i32>,
 
     /// The process to read
-    #[arg(short = 'p', long = "pid", value_name = "PID", conflicts_with = "core")]
+    #[arg(short = 'p', long = "pid", value_name = "PID")]
     pub pid_option: Option<i32>,
 
-    #[command(flatten)]
-    pub core: CoreFile,
-
-    /// Or: a program to start, read once it is up and quiet, and end
-    #[arg(last = true, value_name = "COMMAND", conflicts_with_all = ["pid", "pid_option", "core"])]
+    /// Or: a program to start, to read once it is up and quiet, and to end
+    #[arg(last = true, value_name = "COMMAND", conflicts_with_all = ["pid", "pid_option"])]
     pub command: Vec<String>,
 
-    /// Let the started program live on
+    /// Leave the started program running
     #[arg(long, requires = "command")]
     pub keep: bool,
 
@@ -95,17 +93,57 @@ pub struct Target {
     #[arg(long, requires = "command")]
     pub as_root: bool,
 
-    /// Read the started program after this time, instead of when it is quiet (such as 500ms, 2s, 1m)
+    /// Read the started program this long after it is up, instead of once it is quiet (500ms, 2s, 1m)
     #[arg(long, value_name = "TIME", requires = "command", value_parser = duration)]
     pub after: Option<Duration>,
+}
 
-    /// Stop the process while its bytes are copied, and say for how long
+impl ProcessArguments {
+    /// The process id that was typed.
+    pub fn pid(&self) -> Option<i32> {
+        self.pid.or(self.pid_option)
+    }
+}
+
+/// Whether the process may be stopped.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Target")]
+pub struct Stopping {
+    /// Stop the process while its bytes are copied, however long that takes
     #[arg(long, conflicts_with = "core")]
     pub pause: bool,
 
-    /// Do not stop the process (this is the default)
+    /// Do not stop the process
     #[arg(long, visible_alias = "no-block", conflicts_with_all = ["pause", "core"])]
     pub nonblocking: bool,
+}
+
+impl Stopping {
+    /// For a census or a sample, which do not need to stop it.
+    pub fn for_census(&self) -> Pause {
+        if self.pause { Pause::Always } else { Pause::Never }
+    }
+
+    /// To follow references.
+    pub fn for_references(&self, following: &Following) -> CopyOptions {
+        let pause = match (self.pause, self.nonblocking) {
+            (true, _) => Pause::Always,
+            (false, true) => Pause::Never,
+            (false, false) => Pause::AtMost(following.max_pause),
+        };
+        CopyOptions { pause, max_memory: following.max_memory, show_values: following.show_values }
+    }
+}
+
+/// What is read, and whether it may be stopped.
+#[derive(Debug, Args)]
+pub struct TargetArguments {
+    #[command(flatten)]
+    pub process: ProcessArguments,
+    #[command(flatten)]
+    pub core: CoreFile,
+    #[command(flatten)]
+    pub stopping: Stopping,
 }
 
 /// How long and with how much memory references are followed.
@@ -114,7 +152,7 @@ pub struct Target {
 pub struct Following {
     /// To follow references, the process is stopped while it is copied, if that takes no longer than this; else the copy
     /// is made while it runs, as with --nonblocking
-    #[arg(long, value_name = "TIME", default_value = "500ms", value_parser = duration, conflicts_with_all = ["pause", "nonblocking"])]
+    #[arg(long, value_name = "TIME", default_value = MAX_PAUSE, value_parser = duration, conflicts_with_all = ["pause", "nonblocking"])]
     pub max_pause: Duration,
 
     /// Use at most so much memory to follow references (such as 2GiB; else most of what the host and its control group
@@ -168,7 +206,7 @@ pub struct Sampling {
 #[derive(Debug, Args)]
 pub struct Histo {
     #[command(flatten)]
-    pub target: Target,
+    pub target: TargetArguments,
     #[command(flatten)]
     pub following: Following,
     #[command(flatten)]
@@ -273,7 +311,7 @@ impl From<By> for estimator::GroupBy {
 #[derive(Debug, Args)]
 pub struct Flamegraph {
     #[command(flatten)]
-    pub target: Target,
+    pub target: TargetArguments,
     #[command(flatten)]
     pub following: Following,
     #[command(flatten)]
@@ -366,13 +404,8 @@ pub struct Why {
     #[arg(long, value_name = "N")]
     pub max_depth: Option<usize>,
 
-    /// Stop the process while it is copied, however long that takes
-    #[arg(long, conflicts_with = "core")]
-    pub pause: bool,
-
-    /// Do not stop the process while it is copied
-    #[arg(long, visible_alias = "no-block", conflicts_with_all = ["pause", "core"])]
-    pub nonblocking: bool,
+    #[command(flatten)]
+    pub stopping: Stopping,
 
     #[command(flatten)]
     pub following: Following,
@@ -388,7 +421,12 @@ pub struct Why {
 #[derive(Debug, Args)]
 pub struct Record {
     #[command(flatten)]
-    pub target: Target,
+    pub process: ProcessArguments,
+
+    /// Accepted for symmetry: recording never stops the process
+    #[arg(long, visible_alias = "no-block", hide = true)]
+    pub nonblocking: bool,
+
     #[command(flatten)]
     pub output: Output,
 
@@ -445,7 +483,7 @@ pub enum RecordFormat {
 #[derive(Debug, Args)]
 pub struct Dump {
     #[command(flatten)]
-    pub target: Target,
+    pub target: TargetArguments,
     #[command(flatten)]
     pub following: Following,
     #[command(flatten)]
@@ -459,15 +497,13 @@ pub struct Dump {
     #[arg(long, requires = "references")]
     pub labels: bool,
 
-    /// The format
-    #[arg(short, long, value_enum, default_value_t = DumpFormat::Ndjson)]
-    pub format: DumpFormat,
+    /// The only format, for those who name it
+    #[arg(short, long, hide = true, value_parser = ["ndjson"])]
+    pub format: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum DumpFormat {
-    Ndjson,
-}
+/// [`CopyOptions::MAX_PAUSE`], as it is typed.
+const MAX_PAUSE: &str = "500ms";
 
 /// A time with a unit: `500ms`, `2s`, `1.5m`; a bare number is seconds.
 fn duration(text: &str) -> Result<Duration, String> {
@@ -589,6 +625,11 @@ mod tests {
         for nonsense in ["0", "0%", "-1%", "100%", "1e9", "NaN", "inf", "", "%"] {
             assert!(error(nonsense).is_err(), "{nonsense}");
         }
+    }
+
+    #[test]
+    fn the_default_pause_is_the_librarys() {
+        assert_eq!(duration(MAX_PAUSE), Ok(CopyOptions::MAX_PAUSE));
     }
 
     #[test]

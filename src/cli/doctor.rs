@@ -2,21 +2,22 @@
 
 use std::path::Path;
 
-use anyhow::{Error, Result};
+use anyhow::Result;
 
+use crate::inspect::open::open_core;
+use crate::inspect::{Error, Target};
 use crate::process::gates::{self, Standing};
 use crate::process::procfs::{self, Status};
-use crate::process::source::Source;
 use crate::python::attach::AttachError;
 use crate::python::interpreter::Python;
 use crate::python::recognize;
 use crate::report::checkup::{CheckRow, Checkup};
 use crate::report::units;
 
-use super::advice::{self, Refused};
+use super::advice;
 use super::args::{CoreFile, Doctor};
 use super::output::Destination;
-use crate::inspect::open;
+use super::target;
 
 /// Checks each gate and says which is the first that is shut. `true`: the process can be read.
 pub fn run(options: &Doctor) -> Result<bool> {
@@ -40,26 +41,24 @@ fn examine(pid: i32) -> Checkup {
     if !is_there {
         return checkup;
     }
-    let attached = open::attach_to(pid);
-    add_python(&mut checkup, pid, attached.as_ref().err());
+    let opened = Target::process(pid);
+    add_python(&mut checkup, pid, opened.as_ref().err());
     for check in gates::check_permissions(pid) {
         add(&mut checkup, pid, check);
     }
-    let (result, detail) = match &attached {
-        Ok(attached) => ("ok", proof(&attached.python)),
-        Err(error) if error.downcast_ref::<Refused>().is_some() => {
-            ("not applicable", "its memory cannot be read".to_owned())
-        }
+    let (result, detail) = match &opened {
+        Ok(target) => ("ok", proof(target.python())),
+        Err(Error::Refused { .. }) => ("not applicable", "its memory cannot be read".to_owned()),
         Err(error) if is_no_cpython(error) => ("not applicable", "there is nothing to prove".to_owned()),
-        Err(error) => ("failed", format!("{:#}", error.root_cause())),
+        Err(error) => ("failed", cause(error)),
     };
     checkup.checks.push(CheckRow { name: "layout proof", result, detail });
-    checkup.readable = attached.is_ok();
-    if let Err(error) = &attached
+    checkup.readable = opened.is_ok();
+    if let Err(error) = &opened
         && checkup.problem.is_none()
     {
-        checkup.problem = Some(format!("{error:#}"));
-        checkup.remedy = advice::advice(error);
+        checkup.problem = Some(error.to_string());
+        checkup.remedy = advice::of_target(error);
     }
     checkup
 }
@@ -69,11 +68,11 @@ fn examine_core(path: &Path, options: &CoreFile) -> Checkup {
     let mut checkup = Checkup::new(0, String::new());
     checkup.core = Some(path.display().to_string());
     let mut say = |name, result, detail| checkup.checks.push(CheckRow { name, result, detail });
-    let core = match open::open_core(path, options) {
+    let core = match open_core(path, &target::places(options)) {
         Ok(core) => core,
         Err(error) => {
-            say("core file", "failed", format!("{error:#}"));
-            (checkup.problem, checkup.remedy) = (Some(format!("{error:#}")), advice::advice(&error));
+            say("core file", "failed", error.to_string());
+            (checkup.problem, checkup.remedy) = (Some(error.to_string()), advice::of_target(&error));
             return checkup;
         }
     };
@@ -95,17 +94,15 @@ fn examine_core(path: &Path, options: &CoreFile) -> Checkup {
     for file in &gaps.files {
         say("files", "gap", format!("{} ({})", file.path.display(), file.why));
     }
-    let missing = gaps.files.iter().map(|file| file.path.display().to_string()).collect();
     (checkup.pid, checkup.command) = (core.pid(), core.arguments().join(" "));
-    match open::attach_to_source(Source::Core(Box::new(core))) {
-        Ok(attached) => {
-            checkup.checks.push(CheckRow { name: "layout proof", result: "ok", detail: proof(&attached.python) });
+    match Target::opened_core(core, path) {
+        Ok(target) => {
+            checkup.checks.push(CheckRow { name: "layout proof", result: "ok", detail: proof(target.python()) });
             checkup.readable = true;
         }
         Err(error) => {
-            checkup.checks.push(CheckRow { name: "layout proof", result: "failed", detail: error.to_string() });
-            let error = Error::new(advice::InCore { missing, error });
-            (checkup.problem, checkup.remedy) = (Some(error.to_string()), advice::advice(&error));
+            checkup.checks.push(CheckRow { name: "layout proof", result: "failed", detail: cause(&error) });
+            (checkup.problem, checkup.remedy) = (Some(cause(&error)), advice::of_target(&error));
         }
     }
     checkup
@@ -123,14 +120,14 @@ fn add_python(checkup: &mut Checkup, pid: i32, error: Option<&Error>) {
     });
     let (result, detail) = match error {
         None => ("ok", "a CPython interpreter is in it".to_owned()),
-        Some(error) if error.downcast_ref::<Refused>().is_some() => match looks {
+        Some(Error::Refused { .. }) => match looks {
             true => ("ok", "by its name; its memory cannot be read".to_owned()),
             false => ("not applicable", "not known: its name does not tell, and its memory cannot be read".to_owned()),
         },
         Some(error) if is_no_cpython(error) => {
-            checkup.problem = Some(format!("{error:#}"));
-            checkup.remedy = advice::advice(error);
-            ("failed", error.root_cause().to_string())
+            checkup.problem = Some(error.to_string());
+            checkup.remedy = advice::of_target(error);
+            ("failed", cause(error))
         }
         Some(_) => ("ok", "an interpreter is in it".to_owned()),
     };
@@ -139,9 +136,14 @@ fn add_python(checkup: &mut Checkup, pid: i32, error: Option<&Error>) {
 
 /// Whether the error is that there is no CPython of 64 bits.
 fn is_no_cpython(error: &Error) -> bool {
-    let attach = error.downcast_ref::<AttachError>();
-    matches!(attach, Some(AttachError::NotPython | AttachError::OtherImplementation(_)))
-        || error.downcast_ref::<advice::ThirtyTwoBit>().is_some()
+    let no_cpython =
+        |error: &AttachError| matches!(error, AttachError::NotPython | AttachError::OtherImplementation(_));
+    error.attach_error().is_some_and(no_cpython) || matches!(error, Error::ThirtyTwoBit { .. })
+}
+
+/// Why no Python could be attached to, without the name of the target.
+fn cause(error: &Error) -> String {
+    error.attach_error().map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 /// Adds a gate; the first that is shut is the problem.

@@ -8,16 +8,16 @@ use anyhow::Result;
 
 use crate::analysis::names::Names;
 use crate::graph::ObjectId;
-use crate::graph::link::settle;
 use crate::heap::object::{Object, Sink};
+use crate::inspect::Target;
 use crate::process::cache::CachedMemory;
 use crate::python::types::TypeTable;
 use crate::report::ndjson::{Reference, Writer};
+use crate::report::summary;
 
-use super::args::{Dump, DumpFormat};
+use super::args::Dump;
 use super::output::Destination;
-use crate::inspect::copy::Collected;
-use crate::inspect::open::{self, Opened};
+use super::target;
 
 /// Objects that a worker gathers before it hands them on to be written; 2^17 of them take 5 MiB.
 const RUN: usize = 1 << 17;
@@ -29,21 +29,21 @@ type Run = (Arc<Writer>, Vec<Object>);
 /// less than 2^17 objects is written in order of address, a larger one in runs of which each is in order. What stands
 /// still is copied anyway; it is written in order as a whole, so that the same moment gives the same bytes.
 pub fn run(options: &Dump) -> Result<()> {
-    let DumpFormat::Ndjson = options.format;
     let destination = Destination::new(&options.output, || None)?;
-    let opened = open::open(&options.target)?;
+    let mut target = target::open(&options.target)?;
     if options.references {
-        return with_references(opened, options, &destination);
+        return with_references(&mut target, options, &destination);
     }
-    let stands_still = options.target.pause || options.target.core.core.is_some();
+    let stands_still = options.target.stopping.pause || options.target.core.core.is_some();
     let length = if stands_still { usize::MAX } else { RUN };
-    let mut taken = None;
+    let pause = options.target.stopping.for_census();
+    let mut answer = None;
     let written = destination.write(|out| {
         std::thread::scope(|scope| {
             let (sender, receiver) = sync_channel::<Run>(1);
             // Who stops a process must be the one who lets it run again: all of the census is the other thread's.
-            let census =
-                scope.spawn(move || opened.census(|types| Runs::new(types, length, sender.clone()), Runs::finish));
+            let census = scope
+                .spawn(move || target.census(pause, |types| Runs::new(types, length, sender.clone()), Runs::finish));
             let result = receiver.iter().try_for_each(|(writer, objects)| {
                 objects.iter().try_for_each(|object| writer.write(out, object, None))
             });
@@ -52,17 +52,18 @@ pub fn run(options: &Dump) -> Result<()> {
             let census = census.join().map_err(|_| io::Error::other("the reading thread failed"))?;
             // A file that holds only what was read until then must not come to be.
             let is_whole = if census.is_ok() { Ok(()) } else { Err(io::Error::other("reading failed")) };
-            taken = Some(census);
+            answer = Some(census);
             result.and(is_whole)
         })
     });
     // What went wrong with the reading comes first: there may be nothing to write because of it.
-    let taken = match (taken, written) {
-        (Some(Err(error)), _) | (_, Err(error)) => return Err(error),
-        (Some(Ok(taken)), Ok(())) => taken,
+    let answer = match (answer, written) {
+        (Some(Err(error)), _) => return Err(error.into()),
+        (_, Err(error)) => return Err(error),
+        (Some(Ok(answer)), Ok(())) => target::said(answer),
         (None, Ok(())) => return Ok(()),
     };
-    Ok(taken.problems.write(&mut std::io::stderr().lock())?)
+    Ok(summary::write_problems(&mut std::io::stderr().lock(), &answer.problems)?)
 }
 
 /// Gathers one worker's objects in runs.
@@ -104,21 +105,21 @@ impl Sink for Runs {
 }
 
 /// The same with what each object refers to. One and the same object next to itself is written once.
-fn with_references(mut opened: Opened, options: &Dump, destination: &Destination) -> Result<()> {
-    let taken = opened.collect(&options.following, |collected| {
-        let writer = Writer::new(collected.types);
-        let Collected { memory, python, types, objects, references, .. } = *collected;
-        settle(memory, python, types, objects, references);
-        let cached = CachedMemory::new(collected.memory);
-        let references = collected.references.over(&cached);
-        let names = Names::new(&cached, collected.objects, collected.types, &references);
+fn with_references(target: &mut Target, options: &Dump, destination: &Destination) -> Result<()> {
+    let copy_options = options.target.stopping.for_references(&options.following);
+    let answer = target.heap(&copy_options, |heap| {
+        let writer = Writer::new(heap.types);
+        heap.settle();
+        let cached = CachedMemory::new(heap.memory);
+        let references = heap.references.over(&cached);
+        let names = Names::new(&cached, heap.objects, heap.types, &references);
         let mut found: Vec<Reference> = Vec::new();
         destination.write(|out| {
-            collected.objects.from(0).try_for_each(|(id, object)| {
+            heap.objects.from(0).try_for_each(|(id, object)| {
                 found.clear();
                 let id = ObjectId(id as u32);
                 names.for_each(id, &mut |to, label| {
-                    let address = collected.objects.address(to.index());
+                    let address = heap.objects.address(to.index());
                     if found.last().map(|last| last.address) != Some(address) {
                         let words = || names.spell(id, label).name(options.following.show_values);
                         found.push(Reference { address, label: options.labels.then(words) });
@@ -127,10 +128,11 @@ fn with_references(mut opened: Opened, options: &Dump, destination: &Destination
                 writer.write(out, &object, Some(&found))
             })
         })?;
-        Ok(names.torn())
+        anyhow::Ok(names.torn())
     })?;
-    if taken.collected > 0 {
-        log::warn!("the references of {} objects could not be followed to their end", taken.collected);
+    let answer = target::said(answer);
+    if answer.result > 0 {
+        log::warn!("the references of {} objects could not be followed to their end", answer.result);
     }
-    Ok(taken.problems.write(&mut std::io::stderr().lock())?)
+    Ok(summary::write_problems(&mut std::io::stderr().lock(), &answer.problems)?)
 }

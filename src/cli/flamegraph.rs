@@ -12,16 +12,14 @@ use crate::analysis::owners::{Node, Owners};
 use crate::analysis::why;
 use crate::estimate::estimator::GroupBy;
 use crate::heap::object::Sink;
+use crate::inspect::graph::GraphSummary;
+use crate::inspect::{Accuracy, Error, Heap, Inspected, Target};
 use crate::process::cache::CachedMemory;
-use crate::report::graph::GraphSummary;
-use crate::report::{flamegraph, flamegraph_json, folded, summary, units};
+use crate::report::{self, flamegraph, flamegraph_json, folded, summary, units};
 
 use super::args::{Flamegraph, FlamegraphFormat, View};
-use super::family;
 use super::output::{Destination, default_file};
-use crate::inspect::copy::{Collected, NoRoom};
-use crate::inspect::open::{self, Opened, Taken};
-use crate::inspect::{graph, sample};
+use super::target;
 
 /// Reads the heap and draws it. What could not be read is said on standard error.
 pub fn run(options: &Flamegraph) -> Result<()> {
@@ -32,28 +30,30 @@ pub fn run(options: &Flamegraph) -> Result<()> {
     if options.subprocesses {
         return run_family(options);
     }
-    let mut opened = open::open(&options.target)?;
-    let target = opened.summary();
-    let destination = destination(options, &opened.name(), target.pid)?;
+    let mut target = target::open(&options.target)?;
+    let about_target = target.summary();
+    let destination = destination(options, &target.name(), about_target.pid)?;
     let view = view(options);
     let drawn = match (view, options.sampling.sample) {
         (View::Types, true) => {
-            let (taken, basis) = sample::take(opened, &options.sampling, GroupBy::Type, SortKey::Bytes)?;
-            Drawn::of_types(taken, basis)
+            let sampling = target::sample_options(&options.target, &options.sampling, GroupBy::Type, SortKey::Bytes);
+            let (answer, accuracy) = target.sample(&sampling)?;
+            Drawn::of_types(answer, accuracy)
         }
-        (View::Types, false) => of_census(opened)?,
-        (view, _) => match with_references(&mut opened, options, view) {
+        (View::Types, false) => of_census(&mut target, options)?,
+        (view, _) => match with_references(&mut target, options, view) {
             // Who did not ask for it by name gets what fits.
-            Err(error) if options.view.is_none() && error.is::<NoRoom>() => {
+            Err(error) if options.view.is_none() && matches!(error.downcast_ref(), Some(Error::NoRoom(_))) => {
                 log::warn!("{error}; drawn by type instead");
-                of_census(opened)?
+                of_census(&mut target, options)?
             }
             result => result?,
         },
     };
-    let histogram = &drawn.taken.collected;
+    let answer = target::said(drawn.answer);
+    let histogram = &answer.result;
     let amounts = format!("{} objects, {}", units::count(histogram.total.objects), units::bytes(histogram.total.bytes));
-    let basis = drawn.basis.subtitle(histogram);
+    let basis = summary::basis(&drawn.accuracy, histogram);
     let (title, explanation) = match drawn.view {
         View::Types => ("Live heap by type", ""),
         View::Owners => ("Live heap by owner", "a frame's width is what it alone holds; "),
@@ -66,44 +66,46 @@ pub fn run(options: &Flamegraph) -> Result<()> {
         match options.format {
             FlamegraphFormat::Folded => folded::write(out, &lines()),
             FlamegraphFormat::Json => {
-                let basis = if drawn.basis == summary::Basis::Exact { "exact" } else { "sampled" };
-                let (view, graph, problems) = (drawn.view.name(), drawn.graph.as_ref(), &drawn.taken.problems);
-                let about = flamegraph_json::About { target: &target, view, basis, graph, problems };
+                let basis = if drawn.accuracy == Accuracy::Exact { "exact" } else { "sampled" };
+                let (view, graph, problems) = (drawn.view.name(), drawn.graph.as_ref(), &answer.problems);
+                let about = flamegraph_json::About { target: &about_target, view, basis, graph, problems };
                 flamegraph_json::write(out, &drawn.root, &about)
             }
             FlamegraphFormat::Svg => {
-                let title = format!("{title}: {}", units::command(&target.command));
-                let subtitle =
-                    format!("{explanation}Python {}, process {}: {amounts}, {basis}", target.version, target.pid);
+                let title = format!("{title}: {}", units::command(&about_target.command));
+                let subtitle = format!(
+                    "{explanation}Python {}, process {}: {amounts}, {basis}",
+                    about_target.version, about_target.pid
+                );
                 flamegraph::write(out, &lines(), &title, &subtitle, options.weight.into())
             }
         }
     })?;
     let mut err = std::io::stderr().lock();
     if let Some(path) = destination.file() {
-        let command = units::command(&target.command);
-        writeln!(err, "{}: {amounts} of process {} ({command}), {basis}", path.display(), target.pid)?;
+        let command = units::command(&about_target.command);
+        writeln!(err, "{}: {amounts} of process {} ({command}), {basis}", path.display(), about_target.pid)?;
     }
     if let Some(graph) = &drawn.graph {
-        writeln!(err, "{}", summary::paused(drawn.taken.reading.paused))?;
-        graph.write(&mut err)?;
+        writeln!(err, "{}", summary::paused(answer.reading.paused))?;
+        report::graph::write(&mut err, graph)?;
     }
-    Ok(drawn.taken.problems.write(&mut err)?)
+    Ok(summary::write_problems(&mut err, &answer.problems)?)
 }
 
 /// What is to be drawn, and all that is told beside it.
 struct Drawn {
     view: View,
-    taken: Taken<Histogram>,
-    basis: summary::Basis,
+    answer: Inspected<Histogram>,
+    accuracy: Accuracy,
     root: Node,
     graph: Option<GraphSummary>,
 }
 
 impl Drawn {
-    fn of_types(taken: Taken<Histogram>, basis: summary::Basis) -> Drawn {
-        let root = Node::of_types(&taken.collected, "heap");
-        Drawn { view: View::Types, taken, basis, root, graph: None }
+    fn of_types(answer: Inspected<Histogram>, accuracy: Accuracy) -> Drawn {
+        let root = Node::of_types(&answer.result, "heap");
+        Drawn { view: View::Types, answer, accuracy, root, graph: None }
     }
 }
 
@@ -123,30 +125,30 @@ fn destination(options: &Flamegraph, name: &str, pid: i32) -> Result<Destination
     })
 }
 
-fn of_census(opened: Opened) -> Result<Drawn> {
-    let taken = opened
-        .census(|types| Tally::new(types.len()), |types, tallies| Histogram::new(types, &tallies, SortKey::Bytes))?;
-    Ok(Drawn::of_types(taken, summary::Basis::Exact))
+fn of_census(target: &mut Target, options: &Flamegraph) -> Result<Drawn> {
+    let answer = target.histogram(options.target.stopping.for_census(), SortKey::Bytes)?;
+    Ok(Drawn::of_types(answer, Accuracy::Exact))
 }
 
-fn with_references(opened: &mut Opened, options: &Flamegraph, view: View) -> Result<Drawn> {
+fn with_references(target: &mut Target, options: &Flamegraph, view: View) -> Result<Drawn> {
     let mut drawn = None;
-    let taken = opened.collect(&options.following, |collected| {
-        let (histogram, root, graph) = of_graph(collected, options, view);
+    let copy_options = options.target.stopping.for_references(&options.following);
+    let answer = target.heap(&copy_options, |heap| {
+        let (histogram, root, graph) = of_graph(heap, options, view);
         drawn = Some((root, graph));
-        Ok(histogram)
+        anyhow::Ok(histogram)
     })?;
     let Some((root, graph)) = drawn else { bail!("nothing was drawn") };
-    Ok(Drawn { view, taken, basis: summary::Basis::Exact, root, graph: Some(graph) })
+    Ok(Drawn { view, answer, accuracy: Accuracy::Exact, root, graph: Some(graph) })
 }
 
 /// A tree of objects as frames, and the histogram that their total equals.
-fn of_graph(collected: &Collected<'_>, options: &Flamegraph, view: View) -> (Histogram, Node, GraphSummary) {
-    let mut tally = Tally::new(collected.types.len());
-    collected.objects.iter().for_each(|object| tally.object(&object));
-    let histogram = Histogram::new(collected.types, &[tally], SortKey::Bytes);
-    let (graph, summary) = graph::build(collected);
-    let owners = owners(collected, &graph, view);
+fn of_graph(heap: &Heap<'_>, options: &Flamegraph, view: View) -> (Histogram, Node, GraphSummary) {
+    let mut tally = Tally::new(heap.types.len());
+    heap.objects.iter().for_each(|object| tally.object(&object));
+    let histogram = Histogram::new(heap.types, &[tally], SortKey::Bytes);
+    let (graph, summary) = heap.graph();
+    let owners = owners(heap, &graph, view);
     let weight = options.weight.into();
     let root = owners.tree(|amount| folded::amount_of(amount, weight));
     assert_eq!(root.total, histogram.total, "the frames hold all that the histogram counts");
@@ -154,11 +156,11 @@ fn of_graph(collected: &Collected<'_>, options: &Flamegraph, view: View) -> (His
 }
 
 /// The frames of a view.
-pub fn owners(collected: &Collected<'_>, graph: &crate::graph::objects::ObjectGraph<'_>, view: View) -> Owners {
-    let cached = CachedMemory::new(collected.memory);
-    let references = collected.references.over(&cached);
-    let names = Names::new(&cached, collected.objects, collected.types, &references);
-    let steps = Steps::new(collected.memory, collected.objects, collected.references);
+pub fn owners(heap: &Heap<'_>, graph: &crate::graph::objects::ObjectGraph<'_>, view: View) -> Owners {
+    let cached = CachedMemory::new(heap.memory);
+    let references = heap.references.over(&cached);
+    let names = Names::new(&cached, heap.objects, heap.types, &references);
+    let steps = Steps::new(heap.memory, heap.objects, heap.references);
     let frames = match view {
         View::Paths => {
             let paths = why::named_paths(graph);
@@ -176,7 +178,7 @@ pub fn owners(collected: &Collected<'_>, graph: &crate::graph::objects::ObjectGr
 fn run_family(options: &Flamegraph) -> Result<()> {
     // A file that is not to be overwritten is refused before anything is read; its name may not be known yet.
     Destination::new(&options.output, || None)?;
-    let family = family::histograms(&options.target, SortKey::Bytes)?;
+    let family = target::read_family(&options.target, SortKey::Bytes)?;
     let merged = family.merged(SortKey::Bytes);
     let Some(first) = family.members.first() else { bail!("no Python runs there") };
     let (name, pid) = (first.name.as_str(), first.target.pid);
@@ -208,5 +210,5 @@ fn run_family(options: &Flamegraph) -> Result<()> {
     if let Some(path) = destination.file() {
         writeln!(err, "{}: {amounts} of {processes} processes from {pid} on", path.display())?;
     }
-    Ok(family.write_problems(&mut err)?)
+    Ok(report::family::write_problems(&mut err, &family)?)
 }

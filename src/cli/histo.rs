@@ -8,13 +8,12 @@ use crate::analysis::histogram::{Histogram, SortKey, Tally};
 use crate::graph::objects::ObjectGraph;
 use crate::graph::{ObjectId, joint, retained};
 use crate::heap::object::Sink;
-use crate::report::{estimate_table, histogram_json, histogram_table, summary, units};
+use crate::inspect::{Accuracy, Heap};
+use crate::report::{self, estimate_table, histogram_json, histogram_table, summary, units};
 
 use super::args::{By, Histo, View};
 use super::output::Destination;
-use super::{family, flamegraph};
-use crate::inspect::copy::Collected;
-use crate::inspect::{graph, open, sample};
+use super::{flamegraph, target};
 
 /// Takes a census, or a sample of the heap, and prints it.
 pub fn run(options: &Histo) -> Result<()> {
@@ -25,63 +24,64 @@ pub fn run(options: &Histo) -> Result<()> {
     if options.by == By::Holder && options.sampling.sample {
         bail!("--by holder is of one whole heap: leave out --sample");
     }
-    let mut opened = open::open(&options.target)?;
-    let target = opened.summary();
+    let mut target = target::open(&options.target)?;
+    let about_target = target.summary();
     let sort = options.sort.into();
     let mut graph = None;
-    let (taken, basis) = if options.sampling.sample {
-        sample::take(opened, &options.sampling, options.by.into(), sort)?
+    let (answer, accuracy) = if options.sampling.sample {
+        target.sample(&target::sample_options(&options.target, &options.sampling, options.by.into(), sort))?
     } else if options.retained || options.by == By::Holder {
-        let taken = opened.collect(&options.following, |collected| {
-            let (built, summary) = graph::build(collected);
+        let copy_options = options.target.stopping.for_references(&options.following);
+        let answer = target.heap(&copy_options, |heap| {
+            let (built, summary) = heap.graph();
             graph = Some(summary);
             if options.by == By::Holder {
-                return Ok(flamegraph::owners(collected, &built, View::Owners).by_holder(sort));
+                return anyhow::Ok(flamegraph::owners(heap, &built, View::Owners).by_holder(sort));
             }
-            let mut tally = Tally::new(collected.types.len());
-            collected.objects.iter().for_each(|object| tally.object(&object));
-            let histogram = Histogram::new(collected.types, &[tally], sort);
-            Ok(with_retained(histogram, collected, &built, sort))
+            let mut tally = Tally::new(heap.types.len());
+            heap.objects.iter().for_each(|object| tally.object(&object));
+            let histogram = Histogram::new(heap.types, &[tally], sort);
+            Ok(with_retained(histogram, heap, &built, sort))
         })?;
-        (taken, summary::Basis::Exact)
+        (answer, Accuracy::Exact)
     } else {
-        let taken =
-            opened.census(|types| Tally::new(types.len()), |types, tallies| Histogram::new(types, &tallies, sort))?;
-        (taken, summary::Basis::Exact)
+        (target.histogram(options.target.stopping.for_census(), sort)?, Accuracy::Exact)
     };
+    let answer = target::said(answer);
     let histogram = match options.by {
-        By::Type | By::Holder => taken.collected,
-        By::Module if options.sampling.sample => taken.collected,
-        By::Module => taken.collected.by_module(sort),
+        By::Type | By::Holder => answer.result,
+        By::Module if options.sampling.sample => answer.result,
+        By::Module => answer.result.by_module(sort),
     };
     destination.write(|out| {
         if options.json {
-            let (reading, allocator, problems) = (&taken.reading, &taken.allocator, &taken.problems);
+            let (reading, allocator, problems) = (&answer.reading, &answer.allocator, &answer.problems);
             let graph = graph.as_ref();
-            let about = histogram_json::About { target: &target, reading, basis: &basis, allocator, problems, graph };
+            let about =
+                histogram_json::About { target: &about_target, reading, basis: &accuracy, allocator, problems, graph };
             return histogram_json::write(out, &histogram, options.top, &about);
         }
-        summary::write_head(out, &target, &taken.reading)?;
+        summary::write_head(out, &about_target, &answer.reading)?;
         writeln!(out)?;
-        match &basis {
-            summary::Basis::Exact => histogram_table::write(out, &histogram, options.top)?,
-            summary::Basis::Sampled(sampled) => estimate_table::write(out, &histogram, options.top, sampled)?,
+        match &accuracy {
+            Accuracy::Exact => histogram_table::write(out, &histogram, options.top)?,
+            Accuracy::Sampled(sampled) => estimate_table::write(out, &histogram, options.top, sampled)?,
         }
-        if options.sampling.sample && matches!(basis, summary::Basis::Exact) {
+        if options.sampling.sample && matches!(accuracy, Accuracy::Exact) {
             writeln!(out, "\nbasis: exact, nothing was left out")?;
         }
         writeln!(out)?;
         if let Some(graph) = &graph {
-            graph.write(out)?;
+            report::graph::write(out, graph)?;
         }
-        taken.problems.write(out)
+        summary::write_problems(out, &answer.problems)
     })
 }
 
 /// The same of a process and its descendants.
 fn run_family(options: &Histo, destination: &Destination) -> Result<()> {
     let sort = options.sort.into();
-    let mut family = family::histograms(&options.target, sort)?;
+    let mut family = target::read_family(&options.target, sort)?;
     if options.by == By::Holder {
         bail!("--by holder is of one process: leave out --subprocesses");
     }
@@ -91,13 +91,13 @@ fn run_family(options: &Histo, destination: &Destination) -> Result<()> {
     let merged = family.merged(sort);
     destination.write(|out| match (options.json, family.members.first()) {
         (true, Some(first)) => histogram_json::write_family(out, &family, &merged, options.top, &first.target),
-        _ => family.write_tables(out, &merged, options.top),
+        _ => report::family::write_tables(out, &family, &merged, options.top),
     })
 }
 
 /// What would be freed with all objects of each row.
-fn with_retained(histogram: Histogram, collected: &Collected<'_>, graph: &ObjectGraph<'_>, sort: SortKey) -> Histogram {
-    let rows = histogram.row_of_type(collected.types);
+fn with_retained(histogram: Histogram, heap: &Heap<'_>, graph: &ObjectGraph<'_>, sort: SortKey) -> Histogram {
+    let rows = histogram.row_of_type(heap.types);
     let count = histogram.rows.len();
     // Types without a row have no objects.
     let row = |object: ObjectId| rows.get(graph.type_id(object).index()).copied().flatten().unwrap_or(count);

@@ -2,18 +2,18 @@
 //!
 //! Arguments are read in two steps: [`args`] says what was typed, each verb's file says what it means.
 
-pub(crate) mod advice;
-pub(crate) mod args;
+mod advice;
+mod args;
 mod doctor;
 mod dump;
-mod family;
 mod flamegraph;
 mod histo;
 mod new_file;
 mod output;
-pub(crate) mod progress;
+mod progress;
 mod ps;
 mod record;
+mod target;
 mod why;
 
 use std::backtrace::{Backtrace, BacktraceStatus};

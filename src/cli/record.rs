@@ -7,28 +7,23 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
+use crate::inspect::answer::TargetSummary;
+use crate::inspect::recording::{self, Course, RecordOptions, Recording};
 use crate::process::signals;
 use crate::python::layout::Build;
 use crate::record::profile::{MergeBy, Profile, StackBorn};
 use crate::report::folded::{self, Weight};
-use crate::report::recording_json::{self, Course, NOT_COVERED};
-use crate::report::summary::TargetSummary;
+use crate::report::recording_json::{self, NOT_COVERED};
 use crate::report::{flamegraph, speedscope, timeline, units};
 use crate::stats::jackknife::{Figure, SIGHTINGS_FEW};
 
-use super::args::{CoreFile, Output, Record, RecordFormat, Target};
+use super::args::{Output, Record, RecordFormat};
 use super::output::{Destination, default_file};
-use crate::inspect::open;
-use crate::inspect::recording::{self, Recording};
+use super::progress::Seconds;
+use super::target;
 
 /// Records and writes.
 pub fn run(options: &Record) -> Result<()> {
-    if options.target.pause {
-        bail!("record looks at a program that runs: leave out --pause");
-    }
-    if options.target.core.core.is_some() {
-        bail!("record looks at a program that runs, which a core does not");
-    }
     // Refused before anything is started; the default name is not known yet.
     Destination::new(&options.output, || None)?;
     let csv = options
@@ -38,21 +33,10 @@ pub fn run(options: &Record) -> Result<()> {
     let csv = csv.transpose()?;
     let stop = Arc::new(AtomicBool::new(false));
     signals::ask_first(Arc::clone(&stop));
-    let arguments = Target {
-        pid: options.target.pid,
-        pid_option: options.target.pid_option,
-        core: CoreFile::default(),
-        command: options.target.command.clone(),
-        keep: options.target.keep,
-        as_root: options.target.as_root,
-        // What a program does first is of interest, too.
-        after: options.target.after.or(Some(Duration::ZERO)),
-        pause: false,
-        nonblocking: true,
-    };
-    let opened = open::open(&arguments)?;
+    // What a program does first is of interest, too.
+    let opened = target::open_process(&options.process, options.process.after.or(Some(Duration::ZERO)))?;
     let target = opened.summary();
-    if matches!(opened.python.build, Build::FreeThreaded | Build::DebugFreeThreaded) {
+    if matches!(opened.python().build, Build::FreeThreaded | Build::DebugFreeThreaded) {
         bail!(
             "process {} runs a free-threaded Python {}, which keeps no list of objects in order of birth: who allocates \
              cannot be seen from outside; histo and flamegraph say what is alive",
@@ -73,7 +57,11 @@ pub fn run(options: &Record) -> Result<()> {
         RecordFormat::Folded | RecordFormat::Json => None,
     };
     let destination = Destination::new(&options.output, default)?;
-    let mut recording = recording::record(options, &opened, &stop)?;
+    let record_options = RecordOptions { duration: options.duration, rate: options.rate, seed: options.seed };
+    let bar = Seconds::start(options.duration);
+    let recorded = recording::record(&record_options, &opened, &stop, &mut |elapsed| bar.set(elapsed));
+    bar.finish();
+    let mut recording = recorded?;
     let by = if options.lines { MergeBy::Line } else { MergeBy::Function };
     let profile = Profile::new(&recording.allocations, &recording.stacks, recording.seconds, by, options.show_values);
     if (1..SIGHTINGS_FEW).contains(&profile.sightings) {

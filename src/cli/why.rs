@@ -9,17 +9,17 @@ use crate::analysis::edges::Steps;
 use crate::analysis::names::Names;
 use crate::analysis::why::{self, Answer, Question};
 use crate::graph::{ObjectId, joint};
+use crate::inspect::answer::{Reading, TargetSummary};
+use crate::inspect::graph::GraphSummary;
+use crate::inspect::{Heap, Target};
 use crate::process::cache::CachedMemory;
-use crate::report::graph::GraphSummary;
 use crate::report::histogram_json::SCHEMA_VERSION;
 use crate::report::histogram_table::printable;
-use crate::report::summary::{self, Reading, TargetSummary};
-use crate::report::units;
+use crate::report::{self, summary, units};
 
-use super::args::{self, Why};
+use super::args::Why;
 use super::output::Destination;
-use crate::inspect::copy::Collected;
-use crate::inspect::{graph, open};
+use super::target;
 
 #[derive(Serialize)]
 struct Document<'a> {
@@ -60,28 +60,22 @@ struct Chain {
 pub fn run(options: &Why) -> Result<()> {
     let destination = Destination::new(&options.output, || None)?;
     let (pid, what) = words(options)?;
-    let target = args::Target {
-        pid,
-        pid_option: None,
-        core: options.core.clone(),
-        command: Vec::new(),
-        keep: false,
-        as_root: false,
-        after: None,
-        pause: options.pause,
-        nonblocking: options.nonblocking,
+    let mut target = match (pid, &options.core.core) {
+        (None, Some(path)) => target::open_core(path, &options.core)?,
+        (pid, _) => target::observed(Target::process(pid.unwrap_or(0))?),
     };
-    let mut opened = open::open(&target)?;
-    let target = opened.summary();
-    let taken = opened.collect(&options.following, |collected| answer(options, what, collected))?;
-    let found = &taken.collected;
+    let about_target = target.summary();
+    let copy_options = options.stopping.for_references(&options.following);
+    let answer = target::said(target.heap(&copy_options, |heap| answer(options, what, heap))?);
+    let found = &answer.result;
     destination.write(|out| {
         if options.json {
-            let document = Document { schema_version: SCHEMA_VERSION, target: &target, reading: &taken.reading, found };
+            let document =
+                Document { schema_version: SCHEMA_VERSION, target: &about_target, reading: &answer.reading, found };
             serde_json::to_writer_pretty(&mut *out, &document)?;
             return writeln!(out);
         }
-        summary::write_head(out, &target, &taken.reading)?;
+        summary::write_head(out, &about_target, &answer.reading)?;
         writeln!(
             out,
             "\n{}: {}, {} (shallow), {} retained\n",
@@ -109,9 +103,9 @@ pub fn run(options: &Why) -> Result<()> {
             writeln!(out, "{:>12} {:>12}  more shapes of chains (-n)", units::count(found.more_chains), "")?;
         }
         writeln!(out)?;
-        found.graph.write(out)
+        report::graph::write(out, &found.graph)
     })?;
-    Ok(taken.problems.write(&mut std::io::stderr().lock())?)
+    Ok(summary::write_problems(&mut std::io::stderr().lock(), &answer.problems)?)
 }
 
 /// The process, and what is asked of it.
@@ -128,18 +122,18 @@ fn words(options: &Why) -> Result<(Option<i32>, &str)> {
     }
 }
 
-fn answer(options: &Why, what: &str, collected: &Collected<'_>) -> Result<Found> {
-    let targets = targets(what, collected)?;
-    let from = options.from_type.as_deref().map_or(Ok(Vec::new()), |name| of_type(name, collected))?;
-    let (graph, summary) = graph::build(collected);
+fn answer(options: &Why, what: &str, heap: &Heap<'_>) -> Result<Found> {
+    let targets = targets(what, heap)?;
+    let from = options.from_type.as_deref().map_or(Ok(Vec::new()), |name| of_type(name, heap))?;
+    let (graph, summary) = heap.graph();
     let mut is_other = vec![true; graph.len()];
     targets.iter().for_each(|target| is_other[target.index()] = false);
     let is_target = |object: ObjectId| !is_other[object.index()];
     let retained = joint::of_set(&graph.forward, &graph.root_objects(), is_target, |object| graph.shallow(object));
-    let cached = CachedMemory::new(collected.memory);
-    let references = collected.references.over(&cached);
-    let names = Names::new(&cached, collected.objects, collected.types, &references);
-    let steps = Steps::new(collected.memory, collected.objects, collected.references);
+    let cached = CachedMemory::new(heap.memory);
+    let references = heap.references.over(&cached);
+    let names = Names::new(&cached, heap.objects, heap.types, &references);
+    let steps = Steps::new(heap.memory, heap.objects, heap.references);
     let (objects, shallow_bytes) = (targets.len() as u64, targets.iter().map(|&target| graph.shallow(target)).sum());
     let question = Question {
         targets,
@@ -157,7 +151,7 @@ fn answer(options: &Why, what: &str, collected: &Collected<'_>) -> Result<Found>
         objects: group.objects,
         shallow_bytes: group.bytes,
         steps: group.steps,
-        example: collected.objects.address(group.example.index()).to_string(),
+        example: heap.objects.address(group.example.index()).to_string(),
     });
     Ok(Found {
         query: what.to_owned(),
@@ -173,22 +167,22 @@ fn answer(options: &Why, what: &str, collected: &Collected<'_>) -> Result<Found>
 }
 
 /// The objects that were asked for.
-fn targets(what: &str, collected: &Collected<'_>) -> Result<Vec<ObjectId>> {
+fn targets(what: &str, heap: &Heap<'_>) -> Result<Vec<ObjectId>> {
     if let Some(digits) = what.strip_prefix("0x") {
         let Ok(address) = u64::from_str_radix(digits, 16) else { bail!("{what:?} is not an address") };
-        let Some(id) = collected.objects.find(address) else { bail!("no object is at {what}") };
+        let Some(id) = heap.objects.find(address) else { bail!("no object is at {what}") };
         return Ok(vec![ObjectId(id)]);
     }
-    of_type(what, collected)
+    of_type(what, heap)
 }
 
 /// The objects of the types of this name.
-fn of_type(name: &str, collected: &Collected<'_>) -> Result<Vec<ObjectId>> {
+fn of_type(name: &str, heap: &Heap<'_>) -> Result<Vec<ObjectId>> {
     let wanted: Vec<bool> =
-        collected.types.iter().map(|(_, info)| info.full_name() == name || info.qualname == name).collect();
+        heap.types.iter().map(|(_, info)| info.full_name() == name || info.qualname == name).collect();
     if !wanted.contains(&true) {
         bail!("no type is called {name:?}");
     }
-    let is_wanted = |id: usize| wanted.get(collected.objects.type_id(id).index()) == Some(&true);
-    Ok((0..collected.objects.len()).filter(|&id| is_wanted(id)).map(|id| ObjectId(id as u32)).collect())
+    let is_wanted = |id: usize| wanted.get(heap.objects.type_id(id).index()) == Some(&true);
+    Ok((0..heap.objects.len()).filter(|&id| is_wanted(id)).map(|id| ObjectId(id as u32)).collect())
 }

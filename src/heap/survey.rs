@@ -99,19 +99,47 @@ impl Survey {
         M: Memory + Sync + ?Sized,
         S: Sink,
     {
-        let mut classifier = Classifier::new(&python.layout, python.version, types, self.debug_hooks);
-        classifier.dead = freelists::ambiguous(&CachedMemory::new(memory), python, &self.plan);
-        known_objects::prove(memory, python, &classifier, &self.plan)?;
+        let classifier = self.proved_classifier(memory, python, types)?;
         let (sinks, counts) = census::run(memory, &classifier, &self.plan.parts, progress, sink)?;
         self.judge(memory, python, &counts)?;
         Ok((sinks, Outcome { counts, lists: None }))
     }
 
-    /// Whether what was found agrees with the layout.
+    /// What tells objects from other blocks, proved on objects that must exist.
+    ///
+    /// # Errors
+    /// Where the target cannot be read at all any more, and where such objects are not found.
+    pub fn proved_classifier<'a, M: Memory + ?Sized>(
+        &self,
+        memory: &M,
+        python: &'a Python,
+        types: &'a TypeTable,
+    ) -> Result<Classifier<'a>, ProofError> {
+        let mut classifier = Classifier::new(&python.layout, python.version, types, self.debug_hooks);
+        classifier.dead = freelists::ambiguous(&CachedMemory::new(memory), python, &self.plan);
+        known_objects::prove(memory, python, &classifier, &self.plan)?;
+        Ok(classifier)
+    }
+
+    /// Whether what a census found agrees with the layout.
     ///
     /// # Errors
     /// Where more contradicts it than agrees with it: the figures would be wrong.
     fn judge<M: Memory + ?Sized>(&self, memory: &M, python: &Python, counts: &Counts) -> Result<(), ProofError> {
+        self.judge_sample(memory, python, counts, counts.pools as f64)
+    }
+
+    /// The same for a sample, from which `pools` pools in use were estimated.
+    ///
+    /// # Errors
+    /// As for a census.
+    pub fn judge_sample<M: Memory + ?Sized>(
+        &self,
+        memory: &M,
+        python: &Python,
+        counts: &Counts,
+        pools: f64,
+    ) -> Result<(), ProofError> {
         /// Pools that are too few to say anything.
         const FEW: u64 = 8;
         let wrong = |detail: String| Err(ProofError::Field { field: "pool_header", detail });
@@ -119,7 +147,7 @@ impl Survey {
         if odd > FEW && odd > sound {
             return wrong(format!("{odd} pools contradict themselves, {sound} do not"));
         }
-        let (found, stated) = (counts.pools + counts.torn_pools, self.arenas.pools_in_use);
+        let (found, stated) = (pools as u64 + counts.torn_pools, self.arenas.pools_in_use);
         // What a core left out is not found.
         if stated > FEW && found < stated / 2 && counts.unreadable_bytes == 0 {
             // A heap may have shrunk in the meantime.

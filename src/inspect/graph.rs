@@ -1,24 +1,82 @@
-//! The graph of a target whose objects are collected, and what every report of it says.
+//! The graph of a target, and what every report about it says.
 
 use std::time::Instant;
 
+use serde::Serialize;
+
 use crate::graph::link::link;
 use crate::graph::objects::ObjectGraph;
-use crate::report::graph::GraphSummary;
-use crate::report::units;
+use crate::graph::retained::Retained;
+use crate::heap::object_table::Objects;
+use crate::process::memory::Memory;
+use crate::python::interpreter::Python;
+use crate::python::types::TypeTable;
+use crate::references::References;
 
-use super::copy::Collected;
+/// Figures of a graph.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct GraphSummary {
+    /// Whether the target was copied first; otherwise objects and references were read in two passes.
+    #[serde(rename = "copied")]
+    pub is_copied: bool,
+    /// Whether the target was stopped all the time. If not, some references may be out of date.
+    #[serde(rename = "consistent")]
+    pub is_consistent: bool,
+    /// Objects.
+    pub objects: u64,
+    /// References between them.
+    pub references: u64,
+    /// Roots: what holds objects from outside the heap.
+    pub roots: u64,
+    /// References that did not lead to an object and were dropped.
+    pub dropped_references: u64,
+    /// Objects whose references could not all be read.
+    pub torn_walks: u64,
+    /// Objects with more references found than their reference count.
+    pub overcounted_objects: u64,
+    /// Objects that no root reaches.
+    pub garbage: HeldAmount,
+    /// Objects that only native code holds.
+    pub held_by_native: HeldAmount,
+    /// Whether reference counts of functions, types, modules and code objects are incomplete (free-threaded builds), so
+    /// that references from native code to them cannot be detected.
+    #[serde(rename = "counts_deferred")]
+    pub has_deferred_counts: bool,
+    /// Size of the graph in our memory, in bytes.
+    pub graph_bytes: u64,
+}
 
-/// Reads all references and finds the roots. With `-v`, says what that took.
-pub fn build<'a>(collected: &Collected<'a>) -> (ObjectGraph<'a>, GraphSummary) {
+/// Objects and bytes.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct HeldAmount {
+    /// How many objects.
+    pub objects: u64,
+    /// Their shallow bytes.
+    pub shallow_bytes: u64,
+}
+
+impl From<Retained> for HeldAmount {
+    fn from(retained: Retained) -> HeldAmount {
+        HeldAmount { objects: retained.objects, shallow_bytes: retained.bytes }
+    }
+}
+
+/// Reads all references and finds the roots. `how`: whether the target was copied, and whether it stood still.
+pub(crate) fn build<'a, M: Memory + Sync>(
+    memory: &M,
+    python: &Python,
+    types: &'a TypeTable,
+    objects: &'a Objects,
+    references: &References<'_, M>,
+    how: (bool, bool),
+) -> (ObjectGraph<'a>, GraphSummary) {
     let start = Instant::now();
-    let Collected { memory, python, types, objects, references, way } = *collected;
     let (graph, dropped) = link(memory, python, types, objects, references);
     let read = start.elapsed();
     let unnamed = graph.unnamed();
     let summary = GraphSummary {
-        is_copied: way.is_copied,
-        is_consistent: way.is_consistent,
+        is_copied: how.0,
+        is_consistent: how.1,
         objects: graph.len() as u64,
         references: graph.forward.edge_count() as u64,
         roots: graph.roots.len() as u64,
@@ -32,13 +90,12 @@ pub fn build<'a>(collected: &Collected<'a>) -> (ObjectGraph<'a>, GraphSummary) {
     };
     let per_object = |amount: f64| amount / summary.objects.max(1) as f64;
     log::debug!(
-        "graph of {} objects, {} references, {} roots in {} ({:.0} ns per object): {} ({:.1} bytes per object)",
+        "graph of {} objects, {} references, {} roots in {read:?} ({:.0} ns per object): {} bytes ({:.1} per object)",
         summary.objects,
         summary.references,
         summary.roots,
-        units::duration(read),
         per_object(read.as_secs_f64() * 1e9),
-        units::bytes(summary.graph_bytes),
+        summary.graph_bytes,
         per_object(summary.graph_bytes as f64),
     );
     (graph, summary)

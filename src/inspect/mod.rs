@@ -1,7 +1,30 @@
 //! The library's front door: opens a target and gets answers from it.
+//!
+//! [`Target`] is a process, a core file, or a program that was started for it. It gives a census
+//! ([`Target::histogram`], [`Target::census`]), an estimate ([`Target::sample`]), or every object with the references
+//! between them ([`Target::heap`]); [`recording`] watches it over time. Answers are data, and so are warnings; errors
+//! are typed. Nothing here prints.
+//!
+//! [`attached`] alone knows the order in which an interpreter is found, proved and surveyed. It also reads memory that
+//! is no target: an image, a damaged copy.
 
+pub mod answer;
+pub mod attached;
+pub mod census;
 pub mod copy;
+pub mod error;
+pub mod family;
 pub mod graph;
 pub mod open;
+pub mod processes;
 pub mod recording;
+mod room;
 pub mod sample;
+pub mod warning;
+
+pub use answer::Inspected;
+pub use copy::{CopyOptions, Heap};
+pub use error::Error;
+pub use open::{Pause, Program, Target};
+pub use sample::{Accuracy, Budget, SampleOptions};
+pub use warning::Warning;

@@ -1,68 +1,79 @@
-//! From what was typed to a census: find or start the process, attach, stop it if asked, copy or stream.
+//! Opens a target: a process, a core file, or a program that is started for it.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
-
 use crate::heap::census::Progress;
-use crate::heap::object::Sink;
-use crate::heap::part::Part;
 use crate::heap::survey::{Outcome, Survey};
-use crate::process::cache::CachedMemory;
-use crate::process::copy::{self, Copy};
 use crate::process::core::backing::Places;
 use crate::process::core::file::Core;
-use crate::process::elf::{LoadedElf, is_32_bit};
+use crate::process::elf::is_32_bit;
 use crate::process::freeze::Freeze;
 use crate::process::gates::{self, Gate};
-use crate::process::layered::Layered;
 use crate::process::live::Process;
 use crate::process::memory::Memory;
 use crate::process::source::Source;
 use crate::process::spawn::{SpawnOptions, Spawned};
-use crate::process::{ReadError, host};
-use crate::python::attach::{self, AttachError};
+use crate::process::{ReadError, procfs};
+use crate::python::attach::{AttachError, Load};
 use crate::python::interpreter::Python;
-use crate::python::layout::Build;
+use crate::python::layout::{Build, Layout};
 use crate::python::types::TypeTable;
-use crate::report::summary::{AllocatorSummary, Problems, Reading, TargetSummary};
-use crate::report::units;
 
-use crate::cli::advice::{InCore, Refused, ThirtyTwoBit};
-use crate::cli::{args, progress};
+use super::answer::{AllocatorSummary, Inspected, Problems, Reading, TargetSummary};
+use super::attached::Attached;
+use super::error::Error;
+use super::warning::Warning;
 
 /// How long a started program may take until its interpreter is up.
 const START_LIMIT: Duration = Duration::from_secs(30);
 /// How long a started program may be busy before it is read all the same.
 const QUIET_LIMIT: Duration = Duration::from_secs(15);
-/// Targets of at most so many bytes are copied before they are read, so that the ways of finding objects can be
-/// checked against each other. A third of what a census may use beyond its base.
-const COPY_SMALL: u64 = 24 << 20;
 
 /// A process, or a core, with a proved Python in it.
-pub struct Opened {
-    pub(crate) source: Source,
-    pub(crate) elfs: Vec<LoadedElf>,
-    pub(crate) python: Python,
-    pub(crate) pause: bool,
-    pub(crate) nonblocking: bool,
-    /// Whether roots may have names that are data.
-    pub(super) shows_values: bool,
+pub struct Target {
+    /// Its memory.
+    pub source: Source,
+    /// The Python in it.
+    pub attached: Attached,
+    /// What the user should know since it was opened.
+    pub warnings: Vec<Warning>,
+    observer: Option<Arc<dyn Observer>>,
     /// Ended when this is dropped, unless it is to be kept.
-    spawned: Option<Spawned>,
+    started: Option<Spawned>,
 }
 
-/// The result of a census, whatever it collected.
-pub struct Taken<S> {
-    /// What the sinks collected.
-    pub collected: S,
-    /// How the target was read.
-    pub reading: Reading,
-    /// What could not be read.
-    pub problems: Problems,
-    /// The allocator's figures.
-    pub allocator: AllocatorSummary,
+/// Whether a live process may be stopped while it is read. A core never runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pause {
+    /// It runs on.
+    #[default]
+    Never,
+    /// It is stopped while it is copied, if that takes no longer than this. A census is not worth it and treats this as
+    /// [`Pause::Never`].
+    AtMost(Duration),
+    /// It is stopped until it has been read, however long that takes.
+    Always,
+}
+
+/// A program to start and to read.
+#[derive(Clone, Debug, Default)]
+pub struct Program {
+    /// The program and its arguments.
+    pub command: Vec<String>,
+    /// Who it runs as, and whether it lives on when the [`Target`] is dropped.
+    pub options: SpawnOptions,
+    /// How long after its Python is up it is read; `None`: when it has been quiet for a moment.
+    pub after: Option<Duration>,
+}
+
+/// Is told of long reads, to show how far they have come.
+pub trait Observer: Send + Sync {
+    /// A read of about so many bytes begins; `progress` counts those that are done.
+    fn begin(&self, progress: &Arc<Progress>, total_bytes: u64);
+    /// It is over.
+    fn end(&self);
 }
 
 /// What was read, and how.
@@ -74,189 +85,134 @@ pub(crate) struct Read<'a> {
     pub(crate) bytes: u64,
     pub(crate) start: Instant,
     pub(crate) paused: Option<Duration>,
+    pub(crate) warnings: Vec<Warning>,
 }
 
-/// Opens the target that was typed.
-pub fn open(arguments: &args::Target) -> Result<Opened> {
-    if let Some(path) = &arguments.core.core {
-        let Attached { source, elfs, python } = attach_to_core(path, &arguments.core)?;
-        return Ok(Opened {
-            source,
-            elfs,
-            python,
-            pause: false,
-            nonblocking: true,
-            shows_values: false,
-            spawned: None,
-        });
+impl Target {
+    /// Opens a process: finds the Python in it and proves its layout. Takes milliseconds, and stops nothing.
+    ///
+    /// # Errors
+    /// [`Error::Refused`], [`Error::ThirtyTwoBit`], [`Error::NotAttached`].
+    pub fn process(pid: i32) -> Result<Target, Error> {
+        Target::process_with_layouts(pid, &|_, candidates| candidates.iter().map(Layout::load).collect())
     }
-    match (arguments.pid.or(arguments.pid_option), arguments.command.as_slice()) {
-        (Some(pid), _) => Ok(Opened { nonblocking: arguments.nonblocking, ..open_process(pid, arguments.pause)? }),
-        (None, []) => bail!("which process? Give a PID, a core by --core, or a command behind --"),
-        (None, command) => start(arguments, command),
-    }
-}
 
-/// Opens a process that runs.
-pub fn open_process(pid: i32, pause: bool) -> Result<Opened> {
-    let Attached { source, elfs, python } = attach_to(pid)?;
-    Ok(Opened { source, elfs, python, pause, nonblocking: false, shows_values: false, spawned: None })
-}
+    /// As [`Target::process`], with layouts that `load` makes: for tests, whose layouts are wrong on purpose.
+    ///
+    /// # Errors
+    /// As [`Target::process`].
+    pub fn process_with_layouts(pid: i32, load: &Load<'_>) -> Result<Target, Error> {
+        if pid <= 0 {
+            return Err(Error::Refused { pid, gate: Gate::NoSuchProcess });
+        }
+        let refused = || Error::Refused { pid, gate: gates::diagnose(pid) };
+        let process = Process::open(pid).map_err(|_| refused())?;
+        if process.regions().iter().next().is_none() || process.probe().is_err() {
+            return Err(refused());
+        }
+        if is_32_bit(Path::new(&format!("/proc/{pid}/exe"))) == Some(true) {
+            return Err(Error::ThirtyTwoBit { pid });
+        }
+        Target::of(Source::Live(process), load).map_err(|error| match error {
+            AttachError::Read(ReadError::Denied | ReadError::Gone) => refused(),
+            error => Error::NotAttached { pid, error: Box::new(error) },
+        })
+    }
 
-/// A process and the Python that was proved to be in it.
-pub struct Attached {
-    pub(crate) source: Source,
-    elfs: Vec<LoadedElf>,
-    /// The Python.
-    pub python: Python,
-}
+    /// Opens a core file. What it lacks is in [`Target::warnings`].
+    ///
+    /// # Errors
+    /// [`Error::NotADirectory`], [`Error::Core`], [`Error::CoreNotAttached`].
+    pub fn core(path: &Path, places: &Places) -> Result<Target, Error> {
+        Target::opened_core(open_core(path, places)?, path)
+    }
 
-/// Finds and proves the Python in a process. Takes milliseconds.
-pub fn attach_to(pid: i32) -> Result<Attached> {
-    if pid <= 0 {
-        bail!(Refused { pid, gate: Gate::NoSuchProcess });
+    /// As [`Target::core`], of a core that [`open_core`] has opened.
+    ///
+    /// # Errors
+    /// [`Error::CoreNotAttached`].
+    pub fn opened_core(core: Core, path: &Path) -> Result<Target, Error> {
+        let mut warnings = Vec::new();
+        let files = &core.gaps().files;
+        for file in files {
+            log::debug!("what the core left out of {} is missing: {}", file.path.display(), file.why);
+        }
+        if let Some(first) = files.first() {
+            let (path, why) = (first.path.clone(), first.why.to_string());
+            warnings.push(Warning::MissingFiles { path, why, others: files.len() - 1 });
+        }
+        if core.gaps().cut_off > 0 {
+            warnings.push(Warning::CutOff { bytes: core.gaps().cut_off });
+        }
+        let missing = files.iter().map(|file| file.path.clone()).collect();
+        match Target::of(Source::Core(Box::new(core)), &|_, candidates| candidates.iter().map(Layout::load).collect()) {
+            Ok(target) => Ok(Target { warnings, ..target }),
+            Err(error) => Err(Error::CoreNotAttached { path: path.to_owned(), missing, error: Box::new(error) }),
+        }
     }
-    let refused = || Refused { pid, gate: gates::diagnose(pid) };
-    let process = Process::open(pid).map_err(|_| refused())?;
-    if process.regions().iter().next().is_none() || process.probe().is_err() {
-        bail!(refused());
-    }
-    if is_32_bit(Path::new(&format!("/proc/{pid}/exe"))) == Some(true) {
-        bail!(ThirtyTwoBit { pid });
-    }
-    attach_to_source(Source::Live(process)).map_err(|error| match error {
-        AttachError::Read(ReadError::Denied | ReadError::Gone) => anyhow::Error::new(refused()),
-        error => anyhow::Error::new(error).context(format!("cannot read process {pid}")),
-    })
-}
 
-/// Opens a core and finds and proves the Python in it. Says aloud what the core has not.
-pub fn attach_to_core(path: &Path, options: &args::CoreFile) -> Result<Attached> {
-    let core = open_core(path, options)?;
-    let missing: Vec<String> = core.gaps().files.iter().map(|file| file.path.display().to_string()).collect();
-    for file in &core.gaps().files {
-        log::debug!("what the core left out of {} is missing: {}", file.path.display(), file.why);
-    }
-    if let Some(first) = core.gaps().files.first() {
-        let others = match missing.len() {
-            1 => String::new(),
-            count => format!(" and {} more files", count - 1),
+    /// Starts a program and opens it once there is something to read. Where a shell or a launcher stands before it, the
+    /// first of its descendants that is a Python is opened.
+    ///
+    /// # Errors
+    /// Where it cannot be started, ends too early or runs no Python, and as [`Target::process`].
+    pub fn start(program: &Program) -> Result<Target, Error> {
+        let name = || program.command.first().cloned().unwrap_or_default();
+        let mut spawned = Spawned::start(&program.command, program.options)
+            .map_err(|error| Error::NotStarted { program: name(), error })?;
+        let pid = spawned.pid();
+        let mut last_error = None;
+        let python_pid = spawned
+            .wait_until(START_LIMIT, || find_in_family(pid).map_err(|error| last_error = Some(error)).ok())
+            .map_err(Error::Wait)?;
+        let Some(python_pid) = python_pid else {
+            return Err(match (spawned.exited().map_err(Error::Wait)?, last_error) {
+                (Some(status), _) => Error::Ended { program: name(), status, was_up: false },
+                (None, error) => {
+                    let error = error.unwrap_or(Error::NotAttached { pid, error: Box::new(AttachError::NotPython) });
+                    Error::NoPythonStarted { program: name(), error: Box::new(error) }
+                }
+            });
         };
-        log::warn!("what the core left out of {}{others} is missing: {}", first.path.display(), first.why);
-    }
-    if core.gaps().cut_off > 0 {
-        log::warn!("the core is cut off: {} of memory are missing", units::bytes(core.gaps().cut_off));
-    }
-    attach_to_source(Source::Core(Box::new(core))).map_err(|error| {
-        let error = InCore { missing, error };
-        anyhow::Error::new(error).context(format!("cannot read the core {}", path.display()))
-    })
-}
-
-/// Opens a core.
-pub fn open_core(path: &Path, options: &args::CoreFile) -> Result<Core> {
-    let places = Places { executable: options.exe.clone(), sysroot: options.sysroot.clone() };
-    if let Some(root) = places.sysroot.as_ref().filter(|root| !root.is_dir()) {
-        bail!("{} is not a folder", root.display());
-    }
-    Ok(Core::open(path, &places)?)
-}
-
-/// Finds and proves the Python in a target.
-pub fn attach_to_source(source: Source) -> Result<Attached, AttachError> {
-    let cached = CachedMemory::new(&source);
-    let elfs = LoadedElf::all(&cached);
-    let open_file = |elf: &LoadedElf| source.elf_file(&cached, elf);
-    let python = attach::attach(&cached, &elfs, &open_file)?;
-    log::debug!("attached with {} reads", cached.reads());
-    Ok(Attached { source, elfs, python })
-}
-
-/// What a build is called in reports.
-pub fn build_name(build: Build) -> &'static str {
-    match build {
-        Build::Default => "default",
-        Build::FreeThreaded => "free-threaded",
-        Build::Debug | Build::DebugFreeThreaded => "debug",
-    }
-}
-
-/// The version of a Python that could not be read, where the error knows it.
-pub fn version_of_error(error: &anyhow::Error) -> Option<String> {
-    let attach = error.downcast_ref().or_else(|| error.downcast_ref::<InCore>().map(|in_core| &in_core.error));
-    match attach? {
-        AttachError::UnknownVersion(version) => Some(version.to_string()),
-        AttachError::NotProved { version, .. } => Some(version.trim().to_owned()).filter(|version| !version.is_empty()),
-        _ => None,
-    }
-}
-
-/// Starts a program and waits until there is something to read.
-fn start(arguments: &args::Target, command: &[String]) -> Result<Opened> {
-    let mut spawned = Spawned::start(command, SpawnOptions { keep: arguments.keep, as_root: arguments.as_root })
-        .with_context(|| format!("cannot start {:?}", command[0]))?;
-    let pid = spawned.pid();
-    let mut last_error = None;
-    let attached = spawned.wait_until(START_LIMIT, || match attach_to_family(pid) {
-        Ok(attached) => Some(attached),
-        Err(error) => {
-            last_error = Some(error);
-            None
+        match program.after {
+            Some(after) => {
+                spawned.wait_until(after, || None::<()>).map_err(Error::Wait)?;
+            }
+            None => {
+                let waited = spawned.wait_until_quiet(python_pid, QUIET_LIMIT).map_err(Error::Wait)?;
+                log::debug!("waited {waited:?} until the program was quiet");
+            }
         }
-    })?;
-    let Some(python_pid) = attached else {
-        return Err(match spawned.exited()? {
-            Some(status) => anyhow::anyhow!("{:?} ended ({status}) before its Python could be read", command[0]),
-            None => last_error
-                .unwrap_or_else(|| anyhow::anyhow!("no Python"))
-                .context(format!("{:?} did not start a Python", command[0])),
-        });
-    };
-    match arguments.after {
-        Some(after) => {
-            spawned.wait_until(after, || None::<()>)?;
+        if let Some(status) = spawned.exited().map_err(Error::Wait)? {
+            return Err(Error::Ended { program: name(), status, was_up: true });
         }
-        None => {
-            let waited = spawned.wait_until_quiet(python_pid, QUIET_LIMIT)?;
-            log::debug!("waited {} until the program was quiet", units::duration(waited));
-        }
+        // Attached again: the program has loaded more since.
+        Ok(Target { started: Some(spawned), ..Target::process(python_pid)? })
     }
-    if let Some(status) = spawned.exited()? {
-        bail!("{:?} ended ({status}) before it could be read; --after TIME reads it earlier", command[0]);
+
+    fn of(source: Source, load: &Load<'_>) -> Result<Target, AttachError> {
+        let attached = Attached::with_layouts(&source, &|cached, elf| source.elf_file(cached, elf), load)?;
+        Ok(Target { source, attached, warnings: Vec::new(), observer: None, started: None })
     }
-    // Attached anew: the program has loaded more since.
-    let opened = open_process(python_pid, arguments.pause)?;
-    Ok(Opened { spawned: Some(spawned), nonblocking: arguments.nonblocking, ..opened })
-}
 
-/// The process itself, or the first of its descendants that is a Python: a shell or a launcher may stand before it.
-fn attach_to_family(pid: i32) -> Result<i32> {
-    let error = match attach_to(pid) {
-        Ok(_) => return Ok(pid),
-        Err(error) => error,
-    };
-    let children = remoteprocess::Process::new(pid).and_then(|process| process.child_processes()).unwrap_or_default();
-    children.iter().map(|&(child, _)| child).find(|&child| attach_to(child).is_ok()).ok_or(error)
-}
+    /// The Python in it.
+    pub fn python(&self) -> &Python {
+        &self.attached.python
+    }
 
-impl Opened {
-    /// Of which process the report speaks.
+    /// Which target a report is about.
     pub fn summary(&self) -> TargetSummary {
+        let python = self.python();
         TargetSummary {
             pid: self.source.pid(),
-            version: self.python.version.to_string(),
-            build: build_name(self.python.build),
+            version: python.version.to_string(),
+            build: build_name(python.build),
             command: self.source.arguments().join(" "),
-            interpreters: self.python.interpreters.len(),
+            interpreters: python.interpreters.len(),
         }
     }
 
-    /// The program that we started, if we did, to be held until the last of its processes was read.
-    pub fn into_program(self) -> Option<Spawned> {
-        self.spawned
-    }
-
-    /// A short name for files: the program's own.
+    /// A short name: the program's own.
     pub fn name(&self) -> String {
         let words = self.source.arguments();
         // `python3 -m name`, `python3 path/name.py`, or just the interpreter.
@@ -268,76 +224,51 @@ impl Opened {
         stem.filter(|stem| !stem.is_empty()).unwrap_or_else(|| "python".to_owned())
     }
 
-    /// Takes a census: stops the process if asked, copies what fits, and hands what the census found to `collect`.
-    pub fn census<S, R>(
-        mut self,
-        sink: impl Fn(&TypeTable) -> S + Sync,
-        collect: impl FnOnce(&TypeTable, Vec<S>) -> R,
-    ) -> Result<Taken<R>>
-    where
-        S: Sink,
-    {
-        let start = Instant::now();
-        let freeze = if self.pause { Some(self.freeze()?) } else { None };
-        let survey = self.survey()?;
-        let total = survey.plan.total_bytes();
-        let stands_still = self.pause || self.source.core().is_some();
-        let copy = if stands_still && fits(total) || total <= COPY_SMALL { Some(self.copy(&survey)?) } else { None };
-        let mut freeze = freeze;
-        let mut paused = None;
-        if copy.is_some() {
-            paused = freeze.take().map(Freeze::release);
-        }
-        let progress = Progress::default();
-        let (types, sinks, outcome) = match &copy {
-            Some(copy) => {
-                let memory = Layered::new(&copy.image, &self.source);
-                let types = TypeTable::build(&CachedMemory::new(&memory), &self.python, &survey.plan.statics())?;
-                let (sinks, mut outcome) = progress::show(&progress, total, || {
-                    survey.checked_census(&memory, &self.python, &types, &progress, || sink(&types))
-                })?;
-                outcome.counts.unreadable_bytes += copy.unreadable_bytes;
-                (types, sinks, outcome)
-            }
-            None => {
-                let types = TypeTable::build(&CachedMemory::new(&self.source), &self.python, &survey.plan.statics())?;
-                let (sinks, outcome) = progress::show(&progress, total, || {
-                    survey.census(&self.source, &self.python, &types, &progress, || sink(&types))
-                })?;
-                (types, sinks, outcome)
-            }
-        };
-        if let Some(freeze) = freeze {
-            paused = Some(freeze.release());
-        }
-        let read = Read { survey: &survey, types: &types, outcome, bytes: total, start, paused };
-        Ok(self.taken(read, || collect(&types, sinks)))
+    /// The program that was started for this target, if one was.
+    pub fn into_program(self) -> Option<Spawned> {
+        self.started
     }
 
-    /// Looks at the process as it is now: its mappings, and where objects may lie in them.
-    pub(crate) fn survey(&mut self) -> Result<Survey> {
+    /// Tells `observer` of long reads from now on.
+    pub fn observe(&mut self, observer: Arc<dyn Observer>) {
+        self.observer = Some(observer);
+    }
+
+    /// Runs a read that `observer` is told of.
+    pub(crate) fn observed<R>(&self, total_bytes: u64, work: impl FnOnce(&Progress) -> R) -> R {
+        let progress = Arc::new(Progress::default());
+        let Some(observer) = &self.observer else { return work(&progress) };
+        observer.begin(&progress, total_bytes);
+        let result = work(&progress);
+        observer.end();
+        result
+    }
+
+    /// Finds out where objects may be now: a live process maps more as it runs.
+    ///
+    /// # Errors
+    /// Where the process is gone, and where what is found contradicts the layout.
+    pub fn survey(&mut self) -> Result<Survey, Error> {
         let pid = self.source.pid();
-        self.source.refresh().map_err(|_| Refused { pid, gate: gates::diagnose(pid) })?;
-        Ok(Survey::new(&self.source, &self.python, &self.elfs)?)
+        self.source.refresh().map_err(|_| Error::Refused { pid, gate: gates::diagnose(pid) })?;
+        Ok(self.attached.survey(&self.source)?)
     }
 
-    /// Stops the process.
-    pub(crate) fn freeze(&self) -> Result<Freeze> {
+    /// Stops the process, if `pause` says so.
+    pub(crate) fn freeze(&self, pause: Pause, warnings: &mut Vec<Warning>) -> Result<Option<Freeze>, Error> {
+        if pause != Pause::Always || self.source.core().is_some() {
+            return Ok(None);
+        }
         let freeze = Freeze::new(self.source.pid())?;
         if freeze.was_stopped_already() {
-            log::warn!("process {} was stopped already; it is left so", self.source.pid());
+            warnings.push(Warning::WasStopped { pid: self.source.pid() });
         }
-        Ok(freeze)
+        Ok(Some(freeze))
     }
 
-    fn copy(&self, survey: &Survey) -> Result<Copy> {
-        let ranges: Vec<_> = survey.plan.parts.iter().flat_map(Part::ranges).collect();
-        Ok(copy::copy_ranges(&self.source, &ranges)?)
-    }
-
-    /// What was collected, and what is to be said of how it was read. All was read when this is called.
-    pub(crate) fn taken<R>(&self, read: Read<'_>, collect: impl FnOnce() -> R) -> Taken<R> {
-        let Read { survey, types, outcome, bytes, start, paused } = read;
+    /// The answer with what is known of how it was got. Everything has been read when this is called.
+    pub(crate) fn inspected<R>(&self, read: Read<'_>, result: impl FnOnce() -> R) -> Inspected<R> {
+        let Read { survey, types, outcome, bytes, start, paused, warnings } = read;
         let is_core = self.source.core().is_some();
         let reading = Reading { read_bytes: bytes, duration: start.elapsed(), paused, is_core };
         let unknown: u64 = survey.plan.unknown.iter().map(|range| range.end.0 - range.start.0).sum();
@@ -352,11 +283,39 @@ impl Opened {
             raw_blocks_known: survey.arenas.raw_blocks.is_some(),
             debug_hooks: survey.debug_hooks,
         };
-        Taken { collected: collect(), reading, problems, allocator }
+        Inspected { result: result(), reading, problems, allocator, warnings }
     }
 }
 
-/// Whether a copy of so many bytes leaves the host half of what it has.
-fn fits(bytes: u64) -> bool {
-    host::available_bytes().is_none_or(|available| bytes < available / 2)
+/// Opens a core file, and looks for the files that hold what it leaves out.
+///
+/// # Errors
+/// [`Error::NotADirectory`], [`Error::Core`].
+pub fn open_core(path: &Path, places: &Places) -> Result<Core, Error> {
+    if let Some(root) = places.sysroot.as_ref().filter(|root| !root.is_dir()) {
+        return Err(Error::NotADirectory(root.clone()));
+    }
+    Ok(Core::open(path, places)?)
+}
+
+/// What a build is called in reports.
+pub fn build_name(build: Build) -> &'static str {
+    match build {
+        Build::Default => "default",
+        Build::FreeThreaded => "free-threaded",
+        Build::Debug | Build::DebugFreeThreaded => "debug",
+    }
+}
+
+/// The process itself, or the first of its descendants that is a Python.
+fn find_in_family(pid: i32) -> Result<i32, Error> {
+    let error = match Target::process(pid) {
+        Ok(_) => return Ok(pid),
+        Err(error) => error,
+    };
+    procfs::descendants(pid)
+        .into_iter()
+        .filter(|&child| child != pid)
+        .find(|&child| Target::process(child).is_ok())
+        .ok_or(error)
 }

@@ -3,11 +3,9 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
 use fastrand::Rng;
+use serde::Serialize;
 
-use crate::heap::survey::Survey;
-use crate::process::cache::CachedMemory;
 use crate::process::live::Process;
 use crate::process::processors::Processors;
 use crate::process::procfs::Status;
@@ -22,14 +20,11 @@ use crate::record::standing::Standing;
 use crate::record::surplus::{self, Seeming};
 use crate::record::threads;
 use crate::record::watched::Watched;
-use crate::report::recording_json::Course;
-use crate::report::timeline::Moment;
-use crate::report::units;
+use crate::record::watcher::Verdicts;
 use crate::stats::jackknife::GROUPS;
 
-use super::open::Opened;
-use crate::cli::args::Record;
-use crate::cli::progress;
+use super::error::Error;
+use super::open::Target;
 
 /// Probes for each sample: one is cheap, and the more there are, the better is it known who runs. Not so many in a second that one
 /// delays the next, which would let what was found decide when we look.
@@ -88,14 +83,58 @@ pub struct Recording {
     pub course: Course,
 }
 
-/// Records until the time is over, the target ends, or it is to stop.
+/// How a recording went.
+#[derive(Clone, Debug, Default)]
+pub struct Course {
+    /// Samples taken.
+    pub ticks: u64,
+    /// Samples requested per second.
+    pub rate: u32,
+    /// The random generator's seed.
+    pub seed: u64,
+    /// How survivors were determined.
+    pub verdicts: Verdicts,
+    /// Warnings for the reader.
+    pub warnings: Vec<String>,
+}
+
+/// One observation of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Moment {
+    /// Seconds since the recording began.
+    pub seconds: f64,
+    /// Resident memory.
+    pub rss_bytes: u64,
+    /// Objects that the collector tracks.
+    pub heap_objects: u64,
+    /// Collections of each generation so far, youngest first.
+    pub collections: [u64; 3],
+}
+
+/// What is recorded.
+#[derive(Clone, Copy, Debug)]
+pub struct RecordOptions {
+    /// For how long.
+    pub duration: Duration,
+    /// Samples in a second.
+    pub rate: u32,
+    /// The number that the instants are drawn with; `None`: a random one.
+    pub seed: Option<u64>,
+}
+
+/// Records until the time is over, the target ends, or it is to stop. `each_second` is told how long it has taken so far.
 ///
 /// # Errors
 /// Where the target's types cannot be read. What happens later ends a recording, and is said in it.
-pub fn record(options: &Record, opened: &Opened, stop: &AtomicBool) -> Result<Recording> {
-    let mut session = Session::new(options, opened)?;
-    let end = session.run(stop);
-    Ok(session.close(end, opened))
+pub fn record(
+    options: &RecordOptions,
+    target: &Target,
+    stop: &AtomicBool,
+    each_second: &mut dyn FnMut(Duration),
+) -> Result<Recording, Error> {
+    let mut session = Session::new(options, target)?;
+    let end = session.run(stop, each_second);
+    Ok(session.close(end, target))
 }
 
 /// What ended a recording.
@@ -140,8 +179,8 @@ struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    fn new(options: &Record, opened: &'a Opened) -> Result<Self> {
-        let Source::Live(process) = &opened.source else { bail!("a core does not run") };
+    fn new(options: &RecordOptions, opened: &'a Target) -> Result<Self, Error> {
+        let Source::Live(process) = &opened.source else { return Err(Error::NotRunning) };
         let pid = process.pid();
         let seed = options.seed.unwrap_or_else(|| fastrand::u32(..).into());
         let mut rng = Rng::with_seed(seed);
@@ -150,7 +189,8 @@ impl<'a> Session<'a> {
         let ticks = options.duration.as_secs_f64() / stratum.as_secs_f64();
         let of_each = (WATCHED_MAX / ticks).ceil() as usize;
         let types = read_types(opened)?;
-        let recorder = Recorder::new(process, &opened.python, types, of_each, stratum.mul_f64(PROBE_SHARE), rng.fork());
+        let recorder =
+            Recorder::new(process, opened.python(), types, of_each, stratum.mul_f64(PROBE_SHARE), rng.fork());
         let mut course = Course { rate: options.rate, seed, ..Course::default() };
         if Status::of(pid).is_some_and(|status| matches!(status.state, Some('T' | 't'))) {
             course.warnings.push(format!("process {pid} is stopped: nothing is allocated until it goes on"));
@@ -192,10 +232,9 @@ impl<'a> Session<'a> {
     }
 
     /// Probes at a random instant of each stratum, until something ends it.
-    fn run(&mut self, stop: &AtomicBool) -> End {
-        let bar = progress::Seconds::start(self.duration);
+    fn run(&mut self, stop: &AtomicBool, each_second: &mut dyn FnMut(Duration)) -> End {
         let (mut index, mut upcoming) = (0, self.instant_of(0));
-        let end = loop {
+        loop {
             let (number, start, instant) = (index, self.start_of(index), upcoming);
             index += 1;
             upcoming = self.instant_of(index);
@@ -213,7 +252,7 @@ impl<'a> Session<'a> {
                 continue;
             }
             if self.began.elapsed() >= self.next_moment {
-                bar.set(self.began.elapsed());
+                each_second(self.began.elapsed());
                 self.next_moment += Duration::from_secs(1);
                 if self.is_another() {
                     let has_exited = Status::of(self.pid).is_none_or(|status| status.has_exited());
@@ -234,9 +273,7 @@ impl<'a> Session<'a> {
             if let Some(end) = self.look(number, upcoming) {
                 break end;
             }
-        };
-        bar.finish();
-        end
+        }
     }
 
     /// When a stratum begins.
@@ -305,7 +342,7 @@ impl<'a> Session<'a> {
     }
 
     /// Looks a last time, and says what ended it.
-    fn close(mut self, end: End, opened: &Opened) -> Recording {
+    fn close(mut self, end: End, opened: &Target) -> Recording {
         self.recording.seconds = self.began.elapsed().as_secs_f64().min(self.duration.as_secs_f64());
         let end = if matches!(end, End::InTime | End::Asked) && self.is_another() { End::Exited } else { end };
         let is_gone = matches!(end, End::Exited | End::Replaced);
@@ -324,10 +361,10 @@ impl<'a> Session<'a> {
         recording.course.verdicts = self.recorder.watcher.verdicts;
         let warnings = &mut recording.course.warnings;
         if self.missed * 100 > self.strata * MISSED_MAX {
-            let share = units::percent(self.missed, self.strata);
-            warnings.push(format!("the machine was busy: {share} % of the samples were missed"));
+            let share = self.missed as f64 * 100.0 / self.strata as f64;
+            warnings.push(format!("the machine was busy: {share:.2} % of the samples were missed"));
         }
-        let after = units::duration(Duration::from_secs_f64(recording.seconds));
+        let after = format!("{:.2} s", recording.seconds);
         let what = match end {
             End::InTime => return recording,
             End::Asked => {
@@ -474,9 +511,9 @@ fn remembered(recorder: &Recorder<'_, Process>, object: &Watched) -> Option<Reme
     })
 }
 
-fn read_types(opened: &Opened) -> Result<TypeTable> {
-    let survey = Survey::new(&opened.source, &opened.python, &opened.elfs)?;
-    Ok(TypeTable::build(&CachedMemory::new(&opened.source), &opened.python, &survey.plan.statics())?)
+fn read_types(target: &Target) -> Result<TypeTable, Error> {
+    let survey = target.attached.survey(&target.source)?;
+    Ok(target.attached.types(&target.source, &survey)?)
 }
 
 /// What changes when a process becomes another program: where the kernel has put its first data.

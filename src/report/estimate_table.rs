@@ -3,17 +3,23 @@
 use std::io::{self, Write};
 
 use crate::analysis::histogram::{Amount, Histogram, Interval};
+use crate::inspect::sample::SampleSummary;
 use crate::python::sizes::Basis;
 
 use super::histogram_table::{printable, write_lower_bounds};
-use super::summary::Sampled;
+use super::summary;
 use super::units;
 
 /// Writes the table. `top` limits the rows.
 ///
 /// # Errors
 /// Errors of the writer.
-pub fn write(out: &mut dyn Write, histogram: &Histogram, top: Option<usize>, sampled: &Sampled) -> io::Result<()> {
+pub fn write(
+    out: &mut dyn Write,
+    histogram: &Histogram,
+    top: Option<usize>,
+    sampled: &SampleSummary,
+) -> io::Result<()> {
     let shown = top.unwrap_or(usize::MAX).min(histogram.rows.len());
     let by_module = histogram.rows.first().is_some_and(|row| row.name.is_none());
     let noun = if by_module { "module" } else { "type (module.name)" };
@@ -30,7 +36,7 @@ pub fn write(out: &mut dyn Write, histogram: &Histogram, top: Option<usize>, sam
     let (objects, bytes) = figures(histogram.total, histogram.interval.unwrap_or_default());
     writeln!(out, "{:>6} {objects:>25} {bytes:>30}", "Total")?;
     write_lower_bounds(out, histogram)?;
-    writeln!(out, "\nbasis: {}", sampled.describe())?;
+    writeln!(out, "\nbasis: {}", summary::describe(sampled))?;
     writeln!(
         out,
         "± is half the width of a 95 % confidence interval; ≤ is an upper limit for a type that was seen too\n\

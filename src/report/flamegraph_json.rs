@@ -5,10 +5,10 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use crate::analysis::owners::Node;
+use crate::inspect::answer::{Problems, TargetSummary};
+use crate::inspect::graph::GraphSummary;
 
-use super::graph::GraphSummary;
 use super::histogram_json::SCHEMA_VERSION;
-use super::summary::{Problems, TargetSummary};
 
 /// What a document states besides its frames.
 #[derive(Clone, Copy, Debug, Serialize)]

@@ -5,11 +5,11 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use crate::analysis::histogram::{Histogram, Interval};
+use crate::inspect::answer::{AllocatorSummary, Problems, Reading, TargetSummary};
+use crate::inspect::family::{FamilyMember, ProcessFamily, UnreadProcess};
+use crate::inspect::graph::GraphSummary;
+use crate::inspect::sample::{Accuracy, SampleSummary};
 use crate::python::sizes::Basis;
-
-use super::family::{Family, Member, Unread};
-use super::graph::GraphSummary;
-use super::summary::{self, AllocatorSummary, Problems, Reading, Sampled, TargetSummary};
 
 /// The version of every JSON document that heapsonde writes.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -21,7 +21,7 @@ struct Document<'a> {
     reading: &'a Reading,
     basis: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    sample: Option<&'a Sampled>,
+    sample: Option<&'a SampleSummary>,
     types: Vec<TypeRow<'a>>,
     totals: Totals,
     allocator: &'a AllocatorSummary,
@@ -31,7 +31,7 @@ struct Document<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     processes: Option<Vec<Process<'a>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    unread: Option<&'a [Unread]>,
+    unread: Option<&'a [UnreadProcess]>,
 }
 
 #[derive(Serialize)]
@@ -88,7 +88,7 @@ pub struct About<'a> {
     /// How it was read.
     pub reading: &'a Reading,
     /// Whether the figures are exact or estimated.
-    pub basis: &'a summary::Basis,
+    pub basis: &'a Accuracy,
     /// Figures of the allocator.
     pub allocator: &'a AllocatorSummary,
     /// What could not be read.
@@ -112,8 +112,8 @@ struct Totals {
 pub fn write(out: &mut dyn Write, histogram: &Histogram, top: Option<usize>, about: &About<'_>) -> io::Result<()> {
     let &About { target, reading, basis, allocator, problems, graph } = about;
     let sample = match basis {
-        summary::Basis::Exact => None,
-        summary::Basis::Sampled(sampled) => Some(sampled),
+        Accuracy::Exact => None,
+        Accuracy::Sampled(sampled) => Some(sampled),
     };
     let document = Document {
         schema_version: SCHEMA_VERSION,
@@ -140,7 +140,7 @@ pub fn write(out: &mut dyn Write, histogram: &Histogram, top: Option<usize>, abo
 /// Errors of the writer.
 pub fn write_family(
     out: &mut dyn Write,
-    family: &Family,
+    family: &ProcessFamily,
     merged: &Histogram,
     top: Option<usize>,
     target: &TargetSummary,
@@ -163,7 +163,7 @@ pub fn write_family(
     writeln!(out)
 }
 
-fn process(member: &Member, top: Option<usize>) -> Process<'_> {
+fn process(member: &FamilyMember, top: Option<usize>) -> Process<'_> {
     Process {
         target: &member.target,
         reading: &member.reading,

@@ -4,33 +4,16 @@ use std::io::{self, Write};
 
 use serde_json::{Value, json};
 
+use crate::inspect::answer::TargetSummary;
+use crate::inspect::recording::{Course, Moment};
 use crate::record::allocations::Born;
 use crate::record::profile::{FrameName, Profile};
-use crate::record::watcher::Verdicts;
 use crate::stats::jackknife::Figure;
-
-use super::summary::TargetSummary;
-use super::timeline::Moment;
 
 /// What recordings count and what they do not.
 pub const NOT_COVERED: &str = "Counts GC-tracked objects (lists, dicts, instances) that live for at least some ten \
                                microseconds. Strings, bytes and numbers are not included, nor are tuples and dicts \
                                that hold only these.";
-
-/// How a recording went.
-#[derive(Clone, Debug, Default)]
-pub struct Course {
-    /// Samples taken.
-    pub ticks: u64,
-    /// Samples requested per second.
-    pub rate: u32,
-    /// The random generator's seed.
-    pub seed: u64,
-    /// How survivors were determined.
-    pub verdicts: Verdicts,
-    /// Warnings for the reader.
-    pub warnings: Vec<String>,
-}
 
 /// Writes the document and a newline.
 ///

@@ -3,22 +3,9 @@
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
-use serde::Serialize;
+use crate::inspect::recording::Moment;
 
 use super::units;
-
-/// One observation of the process.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Moment {
-    /// Seconds since the recording began.
-    pub seconds: f64,
-    /// Resident memory.
-    pub rss_bytes: u64,
-    /// Objects that the collector tracks.
-    pub heap_objects: u64,
-    /// Collections of each generation so far, youngest first.
-    pub collections: [u64; 3],
-}
 
 /// Writes the observations as CSV with a header line.
 ///

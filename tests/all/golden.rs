@@ -11,9 +11,10 @@ use std::time::Duration;
 use heapsonde::analysis::histogram::{Amount, Histogram, Row};
 use heapsonde::analysis::owners::Node;
 use heapsonde::heap::survey::Outcome;
+use heapsonde::inspect::answer::{AllocatorSummary, Problems, Reading, TargetSummary};
+use heapsonde::inspect::sample::Accuracy;
 use heapsonde::python::sizes::Basis;
 use heapsonde::report::folded::{self, Weight};
-use heapsonde::report::summary::{self, AllocatorSummary, Problems, Reading, TargetSummary};
 use heapsonde::report::{flamegraph, histogram_json, histogram_table};
 
 /// The tests of this file.
@@ -82,7 +83,7 @@ fn the_document() {
     let about = histogram_json::About {
         target: &target,
         reading: &reading,
-        basis: &summary::Basis::Exact,
+        basis: &Accuracy::Exact,
         allocator: &AllocatorSummary::default(),
         problems: &Problems::new(&Outcome::default(), 4096, 1, 0, 0),
         graph: None,

@@ -1,0 +1,99 @@
+//! Opens the target that was typed, and says what a user should know about it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+use crate::analysis::histogram::SortKey;
+use crate::estimate::estimator::GroupBy;
+use crate::inspect::family::ProcessFamily;
+use crate::inspect::{Budget, Inspected, Program, SampleOptions, Target, Warning};
+use crate::process::core::backing::Places;
+use crate::process::spawn::SpawnOptions;
+
+use super::args;
+use super::progress::Bar;
+
+/// Opens the target that was typed.
+pub fn open(arguments: &args::TargetArguments) -> Result<Target> {
+    let process = &arguments.process;
+    match &arguments.core.core {
+        Some(_) if process.pid().is_some() || !process.command.is_empty() => {
+            bail!("several targets: give a PID, --core FILE, or -- COMMAND, but only one of them")
+        }
+        Some(path) => open_core(path, &arguments.core),
+        None => open_process(process, process.after),
+    }
+}
+
+/// Opens a process, or starts a program and opens it after so long, or once it is quiet.
+pub fn open_process(process: &args::ProcessArguments, after: Option<Duration>) -> Result<Target> {
+    match (process.pid(), process.command.as_slice()) {
+        (Some(pid), _) => Ok(observed(Target::process(pid)?)),
+        (None, []) => bail!("no target: give a PID, --core FILE, or -- COMMAND"),
+        (None, command) => {
+            let options = SpawnOptions { keep: process.keep, as_root: process.as_root };
+            let program = Program { command: command.to_vec(), options, after };
+            Ok(observed(Target::start(&program)?))
+        }
+    }
+}
+
+/// Opens a core.
+pub fn open_core(path: &Path, core: &args::CoreFile) -> Result<Target> {
+    Ok(observed(Target::core(path, &places(core))?))
+}
+
+/// The target, which shows its progress from now on, after its warnings were said.
+pub fn observed(mut target: Target) -> Target {
+    target.observe(Arc::new(Bar::default()));
+    warn(&target.warnings);
+    target
+}
+
+/// Where the files that a core needs may be.
+pub fn places(core: &args::CoreFile) -> Places {
+    Places { executable: core.exe.clone(), sysroot: core.sysroot.clone() }
+}
+
+/// Says what the user should know.
+pub fn warn(warnings: &[Warning]) {
+    for warning in warnings {
+        log::warn!("{warning}");
+    }
+}
+
+/// The answer, after its warnings were said.
+pub fn said<T>(answer: Inspected<T>) -> Inspected<T> {
+    warn(&answer.warnings);
+    answer
+}
+
+/// Reads a process, or one that was started, and its descendants. The started one ends when this returns.
+pub fn read_family(arguments: &args::TargetArguments, sort: SortKey) -> Result<ProcessFamily> {
+    let pause = arguments.stopping.for_census();
+    if let Some(pid) = arguments.process.pid() {
+        return Ok(ProcessFamily::read(pid, pause, sort)?);
+    }
+    let program = open(arguments)?.into_program();
+    let Some(program) = &program else { bail!("--subprocesses reads live processes only") };
+    Ok(ProcessFamily::read(program.pid(), pause, sort)?)
+}
+
+/// How a sample is drawn.
+pub fn sample_options(
+    arguments: &args::TargetArguments,
+    sampling: &args::Sampling,
+    by: GroupBy,
+    sort: SortKey,
+) -> SampleOptions {
+    let budget = match (sampling.budget, sampling.max_read, sampling.error) {
+        (Some(time), ..) => Budget::Time(time),
+        (_, Some(bytes), _) => Budget::Bytes(bytes),
+        (.., Some(error)) => Budget::Error(error),
+        _ => Budget::Usual,
+    };
+    SampleOptions { budget, seed: sampling.seed, by, sort, pause: arguments.stopping.for_census() }
+}

@@ -1,0 +1,80 @@
+//! What a user should know about a reading that succeeded.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+
+/// What a user should know about a reading that succeeded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Warning {
+    /// Files that hold what the core left out were not found.
+    MissingFiles {
+        /// The first.
+        path: PathBuf,
+        /// Why it does not serve.
+        why: String,
+        /// How many more.
+        others: usize,
+    },
+    /// The end of the core is missing.
+    CutOff {
+        /// Bytes of memory that are missing.
+        bytes: u64,
+    },
+    /// The process had been stopped by somebody else, and was left so.
+    WasStopped {
+        /// The process.
+        pid: i32,
+    },
+    /// Copying would have stopped the process for longer than is allowed, so it was copied while it ran.
+    NotStopped {
+        /// How long a copy takes.
+        expected: Duration,
+        /// How long was allowed.
+        max_pause: Duration,
+    },
+    /// Copying took longer than was allowed, so the process ran again before the copy was complete.
+    StoppedTooShort {
+        /// How long was allowed.
+        max_pause: Duration,
+    },
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Warning::MissingFiles { path, why, others } => {
+                let others = match others {
+                    0 => String::new(),
+                    count => format!(" and {count} more files"),
+                };
+                write!(f, "what the core left out of {}{others} is missing: {why}", path.display())
+            }
+            Warning::CutOff { bytes } => {
+                write!(f, "the core is cut off: {} of memory are missing", ByteSize(*bytes))
+            }
+            Warning::WasStopped { pid } => {
+                write!(f, "process {pid} was already stopped and is left stopped")
+            }
+            Warning::NotStopped { expected, max_pause } => write!(
+                f,
+                "copying would have stopped the process for about {}, longer than the maximum pause of {}: it was copied \
+                 while it ran",
+                in_ms(*expected),
+                in_ms(*max_pause)
+            ),
+            Warning::StoppedTooShort { max_pause } => write!(
+                f,
+                "the copy took longer than the maximum pause of {}: the process ran during its last part",
+                in_ms(*max_pause)
+            ),
+        }
+    }
+}
+
+fn in_ms(duration: Duration) -> humantime::FormattedDuration {
+    humantime::format_duration(Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
+}
