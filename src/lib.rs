@@ -14,6 +14,14 @@
 //! an object refers to, [`graph`] links the objects, [`analysis`] answers questions, [`report`] writes the answers, and
 //! only [`cli`] prints, knows terminals and picks exit codes. [`estimate`] samples a heap, [`record`] watches it over time.
 //!
+//! # As a library
+//!
+//! [`inspect`] opens a target and gets answers from it. This prints the ten largest types of a process:
+//!
+//! ```no_run
+#![doc = include_str!("../fixtures/examples/histogram.rs")]
+//! ```
+//!
 //! # Code map
 //!
 //! | where | what question it answers |

@@ -17,20 +17,18 @@ use crate::common::target::Target;
 use heapsonde::analysis::histogram::{Histogram, SortKey, Tally};
 use heapsonde::heap::census::Progress;
 use heapsonde::heap::object::Object;
-use heapsonde::heap::survey::{Outcome, Survey};
+use heapsonde::heap::survey::Outcome;
+use heapsonde::inspect::attached::Attached;
 use heapsonde::process::Address;
-use heapsonde::process::cache::CachedMemory;
 use heapsonde::process::copy::copy_ranges;
-use heapsonde::process::elf::{ElfFile, LoadedElf};
+use heapsonde::process::elf::ElfFile;
 use heapsonde::process::freeze::Freeze;
 use heapsonde::process::image::{Image, Segment};
 use heapsonde::process::live::Process;
 use heapsonde::process::memory::{Memory, ReadError};
 use heapsonde::process::regions::RegionMap;
-use heapsonde::python::attach::{self};
-use heapsonde::python::interpreter::Python;
+use heapsonde::python::attach::AttachError;
 use heapsonde::python::proof_error::ProofError;
-use heapsonde::python::types::TypeTable;
 use heapsonde::references::References;
 use libtest_mimic::Failed;
 
@@ -232,8 +230,8 @@ fn damaged_memory_is_read_to_an_end(interpreter: &Interpreter, environment: &[(&
     };
     let whole = image(&mut |_, _| Vec::new());
     let memory = Above { image: &whole, below: &process, writable: &writable };
-    let clean_python = attach(&memory, target.pid())?;
-    let clean = read(&memory, &clean_python, u64::MAX, target.pid())?;
+    let clean_attached = attach(&memory, target.pid()).map_err(|e| e.to_string())?;
+    let clean = read(&memory, &clean_attached, u64::MAX, target.pid())?;
     if clean.objects < 5000 || clean.references < 5000 {
         return Err(format!("the undamaged memory already reads as {clean:?}"));
     }
@@ -251,7 +249,7 @@ fn damaged_memory_is_read_to_an_end(interpreter: &Interpreter, environment: &[(&
             let memory = Above { image: &spoiled, below: &process, writable: &writable };
             // What a proof of the spoiled memory says is one matter, what is read with the right layout another.
             attached += u64::from(attach(&memory, target.pid()).is_ok());
-            let reading = read(&memory, &clean_python, clean.read * BUDGET, target.pid())
+            let reading = read(&memory, &clean_attached, clean.read * BUDGET, target.pid())
                 .map_err(|error| format!("{kind}, seed {seed}: {error}"))?;
             problems += reading.problems;
             most = most.max(reading.read);
@@ -307,18 +305,16 @@ impl Memory for Above<'_> {
     }
 }
 
-fn attach(memory: &Above<'_>, pid: u32) -> Result<Python, String> {
-    let cached = CachedMemory::new(memory);
-    let elfs = LoadedElf::all(&cached);
-    attach::attach(&cached, &elfs, &|elf| ElfFile::open(pid as i32, &cached, elf).ok()).map_err(|e| e.to_string())
+fn attach(memory: &Above<'_>, pid: u32) -> Result<Attached, AttachError> {
+    Attached::new(memory, &|cached, elf| ElfFile::open(pid as i32, cached, elf).ok())
 }
 
 /// A census and the references of all that it found. Gone in the middle is one thing that it may end with; more reads
 /// than the budget, or a sum that does not add up, are errors.
-fn read(memory: &Above<'_>, python: &Python, budget: u64, pid: u32) -> Result<Reading, String> {
+fn read(memory: &Above<'_>, clean: &Attached, budget: u64, pid: u32) -> Result<Reading, String> {
     let memory = Budgeted::new(memory, budget);
     let mut reading = Reading::default();
-    let result = census(&memory, python, &mut reading);
+    let result = census(&memory, clean, &mut reading);
     reading.read = memory.read();
     match result {
         _ if reading.read > budget => Err(format!("process {pid}: more than {budget} bytes were read: {reading:?}")),
@@ -335,10 +331,10 @@ fn read(memory: &Above<'_>, python: &Python, budget: u64, pid: u32) -> Result<Re
     }
 }
 
-fn census<M: Memory + Sync>(memory: &M, python: &Python, reading: &mut Reading) -> Result<(), ProofError> {
-    let elfs = LoadedElf::all(&CachedMemory::new(memory));
-    let survey = Survey::new(memory, python, &elfs)?;
-    let types = TypeTable::build(&CachedMemory::new(memory), python, &survey.plan.statics())?;
+fn census<M: Memory + Sync>(memory: &M, clean: &Attached, reading: &mut Reading) -> Result<(), ProofError> {
+    let survey = clean.survey(memory)?;
+    let types = clean.types(memory, &survey)?;
+    let python = &clean.python;
     let progress = Progress::default();
     let (tallies, outcome) = survey.checked_census(memory, python, &types, &progress, || Tally::new(types.len()))?;
     let histogram = Histogram::new(&types, &tallies, SortKey::Bytes);

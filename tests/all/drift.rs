@@ -3,7 +3,8 @@
 //!
 //! Each offset of each C struct of the table is moved by 8 bytes either way, neighbours change places, bitfields and sizes
 //! are wrong, and the table of every other version and build is put in the place of the right one. The target stands
-//! still meanwhile.
+//! still meanwhile. A sample is held to the same: drawn with the same seed, it is the one that the right layout draws, or
+//! there is an error.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -12,17 +13,11 @@ use crate::case::TestCase;
 use crate::common::interpreters::{self, Interpreter};
 use crate::common::skipped;
 use crate::common::target::Target;
-use heapsonde::analysis::histogram::{Histogram, SortKey, Tally};
-use heapsonde::heap::census::Progress;
-use heapsonde::heap::survey::Survey;
-use heapsonde::process::cache::CachedMemory;
-use heapsonde::process::elf::{ElfFile, LoadedElf};
-use heapsonde::process::live::Process;
-use heapsonde::python::attach::{self};
-use heapsonde::python::interpreter::Python;
+use heapsonde::analysis::histogram::{Histogram, SortKey};
+use heapsonde::estimate::estimator::GroupBy;
+use heapsonde::inspect::{self, Accuracy, Budget, Pause, SampleOptions};
 use heapsonde::python::layout::fields::Bits;
 use heapsonde::python::layout::{Candidate, Layout};
-use heapsonde::python::types::TypeTable;
 use libtest_mimic::Failed;
 
 /// What is wrong, believed, and cannot be known from outside, each with the reason: nothing. What is named here would be said
@@ -73,38 +68,51 @@ pub fn cases() -> Vec<TestCase> {
 type Test = fn(&Interpreter) -> Result<(), Failed>;
 type Rows = BTreeMap<String, (u64, u64)>;
 
-/// A target that stands still, its files, and what is right.
+/// A target that stands still, its layout, and what is right.
 struct Stand {
-    _target: Target,
-    process: Process,
-    elfs: Vec<LoadedElf>,
-    python: Python,
-    right: Rows,
+    target: Target,
+    layout: Layout,
+    right: Answers,
+}
+
+/// What a census finds, and what a sample estimates. `None`: an error.
+#[derive(PartialEq)]
+struct Answers {
+    census: Option<Rows>,
+    sample: Option<Rows>,
+    /// Whether nothing was left out of the sample.
+    is_exact: bool,
 }
 
 impl Stand {
     fn new(interpreter: &Interpreter) -> Result<Stand, String> {
         let target = Target::spawn(interpreter, PROGRAM, &[], &[])?;
-        let process = Process::open(target.pid() as i32).map_err(|error| error.to_string())?;
-        let elfs = LoadedElf::all(&CachedMemory::new(&process));
-        let load = |candidates: &[Candidate]| candidates.iter().map(Layout::load).collect();
-        let python = attach_to(&process, &elfs, &load)?;
-        let right = histogram(&process, &elfs, &python)?;
-        Ok(Stand { _target: target, process, elfs, python, right })
+        let mut opened = inspect::Target::process(target.pid() as i32).map_err(|error| error.to_string())?;
+        let (layout, right) = (opened.python().layout.clone(), answers(&mut opened));
+        // mimalloc's pages are always read whole.
+        let has_pools = layout.object.ob_ref_shared.is_none();
+        match right {
+            Answers { is_exact: true, .. } if has_pools => Err("nothing was left out of the sample".to_owned()),
+            Answers { census: Some(_), sample: Some(_), .. } => Ok(Stand { target, layout, right }),
+            _ => Err("the right layout gives no answers".to_owned()),
+        }
     }
 
-    /// What comes of a wrong layout: nothing but an error, or the right rows. Else which row is wrong.
+    fn open(&self, layout: &Layout) -> Result<inspect::Target, inspect::Error> {
+        inspect::Target::process_with_layouts(self.target.pid() as i32, &|_, _| vec![layout.clone()])
+    }
+
+    /// What comes of a wrong layout: nothing but errors, or the right rows. Else which row is wrong.
     fn verdict(&self, layout: &Layout) -> Verdict {
-        let load = |_: &[Candidate]| vec![layout.clone()];
-        let Ok(python) = attach_to(&self.process, &self.elfs, &load) else { return Verdict::Refused };
-        match histogram(&self.process, &self.elfs, &python) {
-            Err(_) => Verdict::Refused,
-            Ok(rows) if rows == self.right => Verdict::Right,
-            Ok(rows) => {
-                let differs = |name: &&String| rows.get(*name) != self.right.get(*name);
-                let names = self.right.keys().chain(rows.keys()).filter(differs);
-                Verdict::Wrong(names.take(3).cloned().collect::<Vec<_>>().join(", "))
-            }
+        let Ok(mut opened) = self.open(layout) else { return Verdict::Refused };
+        let answers = answers(&mut opened);
+        let census = differences(answers.census.as_ref(), self.right.census.as_ref());
+        let sample = differences(answers.sample.as_ref(), self.right.sample.as_ref());
+        match (census, sample) {
+            (None, None) if answers == self.right => Verdict::Right,
+            (None, None) => Verdict::Refused,
+            (Some(rows), _) => Verdict::Wrong(rows),
+            (None, Some(rows)) => Verdict::Wrong(format!("in the sample {rows}")),
         }
     }
 }
@@ -115,25 +123,28 @@ enum Verdict {
     Wrong(String),
 }
 
-fn attach_to(
-    process: &Process,
-    elfs: &[LoadedElf],
-    load: &dyn Fn(&[Candidate]) -> Vec<Layout>,
-) -> Result<Python, String> {
-    let cached = CachedMemory::new(process);
-    let open = |elf: &LoadedElf| ElfFile::open(process.pid(), &cached, elf).ok();
-    attach::attach_with(&cached, elfs, &open, &|_, candidates| load(candidates)).map_err(|error| error.to_string())
+/// The first rows that are wrong; nothing of an error.
+fn differences(rows: Option<&Rows>, right: Option<&Rows>) -> Option<String> {
+    let (rows, right) = (rows?, right?);
+    let names: Vec<String> =
+        right.keys().chain(rows.keys()).filter(|&name| rows.get(name) != right.get(name)).take(3).cloned().collect();
+    (!names.is_empty()).then(|| names.join(", "))
 }
 
-fn histogram(process: &Process, elfs: &[LoadedElf], python: &Python) -> Result<Rows, String> {
-    let survey = Survey::new(process, python, elfs).map_err(|error| error.to_string())?;
-    let cached = CachedMemory::new(process);
-    let types = TypeTable::build(&cached, python, &survey.plan.statics()).map_err(|error| error.to_string())?;
-    let (sinks, _) = survey
-        .census(process, python, &types, &Progress::default(), || Tally::new(types.len()))
-        .map_err(|error| error.to_string())?;
-    let histogram = Histogram::new(&types, &sinks, SortKey::Bytes);
-    Ok(histogram.rows.iter().map(|row| (row.label(), (row.amount.objects, row.amount.bytes))).collect())
+fn answers(opened: &mut inspect::Target) -> Answers {
+    /// So few bytes that only as many pools are drawn as always are.
+    const BUDGET: Budget = Budget::Bytes(1);
+    let rows = |histogram: &Histogram| {
+        histogram.rows.iter().map(|row| (row.label(), (row.amount.objects, row.amount.bytes))).collect()
+    };
+    let sort = SortKey::Bytes;
+    let options = SampleOptions { budget: BUDGET, seed: Some(1), by: GroupBy::Type, sort, pause: Pause::Never };
+    let sample = opened.sample(&options).ok();
+    Answers {
+        is_exact: sample.as_ref().is_some_and(|(_, accuracy)| *accuracy == Accuracy::Exact),
+        sample: sample.map(|(answer, _)| rows(&answer.result)),
+        census: opened.histogram(Pause::Never, sort).ok().map(|answer| rows(&answer.result)),
+    }
 }
 
 /// A wrong layout, and what is wrong about it.
@@ -143,7 +154,7 @@ type Wrong = (String, Layout);
 fn try_all(interpreter: &Interpreter, make: impl Fn(&Layout) -> Vec<Wrong>) -> Result<(), Failed> {
     let stand = Stand::new(interpreter)?;
     let (mut believed, mut refused, mut known) = (Vec::new(), 0, Vec::new());
-    let wrong = make(&stand.python.layout);
+    let wrong = make(&stand.layout);
     for (what, layout) in &wrong {
         match stand.verdict(layout) {
             Verdict::Right => {}
@@ -312,14 +323,13 @@ fn published(interpreter: &Interpreter) -> Result<(), Failed> {
     }
     for (group, field) in [("interp", "modules"), ("type_object", "tp_flags"), ("dict", "ma_keys"), ("list", "ob_item")]
     {
-        let mut layout = stand.python.layout.clone();
+        let mut layout = stand.layout.clone();
         let fields = layout.c_struct_mut(group).expect("it is there");
         let offset = fields.get(field).ok_or("no such field")?;
         fields.set(field, offset + 8);
-        let load = |_: &[Candidate]| vec![layout.clone()];
-        let python = attach_to(&stand.process, &stand.elfs, &load)?;
-        if python.corrections.len() != 1 || histogram(&stand.process, &stand.elfs, &python)? != stand.right {
-            return Err(format!("{group}.{field}: {:?}", python.corrections).into());
+        let mut opened = stand.open(&layout).map_err(|error| error.to_string())?;
+        if opened.python().corrections.len() != 1 || answers(&mut opened) != stand.right {
+            return Err(format!("{group}.{field}: {:?}", opened.python().corrections).into());
         }
     }
     Ok(())

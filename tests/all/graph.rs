@@ -12,21 +12,10 @@ use crate::common::interpreters::{self, Interpreter};
 use crate::common::target::Target;
 use crate::common::tool;
 use heapsonde::graph::dominators::{Dominator, Dominators};
-use heapsonde::graph::link::link;
 use heapsonde::graph::objects::ObjectGraph;
 use heapsonde::graph::retained::Retained;
 use heapsonde::graph::{ObjectId, reach};
-use heapsonde::heap::census::Progress;
-use heapsonde::heap::object_table::{Found, Objects};
-use heapsonde::heap::survey::Survey;
-use heapsonde::process::cache::CachedMemory;
-use heapsonde::process::copy::copy_ranges;
-use heapsonde::process::elf::{ElfFile, LoadedElf};
-use heapsonde::process::layered::Layered;
-use heapsonde::process::live::Process;
-use heapsonde::python::attach;
-use heapsonde::python::types::TypeTable;
-use heapsonde::references::References;
+use heapsonde::inspect::{self, CopyOptions, Heap};
 use heapsonde::references::roots::RootKind;
 use libtest_mimic::Failed;
 use serde_json::Value;
@@ -71,24 +60,16 @@ os.read(0, 1)
 
 fn twins_agree(interpreter: &Interpreter) -> Result<(), String> {
     let target = Target::spawn(interpreter, LITTLE, &[], &[])?;
-    let pid = target.pid() as i32;
-    let process = Process::open(pid).map_err(|e| e.to_string())?;
-    let cached = CachedMemory::new(&process);
-    let elfs = LoadedElf::all(&cached);
-    let open_file = |elf: &LoadedElf| ElfFile::open(pid, &cached, elf).ok();
-    let python = attach::attach(&cached, &elfs, &open_file).map_err(|e| e.to_string())?;
-    let survey = Survey::new(&process, &python, &elfs).map_err(|error| error.to_string())?;
-    let copy = copy_ranges(&process, &survey.plan.ranges_for_references(&process)).map_err(|e| e.to_string())?;
-    let memory = Layered::new(&copy.image, &process);
-    let types = TypeTable::build(&CachedMemory::new(&memory), &python, &survey.plan.statics());
-    let types = types.map_err(|e| e.to_string())?;
-    let found = survey.census(&memory, &python, &types, &Progress::default(), Found::default);
-    let objects = Objects::new(found.map_err(|e| e.to_string())?.0);
-    let references = References::new(&memory, &python, &types, copy.image.size_bytes());
-    let (graph, _) = link(&memory, &python, &types, &objects, &references);
+    let mut opened = inspect::Target::process(target.pid() as i32).map_err(|error| error.to_string())?;
+    let compared = opened
+        .heap(&CopyOptions::default(), |heap| Ok::<_, inspect::Error>(compare_with_twins(heap, &interpreter.name)));
+    compared.map_err(|error| error.to_string())?.result
+}
 
+fn compare_with_twins(heap: &Heap<'_>, name: &str) -> Result<(), String> {
+    let (graph, _) = heap.graph();
     // Where counts are deferred they are no less exact.
-    let is_function = |id: ObjectId| types.get(graph.type_id(id)).full_name() == "builtins.function";
+    let is_function = |id: ObjectId| heap.types.get(graph.type_id(id)).full_name() == "builtins.function";
     let functions = (0..graph.len() as u32).filter(|&id| is_function(ObjectId(id))).count();
     let native = graph.roots.iter().filter(|root| root.kind == RootKind::Native && is_function(root.object)).count();
     if functions < 500 || native * 100 > functions {
@@ -114,7 +95,7 @@ fn twins_agree(interpreter: &Interpreter) -> Result<(), String> {
     }
     tool::say(&format!(
         "{}: {} objects, {} references, {} reachable, {native} of {functions} functions held by native code",
-        interpreter.name,
+        name,
         graph.len(),
         graph.forward.edge_count(),
         dominators.order().count()

@@ -18,6 +18,7 @@ mod edges;
 mod estimate;
 mod golden;
 mod graph;
+mod inspect;
 mod labels;
 mod layouts;
 mod odd_processes;
@@ -48,6 +49,7 @@ const MODULES: &[Module] = &[
     ("estimate", estimate::cases),
     ("golden", golden::cases),
     ("graph", graph::cases),
+    ("inspect", inspect::cases),
     ("labels", labels::cases),
     ("layouts", layouts::cases),
     ("odd_processes", odd_processes::cases),

@@ -11,14 +11,9 @@ use crate::common::target::Target;
 use heapsonde::heap::census::Progress;
 use heapsonde::heap::object::Object;
 use heapsonde::heap::survey::Survey;
+use heapsonde::inspect;
 use heapsonde::process::Address;
-use heapsonde::process::cache::CachedMemory;
-use heapsonde::process::elf::{ElfFile, LoadedElf};
 use heapsonde::process::freeze::Freeze;
-use heapsonde::process::live::Process;
-use heapsonde::python::attach::{self};
-use heapsonde::python::interpreter::Python;
-use heapsonde::python::types::TypeTable;
 
 /// The tests of this file.
 pub fn cases() -> Vec<TestCase> {
@@ -41,14 +36,10 @@ fn pools_that_no_array_leads_to_hold_the_same_objects() {
 fn compared(interpreter: &Interpreter) -> Result<usize, String> {
     let target = Target::spawn(interpreter, &common::zoo(), &["--scale", "0.3"], &[])?;
     let _still = Freeze::new(target.pid() as i32).map_err(|error| error.to_string())?;
-    let process = Process::open(target.pid() as i32).map_err(|error| error.to_string())?;
-    let cached = CachedMemory::new(&process);
-    let elfs = LoadedElf::all(&cached);
-    let open = |elf: &LoadedElf| ElfFile::open(process.pid(), &cached, elf).ok();
-    let mut python = attach::attach(&cached, &elfs, &open).map_err(|error| error.to_string())?;
-    let (by_array, expected) = objects(&process, &elfs, &python)?;
-    python.runtime.elf.segments.clear();
-    let (by_pools, found) = objects(&process, &elfs, &python)?;
+    let mut opened = inspect::Target::process(target.pid() as i32).map_err(|error| error.to_string())?;
+    let (by_array, expected) = objects(&mut opened)?;
+    opened.attached.python.runtime.elf.segments.clear();
+    let (by_pools, found) = objects(&mut opened)?;
 
     // Only slots of the array count pools.
     let in_use = |survey: &Survey| survey.arenas.pools_in_use;
@@ -82,11 +73,11 @@ fn compared(interpreter: &Interpreter) -> Result<usize, String> {
 type Seen = (Address, Address, u64);
 
 /// All objects, in order.
-fn objects(process: &Process, elfs: &[LoadedElf], python: &Python) -> Result<(Survey, Vec<Seen>), String> {
-    let survey = Survey::new(process, python, elfs).map_err(|error| error.to_string())?;
-    let types = TypeTable::build(&CachedMemory::new(process), python, &survey.plan.statics());
-    let types = types.map_err(|error| error.to_string())?;
-    let census = survey.census(process, python, &types, &Progress::default(), Vec::<Object>::new);
+fn objects(opened: &mut inspect::Target) -> Result<(Survey, Vec<Seen>), String> {
+    let survey = opened.survey().map_err(|error| error.to_string())?;
+    let (source, python) = (&opened.source, opened.python());
+    let types = opened.attached.types(source, &survey).map_err(|error| error.to_string())?;
+    let census = survey.census(source, python, &types, &Progress::default(), Vec::<Object>::new);
     let (sinks, _) = census.map_err(|error| error.to_string())?;
     let object = |object: &Object| (object.address, types.get(object.type_id).address, object.size);
     let mut objects: Vec<_> = sinks.iter().flatten().map(object).collect();

@@ -6,14 +6,13 @@ use crate::case::TestCase;
 use crate::common;
 use crate::common::interpreters::{self, Interpreter};
 use crate::common::target::Target;
+use heapsonde::inspect;
 use heapsonde::process::Address;
 use heapsonde::process::cache::CachedMemory;
-use heapsonde::process::elf::{ElfFile, LoadedElf};
-use heapsonde::process::live::Process;
 use heapsonde::process::memory::Memory;
 use heapsonde::python::code::Code;
 use heapsonde::python::reader::Reader;
-use heapsonde::python::{attach, stack};
+use heapsonde::python::stack;
 use libtest_mimic::Failed;
 
 /// The tests of this file.
@@ -34,11 +33,8 @@ fn stacks_are_true(interpreter: &Interpreter) -> Result<(), String> {
         }
     }
     let pid = i32::try_from(target.pid()).map_err(|error| error.to_string())?;
-    let process = Process::open(pid).map_err(|error| error.to_string())?;
-    let cached = CachedMemory::new(&process);
-    let elfs = LoadedElf::all(&cached);
-    let open_file = |elf: &LoadedElf| ElfFile::open(pid, &process, elf).ok();
-    let python = attach::attach(&cached, &elfs, &open_file).map_err(|error| error.to_string())?;
+    let opened = inspect::Target::process(pid).map_err(|error| error.to_string())?;
+    let (cached, python) = (CachedMemory::new(&opened.source), opened.python());
     let reader = Reader { memory: &cached, layout: &python.layout };
     let main = python.interpreters.first().ok_or("no interpreter")?;
     let mut found = Vec::new();
