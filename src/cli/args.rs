@@ -1,8 +1,9 @@
-//! What was typed.
+//! The command line, as typed. What it means is decided by each verb.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::analysis::histogram::SortKey;
@@ -10,18 +11,18 @@ use crate::estimate::estimator;
 use crate::inspect::{CopyOptions, Pause};
 use crate::report::folded::Weight;
 
-/// Reads the heap of a running CPython process from outside: nothing runs in it, nothing is written to it, and by
-/// default it is not even paused.
+/// Reads the heap of a running CPython process from outside: no code runs in the process and nothing is written to it.
+/// A census does not pause it; following references pauses it while its memory is copied, for 500 ms at most.
 #[derive(Debug, Parser)]
 #[command(name = "heapsonde", version, about, max_term_width = 100)]
 #[command(after_help = "Exit codes: 0 done, 2 error.")]
 pub struct Arguments {
-    /// Say how the interpreter was found, which layout was proved, what was read (twice: everything; the variable
-    /// HEAPSONDE_LOG chooses, as in `heapsonde::heap=trace`)
+    /// Log how the interpreter was found, which layout was proved and what was read; twice for more. HEAPSONDE_LOG
+    /// selects modules, as in `heapsonde::heap=trace`
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
 
-    /// No colour (also the variable NO_COLOR)
+    /// Disable colour (as NO_COLOR does)
     #[arg(long, global = true)]
     pub no_color: bool,
 
@@ -31,21 +32,21 @@ pub struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Objects and bytes per type, like `jmap -histo`
+    /// Count objects and bytes per type, like `jmap -histo`
     Histo(Histo),
-    /// The live heap as a flame graph (SVG) or as folded stacks
+    /// Draw the live heap as a flame graph (SVG, folded stacks or JSON)
     Flamegraph(Flamegraph),
-    /// The shortest chains of names that hold an object, or the objects of a type
+    /// Show the shortest chains of references that keep an object, or the objects of a type, alive
     Why(Why),
-    /// Every object, as a line of JSON
+    /// Write every object as a line of JSON
     Dump(Dump),
-    /// Who allocates, by Python stack, and what of it stays alive
+    /// Record which Python stacks allocate, and how much of it survives
     Record(Record),
-    /// The Python processes here, in families, and whether we may read them
+    /// List the Python processes of this machine, and whether they can be read
     Ps(Ps),
-    /// Why a process cannot be read, and the command or setting that mends it
+    /// Explain why a process cannot be read, and what to do about it
     Doctor(Doctor),
-    /// Completions for a shell, on standard output
+    /// Print shell completions
     Completions {
         /// The shell
         shell: clap_complete::Shell,
@@ -56,15 +57,15 @@ pub enum Verb {
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Target")]
 pub struct CoreFile {
-    /// Or: a core file (of the kernel or gcore, also compressed with gzip or zstd)
+    /// Read a core file instead (from the kernel or gcore; may be compressed with gzip or zstd)
     #[arg(long, value_name = "FILE")]
     pub core: Option<PathBuf>,
 
-    /// The executable that dumped the core, if it is not where it was
+    /// The executable that dumped core, if it has moved
     #[arg(long, value_name = "FILE", requires = "core")]
     pub exe: Option<PathBuf>,
 
-    /// The root directory of the system that the core came from, to find its libraries below
+    /// Root directory of the system that the core came from, to find its libraries
     #[arg(long, value_name = "DIR", requires = "core")]
     pub sysroot: Option<PathBuf>,
 }
@@ -81,7 +82,7 @@ pub struct ProcessArguments {
     #[arg(short = 'p', long = "pid", value_name = "PID")]
     pub pid_option: Option<i32>,
 
-    /// Or: a program to start, to read once it is up and quiet, and to end
+    /// Start this program instead, read it once it is idle, and kill it afterwards
     #[arg(last = true, value_name = "COMMAND", conflicts_with_all = ["pid", "pid_option"])]
     pub command: Vec<String>,
 
@@ -89,11 +90,11 @@ pub struct ProcessArguments {
     #[arg(long, requires = "command")]
     pub keep: bool,
 
-    /// Under sudo, start the program as root, instead of as who called sudo
+    /// Under sudo, start the program as root instead of as the user who called sudo
     #[arg(long, requires = "command")]
     pub as_root: bool,
 
-    /// Read the started program this long after it is up, instead of once it is quiet (500ms, 2s, 1m)
+    /// Read the started program this long after Python is up, instead of once it is idle (500ms, 2s, 1m)
     #[arg(long, value_name = "TIME", requires = "command", value_parser = duration)]
     pub after: Option<Duration>,
 }
@@ -105,21 +106,21 @@ impl ProcessArguments {
     }
 }
 
-/// Whether the process may be stopped.
+/// Whether the process may be paused.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Target")]
 pub struct Stopping {
-    /// Stop the process while its bytes are copied, however long that takes
+    /// Pause the process while it is copied, however long that takes
     #[arg(long, conflicts_with = "core")]
     pub pause: bool,
 
-    /// Do not stop the process
+    /// Never pause the process
     #[arg(long, visible_alias = "no-block", conflicts_with_all = ["pause", "core"])]
     pub nonblocking: bool,
 }
 
 impl Stopping {
-    /// For a census or a sample, which do not need to stop it.
+    /// For a census or a sample, which do not need a pause.
     pub fn for_census(&self) -> Pause {
         if self.pause { Pause::Always } else { Pause::Never }
     }
@@ -135,7 +136,7 @@ impl Stopping {
     }
 }
 
-/// What is read, and whether it may be stopped.
+/// What is read, and whether it may be paused.
 #[derive(Debug, Args)]
 pub struct TargetArguments {
     #[command(flatten)]
@@ -146,21 +147,19 @@ pub struct TargetArguments {
     pub stopping: Stopping,
 }
 
-/// How long and with how much memory references are followed.
+/// How references are followed.
 #[derive(Clone, Copy, Debug, Args)]
 #[command(next_help_heading = "References")]
 pub struct Following {
-    /// To follow references, the process is stopped while it is copied, if that takes no longer than this; else the copy
-    /// is made while it runs, as with --nonblocking
+    /// Pause the process while it is copied, if that takes no longer than this; otherwise copy it while it runs
     #[arg(long, value_name = "TIME", default_value = MAX_PAUSE, value_parser = duration, conflicts_with_all = ["pause", "nonblocking"])]
     pub max_pause: Duration,
 
-    /// Use at most so much memory to follow references (such as 2GiB; else most of what the host and its control group
-    /// have left)
+    /// Use at most this much memory (such as 2GiB) [default: three quarters of what is available]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub max_memory: Option<u64>,
 
-    /// Show keys and names that are data
+    /// Show keys and names that come from data; they may hold secrets
     #[arg(long)]
     pub show_values: bool,
 }
@@ -178,27 +177,27 @@ pub struct Output {
     pub force: bool,
 }
 
-/// How much of the heap is read for an estimate.
+/// How much of the heap a sample reads.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Estimate")]
 pub struct Sampling {
-    /// Read a random part of the heap and tell each figure with its error (95 % confidence)
+    /// Read a random part of the heap, and give each figure with its error (95 % confidence)
     #[arg(long)]
     pub sample: bool,
 
-    /// Read for about so long (such as 50ms, which is the default)
+    /// Read for about this long [default: 50ms]
     #[arg(long, value_name = "TIME", requires = "sample", value_parser = budget, conflicts_with_all = ["max_read", "error"])]
     pub budget: Option<Duration>,
 
-    /// Read about so much (such as 64MiB); with a seed, the same pools each time
+    /// Read about this much (such as 64MiB); with --seed, the same pools each time
     #[arg(long, value_name = "SIZE", requires = "sample", value_parser = max_read, conflicts_with = "error")]
     pub max_read: Option<u64>,
 
-    /// Read until all types that hold over 1 % are known so well (such as 2%)
+    /// Read until the error of every type with over 1 % of the heap is below this (such as 2%)
     #[arg(long, value_name = "PERCENT", requires = "sample", value_parser = error)]
     pub error: Option<f64>,
 
-    /// Draw the sample of this number
+    /// Seed of the random sample
     #[arg(long, value_name = "N", requires = "sample")]
     pub seed: Option<u64>,
 }
@@ -218,15 +217,15 @@ pub struct Histo {
     #[arg(short = 'n', long, value_name = "N", visible_alias = "limit")]
     pub top: Option<usize>,
 
-    /// What rows are sorted by
+    /// Sort rows by
     #[arg(long, value_enum, default_value_t = Sort::Bytes)]
     pub sort: Sort,
 
-    /// Also what would be freed if a type's objects went away (follows references)
+    /// Add what would be freed with all objects of a row (follows references)
     #[arg(long, conflicts_with_all = ["sample", "subprocesses"])]
     pub retained: bool,
 
-    /// What a row is
+    /// Group objects by
     #[arg(long, value_enum, default_value_t = By::Type)]
     pub by: By,
 
@@ -234,7 +233,7 @@ pub struct Histo {
     #[arg(short, long)]
     pub json: bool,
 
-    /// Read its descendants, too: a table for each Python among them, and one of all together
+    /// Include descendants: a table for each Python process, and one for all together
     #[arg(short, long, conflicts_with = "core")]
     pub subprocesses: bool,
 }
@@ -251,11 +250,11 @@ pub struct Ps {
 
 #[derive(Debug, Args)]
 pub struct Doctor {
-    /// The process to look at
+    /// The process to examine
     #[arg(value_name = "PID", required_unless_present_any = ["pid_option", "core"], conflicts_with_all = ["pid_option", "core"])]
     pub pid: Option<i32>,
 
-    /// The process to look at
+    /// The process to examine
     #[arg(short = 'p', long = "pid", value_name = "PID", conflicts_with = "core")]
     pub pid_option: Option<i32>,
 
@@ -294,7 +293,7 @@ impl From<Sort> for SortKey {
 pub enum By {
     Type,
     Module,
-    /// The nearest name under which everything is held (follows references)
+    /// The nearest named holder (follows references)
     Holder,
 }
 
@@ -319,29 +318,30 @@ pub struct Flamegraph {
     #[command(flatten)]
     pub output: Output,
 
-    /// What the frames are: `owners` is who alone holds it, and a frame's width what would be freed; `paths` is how it
-    /// is reached first, and a frame's width no more than that; `types` is package, module, type. The default is
-    /// owners, or types with --sample, with --subprocesses and where references cannot be followed
+    /// What frames show [default: owners; types with --sample or --subprocesses, or if references do not fit in memory]
     #[arg(long, value_enum)]
     pub view: Option<View>,
 
-    /// What a frame's width is
+    /// Width of a frame
     #[arg(long, value_enum, default_value_t = WeightArg::Bytes)]
     pub weight: WeightArg,
 
-    /// The format
+    /// Output format
     #[arg(short, long, value_enum, default_value_t = FlamegraphFormat::Svg)]
     pub format: FlamegraphFormat,
 
-    /// Draw its descendants, too: a root frame for each Python among them
+    /// Include descendants: a root frame for each Python process
     #[arg(short, long, conflicts_with = "core")]
     pub subprocesses: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum View {
+    /// What would be freed with each owner
     Owners,
+    /// What is reached first through each name
     Paths,
+    /// Package, module and type
     Types,
 }
 
@@ -380,7 +380,7 @@ pub enum FlamegraphFormat {
 
 #[derive(Debug, Args)]
 pub struct Why {
-    /// The process to read (unless -p or --core says), and an address (0x...) as `dump` shows it, or the name of a
+    /// The process to read (unless given by -p or --core), and an object's address as in `dump` (0x...) or the name of a
     /// type (app.cache.Session, dict)
     #[arg(value_names = ["PID", "ADDRESS|TYPE"], num_args = 1..=2, required = true)]
     pub words: Vec<String>,
@@ -392,15 +392,15 @@ pub struct Why {
     #[command(flatten)]
     pub core: CoreFile,
 
-    /// Show at most so many chains
+    /// Show at most N chains
     #[arg(short = 'n', long, value_name = "N", default_value_t = 5)]
     pub top: usize,
 
-    /// Start chains at the objects of this type, instead of at what holds the heap
+    /// Start chains at objects of this type instead of at GC roots
     #[arg(long, value_name = "TYPE")]
     pub from_type: Option<String>,
 
-    /// Show only chains of at most so many steps; count the others
+    /// Show only chains of at most N steps, and count the others
     #[arg(long, value_name = "N")]
     pub max_depth: Option<usize>,
 
@@ -423,51 +423,50 @@ pub struct Record {
     #[command(flatten)]
     pub process: ProcessArguments,
 
-    /// Accepted for symmetry: recording never stops the process
+    /// Never pause the process: always so for a recording
     #[arg(long, visible_alias = "no-block", hide = true)]
     pub nonblocking: bool,
 
     #[command(flatten)]
     pub output: Output,
 
-    /// Record for so long (such as 30, 500ms, 2m); Ctrl-C ends it earlier
+    /// Record for this long (30, 500ms, 2m); Ctrl-C ends it earlier
     #[arg(short, long, value_name = "TIME", default_value = "30s", value_parser = recording)]
     pub duration: Duration,
 
-    /// Samples in a second, each at a random instant of its part of the second: four probes, or fewer where these would be more
-    /// than 800 in a second
+    /// Samples per second, at random instants; each consists of up to four probes
     #[arg(short, long, value_name = "N", default_value_t = 100, value_parser = rate)]
     pub rate: u32,
 
-    /// The format
+    /// Output format
     #[arg(short, long, value_enum, default_value_t = RecordFormat::Svg)]
     pub format: RecordFormat,
 
-    /// Show what was allocated and is still alive at the end (the default)
+    /// Show allocations that are still alive at the end (the default)
     #[arg(long)]
     pub survivors: bool,
 
-    /// Show all that was allocated
+    /// Show all allocations
     #[arg(long, conflicts_with = "survivors")]
     pub allocated: bool,
 
-    /// What a frame's width is
+    /// Width of a frame
     #[arg(long, value_enum, default_value_t = WeightArg::Objects)]
     pub weight: WeightArg,
 
-    /// Tell lines of a function apart
+    /// Distinguish the lines of a function
     #[arg(long)]
     pub lines: bool,
 
-    /// Show names of functions that are data
+    /// Show function names that come from data
     #[arg(long)]
     pub show_values: bool,
 
-    /// Also write a line for each second to this file: memory, objects, collections
+    /// Also write a CSV file with memory, objects and collections for each second
     #[arg(long, value_name = "FILE")]
     pub csv: Option<PathBuf>,
 
-    /// Draw the instants from this number
+    /// Seed of the random instants
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
 }
@@ -489,15 +488,15 @@ pub struct Dump {
     #[command(flatten)]
     pub output: Output,
 
-    /// What each object refers to, as well (follows references)
+    /// Include references (follows references)
     #[arg(long)]
     pub references: bool,
 
-    /// References as objects with how they are called: "address" and "label"
+    /// Write references as objects with "address" and "label"
     #[arg(long, requires = "references")]
     pub labels: bool,
 
-    /// The only format, for those who name it
+    /// Output format: only ndjson
     #[arg(short, long, hide = true, value_parser = ["ndjson"])]
     pub format: Option<String>,
 }
@@ -505,25 +504,19 @@ pub struct Dump {
 /// [`CopyOptions::MAX_PAUSE`], as it is typed.
 const MAX_PAUSE: &str = "500ms";
 
-/// A time with a unit: `500ms`, `2s`, `1.5m`; a bare number is seconds.
+/// A time as humantime reads it (`500ms`, `2s`, `1m 30s`); a bare number is seconds.
 fn duration(text: &str) -> Result<Duration, String> {
-    let split = text.find(|char: char| !(char.is_ascii_digit() || char == '.')).unwrap_or(text.len());
-    let (number, unit) = text.split_at(split);
-    let factor = match unit {
-        "ms" => 1e-3,
-        "" | "s" => 1.0,
-        "m" => 60.0,
-        _ => return Err(format!("unknown unit {unit:?}: use ms, s or m")),
-    };
-    let number: f64 = number.parse().map_err(|_| format!("{text:?} is not a time such as 500ms or 2s"))?;
-    Duration::try_from_secs_f64(number * factor).map_err(|error| error.to_string())
+    if let Ok(seconds) = text.parse::<f64>() {
+        return Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string());
+    }
+    humantime::parse_duration(text).map_err(|error| format!("{error}; a time looks like 500ms, 2s or 1m"))
 }
 
 /// The longest recording.
 const RECORDING_MAX: Duration = Duration::from_secs(24 * 3600);
-/// The shortest: a few samples.
+/// The shortest recording: a few samples.
 const RECORDING_MIN: Duration = Duration::from_millis(100);
-/// The most samples in a second: each may take a twentieth of its part.
+/// The most samples per second: each may take a twentieth of its share of the second.
 const RATE_MAX: u32 = 1000;
 
 fn recording(text: &str) -> Result<Duration, String> {
@@ -531,20 +524,20 @@ fn recording(text: &str) -> Result<Duration, String> {
     if (RECORDING_MIN..=RECORDING_MAX).contains(&recording) {
         Ok(recording)
     } else {
-        Err("a recording takes between 100ms and 24 hours".to_owned())
+        Err("a recording takes between 100ms and 24h".to_owned())
     }
 }
 
 fn rate(text: &str) -> Result<u32, String> {
     match text.parse() {
         Ok(rate @ 1..=RATE_MAX) => Ok(rate),
-        _ => Err(format!("a rate is between 1 and {RATE_MAX} samples in a second")),
+        _ => Err(format!("a rate is between 1 and {RATE_MAX} samples per second")),
     }
 }
 
-/// The longest time budget: who has more wants a census, which takes seconds.
+/// The longest time budget. A census takes seconds.
 const BUDGET_MAX: Duration = Duration::from_secs(600);
-/// The shortest: less than attaching takes.
+/// The shortest time budget: less than attaching takes.
 const BUDGET_MIN: Duration = Duration::from_millis(5);
 /// The least that can be read: static data and a few hundred pools.
 const READ_MIN: u64 = 4 << 20;
@@ -558,45 +551,29 @@ fn budget(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// What is to be read for an estimate.
 fn max_read(text: &str) -> Result<u64, String> {
     match size(text) {
-        Ok(bytes) if bytes < READ_MIN => Err("at least 4MiB must be read for an estimate".to_owned()),
+        Ok(bytes) if bytes < READ_MIN => Err("a sample reads at least 4MiB".to_owned()),
         result => result,
     }
 }
 
-/// An amount of memory with a unit: `64MiB`, `1GiB`, `500MB`; a bare number is bytes.
+/// An amount of memory as bytesize reads it (`64MiB`, `1.5 GiB`, `500MB`); a bare number is bytes.
 fn size(text: &str) -> Result<u64, String> {
-    let split = text.find(|char: char| !(char.is_ascii_digit() || char == '.')).unwrap_or(text.len());
-    let (number, unit) = text.split_at(split);
-    let factor = match unit.trim_start() {
-        "" | "B" => 1.0,
-        "KiB" | "K" => 1024.0,
-        "MiB" | "M" => 1_048_576.0,
-        "GiB" | "G" => 1_073_741_824.0,
-        "kB" => 1e3,
-        "MB" => 1e6,
-        "GB" => 1e9,
-        unit => return Err(format!("unknown unit {unit:?}: use KiB, MiB or GiB")),
-    };
-    let number: f64 = number.parse().map_err(|_| format!("{text:?} is not an amount such as 64MiB"))?;
-    let bytes = number * factor;
-    if (1.0..=1e15).contains(&bytes) {
-        Ok(bytes as u64)
-    } else {
-        Err(format!("{text:?} is less than a byte or more than 900TiB"))
-    }
+    /// More than any machine has.
+    const MAX: u64 = 1 << 50;
+    let bytes = text.parse::<ByteSize>().map_err(|_| format!("{text:?} is not a size such as 64MiB"))?.as_u64();
+    if (1..=MAX).contains(&bytes) { Ok(bytes) } else { Err(format!("{text:?} is not between 1 B and 1 PiB")) }
 }
 
-/// A relative error: `2%`, or a bare number of percent; the result is a share.
+/// A relative error: `2%`, or a bare number of percent. Returns a fraction.
 fn error(text: &str) -> Result<f64, String> {
     let number = text.strip_suffix('%').unwrap_or(text).trim_end();
-    let percent: f64 = number.parse().map_err(|_| format!("{text:?} is not an error such as 2%"))?;
+    let percent: f64 = number.parse().map_err(|_| format!("{text:?} is not a percentage such as 2%"))?;
     if (0.1..=50.0).contains(&percent) {
         Ok(percent / 100.0)
     } else {
-        Err("an error is between 0.1% and 50%; without --sample figures have none".to_owned())
+        Err("an error is between 0.1% and 50%; for exact figures leave out --sample".to_owned())
     }
 }
 
@@ -636,8 +613,9 @@ mod tests {
     fn times_have_units() {
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(duration("2"), Ok(Duration::from_secs(2)));
-        assert_eq!(duration("1.5m"), Ok(Duration::from_secs(90)));
-        for nonsense in ["", "x", "1h", "1..2s", "-1s", "9e99"] {
+        assert_eq!(duration("0.5"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("1m 30s"), Ok(Duration::from_secs(90)));
+        for nonsense in ["", "x", "1 parsec", "1..2s", "-1s", "-1", "9e99", "NaN", "99999999999999999999s"] {
             assert!(duration(nonsense).is_err(), "{nonsense}");
         }
     }
