@@ -1,4 +1,4 @@
-//! Errors as a person wants them: one clear sentence, then what to try.
+//! Error messages: one sentence, then what to try.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use crate::process::gates::{self, Gate};
 use crate::process::procfs;
 use crate::python::attach::AttachError;
 
-/// Writes an error and, where there is any, the command to try.
+/// Writes an error and, if there is advice, the command to try.
 pub fn write(out: &mut dyn Write, error: &anyhow::Error) -> io::Result<()> {
     writeln!(out, "heapsonde: {error:#}")?;
     let Some(error) = error.downcast_ref::<Error>() else { return Ok(()) };
@@ -22,7 +22,7 @@ pub fn write(out: &mut dyn Write, error: &anyhow::Error) -> io::Result<()> {
     }
 }
 
-/// The process to examine, where a permission is missing.
+/// The process to examine with `doctor`, if a permission is missing.
 fn refused_pid(error: &Error) -> Option<i32> {
     match error {
         Error::Refused { pid, gate } => gate.is_permission().then_some(*pid),
@@ -62,7 +62,7 @@ fn of_freeze(pid: i32) -> Option<String> {
 }
 
 fn of_missing(missing: &[PathBuf]) -> Option<String> {
-    /// Files named.
+    /// Files listed by name.
     const SHOWN: usize = 3;
     let shown: Vec<String> = missing.iter().take(SHOWN).map(|path| path.display().to_string()).collect();
     let others = match missing.len().saturating_sub(SHOWN) {

@@ -1,4 +1,4 @@
-//! `doctor`: which gate stands between us and a process, and what opens it.
+//! `doctor`: why a process cannot be read, and what to do about it.
 
 use std::path::Path;
 
@@ -19,7 +19,7 @@ use super::args::{CoreFile, Doctor};
 use super::output::Destination;
 use super::target;
 
-/// Checks each gate and says which is the first that is shut. `true`: the process can be read.
+/// Checks each permission in turn and reports the first that is missing. Returns whether the process can be read.
 pub fn run(options: &Doctor) -> Result<bool> {
     let destination = Destination::new(&options.output, || None)?;
     let checkup = match &options.core.core {
@@ -63,7 +63,7 @@ fn examine(pid: i32) -> Checkup {
     checkup
 }
 
-/// What a core holds and what it lacks.
+/// Reports what a core contains and what is missing.
 fn examine_core(path: &Path, options: &CoreFile) -> Checkup {
     let mut checkup = Checkup::new(0, String::new());
     checkup.core = Some(path.display().to_string());
@@ -79,18 +79,22 @@ fn examine_core(path: &Path, options: &CoreFile) -> Checkup {
     say("core file", "ok", core.describe());
     let gaps = core.gaps();
     match (gaps.cut_off, gaps.left_out) {
-        (0, 0) if gaps.untouched == 0 => say("memory", "ok", "all writable memory is in it".to_owned()),
+        (0, 0) if gaps.untouched == 0 => say("memory", "ok", "all writable memory is present".to_owned()),
         (0, 0) => {
             let amount = units::bytes(gaps.untouched);
-            say("memory", "ok", format!("it is in it, but for {amount} never written or meant to be left out"));
+            say(
+                "memory",
+                "ok",
+                format!("present, except for {amount} that was never written or is excluded from cores"),
+            );
         }
         (0, out) => {
             say("memory", "gap", format!("{} of writable memory were left out (coredump_filter)", units::bytes(out)))
         }
-        (cut, _) => say("memory", "gap", format!("it is cut off: {} are missing", units::bytes(cut))),
+        (cut, _) => say("memory", "gap", format!("the core is cut off: {} are missing", units::bytes(cut))),
     }
     let proved = core.files().iter().filter(|file| file.is_proved).count();
-    say("files", "ok", format!("{} found, {proved} of them proved by their build ids", core.files().len()));
+    say("files", "ok", format!("{} found, {proved} of them proved by their build IDs", core.files().len()));
     for file in &gaps.files {
         say("files", "gap", format!("{} ({})", file.path.display(), file.why));
     }
@@ -108,45 +112,45 @@ fn examine_core(path: &Path, options: &CoreFile) -> Checkup {
     checkup
 }
 
-/// What was proved.
+/// Which interpreter and layout were proved.
 fn proof(python: &Python) -> String {
     format!("Python {}, layout {}, runtime found {}", python.version, python.layout.name, python.runtime.way)
 }
 
-/// Whether a process is a Python, as far as may be known: attaching knows, names are a guess.
+/// Adds whether the process is a Python: certain if it was attached to, else a guess from its name.
 fn add_python(checkup: &mut Checkup, pid: i32, error: Option<&Error>) {
     let looks = Status::of(pid).is_some_and(|status| {
         recognize::looks_like_python(&status.name, procfs::exe(pid).as_deref(), &checkup.command)
     });
     let (result, detail) = match error {
-        None => ("ok", "a CPython interpreter is in it".to_owned()),
+        None => ("ok", "it runs CPython".to_owned()),
         Some(Error::Refused { .. }) => match looks {
-            true => ("ok", "by its name; its memory cannot be read".to_owned()),
-            false => ("not applicable", "not known: its name does not tell, and its memory cannot be read".to_owned()),
+            true => ("ok", "judging by its name; its memory cannot be read".to_owned()),
+            false => ("not applicable", "unknown: its name does not tell, and its memory cannot be read".to_owned()),
         },
         Some(error) if is_no_cpython(error) => {
             checkup.problem = Some(error.to_string());
             checkup.remedy = advice::of_target(error);
             ("failed", cause(error))
         }
-        Some(_) => ("ok", "an interpreter is in it".to_owned()),
+        Some(_) => ("ok", "it runs an interpreter".to_owned()),
     };
     checkup.checks.push(CheckRow { name: "Python", result, detail });
 }
 
-/// Whether the error is that there is no CPython of 64 bits.
+/// Whether the error is that the process runs no 64-bit CPython.
 fn is_no_cpython(error: &Error) -> bool {
     let no_cpython =
         |error: &AttachError| matches!(error, AttachError::NotPython | AttachError::OtherImplementation(_));
     error.attach_error().is_some_and(no_cpython) || matches!(error, Error::ThirtyTwoBit { .. })
 }
 
-/// Why no Python could be attached to, without the name of the target.
+/// Why no Python could be attached to, without naming the target.
 fn cause(error: &Error) -> String {
     error.attach_error().map_or_else(|| error.to_string(), ToString::to_string)
 }
 
-/// Adds a gate; the first that is shut is the problem.
+/// Adds a check; the first that fails is the problem.
 fn add(checkup: &mut Checkup, pid: i32, check: gates::Check) {
     let result = match check.standing {
         Standing::Open => "ok",

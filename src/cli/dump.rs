@@ -1,4 +1,4 @@
-//! `dump`: every object as a line.
+//! `dump`: every object as a line of JSON.
 
 use std::io;
 use std::sync::Arc;
@@ -19,10 +19,10 @@ use super::args::Dump;
 use super::output::Destination;
 use super::target;
 
-/// Objects that a worker gathers before it hands them on to be written; 2^17 of them take 5 MiB.
+/// Objects that a worker collects before they are written; 2^17 take 5 MiB.
 const RUN: usize = 1 << 17;
 
-/// Objects in order of address, and who writes them.
+/// Objects in order of address, and their writer.
 type Run = (Arc<Writer>, Vec<Object>);
 
 /// Takes a census and writes every object while it goes on: a target of any size is dumped in the same memory. One of

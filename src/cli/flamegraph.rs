@@ -1,4 +1,4 @@
-//! `flamegraph`: the live heap as a picture.
+//! `flamegraph`: draws the live heap.
 
 use std::io::Write;
 
@@ -21,11 +21,11 @@ use super::args::{Flamegraph, FlamegraphFormat, View};
 use super::output::{Destination, default_file};
 use super::target;
 
-/// Reads the heap and draws it. What could not be read is said on standard error.
+/// Reads the heap and draws it. Problems go to standard error.
 pub fn run(options: &Flamegraph) -> Result<()> {
     let needs_references = matches!(options.view, Some(View::Owners | View::Paths));
     if needs_references && (options.sampling.sample || options.subprocesses) {
-        bail!("owners and paths are of one whole heap: leave out --sample and --subprocesses, or say --view types");
+        bail!("owners and paths need one whole heap: leave out --sample and --subprocesses, or use --view types");
     }
     if options.subprocesses {
         return run_family(options);

@@ -15,14 +15,14 @@ use super::args::{By, Histo, View};
 use super::output::Destination;
 use super::{flamegraph, target};
 
-/// Takes a census, or a sample of the heap, and prints it.
+/// Takes a census or a sample and prints it.
 pub fn run(options: &Histo) -> Result<()> {
     let destination = Destination::new(&options.output, || None)?;
     if options.subprocesses {
         return run_family(options, &destination);
     }
     if options.by == By::Holder && options.sampling.sample {
-        bail!("--by holder is of one whole heap: leave out --sample");
+        bail!("--by holder needs the whole heap: leave out --sample");
     }
     let mut target = target::open(&options.target)?;
     let about_target = target.summary();
@@ -78,12 +78,12 @@ pub fn run(options: &Histo) -> Result<()> {
     })
 }
 
-/// The same of a process and its descendants.
+/// The same for a process and its descendants.
 fn run_family(options: &Histo, destination: &Destination) -> Result<()> {
     let sort = options.sort.into();
     let mut family = target::read_family(&options.target, sort)?;
     if options.by == By::Holder {
-        bail!("--by holder is of one process: leave out --subprocesses");
+        bail!("--by holder works on one process: leave out --subprocesses");
     }
     if options.by == By::Module {
         family.members.iter_mut().for_each(|member| member.histogram = member.histogram.by_module(sort));

@@ -1,6 +1,6 @@
-//! People: arguments, terminals, messages, exit codes. The only layer that prints.
+//! The command line: arguments, terminals, messages, exit codes. The only layer that prints.
 //!
-//! Arguments are read in two steps: [`args`] says what was typed, each verb's file says what it means.
+//! Arguments are read in two steps: [`args`] defines what can be typed, each verb's file decides what it means.
 
 mod advice;
 mod args;
@@ -27,16 +27,16 @@ use crate::process::signals;
 
 use args::{Arguments, Verb};
 
-/// Done.
+/// Success.
 const DONE: u8 = 0;
-/// An error; nothing useful was written, but by `doctor`, whose answer is why a process cannot be read.
+/// An error. Nothing useful was written, except by `doctor`, whose report says why a process cannot be read.
 const ERROR: u8 = 2;
 
-/// Runs the program and says how it ended.
+/// Runs the program and returns its exit code.
 pub fn run() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        // Help and version are answers, not errors: clap knows which goes where.
+        // Help and version are not errors; clap knows which stream they go to.
         Err(error) => {
             let _ = error.print();
             return ExitCode::from(if error.use_stderr() { ERROR } else { DONE });
@@ -45,9 +45,9 @@ pub fn run() -> ExitCode {
     start_log(arguments.verbose);
     std::panic::set_hook(Box::new(say_panic));
     if let Err(error) = signals::watch() {
-        log::debug!("signals end us as they are: {error}");
+        log::debug!("signals are not handled: {error}");
     }
-    // What was said of a panic is all that there is to say.
+    // The panic hook has already printed its message.
     let Ok(ended) = panic::catch_unwind(AssertUnwindSafe(|| dispatch(&arguments))) else {
         return ExitCode::from(ERROR);
     };
@@ -56,7 +56,7 @@ pub fn run() -> ExitCode {
         Err(error) if output::is_closed_pipe(&error) => ExitCode::from(DONE),
         Err(error) => {
             let mut err = std::io::stderr().lock();
-            // Nothing can be done if the message cannot be written, either.
+            // If the message cannot be written, nothing can be done.
             let _ = advice::write(&mut err, &error);
             let _ = err.flush();
             ExitCode::from(ERROR)
@@ -64,7 +64,7 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// Runs a verb. The answer is the exit code.
+/// Runs a verb and returns the exit code.
 fn dispatch(arguments: &Arguments) -> anyhow::Result<u8> {
     match &arguments.verb {
         Verb::Histo(options) => histo::run(options),
@@ -74,12 +74,12 @@ fn dispatch(arguments: &Arguments) -> anyhow::Result<u8> {
         Verb::Record(options) => record::run(options),
         Verb::Ps(options) => ps::run(options),
         Verb::Doctor(options) => match doctor::run(options) {
-            // The report is on standard output and says why.
+            // The report on standard output says why.
             Ok(false) => return Ok(ERROR),
             result => result.map(drop),
         },
         Verb::Completions { shell } => {
-            // Gathered first: what generates them takes a closed pipe for a mistake of its own.
+            // Collected first: the generator panics on a closed pipe.
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Arguments::command(), "heapsonde", &mut script);
             std::io::stdout().write_all(&script).map_err(anyhow::Error::from)
@@ -88,14 +88,15 @@ fn dispatch(arguments: &Arguments) -> anyhow::Result<u8> {
     Ok(DONE)
 }
 
-/// One line of a panic, which is a mistake of ours and never the target's; `RUST_BACKTRACE` shows the rest.
+/// Prints a panic as one line, with a backtrace if `RUST_BACKTRACE` is set. A panic is a bug of ours, whatever the target
+/// contains.
 fn say_panic(panic: &PanicHookInfo<'_>) {
     let what = panic.payload_as_str().unwrap_or("no message").replace('\n', " ");
     let place = panic.location().map_or_else(|| "?".to_owned(), ToString::to_string);
     let version = env!("CARGO_PKG_VERSION");
     let mut err = std::io::stderr().lock();
-    let ask = "please report this line, and what was asked of which Python";
-    // Nothing can be done if the message cannot be written, either.
+    let ask = "please report this line, with the command and the Python version";
+    // If the message cannot be written, nothing can be done.
     let _ = writeln!(err, "heapsonde: a bug in heapsonde {version}: {what} ({place}); {ask}");
     let backtrace = Backtrace::capture();
     if backtrace.status() == BacktraceStatus::Captured {
@@ -103,7 +104,7 @@ fn say_panic(panic: &PanicHookInfo<'_>) {
     }
 }
 
-/// What `HEAPSONDE_LOG` says, where it says something (env_logger's own notation); else what `-v` does.
+/// Starts logging as `HEAPSONDE_LOG` says (in env_logger's notation), or else as `-v` does.
 fn start_log(verbose: u8) {
     let mut builder = env_logger::Builder::new();
     builder.format_timestamp_millis().format_target(false);
@@ -116,7 +117,7 @@ fn start_log(verbose: u8) {
         1 => log::LevelFilter::Debug,
         _ => log::LevelFilter::Trace,
     };
-    // Other crates' chatter only where it was asked for twice.
+    // Messages of other crates only with -vv.
     builder.filter_level(if verbose > 1 { level } else { log::LevelFilter::Error });
     builder.filter_module("heapsonde", level).init();
 }

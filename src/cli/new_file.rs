@@ -1,8 +1,8 @@
-//! A file that comes to be when it is whole, and until then has no name.
+//! A new file that appears under its name only when it is complete.
 //!
-//! Where the file system can do it (`O_TMPFILE`, open(2)) there is nothing to be found or left behind before the end,
-//! whatever ends us. Elsewhere the file has a random name in its folder, is made with `O_EXCL`, and is removed when a
-//! signal ends us. It never follows a link: it takes a name that is free, or takes the place of what had it.
+//! If the file system supports `O_TMPFILE` (open(2)), the file has no name until then, so nothing is left behind however
+//! we end. Otherwise it has a random name in the same directory, is created with `O_EXCL`, and is removed when a signal
+//! ends us. Links are never followed: the new file takes a free name or replaces what has it.
 
 use std::fs::{self, File};
 use std::io;
@@ -18,22 +18,22 @@ use tempfile::{Builder, NamedTempFile, TempPath};
 use crate::process::signals::{self, Guard};
 use crate::process::sudo;
 
-/// A heap holds what others must not read.
+/// Reports may contain data that other users must not read.
 const MODE: u32 = 0o600;
 
-/// A file that is being written.
+/// A file being written.
 pub struct NewFile<'p> {
     path: &'p Path,
     file: File,
-    /// Its name until then, where it needs one.
+    /// Its temporary name, if it needs one.
     name: Option<(TempPath, Guard)>,
 }
 
 impl<'p> NewFile<'p> {
-    /// Begins a file that is to be at `path`. Under `sudo` it belongs to who called that.
+    /// Starts a file that will be named `path`. Under `sudo` it belongs to the user who called sudo.
     ///
     /// # Errors
-    /// Where the folder takes no file.
+    /// If no file can be created in the directory.
     pub fn create(path: &'p Path) -> io::Result<NewFile<'p>> {
         path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
         let (file, name) = match nameless(folder(path))? {
@@ -50,17 +50,17 @@ impl<'p> NewFile<'p> {
         Ok(NewFile { path, file, name })
     }
 
-    /// To be written to.
+    /// The open file.
     pub fn file(&self) -> &File {
         &self.file
     }
 
-    /// Gives it its name. `force`: in place of what has it.
+    /// Gives the file its name; with `force`, replaces an existing one.
     ///
     /// # Errors
-    /// [`io::ErrorKind::AlreadyExists`] where the name is taken, without `force`; where it cannot be stored.
+    /// [`io::ErrorKind::AlreadyExists`] if the name is taken and `force` is not set; errors of the file system.
     pub fn finish(self, force: bool) -> io::Result<()> {
-        // A full disk may say so only now.
+        // A full disk may be reported only now.
         self.file.sync_data()?;
         let NewFile { path, file, name } = self;
         match (name, force) {
@@ -68,7 +68,7 @@ impl<'p> NewFile<'p> {
             (Some((name, _guard)), false) => Ok(name.persist_noclobber(path)?),
             (None, false) => link(&file, path),
             (None, true) => {
-                // A rename needs a name to rename.
+                // To replace a file by rename, the new file needs a name first.
                 let named: NamedTempFile<()> = builder().make_in(folder(path), |name| link(&file, name))?;
                 let name = named.into_temp_path();
                 let _guard = remove_at_end(&name);
@@ -88,18 +88,18 @@ fn builder() -> Builder<'static, 'static> {
     builder
 }
 
-/// A file without a name; `None` where there are none such.
+/// Creates a file without a name; `None` if the file system does not support that.
 fn nameless(folder: &Path) -> io::Result<Option<File>> {
-    /// As open(2) says that of a file system, and as kernels without `O_TMPFILE` take it.
+    /// What open(2) returns on a file system or a kernel without `O_TMPFILE`.
     const UNKNOWN: [i32; 3] = [libc::EOPNOTSUPP, libc::EISDIR, libc::EINVAL];
-    // With `O_EXCL` it could not be given a name.
+    // With `O_EXCL` it could not be linked later.
     let flags = OFlag::O_TMPFILE.bits();
     let file = match File::options().write(true).mode(MODE).custom_flags(flags).open(folder) {
         Ok(file) => file,
         Err(error) if error.raw_os_error().is_some_and(|code| UNKNOWN.contains(&code)) => return Ok(None),
         Err(error) => return Err(error),
     };
-    // It gets its name by way of `/proc`.
+    // It is linked by way of `/proc`.
     Ok(Path::new(&descriptor(&file)).symlink_metadata().is_ok().then_some(file))
 }
 
@@ -115,7 +115,7 @@ fn link(file: &File, path: &Path) -> io::Result<()> {
 fn remove_at_end(name: &Path) -> Guard {
     let name = name.to_owned();
     signals::undo_at_end(move || {
-        // It may have its last name by now.
+        // It may have its final name by now.
         let _ = fs::remove_file(name);
     })
 }

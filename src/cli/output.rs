@@ -1,4 +1,4 @@
-//! Where a report goes: standard output, or a file that is whole or not there.
+//! Where a report goes: standard output, or a file that appears only when it is complete.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -13,28 +13,28 @@ use super::args;
 use super::new_file::NewFile;
 use crate::process::sudo;
 
-/// The destination of a report.
+/// Where a report goes.
 pub enum Destination {
     /// Standard output.
     Stdout,
-    /// A pipe or a device, written as it is.
+    /// A pipe or a device, opened and written.
     Special(PathBuf),
-    /// A file; whether it may take the place of another.
+    /// A file, and whether it may replace another.
     File(PathBuf, Existing),
 }
 
-/// What becomes of what has the name of a new file.
+/// What happens to an existing file of the same name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Existing {
-    /// It stays, and the new file is refused.
+    /// It is kept, and writing fails.
     Stays,
     /// It is replaced.
     Goes,
 }
 
 impl Destination {
-    /// What was typed, or `default`: a file's name, or nothing for standard output. Before anything is read, a name is
-    /// refused that is taken (by a link as well), unless forced; and a folder that takes no file.
+    /// The destination named by `output`, or `default`: a path, or `None` for standard output. Checked before the
+    /// target is read: the path must not exist (not even as a link) without `--force`, and its directory must be writable.
     pub fn new(output: &args::Output, default: impl FnOnce() -> Option<PathBuf>) -> Result<Destination> {
         let path = match &output.output {
             Some(path) if path == Path::new("-") || path == Path::new("/dev/stdout") => return Ok(Destination::Stdout),
@@ -47,11 +47,11 @@ impl Destination {
         if is_descriptor(&path) {
             return Ok(Destination::Special(path));
         }
-        // What a link points to is of no interest: a report is never written through one.
+        // The target of a link does not matter: a report is never written through a link.
         if let Ok(metadata) = path.symlink_metadata() {
             let kind = metadata.file_type();
             if kind.is_dir() {
-                bail!("{} is a folder", path.display());
+                bail!("{} is a directory", path.display());
             }
             if kind.is_char_device() || kind.is_fifo() && (output.force || is_ours(metadata.uid())) {
                 return Ok(Destination::Special(path));
@@ -64,7 +64,7 @@ impl Destination {
         Ok(Destination::File(path, if output.force { Existing::Goes } else { Existing::Stays }))
     }
 
-    /// The name of the file that is written.
+    /// The path of the file.
     pub fn file(&self) -> Option<&Path> {
         match self {
             Destination::File(path, _) => Some(path),
@@ -72,7 +72,7 @@ impl Destination {
         }
     }
 
-    /// Runs `write` on the destination. A file gets its name when it is whole.
+    /// Runs `write` on the destination. A file appears under its name only when it is complete.
     pub fn write(&self, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
         let cannot = |path: &Path| format!("cannot write {}", path.display());
         match self {
@@ -81,7 +81,7 @@ impl Destination {
             Destination::File(path, existing) => {
                 write_file(path, *existing, write).map_err(|error| match (error.kind(), existing) {
                     (io::ErrorKind::AlreadyExists, Existing::Stays) => {
-                        anyhow::anyhow!("{} has come to be meanwhile; --force overwrites it", path.display())
+                        anyhow::anyhow!("{} was created in the meantime; --force overwrites it", path.display())
                     }
                     _ => anyhow::Error::new(error).context(cannot(path)),
                 })
@@ -90,13 +90,13 @@ impl Destination {
     }
 }
 
-/// Whether a name is that of a file that we have open: `/dev/fd/3`.
+/// Whether a path names one of our open file descriptors, such as `/dev/fd/3`.
 fn is_descriptor(path: &Path) -> bool {
     let number = ["/dev/fd/", "/proc/self/fd/"].iter().find_map(|folder| path.to_str()?.strip_prefix(folder));
     path == Path::new("/dev/stderr") || number.is_some_and(|number| number.parse::<u32>().is_ok())
 }
 
-/// Whether a pipe of this owner is one that we were meant to write to, and not one that somebody left for us to find.
+/// Whether we may write to a pipe of this owner: another user may have planted it.
 fn is_ours(owner: u32) -> bool {
     owner == geteuid().as_raw() || sudo::caller().is_some_and(|caller| owner == caller.user.as_raw())
 }
@@ -109,7 +109,7 @@ fn buffered(to: impl Write, write: impl FnOnce(&mut dyn Write) -> io::Result<()>
 
 fn write_special(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     let mut options = File::options();
-    // Behind a descriptor may be a file with something in it.
+    // The descriptor may refer to a file with content.
     options.append(true);
     if !is_descriptor(path) {
         options.custom_flags(OFlag::O_NOFOLLOW.bits());
@@ -128,20 +128,20 @@ fn write_file(path: &Path, existing: Existing, write: impl FnOnce(&mut dyn Write
     new.finish(existing == Existing::Goes)
 }
 
-/// The default file of a verb: `VERB-NAME-PID-TIME.EXT` in the current directory, the time as in RFC 3339 (UTC).
+/// The default file of a verb: `VERB-NAME-PID-TIME.EXT` in the current directory, with the time in RFC 3339 (UTC).
 pub fn default_file(verb: &str, name: &str, pid: i32, extension: &str) -> PathBuf {
     let safe: String =
         name.chars().map(|char| if char.is_alphanumeric() || "._-".contains(char) { char } else { '_' }).collect();
     PathBuf::from(format!("{verb}-{safe}-{pid}-{}.{extension}", utc_now()))
 }
 
-/// The time now as `2026-01-31T12:34:56Z`.
+/// The current time, as `2026-01-31T12:34:56Z`.
 fn utc_now() -> String {
     let seconds = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs());
     humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds)).to_string()
 }
 
-/// Whether an error is that the reader of our output has gone: not an error of ours.
+/// Whether the reader of our output has closed it, which is not an error.
 pub fn is_closed_pipe(error: &anyhow::Error) -> bool {
     error
         .chain()

@@ -1,4 +1,4 @@
-//! Opens the target that was typed, and says what a user should know about it.
+//! Opens the target named on the command line, and prints warnings about it.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,19 +16,19 @@ use crate::process::spawn::SpawnOptions;
 use super::args;
 use super::progress::Bar;
 
-/// Opens the target that was typed.
+/// Opens the target named on the command line.
 pub fn open(arguments: &args::TargetArguments) -> Result<Target> {
     let process = &arguments.process;
     match &arguments.core.core {
         Some(_) if process.pid().is_some() || !process.command.is_empty() => {
-            bail!("several targets: give a PID, --core FILE, or -- COMMAND, but only one of them")
+            bail!("more than one target: give a PID, --core FILE, or -- COMMAND")
         }
         Some(path) => open_core(path, &arguments.core),
         None => open_process(process, process.after),
     }
 }
 
-/// Opens a process, or starts a program and opens it after so long, or once it is quiet.
+/// Opens a process, or starts a program and opens it after `after`, or once it is idle.
 pub fn open_process(process: &args::ProcessArguments, after: Option<Duration>) -> Result<Target> {
     match (process.pid(), process.command.as_slice()) {
         (Some(pid), _) => Ok(observed(Target::process(pid)?)),
@@ -46,32 +46,32 @@ pub fn open_core(path: &Path, core: &args::CoreFile) -> Result<Target> {
     Ok(observed(Target::core(path, &places(core))?))
 }
 
-/// The target, which shows its progress from now on, after its warnings were said.
+/// Prints the warnings of a target and shows progress bars for it.
 pub fn observed(mut target: Target) -> Target {
     target.observe(Arc::new(Bar::default()));
     warn(&target.warnings);
     target
 }
 
-/// Where the files that a core needs may be.
+/// Where to find the files that a core needs.
 pub fn places(core: &args::CoreFile) -> Places {
     Places { executable: core.exe.clone(), sysroot: core.sysroot.clone() }
 }
 
-/// Says what the user should know.
+/// Prints warnings.
 pub fn warn(warnings: &[Warning]) {
     for warning in warnings {
         log::warn!("{warning}");
     }
 }
 
-/// The answer, after its warnings were said.
+/// Prints the warnings of an answer and returns it.
 pub fn said<T>(answer: Inspected<T>) -> Inspected<T> {
     warn(&answer.warnings);
     answer
 }
 
-/// Reads a process, or one that was started, and its descendants. The started one ends when this returns.
+/// Reads a process and its descendants. A program started for this ends when this returns.
 pub fn read_family(arguments: &args::TargetArguments, sort: SortKey) -> Result<ProcessFamily> {
     let pause = arguments.stopping.for_census();
     if let Some(pid) = arguments.process.pid() {
@@ -82,7 +82,7 @@ pub fn read_family(arguments: &args::TargetArguments, sort: SortKey) -> Result<P
     Ok(ProcessFamily::read(program.pid(), pause, sort)?)
 }
 
-/// How a sample is drawn.
+/// The sample that was asked for.
 pub fn sample_options(
     arguments: &args::TargetArguments,
     sampling: &args::Sampling,

@@ -1,4 +1,4 @@
-//! `why`: what holds an object, or the objects of a type.
+//! `why`: shows what keeps an object, or the objects of a type, alive.
 
 use std::io::Write;
 
@@ -108,7 +108,7 @@ pub fn run(options: &Why) -> Result<()> {
     Ok(summary::write_problems(&mut std::io::stderr().lock(), &answer.problems)?)
 }
 
-/// The process, and what is asked of it.
+/// The PID, if one was typed, and the address or type.
 fn words(options: &Why) -> Result<(Option<i32>, &str)> {
     match (options.words.as_slice(), options.pid_option, &options.core.core) {
         ([what], Some(pid), None) => Ok((Some(pid), what)),
@@ -117,8 +117,8 @@ fn words(options: &Why) -> Result<(Option<i32>, &str)> {
             Ok(pid) => Ok((Some(pid), what)),
             Err(_) => bail!("{pid:?} is not a process id"),
         },
-        ([_], None, None) => bail!("which object? Give a PID and an address or a type, such as: why 4711 dict"),
-        _ => bail!("one process or core, please, and one address or type"),
+        ([_], None, None) => bail!("no object: give a PID and an address or a type, such as: heapsonde why 4711 dict"),
+        _ => bail!("give one process or core, and one address or type"),
     }
 }
 
