@@ -71,14 +71,14 @@ impl Chunk {
 
 /// A row of chunks: the `brk` heap or one heap of a thread's arena.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Heap {
+pub struct ChunkHeap {
     /// First chunk to the heap's end.
     pub range: Range<Address>,
     /// Whether it belongs to a thread's arena.
     pub is_thread_arena: bool,
 }
 
-impl Heap {
+impl ChunkHeap {
     /// Decodes the chunk whose header is at `address`. `None` where no chunk of this heap can be.
     #[inline]
     pub fn chunk(&self, address: Address, size_word: u64) -> Option<Chunk> {
@@ -113,14 +113,14 @@ impl Heap {
 
 /// A row of chunks whose words are read wherever they are: for windows into the middle of a heap, whose chunks may be
 /// longer than the window.
-pub struct Row<'a> {
+pub struct ChunkRow<'a> {
     /// The heap.
-    pub heap: &'a Heap,
+    pub heap: &'a ChunkHeap,
     /// Reads a word of the target's.
     pub word: &'a dyn Fn(Address) -> Option<u64>,
 }
 
-impl Row<'_> {
+impl ChunkRow<'_> {
     /// The first place in `range` where a row of [`CHAIN`] chunks starts, or one that leads to the heap's end. What
     /// free chunks say of their own size in front of the next one must agree: headers of the dead, which stay behind
     /// in a free chunk that grew over them, seldom do.
@@ -191,7 +191,7 @@ pub fn may_be_for(size_word: u64, request: u64) -> bool {
 
 /// Finds the heap of a thread's arena that starts at `start`, a multiple of [`THREAD_HEAP`] within `limit`
 /// (`struct heap_info`: arena, previous heap, size, bytes that were ever writable).
-pub fn thread_heap<M: Memory + ?Sized>(memory: &M, start: Address, limit: Address) -> Option<Heap> {
+pub fn thread_heap<M: Memory + ?Sized>(memory: &M, start: Address, limit: Address) -> Option<ChunkHeap> {
     // heap_info, the arena's own state in the arena's first heap (2,200 bytes), and the first chunks.
     const LOOK: usize = 64 << 10;
     let mut bytes = vec![0; LOOK.min(usize::try_from(limit.0.checked_sub(start.0)?).ok()?)];
@@ -211,16 +211,16 @@ pub fn thread_heap<M: Memory + ?Sized>(memory: &M, start: Address, limit: Addres
         return None;
     }
     let skip: usize = if previous == 0 { 32 + 2048 } else { 32 };
-    let heap = Heap { range: start..Address(end), is_thread_arena: true };
+    let heap = ChunkHeap { range: start..Address(end), is_thread_arena: true };
     // Its first chunks may be longer than what was read.
     let word = |at: Address| match usize::try_from(at.0.checked_sub(start.0)?).ok()? {
         offset if offset + 8 <= bytes.len() => u64_at(&bytes, offset),
         _ => memory.read_u64(at).ok(),
     };
-    let row = Row { heap: &heap, word: &word };
+    let row = ChunkRow { heap: &heap, word: &word };
     let first = row.next_in(start.offset(skip)..start.offset(bytes.len()));
     let first = first.or_else(|| heap.resync(start.offset(skip), bytes.get(skip..)?))?;
-    Some(Heap { range: first..Address(end), is_thread_arena: true })
+    Some(ChunkHeap { range: first..Address(end), is_thread_arena: true })
 }
 
 /// Finds the chunks that are mappings of their own in `range`, private anonymous memory of which the parts in
@@ -304,7 +304,7 @@ mod tests {
 
     #[test]
     fn a_row_of_chunks_is_found_again_after_nonsense() {
-        let heap = Heap { range: Address(0x1000)..Address(0x1000 + 128), is_thread_arena: false };
+        let heap = ChunkHeap { range: Address(0x1000)..Address(0x1000 + 128), is_thread_arena: false };
         // 16 bytes of nonsense, then chunks of 32, 48 and 32 bytes to the end.
         let mut memory = vec![7, 7];
         memory.extend([0, 33, 1, 2]);
@@ -316,7 +316,7 @@ mod tests {
             assert_eq!(heap.chunk(Address(0x1010), nonsense), None);
         }
         // In a thread's arena only chunks that are handed out say so.
-        let threads = Heap { is_thread_arena: true, ..heap };
+        let threads = ChunkHeap { is_thread_arena: true, ..heap };
         for size in [33, 33 | NON_MAIN_ARENA] {
             assert_eq!(threads.chunk(Address(0x1010), size), Some(Chunk { address: Address(0x1010), size: 32 }));
         }

@@ -6,7 +6,8 @@
 //! Segments are found by that structure, not through threads: those of ended threads are found just the same. The
 //! free blocks of a page are in three chains, and the page says how many they must be, so every page checks itself.
 //!
-//! Mirrors `Include/internal/mimalloc/mimalloc/types.h` and `Objects/mimalloc/segment.c` (v3.13.5 to v3.15.2, two versions of mimalloc).
+//! Mirrors `Include/internal/mimalloc/mimalloc/types.h` and `Objects/mimalloc/segment.c` (v3.13.5 to v3.15.2, two
+//! versions of mimalloc).
 
 use std::cmp::Reverse;
 use std::ops::Range;
@@ -63,7 +64,7 @@ impl Kind {
 
 /// A segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Segment {
+pub struct PageSegment {
     /// All of it.
     pub range: Range<Address>,
     /// The parts of it that hold anything and are to be read.
@@ -134,7 +135,7 @@ pub enum Tolerance {
 
 /// Finds the segments that begin in `resident`, the parts of writable anonymous memory that hold anything, in order. A
 /// segment may be several mappings: what of it is not in use yet may not be accessible.
-pub fn find<M: Memory + ?Sized>(memory: &M, layout: &Layout, resident: &[Range<Address>]) -> Vec<Segment> {
+pub fn find<M: Memory + ?Sized>(memory: &M, layout: &Layout, resident: &[Range<Address>]) -> Vec<PageSegment> {
     let shapes = layout.mimalloc_shapes().into_iter().map(Arc::new);
     // A shape that is not the target's finds nothing, or less.
     let found = shapes.map(|shape| find_shaped(memory, &shape, resident)).enumerate();
@@ -145,8 +146,8 @@ fn find_shaped<M: Memory + ?Sized>(
     memory: &M,
     shape: &Arc<MimallocShape>,
     resident: &[Range<Address>],
-) -> Vec<Segment> {
-    let mut found: Vec<(u64, Segment)> = Vec::new();
+) -> Vec<PageSegment> {
+    let mut found: Vec<(u64, PageSegment)> = Vec::new();
     let mut from = 0;
     for piece in resident {
         let mut at = piece.start.0.max(from).next_multiple_of(SEGMENT);
@@ -171,7 +172,7 @@ fn read_segment<M: Memory + ?Sized>(
     shape: &Arc<MimallocShape>,
     address: Address,
     resident: &[Range<Address>],
-) -> Option<(u64, Segment)> {
+) -> Option<(u64, PageSegment)> {
     let (fields, page) = (&shape.segment, &shape.page);
     let head = head_bytes(fields, page);
     let bytes = memory.read_bytes(address, head as u64, 2 * SLICE as usize, "mimalloc segment").ok()?;
@@ -194,7 +195,7 @@ fn read_segment<M: Memory + ?Sized>(
         // One page of one block: its data is not read.
         pieces = within(&pieces, &(address..Address(address.0 + (info + 1) * SLICE)));
     }
-    Some((word(fields.cookie)? ^ address.0, Segment { range, pieces, head, shape: Arc::clone(shape) }))
+    Some((word(fields.cookie)? ^ address.0, PageSegment { range, pieces, head, shape: Arc::clone(shape) }))
 }
 
 /// Bytes of a segment's head and all its slots.
@@ -217,7 +218,7 @@ pub fn within(pieces: &[Range<Address>], range: &Range<Address>) -> Vec<Range<Ad
 /// Each slot is asked by itself. To go from page to page by their lengths would be shorter, but the slots of a running
 /// target are of slightly different moments: one step that was right before leads into the middle of what is free now,
 /// whose slots say whatever they said last, and from there past any number of pages.
-pub fn pages(segment: &Segment, head: &[u8]) -> (Vec<Page>, Vec<usize>) {
+pub fn pages(segment: &PageSegment, head: &[u8]) -> (Vec<Page>, Vec<usize>) {
     let (mut found, mut broken) = (Vec::new(), Vec::new());
     let (fields, page) = (&segment.shape.segment, &segment.shape.page);
     let word = |offset: usize| u64_at(head, offset).unwrap_or(0);
@@ -242,11 +243,11 @@ impl Page {
     ///
     /// # Errors
     /// [`Nonsense`] where it cannot be a page's.
-    pub fn read(segment: &Segment, head: &[u8], slot: usize) -> Result<Option<Page>, Nonsense> {
+    pub fn read(segment: &PageSegment, head: &[u8], slot: usize) -> Result<Option<Page>, Nonsense> {
         Page::decode(segment, head, slot).unwrap_or(Err(Nonsense))
     }
 
-    fn decode(segment: &Segment, head: &[u8], slot: usize) -> Option<Result<Option<Page>, Nonsense>> {
+    fn decode(segment: &PageSegment, head: &[u8], slot: usize) -> Option<Result<Option<Page>, Nonsense>> {
         let (fields, of_segment) = (&segment.shape.page, &segment.shape.segment);
         let bytes = head.get(slot..slot.checked_add(fields.size)?)?;
         let index = slot.checked_sub(of_segment.slices)? / fields.size;
@@ -449,7 +450,7 @@ mod tests {
             self.bytes[offset..offset + 2].copy_from_slice(&half.to_le_bytes());
         }
 
-        fn segments(&self) -> Vec<Segment> {
+        fn segments(&self) -> Vec<PageSegment> {
             let image = Image::of_segments(vec![Bytes { start: Address(START), bytes: self.bytes.clone() }]);
             let range = Address(START)..Address(START + self.bytes.len() as u64);
             find_shaped(&image, &self.layout.mimalloc_shapes().swap_remove(0).into(), std::slice::from_ref(&range))

@@ -17,7 +17,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use crate::process::Address;
 use crate::process::memory::{Memory, MemoryExt, Piece, u32_at, u64_at};
 
-use super::room::Room;
+use super::room::BlockRoom;
 
 /// Bytes of an area, and its alignment.
 pub(crate) const AREA: u64 = 4096;
@@ -86,12 +86,12 @@ pub struct Block {
     /// Where it begins, from the group's start.
     pub offset: usize,
     /// How many bytes were asked for.
-    pub room: Room,
+    pub room: BlockRoom,
 }
 
 /// What is in a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Slot {
+pub enum GroupSlot {
     /// It is free, or holds a group.
     Nothing,
     /// A block in use.
@@ -159,14 +159,18 @@ impl Group {
     }
 
     /// Each slot in order. `bytes` is what was read from the group's start on.
-    pub fn slots<'b>(&self, bytes: &'b [u8]) -> impl Iterator<Item = Slot> + use<'b> {
+    pub fn slots<'b>(&self, bytes: &'b [u8]) -> impl Iterator<Item = GroupSlot> + use<'b> {
         let group = *self;
         (0..group.slots).map(move |index| {
-            if group.free >> index & 1 == 1 { Slot::Nothing } else { group.slot(index, bytes).unwrap_or(Slot::Torn) }
+            if group.free >> index & 1 == 1 {
+                GroupSlot::Nothing
+            } else {
+                group.slot(index, bytes).unwrap_or(GroupSlot::Torn)
+            }
         })
     }
 
-    fn slot(&self, index: u64, bytes: &[u8]) -> Option<Slot> {
+    fn slot(&self, index: u64, bytes: &[u8]) -> Option<GroupSlot> {
         let start = usize::try_from(UNIT + index * self.stride).ok()?;
         let end = start.checked_add(usize::try_from(self.stride).ok()?)?.checked_sub(HEADER)?;
         let flags = |block: usize| bytes.get(block.checked_sub(3)?).copied();
@@ -186,14 +190,14 @@ impl Group {
             // Behind the end of what was read of a mapping.
             LEFT_OVER_IS_BEHIND if end > bytes.len() => None,
             LEFT_OVER_IS_BEHIND => Some(u32_at(bytes, end - 4)? as usize),
-            IS_GROUP => return Some(Slot::Nothing),
+            IS_GROUP => return Some(GroupSlot::Nothing),
             _ => return None,
         };
         let room = match left_over {
-            Some(left_over) => Room::Requested((end - block).checked_sub(left_over)? as u64),
-            None => Room::AtMost((end - block) as u64),
+            Some(left_over) => BlockRoom::Requested((end - block).checked_sub(left_over)? as u64),
+            None => BlockRoom::AtMost((end - block) as u64),
         };
-        Some(Slot::Block(Block { offset: block, room }))
+        Some(GroupSlot::Block(Block { offset: block, room }))
     }
 }
 
@@ -254,10 +258,10 @@ fn read_all<M: Memory + ?Sized>(memory: &M, places: &[Address], length: usize) -
 }
 
 /// A group that leads back to its meta, and how many of its slots were ever handed out.
-type Proved = (Group, u64);
+type ProvedGroup = (Group, u64);
 
 /// The areas that begin with `check`: those at `first`, and those that they lead to; each with its groups.
-fn described<M: Memory + ?Sized>(memory: &M, check: u64, first: Vec<Address>) -> Vec<(Address, Vec<Proved>)> {
+fn described<M: Memory + ?Sized>(memory: &M, check: u64, first: Vec<Address>) -> Vec<(Address, Vec<ProvedGroup>)> {
     let mut seen: FxHashSet<Address> = first.iter().copied().collect();
     let mut open = first;
     let mut areas = Vec::new();
@@ -288,7 +292,7 @@ fn described<M: Memory + ?Sized>(memory: &M, check: u64, first: Vec<Address>) ->
 }
 
 /// Lays down which memory is whose: a group that lies in another one's is that one's.
-fn with_pieces(areas: Vec<(Address, Vec<Proved>)>) -> Vec<Area> {
+fn with_pieces(areas: Vec<(Address, Vec<ProvedGroup>)>) -> Vec<Area> {
     let mut all: Vec<(Range<Address>, u64, usize)> = Vec::new();
     let mut found = Vec::new();
     for (index, (address, groups)) in areas.into_iter().enumerate() {
@@ -329,7 +333,7 @@ pub fn sample<M: Memory + ?Sized>(memory: &M, area: &Area, mut each: impl FnMut(
             continue;
         }
         for slot in group.slots(&bytes) {
-            if let Slot::Block(block) = slot
+            if let GroupSlot::Block(block) = slot
                 && !each(&bytes[block.offset.min(bytes.len())..])
             {
                 return;
@@ -418,14 +422,21 @@ mod tests {
     fn only_slots_in_use_hold_blocks_and_these_tell_what_was_asked_for() {
         let made = Made::new();
         let group = made.group(0).unwrap().unwrap();
-        let block = |offset, asked| Slot::Block(Block { offset, room: Room::Requested(asked) });
-        let expected = [block(16, 40), Slot::Nothing, block(128, 21), Slot::Nothing, Slot::Nothing, Slot::Torn];
+        let block = |offset, asked| GroupSlot::Block(Block { offset, room: BlockRoom::Requested(asked) });
+        let expected = [
+            block(16, 40),
+            GroupSlot::Nothing,
+            block(128, 21),
+            GroupSlot::Nothing,
+            GroupSlot::Nothing,
+            GroupSlot::Torn,
+        ];
         assert_eq!(group.slots(&made.group).collect::<Vec<_>>(), expected);
         assert_eq!(group.wanted(), 16 + 6 * 48);
         let single = made.group(2).unwrap().unwrap();
         assert_eq!(single.slots(&made.group[4096..]).collect::<Vec<_>>(), [block(16, 4096 - 16 - 4 - 100)]);
         // Of a larger one its end may not be at hand.
-        let unknown = Slot::Block(Block { offset: 16, room: Room::AtMost(4096 - 16 - 4) });
+        let unknown = GroupSlot::Block(Block { offset: 16, room: BlockRoom::AtMost(4096 - 16 - 4) });
         assert_eq!(single.slots(&made.group[4096..6000]).collect::<Vec<_>>(), [unknown]);
         assert_eq!(made.group(1), Ok(None));
     }

@@ -37,8 +37,8 @@ impl PageChains {
         self.refuted.iter_mut().zip(page.chains()).for_each(|(pages, held)| *pages += u64::from(held));
     }
 
-    /// The layout holds for most pages with each of the chains, and no more are one block away from their own count than
-    /// there are threads to be stopped in one each. `threads` is asked for only if any is.
+    /// The layout holds for most pages with each of the chains, and no more are one block away from their own count
+    /// than there are threads to be stopped in one each. `threads` is asked for only if any is.
     ///
     /// # Errors
     /// The first chain for which it does not, or that of the count.

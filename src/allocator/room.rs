@@ -7,7 +7,7 @@ const MALLOC_SLACK: u64 = 32;
 
 /// What is known of a block's length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Room {
+pub enum BlockRoom {
     /// A pymalloc block: the request was rounded up to it.
     Class(u64),
     /// A malloc chunk: the request was rounded up to it, and up to 32 bytes more.
@@ -20,13 +20,15 @@ pub enum Room {
     AtMost(u64),
 }
 
-impl Room {
+impl BlockRoom {
     /// Bytes that there are, at most.
     pub(crate) fn bytes(self) -> u64 {
         match self {
-            Room::Class(room) | Room::Chunk(room) | Room::Requested(room) | Room::Bin(room) | Room::AtMost(room) => {
-                room
-            }
+            BlockRoom::Class(room)
+            | BlockRoom::Chunk(room)
+            | BlockRoom::Requested(room)
+            | BlockRoom::Bin(room)
+            | BlockRoom::AtMost(room) => room,
         }
     }
 
@@ -34,13 +36,15 @@ impl Room {
     #[inline(always)]
     pub(crate) fn fits(self, bytes: u64, is_fixed: bool) -> bool {
         match self {
-            Room::Class(room) if is_fixed => bytes.next_multiple_of(ALIGNMENT) == room,
-            Room::Chunk(room) if is_fixed => bytes <= room && room <= bytes + MALLOC_SLACK,
-            Room::Requested(room) if is_fixed => bytes == room,
-            Room::Bin(room) if is_fixed => bytes <= room && room <= bytes + bytes / 4 + ALIGNMENT,
-            Room::Class(room) | Room::Chunk(room) | Room::Requested(room) | Room::Bin(room) | Room::AtMost(room) => {
-                bytes <= room
-            }
+            BlockRoom::Class(room) if is_fixed => bytes.next_multiple_of(ALIGNMENT) == room,
+            BlockRoom::Chunk(room) if is_fixed => bytes <= room && room <= bytes + MALLOC_SLACK,
+            BlockRoom::Requested(room) if is_fixed => bytes == room,
+            BlockRoom::Bin(room) if is_fixed => bytes <= room && room <= bytes + bytes / 4 + ALIGNMENT,
+            BlockRoom::Class(room)
+            | BlockRoom::Chunk(room)
+            | BlockRoom::Requested(room)
+            | BlockRoom::Bin(room)
+            | BlockRoom::AtMost(room) => bytes <= room,
         }
     }
 }

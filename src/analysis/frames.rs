@@ -9,7 +9,7 @@ use rustc_hash::FxHashMap;
 use crate::graph::ObjectId;
 use crate::graph::dominators::{Dominator, Dominators};
 use crate::graph::objects::{GraphRoot, ObjectGraph};
-use crate::graph::reach::{Paths, Step};
+use crate::graph::reach::{PathStep, Paths};
 use crate::process::memory::Memory;
 use crate::process::pages;
 use crate::references::Label;
@@ -42,9 +42,9 @@ impl Tree<'_> {
         match self {
             Tree::Owners(dominators) => dominators.of(object),
             Tree::Paths(paths) => match paths.step(object) {
-                Step::From(above) => Dominator::Object(above),
-                Step::Root => Dominator::Root,
-                Step::Unreachable => Dominator::Unreachable,
+                PathStep::From(above) => Dominator::Object(above),
+                PathStep::Root => Dominator::Root,
+                PathStep::Unreachable => Dominator::Unreachable,
             },
         }
     }

@@ -4,7 +4,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::graph::ObjectId;
 use crate::graph::objects::{GraphRoot, ObjectGraph};
-use crate::graph::reach::{self, Paths, Step};
+use crate::graph::reach::{self, PathStep, Paths};
 use crate::process::memory::Memory;
 use crate::references::notation::Spelled;
 use crate::references::roots::RootKind;
@@ -149,15 +149,15 @@ impl<M: Memory + ?Sized> Asking<'_, M> {
             loop {
                 on_the_way[at.index()] = true;
                 match self.paths.step(at) {
-                    Step::From(before) => (at, depth) = (before, depth + 1),
-                    Step::Root => {
+                    PathStep::From(before) => (at, depth) = (before, depth + 1),
+                    PathStep::Root => {
                         match self.is_too_deep(depth) {
                             true => answer.too_deep += 1,
                             false => _ = depth_of.insert(target, depth),
                         }
                         break;
                     }
-                    Step::Unreachable => {
+                    PathStep::Unreachable => {
                         answer.unreached += 1;
                         break;
                     }

@@ -4,8 +4,9 @@ use std::path::Path;
 
 use anyhow::Result;
 
+use crate::analysis::histogram::SortKey;
 use crate::inspect::open::open_core;
-use crate::inspect::{Error, Target};
+use crate::inspect::{Error, Pause, Target};
 use crate::process::gates::{self, Standing};
 use crate::process::procfs::{self, Status};
 use crate::python::attach::AttachError;
@@ -41,8 +42,13 @@ fn examine(pid: i32) -> Checkup {
     if !is_there {
         return checkup;
     }
-    let opened = Target::process(pid);
+    let mut opened = Target::process(pid);
     add_python(&mut checkup, pid, opened.as_ref().err());
+    if let Ok(target) = &mut opened
+        && let Err(error) = prove_heap(target)
+    {
+        opened = Err(error);
+    }
     for check in gates::check_permissions(pid) {
         add(&mut checkup, pid, check);
     }
@@ -99,7 +105,8 @@ fn examine_core(path: &Path, options: &CoreFile) -> Checkup {
         say("files", "gap", format!("{} ({})", file.path.display(), file.why));
     }
     (checkup.pid, checkup.command) = (core.pid(), core.arguments().join(" "));
-    match Target::opened_core(core, path) {
+    let opened = Target::opened_core(core, path).and_then(|mut target| prove_heap(&mut target).map(|()| target));
+    match opened {
         Ok(target) => {
             checkup.checks.push(CheckRow { name: "layout proof", result: "ok", detail: proof(target.python()) });
             checkup.readable = true;
@@ -110,6 +117,11 @@ fn examine_core(path: &Path, options: &CoreFile) -> Checkup {
         }
     }
     checkup
+}
+
+/// Takes a census and drops it: it proves the layout on all objects, as each verb that reads them does.
+fn prove_heap(target: &mut Target) -> Result<(), Error> {
+    target.histogram(Pause::Never, SortKey::Bytes).map(|_| ())
 }
 
 /// Which interpreter and layout were proved.

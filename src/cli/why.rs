@@ -22,7 +22,7 @@ use super::output::Destination;
 use super::target;
 
 #[derive(Serialize)]
-struct Document<'a> {
+struct WhyDocument<'a> {
     schema_version: u32,
     target: &'a TargetSummary,
     reading: &'a Reading,
@@ -71,7 +71,7 @@ pub fn run(options: &Why) -> Result<()> {
     destination.write(|out| {
         if options.json {
             let document =
-                Document { schema_version: SCHEMA_VERSION, target: &about_target, reading: &answer.reading, found };
+                WhyDocument { schema_version: SCHEMA_VERSION, target: &about_target, reading: &answer.reading, found };
             serde_json::to_writer_pretty(&mut *out, &document)?;
             return writeln!(out);
         }

@@ -34,7 +34,7 @@ use fastrand::Rng;
 use rayon::prelude::*;
 use rustc_hash::FxHashMap;
 
-use crate::allocator::glibc::{Chunk, Heap};
+use crate::allocator::glibc::{Chunk, ChunkHeap};
 use crate::allocator::pymalloc::pools::PoolState;
 use crate::heap::classify::classifier::Classifier;
 use crate::heap::object::{Object, Sink};
@@ -113,7 +113,7 @@ pub struct SamplingFrame<'a> {
     /// Pools looked at.
     looked_at: u64,
     broken: u64,
-    heaps: Vec<&'a Heap>,
+    heaps: Vec<&'a ChunkHeap>,
     mapped: Vec<Chunk>,
     /// Always read.
     fixed: Vec<&'a Part>,
@@ -400,7 +400,7 @@ impl<'a> SamplingFrame<'a> {
     }
 
     /// The window in which this byte of all heaps is, as they follow one another.
-    fn window_at(&self, mut byte: u64) -> Option<(&'a Heap, Range<Address>)> {
+    fn window_at(&self, mut byte: u64) -> Option<(&'a ChunkHeap, Range<Address>)> {
         for heap in &self.heaps {
             let Range { start, end } = heap.range;
             if byte < end.0 - start.0 {
@@ -413,7 +413,7 @@ impl<'a> SamplingFrame<'a> {
     }
 
     fn draw_windows(&self, bytes: u64, plan: &mut SampleDraw<'a>, rng: &mut Rng) {
-        let mut windows: Vec<(&'a Heap, Range<Address>)> = Vec::new();
+        let mut windows: Vec<(&'a ChunkHeap, Range<Address>)> = Vec::new();
         for heap in &self.heaps {
             let Range { start, end } = heap.range;
             let of_heap = (start.0..end.0).step_by(WINDOW as usize).map(|at| {
@@ -423,7 +423,7 @@ impl<'a> SamplingFrame<'a> {
             windows.extend(of_heap.take(WINDOWS_MAX - windows.len()));
         }
         let start = windows.first().map_or(0, |(_, range)| range.start.0).saturating_add(START);
-        let weight = |(_, range): &(&Heap, Range<Address>)| if range.start.0 < start { START_WEIGHT } else { 1.0 };
+        let weight = |(_, range): &(&ChunkHeap, Range<Address>)| if range.start.0 < start { START_WEIGHT } else { 1.0 };
         let weights: Vec<f64> = windows.iter().map(weight).collect();
         let drawing =
             strata::draw(&vec![1.0; windows.len()], &weights, (bytes / (WINDOW + MARGIN)).max(WINDOWS_MIN), false, rng);

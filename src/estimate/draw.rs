@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use rustc_hash::FxHashMap;
 
-use crate::allocator::glibc::{Chunk, Heap};
+use crate::allocator::glibc::{Chunk, ChunkHeap};
 use crate::heap::part::Part;
 use crate::process::Address;
 
@@ -16,7 +16,7 @@ use super::strata::StrataDraw;
 #[derive(Default)]
 pub(crate) struct ReadTask<'a> {
     pub(crate) pools: Vec<(Address, u32)>,
-    pub(crate) windows: Vec<(&'a Heap, Range<Address>, u32)>,
+    pub(crate) windows: Vec<(&'a ChunkHeap, Range<Address>, u32)>,
     pub(crate) mapped: Vec<(Chunk, u32)>,
     pub(crate) parts: Vec<&'a Part>,
 }
@@ -31,7 +31,7 @@ pub(crate) struct SampleDraw<'a> {
     pub(crate) expected: FxHashMap<u32, Vec<Forecast>>,
     pub(crate) looked_at: Vec<(u32, u32)>,
     pub(crate) pools: Vec<(Address, u32)>,
-    pub(crate) windows: Vec<(&'a Heap, Range<Address>, u32)>,
+    pub(crate) windows: Vec<(&'a ChunkHeap, Range<Address>, u32)>,
     pub(crate) mapped: Vec<(Chunk, u32)>,
     pub(crate) certain: ReadTask<'a>,
 }

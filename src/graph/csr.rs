@@ -9,44 +9,44 @@ use super::ObjectId;
 /// A graph of numbered nodes in one direction. 4 bytes per edge and 4 per node; 8 per node from 2^32 edges on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Csr {
-    offsets: Offsets,
+    offsets: EdgeOffsets,
     targets: Vec<u32>,
 }
 
 /// Ascending numbers, in 4 bytes as long as they fit.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Offsets {
+enum EdgeOffsets {
     Small(Vec<u32>),
     Large(Vec<u64>),
 }
 
-impl Default for Offsets {
-    fn default() -> Offsets {
-        Offsets::Small(Vec::new())
+impl Default for EdgeOffsets {
+    fn default() -> EdgeOffsets {
+        EdgeOffsets::Small(Vec::new())
     }
 }
 
-impl Offsets {
+impl EdgeOffsets {
     /// So many zeros, with room for values up to `largest`.
-    fn zeros(count: usize, largest: usize) -> Offsets {
+    fn zeros(count: usize, largest: usize) -> EdgeOffsets {
         match u32::try_from(largest) {
-            Ok(_) => Offsets::Small(pages::zeros(count)),
-            Err(_) => Offsets::Large(pages::zeros(count)),
+            Ok(_) => EdgeOffsets::Small(pages::zeros(count)),
+            Err(_) => EdgeOffsets::Large(pages::zeros(count)),
         }
     }
 
     fn len(&self) -> usize {
         match self {
-            Offsets::Small(values) => values.len(),
-            Offsets::Large(values) => values.len(),
+            EdgeOffsets::Small(values) => values.len(),
+            EdgeOffsets::Large(values) => values.len(),
         }
     }
 
     #[inline(always)]
     fn get(&self, index: usize) -> Option<usize> {
         match self {
-            Offsets::Small(values) => values.get(index).map(|&value| value as usize),
-            Offsets::Large(values) => values.get(index).map(|&value| value as usize),
+            EdgeOffsets::Small(values) => values.get(index).map(|&value| value as usize),
+            EdgeOffsets::Large(values) => values.get(index).map(|&value| value as usize),
         }
     }
 
@@ -55,12 +55,12 @@ impl Offsets {
     }
 
     fn push(&mut self, value: usize) {
-        if let (Offsets::Small(values), true) = (&self, u32::try_from(value).is_err()) {
-            *self = Offsets::Large(values.iter().map(|&value| u64::from(value)).collect());
+        if let (EdgeOffsets::Small(values), true) = (&self, u32::try_from(value).is_err()) {
+            *self = EdgeOffsets::Large(values.iter().map(|&value| u64::from(value)).collect());
         }
         match self {
-            Offsets::Small(values) => values.push(value as u32),
-            Offsets::Large(values) => values.push(value as u64),
+            EdgeOffsets::Small(values) => values.push(value as u32),
+            EdgeOffsets::Large(values) => values.push(value as u64),
         }
     }
 
@@ -68,8 +68,8 @@ impl Offsets {
     #[inline(always)]
     fn increment(&mut self, index: usize) {
         match self {
-            Offsets::Small(values) => values[index] += 1,
-            Offsets::Large(values) => values[index] += 1,
+            EdgeOffsets::Small(values) => values[index] += 1,
+            EdgeOffsets::Large(values) => values[index] += 1,
         }
     }
 
@@ -77,11 +77,11 @@ impl Offsets {
     #[inline(always)]
     fn decrement(&mut self, index: usize) -> usize {
         match self {
-            Offsets::Small(values) => {
+            EdgeOffsets::Small(values) => {
                 values[index] -= 1;
                 values[index] as usize
             }
-            Offsets::Large(values) => {
+            EdgeOffsets::Large(values) => {
                 values[index] -= 1;
                 values[index] as usize
             }
@@ -91,13 +91,13 @@ impl Offsets {
     /// Each value becomes the sum of all up to it.
     fn sum_up(&mut self) {
         match self {
-            Offsets::Small(values) => {
+            EdgeOffsets::Small(values) => {
                 _ = values.iter_mut().fold(0, |sum, value| {
                     *value += sum;
                     *value
                 })
             }
-            Offsets::Large(values) => {
+            EdgeOffsets::Large(values) => {
                 _ = values.iter_mut().fold(0, |sum, value| {
                     *value += sum;
                     *value
@@ -112,7 +112,7 @@ impl Csr {
     pub fn with_nodes(nodes: usize) -> Csr {
         let mut offsets = pages::with_capacity(nodes + 1);
         offsets.push(0);
-        Csr { offsets: Offsets::Small(offsets), targets: Vec::new() }
+        Csr { offsets: EdgeOffsets::Small(offsets), targets: Vec::new() }
     }
 
     /// A graph of so many nodes with these edges. Edges to nodes that do not exist are left out.
@@ -132,7 +132,7 @@ impl Csr {
     fn fill<E: Iterator<Item = (u32, u32)>>(nodes: usize, edges: impl Fn() -> E) -> Csr {
         // Count.
         let count = edges().count();
-        let mut offsets = Offsets::zeros(nodes + 1, count);
+        let mut offsets = EdgeOffsets::zeros(nodes + 1, count);
         edges().for_each(|(from, _)| offsets.increment(from as usize));
         // Sum up: each offset is where its row ends.
         offsets.sum_up();
@@ -238,8 +238,8 @@ impl Csr {
     /// Bytes that it takes.
     pub fn size_bytes(&self) -> u64 {
         let per_node = match self.offsets {
-            Offsets::Small(_) => 4,
-            Offsets::Large(_) => 8,
+            EdgeOffsets::Small(_) => 4,
+            EdgeOffsets::Large(_) => 8,
         };
         per_node * self.offsets.len() as u64 + 4 * self.targets.len() as u64
     }
@@ -266,11 +266,11 @@ mod tests {
         rows.close_row();
         let mut all = graph.clone();
         all.append(rows);
-        // Offsets that no longer fit.
-        let mut offsets = Offsets::zeros(2, 7);
+        // EdgeOffsets that no longer fit.
+        let mut offsets = EdgeOffsets::zeros(2, 7);
         offsets.push(u32::MAX as usize + 5);
         assert_eq!((offsets.get(1), offsets.last(), offsets.len()), (Some(0), u32::MAX as usize + 5, 3));
-        assert!(matches!(offsets, Offsets::Large(_)));
+        assert!(matches!(offsets, EdgeOffsets::Large(_)));
         assert_eq!((all.len(), all.row(4)), (5, &[3][..]));
     }
 }

@@ -35,7 +35,7 @@ const ROOT: u32 = u32::MAX - 1;
 
 /// Where a shortest path comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum PathStep {
     /// The object before it.
     From(ObjectId),
     /// It is a root.
@@ -79,11 +79,11 @@ impl Paths {
     }
 
     /// Where the shortest path to an object comes from.
-    pub fn step(&self, object: ObjectId) -> Step {
+    pub fn step(&self, object: ObjectId) -> PathStep {
         match self.before.get(object.index()) {
-            None | Some(&NONE) => Step::Unreachable,
-            Some(&ROOT) => Step::Root,
-            Some(&before) => Step::From(ObjectId(before)),
+            None | Some(&NONE) => PathStep::Unreachable,
+            Some(&ROOT) => PathStep::Root,
+            Some(&before) => PathStep::From(ObjectId(before)),
         }
     }
 
@@ -93,15 +93,15 @@ impl Paths {
         let mut at = object;
         loop {
             match self.step(at) {
-                Step::From(before) => {
+                PathStep::From(before) => {
                     path.push(before);
                     at = before;
                 }
-                Step::Root => {
+                PathStep::Root => {
                     path.reverse();
                     return path;
                 }
-                Step::Unreachable => return Vec::new(),
+                PathStep::Unreachable => return Vec::new(),
             }
         }
     }
@@ -119,7 +119,7 @@ mod tests {
         assert_eq!(paths.path(ObjectId(3)), [ObjectId(0), ObjectId(3)]);
         assert_eq!(paths.path(ObjectId(2)), [0, 1, 2].map(ObjectId));
         assert_eq!(paths.path(ObjectId(4)), []);
-        assert_eq!(paths.step(ObjectId(5)), Step::Root);
+        assert_eq!(paths.step(ObjectId(5)), PathStep::Root);
         assert_eq!(paths.order().count(), 5);
         assert_eq!(from(&graph, &[ObjectId(1)]), [false, true, true, true, false, false]);
     }

@@ -26,14 +26,14 @@ const ADDRESS_BITS: u32 = 47;
 pub struct ObjectIndex {
     leaves: Vec<Option<Box<[u32]>>>,
     /// In order of their numbers, once the index is whole.
-    chunks: Vec<Chunk>,
+    chunks: Vec<IndexChunk>,
     /// In which word, counted through all chunks, lies the object of each rank that is a multiple of [`HINT`].
     hints: Vec<u32>,
     len: u32,
 }
 
 #[derive(Debug)]
-struct Chunk {
+struct IndexChunk {
     number: u64,
     bits: Box<[u64]>,
     before: Box<[u32]>,
@@ -63,7 +63,7 @@ impl ObjectIndex {
         let slot = &mut leaf[(number as usize) & ((1 << (LEAF - CHUNK)) - 1)];
         if *slot == 0 {
             let (bits, before) = (vec![0; WORDS].into_boxed_slice(), vec![0; WORDS].into_boxed_slice());
-            self.chunks.push(Chunk { number, bits, before });
+            self.chunks.push(IndexChunk { number, bits, before });
             *slot = self.chunks.len() as u32;
         }
         let (word, bit) = place(address);

@@ -2,7 +2,7 @@
 //!
 //! Asked of the blocks themselves: a few hundred blocks in use, of which nearly all are marked or none.
 
-use crate::allocator::mimalloc::{self, Segment, Tolerance};
+use crate::allocator::mimalloc::{self, PageSegment, Tolerance};
 use crate::allocator::pymalloc::arena::Arenas;
 use crate::allocator::pymalloc::pools::{Pool, PoolState};
 use crate::allocator::{glibc, musl};
@@ -84,7 +84,7 @@ impl Sample {
         }
     }
 
-    fn add_segment<M: Memory + ?Sized>(&mut self, memory: &M, segment: &Segment) {
+    fn add_segment<M: Memory + ?Sized>(&mut self, memory: &M, segment: &PageSegment) {
         let mut head = vec![0; segment.head];
         if memory.read_exact_at(segment.range.start, &mut head).is_err() {
             return;
@@ -104,7 +104,7 @@ impl Sample {
         }
     }
 
-    fn add_heap<M: Memory + ?Sized>(&mut self, memory: &M, heap: &glibc::Heap) {
+    fn add_heap<M: Memory + ?Sized>(&mut self, memory: &M, heap: &glibc::ChunkHeap) {
         let length = usize::try_from(heap.range.end.0 - heap.range.start.0).unwrap_or(usize::MAX).min(HEAP_SAMPLE);
         let mut bytes = vec![0; length];
         if memory.read_exact_at(heap.range.start, &mut bytes).is_err() {

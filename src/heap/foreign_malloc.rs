@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::path::Path;
 
-use crate::allocator::glibc::Heap;
+use crate::allocator::glibc::ChunkHeap;
 use crate::process::elf::LoadedElf;
 use crate::process::memory::Memory;
 use crate::process::regions::Backing;
@@ -25,7 +25,8 @@ pub fn is_needed<M: Memory + ?Sized>(memory: &M, elfs: &[LoadedElf]) -> bool {
     let is_musl = elfs.iter().any(|elf| name_has(&elf.path, &["ld-musl-"]));
     has_other_allocator(elfs)
         || is_musl
-        || !heaps.any(|heap| is_row_of_chunks(memory, &Heap { range: heap.start..heap.end, is_thread_arena: false }))
+        || !heaps
+            .any(|heap| is_row_of_chunks(memory, &ChunkHeap { range: heap.start..heap.end, is_thread_arena: false }))
 }
 
 /// Whether a file is mapped that takes the place of the C library's malloc.
@@ -39,7 +40,7 @@ fn name_has(path: &Path, parts: &[&str]) -> bool {
 }
 
 /// Whether glibc's chunks start at the start of a heap.
-pub fn is_row_of_chunks<M: Memory + ?Sized>(memory: &M, heap: &Heap) -> bool {
+pub fn is_row_of_chunks<M: Memory + ?Sized>(memory: &M, heap: &ChunkHeap) -> bool {
     let length = (heap.range.end.0 - heap.range.start.0).min(HEAP_LOOK);
     let Ok(bytes) = memory.read_bytes(heap.range.start, length, HEAP_LOOK as usize, "heap") else { return false };
     // The first chunk may be preceded by what aligns it.

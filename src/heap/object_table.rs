@@ -28,7 +28,7 @@ const LARGE: u32 = u32::MAX;
 
 /// What one worker found.
 #[derive(Debug, Default)]
-pub struct Found {
+pub struct FoundObjects {
     pieces: Vec<Vec<Packed>>,
     large: Vec<Object>,
 }
@@ -43,7 +43,7 @@ impl Packed {
     }
 }
 
-impl Sink for Found {
+impl Sink for FoundObjects {
     fn object(&mut self, object: &Object) {
         let mut kind = object.type_id.0 & !(TRACKED | IMMORTAL);
         if object.tracked {
@@ -84,7 +84,7 @@ pub struct Objects {
 
 impl Objects {
     /// Puts together what the workers found. Takes their memory piece by piece.
-    pub fn new(found: Vec<Found>) -> Objects {
+    pub fn new(found: Vec<FoundObjects>) -> Objects {
         let all = found.iter().flat_map(|found| found.pieces.iter().flatten());
         let (index, left_out) = ObjectIndex::new(all.map(|packed| packed.address()));
         if left_out > 0 {
@@ -93,7 +93,7 @@ impl Objects {
         let len = index.len();
         let (mut types, mut sizes, mut counts) = (pages::zeros(len), pages::zeros(len), pages::zeros(len));
         let mut large = FxHashMap::default();
-        for Found { pieces, large: more } in found {
+        for FoundObjects { pieces, large: more } in found {
             for piece in pieces {
                 for packed in piece {
                     let Some(rank) = index.find(packed.address().0) else { continue };
@@ -229,7 +229,7 @@ mod tests {
             },
             tracked: n.is_multiple_of(2),
         };
-        let (mut one, mut two) = (Found::default(), Found::default());
+        let (mut one, mut two) = (FoundObjects::default(), FoundObjects::default());
         (0..40_000).rev().for_each(|n| if n % 5 == 0 { one.object(&object(n)) } else { two.object(&object(n)) });
         let objects = Objects::new(vec![one, two]);
         assert_eq!(objects.len(), 40_000);

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use crate::allocator::glibc::{Chunk, Heap};
-use crate::allocator::mimalloc::Segment;
+use crate::allocator::glibc::{Chunk, ChunkHeap};
+use crate::allocator::mimalloc::PageSegment;
 use crate::allocator::musl::Area;
 use crate::allocator::pymalloc::arena::Arena;
 use crate::process::Address;
@@ -17,13 +17,13 @@ pub enum Part {
     /// An arena of pymalloc's.
     Arena(Arena),
     /// A row of malloc chunks.
-    Heap(Heap),
+    Heap(ChunkHeap),
     /// A malloc chunk that is a mapping of its own.
     Mapped(Chunk),
     /// Writable data of an ELF file.
     Statics(Range<Address>),
     /// A segment of mimalloc's.
-    Segment(Segment),
+    Segment(PageSegment),
     /// Groups of musl's malloc.
     Groups(Area),
     /// Memory of another malloc than glibc's, to be searched.
@@ -62,7 +62,7 @@ impl Part {
     }
 
     /// The row of chunks that it is.
-    pub(crate) fn heap(&self) -> Option<&Heap> {
+    pub(crate) fn heap(&self) -> Option<&ChunkHeap> {
         match self {
             Part::Heap(heap) => Some(heap),
             _ => None,

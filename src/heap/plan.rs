@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::allocator::glibc::{self, Heap, THREAD_HEAP};
+use crate::allocator::glibc::{self, ChunkHeap, THREAD_HEAP};
 use crate::allocator::mimalloc;
 use crate::allocator::musl::{self, Area};
 use crate::allocator::pymalloc::arena::Arenas;
@@ -60,7 +60,7 @@ impl Plan {
                     let resident = memory.resident(rest.clone());
                     anonymous.push((rest, resident));
                 } else if !is_musl {
-                    plan.parts.push(Part::Heap(Heap { range: rest, is_thread_arena: false }));
+                    plan.parts.push(Part::Heap(ChunkHeap { range: rest, is_thread_arena: false }));
                 }
             }
         }

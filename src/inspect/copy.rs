@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::graph::link::{count_edges, settle};
 use crate::graph::objects::ObjectGraph;
-use crate::heap::object_table::{Found, Objects};
+use crate::heap::object_table::{FoundObjects, Objects};
 use crate::heap::survey::{Outcome, Survey};
 use crate::process::copy::{self, Buffers, Copy};
 use crate::process::freeze::{self, Freeze, Watched};
@@ -203,9 +203,9 @@ impl Target {
         let python = self.python();
         let types = self.attached.types(&memory, survey)?;
         let parts = survey.plan.total_bytes();
-        let (found, mut outcome): (Vec<Found>, Outcome) = self.observed(parts, |progress| match copy {
-            Some(_) => survey.census(&memory, python, &types, progress, Found::default),
-            None => survey.census(&self.source, python, &types, progress, Found::default),
+        let (found, mut outcome): (Vec<FoundObjects>, Outcome) = self.observed(parts, |progress| match copy {
+            Some(_) => survey.census(&memory, python, &types, progress, FoundObjects::default),
+            None => survey.census(&self.source, python, &types, progress, FoundObjects::default),
         })?;
         let objects = Objects::new(found);
         if let Some(copy) = copy {

@@ -33,14 +33,14 @@ const RUNS: usize = 1024;
 const BLOCKS_MAX: usize = 1 << 16;
 
 /// The bits of one block.
-type Bits = [u64; (BLOCK_PAGES / 64) as usize];
+type PageBits = [u64; (BLOCK_PAGES / 64) as usize];
 
 /// The map of pages of one process.
 pub struct PageMap {
     /// `None` where it may not be opened: then every page may hold something.
     file: Option<File>,
     scans: AtomicBool,
-    known: RwLock<FxHashMap<u64, Bits>>,
+    known: RwLock<FxHashMap<u64, PageBits>>,
 }
 
 impl PageMap {
@@ -142,7 +142,7 @@ impl PageMap {
     }
 }
 
-fn bit(bits: &Bits, page: u64) -> bool {
+fn bit(bits: &PageBits, page: u64) -> bool {
     bits[(page % BLOCK_PAGES / 64) as usize] >> (page % 64) & 1 == 1
 }
 

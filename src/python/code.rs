@@ -1,8 +1,8 @@
 //! Which function is this code object, in which file, and which line is an instruction on?
 //!
 //! Three line tables have been in use: pairs of deltas (`co_lnotab`, until 3.9), pairs that may have no line (3.10) and
-//! the location table (3.11+). Which one it is follows from the fields that the layout has. Decoded once per code object
-//! into ranges of instructions.
+//! the location table (3.11+). Which one it is follows from the fields that the layout has. Decoded once per code
+//! object into ranges of instructions.
 //!
 //! Mirrors `PyCode_Addr2Line` (`Objects/codeobject.c`), v3.8 to v3.15, and `Objects/lnotab_notes.txt` (until 3.10),
 //! `Objects/locations.md` (3.11, later `InternalDocs/code_objects.md`).
@@ -13,7 +13,8 @@ use crate::process::memory::{Memory, MemoryExt};
 use super::layout::Layout;
 use super::reader::{NAME_LENGTH_MAX, Reader};
 
-/// Bytes of a line table that are believed. The largest functions that people generate have some hundred thousand lines.
+/// Bytes of a line table that are believed. The largest functions that people generate have some hundred thousand
+/// lines.
 const TABLE_MAX: usize = 16 << 20;
 
 /// What a code object says of itself.
@@ -177,7 +178,8 @@ mod tests {
         assert_eq!(lines(old, &[-1, 0, 5, 6, 9, 10, 99]), [10, 10, 10, 12, 12, 11, 11].map(Some));
         let of_310 = pairs_of_linetable(&[6, 0, 4, 2, 2, 0x80, 4, 0xFF], 10);
         assert_eq!(lines(of_310, &[0, 6, 10, 12]), [Some(10), Some(12), None, Some(11)]);
-        // Short form (2 units), one line on (1 unit), none (1 unit), no columns with a step of -1 (3 units), long with 70.
+        // Short form (2 units), one line on (1 unit), none (1 unit), no columns with a step of -1 (3 units), long with
+        // 70.
         let table =
             [0x80 | 1, 0, 0x80 | 11 << 3, 0, 0, 0x80 | 15 << 3, 0x80 | 13 << 3 | 2, 3, 0x80 | 14 << 3, 76, 2, 0, 1, 1];
         assert_eq!(

@@ -54,8 +54,8 @@ pub fn generation_heads<M: Memory + ?Sized>(
     Ok(heads)
 }
 
-/// Whether the collector's list that a collected object claims to be in leads on and back to it. `true` where builds have no
-/// lists.
+/// Whether the collector's list that a collected object claims to be in leads on and back to it. `true` where builds
+/// have no lists.
 pub fn is_linked<M: Memory + ?Sized>(memory: &M, layout: &Layout, object: Address) -> bool {
     if layout.constants.gc_head_size == 0 {
         return true;

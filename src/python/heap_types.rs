@@ -1,8 +1,8 @@
 //! The third part of the proof: classes that Python code made, their instances, and the tables of dicts. Every
 //! interpreter has some hundred of them before its program begins.
 //!
-//! A running target changes while it is read, and a class may be made in an unusual way, so that what is claimed here is
-//! claimed of most.
+//! A running target changes while it is read, and a class may be made in an unusual way, so that what is claimed here
+//! is claimed of most.
 
 use rustc_hash::FxHashSet;
 
@@ -198,7 +198,8 @@ fn tables<M: Memory + ?Sized>(reader: &Reader<'_, M>, dicts: &[Address]) -> Resu
     Ballot::of(headers.iter().map(adds_up)).claim("PyDictKeysObject.dk_usable")
 }
 
-/// The header of free-threaded builds: the collector knows modules, their owner is a thread, and their counts are small.
+/// The header of free-threaded builds: the collector knows modules, their owner is a thread, and their counts are
+/// small.
 fn headers<M: Memory + ?Sized>(reader: &Reader<'_, M>, modules: &[Module]) -> Result<(), ProofError> {
     let fields = &reader.layout.object;
     let (Some(tid), Some(mutex), Some(gc_bits)) = (fields.ob_tid, fields.ob_mutex, fields.ob_gc_bits) else {
@@ -261,9 +262,9 @@ fn inline_values<M: Memory + ?Sized>(reader: &Reader<'_, M>, modules: &[Module])
     Ballot::of(capacities.into_iter()).claim("PyDictValues.capacity")
 }
 
-/// The three forms of text are one struct that grows: behind the header of ASCII text, which ends where that text begins,
-/// come a copy's length and place (and until 3.11 that of another), behind these text that is not ASCII begins, and the
-/// third form has a pointer there, which ends it. The names in `sys` have no copies in `wchar_t`.
+/// The three forms of text are one struct that grows: behind the header of ASCII text, which ends where that text
+/// begins, come a copy's length and place (and until 3.11 that of another), behind these text that is not ASCII begins,
+/// and the third form has a pointer there, which ends it. The names in `sys` have no copies in `wchar_t`.
 fn texts<M: Memory + ?Sized>(reader: &Reader<'_, M>, main: &Interpreter) -> Result<(), ProofError> {
     let (unicode, compact) = (&reader.layout.unicode, &reader.layout.compact_unicode);
     let ends = unicode.data + 8 == unicode.size && compact.size == unicode.data;

@@ -7,8 +7,8 @@ use crate::process::memory::{Memory, MemoryExt, ReadError, u32_at, u64_at};
 use super::layout::Layout;
 use super::type_flags as flag;
 
-/// Entries accepted in a dict that is read as a whole (`sys.modules`, the dicts of types and modules, subclasses): 400 MB of
-/// them. The largest namespaces of real programs have some ten thousand entries.
+/// Entries accepted in a dict that is read as a whole (`sys.modules`, the dicts of types and modules, subclasses): 400
+/// MB of them. The largest namespaces of real programs have some ten thousand entries.
 pub const DICT_ENTRIES_MAX: u64 = 1 << 24;
 /// Before more than these are read, there must be memory for so many.
 const DICT_ENTRIES_UNASKED: u64 = 1 << 20;
@@ -46,7 +46,7 @@ pub struct Entry {
 
 /// A member that a type declares (`PyMemberDef`, `Include/descrobject.h`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Member {
+pub struct MemberDef {
     /// Its name, a C string.
     pub name: Address,
     /// What it is, as `T_...` say.
@@ -98,7 +98,7 @@ impl<M: Memory + ?Sized> Reader<'_, M> {
     ///
     /// # Errors
     /// As the memory.
-    pub fn member(&self, table: Address, index: usize) -> Result<Option<Member>, ReadError> {
+    pub fn member(&self, table: Address, index: usize) -> Result<Option<MemberDef>, ReadError> {
         let fields = &self.layout.member_def;
         let entry = table.offset(index * fields.size);
         let name = if table.is_null() { table } else { self.pointer(entry, fields.name)? };
@@ -106,7 +106,7 @@ impl<M: Memory + ?Sized> Reader<'_, M> {
             return Ok(None);
         }
         let kind = self.memory.read_u32(entry.offset(fields.type_))?;
-        Ok(Some(Member { name, kind, offset: self.memory.read_u64(entry.offset(fields.offset))? }))
+        Ok(Some(MemberDef { name, kind, offset: self.memory.read_u64(entry.offset(fields.offset))? }))
     }
 
     /// Whether the object's type is a subtype of a builtin by `tp_flags` bit.
@@ -234,8 +234,8 @@ impl<M: Memory + ?Sized> Reader<'_, M> {
         Ok(entries.filter(|entry| !entry.key.is_null() && !entry.value.is_null()).collect())
     }
 
-    /// Whether a heap type was made by a class statement: it takes its C name from its own `__name__`; a type that C made
-    /// has a name of C's.
+    /// Whether a heap type was made by a class statement: it takes its C name from its own `__name__`; a type that C
+    /// made has a name of C's.
     pub fn is_python_class(&self, heap_type: Address) -> bool {
         let layout = self.layout;
         let pointer = |base, offset| self.pointer(base, offset).unwrap_or_default();

@@ -24,7 +24,7 @@ const SCAN_MAX: u64 = 64 << 20;
 
 /// How the runtime was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum FoundBy {
     /// The exported symbol.
     DynamicSymbol,
     /// The symbol in the file's `.symtab`.
@@ -35,13 +35,13 @@ pub enum Way {
     Scan,
 }
 
-impl fmt::Display for Way {
+impl fmt::Display for FoundBy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Way::DynamicSymbol => "by the exported symbol _PyRuntime",
-            Way::LocalSymbol => "by the symbol _PyRuntime in the file",
-            Way::Section => "by the section .PyRuntime",
-            Way::Scan => "by a scan of writable data",
+            FoundBy::DynamicSymbol => "by the exported symbol _PyRuntime",
+            FoundBy::LocalSymbol => "by the symbol _PyRuntime in the file",
+            FoundBy::Section => "by the section .PyRuntime",
+            FoundBy::Scan => "by a scan of writable data",
         })
     }
 }
@@ -58,7 +58,7 @@ pub struct Runtime {
     /// Its address.
     pub address: Address,
     /// How it was found.
-    pub way: Way,
+    pub way: FoundBy,
     /// The ELF file that holds it.
     pub elf: LoadedElf,
 }
@@ -82,7 +82,7 @@ pub fn find<M: Memory + ?Sized>(
         .iter()
         .filter_map(|elf| {
             let symbol = elf.dynamic_symbol(memory, "_PyRuntime")?;
-            Some(Runtime { address: symbol.address, way: Way::DynamicSymbol, elf: elf.clone() })
+            Some(Runtime { address: symbol.address, way: FoundBy::DynamicSymbol, elf: elf.clone() })
         })
         .collect();
     if !exported.is_empty() {
@@ -96,8 +96,8 @@ pub fn find<M: Memory + ?Sized>(
             let file = open(elf)?;
             // The section holds nothing else, and is found without going through all symbols.
             let (found, way) = match file.section(".PyRuntime") {
-                Some(section) => (section, Way::Section),
-                None => (file.symbol("_PyRuntime")?, Way::LocalSymbol),
+                Some(section) => (section, FoundBy::Section),
+                None => (file.symbol("_PyRuntime")?, FoundBy::LocalSymbol),
             };
             let address = Address(found.address.0.wrapping_add(elf.bias));
             Some(Runtime { address, way, elf: (*elf).clone() })
@@ -130,7 +130,7 @@ fn scan<M: Memory + ?Sized>(memory: &M, elf: &LoadedElf) -> Vec<Runtime> {
             let claims = bytes[offset..].starts_with(&COOKIE)
                 || older.iter().any(|layout| looks_like_runtime(memory, layout, &bytes[offset..]));
             if claims {
-                found.push(Runtime { address, way: Way::Scan, elf: elf.clone() });
+                found.push(Runtime { address, way: FoundBy::Scan, elf: elf.clone() });
             }
         }
     }

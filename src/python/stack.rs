@@ -1,8 +1,8 @@
 //! Which threads does an interpreter have, and which frames does each run?
 //!
 //! Until 3.10 frames are objects, linked by `f_back`; since 3.11 they lie in the thread's own stack of chunks and in
-//! generators, linked by `previous`, with shims of C code between them. A running target changes all of this while it is
-//! read: what makes no sense ends the walk, and the caller compares two readings where that matters.
+//! generators, linked by `previous`, with shims of C code between them. A running target changes all of this while it
+//! is read: what makes no sense ends the walk, and the caller compares two readings where that matters.
 //!
 //! Mirrors `PyThreadState` (`Include/cpython/pystate.h`) and `_PyInterpreterFrame` (`Include/internal/pycore_frame.h`,
 //! since 3.14 `pycore_interpframe_structs.h`), v3.8 to v3.15.
@@ -36,7 +36,7 @@ pub struct Thread {
 
 /// A frame that runs, or waits for one that it called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Frame {
+pub struct StackFrame {
     /// `PyFrameObject *`, or since 3.11 `_PyInterpreterFrame *`.
     pub address: Address,
     /// Its code object.
@@ -82,12 +82,17 @@ pub fn top<M: Memory + ?Sized>(reader: &Reader<'_, M>, thread: Address) -> Resul
 
 /// The frames of a thread, topmost first, at most `limit`; shims of C code are left out. The walk ends early where the
 /// thread moves on under it.
-pub fn frames<M: Memory + ?Sized>(reader: &Reader<'_, M>, thread: Address, limit: usize) -> Vec<Frame> {
+pub fn frames<M: Memory + ?Sized>(reader: &Reader<'_, M>, thread: Address, limit: usize) -> Vec<StackFrame> {
     top(reader, thread).map_or_else(|_| Vec::new(), |top| frames_from(reader, top, limit).0)
 }
 
-/// As [`frames`], from the frame at `top` on, and where to go on; null where there is nothing more, or it cannot be read.
-pub fn frames_from<M: Memory + ?Sized>(reader: &Reader<'_, M>, top: Address, limit: usize) -> (Vec<Frame>, Address) {
+/// As [`frames`], from the frame at `top` on, and where to go on; null where there is nothing more, or it cannot be
+/// read.
+pub fn frames_from<M: Memory + ?Sized>(
+    reader: &Reader<'_, M>,
+    top: Address,
+    limit: usize,
+) -> (Vec<StackFrame>, Address) {
     let (mut next, mut frames, mut steps) = (top, Vec::new(), 0);
     // Frames are of one kind, so a walk that runs in a circle is ended by the count.
     while !next.is_null() && frames.len() < limit {
@@ -102,7 +107,7 @@ pub fn frames_from<M: Memory + ?Sized>(reader: &Reader<'_, M>, top: Address, lim
 
 /// Reads the frame at an address, and which frame called it; no frame where there is a shim. `None` where it cannot be
 /// read.
-pub fn read<M: Memory + ?Sized>(reader: &Reader<'_, M>, address: Address) -> Option<(Option<Frame>, Address)> {
+pub fn read<M: Memory + ?Sized>(reader: &Reader<'_, M>, address: Address) -> Option<(Option<StackFrame>, Address)> {
     let mut bytes = [0; FRAME_MAX];
     let wanted = bytes.get_mut(..bytes_of_frame(reader.layout))?;
     reader.memory.read_exact_at(address, wanted).ok()?;
@@ -124,14 +129,14 @@ pub fn parse(
     address: Address,
     bytes: &[u8],
     instructions: &dyn Fn(Address) -> Option<Address>,
-) -> Option<(Option<Frame>, Address)> {
+) -> Option<(Option<StackFrame>, Address)> {
     let word = |offset: usize| u64_at(bytes, offset);
     let Some(iframe) = &layout.iframe else {
         let code = Address(word(layout.frame.f_code?)?);
         // 3.10 counts instructions, before that bytes are counted.
         let unit = if layout.code.co_linetable.is_some() { 2 } else { 1 };
         let instruction = i64::from(u32_at(bytes, layout.frame.f_lasti?)? as i32) * unit;
-        return Some((Some(Frame { address, code, instruction }), Address(word(layout.frame.f_back)?)));
+        return Some((Some(StackFrame { address, code, instruction }), Address(word(layout.frame.f_back)?)));
     };
     let previous = Address(word(iframe.previous)?);
     let owner = i64::from(*bytes.get(iframe.owner)?);
@@ -145,7 +150,7 @@ pub fn parse(
     // An object that is no code (None in a shim of 3.13) has no instructions.
     let Some(first) = instructions(code) else { return Some((None, previous)) };
     let instruction = at.wrapping_sub(first.0) as i64;
-    Some((Some(Frame { address, code, instruction }), previous))
+    Some((Some(StackFrame { address, code, instruction }), previous))
 }
 
 /// Where the instructions of a code object start, as a frame counts them. In free-threaded builds each thread may have

@@ -148,8 +148,8 @@ fn of_buffered(layout: &Layout) -> Vec<Beside> {
     vec![("buffer_size", Some(layout.buffered.buffer_size), layout.buffered.dict.checked_sub(16))]
 }
 
-/// What tools hang on code stands behind its weak references, and before the caches of opcodes that 3.8 to 3.10 have; since
-/// 3.11 the code itself follows (free-threaded builds since 3.14 have a table of its copies between the two).
+/// What tools hang on code stands behind its weak references, and before the caches of opcodes that 3.8 to 3.10 have;
+/// since 3.11 the code itself follows (free-threaded builds since 3.14 have a table of its copies between the two).
 fn of_code(layout: &Layout) -> Vec<Beside> {
     let code = &layout.code;
     let (extra, weak) = (Some(code.co_extra), code.co_weakreflist);
@@ -183,8 +183,8 @@ fn suspended(layout: &Layout, iframe: Option<usize>, size: usize) -> Option<usiz
     }
 }
 
-/// Whether a type that C code made, with this C name, can be the one that CPython calls so: extensions have types of the
-/// same names (Cython's up to 0.29 are called `generator` and `coroutine`), but a builtin type stands in the
+/// Whether a type that C code made, with this C name, can be the one that CPython calls so: extensions have types of
+/// the same names (Cython's up to 0.29 are called `generator` and `coroutine`), but a builtin type stands in the
 /// interpreter's own file, and those of its modules are called after them.
 pub fn is_of(tp_name: &str, is_in_interpreters_file: bool) -> bool {
     is_in_interpreters_file || tp_name.contains('.')

@@ -225,7 +225,8 @@ struct Builder<'a, M: Memory + ?Sized> {
 }
 
 /// The strings that dicts of types are searched for. Comparing addresses spares reading every key. There are several of
-/// one text where the interpreter was taken down and set up again, or has sub-interpreters: static types keep their keys.
+/// one text where the interpreter was taken down and set up again, or has sub-interpreters: static types keep their
+/// keys.
 #[derive(Default)]
 struct WellKnown {
     sizeof: FxHashSet<Address>,
@@ -355,8 +356,8 @@ impl<M: Memory + ?Sized> Builder<'_, M> {
         }
     }
 
-    /// Static types of extensions have their state where the layout says. One that is just being made may have none yet.
-    /// What does not lie in a file's data, `data`, is none: a class that just went may look like one.
+    /// Static types of extensions have their state where the layout says. One that is just being made may have none
+    /// yet. What does not lie in a file's data, `data`, is none: a class that just went may look like one.
     fn prove_states(&mut self, data: &[Range<Address>]) -> Result<(), ProofError> {
         let mut missing = std::mem::take(&mut self.without_state);
         missing.retain(|(type_, _)| data.iter().any(|range| range.contains(type_)));

@@ -31,7 +31,7 @@ use crate::python::interpreter::Interpreter;
 use crate::python::interpreter::Python;
 use crate::python::layout::Layout;
 use crate::python::reader::Reader;
-use crate::python::stack::{self, Frame};
+use crate::python::stack::{self, StackFrame};
 
 /// Frames compared between two glances; those below have not moved where these have not.
 pub const SHALLOW: usize = 40;
@@ -157,7 +157,7 @@ pub struct Glance {
     /// Whether the holder's objects go into this lane's lists.
     pub is_own: bool,
     /// The holder's frames, topmost first, at most [`SHALLOW`].
-    pub frames: Vec<Frame>,
+    pub frames: Vec<StackFrame>,
     /// The frame below those.
     pub rest: Address,
 }
@@ -166,7 +166,7 @@ impl Glance {
     /// Whether two glances found the same thread in the same frames, whatever the line. One may have looked deeper than the
     /// other.
     pub fn agrees(&self, other: &Glance) -> bool {
-        let same = |(a, b): (&Frame, &Frame)| a.address == b.address && a.code == b.code;
+        let same = |(a, b): (&StackFrame, &StackFrame)| a.address == b.address && a.code == b.code;
         let below = |glance: &Glance, depth: usize| glance.frames.get(depth).map_or(glance.rest, |frame| frame.address);
         let depth = self.frames.len().min(other.frames.len());
         self.is_known()
@@ -570,7 +570,7 @@ impl<'a, M: Memory + ?Sized> Glancer<'a, M> {
 /// A thread's frames.
 #[derive(Default)]
 struct Walked {
-    frames: Vec<Frame>,
+    frames: Vec<StackFrame>,
     /// Where they lie, with those of C code.
     places: Vec<Address>,
     /// The frame below them.

@@ -10,7 +10,7 @@ use crate::process::memory::{Memory, MemoryExt};
 use crate::process::page_cache::Momentary;
 use crate::python::code::Code;
 use crate::python::reader::Reader;
-use crate::python::stack::{self, Frame};
+use crate::python::stack::{self, StackFrame};
 
 use super::glance::Glance;
 
@@ -61,7 +61,7 @@ pub struct Stacks {
 /// The frames below those of a glance, topmost first, as far as they were read.
 #[derive(Debug)]
 struct Rest {
-    frames: Vec<Frame>,
+    frames: Vec<StackFrame>,
     /// Where to go on; null where there are no more.
     next: Address,
 }
@@ -110,7 +110,7 @@ impl Stacks {
         });
         while self.read_on(reader, glance) {}
         let rest = self.rests.get(&glance.rest).map_or(&[][..], |rest| &rest.frames);
-        let all: Vec<Frame> = rest.iter().rev().chain(glance.frames.iter().rev()).copied().collect();
+        let all: Vec<StackFrame> = rest.iter().rev().chain(glance.frames.iter().rev()).copied().collect();
         let mut functions = Vec::with_capacity(all.len());
         let mut lines = Vec::with_capacity(all.len());
         for frame in all {

@@ -18,7 +18,7 @@ const FIT_PERCENT: u64 = 90;
 
 /// A word that may be a reference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Candidate {
+pub(crate) struct WordCandidate {
     /// The object that would refer.
     pub owner: u32,
     /// The object that it would refer to.
@@ -71,7 +71,7 @@ struct Fit {
 
 impl Fit {
     /// Of candidates of one group, sorted by target.
-    fn of(candidates: &[Candidate], order: &[u32], rooms: &Rooms) -> Fit {
+    fn of(candidates: &[WordCandidate], order: &[u32], rooms: &Rooms) -> Fit {
         let mut fit = Fit::default();
         let target = |&index: &u32| candidates.get(index as usize).map(|candidate| candidate.target);
         for same in order.chunk_by(|a, b| target(a) == target(b)) {
@@ -97,7 +97,7 @@ impl Fit {
 
 /// Accepts the groups that fit, those that fit best first, and of each as many words as there is room for. Returns the
 /// indices of what was accepted, ascending; their room is taken.
-pub(crate) fn accept(candidates: &[Candidate], rooms: &mut Rooms) -> Vec<u32> {
+pub(crate) fn accept(candidates: &[WordCandidate], rooms: &mut Rooms) -> Vec<u32> {
     let mut order: Vec<u32> = (0..candidates.len() as u32).collect();
     let key = |&index: &u32| candidates.get(index as usize).map(|word| (word.group, word.target, index));
     order.sort_unstable_by_key(key);
@@ -131,8 +131,8 @@ mod tests {
         made
     }
 
-    fn words(words: &[(u32, u32, u32)]) -> Vec<Candidate> {
-        words.iter().map(|&(owner, target, group)| Candidate { owner, target, group }).collect()
+    fn words(words: &[(u32, u32, u32)]) -> Vec<WordCandidate> {
+        words.iter().map(|&(owner, target, group)| WordCandidate { owner, target, group }).collect()
     }
 
     #[test]

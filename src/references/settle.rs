@@ -10,7 +10,7 @@ use crate::python::object_header::{self, Refcount};
 use crate::python::type_flags as flag;
 use crate::python::types::TypeTable;
 
-use super::budget::{self, Candidate, Rooms};
+use super::budget::{self, Rooms, WordCandidate};
 use super::rules::{BODY_MAX, Rule};
 use super::storage::Storage;
 use super::{Label, Reads, References};
@@ -97,7 +97,7 @@ struct Settling<'s, 'r, M: Memory + ?Sized> {
     /// How many references to types are counted as certain and do not own.
     borrowed: FxHashMap<u32, u32>,
     groups: FxHashMap<(Address, u32), u32>,
-    candidates: Vec<Candidate>,
+    candidates: Vec<WordCandidate>,
     labels: Vec<Label>,
 }
 
@@ -163,7 +163,7 @@ impl<'s, 'r, M: Memory + ?Sized> Settling<'s, 'r, M> {
             };
             let next = self.groups.len() as u32;
             let group = *self.groups.entry((rule.c_type, place)).or_insert(next);
-            self.add(Candidate { owner, target, group }, label);
+            self.add(WordCandidate { owner, target, group }, label);
         }
     }
 
@@ -179,7 +179,7 @@ impl<'s, 'r, M: Memory + ?Sized> Settling<'s, 'r, M> {
         basic.saturating_add(u32::try_from(items).unwrap_or(u32::MAX)).min(BODY_MAX as u32)
     }
 
-    fn add(&mut self, candidate: Candidate, label: Label) {
+    fn add(&mut self, candidate: WordCandidate, label: Label) {
         let target = candidate.target as usize;
         if self.rooms.left(candidate.target).is_none()
             && let Refcount::Count(count) = self.certain.objects.refcount(target)
@@ -200,7 +200,7 @@ impl<'s, 'r, M: Memory + ?Sized> Settling<'s, 'r, M> {
         bits.is_some_and(|bits| bits.is_ok_and(object_header::is_deferred))
     }
 
-    fn judge(&mut self) -> Vec<(Candidate, Label)> {
+    fn judge(&mut self) -> Vec<(WordCandidate, Label)> {
         let accepted = budget::accept(&self.candidates, &mut self.rooms);
         let word = |&index: &u32| Some((*self.candidates.get(index as usize)?, *self.labels.get(index as usize)?));
         accepted.iter().filter_map(word).collect()

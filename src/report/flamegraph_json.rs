@@ -31,11 +31,11 @@ struct Document<'a> {
     schema_version: u32,
     #[serde(flatten)]
     about: &'a About<'a>,
-    root: Frame<'a>,
+    root: FrameEntry<'a>,
 }
 
 #[derive(Serialize)]
-struct Frame<'a> {
+struct FrameEntry<'a> {
     name: &'a str,
     /// With its descendants.
     objects: u64,
@@ -44,18 +44,18 @@ struct Frame<'a> {
     own_objects: u64,
     own_shallow_bytes: u64,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    children: Vec<Frame<'a>>,
+    children: Vec<FrameEntry<'a>>,
 }
 
-impl<'a> From<&'a Node> for Frame<'a> {
-    fn from(node: &'a Node) -> Frame<'a> {
-        Frame {
+impl<'a> From<&'a Node> for FrameEntry<'a> {
+    fn from(node: &'a Node) -> FrameEntry<'a> {
+        FrameEntry {
             name: &node.name,
             objects: node.total.objects,
             shallow_bytes: node.total.bytes,
             own_objects: node.own.objects,
             own_shallow_bytes: node.own.bytes,
-            children: node.children.iter().map(Frame::from).collect(),
+            children: node.children.iter().map(FrameEntry::from).collect(),
         }
     }
 }

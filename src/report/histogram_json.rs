@@ -29,13 +29,13 @@ struct Document<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     graph: Option<&'a GraphSummary>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    processes: Option<Vec<Process<'a>>>,
+    processes: Option<Vec<ProcessEntry<'a>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     unread: Option<&'a [UnreadProcess]>,
 }
 
 #[derive(Serialize)]
-struct Process<'a> {
+struct ProcessEntry<'a> {
     target: &'a TargetSummary,
     reading: &'a Reading,
     types: Vec<TypeRow<'a>>,
@@ -163,8 +163,8 @@ pub fn write_family(
     writeln!(out)
 }
 
-fn process(member: &FamilyMember, top: Option<usize>) -> Process<'_> {
-    Process {
+fn process(member: &FamilyMember, top: Option<usize>) -> ProcessEntry<'_> {
+    ProcessEntry {
         target: &member.target,
         reading: &member.reading,
         types: types(&member.histogram, top),

@@ -21,6 +21,7 @@ mod graph;
 mod inspect;
 mod labels;
 mod layouts;
+mod odd_heaps;
 mod odd_processes;
 mod odd_states;
 mod oracle;
@@ -52,6 +53,7 @@ const MODULES: &[Module] = &[
     ("inspect", inspect::cases),
     ("labels", labels::cases),
     ("layouts", layouts::cases),
+    ("odd_heaps", odd_heaps::cases),
     ("odd_processes", odd_processes::cases),
     ("odd_states", odd_states::cases),
     ("oracle", oracle::cases),

@@ -62,7 +62,7 @@ fn stacks_are_true(interpreter: &Interpreter) -> Result<(), String> {
 }
 
 /// As [`stack::frames`], seven at once; `None` where a piece is empty before the end.
-fn in_pieces<M: Memory>(reader: &Reader<'_, M>, thread: Address) -> Option<Vec<stack::Frame>> {
+fn in_pieces<M: Memory>(reader: &Reader<'_, M>, thread: Address) -> Option<Vec<stack::StackFrame>> {
     let (mut all, mut next) = (Vec::new(), stack::top(reader, thread).ok()?);
     while !next.is_null() {
         let (piece, then) = stack::frames_from(reader, next, 7);

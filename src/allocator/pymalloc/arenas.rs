@@ -128,41 +128,43 @@ fn read_array<M: Memory + ?Sized>(memory: &M, layout: &Layout, array: Address, s
         };
         for (index, slot) in bytes.chunks_exact(size).enumerate() {
             match read_slot(layout, (first + index as u64) as u32, slot) {
-                Slot::Unused => {}
-                Slot::Arena(arena) if memory.regions().contains(arena.range.start, layout.constants.arena_size) => {
+                ArenaSlot::Unused => {}
+                ArenaSlot::Arena(arena)
+                    if memory.regions().contains(arena.range.start, layout.constants.arena_size) =>
+                {
                     match pools_in_use(layout, &arena, slot) {
                         Some(pools) => found.pools_in_use += pools,
                         None => found.odd += 1,
                     }
                     found.arenas.push(arena);
                 }
-                Slot::Arena(arena) => {
+                ArenaSlot::Arena(arena) => {
                     found.rejected += 1;
                     found.newer.push(arena);
                 }
-                Slot::Nonsense => found.rejected += 1,
+                ArenaSlot::Nonsense => found.rejected += 1,
             }
         }
     }
 }
 
-enum Slot {
+enum ArenaSlot {
     Unused,
     Arena(Arena),
     Nonsense,
 }
 
-fn read_slot(layout: &Layout, index: u32, slot: &[u8]) -> Slot {
+fn read_slot(layout: &Layout, index: u32, slot: &[u8]) -> ArenaSlot {
     let fields = &layout.arena_object;
     let word = |offset: usize| u64_at(slot, offset).unwrap_or(0);
     let (address, pool_address) = (word(fields.address), word(fields.pool_address));
     if address == 0 {
-        return Slot::Unused;
+        return ArenaSlot::Unused;
     }
     let (arena_size, pool_size) = (layout.constants.arena_size as u64, layout.constants.pool_size as u64);
     let (Some(end), Some(first)) = (address.checked_add(arena_size), address.checked_next_multiple_of(pool_size))
     else {
-        return Slot::Nonsense;
+        return ArenaSlot::Nonsense;
     };
     let total = u64::from(u32_at(slot, fields.ntotalpools).unwrap_or(u32::MAX));
     let sane = address % 4096 == 0
@@ -171,11 +173,11 @@ fn read_slot(layout: &Layout, index: u32, slot: &[u8]) -> Slot {
         // One less where the arena is not aligned to pools.
         && total == arena_size / pool_size - u64::from(first != address);
     if !sane {
-        return Slot::Nonsense;
+        return ArenaSlot::Nonsense;
     }
     // The last pool that fits: an arena that is not aligned to pools ends in a piece that holds none.
     let pools = Address(first)..Address(pool_address.min(first + total * pool_size));
-    Slot::Arena(Arena { index, range: Address(address)..Address(end), pools })
+    ArenaSlot::Arena(Arena { index, range: Address(address)..Address(end), pools })
 }
 
 /// Pools in use of an arena, as its slot counts: all but those that were never cut and those in the list of free ones.
@@ -228,8 +230,8 @@ fn is_arena_array<M: Memory + ?Sized>(memory: &M, layout: &Layout, slots: &[u8])
     let mut arenas = 0;
     for (index, slot) in slots.chunks_exact(layout.arena_object.size).enumerate() {
         match read_slot(layout, index as u32, slot) {
-            Slot::Unused => {}
-            Slot::Arena(arena) => {
+            ArenaSlot::Unused => {}
+            ArenaSlot::Arena(arena) => {
                 // An arena of which no pool was cut yet proves nothing.
                 if !arena.pools.is_empty() {
                     let header = &layout.pool_header;
@@ -240,7 +242,7 @@ fn is_arena_array<M: Memory + ?Sized>(memory: &M, layout: &Layout, slots: &[u8])
                     arenas += 1;
                 }
             }
-            Slot::Nonsense => return false,
+            ArenaSlot::Nonsense => return false,
         }
     }
     arenas > 0
@@ -265,11 +267,11 @@ fn slots_of<M: Memory + ?Sized>(memory: &M, layout: &Layout, array: Address) -> 
         let mut asked: Vec<(u32, Address)> = Vec::new();
         for (index, slot) in bytes.chunks_exact(size as usize).enumerate() {
             match linked_slot(memory, layout, slots as u32 + index as u32, slot) {
-                Slot::Nonsense => insane += 1,
-                Slot::Arena(arena) if index % every == 0 && !arena.pools.is_empty() => {
+                ArenaSlot::Nonsense => insane += 1,
+                ArenaSlot::Arena(arena) if index % every == 0 && !arena.pools.is_empty() => {
                     asked.push((arena.index, arena.pools.start));
                 }
-                Slot::Arena(_) | Slot::Unused => {}
+                ArenaSlot::Arena(_) | ArenaSlot::Unused => {}
             }
         }
         if insane + strangers(memory, layout, &asked) > MOVING {
@@ -280,8 +282,8 @@ fn slots_of<M: Memory + ?Sized>(memory: &M, layout: &Layout, array: Address) -> 
     slots
 }
 
-/// For how many slots the chunk was made in which the array lies. `None` where it is none of glibc's malloc, or has a debug
-/// header in front.
+/// For how many slots the chunk was made in which the array lies. `None` where it is none of glibc's malloc, or has a
+/// debug header in front.
 fn slots_of_chunk<M: Memory + ?Sized>(memory: &M, layout: &Layout, array: Address) -> Option<u64> {
     let size_word = memory.read_u64(Address(array.0.checked_sub(8)?)).ok()?;
     let doubled = std::iter::successors(Some(INITIAL_ARENAS), |slots| Some(slots * 2));
@@ -305,13 +307,14 @@ fn strangers<M: Memory + ?Sized>(memory: &M, layout: &Layout, arenas: &[(u32, Ad
     pieces.iter().zip(arenas).filter(|(piece, (index, _))| says(piece) != Some(*index)).count()
 }
 
-/// A slot of which more is asked where it is unused: that it is as `new_arena` leaves it, linked to another slot, or zero.
-fn linked_slot<M: Memory + ?Sized>(memory: &M, layout: &Layout, index: u32, slot: &[u8]) -> Slot {
+/// A slot of which more is asked where it is unused: that it is as `new_arena` leaves it, linked to another slot, or
+/// zero.
+fn linked_slot<M: Memory + ?Sized>(memory: &M, layout: &Layout, index: u32, slot: &[u8]) -> ArenaSlot {
     let is_link = |next: u64| {
         next == 0 || next.is_multiple_of(16) && memory.regions().contains(Address(next), layout.arena_object.size)
     };
     match read_slot(layout, index, slot) {
-        Slot::Unused if !u64_at(slot, layout.arena_object.nextarena).is_some_and(is_link) => Slot::Nonsense,
+        ArenaSlot::Unused if !u64_at(slot, layout.arena_object.nextarena).is_some_and(is_link) => ArenaSlot::Nonsense,
         slot => slot,
     }
 }

@@ -1,8 +1,8 @@
 //! Does pymalloc's state lie where the layout says? Asked of the state itself, before its arenas are believed.
 //!
-//! Since 3.12 the state begins with a table of the pools that have free blocks, a ring for each size of blocks: a pool in
-//! it leads back to the table, names its size, and lies in the arena that it names. A size of which there is no such pool
-//! has a ring of nothing but its place in the table. The state also counts its arenas.
+//! Since 3.12 the state begins with a table of the pools that have free blocks, a ring for each size of blocks: a pool
+//! in it leads back to the table, names its size, and lies in the arena that it names. A size of which there is no such
+//! pool has a ring of nothing but its place in the table. The state also counts its arenas.
 //!
 //! Mirrors `Objects/obmalloc.c` (v3.12 to v3.15), `struct _obmalloc_pools` and `_obmalloc_mgmt`.
 

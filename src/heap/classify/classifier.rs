@@ -8,7 +8,7 @@
 use rustc_hash::FxHashSet;
 
 use crate::allocator::debug_header::DebugHeader;
-use crate::allocator::room::Room;
+use crate::allocator::room::BlockRoom;
 use crate::process::Address;
 use crate::process::memory::u64_at;
 use crate::python::layout::Layout;
@@ -29,11 +29,11 @@ pub enum Verdict {
     /// It names a type and a count, but its body cannot be right.
     Implausible(Implausible),
     /// A live object.
-    Object(Found),
+    Object(LiveObject),
 }
 
-/// A block that looks like an object only from the front: it changed while it was read, or it is raw data beside what is
-/// left of an object that was there before.
+/// A block that looks like an object only from the front: it changed while it was read, or it is raw data beside what
+/// is left of an object that was there before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Implausible {
     /// The type that it names.
@@ -46,7 +46,7 @@ pub struct Implausible {
 
 /// A live object in a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Found {
+pub struct LiveObject {
     /// Where it is.
     pub address: Address,
     /// Its type.
@@ -109,7 +109,7 @@ impl<'a> Classifier<'a> {
 
     /// Judges a block at `address` whose bytes are `bytes`: all of them, or the first some thousand of a large one
     /// whose whole length `room` tells.
-    pub fn block(&self, address: Address, bytes: &[u8], room: Room) -> Verdict {
+    pub fn block(&self, address: Address, bytes: &[u8], room: BlockRoom) -> Verdict {
         if !self.debug_hooks {
             return self.request(address, bytes, room);
         }
@@ -121,18 +121,18 @@ impl<'a> Classifier<'a> {
             (header, address, bytes) = inner;
         }
         // Objects are of each domain: extensions take memory for theirs where they like.
-        self.request(address, bytes, Room::Requested(header.requested))
+        self.request(address, bytes, BlockRoom::Requested(header.requested))
     }
 
     /// Judges a block that [`Classifier::quick`] says names this type.
     #[inline(always)]
-    pub fn typed(&self, block: Address, bytes: &[u8], room: Room, type_id: TypeId) -> Verdict {
+    pub fn typed(&self, block: Address, bytes: &[u8], room: BlockRoom, type_id: TypeId) -> Verdict {
         let info = self.types.get(type_id);
         self.object(block, bytes, room, type_id, info, info.front)
     }
 
     /// Judges what a caller of the allocator got.
-    fn request(&self, address: Address, bytes: &[u8], room: Room) -> Verdict {
+    fn request(&self, address: Address, bytes: &[u8], room: BlockRoom) -> Verdict {
         for &front in &self.fronts {
             let Some(word) = u64_at(bytes, front + self.ob_type) else { break };
             if let Some(type_id) = self.types.find(word) {
@@ -162,7 +162,7 @@ impl<'a> Classifier<'a> {
         &self,
         block: Address,
         bytes: &[u8],
-        room: Room,
+        room: BlockRoom,
         type_id: TypeId,
         info: &TypeInfo,
         front: usize,
@@ -186,14 +186,14 @@ impl<'a> Classifier<'a> {
         };
         match measured {
             Some(measured) if self.fits(info, &measured, room) => {
-                Verdict::Object(Found { address, type_id, refcount, tracked: head == GcHead::Tracked, measured })
+                Verdict::Object(LiveObject { address, type_id, refcount, tracked: head == GcHead::Tracked, measured })
             }
             measured => self.implausible(type_id, info, address, &measured, room),
         }
     }
 
-    /// What a block is whose body cannot be right: nothing, where no instance of the type finds room in it, whatever the
-    /// layout is.
+    /// What a block is whose body cannot be right: nothing, where no instance of the type finds room in it, whatever
+    /// the layout is.
     #[cold]
     fn implausible(
         &self,
@@ -201,7 +201,7 @@ impl<'a> Classifier<'a> {
         info: &TypeInfo,
         address: Address,
         measured: &Option<Measured>,
-        room: Room,
+        room: BlockRoom,
     ) -> Verdict {
         log::trace!("implausible {} at {address}: {measured:?} in {room:?}", info.full_name());
         let least = info.front as u64 + self.least_size(info);
@@ -252,11 +252,11 @@ impl<'a> Classifier<'a> {
             // The mark tells the request, so strictly as in any other block.
             let marked = block.checked_sub(DebugHeader::SIZE).and_then(|mark| DebugHeader::read(&data[mark..]));
             match marked {
-                Some(header) if header.requested <= room + info.front as u64 => Room::Requested(header.requested),
+                Some(header) if header.requested <= room + info.front as u64 => BlockRoom::Requested(header.requested),
                 _ => return Verdict::NoObject,
             }
         } else {
-            Room::AtMost(room + info.front as u64)
+            BlockRoom::AtMost(room + info.front as u64)
         };
         self.object(address.back(info.front), &data[block..], room, type_id, info, info.front)
     }
@@ -267,17 +267,16 @@ impl<'a> Classifier<'a> {
             info.rule,
             SizeRule::Default
                 | SizeRule::Int
-                | SizeRule::Str
                 | SizeRule::Code
                 | SizeRule::Type
                 // numpy's True and False.
                 | SizeRule::NumpyScalar(_)
-        )
+        ) || info.is_str_itself
     }
 
     /// Whether this looks like a row of a table of small numbers and types, such as the interpreter keeps of its static
-    /// types since 3.12: the row before or the row behind looks the same. Until 3.11 there are none, and `Ellipsis` may
-    /// stand in front of `NotImplemented`, both with small counts.
+    /// types since 3.12, and numpy of its scalar types: the rows around it look the same. Two may be objects: `Ellipsis`
+    /// and `NotImplemented` stand side by side until 3.11, both with small counts.
     fn is_in_table(&self, data: &[u8], offset: usize) -> bool {
         /// No more interpreters than this share a static type in a program that anybody runs.
         const SMALL: u64 = 64;
@@ -285,9 +284,11 @@ impl<'a> Classifier<'a> {
             at.and_then(|at| Some((u64_at(data, at)?, u64_at(data, at + self.ob_type)?)))
                 .is_some_and(|(number, type_)| number < SMALL && self.types.find(type_).is_some())
         };
-        self.rule != RefcountRule::Word
-            && is_row(Some(offset))
-            && (is_row(offset.checked_sub(16)) || is_row(offset.checked_add(16)))
+        let before = |rows: usize| is_row(offset.checked_sub(16 * rows));
+        let behind = |rows: usize| is_row(offset.checked_add(16 * rows));
+        let (one_before, one_behind) = (before(1), behind(1));
+        let is_long = one_before && one_behind || one_before && before(2) || one_behind && behind(2);
+        is_row(Some(offset)) && (is_long || self.rule != RefcountRule::Word && (one_before || one_behind))
     }
 
     /// Judges static data: `bytes` from `offset` on, which stands at `address`. Static types have nothing in front of
@@ -319,7 +320,7 @@ impl<'a> Classifier<'a> {
         }
         match self.measure.measure(info, address, bytes) {
             Some(measured) if measured.extent <= bytes.len() as u64 => {
-                Verdict::Object(Found { address, type_id, refcount, tracked: head == GcHead::Tracked, measured })
+                Verdict::Object(LiveObject { address, type_id, refcount, tracked: head == GcHead::Tracked, measured })
             }
             _ => Verdict::Implausible(Implausible { type_id, address, may_hold_one: false }),
         }
@@ -329,7 +330,7 @@ impl<'a> Classifier<'a> {
     /// was asked for; C types may allocate more than their `tp_basicsize`, and those with an allocator of their own
     /// also less.
     #[inline(always)]
-    fn fits(&self, info: &TypeInfo, measured: &Measured, room: Room) -> bool {
+    fn fits(&self, info: &TypeInfo, measured: &Measured, room: BlockRoom) -> bool {
         if info.has_own_allocator && measured.is_fixed && !info.is_python_class {
             return room.fits((info.front + self.layout.object.size) as u64, false);
         }
@@ -337,7 +338,8 @@ impl<'a> Classifier<'a> {
     }
 }
 
-/// What the debug hooks' caller got of a block that carries their mark: the mark, and where and what the caller's part is.
+/// What the debug hooks' caller got of a block that carries their mark: the mark, and where and what the caller's part
+/// is.
 fn marked(address: Address, block: &[u8]) -> Option<(DebugHeader, Address, &[u8])> {
     let header = DebugHeader::read(block)?;
     let behind = &block[DebugHeader::SIZE..];
@@ -355,7 +357,7 @@ mod tests {
         let layout = layout();
         let types = TypeTable::of(types(&layout));
         let classifier = Classifier::new(&layout, Version::release(3, 12, 1), &types, debug_hooks);
-        classifier.block(Address(START), &bytes(words), Room::Class(8 * words.len() as u64))
+        classifier.block(Address(START), &bytes(words), BlockRoom::Class(8 * words.len() as u64))
     }
 
     fn is_object(verdict: Verdict) -> bool {

@@ -1,10 +1,10 @@
 //! The short way to judge a block: few instructions for what most objects are.
 //!
 //! Nine objects of ten are of a type with no more than a header or its attributes' values, or are short sequences,
-//! lists, dicts, numbers and ASCII text. For these the type's [`Brief`](crate::heap::classify::type_summary::Brief) and a handful of the
-//! block's words tell all there is to know. Everything else, and everything that is odd, takes the long way through
-//! [`Classifier::block`], which says the same: builds with assertions, as those of the tests, take both ways for
-//! every block and compare.
+//! lists, dicts, numbers and ASCII text. For these the type's [`Brief`](crate::heap::classify::type_summary::Brief) and
+//! a handful of the block's words tell all there is to know. Everything else, and everything that is odd, takes the
+//! long way through [`Classifier::block`], which says the same: builds with assertions, as those of the tests, take
+//! both ways for every block and compare.
 
 use crate::heap::object::Object;
 use crate::process::Address;
@@ -19,8 +19,8 @@ use crate::python::object_header::RefcountRule;
 use crate::python::types::TypeId;
 
 use super::classifier::{Classifier, Verdict};
-use super::type_summary::{Brief, Briefs, Places, Shape, WORDS};
-use crate::allocator::room::Room;
+use super::type_summary::{Brief, Briefs, Shape, WORDS, WordPlaces};
+use crate::allocator::room::BlockRoom;
 use crate::python::object_header::LOWEST_ADDRESS;
 
 /// What the short way says of a block.
@@ -49,7 +49,7 @@ pub(crate) trait Finds {
 pub(crate) struct QuickWay<'a> {
     types: AddressFilter<'a>,
     briefs: &'a Briefs,
-    places: &'a Places,
+    places: &'a WordPlaces,
     rule: RefcountRule,
     classifier: &'a Classifier<'a>,
 }
@@ -89,7 +89,7 @@ impl Classifier<'_> {
 impl QuickWay<'_> {
     /// Whether the long way tells the same of a block.
     fn agrees(&self, object: &Object, size: Size, block: Address, bytes: &[u8]) -> bool {
-        match self.classifier.block(block, bytes, Room::Class(bytes.len() as u64)) {
+        match self.classifier.block(block, bytes, BlockRoom::Class(bytes.len() as u64)) {
             Verdict::Object(found) => {
                 let Object { address, type_id, refcount, tracked, .. } = *object;
                 (address, type_id, refcount, tracked, size)
@@ -102,7 +102,7 @@ impl QuickWay<'_> {
     /// Whether the long way finds nothing in a block.
     fn is_none(&self, block: Address, pool: &[u8], offset: usize, room: usize) -> bool {
         let bytes = &pool[offset..offset + room];
-        self.classifier.block(block, bytes, Room::Class(room as u64)) == Verdict::NoObject
+        self.classifier.block(block, bytes, BlockRoom::Class(room as u64)) == Verdict::NoObject
     }
 
     /// The common case in few instructions: the block of `room` bytes at `offset` of a pool's bytes, which stands at
@@ -194,7 +194,7 @@ impl QuickWay<'_> {
 /// Bytes that an object takes in its block, and counts, beyond those of one without items. `bytes` are those of the
 /// pool from the object on. `None` for what takes the long way: what cannot be, and what seldom is.
 #[inline(always)]
-fn measure(places: &Places, brief: &Brief, object: &Words, bytes: &[u8]) -> Option<(u64, u64)> {
+fn measure(places: &WordPlaces, brief: &Brief, object: &Words, bytes: &[u8]) -> Option<(u64, u64)> {
     let itemsize = u64::from(brief.itemsize);
     match brief.shape {
         Shape::Fixed => Some((0, 0)),

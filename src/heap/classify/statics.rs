@@ -6,7 +6,7 @@
 
 use crate::process::Address;
 
-use super::classifier::{Classifier, Found, Verdict};
+use super::classifier::{Classifier, LiveObject, Verdict};
 
 /// Alignment of a static object.
 const ALIGNMENT: usize = 8;
@@ -15,7 +15,7 @@ const HEADER: usize = 16;
 
 /// Finds the static objects in `bytes`, the writable data at `start`. The bytes of an object that `visit` accepts are
 /// not searched again: what lies in it is a part of it.
-pub fn for_each(classifier: &Classifier<'_>, start: Address, bytes: &[u8], mut visit: impl FnMut(Found) -> bool) {
+pub fn for_each(classifier: &Classifier<'_>, start: Address, bytes: &[u8], mut visit: impl FnMut(LiveObject) -> bool) {
     let mut offset = 0;
     while offset + HEADER <= bytes.len() {
         match classifier.static_object(start.offset(offset), bytes, offset) {

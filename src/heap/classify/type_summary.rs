@@ -1,5 +1,5 @@
-//! What the short way of judging blocks ([`crate::heap::classify::fast_path`]) needs of a type, in half a cache line, found by the type's
-//! address in one probe.
+//! What the short way of judging blocks ([`crate::heap::classify::fast_path`]) needs of a type, in half a cache line,
+//! found by the type's address in one probe.
 
 use crate::allocator::room::ALIGNMENT;
 use crate::python::address_table::AddressTable;
@@ -49,7 +49,7 @@ pub(crate) struct Brief {
 /// Where builtin objects keep what their sizes follow from, in words of eight bytes from the object's start; the same
 /// for all types.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Places {
+pub(crate) struct WordPlaces {
     pub(crate) ob_size: usize,
     pub(crate) int_size: usize,
     /// Bits of it that are no part of the number of digits.
@@ -85,14 +85,14 @@ pub(crate) struct Places {
 pub(crate) struct Briefs {
     table: AddressTable<Brief>,
     /// `None` where the layout is one that the short way does not know.
-    pub(crate) places: Option<Places>,
+    pub(crate) places: Option<WordPlaces>,
 }
 
 impl Briefs {
     pub(crate) fn new(types: &TypeTable, layout: &Layout) -> Briefs {
         let brief = |(type_id, info): (TypeId, &TypeInfo)| (info.address.0, Brief::new(type_id, info, layout));
         let briefs: Vec<(u64, Brief)> = types.iter().map(brief).collect();
-        Briefs { table: AddressTable::new(briefs.into_iter()), places: Places::new(layout) }
+        Briefs { table: AddressTable::new(briefs.into_iter()), places: WordPlaces::new(layout) }
     }
 
     /// The brief of the type at an address, given the address's [hash](crate::python::address_table::hash).
@@ -193,9 +193,9 @@ impl Brief {
 /// Words of an object that the short way may look at.
 pub(crate) const WORDS: usize = 8;
 
-impl Places {
+impl WordPlaces {
     /// `None` where the layout has something elsewhere than the first [`WORDS`] words.
-    fn new(layout: &Layout) -> Option<Places> {
+    fn new(layout: &Layout) -> Option<WordPlaces> {
         let word = |offset: usize| Some(offset / 8).filter(|&word| offset.is_multiple_of(8) && word < WORDS);
         let (long, unicode) = (&layout.long, &layout.unicode);
         let (int_size, int_shift, int_no_digits) = match (long.lv_tag, long.ob_size) {
@@ -217,7 +217,7 @@ impl Places {
             | bits(unicode.ascii, 1)?
             | bits(unicode.interned, all(unicode.interned.width) & !3)?;
         let values = layout.dict_values.as_ref();
-        Some(Places {
+        Some(WordPlaces {
             ob_size: word(layout.var_object.ob_size)?,
             int_size,
             int_shift,

@@ -1,6 +1,6 @@
-//! Does a census find what must be there? Modules and their specifications exist in every interpreter, and where they are
-//! is known without the heap's structure: from `sys.modules`. So the pools in which they lie are read as a census reads
-//! them, and it must find them at just these addresses.
+//! Does a census find what must be there? Modules and their specifications exist in every interpreter, and where they
+//! are is known without the heap's structure: from `sys.modules`. So the pools in which they lie are read as a census
+//! reads them, and it must find them at just these addresses.
 //!
 //! A running target changes meanwhile, so that most must be found, and it is tried again.
 

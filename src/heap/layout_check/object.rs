@@ -1,7 +1,8 @@
 //! One object against the layout: its fields must agree with each other and with what they point at.
 //!
-//! An object that contradicts itself may have changed while it was read, or be none; it is read again, and says something
-//! only if it is still alive and stood still meanwhile. What is made of that says [`crate::heap::layout_check::votes`].
+//! An object that contradicts itself may have changed while it was read, or be none; it is read again, and says
+//! something only if it is still alive and stood still meanwhile. What is made of that says
+//! [`crate::heap::layout_check::votes`].
 //!
 //! Mirrors what `Objects/setobject.c`, `bytearrayobject.c`, `codeobject.c`, `odictobject.c`, `genobject.c` and
 //! `Modules/_collectionsmodule.c`, `arraymodule.c`, `_io/bufferedio.c` (v3.8 to v3.15) keep true between any two calls.
@@ -90,14 +91,15 @@ impl<'a, M: Memory + ?Sized> Trial<'a, M> {
         u64_at(bytes, self.layout().object.ob_type) == Some(info.address.0) && self.classifier.header(bytes).is_some()
     }
 
-    /// Whether there is an object for certain: the collector's list that it is in leads back to it. A row of raw data that
-    /// begins with a number and what is left of an object does not prove anything.
+    /// Whether there is an object for certain: the collector's list that it is in leads back to it. A row of raw data
+    /// that begins with a number and what is left of an object does not prove anything.
     fn is_surely_one(&self, info: &TypeInfo, address: Address) -> bool {
         info.gc_head == 0 || gc_links::is_linked(&self.memory, self.layout(), address)
     }
 
-    /// Whether a block that could hold an object of the type, but whose body cannot be right, speaks against the layout:
-    /// there is an object for certain, it stands still, and of text it is of the form that attaching did not prove.
+    /// Whether a block that could hold an object of the type, but whose body cannot be right, speaks against the
+    /// layout: there is an object for certain, it stands still, and of text it is of the form that attaching did not
+    /// prove.
     pub(crate) fn speaks_against(&self, kind: CheckedStruct, info: &TypeInfo, address: Address) -> bool {
         let Some(bytes) = self.read(info, address) else { return false };
         let is_of_kind = kind != CheckedStruct::Text || info.is_str_itself && self.is_ascii(&bytes) == Some(false);
@@ -179,8 +181,8 @@ impl<'a, M: Memory + ?Sized> Trial<'a, M> {
         Some(state(unicode.compact)? != 1 || state(unicode.ascii)? == 1)
     }
 
-    /// Text that is not ASCII: a copy in UTF-8 ends with a 0 and is not shorter than the text. Text that ends with a 0 itself
-    /// tells nothing.
+    /// Text that is not ASCII: a copy in UTF-8 ends with a 0 and is not shorter than the text. Text that ends with a 0
+    /// itself tells nothing.
     fn text(&self, bytes: &[u8]) -> Option<bool> {
         let unicode = &self.layout().unicode;
         if self.is_ascii(bytes)? {
@@ -219,8 +221,8 @@ impl<'a, M: Memory + ?Sized> Trial<'a, M> {
         Some(filled == fill && live == used)
     }
 
-    /// Whether a set counts as many slots that were ever filled as are in use, and as many in use as were ever filled, where
-    /// these are not the same: no damage makes both so, and it stood still.
+    /// Whether a set counts as many slots that were ever filled as are in use, and as many in use as were ever filled,
+    /// where these are not the same: no damage makes both so, and it stood still.
     pub(crate) fn is_exchanged_set(&self, info: &TypeInfo, address: Address) -> Option<bool> {
         let bytes = self.read(info, address)?;
         let set = &self.layout().set;
@@ -363,8 +365,8 @@ impl<'a, M: Memory + ?Sized> Trial<'a, M> {
         Some(expected.contains(&itemsize) && self.is_room(room.checked_mul(u64::from(itemsize))))
     }
 
-    /// Who reads or writes through a buffer has one, and its size is kept a second time, as a mask, where it is a power of
-    /// two.
+    /// Who reads or writes through a buffer has one, and its size is kept a second time, as a mask, where it is a power
+    /// of two.
     fn buffered(&self, bytes: &[u8]) -> Option<bool> {
         let fields = &self.layout().buffered;
         let word = |offset: usize| u64_at(bytes, offset);
@@ -382,8 +384,8 @@ impl<'a, M: Memory + ?Sized> Trial<'a, M> {
         Some(size > 0 && !is_mask && self.is_room(Some(size)) && mask == expected && worth(buffer, 8) == Worth::Address)
     }
 
-    /// Whether a word points at a `FileIO` that is open: its descriptor follows its header. A buffer goes when the file is
-    /// closed.
+    /// Whether a word points at a `FileIO` that is open: its descriptor follows its header. A buffer goes when the file
+    /// is closed.
     fn is_open_file(&self, word: u64) -> Option<bool> {
         if !self.is_a(word, "FileIO")? {
             return None;

@@ -1,9 +1,9 @@
-//! Are objects of the rarer kinds laid out as the layout says? What attaching cannot prove, because no object of the kind
-//! need exist, is tried on the first ones that a census meets: their fields must agree with each other and with what
-//! they point at.
+//! Are objects of the rarer kinds laid out as the layout says? What attaching cannot prove, because no object of the
+//! kind need exist, is tried on the first ones that a census meets: their fields must agree with each other and with
+//! what they point at.
 //!
-//! How one is tried says [`crate::heap::layout_check::object`]. A kind of which many objects contradict the layout would be counted wrongly: that is an
-//! error, not a figure.
+//! How one is tried says [`crate::heap::layout_check::object`]. A kind of which many objects contradict the layout
+//! would be counted wrongly: that is an error, not a figure.
 
 use crate::process::Address;
 use crate::process::memory::Memory;
@@ -18,10 +18,15 @@ const ASKED_MAX: u32 = 512;
 const TOLD_MAX: u32 = 64;
 /// Blocks that one worker asks whether they speak against the layout. Each takes two reads.
 const REFUSED_ASKED_MAX: u32 = 4096;
-/// Objects in memory of this many bytes were made by the same code, as a rule, so that some of them speak for all: what one
-/// part of a program damaged, or makes in an odd way, does not outvote what all others made.
+/// Objects in memory of this many bytes were made by the same code, as a rule, so that some of them speak for all: what
+/// one part of a program damaged, or makes in an odd way, does not outvote what all others made.
 const NEIGHBORHOOD: u64 = 16 << 10;
 const NEIGHBORS_MAX: u32 = 8;
+const TRIED_NEIGHBORS_MAX: u32 = 16;
+/// So many objects that were tried and agree with the layout in all, and hardly any that does not, are proof that what
+/// was refused was damaged: no wrong layout makes sense of them.
+const CONFIRMED_MIN: u32 = 8;
+const CONFIRMED_PART: u32 = 8;
 /// One object may have been stopped in the middle of a change, or be none; some of many may.
 const FAILED_MIN: u32 = 3;
 const MINORITY_MIN: u32 = 8;
@@ -41,10 +46,11 @@ struct Votes {
     refused: u32,
     /// Blocks that were asked whether they do.
     refused_asked: u32,
-    /// The neighborhood of the last object, and how many of it were found and refused.
+    /// The neighborhood of the last object, and how many of it were found, refused and tried.
     neighborhood: u64,
     found_here: u32,
     refused_here: u32,
+    tried_here: u32,
     /// Of the refused, objects that two fields in each other's place make perfect sense of.
     exchanged: u32,
 }
@@ -55,15 +61,15 @@ impl Votes {
         let neighborhood = address.0 / NEIGHBORHOOD;
         if neighborhood != self.neighborhood {
             self.neighborhood = neighborhood;
-            (self.found_here, self.refused_here) = (0, 0);
+            (self.found_here, self.refused_here, self.tried_here) = (0, 0, 0);
         }
     }
 }
 
 /// Whether one more of a neighborhood counts.
-fn counts(here: &mut u32) -> bool {
-    *here += u32::from(*here <= NEIGHBORS_MAX);
-    *here <= NEIGHBORS_MAX
+fn counts(here: &mut u32, most: u32) -> bool {
+    *here += u32::from(*here <= most);
+    *here <= most
 }
 
 /// What became of the objects of each kind.
@@ -86,8 +92,8 @@ impl Trials {
         }
     }
 
-    /// A block names a type and could hold an object of it, but its body cannot be right. Most sets are the same with their
-    /// two counts exchanged; the few that are not are refused, and so are asked why.
+    /// A block names a type and could hold an object of it, but its body cannot be right. Most sets are the same with
+    /// their two counts exchanged; the few that are not are refused, and so are asked why.
     pub(crate) fn refuse<M: Memory + ?Sized>(&mut self, trial: &Trial<'_, M>, info: &TypeInfo, address: Address) {
         let Some(kind) = CheckedStruct::of(info.rule) else { return };
         let votes = &mut self.votes[kind as usize];
@@ -106,8 +112,8 @@ impl Trials {
         }
     }
 
-    /// An object was found: tries it, if there were not enough of its kind yet. `bytes` gives the first of its own, where
-    /// they are at hand; only text is asked for them.
+    /// An object was found: tries it, if there were not enough of its kind yet. `bytes` gives the first of its own,
+    /// where they are at hand; only text is asked for them.
     #[inline]
     pub(crate) fn meet<'w, M: Memory + ?Sized>(
         &mut self,
@@ -122,12 +128,9 @@ impl Trials {
             return;
         }
         votes.turn_to(address);
-        if !counts(&mut votes.found_here) {
-            return;
-        }
-        // As many as are asked of the others, so that both are counted alike.
-        votes.found = votes.found.saturating_add(1);
-        if votes.asked < ASKED_MAX && votes.held + votes.failed < TOLD_MAX {
+        votes.found = votes.found.saturating_add(u32::from(counts(&mut votes.found_here, NEIGHBORS_MAX)));
+        let is_wanted = votes.asked < ASKED_MAX && votes.held + votes.failed < TOLD_MAX;
+        if is_wanted && counts(&mut votes.tried_here, TRIED_NEIGHBORS_MAX) {
             votes.asked += 1;
             match trial.of(kind, info, address) {
                 Some(true) => votes.held += 1,
@@ -154,7 +157,8 @@ impl Trials {
                 return Err(ProofError::Field { field, detail });
             }
             let few = if kind == CheckedStruct::Text { REFUSED_TEXTS_MIN } else { REFUSED_MIN };
-            if refused >= few && refused > found {
+            let is_confirmed = held >= CONFIRMED_MIN && failed <= held / CONFIRMED_PART;
+            if refused >= few && refused > found && !is_confirmed {
                 let detail = format!("{refused} of {} objects make no sense", found.saturating_add(refused));
                 return Err(ProofError::Field { field, detail });
             }
@@ -174,8 +178,8 @@ mod tests {
     /// Bytes from one set to the next; two neighborhoods hold eight.
     const STRIDE: usize = 4096;
 
-    /// What is made of sets in a row that are linked with each other: the first `broken` of them count more slots in use than
-    /// were ever filled.
+    /// What is made of sets in a row that are linked with each other: the first `broken` of them count more slots in
+    /// use than were ever filled.
     fn judged(sets: usize, broken: usize, is_linked: bool) -> (Votes, Result<(), ProofError>) {
         let layout = layout();
         let table = TypeTable::of(types(&layout));
@@ -209,10 +213,14 @@ mod tests {
 
     #[test]
     fn a_layout_is_refused_where_most_objects_contradict_it() {
-        let (votes, verdict) = judged(40, 30, true);
-        assert_eq!((votes.refused, votes.found), (30, 10));
+        let (votes, verdict) = judged(40, 34, true);
+        assert_eq!((votes.refused, votes.found, votes.held), (34, 6, 6));
         assert!(matches!(verdict, Err(ProofError::Field { field: "PySetObject", .. })));
         assert!(judged(40, 10, true).1.is_ok());
+        // Those that agree in all cannot do so by chance.
+        let (votes, verdict) = judged(40, 30, true);
+        assert_eq!((votes.refused, votes.found, votes.held), (30, 10, 10));
+        assert!(verdict.is_ok());
         // Too few to say anything.
         assert!(judged(7, 7, true).1.is_ok());
     }
@@ -230,7 +238,7 @@ mod tests {
         let mut counted = 0;
         for index in 0..1000 {
             votes.turn_to(Address(START + index * 64));
-            counted += u64::from(counts(&mut votes.found_here));
+            counted += u64::from(counts(&mut votes.found_here, NEIGHBORS_MAX));
         }
         let neighborhoods = (1000 * 64u64).div_ceil(NEIGHBORHOOD);
         assert_eq!(counted, neighborhoods * u64::from(NEIGHBORS_MAX));

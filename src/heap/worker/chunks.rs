@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use crate::allocator::glibc::{self, Chunk, Heap, Row};
-use crate::allocator::room::Room;
-use crate::heap::classify::classifier::{Found, Verdict};
+use crate::allocator::glibc::{self, Chunk, ChunkHeap, ChunkRow};
+use crate::allocator::room::BlockRoom;
+use crate::heap::classify::classifier::{LiveObject, Verdict};
 use crate::heap::object::Sink;
 use crate::heap::part::MAPPED_PREFIX;
 use crate::process::Address;
@@ -26,7 +26,7 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
     ///
     /// # Errors
     /// As [`Worker::read_part`].
-    pub fn read_heap_window(&mut self, heap: &Heap, range: Range<Address>) -> Result<(), ReadError> {
+    pub fn read_heap_window(&mut self, heap: &ChunkHeap, range: Range<Address>) -> Result<(), ReadError> {
         let start = Address(range.start.0.saturating_sub(LOOK_BACK).max(heap.range.start.0));
         let length = (range.end.0 - start.0 + LOOK_AHEAD).min(heap.range.end.0 - start.0) as usize;
         self.with_bytes(start, length, |worker, window| {
@@ -35,7 +35,7 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
                 Some(bytes) => u64_at(bytes, 0),
                 None => memory.read_u64(at).ok(),
             };
-            let row = Row { heap, word: &word };
+            let row = ChunkRow { heap, word: &word };
             let mut at = start;
             if at != heap.range.start {
                 at = row.first_in(start..range.end).unwrap_or(range.end);
@@ -66,7 +66,7 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
 
     /// Walks a row of chunks, a window at a time. Where the row breaks, the target has changed it under our hands:
     /// it is picked up again at the next place where chunks follow one another.
-    pub(crate) fn read_heap(&mut self, heap: &Heap) -> Result<(), ReadError> {
+    pub(crate) fn read_heap(&mut self, heap: &ChunkHeap) -> Result<(), ReadError> {
         let mut at = heap.range.start;
         while at.0 + glibc::HEADER <= heap.range.end.0 {
             let length = ((heap.range.end.0 - at.0) as usize).min(WINDOW);
@@ -84,7 +84,7 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
     }
 
     /// Walks the chunks of a window; returns where to go on.
-    fn read_chunks(&mut self, heap: &Heap, window: Window<'_>) -> Result<Address, ReadError> {
+    fn read_chunks(&mut self, heap: &ChunkHeap, window: Window<'_>) -> Result<Address, ReadError> {
         let mut at = window.start;
         let end = window.start.offset(window.bytes.len());
         while let Some(word) = window.get(at.offset(8), 8).and_then(|bytes| u64_at(bytes, 0)) {
@@ -115,13 +115,13 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
         Ok(at.max(window.start.offset(16)))
     }
 
-    fn judge_chunk(&mut self, heap: &Heap, chunk: Chunk, window: Window<'_>) -> Result<(), ReadError> {
+    fn judge_chunk(&mut self, heap: &ChunkHeap, chunk: Chunk, window: Window<'_>) -> Result<(), ReadError> {
         let offset = (chunk.data().0 - window.start.0) as usize;
         let Some(data) = window.bytes.get(offset..) else { return Ok(()) };
         let usable = usize::try_from(chunk.usable()).unwrap_or(usize::MAX);
         let data = &data[..usable.min(data.len())];
-        let verdict = self.classifier.block(chunk.data(), data, Room::Chunk(chunk.usable()));
-        if let Verdict::Object(Found { address, refcount: Refcount::Count(count), .. }) = verdict
+        let verdict = self.classifier.block(chunk.data(), data, BlockRoom::Chunk(chunk.usable()));
+        if let Verdict::Object(LiveObject { address, refcount: Refcount::Count(count), .. }) = verdict
             && address == chunk.data()
             && chunk.is_in_fast_bin(count, &heap.range)
         {
@@ -135,7 +135,7 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
         self.with_bytes(chunk.address, length, |worker, window| {
             let data = window.bytes.get(glibc::HEADER as usize..).unwrap_or_default();
             // The mapping was rounded up to pages, so the room says little.
-            let verdict = worker.classifier.block(chunk.data(), data, Room::AtMost(chunk.size - glibc::HEADER));
+            let verdict = worker.classifier.block(chunk.data(), data, BlockRoom::AtMost(chunk.size - glibc::HEADER));
             worker.judge(verdict, window)
         })
     }

@@ -1,9 +1,10 @@
 //! Objects in memory whose structure we do not know: that of another malloc than glibc's.
 //!
 //! pymalloc's pools hold most objects of any process; those beyond 512 bytes are malloc's, and where malloc is
-//! jemalloc, tcmalloc or musl's old one, they are searched for: at every multiple of 16, by a type that is known, a count that can be
-//! one, links of the collector that lead back, and a body that makes sense. What such an allocator has freed keeps its
-//! bytes, so an object that was moved may be met twice; that is why nothing is searched that has a better reading.
+//! jemalloc, tcmalloc or musl's old one, they are searched for: at every multiple of 16, by a type that is known, a
+//! count that can be one, links of the collector that lead back, and a body that makes sense. What such an allocator
+//! has freed keeps its bytes, so an object that was moved may be met twice; that is why nothing is searched that has a
+//! better reading.
 
 use std::ops::Range;
 
@@ -43,9 +44,9 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
         Ok(())
     }
 
-    /// Searches a window from `at` on; returns where to go on. Up to `inside` goes the object that was found last: within
-    /// an object there is no other one. But one that the collector knows is alive, so if there is one all the same, the
-    /// one around it is what is left of a dead one.
+    /// Searches a window from `at` on; returns where to go on. Up to `inside` goes the object that was found last:
+    /// within an object there is no other one. But one that the collector knows is alive, so if there is one all the
+    /// same, the one around it is what is left of a dead one.
     fn scan_window(
         &mut self,
         window: Window<'_>,

@@ -4,8 +4,8 @@
 //! a page that was never written is not read, but taken as the zeros that it is.
 
 use crate::allocator::debug_header::DebugHeader;
-use crate::allocator::mimalloc::{self, FreeBlocks, Kind, Page, Segment, Tolerance};
-use crate::allocator::room::Room;
+use crate::allocator::mimalloc::{self, FreeBlocks, Kind, Page, PageSegment, Tolerance};
+use crate::allocator::room::BlockRoom;
 use crate::heap::classify::classifier::Verdict;
 use crate::heap::object::Sink;
 use crate::process::Address;
@@ -24,7 +24,7 @@ enum Blocks<'a> {
 
 impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
     /// Reads a segment.
-    pub(crate) fn read_segment(&mut self, segment: &Segment) -> Result<(), ReadError> {
+    pub(crate) fn read_segment(&mut self, segment: &PageSegment) -> Result<(), ReadError> {
         let mut head = vec![0; segment.head];
         match self.memory.read_exact_at(segment.range.start, &mut head) {
             Ok(()) => {}
@@ -55,7 +55,7 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
     /// Reads a slot that made no sense until it does.
     fn read_slot_again(
         &self,
-        segment: &Segment,
+        segment: &PageSegment,
         slot: usize,
         head: &mut [u8],
     ) -> Result<Result<Option<Page>, mimalloc::Nonsense>, ReadError> {
@@ -70,7 +70,7 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
         Ok(Err(mimalloc::Nonsense))
     }
 
-    fn read_page(&mut self, segment: &Segment, mut page: Page, head: &mut [u8]) -> Result<(), ReadError> {
+    fn read_page(&mut self, segment: &PageSegment, mut page: Page, head: &mut [u8]) -> Result<(), ReadError> {
         let memory = self.memory;
         let blocks = blocks(memory, segment, &page)?;
         let bytes = match &blocks {
@@ -169,7 +169,7 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
                 continue;
             }
             let at = page.block(index);
-            let verdict = classifier.block(at, block, Room::Bin(page.block_size));
+            let verdict = classifier.block(at, block, BlockRoom::Bin(page.block_size));
             match verdict {
                 Verdict::Object(found) if !self.may_be_in(page.kind, at, found.address) => {}
                 Verdict::Implausible(block) if !self.may_be_in(page.kind, at, block.address) => {}
@@ -200,7 +200,7 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
 /// `None` where a part cannot be read.
 fn blocks<'m, M: Memory + ?Sized>(
     memory: &'m M,
-    segment: &Segment,
+    segment: &PageSegment,
     page: &Page,
 ) -> Result<Option<Blocks<'m>>, ReadError> {
     let stride = page.stride();

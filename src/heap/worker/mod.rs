@@ -17,7 +17,7 @@ use crate::python::measure::Size;
 use crate::python::object_header::{LOWEST_ADDRESS, Refcount, USER_SPACE};
 use crate::python::reader::KeysHeader;
 
-use super::classify::classifier::{Classifier, Found, Verdict};
+use super::classify::classifier::{Classifier, LiveObject, Verdict};
 use super::classify::statics;
 use super::layout_check::object::Trial;
 use super::layout_check::votes::Trials;
@@ -230,8 +230,8 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
 
     /// Hands an object on, at once or once its size is known.
     #[inline(always)]
-    pub(crate) fn hand_on(&mut self, found: &Found, window: Window<'_>) -> Result<(), ReadError> {
-        let &Found { address, type_id, refcount, tracked, measured } = found;
+    pub(crate) fn hand_on(&mut self, found: &LiveObject, window: Window<'_>) -> Result<(), ReadError> {
+        let &LiveObject { address, type_id, refcount, tracked, measured } = found;
         if self.is_address(refcount) && (self.names_object(refcount) || tracked && !self.is_linked(address)) {
             self.counts.implausible_blocks += 1;
             return Ok(());
@@ -393,15 +393,15 @@ pub(crate) fn only_fatal(error: ReadError) -> Result<(), ReadError> {
 }
 
 /// Places to read that lie near each other.
-struct Run {
+struct ReadRun {
     start: Address,
     length: usize,
     members: std::ops::Range<usize>,
 }
 
 /// Joins sorted places into runs.
-fn runs(pending: &[Pending]) -> Vec<Run> {
-    let mut runs: Vec<Run> = Vec::new();
+fn runs(pending: &[Pending]) -> Vec<ReadRun> {
+    let mut runs: Vec<ReadRun> = Vec::new();
     for (index, wait) in pending.iter().enumerate() {
         let end = wait.address.0.saturating_add(wait.length as u64);
         if let Some(run) = runs.last_mut() {
@@ -413,7 +413,7 @@ fn runs(pending: &[Pending]) -> Vec<Run> {
                 continue;
             }
         }
-        runs.push(Run { start: wait.address, length: wait.length, members: index..index + 1 });
+        runs.push(ReadRun { start: wait.address, length: wait.length, members: index..index + 1 });
     }
     runs
 }

@@ -1,7 +1,7 @@
 //! Reads the groups of musl's malloc: an area, its metas, and the blocks in use of their groups.
 
-use crate::allocator::musl::{AREA, Area, Block, Group, META, Nonsense, Slot, metas};
-use crate::allocator::room::Room;
+use crate::allocator::musl::{AREA, Area, Block, Group, GroupSlot, META, Nonsense, metas};
+use crate::allocator::room::BlockRoom;
 use crate::heap::object::Sink;
 use crate::process::memory::{Memory, ReadError};
 
@@ -61,12 +61,12 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
         let (classifier, window) = (self.classifier, Window { start: group.start, bytes });
         for slot in group.slots(bytes) {
             match slot {
-                Slot::Nothing => {}
-                Slot::Torn => self.counts.unparsed_bytes += group.stride,
-                Slot::Block(Block { offset, room }) => {
+                GroupSlot::Nothing => {}
+                GroupSlot::Torn => self.counts.unparsed_bytes += group.stride,
+                GroupSlot::Block(Block { offset, room }) => {
                     let behind = bytes.get(offset..).unwrap_or_default();
                     let data = match room {
-                        Room::Requested(asked) => &behind[..behind.len().min(usize::try_from(asked).unwrap_or(0))],
+                        BlockRoom::Requested(asked) => &behind[..behind.len().min(usize::try_from(asked).unwrap_or(0))],
                         _ => behind,
                     };
                     self.judge(classifier.block(group.start.offset(offset), data, room), window)?;

@@ -2,7 +2,7 @@
 
 use crate::allocator::pymalloc::arena::Arena;
 use crate::allocator::pymalloc::pools::{Pool, PoolState};
-use crate::allocator::room::Room;
+use crate::allocator::room::BlockRoom;
 use crate::heap::classify::classifier::Verdict;
 use crate::heap::classify::fast_path::{Finds, Quick};
 use crate::heap::object::{Object, Sink};
@@ -108,7 +108,7 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
         let Some(free) = pool.free_blocks(address, bytes) else { return Ok(false) };
         self.counts.pools += 1;
         self.counts.blocks_in_use += u64::from(pool.in_use);
-        let room = Room::Class(pool.block_size as u64);
+        let room = BlockRoom::Class(pool.block_size as u64);
         let classifier = self.classifier;
         let quick_way = classifier.quick_way();
         let mut hands = Hands { worker: self, window, result: Ok(()) };
@@ -170,7 +170,8 @@ mod tests {
     use crate::python::types::TypeTable;
     use crate::python::version::Version;
 
-    /// A pool of blocks of `size` bytes: these, of which a free one is linked to no other, and then none that was ever used.
+    /// A pool of blocks of `size` bytes: these, of which a free one is linked to no other, and then none that was ever
+    /// used.
     fn pool(layout: &Layout, at: u64, size: usize, blocks: &[Option<&[u64]>]) -> Vec<u8> {
         let (fields, first) = (&layout.pool_header, layout.constants.pool_overhead);
         let mut bytes = vec![0; layout.constants.pool_size];

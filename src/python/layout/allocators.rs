@@ -41,7 +41,8 @@ c_structs! {
         arena_map_root: usize = "usage.arena_map_root",
     }
 
-    /// Dead objects that are kept for reuse, since 3.13. `Include/internal/pycore_freelist.h`, since 3.14 `pycore_freelist_state.h`.
+    /// Dead objects that are kept for reuse, since 3.13. `Include/internal/pycore_freelist.h`, since 3.14
+    /// `pycore_freelist_state.h`.
     Freelists {
         floats: usize,
         complexes: Option<usize>,

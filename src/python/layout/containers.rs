@@ -14,7 +14,8 @@ c_structs! {
         ma_values: usize,
     }
 
-    /// A dict's table of keys; `dk_indices` is where its variable part starts. `Include/internal/pycore_dict.h`, before 3.11 `Objects/dict-common.h`.
+    /// A dict's table of keys; `dk_indices` is where its variable part starts. `Include/internal/pycore_dict.h`, before
+    /// 3.11 `Objects/dict-common.h`.
     DictKeys {
         dk_refcnt: usize,
         dk_size: Option<usize>,

@@ -14,7 +14,7 @@ fn publish(candidate: &Candidate, layout: &Layout, change: impl Fn(&str, u64) ->
             continue;
         };
         let Some(offset) = layout.c_struct(member).unwrap().get(field) else { continue };
-        let base = if matches!(kind, Kind::InGil) { layout.interp._gil.unwrap() } else { 0 };
+        let base = if matches!(kind, OffsetKind::InGil) { layout.interp._gil.unwrap() } else { 0 };
         let value = change(name, (base + offset) as u64);
         bytes[*at..*at + 8].copy_from_slice(&value.to_le_bytes());
     }

@@ -5,7 +5,8 @@
 use super::fields::c_structs;
 
 c_structs! {
-    /// What stands before a collected object (not in free-threaded builds). `Include/internal/pycore_gc.h`, since 3.14 `pycore_interp_structs.h`.
+    /// What stands before a collected object (not in free-threaded builds). `Include/internal/pycore_gc.h`, since 3.14
+    /// `pycore_interp_structs.h`.
     GcHead {
         gc_next: usize = "_gc_next",
         gc_prev: usize = "_gc_prev",

@@ -187,7 +187,8 @@ c_structs! {
         prev: usize,
     }
 
-    /// Where static types keep what belongs to one interpreter. `Include/internal/pycore_typeobject.h`, since 3.14 `pycore_interp_structs.h`.
+    /// Where static types keep what belongs to one interpreter. `Include/internal/pycore_typeobject.h`, since 3.14
+    /// `pycore_interp_structs.h`.
     TypesState {
         num_builtins: usize = "builtins.num_initialized" | "num_builtins_initialized",
         builtins: usize = "builtins.initialized" | "builtins",

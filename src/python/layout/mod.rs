@@ -5,8 +5,8 @@
 //! [`Layout::overlay`] lays what the interpreter itself publishes (`_Py_DebugOffsets`, 3.13+) over it. A layout is a
 //! claim until the caller has proved it against the target.
 //!
-//! Invariants: tables of one build do not overlap in versions, a distributor's patched ones apart; a field that a version lacks is `None`, never 0; an
-//! offset is smaller than 2^24.
+//! Invariants: tables of one build do not overlap in versions, a distributor's patched ones apart; a field that a
+//! version lacks is `None`, never 0; an offset is smaller than 2^24.
 
 pub mod allocators;
 pub mod constants;

@@ -236,7 +236,8 @@ c_structs! {
         d_qualname: usize,
     }
 
-    /// One entry of a type's member table, slots included. `Include/structmember.h`, since 3.12 `Include/descrobject.h`.
+    /// One entry of a type's member table, slots included. `Include/structmember.h`, since 3.12
+    /// `Include/descrobject.h`.
     MemberDef {
         name: usize,
         type_: usize = "type",

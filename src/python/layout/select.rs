@@ -131,9 +131,9 @@ impl Candidate {
 }
 
 impl Layout {
-    /// The tables that may fit, best first: those whose range holds the version (two where a distributor patches
-    /// this version, the original first), then the others of the same minor version by distance. None for a minor version that no table knows: layouts of different minor versions
-    /// differ too much to guess.
+    /// The tables that may fit, best first: those whose range holds the version (two where a distributor patches this
+    /// version, the original first), then the others of the same minor version by distance. None for a minor version
+    /// that no table knows: layouts of different minor versions differ too much to guess.
     pub fn candidates(version: Version, build: Build) -> Vec<Candidate> {
         let same_minor = |c: &&Candidate| c.from.major == version.major && c.from.minor == version.minor;
         let mut candidates: Vec<_> = TABLES.iter().filter(|c| c.build == build).filter(same_minor).copied().collect();

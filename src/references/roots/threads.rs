@@ -8,7 +8,7 @@ use crate::python::code::Code;
 use crate::python::identifier;
 use crate::python::interpreter::Interpreter;
 use crate::python::reader::NAME_LENGTH_MAX;
-use crate::python::stack::{self, FRAMES_MAX, Frame};
+use crate::python::stack::{self, FRAMES_MAX, StackFrame};
 use crate::references::Label;
 
 use super::{Finder, RootKind};
@@ -94,7 +94,7 @@ impl<M: Memory + ?Sized> Finder<'_, M> {
         }
     }
 
-    fn interpreter_frame(&mut self, frame: Frame, function: &str) {
+    fn interpreter_frame(&mut self, frame: StackFrame, function: &str) {
         let layout = self.reader.layout;
         let (Some(iframe), Some(owners)) = (&layout.iframe, &layout.constants.frame_owner) else { return };
         let owner = self.reader.memory.read_u8(frame.address.offset(iframe.owner)).ok().map(i64::from);
@@ -117,7 +117,7 @@ impl<M: Memory + ?Sized> Finder<'_, M> {
     }
 
     /// `handle() at server.py:41`.
-    pub(crate) fn place(&mut self, frame: Frame) -> String {
+    pub(crate) fn place(&mut self, frame: StackFrame) -> String {
         let reader = self.reader;
         let code = self.codes.entry(frame.code).or_insert_with(|| Code::read(&reader, frame.code));
         let Some(code) = code else { return "?".to_owned() };

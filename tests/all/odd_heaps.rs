@@ -1,0 +1,83 @@
+//! Heaps that are not like most: live blocks that look like objects and are none, objects that only extensions make, and
+//! objects that were damaged. None is a reason to refuse the process, and all else is counted as ever.
+//!
+//! The target tells how many objects it made and how large they are (`fixtures/programs/odd_heap.py`).
+
+use crate::case::TestCase;
+use crate::common::interpreters::{self, Interpreter};
+use crate::common::skipped;
+use crate::common::target::Target;
+use crate::common::tool;
+
+/// A kind of heap, the environment in which it is made, and whether there may be more of the type than the program says.
+const HEAPS: &[(&str, &[(&str, &str)], bool)] = &[
+    ("texts", &[], false),
+    ("buffers", &[], false),
+    ("copies", &[], false),
+    ("scalars", &[], false),
+    ("damaged", &[], false),
+    ("frames", &[], true),
+    ("domains", &[("PYTHONMALLOC", "debug")], false),
+];
+
+/// The tests of this file.
+pub fn cases() -> Vec<TestCase> {
+    let mut found = interpreters::find_and_say();
+    // One of each minor version, build and C library.
+    let key = |i: &Interpreter| (i.version.1, i.kind.split('-').next().unwrap_or_default().to_owned());
+    found.sort_by_key(key);
+    found.dedup_by_key(|interpreter| key(interpreter));
+    let mut cases = Vec::new();
+    for interpreter in found {
+        for &(heap, env, may_be_more) in HEAPS {
+            // Objects are in memory of their own there, so nobody can make them elsewhere.
+            if heap == "domains" && !interpreter.has_gil() {
+                continue;
+            }
+            let interpreter = interpreter.clone();
+            cases.push(TestCase::new(format!("{}/{heap}", interpreter.name), move || {
+                is_counted(&interpreter, heap, env, may_be_more)
+            }));
+        }
+    }
+    cases
+}
+
+fn is_counted(interpreter: &Interpreter, heap: &str, env: &[(&str, &str)], may_be_more: bool) -> Result<(), String> {
+    let mut target = Target::spawn(interpreter, include_str!("../../fixtures/programs/odd_heap.py"), &[heap], env)?;
+    let mut expected = Vec::new();
+    loop {
+        let line = target.read_line()?;
+        if let Some(why) = line.strip_prefix("skip ") {
+            skipped(&format!("{}/{heap}", interpreter.name), why);
+            return Ok(());
+        }
+        if line == "end" {
+            break;
+        }
+        let [name, objects, bytes] = line.split(' ').collect::<Vec<_>>()[..] else { return Err(line) };
+        let number = |text: &str| text.parse::<u64>().map_err(|error| format!("{line}: {error}"));
+        expected.push((name.to_owned(), number(objects)?, number(bytes)?));
+    }
+    let pid = target.pid().to_string();
+    let report = tool::run(&["histo", "--pause", "--json", &pid])?.ok()?.json()?;
+    for (name, objects, bytes) in expected {
+        let rows = report["types"].as_array().ok_or("no types")?;
+        let row = rows.iter().find(|row| row["type"] == name.as_str()).ok_or(format!("no {name}"))?;
+        let found = (row["objects"].as_u64().unwrap_or(0), row["shallow_bytes"].as_u64().unwrap_or(0));
+        let is_right = found == (objects, bytes) || may_be_more && found.0 >= objects && found.1 >= bytes;
+        if !is_right {
+            return Err(format!("{name}: {found:?}, and there are {objects} with {bytes} bytes"));
+        }
+    }
+    let problems = &report["problems"];
+    if problems["torn_objects"].as_u64() != Some(0) {
+        return Err(format!("nothing moves, and objects changed: {problems:#}"));
+    }
+    // What the verbs can read is said to be readable.
+    let doctor = tool::run(&["doctor", "--json", &pid])?;
+    if doctor.ok()?.json()?["readable"] != true {
+        return Err("doctor says that it cannot be read".into());
+    }
+    Ok(())
+}
