@@ -10,7 +10,9 @@ use crate::common::target::Target;
 use crate::common::tool;
 
 /// A kind of heap, the environment in which it is made, and whether there may be more of the type than the program says.
-const HEAPS: &[(&str, &[(&str, &str)], bool)] = &[
+type OddHeap = (&'static str, &'static [(&'static str, &'static str)], bool);
+
+const HEAPS: &[OddHeap] = &[
     ("texts", &[], false),
     ("buffers", &[], false),
     ("copies", &[], false),

@@ -287,7 +287,7 @@ impl<'a> Classifier<'a> {
         let before = |rows: usize| is_row(offset.checked_sub(16 * rows));
         let behind = |rows: usize| is_row(offset.checked_add(16 * rows));
         let (one_before, one_behind) = (before(1), behind(1));
-        let is_long = one_before && one_behind || one_before && before(2) || one_behind && behind(2);
+        let is_long = one_before && (one_behind || before(2)) || one_behind && behind(2);
         is_row(Some(offset)) && (is_long || self.rule != RefcountRule::Word && (one_before || one_behind))
     }
 
