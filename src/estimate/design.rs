@@ -1,37 +1,33 @@
-//! Which part of a heap is read when not all of it is to be read, and what was seen there.
+//! Decides which part of a heap a sample reads.
 //!
-//! A survey design as in W. G. Cochran, *Sampling Techniques* (3rd edition, 1977); chapters in brackets. How units are
-//! drawn says [`crate::estimate::strata`], what is kept of them [`crate::estimate::sample`]; the estimates are made in [`crate::estimate::estimator`].
+//! A survey design after W. G. Cochran, *Sampling Techniques* (3rd edition, 1977); its chapters are in brackets.
+//! [`crate::estimate::strata`] draws the units, [`crate::estimate::sample`] holds the result, and
+//! [`crate::estimate::estimator`] makes estimates of it.
 //!
-//! * **Clusters** (9A). A unit is a pool; its blocks are read together or not at all.
-//! * **Two phases** (12). Heads of pools are small: 48 bytes tell size class and blocks in use, and the 256 that are read what
-//!   the pool begins with. Phase 1 ([`crate::estimate::pool_headers`]) reads the heads of all pools, or of some of each so many neighbours, at
-//!   random, where there are more than can be read in the time; phase 2 reads whole pools, drawn within size classes. The
-//!   blocks in use, known from phase 1, are the measure of size, and the auxiliary variable of a ratio estimator (6): a type
-//!   that fills a size class alone has next to no error.
-//! * **First blocks** are read with the head of a pool. They let expect what it holds ([`crate::estimate::predictor`]), which takes from
-//!   the error what heads tell of it. A head costs a twelfth of a pool, so at a time of which two fifths go to heads there are
-//!   some twelve for each pool, about as many as is best (12.3) where nine tenths of the variance are known by them.
-//! * **Strips** (5A.8). Types cluster by age: what was made together lies in neighbouring arenas. Pools are drawn from
-//!   short strips of neighbours, so that only where a cluster begins or ends is there any doubt.
-//! * **Allocation** (5): pools per class by a power of the class's size (M. D. Bankier, *Power Allocations*, The American
-//!   Statistician 42, 1988), so that types in small classes are known about as well as those in large ones; and within a
-//!   class by the **variety** of the neighbourhood, of size classes among neighbouring pools. Where an interpreter has
-//!   started and imported, small things of all kinds lie side by side, and no two pools are alike; where data was
-//!   loaded, they are.
-//! * **Large objects** have a frame of their own. Heaps of malloc are cut into windows, drawn in the same way; a chunk
-//!   belongs to the window in which it starts. Chunks that are mappings of their own are units; the largest are always
-//!   read, the others drawn in order of size. Static data is always read.
-//! * What is small is read completely, and has no error.
+//! * **Clusters** (9A). A unit is a pool: its blocks are read together or not at all.
+//! * **Two phases** (12). Phase 1 ([`crate::estimate::pool_headers`]) reads the headers of all pools, or of a random
+//!   part where there are too many for the time: 48 bytes give size class and blocks in use. Phase 2 reads whole
+//!   pools, drawn within size classes. The blocks in use are the measure of size, and the auxiliary variable of a
+//!   ratio estimator (6): a type that fills a size class alone has next to no error.
+//! * **Strata** (5A.8). Types cluster by age, since objects of one time lie in neighbouring arenas. Pools are drawn
+//!   from short strata of neighbours, so that only the two ends of a cluster are uncertain.
+//! * **Allocation** (5). A size class gets pools in proportion to a power of its size (M. D. Bankier, *Power
+//!   Allocations*, The American Statistician 42, 1988), so that types in small classes are estimated about as well as
+//!   those in large ones. Within a class, pools are drawn in proportion to the **variety** of their neighbourhood,
+//!   the number of size classes among neighbouring pools: after the start and the imports of an interpreter no two
+//!   pools are alike, where data was loaded they are.
+//! * **Large objects** have lists of their own. Malloc heaps are cut into windows, which are drawn in the same way; a
+//!   chunk belongs to the window in which it starts. Chunks with a mapping of their own are units: the largest are
+//!   always read, the others are drawn in order of size. Static data is always read.
+//! * Lists that are small are read completely and have no error.
 //!
-//! Cost: 48 bytes per arena, the map of regions, and some 40 bytes for each 16 KiB of malloc's heaps grow with the heap;
-//! nothing else does.
+//! Cost: 48 bytes per arena, the memory map, and some 40 bytes per 16 KiB of malloc heaps grow with the heap; nothing
+//! else does.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use rayon::prelude::*;
 use rustc_hash::FxHashMap;
 
 use crate::allocator::glibc::{Chunk, ChunkHeap};
@@ -46,84 +42,80 @@ use crate::process::Address;
 use crate::process::memory::{Memory, ReadError};
 
 use super::draw::{ReadTask, SampleDraw};
-use super::pool_headers::{self, Beginning, FirstHeaders, HEAD, HeaderLimit};
-use super::prediction::Forecast;
-use super::predictor::{self, Begun};
+use super::pool_headers::{self, FirstHeaders, HEADER, HeaderLimit, PoolHeader};
 use super::sample::{CERTAIN, HeapSample, MAPPED, POOLS, WINDOWS};
 use super::{sample_reading, strata};
 
-/// Units read by one task.
+/// Units per reading task.
 const TASK: usize = 512;
-/// Neighbouring pools whose variety is counted, with as many on both sides. Chosen by simulation (`tests/all/estimate.rs`).
+/// Pools of a neighbourhood; variety is counted over three neighbourhoods. Chosen by simulation (`tests/estimate.rs`).
 const NEIGHBOURS: usize = 24;
-/// The power of a class's pools that its share of the sample is in proportion to.
+/// A class's share of the sample is in proportion to this power of its weight.
 const ALLOCATION_POWER: f64 = 0.6;
-/// Bytes of a window into a heap: as much as a pool.
+/// Bytes of a window of a malloc heap: as many as of a pool.
 const WINDOW: u64 = 16 << 10;
-/// Bytes at the start of the first heap that are drawn this much more often: what an interpreter makes and imports at its
-/// start is of all kinds.
+/// Bytes at the start of the first heap that are drawn with a larger weight: an interpreter's start and its imports
+/// allocate blocks of many types.
 const START: u64 = 8 << 20;
 const START_WEIGHT: f64 = 6.0;
-/// Chunks that are mappings which are read whatever the effort is; half of them the largest.
+/// Large mappings that are read whatever the effort is; half of them are the largest.
 const MAPPED_MAX: usize = 1024;
-/// Pools that tell how long one takes.
+/// Pools that are read to measure the speed.
 const PILOT: usize = 64;
-/// Windows that do, where there are no pools.
+/// Windows that are read to measure it if there are no pools.
 const PILOT_WINDOWS: u32 = 8;
-/// Fewer pools are never drawn: below, intervals mean little.
+/// Pools that are drawn, at least: intervals of fewer mean little.
 const POOLS_MIN: u64 = 128;
-/// As above, of windows.
+/// The same for windows.
 const WINDOWS_MIN: u64 = 64;
-/// Windows of which some are drawn, in 64 GiB of heaps. What lies behind them is said not to have been read.
+/// Windows to draw from, at most: those of 64 GiB of heaps. The rest is reported as not read.
 const WINDOWS_MAX: usize = 1 << 22;
-/// What of the time that is left is used, the rest being the spread of the guess.
+/// Share of the remaining time that is planned for; the rest covers the error of the measured speed.
 const TIME_SHARE: f64 = 0.6;
 
 /// How much is read.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Effort {
-    /// What can be read until then, at the speed that a few pools or windows had, but not less than so many bytes.
+    /// As much as can be read until then, at the speed measured on a few pools or windows, but at least this many
+    /// bytes.
     Until(Instant, u64),
-    /// So many bytes, with what must be read in any case.
+    /// This many bytes, including what is always read.
     Bytes(u64),
 }
 
-/// One pool in use as phase 1 saw it.
+/// A pool in use, as phase 1 saw it.
 #[derive(Clone, Copy)]
 struct PoolInUse {
     address: Address,
     in_use: u32,
-    /// Its number among all pools that phase 1 looked at.
+    /// Its number among the pools that phase 1 looked at.
     number: u32,
-    /// Size classes in its neighbourhood.
+    /// Number of size classes in its neighbourhood.
     variety: u8,
-    beginning: Beginning,
 }
 
-/// What can be drawn: the result of phase 1.
+/// The sampling frame: all units that can be drawn, as phase 1 found them.
 pub struct SamplingFrame<'a> {
     plan: &'a Plan,
     pool_size: u64,
-    /// What the sizes of blocks are multiples of.
-    alignment: usize,
-    /// Pools in use that phase 1 saw, by size class, in order of address.
+    /// By size class: the pools in use, in order of address.
     classes: Vec<Vec<PoolInUse>>,
-    /// One pool in so many was looked at.
+    /// How many pools each pool that was looked at represents.
     stands_for: f64,
-    /// Pools looked at.
+    /// Pools that were looked at.
     looked_at: u64,
     broken: u64,
     heaps: Vec<&'a ChunkHeap>,
     mapped: Vec<Chunk>,
-    /// Always read.
+    /// Parts that are always read.
     fixed: Vec<&'a Part>,
 }
 
 impl<'a> SamplingFrame<'a> {
-    /// Reads the heads of pools, of which the first ones are there: phase 1.
+    /// Reads the remaining pool headers: phase 1.
     ///
     /// # Errors
-    /// Where the target cannot be read at all any more.
+    /// The target can no longer be read at all.
     pub fn new<M: Memory + Sync + ?Sized>(
         memory: &M,
         classifier: &Classifier<'_>,
@@ -135,7 +127,6 @@ impl<'a> SamplingFrame<'a> {
         let mut frame = SamplingFrame {
             plan,
             pool_size: classifier.layout().constants.pool_size as u64,
-            alignment: classifier.layout().constants.pymalloc_alignment,
             classes: Vec::new(),
             stands_for: 1.0,
             looked_at: 0,
@@ -149,16 +140,16 @@ impl<'a> SamplingFrame<'a> {
                 Part::Arena(_) => {}
                 Part::Heap(heap) => frame.heaps.push(heap),
                 Part::Mapped(chunk) => frame.mapped.push(*chunk),
-                // Pages of another allocator are not drawn: they are read whole, so what is in them is certain.
+                // Pages of other allocators are always read.
                 Part::Statics(_) | Part::Segment(_) | Part::Groups(_) | Part::Unstructured(_) => frame.fixed.push(part),
             }
         }
         frame.mapped.sort_by_key(|chunk| (std::cmp::Reverse(chunk.size), chunk.address));
-        frame.read_heads(memory, classifier, first, limit, rng)?;
+        frame.read_headers(memory, classifier, first, limit, rng)?;
         Ok(frame)
     }
 
-    fn read_heads<M: Memory + Sync + ?Sized>(
+    fn read_headers<M: Memory + Sync + ?Sized>(
         &mut self,
         memory: &M,
         classifier: &Classifier<'_>,
@@ -167,11 +158,11 @@ impl<'a> SamplingFrame<'a> {
         rng: &mut Rng,
     ) -> Result<(), ReadError> {
         let layout = classifier.layout();
-        let (heads, stands_for) = first.and_others(memory, layout, classifier.types(), limit, rng)?;
+        let (headers, stands_for) = first.and_others(memory, layout, limit, rng)?;
         self.stands_for = stands_for;
-        self.looked_at = heads.len() as u64;
-        let mut in_order: Vec<(usize, usize)> = Vec::with_capacity(heads.len());
-        for (pool_headers::PoolHeader { address, state, beginning }, number) in heads.into_iter().zip(0..) {
+        self.looked_at = headers.len() as u64;
+        let mut in_order: Vec<(usize, usize)> = Vec::with_capacity(headers.len());
+        for (PoolHeader { address, state }, number) in headers.into_iter().zip(0..) {
             match state {
                 PoolState::Free => {}
                 PoolState::Broken => self.broken += 1,
@@ -182,7 +173,7 @@ impl<'a> SamplingFrame<'a> {
                     }
                     in_order.push((class, self.classes[class].len()));
                     let in_use = pool.in_use;
-                    self.classes[class].push(PoolInUse { address, in_use, number, variety: 1, beginning });
+                    self.classes[class].push(PoolInUse { address, in_use, number, variety: 1 });
                 }
             }
         }
@@ -190,7 +181,7 @@ impl<'a> SamplingFrame<'a> {
         Ok(())
     }
 
-    /// Counts the size classes of neighbours: of pools in order of address, given as class and index in it.
+    /// Counts the size classes in each neighbourhood. Pools come in order of address, as class and index in it.
     fn note_variety(&mut self, in_order: &[(usize, usize)]) {
         let classes_of =
             |pools: &[(usize, usize)]| pools.iter().fold(0_u128, |set, &(class, _)| set | 1 << (class % 128));
@@ -204,9 +195,9 @@ impl<'a> SamplingFrame<'a> {
         }
     }
 
-    /// Bytes that are read in any case: heads, static data, the first page of large mappings.
+    /// Bytes that are always read: headers, static data, the first page of large mappings.
     pub fn fixed_bytes(&self) -> u64 {
-        self.looked_at * HEAD as u64
+        self.looked_at * HEADER as u64
             + self.fixed.iter().map(|part| part.len()).sum::<u64>()
             + self.mapped.len().min(MAPPED_MAX) as u64 * 4096
     }
@@ -224,7 +215,7 @@ impl<'a> SamplingFrame<'a> {
         self.heaps.iter().map(|heap| heap.range.end.0 - heap.range.start.0).sum()
     }
 
-    /// How many bytes can be read in the time that is left, tried with a few pools, or windows where there are no pools.
+    /// Estimates how many bytes can be read until `end`, by reading a few pools, or windows if there are no pools.
     fn bytes_in<M: Memory + Sync + ?Sized>(
         &self,
         memory: &M,
@@ -236,7 +227,7 @@ impl<'a> SamplingFrame<'a> {
         let has_pools = self.classes.iter().any(|class| !class.is_empty());
         let (each, unit) = if has_pools {
             let pilot = self.some_pools(PILOT, rng);
-            // The first few pay for buffers and caches.
+            // The first few warm up buffers and caches.
             let (first, others) = pilot.split_at(PILOT / 4);
             worker.read_pools(first)?;
             worker.settle()?;
@@ -261,14 +252,14 @@ impl<'a> SamplingFrame<'a> {
         Ok((left * TIME_SHARE * pool_headers::processors() / each.as_secs_f64().max(1e-7) * unit as f64) as u64)
     }
 
-    /// So many pools, any of them; in order of address. There is one at least.
+    /// Random pools in order of address. At least one must exist.
     fn some_pools(&self, wanted: usize, rng: &mut Rng) -> Vec<Address> {
         let count: usize = self.classes.iter().map(Vec::len).sum();
         let mut pools: Vec<Address> = Vec::with_capacity(wanted);
         for _ in 0..wanted {
             let mut index = rng.usize(..count);
             let found = self.classes.iter().find_map(|class| match class.get(index) {
-                Some(head) => Some(head.address),
+                Some(pool) => Some(pool.address),
                 None => {
                     index -= class.len();
                     None
@@ -283,7 +274,7 @@ impl<'a> SamplingFrame<'a> {
     /// Draws a sample and reads it.
     ///
     /// # Errors
-    /// Where the target cannot be read at all any more.
+    /// The target can no longer be read at all.
     pub fn draw<M: Memory + Sync + ?Sized>(
         &self,
         memory: &M,
@@ -299,7 +290,7 @@ impl<'a> SamplingFrame<'a> {
         let mut whole: Vec<&Part> = Vec::new();
         plan.certain.parts.clone_from(&self.fixed);
         let heap_bytes = self.heap_bytes();
-        // Windows get what is theirs by size, but neither frame is starved by the other.
+        // Windows get a share by size, within limits that leave enough for either kind.
         let share = heap_bytes as f64 / (heap_bytes + self.pool_bytes()).max(1) as f64;
         let share = if self.pool_bytes() == 0 { 1.0 } else { share.clamp(0.1, 0.7) };
         let for_heaps = (bytes as f64 * share) as u64;
@@ -314,32 +305,30 @@ impl<'a> SamplingFrame<'a> {
             left = left.saturating_sub(plan.windows.len() as u64 * (WINDOW + MARGIN));
         }
         self.draw_mapped(&mut plan, rng);
-        // Strips take one or the other more than their share.
+        // Strata may take a few pools more than their share.
         let for_pools = left / 32 * 31 / self.pool_size;
-        let in_use: f64 = self.classes.iter().flatten().map(|head| f64::from(head.in_use)).sum();
+        let in_use: f64 = self.classes.iter().flatten().map(|pool| f64::from(pool.in_use)).sum();
         let pools = self.classes.iter().map(Vec::len).sum::<usize>() as f64;
         let drawn_pools = self.draw_pools(for_pools, &mut plan, rng);
 
-        plan.edges[WINDOWS].room = Some(WINDOW);
-        plan.edges[MAPPED].room = Some(4096);
-        let SampleDraw { edges, strips, lists, units, expected, looked_at, pools: drawn, windows, mapped, certain } =
-            plan;
+        plan.draws[WINDOWS].room = Some(WINDOW);
+        plan.draws[MAPPED].room = Some(4096);
+        let SampleDraw { draws, strata, lists, units, looked_at, pools: drawn, windows, mapped, certain } = plan;
         let mut sample = HeapSample {
-            is_complete: self.stands_for == 1.0 && strips.is_empty(),
-            strips,
+            is_complete: self.stands_for == 1.0 && strata.is_empty(),
+            strata,
             lists,
             units,
-            seen: FxHashMap::default(),
+            observed: FxHashMap::default(),
             certain: FxHashMap::default(),
-            at_edges: FxHashMap::default(),
-            edges,
-            expected,
+            possible_in: FxHashMap::default(),
+            draws,
             looked_at,
             first_phase: 1.0 / self.stands_for,
             counts: Counts { torn_pools: self.broken, unreadable_bytes, ..Counts::default() },
             pools: (pools * self.stands_for, drawn_pools),
             blocks_in_use: in_use * self.stands_for,
-            read_bytes: self.looked_at * HEAD as u64
+            read_bytes: self.looked_at * HEADER as u64
                 + drawn_pools * self.pool_size
                 + windows.iter().map(|(_, range, _)| range.end.0 - range.start.0 + MARGIN).sum::<u64>()
                 + mapped.len() as u64 * 4096
@@ -358,48 +347,27 @@ impl<'a> SamplingFrame<'a> {
         Ok(sample)
     }
 
-    /// Draws whole pools within size classes; returns how many.
+    /// Draws pools within size classes; returns how many.
     fn draw_pools(&self, pools: u64, plan: &mut SampleDraw<'a>, rng: &mut Rng) -> u64 {
         let is_sampled = self.stands_for > 1.0;
         let counts: Vec<u64> = self.classes.iter().map(|class| class.len() as u64).collect();
         let weights: Vec<f64> = self.classes.iter().map(|class| class.iter().map(PoolInUse::weight).sum()).collect();
         let before = plan.pools.len();
-        let mut lists = Vec::new();
-        for (size, (class, wanted)) in
-            self.classes.iter().zip(allocate(&counts, &weights, pools.max(POOLS_MIN))).enumerate()
-        {
-            let sizes: Vec<f64> = class.iter().map(|head| f64::from(head.in_use)).collect();
+        for (class, wanted) in self.classes.iter().zip(allocate(&counts, &weights, pools.max(POOLS_MIN))) {
+            let sizes: Vec<f64> = class.iter().map(|pool| f64::from(pool.in_use)).collect();
             let weights: Vec<f64> = class.iter().map(PoolInUse::weight).collect();
             let drawing = strata::draw(&sizes, &weights, wanted, is_sampled, rng);
-            let first = plan.strips.len();
-            let mut units = vec![None; class.len()];
             for (index, unit) in plan.add(POOLS, &drawing, &|index| sizes[index], self.stands_for) {
                 plan.pools.push((class[index].address, unit));
-                units[index] = Some(unit);
             }
             if is_sampled {
                 plan.look_at(&drawing, &|index| (class[index].number, class[index].in_use));
-            }
-            let begun: Vec<Begun<'_>> = (class.iter().zip(&drawing.strips).zip(units))
-                .filter_map(|((head, strip), unit)| {
-                    let strip = (first + (*strip)?) as u32;
-                    let PoolInUse { beginning, number, in_use, .. } = head;
-                    Some(Begun { beginning, strip, unit, in_use: f64::from(*in_use), number: *number })
-                })
-                .collect();
-            lists.push((plan.lists.len() - 1, begun, (size * self.alignment) as f64));
-        }
-        let expect = |(_, begun, _): &(usize, Vec<_>, f64)| predictor::expect(begun, is_sampled);
-        let expected: Vec<_> = lists.par_iter().map(expect).collect();
-        for (of_list, &(list, _, block)) in expected.into_iter().zip(&lists) {
-            for (type_id, expected) in of_list {
-                plan.expected.entry(type_id).or_default().push(Forecast { list, block, expected });
             }
         }
         (plan.pools.len() - before) as u64
     }
 
-    /// The window in which this byte of all heaps is, as they follow one another.
+    /// The window that contains a byte, counted over all heaps in order.
     fn window_at(&self, mut byte: u64) -> Option<(&'a ChunkHeap, Range<Address>)> {
         for heap in &self.heaps {
             let Range { start, end } = heap.range;
@@ -427,9 +395,9 @@ impl<'a> SamplingFrame<'a> {
         let weights: Vec<f64> = windows.iter().map(weight).collect();
         let drawing =
             strata::draw(&vec![1.0; windows.len()], &weights, (bytes / (WINDOW + MARGIN)).max(WINDOWS_MIN), false, rng);
-        let first = plan.strips.len();
+        let first = plan.strata.len();
         let drawn = plan.add(WINDOWS, &drawing, &|_| 1.0, 1.0);
-        plan.strips[first..].iter_mut().for_each(|strip| strip.room = Some(WINDOW));
+        plan.strata[first..].iter_mut().for_each(|stratum| stratum.room = Some(WINDOW));
         for (index, unit) in drawn {
             let (heap, range) = &windows[index];
             plan.windows.push((heap, range.clone(), unit));
@@ -449,14 +417,13 @@ impl<'a> SamplingFrame<'a> {
 }
 
 impl PoolInUse {
-    /// How much more than by its blocks a pool is wanted.
+    /// Its share of the sample beyond its blocks in use.
     fn weight(&self) -> f64 {
         f64::from(self.variety.max(1))
     }
 }
 
-/// Shares `wanted` units among classes of so many pools and such weights, by a power of their weight; none gets more than
-/// it has.
+/// Divides `wanted` units among classes by a power of their weight; none gets more than its `counts`.
 fn allocate(counts: &[u64], weights: &[f64], wanted: u64) -> Vec<u64> {
     let mut given = vec![0; counts.len()];
     let mut open: Vec<usize> = (0..counts.len()).filter(|&index| counts[index] > 0).collect();
@@ -477,7 +444,7 @@ fn allocate(counts: &[u64], weights: &[f64], wanted: u64) -> Vec<u64> {
     }
 }
 
-/// Takes no note of anything.
+/// A sink that discards all objects.
 struct Discard;
 
 impl Sink for Discard {

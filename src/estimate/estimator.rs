@@ -1,44 +1,41 @@
-//! Objects and bytes per type from a part of the heap, each with a 95 % confidence interval.
+//! Estimates objects and bytes per type from a sample, each with a 95 % confidence interval.
 //!
-//! [`crate::estimate::design`] says how the part is drawn. From it, per strip `h` of neighbours:
+//! [`crate::estimate::design`] describes the sample. For each stratum `h` of neighbouring units:
 //!
-//! * heads of pools let **expect** so much of each type (`heap::beginnings`), and `analysis::calibrate` says how much of that is
-//!   to be believed: `z` in a unit, `Z_h` in all. What is estimated from the units that were read is the rest, `y − z`: a
-//!   difference estimator (C.-E. Särndal, B. Swensson and J. Wretman, *Model Assisted RowEstimator Sampling*, 1992, 6.3). It is as
-//!   little biased as that of the rest, and the better the more heads tell. A type may so be known of that no unit which
-//!   was read holds;
-//! * the **estimate** of the rest is Hájek's: `Y_h = Z_h + X_h · Σ((y − z)/π) / Σ(x/π)`, objects seen per block in use that was
-//!   read, times all blocks in use; `π` is the chance that a unit had (as above, 7.3). Chances are in proportion to `x` but for
-//!   what depends on the neighbourhood, which a strip shares, so its bias is far below its error. Where there is no such
+//! * the **estimate** is Hájek's: `Y_h = X_h · Σ(y/π) / Σ(x/π)`, objects per block in use in the units that were
+//!   read, times all blocks in use; `π` is a unit's inclusion probability (C.-E. Särndal, B. Swensson and J. Wretman,
+//!   *Model Assisted Survey Sampling*, 1992, 7.3). Probabilities are in proportion to `x` except for the
+//!   neighbourhood's weight, which a stratum shares, so the bias is far below the error. Without an auxiliary
 //!   variable `x` is 1 per unit;
-//! * the **variance** within a strip is that of the residuals `e = y − z − R x`, `v = m/(m−1) Σ (1 − π) (e/π)²` (J. Hájek,
-//!   *Asymptotic theory of rejective sampling*, Annals of Mathematical Statistics 35, 1964), where `1 − π` is the
-//!   finite-population correction. Strips are drawn independently, so variances add up;
-//! * where the heads of pools are themselves a sample (Cochran, *Sampling Techniques*, 12.), the variance of what that misses
-//!   is added: the spread of `z + R x` between neighbours that were looked at (collapsed strata, 5A.12);
-//! * the **degrees of freedom** are Satterthwaite's over strips (F. E. Satterthwaite, *An approximate distribution of
-//!   estimates of variance components*, Biometrics Bulletin 2, 1946): few where a type begins and ends in few strips;
-//! * the **interval** takes Student's t, made lopsided by the third moment of the residuals ([`crate::stats::quantiles`]): where some
-//!   pools hold many and most hold none, more is missed than is found too much;
-//! * each strip has few units, and some stand for many: where one has less spread than is usual in its list, some of the
-//!   usual one is **borrowed**, as in empirical Bayes estimates of variances (G. K. Smyth, *Linear models and empirical Bayes
-//!   methods*, Statistical Applications in Genetics and Molecular Biology 3, 2004), but never taken away;
-//! * where next to all units of a list hold what was expected, the few that do not are in most samples missed, and the
-//!   spread is that of the others. So there is a limit for **odd units** that were not drawn (`analysis::odd`), in lists in
-//!   which a type was seen or expected; and another where few units, on either side, were not as expected. What is expected
-//!   in a strip of which no unit that was read says so may be there or not. Such intervals are rather too wide than too
-//!   narrow: none can hold the truth in 95 of 100 samples both where there is no odd unit and where there are so few that
-//!   most samples meet none, since the samples are the same (L. D. Brown, T. T. Cai and A. DasGupta, *Interval estimation
-//!   for a binomial proportion*, Statistical Science 16, 2001);
-//! * a type seen in fewer than [`RARE`] units is **rare**: its spread says little. It is reported as "at most": the upper limit
-//!   of a Poisson count of as many clusters as there were units that held it, each as large as the largest one;
-//! * bytes of **large raw blocks** are counted where the blocks are (`heap::large_blocks`). Where neither a container that was
-//!   seen nor the block itself says whose it is, its bytes stand in the upper limit of the bytes of types that own such blocks,
-//!   and of the total;
-//! * a type that was seen in units only that are **read in any case**, or nearly so, of a list whose other units stand for many,
-//!   may be in those that were not drawn, and so may one that was seen in static data only: that is the limit for what is
-//!   rare and was not seen at all;
-//! * nobody has fewer objects than were seen.
+//! * the **variance** is that of the residuals `e = y − R x`, `v = m/(m−1) Σ (1 − π) (e/π)²` (J. Hájek, *Asymptotic
+//!   theory of rejective sampling*, Annals of Mathematical Statistics 35, 1964), where `1 − π` is the
+//!   finite-population correction. Strata are drawn independently, so variances add up;
+//! * if the pool headers are themselves a sample (Cochran, *Sampling Techniques*, 12), the variance of the first
+//!   phase is added: the spread of `R x` between neighbours that were looked at (collapsed strata, 5A.12);
+//! * the **degrees of freedom** are Satterthwaite's over strata (F. E. Satterthwaite, *An approximate distribution of
+//!   estimates of variance components*, Biometrics Bulletin 2, 1946): few if a type begins and ends in few strata;
+//! * the **interval** uses Student's t, made asymmetric by the third moment of the residuals
+//!   ([`crate::stats::quantiles`]): if some pools hold many and most hold none, estimates are more often too low than
+//!   too high;
+//! * a stratum has few units, and some have large weights: a stratum with less variance than is usual in its list
+//!   **borrows** some of the usual one, as in empirical Bayes estimates of variances (G. K. Smyth, *Linear models and
+//!   empirical Bayes methods*, Statistical Applications in Genetics and Molecular Biology 3, 2004). None is ever
+//!   taken away;
+//! * if nearly all units of a list hold the same, most samples miss the few that do not, and the variance is that of
+//!   the others. So [`crate::estimate`]'s outliers set a limit on units with unusual contents, in lists in which a
+//!   type was observed. Such intervals are **cautious**: too wide rather than too narrow. None can hold the truth in
+//!   95 of 100 samples both where there is no unusual unit and where most samples meet none of a few, since the
+//!   samples are the same (L. D. Brown, T. T. Cai and A. DasGupta, *Interval estimation for a binomial proportion*,
+//!   Statistical Science 16, 2001);
+//! * a type found in fewer than [`RARE`] units is **rare**: its variance says little. It is reported as "at most":
+//!   the upper limit of a Poisson count of clusters, of which as many were observed as units hold it, each as large
+//!   as the largest one;
+//! * bytes of **large raw blocks** are counted in their mappings ([`crate::estimate::large_blocks`]). Bytes whose
+//!   owner is unknown are added to the upper limit of the bytes of types that own such blocks, and of the total;
+//! * a type found only in units that are **always read**, of a list whose other units have large weights, may also
+//!   exist in undrawn units, and so may one that was found in static data only: for these the limit is that of a rare
+//!   type that was not observed;
+//! * no estimate is less than what was observed.
 
 use rayon::prelude::*;
 use rustc_hash::FxHashMap;
@@ -49,43 +46,40 @@ use crate::python::sizes::Basis;
 use crate::python::types::TypeTable;
 use crate::stats::quantiles::RARE;
 
-use super::expansion::{Observations, Predictions, Variable};
+use super::expansion::{Observations, Variable};
 use super::interval::{Estimate, RowEstimator};
-use super::large_blocks::HEAVY;
-use super::prediction::{Expected, Mean};
-use super::regression::calibrate;
+use super::large_blocks::LARGE;
 use super::sample::{EVERYWHERE, HeapSample, UnitCount, merge};
 
-/// What a row is.
+/// What rows of a histogram are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GroupBy {
-    /// A type; those of one name are one row.
+    /// Types; those of one name are one row.
     Type,
-    /// A module.
+    /// Modules.
     Module,
 }
 
-/// What was seen of the types of one row.
+/// What was counted of the types of one row.
 #[derive(Default)]
 struct RowData {
     certain: Amount,
-    seen: Vec<UnitCount>,
-    /// What the heads of pools let expect; in order once all types are there.
-    expected: Expected<Mean>,
-    /// As in [`HeapSample::at_edges`].
-    at_edges: u8,
+    observed: Vec<UnitCount>,
+    /// As in [`HeapSample::possible_in`].
+    possible_in: u8,
     basis: Option<Basis>,
     owns_blocks: bool,
 }
 
-/// Types of `builtins` whose only objects are static, as `type.__qualname__`.
+/// Types of `builtins` whose only objects are static, by qualified name.
 const SINGLETONS: &[&str] = &["NoneType", "bool", "ellipsis", "NotImplementedType"];
 
-/// Types whose items are a block of their own, as `type.__qualname__`; others' items are in the object or in one of
+/// Types that keep their items in a separate block, by qualified name; others keep them in the object or in one of
 /// these.
 const OWNERS: &[&str] = &["list", "dict", "set", "bytearray", "array", "deque", "OrderedDict", "ndarray"];
 
-/// Estimates a histogram. The total is the sum of the rows; its interval is its own, and narrower than theirs.
+/// Estimates a histogram. The total is the sum of the rows; its interval is estimated separately and is narrower than
+/// theirs.
 pub fn histogram(types: &TypeTable, sample: &HeapSample, by: GroupBy, sort: SortKey) -> Histogram {
     let mut members: FxHashMap<(&str, Option<&str>), RowData> = FxHashMap::default();
     let mut all = RowData::default();
@@ -106,22 +100,17 @@ pub fn histogram(types: &TypeTable, sample: &HeapSample, by: GroupBy, sort: Sort
         let is_singleton = infos
             .get(type_id as usize)
             .is_some_and(|info| info.module == "builtins" && SINGLETONS.contains(&info.qualname.as_str()));
-        let at_edges = if is_singleton { 0 } else { sample.at_edges.get(&type_id).copied().unwrap_or_default() };
+        let possible_in = if is_singleton { 0 } else { sample.possible_in.get(&type_id).copied().unwrap_or_default() };
         member(type_id, &|member| {
             member.certain.add(amount);
-            member.at_edges |= at_edges;
+            member.possible_in |= possible_in;
         });
     }
-    for (&type_id, seen) in &sample.seen {
-        member(type_id, &|member| member.seen.extend_from_slice(seen));
+    for (&type_id, observed) in &sample.observed {
+        member(type_id, &|member| member.observed.extend_from_slice(observed));
     }
-    for (type_id, expected) in calibrate(sample) {
-        member(type_id, &|member| member.expected.extend(&expected, |&mean| mean));
-    }
-    // How many blocks are in use is known; what is in them is all of one sort here.
-    all.expected = Expected::default();
-    let row = |survey: &mut RowEstimator<'_>, ((module, name), mut member): ((&str, Option<&str>), RowData)| {
-        let (amount, interval) = member.estimate(survey);
+    let row = |estimator: &mut RowEstimator<'_>, ((module, name), mut member): ((&str, Option<&str>), RowData)| {
+        let (amount, interval) = member.estimate(estimator);
         Row {
             retained: None,
             module: module.to_owned(),
@@ -132,16 +121,16 @@ pub fn histogram(types: &TypeTable, sample: &HeapSample, by: GroupBy, sort: Sort
         }
     };
     let mut members: Vec<_> = members.into_iter().collect();
-    // Types come as workers met them; sums of floats depend on their order.
+    // Types come in the order in which workers found them, and sums of floats depend on it.
     members.sort_unstable_by_key(|(label, _)| *label);
     let mut rows: Vec<Row> = members.into_par_iter().map_init(|| RowEstimator::new(sample), row).collect();
-    let mut survey = RowEstimator::new(sample);
-    let (whole, mut interval) = all.estimate(&mut survey);
+    let mut estimator = RowEstimator::new(sample);
+    let (whole, mut interval) = all.estimate(&mut estimator);
     rake(&mut rows, whole.objects, |amount| &mut amount.objects);
     rake(&mut rows, whole.bytes, |amount| &mut amount.bytes);
     let mut total = Amount::default();
     rows.iter().for_each(|row| total.add(row.amount));
-    // The rows are rounded one by one.
+    // Each row is rounded.
     interval.low.objects = interval.low.objects.min(total.objects);
     interval.low.bytes = interval.low.bytes.min(total.bytes);
     interval.high.objects = interval.high.objects.max(total.objects);
@@ -151,9 +140,9 @@ pub fn histogram(types: &TypeTable, sample: &HeapSample, by: GroupBy, sort: Sort
     histogram
 }
 
-/// Has rows add up to what is known of the whole, by shifting those that are known least well, within their intervals:
-/// calibration to a total (J.-C. Deville and C.-E. Särndal, *Calibration estimators in survey sampling*, Journal of the
-/// American Statistical Association 87, 1992).
+/// Makes the rows add up to the estimate of the total, by shifting those with the widest intervals, within these:
+/// calibration to a total (J.-C. Deville and C.-E. Särndal, *Calibration estimators in survey sampling*, Journal of
+/// the American Statistical Association 87, 1992).
 fn rake(rows: &mut [Row], whole: u64, pick: fn(&mut Amount) -> &mut u64) {
     let bounds = |row: &mut Row| {
         let Interval { mut low, mut high, .. } = row.interval.unwrap_or_default();
@@ -177,47 +166,38 @@ fn rake(rows: &mut [Row], whole: u64, pick: fn(&mut Amount) -> &mut u64) {
 }
 
 impl RowData {
-    fn estimate(&mut self, survey: &mut RowEstimator<'_>) -> (Amount, Interval) {
-        merge(&mut self.seen);
-        self.expected.settle();
+    fn estimate(&mut self, estimator: &mut RowEstimator<'_>) -> (Amount, Interval) {
+        merge(&mut self.observed);
         let mut all = Amount::default();
-        self.seen.iter().for_each(|seen| all.add(seen.2));
+        self.observed.iter().for_each(|count| all.add(count.amount));
         let one = if all.objects > 0 { all } else { self.certain };
-        let mean = match (one.objects, self.expected.strips.first()) {
-            (0, Some((_, expected))) => expected.bytes / expected.objects.max(f64::MIN_POSITIVE),
-            _ => one.bytes as f64 / (one.objects as f64).max(1.0),
-        };
-        let sightings = Observations {
-            certain: self.certain,
-            seen: &self.seen,
-            expected: Predictions::from(&self.expected),
-            at_edges: self.at_edges,
-        };
-        // Of what only bytes were found the objects may be anywhere.
-        let at_edges = if one.objects == 0 { EVERYWHERE } else { self.at_edges };
-        let objects = survey.figure(Observations { at_edges, ..sightings }, Variable { mean, ..Variable::OBJECTS });
-        // What a container has in a heap is bounded by the size from which on it is a mapping.
-        let block = if self.owns_blocks { HEAVY as f64 } else { 0.0 };
-        let bytes = survey
-            .figure(sightings, Variable { pick: |amount| amount.bytes, expected: |mean| mean.bytes, mean, block });
+        let mean = one.bytes as f64 / (one.objects as f64).max(1.0);
+        let of = Observations { certain: self.certain, observed: &self.observed, possible_in: self.possible_in };
+        // If only bytes were found, the objects may be anywhere.
+        let possible_in = if one.objects == 0 { EVERYWHERE } else { self.possible_in };
+        let variable = Variable { pick: |amount| amount.objects, mean, block: 0.0 };
+        let objects = estimator.estimate(Observations { possible_in, ..of }, variable);
+        // What a container has in a heap is less than the size from which on it has a mapping.
+        let block = if self.owns_blocks { LARGE as f64 } else { 0.0 };
+        let bytes = estimator.estimate(of, Variable { pick: |amount| amount.bytes, mean, block });
         let amount = |pick: fn(&Estimate) -> f64| Amount {
             objects: pick(&objects).round() as u64,
             bytes: pick(&bytes).round() as u64,
         };
-        let mut high = amount(|figure| figure.high);
-        if self.owns_blocks && !self.seen.is_empty() {
-            high.bytes = high.bytes.saturating_add(survey.sample.raw_bytes);
+        let mut high = amount(|estimate| estimate.high);
+        if self.owns_blocks && !self.observed.is_empty() {
+            high.bytes = high.bytes.saturating_add(estimator.sample.raw_bytes);
         }
-        // Where most of it was read in any case, the rest may be as rare as it likes.
-        let is_upper_bound = self.seen.len() < RARE && objects.high > 1.5 * objects.estimate;
-        let interval =
-            Interval { low: amount(|figure| figure.low), high, is_upper_bound, is_cautious: objects.is_cautious };
-        (amount(|figure| figure.estimate), interval)
+        // If most of it is always read, the rest may be as rare as it likes.
+        let is_upper_bound = self.observed.len() < RARE && objects.high > 1.5 * objects.estimate;
+        let low = amount(|estimate| estimate.low);
+        let interval = Interval { low, high, is_upper_bound, is_cautious: objects.is_cautious };
+        (amount(|estimate| estimate.estimate), interval)
     }
 }
 
-/// The widest interval, in objects, of the rows that hold at least `share` of all objects, as a share of the row. Bytes
-/// are not judged: one large container that was not drawn could make them unknown however much is read.
+/// The half width of the widest interval of objects, as a share of its row, over the rows with more than `share` of
+/// all objects. Bytes are left out: one undrawn large container could keep them unknown however much is read.
 pub fn worst_error(histogram: &Histogram, share: f64) -> f64 {
     let mut worst = 0.0_f64;
     for row in &histogram.rows {

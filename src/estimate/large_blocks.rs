@@ -1,18 +1,19 @@
-//! Whose are large raw blocks, and how are the bytes of large objects estimated?
+//! Attributes large raw blocks, and the bytes of large objects, to types.
 //!
-//! A list, a dict or a set keeps its items in a block of their own. Where that is large, malloc gives it a mapping of its own,
-//! and such mappings are few and known: they are a frame of their own in a sample ([`crate::estimate::design`]). So the bytes of such
-//! items are counted where they lie, and not where the container lies, whose pool may not have been drawn: one list of a
-//! million items would else be missed most times, and taken for a hundred such lists at others. A container that was seen says
-//! whose a block is. For the others the block must tell:
+//! A list, dict or set keeps its items in a separate block. Where that is large, malloc maps it on its own, and such
+//! mappings are few and known: a sample draws them as units of their own ([`crate::estimate::design`]). So the bytes
+//! of such items are counted in the mapping and not with the container, whose pool may not have been drawn: otherwise
+//! a single list of a million items would be missed in most samples and taken for a hundred such lists in others. If
+//! the container was read, it says whose a block is. For the others the block's own bytes must tell:
 //!
-//! * a dict's keys have a head (`PyDictKeysObject`) from which their size follows, which must be the block's;
-//! * a row of references is a list's (`ob_item`), for want of a better owner;
-//! * a set's table (`setentry`) is a power of two of pairs: a reference and a hash.
+//! * dict keys start with a header (`PyDictKeysObject`) that gives their size, which must be the block's;
+//! * a row of references is taken for a list's (`ob_item`);
+//! * a set's table (`setentry`) is a power of two of pairs of a reference and a hash.
 //!
 //! Other blocks stay raw: an array's numbers, a buffer.
 //!
-//! Mirrors `Include/cpython/listobject.h`, `Include/internal/pycore_dict.h` and `Include/cpython/setobject.h` (v3.8 to v3.15).
+//! Mirrors `Include/cpython/listobject.h`, `Include/internal/pycore_dict.h` and `Include/cpython/setobject.h` (v3.8
+//! to v3.15).
 
 use rustc_hash::FxHashMap;
 
@@ -25,22 +26,22 @@ use crate::python::deferred;
 use crate::python::reader::KeysHeader;
 use crate::python::types::TypeTable;
 
-use super::sample::{CERTAIN, EDGES};
+use super::sample::{CERTAIN, CERTAIN_OF_LIST};
 
-/// What malloc gives a mapping of its own is larger than this: its threshold, less a page for what is about the items.
-pub const HEAVY: u64 = (128 << 10) - PAGE;
+/// Blocks that malloc maps on their own are larger than this: its threshold, less a page for headers.
+pub const LARGE: u64 = (128 << 10) - PAGE;
 /// Mappings are whole pages.
 const PAGE: u64 = 4096;
-/// Bytes of an object in which the reference to its items lies, and how far behind the block's start it may lead: debug hooks
-/// put two words in front.
+/// Bytes of an object that contain the reference to its items, and how far behind the start of the block that may
+/// point: debug hooks put two words in front.
 const FRONT: usize = 64;
 const HOOKS: u64 = 32;
-/// Words that are looked at, references that must be among them, and how many of these are followed: each is a read.
+/// Words that are examined, references that must be among them, and how many of these are followed at a read each.
 const WORDS: usize = 64;
 const REFERENCES_MIN: usize = 4;
 const FOLLOWED: usize = 8;
 
-/// A large object that was seen.
+/// A large object that was read.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LargeObject {
     pub(crate) address: Address,
@@ -49,13 +50,13 @@ pub(crate) struct LargeObject {
     pub(crate) unit: u32,
 }
 
-/// Mappings without an object that were read.
+/// Large mappings, and those of them that hold no object.
 pub(crate) struct LargeBlocks<'a, M: Memory + ?Sized> {
     memory: &'a M,
     classifier: &'a Classifier<'a>,
-    /// All large mappings, by the address of what malloc returned.
+    /// All large mappings, by the address that malloc returned.
     mapped: FxHashMap<u64, Chunk>,
-    /// Those that hold no object, and their units.
+    /// Mappings that were read and hold no object, with their units.
     pub(crate) raw: Vec<(Chunk, u32)>,
 }
 
@@ -65,10 +66,11 @@ impl<'a, M: Memory + ?Sized> LargeBlocks<'a, M> {
         LargeBlocks { memory, classifier, mapped, raw: Vec::new() }
     }
 
-    /// Hands on the bytes of large objects and of large blocks, by type and unit; returns how many stay raw.
-    pub(crate) fn share_out(&self, heavy: &[LargeObject], note: &mut dyn FnMut(u32, u32, Amount)) -> u64 {
+    /// Passes the bytes of large objects and of large blocks to `note`, by type and unit. Returns the bytes without
+    /// an owner.
+    pub(crate) fn attribute(&self, large: &[LargeObject], note: &mut dyn FnMut(u32, u32, Amount)) -> u64 {
         let mut owners: FxHashMap<u64, (u32, u64)> = FxHashMap::default();
-        for object in heavy {
+        for object in large {
             let bytes = |bytes: u64| Amount { objects: 0, bytes };
             match self.block_of(object) {
                 Some(chunk) => {
@@ -76,11 +78,12 @@ impl<'a, M: Memory + ?Sized> LargeBlocks<'a, M> {
                     owners.insert(chunk.address.0, (object.type_id, items));
                     note(object.type_id, object.unit, bytes(object.size - items));
                 }
-                None if object.unit >= EDGES => note(object.type_id, CERTAIN, bytes(object.size)),
+                None if object.unit >= CERTAIN_OF_LIST => note(object.type_id, CERTAIN, bytes(object.size)),
                 None => {
-                    // In a heap. What is beyond stands for itself alone, lest it be taken for many.
-                    note(object.type_id, object.unit, bytes(HEAVY));
-                    note(object.type_id, CERTAIN, bytes(object.size - HEAVY));
+                    // In a heap: bytes beyond the limit represent only themselves, so that one object is not taken
+                    // for many.
+                    note(object.type_id, object.unit, bytes(LARGE));
+                    note(object.type_id, CERTAIN, bytes(object.size - LARGE));
                 }
             }
         }
@@ -96,7 +99,7 @@ impl<'a, M: Memory + ?Sized> LargeBlocks<'a, M> {
         raw_bytes
     }
 
-    /// The mapping to which a word in the object's front leads.
+    /// The mapping that a word at the start of the object points to.
     fn block_of(&self, object: &LargeObject) -> Option<Chunk> {
         if self.mapped.is_empty() {
             return None;
@@ -116,7 +119,7 @@ impl<'a, M: Memory + ?Sized> LargeBlocks<'a, M> {
         })
     }
 
-    /// What a block's own bytes say of its owner, and the bytes that the owner counts.
+    /// Which container a block belongs to, judging by its own bytes, and the bytes that the container's size counts.
     fn guess(&self, chunk: &Chunk) -> Option<(Container, u64)> {
         let mut bytes = [0; WORDS * 8];
         let hooks = if self.classifier.debug_hooks { HOOKS / 2 } else { 0 };
@@ -128,7 +131,7 @@ impl<'a, M: Memory + ?Sized> LargeBlocks<'a, M> {
         }
         let words: Vec<u64> = bytes.chunks_exact(8).filter_map(|word| u64_at(word, 0)).collect();
         if self.are_references(&words) {
-            // The last page is half used, as often as not.
+            // On average the last page is half used.
             return Some((Container::List, chunk.size - HEADER - PAGE / 2));
         }
         let keys: Vec<u64> = words.iter().step_by(2).copied().collect();
@@ -136,7 +139,7 @@ impl<'a, M: Memory + ?Sized> LargeBlocks<'a, M> {
         (fills(table) && self.are_references(&keys)).then_some((Container::Set, table))
     }
 
-    /// Whether these words are references to objects, or 0.
+    /// Whether the words are null or references to objects.
     fn are_references(&self, words: &[u64]) -> bool {
         let type_at = self.classifier.layout().object.ob_type;
         let is_object = |word: u64| {
@@ -148,7 +151,7 @@ impl<'a, M: Memory + ?Sized> LargeBlocks<'a, M> {
     }
 }
 
-/// Containers with large blocks, as in [`LargeBlocks::ids`].
+/// Containers with separate blocks, in the order of [`LargeBlocks::ids`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Container {
     List,

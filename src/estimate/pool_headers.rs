@@ -1,15 +1,14 @@
-//! The heads of pools: phase 1 of a sample ([`crate::estimate::design`]).
+//! Reads pool headers: phase 1 of a sample ([`crate::estimate::design`]).
 //!
-//! A head says in 48 bytes which size class a pool has and how many of its blocks are in use. The first blocks follow it and cost
-//! next to nothing more: where all of them are of one type, most of the pool is. A processor reads one in about a
-//! microsecond, so those of 1 GiB of pools of 16 KiB take some 40 ms on two processors: as many as can be are read, since what
-//! they tell is exact. Where there are more pools, or less time, cells of neighbours are cut, and of each cell so many pools are
-//! looked at, at random: a stratified sample (Cochran, *Sampling Techniques*, 5).
+//! A header gives the size class of a pool and its blocks in use. One processor reads one in about a microsecond, so
+//! those of 1 GiB of pools of 16 KiB take some 40 ms on two. As many as possible are read, since what they say is
+//! exact. If there are more pools, or less time, the pools are divided into cells of neighbours, and the same number
+//! of each cell is read at random: a stratified sample (Cochran, *Sampling Techniques*, 5).
 //!
-//! One of each cell is read first, which tells how fast that goes, and needs no types: they are learned meanwhile. So a head may
-//! be some milliseconds older than the blocks that are read of its pool. The others follow in one pass in order of address, which
-//! takes three quarters of the time, for each, of a pass that skips most pools: the kernel finds neighbours in one line of its
-//! tables.
+//! One of each cell is read first, while the types are still being read, to measure the speed; so a header may be
+//! some milliseconds older than the blocks that are read of its pool. The others follow in one pass in order of
+//! address. Per header that takes three quarters of the time of a pass that skips most pools, because the kernel
+//! finds neighbours in one cache line of its page tables.
 
 use std::time::{Duration, Instant};
 
@@ -19,96 +18,65 @@ use crate::allocator::pymalloc::pools::{Pool, PoolState};
 use crate::heap::part::Part;
 use crate::heap::plan::Plan;
 use crate::process::Address;
-use crate::process::memory::{Memory, Piece, ReadError, u64_at};
+use crate::process::memory::{Memory, Piece, ReadError};
 use crate::python::layout::Layout;
-use crate::python::types::{TypeId, TypeTable};
 
-/// Heads that are read at most: 1 GiB of pools of 16 KiB.
+/// Headers that are read, at most: those of 1 GiB of pools of 16 KiB.
 pub const HEADERS_MAX: u64 = 1 << 16;
-/// Of a cell so many are read at most.
+/// Headers of a cell that are read, at most.
 const OF_CELL_MAX: u64 = 16;
-/// What a head takes in order of address, as a share of what it takes where most are skipped.
+/// Time per header in order of address, as a share of the time where most are skipped.
 const IN_ORDER: f64 = 0.75;
-/// A time that is over by this part for all heads is better than one that is kept without some of them: they say how many
-/// blocks there are of each size, and without some of them that is an estimate.
+/// The time limit may be exceeded by this factor if all headers are read then: they give the exact number of blocks
+/// of each size, which without some of them is an estimate.
 const ALL_TAKE: f64 = 1.3;
-/// Bytes of pools of which a census takes as long as a head; and how much longer it takes for what malloc gives.
+/// Bytes of pools that a census reads in the time of a header, and how much longer it takes for malloc's heaps.
 const CENSUS: f64 = 2700.0;
 const HEAP: f64 = 3.0;
-/// How long a head takes where there are too few to measure it.
+/// Time per header if there are too few to measure it.
 const USUAL: Duration = Duration::from_nanos(1500);
 const FEW: usize = 64;
-/// Bytes of a pool that are read, and heads per call. The kernel takes 1024; the bytes of these stay in the nearest cache.
-pub(crate) const HEAD: usize = 256;
-const HEADS_AT_ONCE: usize = 128;
-/// First blocks whose types are remembered.
-const FIRST_BLOCKS: usize = 6;
-/// Bytes of a block in which the type of an object stands: behind hooks, two words in front of the GC head, and that.
-const BEGINNING: usize = 64;
+/// Bytes of a header that are read, `POOL_OVERHEAD` in `Objects/obmalloc.c`; and headers per call. The kernel takes
+/// 1024; the bytes of these stay in the nearest cache.
+pub(crate) const HEADER: usize = 48;
+const HEADERS_AT_ONCE: usize = 128;
 
-/// What was read of a pool.
+/// A decoded header.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PoolHeader {
-    /// Where the pool starts.
+    /// Start of the pool.
     pub(crate) address: Address,
-    /// What its head says.
+    /// Its state.
     pub(crate) state: PoolState,
-    /// What its first blocks are.
-    pub(crate) beginning: Beginning,
 }
 
-/// What the first blocks of a pool are. They are read on their own, so this tells of what follows and is no count.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Beginning {
-    types: [Option<TypeId>; FIRST_BLOCKS],
-    /// How many of them were looked at.
-    blocks: usize,
-}
-
-impl Beginning {
-    /// Of a pool that begins with blocks of these types, as many as are remembered.
-    pub(crate) fn of(types: impl Iterator<Item = Option<TypeId>>) -> Beginning {
-        let mut beginning = Beginning::default();
-        for (place, id) in beginning.types.iter_mut().zip(types) {
-            *place = id;
-            beginning.blocks += 1;
-        }
-        beginning
-    }
-
-    /// Of each block that was looked at, its type, if it has one.
-    pub(crate) fn types(&self) -> &[Option<TypeId>] {
-        self.types.get(..self.blocks).unwrap_or_default()
-    }
-}
-
-/// How many heads are read.
+/// How many headers are read.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct HeaderLimit {
-    /// As many as are read until then; without it, all that there is room for.
+    /// Read as many as possible until then; `None`: as many as the maximum allows.
     pub until: Option<Instant>,
-    /// So many in any case, the first ones among them.
+    /// Read this many in any case, including the first ones.
     pub headers_min: u64,
 }
 
-/// The heads of one pool of each cell. What its blocks are is not yet said.
+/// The headers of one pool of each cell.
 #[derive(Debug)]
 pub struct FirstHeaders {
     slots: Slots,
     cells: Cells,
-    /// Of each cell, the place of that pool in it.
+    /// By cell: the position of that pool in it.
     places: Vec<u64>,
-    /// Where they are, and their bytes, if they could be read.
-    heads: Vec<(Address, Option<[u8; HEAD]>)>,
-    /// How long one took on one processor.
+    /// Their addresses, and their bytes if they could be read.
+    headers: Vec<(Address, Option<[u8; HEADER]>)>,
+    /// Time per header on one processor.
     each: Duration,
 }
 
 impl FirstHeaders {
-    /// Reads them. `headers_max`: no more heads are to be read, these and others.
+    /// Reads them. At most `headers_max` headers will be read, later ones included.
     ///
     /// # Errors
-    /// Where the target cannot be read at all any more.
+    /// The target can no longer be read at all.
     pub fn read<M: Memory + ?Sized>(
         memory: &M,
         layout: &Layout,
@@ -120,15 +88,16 @@ impl FirstHeaders {
         let cells = Cells::new(slots.count, headers_max);
         let places: Vec<u64> = (0..cells.count).map(|_| rng.u64(..cells.size)).collect();
         let wanted: Vec<u64> = cells.slots((0..).zip(&places).map(|(cell, &place)| (cell, place)), slots.count);
-        let mut heads = Vec::with_capacity(wanted.len());
+        let mut headers = Vec::with_capacity(wanted.len());
         let start = Instant::now();
-        read_bytes(memory, &slots, &wanted, |address, bytes| heads.push((address, bytes.copied())))?;
+        read_bytes(memory, &slots, &wanted, |address, bytes| headers.push((address, bytes.copied())))?;
         let count = u32::try_from(wanted.len()).unwrap_or(u32::MAX);
         let each = if wanted.len() < FEW { USUAL } else { start.elapsed() / count };
-        Ok(FirstHeaders { slots, cells, places, heads, each })
+        Ok(FirstHeaders { slots, cells, places, headers, each })
     }
 
-    /// How long a census takes, to judge by these: pools are shared by all processors, a heap of malloc's is read by one.
+    /// Estimates the time of a census from the time of these. Pools are shared by all processors; a malloc heap is
+    /// read by one.
     pub fn census_takes(&self, plan: &Plan) -> Duration {
         let of_pools = |part: &Part| matches!(part, Part::Arena(_));
         let bytes = |part: &Part| part.len() as f64;
@@ -139,46 +108,49 @@ impl FirstHeaders {
         self.bytes_take((shared / processors()).max(longest))
     }
 
-    /// How long all processors take for so many bytes of pools in a row, to judge by these.
+    /// Estimates the time in which all processors read so many bytes of consecutive pools.
     pub fn pools_take(&self, bytes: u64) -> Duration {
         self.bytes_take(bytes as f64 / processors())
     }
 
-    /// How long one takes for them.
+    /// The same for one processor.
     fn bytes_take(&self, bytes: f64) -> Duration {
         Duration::try_from_secs_f64(self.each.as_secs_f64() * bytes / CENSUS).unwrap_or(Duration::MAX)
     }
 
-    /// Reads others of each cell, as many as are allowed. Returns all heads in order of address, and how many pools each of
-    /// them stands for.
+    /// Reads more headers of each cell, as many as the limit allows. Returns all headers in order of address, and how
+    /// many pools each of them represents.
     pub(crate) fn and_others<M: Memory + Sync + ?Sized>(
         self,
         memory: &M,
         layout: &Layout,
-        types: &TypeTable,
         limit: HeaderLimit,
         rng: &mut Rng,
     ) -> Result<(Vec<PoolHeader>, f64), ReadError> {
-        let FirstHeaders { slots, cells, places, heads: first, each } = self;
-        let decoder = Decoder { layout, types };
+        let FirstHeaders { slots, cells, places, headers: first, each } = self;
         let others = cells.others(limit, each);
-        let mut heads: Vec<PoolHeader> = Vec::with_capacity(((others + 1) * cells.count) as usize);
-        heads.extend(first.iter().map(|(address, bytes)| decoder.head(*address, bytes.as_ref())));
+        let mut headers: Vec<PoolHeader> = Vec::with_capacity(((others + 1) * cells.count) as usize);
+        headers.extend(first.iter().map(|(address, bytes)| decode(*address, bytes.as_ref(), layout)));
         if others > 0 {
-            heads.extend(shared_heads(memory, &decoder, &slots, &cells.draw(&places, others, slots.count, rng))?);
+            headers.extend(read_shared(memory, layout, &slots, &cells.draw(&places, others, slots.count, rng))?);
         }
-        log::debug!("heads of {} in {} pools, {} in all, first in {each:?} each", others + 1, cells.size, heads.len());
-        // Two runs in order, which this sort merges.
-        heads.sort_by_key(|head| head.address);
-        Ok((heads, cells.size as f64 / (others + 1) as f64))
+        log::debug!(
+            "headers: {} of each {} pools, {} in all, first {each:?} each",
+            others + 1,
+            cells.size,
+            headers.len()
+        );
+        // Two sorted runs, which this merges.
+        headers.sort_by_key(|header| header.address);
+        Ok((headers, cells.size as f64 / (others + 1) as f64))
     }
 }
 
-/// Neighbours of which some are looked at, at random.
+/// Cells of neighbouring pools, of each of which some are read at random.
 #[derive(Debug)]
 struct Cells {
     count: u64,
-    /// Pools of a cell. The last one may have fewer; then those that are not there may be chosen.
+    /// Pools per cell. The last cell may have fewer; then pools that do not exist may be drawn from it.
     size: u64,
 }
 
@@ -188,7 +160,7 @@ impl Cells {
         Cells { count: slots.div_ceil(size), size }
     }
 
-    /// How many others of each cell are read, where one took so long.
+    /// How many more of each cell to read, if one header takes `each`.
     fn others(&self, limit: HeaderLimit, each: Duration) -> u64 {
         let most = self.size.min(OF_CELL_MAX) - 1;
         let Some(until) = limit.until else { return most };
@@ -200,7 +172,7 @@ impl Cells {
         if is_all && most as f64 <= wanted * ALL_TAKE { most } else { most.min(wanted as u64) }
     }
 
-    /// So many others of each cell, at random, in order.
+    /// Draws that many more of each cell, in order.
     fn draw(&self, places: &[u64], others: u64, slots: u64, rng: &mut Rng) -> Vec<u64> {
         let mut drawn = Vec::with_capacity((others * self.count) as usize);
         let mut taken: Vec<u64> = Vec::with_capacity(OF_CELL_MAX as usize);
@@ -221,29 +193,29 @@ impl Cells {
         self.slots(drawn.into_iter(), slots)
     }
 
-    /// The numbers of pools at these places of cells, as far as there are any.
+    /// The numbers of the pools at these positions of cells, without pools that do not exist.
     fn slots(&self, places: impl Iterator<Item = (u64, u64)>, slots: u64) -> Vec<u64> {
         places.map(|(cell, place)| cell * self.size + place).filter(|&slot| slot < slots).collect()
     }
 }
 
-/// How many processors read at once.
+/// How many processors read in parallel.
 pub(crate) fn processors() -> f64 {
     rayon::current_num_threads().max(1) as f64
 }
 
-/// The heads of these pools, by all processors: the kernel spends most of the time, and can do that on several.
-fn shared_heads<M: Memory + Sync + ?Sized>(
+/// Reads the headers of these pools on all processors. The kernel takes most of the time, and works in parallel.
+fn read_shared<M: Memory + Sync + ?Sized>(
     memory: &M,
-    decoder: &Decoder<'_>,
+    layout: &Layout,
     slots: &Slots,
     wanted: &[u64],
 ) -> Result<Vec<PoolHeader>, ReadError> {
-    let share = wanted.len().div_ceil(processors() as usize).max(HEADS_AT_ONCE);
+    let share = wanted.len().div_ceil(processors() as usize).max(HEADERS_AT_ONCE);
     let some = |wanted: &[u64]| {
-        let mut heads = Vec::with_capacity(wanted.len());
-        read_bytes(memory, slots, wanted, |address, bytes| heads.push(decoder.head(address, bytes)))?;
-        Ok(heads)
+        let mut headers = Vec::with_capacity(wanted.len());
+        read_bytes(memory, slots, wanted, |address, bytes| headers.push(decode(address, bytes, layout)))?;
+        Ok(headers)
     };
     std::thread::scope(|scope| {
         let shares = wanted.chunks(share);
@@ -256,16 +228,16 @@ fn shared_heads<M: Memory + Sync + ?Sized>(
     })
 }
 
-/// Reads the heads of these pools: where they are, and their bytes, if they can be read.
+/// Reads the headers of these pools; passes on their addresses, and their bytes if they can be read.
 fn read_bytes<M: Memory + ?Sized>(
     memory: &M,
     slots: &Slots,
     wanted: &[u64],
-    mut take: impl FnMut(Address, Option<&[u8; HEAD]>),
+    mut take: impl FnMut(Address, Option<&[u8; HEADER]>),
 ) -> Result<(), ReadError> {
-    let mut buffer = vec![[0_u8; HEAD]; HEADS_AT_ONCE];
+    let mut buffer = vec![[0_u8; HEADER]; HEADERS_AT_ONCE];
     let mut cursor = 0;
-    for batch in wanted.chunks(HEADS_AT_ONCE) {
+    for batch in wanted.chunks(HEADERS_AT_ONCE) {
         let mut pieces: Vec<Piece<'_>> = (batch.iter().zip(&mut buffer))
             .map(|(&slot, buffer)| Piece { address: slots.address(slot, &mut cursor), buffer, filled: false })
             .collect();
@@ -276,49 +248,15 @@ fn read_bytes<M: Memory + ?Sized>(
     Ok(())
 }
 
-/// What is needed to say what a head says.
-struct Decoder<'a> {
-    layout: &'a Layout,
-    types: &'a TypeTable,
-}
-
-impl Decoder<'_> {
-    /// One that cannot be read any more is free.
-    fn head(&self, address: Address, bytes: Option<&[u8; HEAD]>) -> PoolHeader {
-        let Some(bytes) = bytes else {
-            return PoolHeader { address, state: PoolState::Free, beginning: Beginning::default() };
-        };
-        let state = Pool::read(bytes, self.layout);
-        let beginning = match &state {
-            PoolState::InUse(pool) => beginning(bytes, address, pool, self.layout, self.types),
-            _ => Beginning::default(),
-        };
-        PoolHeader { address, state, beginning }
-    }
-}
-
-/// What the blocks are that were read. A type follows a count of references, and what is in front of that is of an even number
-/// of words. Of what was freed the count is 0, or there is the next free block of the pool.
-fn beginning(bytes: &[u8], address: Address, pool: &Pool, layout: &Layout, types: &TypeTable) -> Beginning {
-    let (ob_refcnt, ob_type) = (layout.object.ob_refcnt.unwrap_or_default(), layout.object.ob_type);
-    let in_pool = address.0..address.0.saturating_add(layout.constants.pool_size as u64);
-    let type_of = |block: &[u8]| {
-        let mut places = (ob_type..BEGINNING).step_by(16);
-        let (place, id) = places.find_map(|place| Some((place, types.find(u64_at(block, place)?)?)))?;
-        let count = u64_at(block, place - ob_type + ob_refcnt)?;
-        // From 3.14 on there are flags beside it.
-        (count as u32 != 0 && !in_pool.contains(&count)).then_some(id)
-    };
-    let blocks = bytes.get(pool.first..).unwrap_or_default().chunks(pool.block_size.max(1)).take(pool.carved);
-    // The last one may be cut off.
-    let least = BEGINNING.min(pool.block_size);
-    Beginning::of(blocks.filter(|block| block.len() >= least).map(type_of))
+/// Decodes a header; a pool that can no longer be read is free.
+fn decode(address: Address, bytes: Option<&[u8; HEADER]>, layout: &Layout) -> PoolHeader {
+    PoolHeader { address, state: bytes.map_or(PoolState::Free, |bytes| Pool::read(bytes, layout)) }
 }
 
 /// All pools that were ever used, numbered in order of address.
 #[derive(Debug)]
 struct Slots {
-    /// First number of an arena, and its first pool.
+    /// By arena: the number and address of its first pool.
     arenas: Vec<(u64, Address)>,
     count: u64,
     pool_size: u64,
@@ -335,7 +273,7 @@ impl Slots {
         slots
     }
 
-    /// The pool of a number; numbers are asked for in order, and `cursor` remembers where the last one was.
+    /// The address of a pool. Numbers must come in ascending order; `cursor` remembers the last arena.
     fn address(&self, number: u64, cursor: &mut usize) -> Address {
         while self.arenas.get(*cursor + 1).is_some_and(|&(first, _)| first <= number) {
             *cursor += 1;
@@ -350,7 +288,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_each_cell_as_many_are_read() {
+    fn the_same_number_of_each_cell_is_read() {
         let mut rng = Rng::with_seed(5);
         for (slots, headers_max) in [(1000, 160), (1003, 160), (1000, 320), (40, 1 << 16), (9, 0), (0, 160)] {
             let cells = Cells::new(slots, headers_max);
@@ -376,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn time_says_how_many() {
+    fn time_limits_the_number() {
         let cells = Cells::new(1 << 20, 1 << 16);
         let others = |milliseconds, headers_min| {
             let until = Some(Instant::now() + Duration::from_millis(milliseconds));

@@ -1,4 +1,4 @@
-//! Reads what was drawn, by all processors, and adds up what is seen in each unit.
+//! Reads the units that were drawn, on all processors, and adds up what each holds.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -14,13 +14,13 @@ use crate::process::memory::{Memory, ReadError};
 
 use super::draw::ReadTask;
 use super::large_blocks::{LargeBlocks, LargeObject};
-use super::sample::{CERTAIN, EDGES, EVERYWHERE, HeapSample, STATICS, merge};
+use super::sample::{CERTAIN, CERTAIN_OF_LIST, EVERYWHERE, HeapSample, STATICS, UnitCount, merge};
 use super::unit_tally::UnitTally;
 
-/// Beside the kinds of lists: what was read as a whole, none of which is drawn.
+/// A bit besides the kinds of lists: memory that is read as a whole, without a draw.
 const WHOLE: u8 = 1 << 7;
 
-/// Reads what was drawn, and adds up what is seen. The first task is what is read in any case: the longest, so it is begun
+/// Reads the tasks and fills in the sample. The first task has what is always read; it is the longest, so it starts
 /// first.
 pub(crate) fn read<M: Memory + Sync + ?Sized>(
     memory: &M,
@@ -40,9 +40,9 @@ pub(crate) fn read<M: Memory + Sync + ?Sized>(
                 elsewhere: CERTAIN,
                 last: (u64::MAX, CERTAIN),
                 here: Vec::new(),
-                seen: Vec::new(),
+                observed: Vec::new(),
                 certain: FxHashMap::default(),
-                heavy: Vec::new(),
+                large: Vec::new(),
             };
             let mut worker = Worker::new(memory, classifier, tally);
             for (heap, range, unit) in &task.windows {
@@ -66,7 +66,7 @@ pub(crate) fn read<M: Memory + Sync + ?Sized>(
                 worker.settle()?.turn_to(unit);
                 worker.read_part(part)?;
             }
-            worker.settle()?.put_down();
+            worker.settle()?.file();
             let (tally, counts) = worker.finish()?;
             done.push((tally, counts, raw));
         }
@@ -77,40 +77,43 @@ pub(crate) fn read<M: Memory + Sync + ?Sized>(
         let handles: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
         handles.into_iter().map(|handle| handle.join().expect("a worker does not panic")).collect()
     });
-    let mut strip_of = vec![0_u32; sample.units.len()];
-    for (strip, number) in sample.strips.iter().zip(0..) {
-        strip_of[strip.units.clone()].fill(number);
+    let mut stratum_of = vec![0_u32; sample.units.len()];
+    for (stratum, number) in sample.strata.iter().zip(0..) {
+        stratum_of[stratum.units.clone()].fill(number);
     }
     let mut found_in: FxHashMap<u32, u8> = FxHashMap::default();
-    let mut note = |type_id: u32, unit: u32, amount: Amount| match strip_of.get(unit as usize) {
-        Some(&strip) => sample.seen.entry(type_id).or_default().push((strip, unit, amount)),
-        None if unit >= EDGES => {
+    let mut note = |type_id: u32, unit: u32, amount: Amount| match stratum_of.get(unit as usize) {
+        Some(&stratum) => {
+            sample.observed.entry(type_id).or_default().push(UnitCount { stratum, unit, amount });
+        }
+        None if unit >= CERTAIN_OF_LIST => {
             sample.certain.entry(type_id).or_default().add(amount);
             if amount.objects > 0 {
-                *found_in.entry(type_id).or_default() |= if unit == CERTAIN { WHOLE } else { 1 << (unit - EDGES) };
+                *found_in.entry(type_id).or_default() |=
+                    if unit == CERTAIN { WHOLE } else { 1 << (unit - CERTAIN_OF_LIST) };
             }
         }
         None => {}
     };
     let mut blocks = LargeBlocks::new(memory, classifier, mapped);
-    let mut heavy: Vec<LargeObject> = Vec::new();
+    let mut large: Vec<LargeObject> = Vec::new();
     for result in results {
         for (tally, counts, raw) in result? {
             sample.counts.add(&counts);
-            tally.seen.into_iter().for_each(|(type_id, unit, amount)| note(type_id, unit, amount));
+            tally.observed.into_iter().for_each(|(type_id, unit, amount)| note(type_id, unit, amount));
             tally.certain.into_iter().for_each(|(type_id, amount)| note(type_id, CERTAIN, amount));
-            heavy.extend(tally.heavy);
+            large.extend(tally.large);
             blocks.raw.extend(raw);
         }
     }
-    sample.raw_bytes = blocks.share_out(&heavy, &mut note);
+    sample.raw_bytes = blocks.attribute(&large, &mut note);
     for (type_id, found_in) in found_in {
-        // What C code has of a type says nothing of what was allocated.
-        let is_static = found_in == 1 << (STATICS - EDGES) && !sample.seen.contains_key(&type_id);
+        // Static objects of a type do not tell how many were allocated.
+        let is_static = found_in == 1 << (STATICS - CERTAIN_OF_LIST) && !sample.observed.contains_key(&type_id);
         let kinds = if is_static { EVERYWHERE } else { found_in & EVERYWHERE };
-        sample.at_edges.extend((kinds != 0).then_some((type_id, kinds)));
+        sample.possible_in.extend((kinds != 0).then_some((type_id, kinds)));
     }
-    // Workers take tasks as they come; sums of floats depend on their order.
-    sample.seen.values_mut().for_each(merge);
+    // Workers take tasks in any order, and sums of floats depend on it.
+    sample.observed.values_mut().for_each(merge);
     Ok(())
 }

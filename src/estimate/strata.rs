@@ -1,80 +1,78 @@
-//! Which units of a list are read: the survey design of [`crate::estimate::design`].
+//! Draws units from a list by stratified sampling with probabilities in proportion to size.
 //!
-//! A list of units (pools of one size class, windows of malloc's heaps, large mappings) stands in order of address, and so
-//! about in order of age. It is cut into **strips** of neighbours, from each of which [`DRAWS`] units are drawn (stratified
-//! sampling, W. G. Cochran, *Sampling Techniques*, 3rd edition, 1977, 5A.8: units that are drawn from short strips differ
-//! little, and the more strips, the more is known of the spread). Within a strip units are drawn with a chance in
-//! proportion to a measure of size, without replacement: they are put in random order, and every so many units of size one is
-//! taken (H. O. Hartley and J. N. K. Rao, *Sampling with unequal probabilities and without replacement*, Annals of
-//! Mathematical Statistics 33, 1962). What would have a chance of 1 or more is read in any case: a certainty stratum
-//! (C.-E. Särndal, B. Swensson and J. Wretman, *Model Assisted Survey Sampling*, 1992, 3.6.2).
+//! A list of units (pools of one size class, windows of malloc heaps, large mappings) is in order of address, and so
+//! roughly in order of age. It is cut into **strata** of neighbours, and [`DRAWS`] units are drawn from each (W. G.
+//! Cochran, *Sampling Techniques*, 3rd edition, 1977, 5A.8): neighbours differ little, and many short strata give a
+//! good estimate of the variance. Within a stratum the draw is systematic with unequal probabilities over randomly
+//! ordered units (H. O. Hartley and J. N. K. Rao, *Sampling with unequal probabilities and without replacement*,
+//! Annals of Mathematical Statistics 33, 1962). A unit whose probability would reach 1 is always read: a certainty
+//! stratum (C.-E. Särndal, B. Swensson and J. Wretman, *Model Assisted Survey Sampling*, 1992, 3.6.2).
 
 use fastrand::Rng;
 
-/// Units drawn from a strip. Few make short strips, which lose less to types that cluster; but the spread within a strip is
-/// then less well known. Chosen by simulation (`tests/all/estimate.rs`).
+/// Units drawn per stratum. Fewer make shorter strata, which suit clustered types, but leave the variance within each
+/// less well known. Chosen by simulation (`tests/estimate.rs`).
 pub const DRAWS: usize = 4;
+
+/// Beyond this share of a list all of it is read: the rest would cost more in uncertainty than it saves in reading.
+const WHOLE: f64 = 0.9;
 
 /// A unit that is read.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Selection {
     /// Its index in the list.
     pub index: usize,
-    /// Its strip.
-    pub strip: usize,
-    /// The chance that it had; 1 for those that are read in any case.
-    pub chance: f64,
+    /// Its stratum; `usize::MAX` if it is always read.
+    pub stratum: usize,
+    /// Its inclusion probability; 1 if it is always read.
+    pub probability: f64,
 }
 
 /// What is drawn from a list.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StrataDraw {
-    /// The units that are read, strip by strip.
-    pub picks: Vec<Selection>,
-    /// The strip of each unit of the list; `None` for those that are read in any case and belong to none.
-    pub strips: Vec<Option<usize>>,
-    /// How many strips there are.
+    /// The units that are read, stratum by stratum.
+    pub selections: Vec<Selection>,
+    /// The stratum of each unit of the list; `None` for units that are always read and belong to none.
+    pub strata: Vec<Option<usize>>,
+    /// Number of strata.
     pub count: usize,
 }
 
-/// Draws about `wanted` units of a list with these sizes, which are positive. `weights` says how much more than by its size a
-/// unit is wanted: where it is large strips are short, or all units are read; within a strip only size counts, so that
-/// strips in which the weight changes are no worse than others. `keeps`: units that are read in any case stay in their
-/// strip, with a chance of 1.
+/// Draws about `wanted` units of a list with these positive sizes. `weights` multiplies a unit's share of the sample
+/// beyond its size: where it is large, strata are short or all units are read. Within a stratum only the size counts,
+/// so that strata in which the weight changes are no worse than others. With `keeps`, units that are always read stay
+/// in their stratum, with probability 1.
 pub fn draw(sizes: &[f64], weights: &[f64], wanted: u64, keeps: bool, rng: &mut Rng) -> StrataDraw {
     let weighted: Vec<f64> = sizes.iter().zip(weights).map(|(size, weight)| size * weight).collect();
-    let mut drawing = StrataDraw { strips: vec![None; sizes.len()], ..StrataDraw::default() };
-    // The last tenth would cost more in doubt than in reading.
-    let wanted = if wanted as f64 > 0.9 * sizes.len() as f64 { sizes.len() as u64 } else { wanted };
+    let mut drawing = StrataDraw { strata: vec![None; sizes.len()], ..StrataDraw::default() };
+    let wanted = if wanted as f64 > WHOLE * sizes.len() as f64 { sizes.len() as u64 } else { wanted };
     let certain = certain(&weighted, wanted);
     let rest: Vec<usize> = (0..sizes.len()).filter(|&index| keeps || !certain[index]).collect();
-    drawing.picks.extend((0..sizes.len()).filter(|&index| !keeps && certain[index]).map(|index| Selection {
-        index,
-        strip: usize::MAX,
-        chance: 1.0,
-    }));
-    let left = wanted.saturating_sub(drawing.picks.len() as u64);
+    let always = (0..sizes.len()).filter(|&index| !keeps && certain[index]);
+    drawing.selections.extend(always.map(|index| Selection { index, stratum: usize::MAX, probability: 1.0 }));
+    let left = wanted.saturating_sub(drawing.selections.len() as u64);
     let count = (left as usize / DRAWS).max(1);
     let total: f64 = rest.iter().map(|&index| weighted[index]).sum();
     let mut before = 0.0;
-    let mut strips: Vec<Vec<usize>> = vec![Vec::new(); count];
+    let mut strata: Vec<Vec<usize>> = vec![Vec::new(); count];
     for &index in &rest {
         let middle = (before + weighted[index] / 2.0) / total;
         before += weighted[index];
-        strips[((middle * count as f64) as usize).min(count - 1)].push(index);
+        strata[((middle * count as f64) as usize).min(count - 1)].push(index);
     }
-    for members in strips.into_iter().filter(|members| !members.is_empty()) {
-        let strip = drawing.count;
-        let first = drawing.picks.len();
-        draw_strip(sizes, members, strip, keeps, rng, &mut drawing);
-        if drawing.picks[first..].iter().any(|pick| pick.strip == strip) {
+    for members in strata.into_iter().filter(|members| !members.is_empty()) {
+        let stratum = drawing.count;
+        let first = drawing.selections.len();
+        draw_stratum(sizes, members, stratum, keeps, rng, &mut drawing);
+        if drawing.selections[first..].iter().any(|selection| selection.stratum == stratum) {
             drawing.count += 1;
         }
     }
     drawing
 }
 
-/// Those that have a chance of 1 if `wanted` are drawn in proportion to size.
+/// Marks the units whose probability would reach 1 if `wanted` were drawn in proportion to size.
 fn certain(sizes: &[f64], wanted: u64) -> Vec<bool> {
     if wanted >= sizes.len() as u64 {
         // Not left to rounding.
@@ -97,22 +95,23 @@ fn certain(sizes: &[f64], wanted: u64) -> Vec<bool> {
     }
 }
 
-fn draw_strip(
+fn draw_stratum(
     sizes: &[f64],
     mut members: Vec<usize>,
-    strip: usize,
+    stratum: usize,
     keeps: bool,
     rng: &mut Rng,
     drawing: &mut StrataDraw,
 ) {
     let mut draws = DRAWS;
     if keeps {
-        members.iter().for_each(|&index| drawing.strips[index] = Some(strip));
+        members.iter().for_each(|&index| drawing.strata[index] = Some(stratum));
     }
-    let of_certain = if keeps { strip } else { usize::MAX };
+    let of_certain = if keeps { stratum } else { usize::MAX };
+    let always = |&index: &usize| Selection { index, stratum: of_certain, probability: 1.0 };
     let each = loop {
         if members.len() <= draws {
-            drawing.picks.extend(members.iter().map(|&index| Selection { index, strip: of_certain, chance: 1.0 }));
+            drawing.selections.extend(members.iter().map(always));
             return;
         }
         let total: f64 = members.iter().map(|&index| sizes[index]).sum();
@@ -121,12 +120,12 @@ fn draw_strip(
         if certain.is_empty() {
             break each;
         }
-        drawing.picks.extend(certain.iter().map(|&index| Selection { index, strip: of_certain, chance: 1.0 }));
-        // Never fewer than two: the spread could not be told from one.
+        drawing.selections.extend(certain.iter().map(always));
+        // Never fewer than two: one unit has no variance.
         draws = draws.saturating_sub(certain.len()).max(2);
         members = rest;
     };
-    members.iter().for_each(|&index| drawing.strips[index] = Some(strip));
+    members.iter().for_each(|&index| drawing.strata[index] = Some(stratum));
     rng.shuffle(&mut members);
     let mut next = rng.f64();
     let mut sum = 0.0;
@@ -134,7 +133,7 @@ fn draw_strip(
     for &index in &members {
         sum += sizes[index] * each;
         if sum > next && taken < draws {
-            drawing.picks.push(Selection { index, strip, chance: sizes[index] * each });
+            drawing.selections.push(Selection { index, stratum, probability: sizes[index] * each });
             next += 1.0;
             taken += 1;
         }
@@ -145,23 +144,53 @@ fn draw_strip(
 mod tests {
     use super::*;
 
-    /// Over many draws each unit is read as often as its chance says, and the expansion is unbiased.
+    const TIMES: usize = 20_000;
+
+    /// Sizes from 1 to 7, one of them 160, which is always read.
+    fn sizes() -> Vec<f64> {
+        (0..60).map(|index| f64::from(1 + index % 7) * if index == 30 { 40.0 } else { 1.0 }).collect()
+    }
+
+    fn weights() -> Vec<f64> {
+        (0..60).map(|index| if index < 10 { 2.5 } else { 1.0 }).collect()
+    }
+
     #[test]
-    fn chances_are_kept() {
-        let sizes: Vec<f64> =
-            (0..60).map(|index| f64::from(1 + index % 7) * if index == 30 { 40.0 } else { 1.0 }).collect();
-        let values: Vec<f64> = (0..60).map(|index| f64::from(index * index % 11)).collect();
+    fn every_unit_is_drawn_as_often_as_its_probability_says() {
         for keeps in [false, true] {
             let mut rng = Rng::with_seed(3);
-            let weights: Vec<f64> = (0..60).map(|index| if index < 10 { 2.5 } else { 1.0 }).collect();
-            let mut sum = 0.0;
-            const TIMES: usize = 20_000;
+            let (mut drawn, mut probabilities) = (vec![0_usize; 60], vec![None; 60]);
             for _ in 0..TIMES {
-                let drawing = draw(&sizes, &weights, 16, keeps, &mut rng);
-                assert!((12..=20).contains(&drawing.picks.len()), "{}", drawing.picks.len());
-                sum += drawing.picks.iter().map(|pick| values[pick.index] / pick.chance).sum::<f64>();
+                let drawing = draw(&sizes(), &weights(), 16, keeps, &mut rng);
+                assert!((12..=20).contains(&drawing.selections.len()), "{}", drawing.selections.len());
+                for selection in drawing.selections {
+                    drawn[selection.index] += 1;
+                    // The design alone decides it, not the draw.
+                    let known = *probabilities[selection.index].get_or_insert(selection.probability);
+                    assert_eq!(selection.probability, known);
+                }
             }
-            let truth: f64 = values.iter().sum();
+            for (index, (count, probability)) in drawn.into_iter().zip(probabilities).enumerate() {
+                let probability: f64 = probability.expect("each unit is drawn sometimes");
+                // Five standard errors of a share.
+                let slack = 5.0 * (probability * (1.0 - probability) / TIMES as f64).sqrt();
+                let share = count as f64 / TIMES as f64;
+                assert!((share - probability).abs() <= slack, "{index}: {share} of {probability}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_expansion_of_a_draw_is_unbiased() {
+        let values: Vec<f64> = (0..60).map(|index| f64::from(index * index % 11)).collect();
+        let truth: f64 = values.iter().sum();
+        for keeps in [false, true] {
+            let mut rng = Rng::with_seed(3);
+            let mut sum = 0.0;
+            for _ in 0..TIMES {
+                let drawing = draw(&sizes(), &weights(), 16, keeps, &mut rng);
+                sum += drawing.selections.iter().map(|it| values[it.index] / it.probability).sum::<f64>();
+            }
             assert!((sum / TIMES as f64 / truth - 1.0).abs() < 0.01, "{} {truth}", sum / TIMES as f64);
         }
     }
@@ -169,15 +198,15 @@ mod tests {
     #[test]
     fn all_are_read_where_all_are_wanted() {
         let drawing = draw(&[1.0, 5.0, 2.0], &[1.0; 3], 9, false, &mut Rng::with_seed(1));
-        assert_eq!(drawing.picks.len(), 3);
-        assert!(drawing.strips.iter().all(Option::is_none) && drawing.count == 0);
+        assert_eq!(drawing.selections.len(), 3);
+        assert!(drawing.strata.iter().all(Option::is_none) && drawing.count == 0);
         // Sums of such numbers are rounded.
         let sizes: Vec<f64> = (0..997).map(|index| f64::from(1 + index % 37)).collect();
         let weights: Vec<f64> = (0..997).map(|index| f64::from(1 + index % 7)).collect();
         for count in 1..sizes.len() {
             let drawing = draw(&sizes[..count], &weights[..count], count as u64, false, &mut Rng::with_seed(1));
-            assert!(drawing.picks.len() == count && drawing.count == 0, "{count}");
+            assert!(drawing.selections.len() == count && drawing.count == 0, "{count}");
         }
-        assert_eq!(draw(&[], &[], 9, false, &mut Rng::with_seed(1)).picks, []);
+        assert_eq!(draw(&[], &[], 9, false, &mut Rng::with_seed(1)).selections, []);
     }
 }

@@ -1,10 +1,10 @@
-//! What was seen in each unit of a sample, by type.
+//! Counts objects by type and by unit of a sample.
 
 use rustc_hash::FxHashMap;
 
 use crate::heap::object::{Amount, Object, Sink};
 
-use super::large_blocks::{HEAVY, LargeObject};
+use super::large_blocks::{LARGE, LargeObject};
 use super::sample::CERTAIN;
 
 /// Counts by type and unit.
@@ -12,30 +12,31 @@ pub(crate) struct UnitTally {
     /// The unit of each pool, by its number.
     pub(crate) pools: FxHashMap<u64, u32>,
     pub(crate) pool_size: u64,
-    /// The unit of what is in no such pool.
+    /// The unit of objects outside these pools.
     pub(crate) elsewhere: u32,
-    /// The pool and unit that the last object was in, and what was seen there since.
+    /// Pool and unit of the last object, and the counts of that unit that are not yet filed.
     pub(crate) last: (u64, u32),
     pub(crate) here: Vec<(u32, Amount)>,
-    pub(crate) seen: Vec<(u32, u32, Amount)>,
+    pub(crate) observed: Vec<(u32, u32, Amount)>,
     pub(crate) certain: FxHashMap<u32, Amount>,
-    /// Objects whose bytes are told apart later.
-    pub(crate) heavy: Vec<LargeObject>,
+    /// Large objects, whose bytes are attributed later.
+    pub(crate) large: Vec<LargeObject>,
 }
 
 impl UnitTally {
-    /// What is in no pool belongs to `unit` from now on.
+    /// From now on objects outside pools belong to `unit`.
     pub(crate) fn turn_to(&mut self, unit: u32) {
-        self.put_down();
+        self.file();
         (self.elsewhere, self.last) = (unit, (u64::MAX, unit));
     }
 
-    pub(crate) fn put_down(&mut self) {
+    /// Files the counts of the last unit.
+    pub(crate) fn file(&mut self) {
         let unit = self.last.1;
         for (type_id, amount) in self.here.drain(..) {
             match unit {
                 CERTAIN => self.certain.entry(type_id).or_default().add(amount),
-                unit => self.seen.push((type_id, unit, amount)),
+                unit => self.observed.push((type_id, unit, amount)),
             }
         }
     }
@@ -47,13 +48,13 @@ impl Sink for UnitTally {
         if pool != self.last.0 {
             let unit = self.pools.get(&pool).copied().unwrap_or(self.elsewhere);
             if unit != self.last.1 {
-                self.put_down();
+                self.file();
             }
             self.last = (pool, unit);
         }
         let (type_id, mut amount) = (object.type_id.index() as u32, Amount { objects: 1, bytes: object.size });
-        if object.size > HEAVY {
-            self.heavy.push(LargeObject { address: object.address, type_id, size: object.size, unit: self.last.1 });
+        if object.size > LARGE {
+            self.large.push(LargeObject { address: object.address, type_id, size: object.size, unit: self.last.1 });
             amount.bytes = 0;
         }
         match self.here.iter_mut().find(|(id, _)| *id == type_id) {

@@ -1,4 +1,4 @@
-//! An estimate instead of a census: draws a part of the heap, reads it, and says how well it knows the whole.
+//! Estimates a histogram from a sample of the heap, each figure with a confidence interval.
 
 use std::time::{Duration, Instant};
 
@@ -18,20 +18,19 @@ use super::answer::{Inspected, seconds};
 use super::error::Error;
 use super::open::{Pause, Read, Target};
 
-/// The time budget where none was given.
+/// The default time budget.
 const BUDGET: Duration = Duration::from_millis(50);
-/// The share of the time that is left for the heads of pools: with more, too few pools are read to say what heads leave out
-/// where pools hold of everything.
+/// The share of the remaining time for pool headers: with more, too few pools are read to estimate mixed contents.
 const HEADS_SHARE: f64 = 0.4;
-/// Where no budget was given a busy machine costs time and not accuracy: heads of pools, and bytes of what is drawn, that are
-/// read in any case. An idle one does as much in [`BUDGET`].
+/// Headers and bytes of units that are read in any case without `--budget`, so that a busy machine costs time and not
+/// accuracy. An idle one reads as much in [`BUDGET`].
 const HEADERS_MIN: u64 = HEADERS_MAX / 8;
-const BYTES_MIN: u64 = 20 << 20;
-/// Pools that are drawn here and there take so many times as long as the same in a row.
+const BYTES_MIN: u64 = 40 << 20;
+/// How much longer scattered pools take than the same number of consecutive ones.
 const SCATTERED: u64 = 2;
-/// What is read first where an error was asked for.
+/// Bytes that are read first if an error was requested.
 const FIRST_BYTES: u64 = 32 << 20;
-/// Types that hold less are not looked at to judge the error.
+/// Types with a smaller share of the objects do not count for the error.
 const SHARE: f64 = 0.01;
 /// Samples drawn until the error is met; each is at least half as large again as the one before.
 const ROUNDS: usize = 8;

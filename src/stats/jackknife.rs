@@ -1,31 +1,32 @@
-//! Estimates that know their error: each is worked out anew without each of some groups, and the spread gives the variance.
+//! Estimates with errors from the jackknife: an estimate is repeated without each of some groups, and its spread
+//! gives the variance.
 //!
-//! Wolter, *Introduction to Variance Estimation*, 2007, chapter 4. What is seen under the same circumstances belongs into one group.
-//! Limits are those of a weighted sum of few sightings ([`quantiles::weighted`]), since what was not seen to vary may be what was
-//! seen too seldom.
+//! K. M. Wolter, *Introduction to Variance Estimation*, 2007, chapter 4. Dependent observations belong into one
+//! group. Limits are those of a weighted sum of few counts ([`quantiles::weighted`]), since an estimate that did not
+//! vary may have been observed too rarely.
 
 use super::quantiles;
 
 /// Groups of the jackknife.
 pub const GROUPS: usize = 20;
-/// Instants or windows with births that are few: errors are a half and more.
+/// Fewer instants or windows with births than this are few: errors are a half and more.
 pub const SIGHTINGS_FEW: u64 = 20;
-/// By how much the variance of so few groups is to be larger for the limits to hold: Student's quantile at 19 degrees of freedom
-/// over the normal distribution's, squared.
+/// Factor on the variance for so few groups: the squared ratio of Student's quantile at 19 degrees of freedom to the
+/// normal distribution's.
 const FEW_GROUPS: f64 = 1.1403;
 
 /// A sum for each group.
 pub(crate) type Groups = [f64; GROUPS];
 
-/// An estimate that knows its error.
+/// An estimate and its error.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Figure {
     /// The estimate.
     pub value: f64,
     replicates: Groups,
-    /// What one sighting stands for.
+    /// The largest weight of one observation.
     pub(crate) largest: f64,
-    /// What may be more, since nothing is known of it.
+    /// What may come on top without having been observed.
     pub(crate) unknown: f64,
 }
 
@@ -36,7 +37,7 @@ impl Default for Figure {
 }
 
 impl Figure {
-    /// What `estimate` says, without one of the groups where it is told so.
+    /// From a function that gives the estimate over all groups, or without the one it is passed.
     pub(crate) fn of(estimate: impl Fn(Option<usize>) -> f64) -> Figure {
         let mut figure = Figure { value: estimate(None), ..Figure::default() };
         figure.replicates.iter_mut().enumerate().for_each(|(group, value)| *value = estimate(Some(group)));
@@ -51,7 +52,7 @@ impl Figure {
     }
 
     fn limits(&self) -> (f64, f64) {
-        // A difference of two estimates may come out below nothing.
+        // A difference of two estimates may be negative.
         let (low, high) = quantiles::weighted(self.value.max(0.0), self.variance(), self.largest);
         (low, high + self.unknown)
     }
@@ -74,12 +75,12 @@ impl Figure {
     }
 }
 
-/// What all groups come to, but for one.
+/// The sum over all groups, or all but one.
 pub(crate) fn sum(groups: &Groups, left_out: Option<usize>) -> f64 {
     groups.iter().sum::<f64>() - left_out.map_or(0.0, |group| groups[group])
 }
 
-/// 0 where there is no whole.
+/// A share; 0 if the whole is 0.
 pub(crate) fn ratio(part: f64, whole: f64) -> f64 {
     if whole > 0.0 { part / whole } else { 0.0 }
 }

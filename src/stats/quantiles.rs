@@ -1,35 +1,44 @@
-//! Limits of 95 % confidence intervals: for sums whose error is about normal, for skewed ones, for what is rare.
+//! Quantiles and limits of 95 % confidence intervals: for sums with normal errors, for skewed ones, for rare events.
 
-/// Fewer sightings than this are rare: their spread says little.
+use statrs::distribution::{ChiSquared, ContinuousCDF, Normal, StudentsT};
+
+/// With fewer observations than this an event is rare: their spread says little.
 pub const RARE: usize = 12;
 
-/// The normal distribution's 97.5 % quantile.
-const NORMAL: f64 = 1.959_964;
+/// The quantile that ends a two-sided 95 % interval.
+pub const CONFIDENCE: f64 = 0.975;
 
-/// Garwood's upper 97.5 % limits of a Poisson mean of which 0, 1, 2, ... were seen: half the chi-square quantile of
-/// 2 (n + 1) degrees of freedom (F. Garwood, *Fiducial limits for the Poisson distribution*, Biometrika 28, 1936).
-const GARWOOD: [f64; RARE] =
-    [3.689, 5.572, 7.225, 8.767, 10.242, 11.668, 13.059, 14.423, 15.763, 17.085, 18.390, 19.682];
+/// Beyond these degrees of freedom the normal distribution is used: it differs from the others by less than 0.01 %, and
+/// `statrs` takes long there, or errs.
+const DEGREES_MAX: f64 = 1e5;
 
-/// The upper limit of how often something is to be expected that was seen so seldom.
-pub fn rare(seen: usize) -> f64 {
-    GARWOOD[seen.min(RARE - 1)]
+/// The upper limit of a Poisson mean of which `seen` events were observed: half the chi-square quantile of 2 (n + 1)
+/// degrees of freedom (F. Garwood, *Fiducial limits for the Poisson distribution*, Biometrika 28, 1936).
+pub fn poisson_upper(seen: usize, confidence: f64) -> f64 {
+    chi_square(2.0 * (seen as f64 + 1.0), confidence) / 2.0
 }
 
-/// The 97.5 % quantile of Student's t: the expansion of Abramowitz and Stegun, *Handbook*, 26.7.5; four digits from 5
-/// degrees of freedom on, and two from 3 on.
+/// The 97.5 % quantile of Student's t.
 pub fn student(degrees: f64) -> f64 {
-    let x = NORMAL;
-    let (x3, x5, x7, x9) = (x.powi(3), x.powi(5), x.powi(7), x.powi(9));
-    x + (x3 + x) / (4.0 * degrees)
-        + (5.0 * x5 + 16.0 * x3 + 3.0 * x) / (96.0 * degrees.powi(2))
-        + (3.0 * x7 + 19.0 * x5 + 17.0 * x3 - 15.0 * x) / (384.0 * degrees.powi(3))
-        + (79.0 * x9 + 776.0 * x7 + 1482.0 * x5 - 1920.0 * x3 - 945.0 * x) / (92_160.0 * degrees.powi(4))
+    let t = StudentsT::new(0.0, 1.0, degrees.min(DEGREES_MAX));
+    t.map_or_else(|_| normal(CONFIDENCE), |t| t.inverse_cdf(CONFIDENCE))
 }
 
-/// How far the truth may lie below and above an estimate, in standard errors, where the error has this skewness and
-/// Student's quantile is `t`: P. Hall's transformation of a t statistic (*On the removal of skewness by transformation*,
-/// Journal of the Royal Statistical Society B 54, 1992), solved for the truth.
+fn normal(confidence: f64) -> f64 {
+    Normal::standard().inverse_cdf(confidence)
+}
+
+/// A quantile of chi-square; 0 if there are no degrees of freedom.
+fn chi_square(degrees: f64, confidence: f64) -> f64 {
+    if degrees > DEGREES_MAX {
+        return degrees + normal(confidence) * (2.0 * degrees).sqrt();
+    }
+    ChiSquared::new(degrees).map_or(0.0, |chi_square| chi_square.inverse_cdf(confidence))
+}
+
+/// Limits below and above an estimate, in standard errors, for an error of this skewness and Student's quantile `t`:
+/// P. Hall's transformation of a t statistic (*On the removal of skewness by transformation*, Journal of the Royal
+/// Statistical Society B 54, 1992), solved for the true value.
 pub fn skewed(skewness: f64, t: f64) -> (f64, f64) {
     if skewness.abs() < 1e-6 {
         return (t, t);
@@ -38,36 +47,44 @@ pub fn skewed(skewness: f64, t: f64) -> (f64, f64) {
     (solve(t).max(0.0), (-solve(-t)).max(0.0))
 }
 
-/// The limits of a sum of what few sightings stand for, each of them for at most `largest`: M. P. Fay and E. J. Feuer, *Confidence
-/// intervals for directly standardized rates: a method based on the gamma distribution*, Statistics in Medicine 16,
-/// 1997. Nothing seen is at most 3.7 times the largest.
+/// The limits of a weighted sum of few counts, each with a weight of at most `largest`: M. P. Fay and E. J. Feuer,
+/// *Confidence intervals for directly standardized rates: a method based on the gamma distribution*, Statistics in
+/// Medicine 16, 1997. A sum of no counts is at most 3.7 times `largest`.
 pub fn weighted(value: f64, variance: f64, largest: f64) -> (f64, f64) {
-    let gamma = |value: f64, variance: f64, z: f64| match value > 0.0 && variance > 0.0 {
-        true => variance / (2.0 * value) * chi_square(2.0 * value * value / variance, z),
+    let gamma = |value: f64, variance: f64, confidence: f64| match value > 0.0 && variance > 0.0 {
+        true => variance / (2.0 * value) * chi_square(2.0 * value * value / variance, confidence),
         false => value,
     };
-    let low = gamma(value, variance, -NORMAL);
-    let high = gamma(value + largest, variance + largest * largest, NORMAL);
+    let low = gamma(value, variance, 1.0 - CONFIDENCE);
+    let high = gamma(value + largest, variance + largest * largest, CONFIDENCE);
     (low.min(value), high.max(value))
-}
-
-/// The quantile of chi-square that is the normal distribution's `z`: E. B. Wilson and M. M. Hilferty, *The distribution of
-/// chi-square*, Proceedings of the National Academy of Sciences 17, 1931; within 2 % from 1 degree of freedom on for large ones.
-fn chi_square(degrees: f64, z: f64) -> f64 {
-    let ninth = 2.0 / (9.0 * degrees);
-    degrees * (1.0 - ninth + z * ninth.sqrt()).max(0.0).powi(3)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// The normal distribution's 97.5 % quantile.
+    const NORMAL: f64 = 1.959_964;
+    /// Garwood's upper limits of a Poisson mean of which 0, 1, 2, ... were seen, from his table.
+    const GARWOOD: [f64; 12] =
+        [3.689, 5.572, 7.225, 8.767, 10.242, 11.668, 13.059, 14.423, 15.763, 17.085, 18.390, 19.682];
+
     #[test]
     fn quantiles_agree_with_tables() {
         for (degrees, expected) in [(5.0, 2.571), (9.0, 2.262), (19.0, 2.093), (23.0, 2.069), (1e9, 1.960)] {
             assert!((student(degrees) - expected).abs() < 1e-3, "{degrees}: {}", student(degrees));
         }
-        assert!((student(3.0) - 3.182).abs() < 0.02);
+        assert!((student(3.0) - 3.182).abs() < 1e-3);
+        for (seen, expected) in GARWOOD.iter().enumerate() {
+            assert!((poisson_upper(seen, CONFIDENCE) - expected).abs() < 1e-3, "{seen}");
+        }
+        // Both sides of the limit beyond which the normal distribution is used.
+        for degrees in [DEGREES_MAX * 0.999, DEGREES_MAX * 1.001] {
+            let expected = degrees + NORMAL * (2.0 * degrees).sqrt();
+            assert!((chi_square(degrees, CONFIDENCE) / expected - 1.0).abs() < 1e-4, "{degrees}");
+            assert!((student(degrees) - NORMAL).abs() < 1e-3, "{degrees}");
+        }
     }
 
     /// Errors of sums of waiting times are skewed; 12 of them have a skewness of 2 / sqrt(12).
