@@ -1,70 +1,28 @@
-//! A tree of objects, drawn together: siblings of one name (and, in pictures, one type) become one frame.
-//!
-//! The tree is either that of dominators, where what stands above a frame is freed with it, or that of shortest paths.
-
-use std::sync::mpsc;
+//! Frames: objects of one name and one type under one frame, drawn together. See [`super::draw`] for how they are made.
 
 use rustc_hash::FxHashMap;
 
 use crate::graph::ObjectId;
-use crate::graph::dominators::{Dominator, Dominators};
-use crate::graph::objects::{GraphRoot, ObjectGraph};
-use crate::graph::reach::{PathStep, Paths};
-use crate::process::memory::Memory;
-use crate::process::pages;
-use crate::references::Label;
-use crate::references::notation::{Spelled, StepShape};
+use crate::graph::ownership::Rank;
 use crate::references::roots::RootKind;
-
-use super::edges::Steps;
-use super::names::Names;
 
 /// Frames above one another; what is deeper counts for the last one. Deeper pictures cannot be read.
 const DEPTH_MAX: u32 = 64;
-/// Objects whose references are read in one go, and goes that are read before the first is used.
-const OBJECTS_AHEAD: usize = 1 << 15;
-const BATCHES_AHEAD: usize = 2;
+/// Names of a holder behind its root: `app.server.sessions`.
+const HOLDER_NAMES_MAX: usize = 3;
 /// No frame.
-const NONE: u32 = u32::MAX;
+pub(super) const NONE: u32 = u32::MAX;
 
-/// Which tree.
-#[derive(Clone, Copy)]
-pub enum Tree<'t> {
-    /// Who alone holds an object.
-    Owners(&'t Dominators),
-    /// From where an object is reached first.
-    Paths(&'t Paths),
-}
-
-impl Tree<'_> {
-    /// What is above an object.
-    pub fn above(&self, object: ObjectId) -> Dominator {
-        match self {
-            Tree::Owners(dominators) => dominators.of(object),
-            Tree::Paths(paths) => match paths.step(object) {
-                PathStep::From(above) => Dominator::Object(above),
-                PathStep::Root => Dominator::Root,
-                PathStep::Unreachable => Dominator::Unreachable,
-            },
-        }
-    }
-
-    /// Its objects, each after the one above it.
-    fn order(&self) -> Box<dyn Iterator<Item = ObjectId> + '_> {
-        match self {
-            Tree::Owners(dominators) => Box::new(dominators.order()),
-            Tree::Paths(paths) => Box::new(paths.order()),
-        }
-    }
-}
-
-/// What a frame says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Detail {
-    /// The step and the type of the object: for pictures.
-    Types,
-    /// The step alone: for chains, which go without the number of the thread as well.
-    Steps,
+/// What a frame stands for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FrameKind {
+    /// Objects reached by one step.
+    #[default]
+    Step,
+    /// A module or a class: what it names is its own, whoever else has a name for it.
+    Scope,
+    /// Objects that the same ones hold together.
+    Shared,
 }
 
 /// One frame. Parents come before their children.
@@ -80,16 +38,45 @@ pub struct Frame {
     pub is_named: bool,
     /// The kind of a root; `None` above roots.
     pub root: Option<RootKind>,
-    depth: u32,
+    /// What it stands for.
+    pub kind: FrameKind,
+    /// The rank of what is in it, as far as it is known.
+    pub rank: Option<Rank>,
+    /// Other names of the same objects, or of objects that several hold, all who do.
+    pub names: Vec<String>,
+    /// How many objects have it, but for dicts of attributes.
+    pub(super) objects: u32,
+    pub(super) depth: u32,
 }
 
 impl Frame {
     /// As pictures show it.
     pub fn title(&self) -> String {
-        match &self.type_name {
+        let mut title = match &self.type_name {
             Some(type_name) => format!("{} {type_name}", self.step.trim_start_matches('.')),
             None => self.step.clone(),
+        };
+        title.push_str(&self.also());
+        title.trim().to_owned()
+    }
+
+    /// The other names of the same objects: ` (also __main__.CACHE)`.
+    fn also(&self) -> String {
+        match (self.kind, self.names.as_slice()) {
+            (FrameKind::Shared, _) | (_, []) => String::new(),
+            (_, names) => format!(" (also {})", list(names)),
         }
+    }
+}
+
+/// Names in a row: at most three, and how many more.
+pub(super) fn list(names: &[String]) -> String {
+    const NAMED_MAX: usize = 3;
+    match names {
+        [] => String::new(),
+        [only] => only.clone(),
+        [first @ .., last] if names.len() <= NAMED_MAX => format!("{} and {last}", first.join(", ")),
+        _ => format!("{} and {} more", names[..NAMED_MAX].join(", "), names.len() - NAMED_MAX),
     }
 }
 
@@ -98,122 +85,27 @@ impl Frame {
 pub struct Frames {
     /// All frames.
     pub frames: Vec<Frame>,
-    of: Vec<u32>,
-    in_namespace: Vec<bool>,
-    known: FxHashMap<(u32, String), u32>,
-    /// By the frame below, the shape of the step and the type.
-    memo: FxHashMap<(u32, StepShape, u32), u32>,
-    detail: Detail,
+    pub(super) of: Vec<u32>,
+    pub(super) in_namespace: Vec<bool>,
+    pub(super) known: FxHashMap<(u32, String), u32>,
 }
 
 #[cfg(test)]
 impl Frame {
     pub(crate) fn for_tests(parent: Option<u32>, step: String) -> Frame {
-        Frame { parent, step, type_name: None, is_named: true, root: None, depth: 0 }
+        let (type_name, root, kind, rank, names) = Default::default();
+        Frame { parent, step, type_name, is_named: true, root, kind, rank, names, objects: 0, depth: 0 }
     }
 }
 
 #[cfg(test)]
 impl Frames {
     pub(crate) fn for_tests(frames: Vec<Frame>) -> Frames {
-        let (of, in_namespace) = (Vec::new(), Vec::new());
-        let (known, memo) = (FxHashMap::default(), FxHashMap::default());
-        Frames { frames, of, in_namespace, known, memo, detail: Detail::Types }
+        Frames { frames, of: Vec::new(), in_namespace: Vec::new(), known: FxHashMap::default() }
     }
 }
 
 impl Frames {
-    /// Draws a tree together. Of the objects for which `wanted` is false, nothing that is above them is drawn, either,
-    /// unless it is wanted itself.
-    pub fn new<M: Memory + ?Sized, S: Memory + Sync + ?Sized>(
-        graph: &ObjectGraph<'_>,
-        names: &Names<'_, M>,
-        steps: &Steps<'_, S>,
-        tree: Tree<'_>,
-        detail: Detail,
-        wanted: impl Fn(ObjectId) -> bool + Sync,
-    ) -> Frames {
-        let mut frames = Frames {
-            frames: Vec::new(),
-            of: pages::filled(NONE, graph.len()),
-            in_namespace: vec![false; graph.len()],
-            known: FxHashMap::default(),
-            memo: FxHashMap::default(),
-            detail,
-        };
-        let mut root_of: FxHashMap<ObjectId, &GraphRoot> = FxHashMap::default();
-        for root in &graph.roots {
-            root_of.entry(root.object).or_insert(root);
-        }
-        let has_tasks = graph.roots.iter().any(|root| root.kind == RootKind::Task);
-        let mut has_children: Vec<bool> = pages::zeros(graph.len());
-        tree.order().filter(|&object| wanted(object)).for_each(|object| {
-            if let Dominator::Object(above) = tree.above(object) {
-                has_children[above.index()] = true;
-            }
-        });
-        // The frame of what is no child by any reference.
-        let unnamed = |frames: &mut Frames, object: ObjectId| match tree.above(object) {
-            Dominator::Object(above) => {
-                // It is held through several of those that this one holds.
-                let parent = frames.of[above.index()];
-                frames.merge(Some(parent), "[shared]".to_owned(), names, object, false)
-            }
-            _ => {
-                // A task that several hold is known by its coroutine.
-                let task = || {
-                    let targets = graph.forward.targets(object).filter_map(|to| root_of.get(&to));
-                    targets.copied().find(|root| root.kind == RootKind::Task)
-                };
-                let root = root_of.get(&object).copied().or_else(|| has_tasks.then(task)?);
-                frames.root(names, root, object)
-            }
-        };
-        let is_child = |from, to| tree.above(to) == Dominator::Object(from) && wanted(to);
-        // References are read ahead, on other threads, of those whose names are put together here.
-        std::thread::scope(|scope| {
-            let (to_here, batches) = mpsc::sync_channel(BATCHES_AHEAD);
-            let (wanted, has_children) = (&wanted, &has_children);
-            scope.spawn(move || {
-                let mut objects = tree.order().filter(|&object| wanted(object)).peekable();
-                while objects.peek().is_some() {
-                    let batch: Vec<ObjectId> = objects.by_ref().take(OBJECTS_AHEAD).collect();
-                    let parents: Vec<ObjectId> =
-                        batch.iter().copied().filter(|object| has_children[object.index()]).collect();
-                    let of_batch = steps.of(&parents, is_child);
-                    if to_here.send((batch, of_batch)).is_err() {
-                        return;
-                    }
-                }
-            });
-            // Children that so far are known by a key only.
-            let mut by_key: Vec<ObjectId> = Vec::new();
-            for (batch, of_batch) in batches {
-                let mut of_batch = of_batch.iter().flatten().peekable();
-                for object in batch {
-                    if frames.of[object.index()] == NONE {
-                        frames.of[object.index()] = unnamed(&mut frames, object);
-                    }
-                    while let Some(step) = of_batch.next_if(|step| step.from == object) {
-                        match step.label {
-                            _ if frames.of[step.to.index()] != NONE => {}
-                            Label::Key => by_key.push(step.to),
-                            label => frames.of[step.to.index()] = frames.child(graph, names, object, step.to, label),
-                        }
-                    }
-                    for to in by_key.drain(..) {
-                        if frames.of[to.index()] == NONE {
-                            frames.of[to.index()] = frames.child(graph, names, object, to, Label::Key);
-                        }
-                    }
-                }
-            }
-        });
-        frames.known = FxHashMap::default();
-        frames.memo = FxHashMap::default();
-        frames
-    }
-
     /// The frame of an object; `None` of one that is not in the tree.
     pub fn of(&self, object: ObjectId) -> Option<u32> {
         self.of.get(object.index()).copied().filter(|&frame| frame != NONE)
@@ -236,105 +128,101 @@ impl Frames {
         line
     }
 
-    fn child<M: Memory + ?Sized>(
-        &mut self,
-        graph: &ObjectGraph<'_>,
-        names: &Names<'_, M>,
-        from: ObjectId,
-        to: ObjectId,
-        label: Label,
-    ) -> u32 {
-        let (parent, in_namespace) = (self.of[from.index()], self.in_namespace[from.index()]);
-        let to_type = if self.detail == Detail::Types { graph.type_id(to).0 } else { 0 };
-        let shape = names.speller().shape(graph.type_id(from), label, in_namespace);
-        let memo = shape.map(|shape| (parent, shape, to_type));
-        if let Some(&frame) = memo.as_ref().and_then(|memo| self.memo.get(memo)) {
-            return frame;
+    /// The nearest name that a person would look for, under which a frame is: a module's attribute, or one of that, as
+    /// long as it is the name of one thing.
+    pub fn holder(&self, frame: u32) -> String {
+        let line = self.line(frame);
+        let Some((root, above)) = line.split_first() else { return String::new() };
+        if matches!(root.root, Some(RootKind::Native | RootKind::Immortal)) {
+            let type_name = above.first().and_then(|frame| frame.type_name.as_deref());
+            return type_name.map_or(root.step.clone(), |type_name| format!("{type_name} {}", root.step));
         }
-        let frame = match names.spell(from, label) {
-            Spelled::Namespace => {
-                self.in_namespace[to.index()] = true;
-                return parent;
+        let (mut holder, mut also) = (root.step.clone(), root.also());
+        for (index, frame) in above.iter().take(HOLDER_NAMES_MAX).enumerate() {
+            match frame.kind {
+                FrameKind::Shared => return frame.step.clone(),
+                _ if !frame.is_named || index > 0 && frame.objects > 1 => break,
+                _ => {
+                    holder.push('.');
+                    holder.push_str(frame.step.trim_start_matches('.'));
+                    also = frame.also();
+                }
             }
-            step => {
-                let is_named = step.is_named(in_namespace);
-                self.merge(Some(parent), step.write(in_namespace, false).1, names, to, is_named)
-            }
-        };
-        if let Some(memo) = memo {
-            self.memo.insert(memo, frame);
         }
-        frame
+        holder + &also
     }
 
-    fn root<M: Memory + ?Sized>(&mut self, names: &Names<'_, M>, root: Option<&GraphRoot>, object: ObjectId) -> u32 {
-        let Some(root) = root.filter(|root| root.kind <= RootKind::Interpreter) else {
-            let group = match (root.map(|root| root.kind), self.detail) {
-                (Some(RootKind::StaticType), Detail::Steps) => {
-                    let name = root.map(|root| root.name().into_owned()).unwrap_or_default();
-                    return self.add_root(name, Some(RootKind::StaticType));
-                }
-                (Some(kind @ (RootKind::Native | RootKind::Immortal)), Detail::Steps) => {
-                    let name = format!("{} held by {}", names.type_name(object), kind.name());
-                    return self.add_root(name, Some(kind));
-                }
-                (Some(RootKind::Native), _) => "held by native code",
-                (Some(RootKind::Immortal), _) => "immortal",
-                (Some(_), _) => "static types",
-                (None, Detail::Types) => "held by several",
-                // Chains may start where they are told to.
-                (None, Detail::Steps) => return self.add_root(names.type_name(object), None),
-            };
-            let group = self.add_root(group.to_owned(), root.map(|root| root.kind));
-            return self.merge(Some(group), names.own_name(object).unwrap_or_default(), names, object, false);
-        };
-        self.in_namespace[object.index()] = root.is_namespace;
-        let name = match (root.kind, self.detail) {
-            // One thread of many that do the same.
-            (RootKind::Frame | RootKind::Task, Detail::Steps) => {
-                root.name().split_once(", ").map(|(_, rest)| rest.to_owned())
-            }
-            _ => None,
-        };
-        let frame = self.add_root(name.unwrap_or_else(|| root.name().into_owned()), Some(root.kind));
-        // Names of modules are enough; what a local variable holds is not known from its name.
-        match self.frames.get_mut(frame as usize) {
-            Some(at) if root.kind == RootKind::Frame && self.detail == Detail::Types && at.type_name.is_none() => {
-                at.type_name = Some(names.short_type_name(object));
-            }
-            _ => {}
-        }
-        frame
+    /// Whether all frames of a line are names, so that a holder may end above it.
+    pub(super) fn is_within_holder(&self, frame: u32) -> bool {
+        let line = self.line(frame);
+        line.len() <= HOLDER_NAMES_MAX && line.iter().skip(1).all(|frame| frame.is_named)
     }
 
-    fn add_root(&mut self, name: String, kind: Option<RootKind>) -> u32 {
+    /// The highest frame that two stand on; `None` where they have no root in common.
+    pub(super) fn common(&self, one: u32, other: u32) -> Option<u32> {
+        let (mut one, mut other) = (one, other);
+        while one != other {
+            let (first, second) = (self.frames.get(one as usize)?, self.frames.get(other as usize)?);
+            if first.depth >= second.depth {
+                one = first.parent?;
+            } else {
+                other = second.parent?;
+            }
+        }
+        Some(one)
+    }
+
+    /// The frame that stands on `below` and under `frame`, or is it.
+    pub(super) fn first_above(&self, below: Option<u32>, frame: u32) -> u32 {
+        let mut at = frame;
+        while let Some(parent) = self.frames.get(at as usize).and_then(|frame| frame.parent) {
+            if Some(parent) == below {
+                break;
+            }
+            at = parent;
+        }
+        at
+    }
+
+    /// Says which frame an object has.
+    pub(super) fn assign(&mut self, object: ObjectId, frame: u32) {
+        self.of[object.index()] = frame;
+        if let (Some(frame), false) = (self.frames.get_mut(frame as usize), self.in_namespace[object.index()]) {
+            frame.objects = frame.objects.saturating_add(1);
+        }
+    }
+
+    /// The root frame of a name.
+    pub(super) fn add_root(&mut self, name: String, kind: Option<RootKind>) -> u32 {
         let count = self.frames.len() as u32;
         let frame = *self.known.entry((NONE, name.clone())).or_insert(count);
         if frame == count {
-            self.frames.push(Frame { parent: None, step: name, type_name: None, is_named: true, root: kind, depth: 0 });
+            self.frames.push(Frame {
+                parent: None,
+                step: name,
+                type_name: None,
+                is_named: true,
+                root: kind,
+                kind: FrameKind::Step,
+                rank: kind.map(Rank::of),
+                names: Vec::new(),
+                objects: 0,
+                depth: 0,
+            });
         }
         frame
     }
 
-    fn merge<M: Memory + ?Sized>(
-        &mut self,
-        parent: Option<u32>,
-        step: String,
-        names: &Names<'_, M>,
-        object: ObjectId,
-        is_named: bool,
-    ) -> u32 {
-        let type_name = (self.detail == Detail::Types).then(|| names.short_type_name(object));
-        let Some(above) = parent.and_then(|parent| Some((parent, self.frames.get(parent as usize)?))) else {
-            return self.add_root(step, None);
-        };
-        let (parent, below) = above;
+    /// The frame of a step and a type on another one; that one where the picture would be too high, or where the step
+    /// repeats: lists that are linked by one attribute are one frame, however long.
+    pub(super) fn add(&mut self, parent: u32, step: String, type_name: Option<String>, is_named: bool) -> u32 {
+        let Some(below) = self.frames.get(parent as usize) else { return self.add_root(step, None) };
         let depth = below.depth + 1;
-        // Lists that are linked by one attribute are one frame, however long.
         let repeats = below.parent.is_some() && below.step == step && below.type_name == type_name;
         if depth >= DEPTH_MAX || repeats {
             return parent;
         }
+        let rank = below.rank;
         let key = match &type_name {
             Some(type_name) => format!("{step} {type_name}"),
             None => step.clone(),
@@ -342,7 +230,22 @@ impl Frames {
         let count = self.frames.len() as u32;
         let frame = *self.known.entry((parent, key)).or_insert(count);
         if frame == count {
-            self.frames.push(Frame { parent: Some(parent), step, type_name, is_named, root: None, depth });
+            let (parent, kind, names) = (Some(parent), FrameKind::Step, Vec::new());
+            let (root, objects) = (None, 0);
+            self.frames.push(Frame { parent, step, type_name, is_named, root, kind, rank, names, objects, depth });
+        }
+        frame
+    }
+
+    /// The frame of what several hold together, on what holds them all.
+    pub(super) fn add_shared(&mut self, below: Option<u32>, names: Vec<String>, rank: Option<Rank>) -> u32 {
+        let step = format!("shared by {}", list(&names));
+        let frame = match below {
+            Some(below) => self.add(below, step, None, true),
+            None => self.add_root(step, None),
+        };
+        if let Some(at) = self.frames.get_mut(frame as usize).filter(|at| at.names.is_empty() && Some(frame) != below) {
+            (at.kind, at.names, at.rank) = (FrameKind::Shared, names, rank);
         }
         frame
     }

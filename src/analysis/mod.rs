@@ -1,5 +1,7 @@
 //! Answers: what the objects add up to.
 
+pub mod classes;
+pub mod draw;
 pub mod edges;
 pub mod frames;
 pub mod histogram;

@@ -73,10 +73,10 @@ impl<'a, M: Memory + ?Sized> Names<'a, M> {
         self.types.get(self.objects.type_id(object.index())).full_name()
     }
 
-    /// What an object calls itself: `class app.Handler`. `None` of what has no name.
-    pub fn own_name(&self, object: ObjectId) -> Option<String> {
-        let type_id = self.types.find(self.objects.address(object.index()).0)?;
-        Some(format!("class {}", self.types.get(type_id).full_name()))
+    /// The module and the qualified name of an object that is a class.
+    pub fn own_class(&self, object: ObjectId) -> Option<(&'a str, &'a str)> {
+        let info = self.types.get(self.types.find(self.objects.address(object.index()).0)?);
+        Some((&info.module, &info.qualname))
     }
 
     /// The name of an object's type without its module.

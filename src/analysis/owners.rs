@@ -17,8 +17,6 @@ const THIN: u64 = 5000;
 /// Frames that are drawn; the thinnest beyond are summed as well. An SVG has some 300 bytes for each, and browsers open
 /// a few megabytes at once.
 const FRAMES_MAX: usize = 12_000;
-/// Names of a holder behind its root: `app.server.sessions`.
-const HOLDER_NAMES_MAX: usize = 3;
 /// What no root reaches.
 const GARBAGE: &str = "garbage awaiting collection";
 
@@ -120,7 +118,7 @@ impl Owners {
             }
             nodes
         };
-        for index in (0..totals.len()).rev() {
+        for index in (0..totals.len()).rev().filter(|&index| totals[index].objects > 0) {
             let frame: &Frame = &self.frames.frames[index];
             let (siblings, thin_siblings) = match frame.parent {
                 Some(parent) => {
@@ -139,7 +137,7 @@ impl Owners {
                         None => (&mut root.children, std::mem::take(&mut children[index])),
                     };
                     list.push(Node {
-                        name: frame.title().trim().to_owned(),
+                        name: frame.title(),
                         total: totals[index],
                         own: self.own[index],
                         children: finish(own_children, thin[index]),
@@ -160,14 +158,7 @@ impl Owners {
     pub fn by_holder(&self, sort: SortKey) -> Histogram {
         let mut rows: FxHashMap<String, Amount> = FxHashMap::default();
         for (index, own) in self.own.iter().enumerate().filter(|(_, own)| own.objects > 0) {
-            let line = self.frames.line(index as u32);
-            let names = line.iter().skip(1).take_while(|frame| frame.is_named).take(HOLDER_NAMES_MAX);
-            let mut holder = line.first().map_or_else(String::new, |root| root.step.clone());
-            names.for_each(|frame| {
-                holder.push('.');
-                holder.push_str(frame.step.trim_start_matches('.'));
-            });
-            rows.entry(holder).or_default().add(*own);
+            rows.entry(self.frames.holder(index as u32)).or_default().add(*own);
         }
         if self.garbage.objects > 0 {
             rows.insert(GARBAGE.to_owned(), self.garbage);

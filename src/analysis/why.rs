@@ -4,13 +4,15 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::graph::ObjectId;
 use crate::graph::objects::{GraphRoot, ObjectGraph};
-use crate::graph::reach::{self, PathStep, Paths};
+use crate::graph::ownership::Rank;
+use crate::graph::reach::{PathStep, Paths};
 use crate::process::memory::Memory;
 use crate::references::notation::Spelled;
 use crate::references::roots::RootKind;
 
 use super::edges::Steps;
-use super::frames::{Detail, Frames, Tree};
+use super::classes;
+use super::draw::{Detail, Tree, draw};
 use super::names::Names;
 
 /// What is asked.
@@ -58,24 +60,10 @@ pub struct Answer {
     pub too_deep: u64,
 }
 
-/// Shortest paths as a person would want them: what can be named comes first, since a longer chain from a module says
-/// more than a short one from C.
+/// Shortest paths from the roots of the best rank that reaches an object: a longer chain from a module says more than a
+/// short one from C.
 pub fn named_paths(graph: &ObjectGraph<'_>) -> Paths {
-    const TIERS: [&[RootKind]; 4] = [
-        &[RootKind::Module, RootKind::Frame, RootKind::Task],
-        &[RootKind::Thread, RootKind::Interpreter],
-        &[RootKind::StaticType],
-        &[RootKind::Immortal, RootKind::Native],
-    ];
-    let has_tasks = graph.roots.iter().any(|root| root.kind == RootKind::Task);
-    let reached = if has_tasks { reach::from(&graph.forward, &graph.root_objects()) } else { Vec::new() };
-    // A task that nothing holds is garbage like anything else.
-    let holds = |root: &&GraphRoot| root.kind != RootKind::Task || reached[root.object.index()];
-    let of_kinds = |kinds: &&[RootKind]| {
-        graph.roots.iter().filter(|root| kinds.contains(&root.kind)).filter(holds).map(|root| root.object).collect()
-    };
-    let tiers: Vec<Vec<ObjectId>> = TIERS.iter().map(of_kinds).collect();
-    Paths::tiered(&graph.forward, &tiers, |_, _| true)
+    Paths::tiered(&graph.forward, &[graph.ownership().roots().to_vec()], |from, to| graph.owns(from, to))
 }
 
 /// Answers a question.
@@ -91,7 +79,9 @@ pub fn chains<M: Memory + ?Sized, S: Memory + Sync + ?Sized>(
     };
     let mut asking = Asking { graph, names, question, paths: &paths, root_of: FxHashMap::default() };
     if question.from.is_empty() {
-        graph.roots.iter().for_each(|root| _ = asking.root_of.entry(root.object).or_insert(root));
+        let of_rank = |root: &&GraphRoot| graph.ownership().rank(root.object) == Some(Rank::of(root.kind));
+        let roots = graph.roots.iter().filter(of_rank);
+        roots.for_each(|root| _ = asking.root_of.entry(root.object).or_insert(root));
     }
     let mut answer = match question.targets.as_slice() {
         [only] => asking.about_one(*only),
@@ -165,7 +155,7 @@ impl<M: Memory + ?Sized> Asking<'_, M> {
             }
         }
         let wanted = |object: ObjectId| on_the_way[object.index()];
-        let frames = Frames::new(self.graph, self.names, steps, Tree::Paths(self.paths), Detail::Steps, wanted);
+        let frames = draw(self.graph, self.names, steps, Tree::Paths(self.paths), Detail::Steps, wanted);
         let mut groups: FxHashMap<(u32, bool), ChainGroup> = FxHashMap::default();
         for (&target, &depth) in self.question.targets.iter().filter_map(|target| depth_of.get_key_value(target)) {
             let Some(frame) = frames.of(target) else { continue };
@@ -195,7 +185,10 @@ impl<M: Memory + ?Sized> Asking<'_, M> {
     fn write(&self, path: &[ObjectId]) -> (String, String) {
         let Some(&first) = path.first() else { return Default::default() };
         let type_name = || self.names.type_name(first);
+        let class = || classes::name(self.graph, self.names, first).map(|(module, name)| format!("{module}.{name}"));
+        let class = self.question.from.is_empty().then(class).flatten();
         let (mut chain, mut shape, mut in_namespace) = match self.root_of.get(&first) {
+            None if class.is_some() => (class.clone().unwrap_or_default(), class.unwrap_or_default(), false),
             None => (format!("{}(…)", type_name()), format!("{}(…)", type_name()), false),
             Some(root) => {
                 let name = root.name().into_owned();
@@ -205,11 +198,11 @@ impl<M: Memory + ?Sized> Asking<'_, M> {
                         format!("{} held by {}", type_name(), root.kind.name()),
                         false,
                     ),
-                    RootKind::Frame | RootKind::Task => {
-                        let function = name.split_once(", ").map_or(name.as_str(), |(_, rest)| rest).to_owned();
+                    RootKind::Frame | RootKind::Task | RootKind::Exception | RootKind::Stack => {
+                        let function = root.thread_and_rest().map_or(name.as_str(), |(_, rest)| rest).to_owned();
                         (name, function, root.is_namespace)
                     }
-                    _ => (name.clone(), name, root.is_namespace),
+                    _ => (name, root.shape(), root.is_namespace),
                 }
             }
         };

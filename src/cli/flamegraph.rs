@@ -5,7 +5,7 @@ use std::io::Write;
 use anyhow::{Result, bail};
 
 use crate::analysis::edges::Steps;
-use crate::analysis::frames::{Detail, Frames, Tree};
+use crate::analysis::draw::{Detail, Tree, draw};
 use crate::analysis::histogram::{Histogram, SortKey, Tally};
 use crate::analysis::names::Names;
 use crate::analysis::owners::{Node, Owners};
@@ -164,11 +164,11 @@ pub fn owners(heap: &Heap<'_>, graph: &crate::graph::objects::ObjectGraph<'_>, v
     let frames = match view {
         View::Paths => {
             let paths = why::named_paths(graph);
-            Frames::new(graph, &names, &steps, Tree::Paths(&paths), Detail::Types, |_| true)
+            draw(graph, &names, &steps, Tree::Paths(&paths), Detail::Types, |_| true)
         }
         View::Owners | View::Types => {
             let dominators = graph.dominators();
-            Frames::new(graph, &names, &steps, Tree::Owners(&dominators), Detail::Types, |_| true)
+            draw(graph, &names, &steps, Tree::Owners(&dominators), Detail::Types, |_| true)
         }
     };
     Owners::new(graph, frames)

@@ -1,6 +1,7 @@
 //! From objects to the graph of a heap: reads every reference once, in parallel, and finds the roots.
 
 use std::ops::Range;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use rayon::prelude::*;
@@ -11,10 +12,12 @@ use crate::process::Address;
 use crate::process::cache::CachedMemory;
 use crate::process::memory::Memory;
 use crate::python::interpreter::Python;
+use crate::python::type_flags as flag;
 use crate::python::types::{TypeId, TypeTable};
 use crate::references::{Certain, Label, References, roots};
 
-use super::objects::{OBJECTS_AT_ONCE, ObjectGraph};
+use super::ObjectId;
+use super::objects::{Classes, OBJECTS_AT_ONCE, ObjectGraph};
 
 /// References to what is no object that `-v` tells of one by one.
 const DROPPED_TOLD: u64 = 20;
@@ -45,9 +48,7 @@ pub fn link<'a, M: Memory + Sync + ?Sized>(
     let walk = Walk::new(memory, python, types, objects, references);
     let settle = |incoming: &[u32]| own_references.settle(&Certain { objects, types, incoming });
     let mut graph = ObjectGraph::new(objects, found, |ids, visit| walk.references_of(ids, visit), settle);
-    if python.layout.object.ob_ref_shared.is_some() {
-        graph.ignore_immortality_of_holders();
-    }
+    graph.set_lookups(classes(types, objects), walk.lookups.into_inner().unwrap_or_default());
     (graph, Dropped { references: walk.dropped.into_inner(), walks: walk.torn.into_inner() })
 }
 
@@ -74,6 +75,19 @@ pub fn settle<M: Memory + Sync + ?Sized>(
     });
     let incoming: Vec<u32> = counts.into_iter().map(AtomicU32::into_inner).collect();
     own_references.settle(&Certain { objects, types, incoming: &incoming });
+}
+
+fn classes(types: &TypeTable, objects: &Objects) -> Classes {
+    Classes {
+        object_of: types.iter().map(|(_, info)| objects.find(info.address.0).map(ObjectId)).collect(),
+        is_metatype: types.iter().map(|(_, info)| info.has(flag::TYPE_SUBCLASS)).collect(),
+        dict: types.iter().find(|(_, info)| info.full_name() == "builtins.dict").map(|(id, _)| id),
+        local: types
+            .iter()
+            .filter(|(_, info)| info.qualname.contains("<locals>"))
+            .filter_map(|(_, info)| objects.find(info.address.0).map(ObjectId))
+            .collect(),
+    }
 }
 
 /// How many edges the graph would have: reads every reference and keeps none.
@@ -110,6 +124,8 @@ struct Walk<'w, 'r, M: Memory + ?Sized> {
     dropped: AtomicU64,
     torn: AtomicU64,
     told: AtomicU64,
+    /// References that only look something up.
+    lookups: Mutex<FxHashSet<(u32, u32)>>,
 }
 
 impl<'w, 'r, M: Memory + Sync + ?Sized> Walk<'w, 'r, M> {
@@ -122,8 +138,8 @@ impl<'w, 'r, M: Memory + Sync + ?Sized> Walk<'w, 'r, M> {
     ) -> Self {
         let interned = roots::interned(memory, python).into_iter().collect();
         let dict = types.iter().find(|(_, info)| info.full_name() == "builtins.dict").map(|(id, _)| id);
-        let (dropped, torn, told) = Default::default();
-        Walk { memory, python, types, objects, references, interned, dict, dropped, torn, told }
+        let (dropped, torn, told, lookups) = Default::default();
+        Walk { memory, python, types, objects, references, interned, dict, dropped, torn, told, lookups }
     }
 
     /// Calls back with each object of a range that refers to another one.
@@ -133,6 +149,9 @@ impl<'w, 'r, M: Memory + Sync + ?Sized> Walk<'w, 'r, M> {
         let references = self.references.over(&cached);
         let reads = references.reads();
         let mut missing = 0;
+        let mut lookups: Vec<(u32, u32)> = Vec::new();
+        // Of one object, what it owns and what it looks up.
+        let (mut owned, mut looked_up): (Vec<u32>, Vec<u32>) = Default::default();
         for (id, object) in objects.from(ids.start).take(ids.len()) {
             // Interned strings are not kept by the dict that interns them.
             let keeps_nothing = self.interned.contains(&object.address)
@@ -140,8 +159,15 @@ impl<'w, 'r, M: Memory + Sync + ?Sized> Walk<'w, 'r, M> {
             if keeps_nothing {
                 continue;
             }
+            let may_look_up = references.may_look_up(object.type_id);
             references.for_each(&reads, object.address, object.type_id, &mut |word, label| match objects.find(word) {
-                Some(target) => visit(id, target),
+                Some(target) => {
+                    if may_look_up {
+                        let is_lookup = references.is_lookup(object.type_id, label);
+                        if is_lookup { &mut looked_up } else { &mut owned }.push(target);
+                    }
+                    visit(id, target);
+                }
                 None if is_surely_a_reference(label) => {
                     missing += 1;
                     if self.told.fetch_add(1, Ordering::Relaxed) < DROPPED_TOLD {
@@ -151,6 +177,12 @@ impl<'w, 'r, M: Memory + Sync + ?Sized> Walk<'w, 'r, M> {
                 }
                 None => {}
             });
+            let only_looked_up = looked_up.drain(..).filter(|target| !owned.contains(target));
+            lookups.extend(only_looked_up.map(|target| (id as u32, target)));
+            owned.clear();
+        }
+        if let (false, Ok(mut all)) = (lookups.is_empty(), self.lookups.lock()) {
+            all.extend(lookups);
         }
         self.dropped.fetch_add(missing, Ordering::Relaxed);
         self.torn.fetch_add(reads.torn(), Ordering::Relaxed);

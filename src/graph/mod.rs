@@ -5,6 +5,7 @@ pub mod dominators;
 pub mod joint;
 pub mod link;
 pub mod objects;
+pub mod ownership;
 pub mod reach;
 pub mod retained;
 

@@ -5,9 +5,11 @@
 //! are compared with the object's own count.
 
 use std::borrow::Cow;
+use std::cmp::Reverse;
 use std::ops::Range;
 
 use rayon::prelude::*;
+use rustc_hash::FxHashSet;
 
 use crate::heap::object_table::Objects;
 use crate::process::pages;
@@ -17,6 +19,7 @@ use crate::references::roots::{Root, RootKind};
 
 use super::csr::Csr;
 use super::dominators::Dominators;
+use super::ownership::{Lookups, Ownership, RANKS, Rank};
 use super::retained::{self, Retained};
 use super::{ObjectId, reach};
 
@@ -36,6 +39,36 @@ pub struct ObjectGraph<'a> {
     pub roots: Vec<GraphRoot>,
     /// Objects with more references than their count says: torn or misread.
     pub overcounted: u64,
+    classes: Classes,
+    /// References that only look something up, but for those from objects to their types.
+    lookups: FxHashSet<(u32, u32)>,
+    ownership: Ownership,
+}
+
+/// Which objects are types.
+#[derive(Clone, Debug, Default)]
+pub struct Classes {
+    /// Of each type, its own object, if it is one of the graph's.
+    pub object_of: Vec<Option<ObjectId>>,
+    /// Of each type, whether its instances are types.
+    pub is_metatype: Vec<bool>,
+    /// The type `dict`.
+    pub dict: Option<TypeId>,
+    /// Types that were made in a function: what they call themselves, nobody finds.
+    pub local: FxHashSet<ObjectId>,
+}
+
+impl Lookups for ObjectGraph<'_> {
+    fn is_lookup(&self, from: u32, to: u32) -> bool {
+        let type_id = self.objects.type_id(from as usize).index();
+        self.classes.object_of.get(type_id).copied().flatten() == Some(ObjectId(to))
+            || self.lookups.contains(&(from, to))
+    }
+
+    fn targets(&self) -> Vec<ObjectId> {
+        let looked_up = self.lookups.iter().map(|&(_, to)| ObjectId(to));
+        self.classes.object_of.iter().copied().flatten().chain(looked_up).collect()
+    }
 }
 
 /// A root among the graph's objects.
@@ -59,6 +92,30 @@ impl GraphRoot {
             RootKind::Immortal => Cow::Borrowed("immortal"),
             RootKind::Native => Cow::Owned(format!("held by native code ({} references)", self.excess)),
             _ => Cow::Borrowed(&self.name),
+        }
+    }
+
+    /// The name of a root that has one.
+    pub fn full_name(&self) -> &str {
+        &self.name
+    }
+
+    /// Of what a thread or a task holds: the thread, and what holds it there: `loop() at app.py:7, local rows`.
+    pub fn thread_and_rest(&self) -> Option<(&str, &str)> {
+        use RootKind::{Exception, Frame, Stack, Task, Thread};
+        match self.kind {
+            Frame | Stack | Exception | Task | Thread => self.name.split_once(", "),
+            _ => None,
+        }
+    }
+
+    /// The name without the numbers that tell it from its siblings: `atexit callbacks[…]`.
+    pub fn shape(&self) -> String {
+        let (Some(open), Some(close)) = (self.name.find('['), self.name.rfind(']')) else { return self.name.to_string() };
+        let is_number = self.name.get(open + 1..close).is_some_and(|it| it.bytes().all(|byte| byte.is_ascii_digit()));
+        match self.kind == RootKind::Interpreter && is_number {
+            true => format!("{}…{}", &self.name[..=open], &self.name[close..]),
+            false => self.name.to_string(),
         }
     }
 }
@@ -113,19 +170,23 @@ impl<'a> ObjectGraph<'a> {
             });
         }
         drop(incoming);
-        ObjectGraph { objects, reverse: forward.reversed(), forward, roots: graph_roots, overcounted }
+        ObjectGraph {
+            objects,
+            reverse: forward.reversed(),
+            forward,
+            roots: graph_roots,
+            overcounted,
+            classes: Classes::default(),
+            lookups: FxHashSet::default(),
+            ownership: Ownership::default(),
+        }
     }
 
-    /// Takes what is never freed and yet held by name out of the roots, if it holds other objects. Free-threaded builds
-    /// of 3.13 make every function, type and module immortal as soon as there is a second thread, only to count fewer
-    /// references (`gc.immortalize`): whoever asks who holds an object wants the name.
-    pub fn ignore_immortality_of_holders(&mut self) {
-        let (forward, roots) = (&self.forward, &self.roots);
-        let is_holder =
-            |root: &&GraphRoot| root.kind == RootKind::Immortal && !forward.row(root.object.index()).is_empty();
-        let held = reach::from(forward, &self.objects_of(roots.iter().filter(|root| !is_holder(root))));
-        let is_kept = |root: &&GraphRoot| !is_holder(root) || !held[root.object.index()];
-        self.roots = roots.iter().filter(is_kept).cloned().collect();
+    /// Says which objects are types, and which references, beside those from an object to its type, are lookups; and
+    /// ranks all objects by that.
+    pub fn set_lookups(&mut self, classes: Classes, lookups: FxHashSet<(u32, u32)>) {
+        (self.classes, self.lookups) = (classes, lookups);
+        self.ownership = self.rank();
     }
 
     /// How many objects.
@@ -151,39 +212,100 @@ impl<'a> ObjectGraph<'a> {
     /// The roots' objects, each once, in the order of their kinds. Tasks are not among them: the event loop holds them,
     /// or nobody.
     pub fn root_objects(&self) -> Vec<ObjectId> {
-        self.roots_but(None)
-    }
-
-    fn roots_but(&self, without: Option<RootKind>) -> Vec<ObjectId> {
-        self.objects_of(self.roots.iter().filter(|root| Some(root.kind) != without))
-    }
-
-    fn objects_of<'r>(&self, roots: impl Iterator<Item = &'r GraphRoot>) -> Vec<ObjectId> {
         let mut seen = vec![false; self.len()];
         let mut is_new =
             |object: ObjectId| seen.get_mut(object.index()).is_some_and(|seen| !std::mem::replace(seen, true));
-        let holding = roots.filter(|root| root.kind != RootKind::Task);
+        let holding = self.roots.iter().filter(|root| root.kind != RootKind::Task);
         holding.map(|root| root.object).filter(|&object| is_new(object)).collect()
     }
 
-    /// The dominators of all that is reachable.
+    /// Whether an object is a type.
+    pub fn is_class(&self, object: ObjectId) -> bool {
+        self.classes.is_metatype.get(self.type_id(object).index()) == Some(&true)
+    }
+
+    /// Classes that stand in the namespace of a module, or in that of such a class: what hangs on them is theirs,
+    /// whoever imports them.
+    fn named_classes(&self) -> Vec<ObjectId> {
+        let mut known = vec![false; self.len()];
+        let mut found: Vec<ObjectId> = Vec::new();
+        let is_dict = |object: ObjectId| Some(self.type_id(object)) == self.classes.dict;
+        let mut add_from = |namespace: ObjectId, found: &mut Vec<ObjectId>| {
+            for class in self.forward.targets(namespace).filter(|&target| self.is_class(target)) {
+                if !std::mem::replace(&mut known[class.index()], true) {
+                    found.push(class);
+                }
+            }
+        };
+        let namespaces = self.roots.iter().filter(|root| root.kind == RootKind::Module && root.is_namespace);
+        namespaces.for_each(|root| add_from(root.object, &mut found));
+        let mut done = 0;
+        while let Some(&class) = found.get(done) {
+            done += 1;
+            let namespaces: Vec<ObjectId> = self.forward.targets(class).filter(|&object| is_dict(object)).collect();
+            namespaces.into_iter().for_each(|namespace| add_from(namespace, &mut found));
+        }
+        found
+    }
+
+    /// The namespace of a module in which a class stands that was made in a function.
+    pub fn namespace_of_local(&self, class: ObjectId) -> Option<ObjectId> {
+        let is_namespace = |root: &&GraphRoot| root.kind == RootKind::Module && root.is_namespace;
+        let holds = |root: &&GraphRoot| self.forward.targets(root.object).any(|target| target == class);
+        let found = || self.roots.iter().filter(is_namespace).find(holds);
+        self.classes.local.contains(&class).then(found).flatten().map(|root| root.object)
+    }
+
+    /// Who may own what: the ranks of all that is reachable.
+    pub fn ownership(&self) -> &Ownership {
+        &self.ownership
+    }
+
+    /// Whether the reference between two objects owns.
+    #[inline(always)]
+    pub fn owns(&self, from: ObjectId, to: ObjectId) -> bool {
+        self.ownership.owns(from.0, to.0, self)
+    }
+
+    fn rank(&self) -> Ownership {
+        let has_tasks = self.roots.iter().any(|root| root.kind == RootKind::Task);
+        // A task that nothing holds is garbage like anything else.
+        let reached = if has_tasks { reach::from(&self.forward, &self.root_objects()) } else { Vec::new() };
+        let mut roots: Vec<Vec<ObjectId>> = vec![Vec::new(); RANKS.len()];
+        for root in &self.roots {
+            if root.kind != RootKind::Task || reached[root.object.index()] {
+                roots[Rank::of(root.kind) as usize - 1].push(root.object);
+            }
+        }
+        // Among equals the module that defines comes before those that import: `__main__` is last, what is deeper in a
+        // package and what was imported later comes first.
+        let modules = self.roots.iter().filter(|root| root.kind == RootKind::Module).rev();
+        let mut modules: Vec<(bool, Reverse<usize>, ObjectId)> = modules
+            .map(|root| (&*root.name == "__main__", Reverse(root.name.matches('.').count()), root.object))
+            .collect();
+        modules.sort_by_key(|&(is_main, depth, _)| (is_main, depth));
+        let of_namespace = &mut roots[Rank::Namespace as usize - 1];
+        of_namespace.splice(0..0, modules.into_iter().map(|(.., object)| object));
+        of_namespace.extend(self.named_classes());
+        Ownership::new(&self.forward, &roots, self)
+    }
+
+    /// The dominators of all that is reachable, by the references that own.
     pub fn dominators(&self) -> Dominators {
-        Dominators::new(&self.forward, &self.reverse, &self.root_objects())
+        Dominators::owning(&self.forward, &self.reverse, &self.ownership, self)
     }
 
     /// What no named root holds.
     pub fn unnamed(&self) -> Unnamed {
-        let all = reach::from(&self.forward, &self.root_objects());
-        let named = reach::from(&self.forward, &self.roots_but(Some(RootKind::Native)));
         let mut unnamed = Unnamed::default();
-        for (index, (all, named)) in all.into_iter().zip(named).enumerate() {
-            let sum = match (all, named) {
-                (false, _) => &mut unnamed.garbage,
-                (true, false) => &mut unnamed.native,
-                (true, true) => continue,
+        for id in 0..self.len() as u32 {
+            let sum = match self.ownership.rank(ObjectId(id)) {
+                None => &mut unnamed.garbage,
+                Some(Rank::Native) => &mut unnamed.native,
+                Some(_) => continue,
             };
             sum.objects += 1;
-            sum.bytes = sum.bytes.saturating_add(self.objects.size(index));
+            sum.bytes = sum.bytes.saturating_add(self.shallow(ObjectId(id)));
         }
         unnamed
     }

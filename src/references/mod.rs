@@ -207,6 +207,25 @@ impl<'a, M: Memory + ?Sized> References<'a, M> {
         self.rules.get(type_id.index()).is_none_or(|rule| rule.storage == Storage::Leaf)
     }
 
+    /// Whether instances of a type refer to some objects only to look something up.
+    pub fn may_look_up(&self, type_id: TypeId) -> bool {
+        self.rules.get(type_id.index()).is_some_and(|rule| {
+            !rule.lookups.is_empty() || matches!(rule.storage, Storage::Generator | Storage::Frame)
+        })
+    }
+
+    /// Whether such a reference only looks something up: globals, builtins, the frame that called; or is gone with the
+    /// expression that is being worked out.
+    pub fn is_lookup(&self, type_id: TypeId, label: Label) -> bool {
+        match label {
+            Label::Stack => true,
+            Label::Field(offset) => {
+                self.rules.get(type_id.index()).is_some_and(|rule| rule.lookups.contains(&offset))
+            }
+            _ => false,
+        }
+    }
+
     /// The Python whose objects these are.
     pub fn python(&self) -> &'a Python {
         self.python

@@ -107,6 +107,10 @@ pub(crate) fn known(layout: &Layout, type_name: &str) -> Vec<(u32, FieldName)> {
                 (Some(task.task_exception), "_exception"),
             ]
         }
+        // `ww_task`, `sw_task` and `sw_arg`, until 3.9 and 3.11 (`Modules/_asynciomodule.c`).
+        "builtins.TaskWakeupMethWrapper" | "builtins.TaskStepMethWrapper" => {
+            vec![(Some(layout.object.size), "__self__"), (Some(layout.object.size + 8), "args")]
+        }
         _ => Vec::new(),
     };
     fields.into_iter().filter_map(|(offset, name)| Some((offset? as u32, FieldName::Known(name)))).collect()

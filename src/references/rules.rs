@@ -10,7 +10,7 @@ use crate::process::Address;
 use crate::process::cache::CachedMemory;
 use crate::process::memory::{Memory, MemoryExt};
 use crate::python::interpreter::Python;
-use crate::python::reader::Reader;
+use crate::python::reader::{NAME_LENGTH_MAX, Reader};
 use crate::python::type_flags as flag;
 use crate::python::types::{TypeInfo, TypeTable};
 
@@ -96,6 +96,8 @@ pub(crate) struct Rule {
     /// `tp_dictoffset`, where it is meant as such.
     pub dict_offset: i64,
     pub names: Vec<(u32, FieldName)>,
+    /// Offsets of words that refer to something only to look it up.
+    pub lookups: Vec<u32>,
 }
 
 impl Rule {
@@ -160,6 +162,10 @@ fn rule<M: Memory + ?Sized>(reader: &Reader<'_, M>, types: &TypeTable, info: &Ty
     names.extend(bases.iter().flat_map(|base| names::known(layout, &base.full_name())));
     let mut seen = FxHashSet::default();
     names.retain(|(offset, _)| seen.insert(*offset));
+    let lookups = match bases.iter().any(|base| LOOK_UP.contains(&base.full_name().as_str())) {
+        true => names.iter().filter(|(_, name)| is_lookup(reader, *name)).map(|(offset, _)| *offset).collect(),
+        false => Vec::new(),
+    };
     let offsets = |offsets: Vec<usize>| offsets.into_iter().map(|offset| offset as u32).collect();
     let opaque = opaque.start as u32..opaque.end as u32;
     let declared = names.iter().map(|&(offset, _)| offset).filter(|offset| opaque.contains(offset)).collect();
@@ -180,6 +186,22 @@ fn rule<M: Memory + ?Sized>(reader: &Reader<'_, M>, types: &TypeTable, info: &Ty
         has_inline_values: info.has_inline_values,
         dict_offset,
         names,
+        lookups,
+    }
+}
+
+/// Types whose instances refer to namespaces that they do not own.
+const LOOK_UP: [&str; 2] = ["builtins.function", "builtins.frame"];
+
+/// Whether a field is one through which names are looked up, or the frame that called.
+fn is_lookup<M: Memory + ?Sized>(reader: &Reader<'_, M>, name: FieldName) -> bool {
+    const NAMES: [&str; 5] = ["__globals__", "__builtins__", "f_globals", "f_builtins", "f_back"];
+    match name {
+        FieldName::Known(name) => NAMES.contains(&name),
+        FieldName::Declared(name) => {
+            let name = reader.memory.read_c_string(name, NAME_LENGTH_MAX as usize);
+            name.is_ok_and(|name| NAMES.contains(&name.as_str()))
+        }
     }
 }
 

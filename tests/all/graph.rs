@@ -11,7 +11,7 @@ use crate::common;
 use crate::common::interpreters::{self, Interpreter};
 use crate::common::target::Target;
 use crate::common::tool;
-use heapsonde::graph::dominators::{Dominator, Dominators};
+use heapsonde::graph::dominators::Dominator;
 use heapsonde::graph::objects::ObjectGraph;
 use heapsonde::graph::retained::Retained;
 use heapsonde::graph::{ObjectId, reach};
@@ -85,10 +85,14 @@ fn compare_with_twins(heap: &Heap<'_>, name: &str) -> Result<(), String> {
         }
     }
     let retained = graph.retained(&dominators);
-    let roots = graph.root_objects();
-    let before = reach::from(&graph.forward, &roots);
+    let roots = graph.ownership().roots();
+    let before = owned(&graph, roots, None);
+    let ranked = (0..graph.len()).map(|id| graph.ownership().rank(ObjectId(id as u32)).is_some());
+    if !before.iter().copied().eq(ranked) || before != reach::from(&graph.forward, &graph.root_objects()) {
+        return Err("what owning references reach is not what is reachable".to_owned());
+    }
     for id in (0..graph.len()).step_by(7) {
-        let expected = without(&graph, &roots, &before, id);
+        let expected = without(&graph, roots, &before, id);
         if retained[id] != expected {
             return Err(format!("object {id}: {:?}, counted without it {expected:?}", retained[id]));
         }
@@ -107,18 +111,18 @@ fn compare_with_twins(heap: &Heap<'_>, name: &str) -> Result<(), String> {
 /// changes, on sets of bits. Nodes are visited as a search finds them, which is the only help it gets.
 fn by_data_flow(graph: &ObjectGraph<'_>) -> Vec<Dominator> {
     let words = graph.len().div_ceil(64);
-    let roots = graph.root_objects();
+    let roots = graph.ownership().roots();
     let mut is_root = vec![false; graph.len()];
     roots.iter().for_each(|root| is_root[root.index()] = true);
-    let reached = reach::from(&graph.forward, &roots);
-    let order: Vec<ObjectId> = search_order(graph, &roots);
+    let reached = owned(graph, roots, None);
+    let order: Vec<ObjectId> = graph.dominators().order().collect();
     let full = |reached: bool| if reached { vec![u64::MAX; words] } else { Vec::new() };
     let mut sets: Vec<Vec<u64>> = reached.iter().map(|&reached| full(reached)).collect();
     loop {
         let mut changed = false;
         for &node in &order {
             let mut next = vec![if is_root[node.index()] { 0 } else { u64::MAX }; words];
-            for from in graph.reverse.targets(node).filter(|from| reached[from.index()]) {
+            for from in graph.reverse.targets(node).filter(|&from| reached[from.index()] && graph.owns(from, node)) {
                 next.iter_mut().zip(&sets[from.index()]).for_each(|(word, other)| *word &= other);
             }
             next[node.index() / 64] |= 1 << (node.index() % 64);
@@ -141,8 +145,20 @@ fn by_data_flow(graph: &ObjectGraph<'_>) -> Vec<Dominator> {
     (0..graph.len()).map(|node| if reached[node] { immediate(node) } else { Dominator::Unreachable }).collect()
 }
 
-fn search_order(graph: &ObjectGraph<'_>, roots: &[ObjectId]) -> Vec<ObjectId> {
-    Dominators::new(&graph.forward, &graph.reverse, roots).order().collect()
+/// What the references that own reach from the roots; without one object, if one is given.
+fn owned(graph: &ObjectGraph<'_>, roots: &[ObjectId], without: Option<usize>) -> Vec<bool> {
+    let mut reached = vec![false; graph.len()];
+    let mut open: Vec<ObjectId> = Vec::new();
+    let mut enter = |object: ObjectId, open: &mut Vec<ObjectId>| {
+        if Some(object.index()) != without && !std::mem::replace(&mut reached[object.index()], true) {
+            open.push(object);
+        }
+    };
+    roots.iter().for_each(|&root| enter(root, &mut open));
+    while let Some(object) = open.pop() {
+        graph.forward.targets(object).filter(|&to| graph.owns(object, to)).for_each(|to| enter(to, &mut open));
+    }
+    reached
 }
 
 /// What is lost with an object.
@@ -150,21 +166,7 @@ fn without(graph: &ObjectGraph<'_>, roots: &[ObjectId], before: &[bool], id: usi
     if !before[id] {
         return Retained::default();
     }
-    let mut reached = vec![false; graph.len()];
-    reached[id] = true;
-    let mut open = Vec::new();
-    for root in roots.iter().filter(|root| root.index() != id) {
-        if !std::mem::replace(&mut reached[root.index()], true) {
-            open.push(*root);
-        }
-    }
-    while let Some(object) = open.pop() {
-        for target in graph.forward.targets(object) {
-            if !std::mem::replace(&mut reached[target.index()], true) {
-                open.push(target);
-            }
-        }
-    }
+    let reached = owned(graph, roots, Some(id));
     let is_lost = |other: &usize| before[*other] && (*other == id || !reached[*other]);
     (0..graph.len()).filter(is_lost).fold(Retained::default(), |sum, other| Retained {
         objects: sum.objects + 1,

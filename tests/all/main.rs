@@ -25,6 +25,7 @@ mod odd_heaps;
 mod odd_processes;
 mod odd_states;
 mod oracle;
+mod owners;
 mod parity;
 mod permissions;
 mod pools;
@@ -57,6 +58,7 @@ const MODULES: &[Module] = &[
     ("odd_processes", odd_processes::cases),
     ("odd_states", odd_states::cases),
     ("oracle", oracle::cases),
+    ("owners", owners::cases),
     ("parity", parity::cases),
     ("permissions", permissions::cases),
     ("pools", pools::cases),

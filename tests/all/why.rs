@@ -51,7 +51,7 @@ const LEAKS: &[Leak] = &[
     leak("InDeque", 200, ("app.queue[…]", "[…]"), "module", "app;queue deque;[…] "),
     leak("InPartial", 1, ("app.partial.args[…]", "[…]"), "module", "app;partial partial;"),
     leak("InCallback", 7, ("app.hub.callbacks[…].__self__", "__self__"), "module", "app;hub "),
-    leak("InThreadLocal", 1, ("app.local", "['…']"), "module", "app;local _local;"),
+    leak("InThreadLocal", 1, ("app.local", "['kept']"), "module", "app;local _local;"),
     leak("InQueue", 25, ("app.inbox.queue[…]", "[…]"), "module", "app;inbox Queue;queue deque;"),
     leak("InSimpleQueue", 25, ("app.simple", ""), "module", "app;simple SimpleQueue;"),
     leak(
@@ -59,11 +59,11 @@ const LEAKS: &[Leak] = &[
         12,
         ("app.log.handlers[…].buffer[…].args[…]", "[…]"),
         "module",
-        "held by several;Logger;handlers list;",
+        "shared by app.log and logging.Logger.manager.loggerDict;Logger;handlers list;",
     ),
     leak("InThread", 1, ("build.<locals>.hold() at <string>:", ", local kept"), "frame", "thread holder, "),
-    leak("InTask", 1, ("leak_tasks.<locals>.work() at <string>:", ", local kept"), "task", ""),
-    leak("InAwaiter", 1, ("leak_tasks.<locals>.wait_for() at <string>:", ", local kept"), "task", ""),
+    leak("InTask", 1, ("app.leaked._coro", ", local kept"), "module", ""),
+    leak("InAwaiter", 1, ("app.leaked._callbacks[0][0].__self__._coro", ", local kept"), "module", ""),
 ];
 
 /// The tests of this file.
@@ -109,10 +109,10 @@ os.read(0, 1)
 
 /// What holds the object of each class: how the shape of its chain starts and ends, and the kind of the root.
 const HOLDERS: &[(&str, &str, &str, &str)] = &[
-    ("InExit", "atexit callback", ".__closure__[…].cell_contents", "interpreter"),
-    ("InExitArgument", "atexit callback", "[…]", "interpreter"),
+    ("InExit", "atexit callbacks[…]", ".__closure__[…].cell_contents", "interpreter"),
+    ("InExitArgument", "atexit callbacks[…]", "[…]", "interpreter"),
     ("InContext", "thread MainThread, context.ctx_vars.h_root[…]", "[…]", "thread"),
-    ("InLocal", "__main__.local.", "[…]['…']", "module"),
+    ("InLocal", "__main__.local.", "[…]['kept']", "module"),
     ("InAlias", "first.kept", "kept", "module"),
     ("InHook", "os.register_at_fork(before)[…]", ".__closure__[…].cell_contents", "interpreter"),
 ];
@@ -182,7 +182,7 @@ fn requests_are_found(interpreter: &Interpreter) -> Result<(), String> {
         (
             "TornadoPayload",
             "chat.Handler.open[…].payload",
-            ".Handler type;open list;[…] serve_tornado.<locals>.Handler;payload TornadoPayload;",
+            "chat;Handler type;open list;[…] serve_tornado.<locals>.Handler;payload TornadoPayload;",
         ),
     ] {
         let answer = tool::run(&["why", "--json", &pid, class])?.ok()?.json()?;

@@ -36,7 +36,7 @@ impl<M: Memory + ?Sized> Finder<'_, M> {
             // func, args, kwargs in each version.
             for field in 0..3 {
                 let object: Address = self.pointer(callback, 8 * field);
-                self.add(object, RootKind::Interpreter, format!("atexit callback {index}"), true);
+                self.add(object, RootKind::Interpreter, format!("atexit callbacks[{index}]"), true);
             }
         }
     }

@@ -32,8 +32,12 @@ pub enum RootKind {
     Frame,
     /// An unfinished task of asyncio. A name for what the event loop holds, and nothing that holds by itself.
     Task,
-    /// A thread's own state: its dict, its context, the exception that it handles.
+    /// A thread's own state: its dict, its context.
     Thread,
+    /// An exception that a thread handles.
+    Exception,
+    /// The value stack of a running frame: an expression that is not finished.
+    Stack,
     /// The interpreter's own state: codecs, hooks, callbacks.
     Interpreter,
     /// A type that is part of a program or library.
@@ -52,6 +56,8 @@ impl RootKind {
             RootKind::Frame => "frame",
             RootKind::Task => "task",
             RootKind::Thread => "thread",
+            RootKind::Exception => "exception",
+            RootKind::Stack => "stack",
             RootKind::Interpreter => "interpreter",
             RootKind::StaticType => "static-type",
             RootKind::Immortal => "immortal",

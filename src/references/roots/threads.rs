@@ -65,7 +65,9 @@ impl<M: Memory + ?Sized> Finder<'_, M> {
             (Some(layout.context), "context"),
         ];
         for (offset, field) in fields {
-            self.add_field(thread, offset, RootKind::Thread, &format!("{name}, {field}"));
+            let is_raised = field.ends_with("exception") || field == "traceback";
+            let kind = if is_raised { RootKind::Exception } else { RootKind::Thread };
+            self.add_field(thread, offset, kind, &format!("{name}, {field}"));
         }
         let items = &self.reader.layout.err_stack_item;
         let mut item = self.pointer(thread, layout.exc_info);
@@ -75,7 +77,7 @@ impl<M: Memory + ?Sized> Finder<'_, M> {
                 // What a generator handles is counted as the generator's.
                 let is_own = item == thread.offset(layout.exc_state);
                 let object = offset.map_or(Address::NULL, |offset| self.pointer(item, offset));
-                self.add(object, RootKind::Thread, format!("{name}, exception being handled"), is_own);
+                self.add(object, RootKind::Exception, format!("{name}, exception being handled"), is_own);
             }
             item = self.pointer(item, items.previous_item);
         }
@@ -104,6 +106,7 @@ impl<M: Memory + ?Sized> Finder<'_, M> {
         let mut visit = |word: u64, label: Label| found.push((Address(word), label));
         self.references.for_each_of_frame(&self.reads, frame.address, &mut visit);
         for (object, label) in found {
+            let kind = if label == Label::Stack { RootKind::Stack } else { RootKind::Frame };
             let name = match label {
                 Label::Local(index) => {
                     let name = self.references.name_of_local(frame.code, index);
@@ -112,7 +115,7 @@ impl<M: Memory + ?Sized> Finder<'_, M> {
                 Label::Stack => format!("{function}, unfinished expression"),
                 _ => function.to_owned(),
             };
-            self.add(object, RootKind::Frame, name, is_counted);
+            self.add(object, kind, name, is_counted);
         }
     }
 

@@ -1,0 +1,422 @@
+//! Draws a tree of objects together: siblings of one name (and, in pictures, one type) become one frame.
+//!
+//! The tree is either that of dominators, where what stands above a frame is freed with it, or that of shortest paths.
+//! In the tree of dominators, what is held through several of those that its dominator holds belongs to all of them. By
+//! when it is its turn, all that refer to it have frames, but for those that it reaches itself; so it goes where these
+//! frames say: into one, where they are the same; under the module or class that defines it, where the others only have
+//! a name for it; else into a frame that names who shares it.
+
+use std::sync::mpsc;
+
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use crate::graph::ObjectId;
+use crate::graph::dominators::{Dominator, Dominators};
+use crate::graph::objects::{GraphRoot, ObjectGraph};
+use crate::graph::ownership::Rank;
+use crate::graph::reach::{PathStep, Paths};
+use crate::process::memory::Memory;
+use crate::process::pages;
+use crate::references::Label;
+use crate::references::notation::{Spelled, StepShape};
+use crate::references::roots::RootKind;
+
+use super::classes;
+use super::edges::Steps;
+use super::frames::{Frame, FrameKind, Frames, NONE};
+use super::names::Names;
+
+/// Objects whose references are read in one go, and goes that are read before the first is used.
+const OBJECTS_AHEAD: usize = 1 << 15;
+const BATCHES_AHEAD: usize = 2;
+/// Frames from which one object is held that are told apart. A report names three.
+const HOLDERS_MAX: usize = 16;
+
+/// Which tree.
+#[derive(Clone, Copy)]
+pub enum Tree<'t> {
+    /// Who alone holds an object.
+    Owners(&'t Dominators),
+    /// From where an object is reached first.
+    Paths(&'t Paths),
+}
+
+impl Tree<'_> {
+    /// What is above an object.
+    pub fn above(&self, object: ObjectId) -> Dominator {
+        match self {
+            Tree::Owners(dominators) => dominators.of(object),
+            Tree::Paths(paths) => match paths.step(object) {
+                PathStep::From(above) => Dominator::Object(above),
+                PathStep::Root => Dominator::Root,
+                PathStep::Unreachable => Dominator::Unreachable,
+            },
+        }
+    }
+
+    /// Its objects, each after the one above it.
+    fn order(&self) -> Box<dyn Iterator<Item = ObjectId> + '_> {
+        match self {
+            Tree::Owners(dominators) => Box::new(dominators.order()),
+            Tree::Paths(paths) => Box::new(paths.order()),
+        }
+    }
+}
+
+/// What a frame says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detail {
+    /// The step and the type of the object: for pictures.
+    Types,
+    /// The step alone: for chains, which go without the number of the thread as well.
+    Steps,
+}
+
+/// From where an object is held that no single reference keeps.
+#[derive(Debug, Default)]
+struct Holders {
+    /// The frames that it would have by each, the first ones.
+    frames: Vec<u32>,
+    /// What all of these stand on, and all beyond.
+    common: Option<u32>,
+    /// Whether there are more.
+    has_more: bool,
+}
+
+impl Holders {
+    fn add(&mut self, frames: &Frames, frame: u32) {
+        if self.frames.is_empty() {
+            self.common = Some(frame);
+        } else if self.frames.last() == Some(&frame) || self.frames.contains(&frame) {
+            return;
+        } else {
+            self.common = self.common.and_then(|common| frames.common(common, frame));
+        }
+        match self.frames.len() < HOLDERS_MAX {
+            true => self.frames.push(frame),
+            false => self.has_more = true,
+        }
+    }
+}
+
+/// Draws a tree together. Of the objects for which `wanted` is false, nothing that is above them is drawn, either, unless
+/// it is wanted itself.
+pub fn draw<M: Memory + ?Sized, S: Memory + Sync + ?Sized>(
+    graph: &ObjectGraph<'_>,
+    names: &Names<'_, M>,
+    steps: &Steps<'_, S>,
+    tree: Tree<'_>,
+    detail: Detail,
+    wanted: impl Fn(ObjectId) -> bool + Sync,
+) -> Frames {
+    let mut drawing = Drawing::new(graph, names, detail);
+    let mut has_children: Vec<bool> = pages::zeros(graph.len());
+    let is_shared = shared(graph, tree);
+    tree.order().filter(|&object| wanted(object)).for_each(|object| match tree.above(object) {
+        Dominator::Object(above) if !is_shared[object.index()] => has_children[above.index()] = true,
+        _ if is_shared[object.index()] => {
+            graph.reverse.targets(object).for_each(|from| has_children[from.index()] = true);
+        }
+        _ => {}
+    });
+    let is_child = |from: ObjectId, to: ObjectId| {
+        let is_held = match is_shared[to.index()] {
+            true => graph.owns(from, to),
+            false => tree.above(to) == Dominator::Object(from),
+        };
+        is_held && wanted(to)
+    };
+    // References are read ahead, on other threads, of those whose names are put together here.
+    std::thread::scope(|scope| {
+        let (to_here, batches) = mpsc::sync_channel(BATCHES_AHEAD);
+        let (wanted, has_children) = (&wanted, &has_children);
+        scope.spawn(move || {
+            let mut objects = tree.order().filter(|&object| wanted(object)).peekable();
+            while objects.peek().is_some() {
+                let batch: Vec<ObjectId> = objects.by_ref().take(OBJECTS_AHEAD).collect();
+                let parents: Vec<ObjectId> =
+                    batch.iter().copied().filter(|object| has_children[object.index()]).collect();
+                let of_batch = steps.of(&parents, is_child);
+                if to_here.send((batch, of_batch)).is_err() {
+                    return;
+                }
+            }
+        });
+        // Children that so far are known by a key only.
+        let mut by_key: Vec<ObjectId> = Vec::new();
+        for (batch, of_batch) in batches {
+            let mut of_batch = of_batch.iter().flatten().peekable();
+            for object in batch {
+                if drawing.frames.of[object.index()] == NONE {
+                    let frame = match tree.above(object) {
+                        Dominator::Object(_) => drawing.held_by_several(object, tree.above(object)),
+                        _ if is_shared[object.index()] => drawing.held_by_several(object, Dominator::Root),
+                        _ => drawing.root(object),
+                    };
+                    drawing.frames.assign(object, frame);
+                }
+                while let Some(step) = of_batch.next_if(|step| step.from == object) {
+                    match step.label {
+                        _ if drawing.frames.of[step.to.index()] != NONE => {}
+                        label if is_shared[step.to.index()] => drawing.holder(object, step.to, label),
+                        Label::Key => by_key.push(step.to),
+                        label => {
+                            let frame = drawing.child(object, step.to, label);
+                            drawing.frames.assign(step.to, frame);
+                        }
+                    }
+                }
+                for to in by_key.drain(..) {
+                    if drawing.frames.of[to.index()] == NONE {
+                        let frame = drawing.child(object, to, Label::Key);
+                        drawing.frames.assign(to, frame);
+                    }
+                }
+            }
+        }
+    });
+    drawing.frames.known = FxHashMap::default();
+    drawing.frames
+}
+
+/// The objects that no reference of what is above them holds, and which are no roots.
+fn shared(graph: &ObjectGraph<'_>, tree: Tree<'_>) -> Vec<bool> {
+    let mut is_shared: Vec<bool> = pages::zeros(graph.len());
+    let Tree::Owners(dominators) = tree else { return is_shared };
+    dominators.order().for_each(|object| is_shared[object.index()] = !graph.ownership().is_root(object));
+    for object in dominators.order() {
+        for target in graph.forward.targets(object) {
+            if dominators.of(target) == Dominator::Object(object) && graph.owns(object, target) {
+                is_shared[target.index()] = false;
+            }
+        }
+    }
+    is_shared
+}
+
+struct Drawing<'d, 'm, M: Memory + ?Sized> {
+    graph: &'d ObjectGraph<'d>,
+    names: &'d Names<'m, M>,
+    detail: Detail,
+    frames: Frames,
+    /// By the frame below, the shape of the step and the type.
+    memo: FxHashMap<(u32, StepShape, u32), u32>,
+    root_of: FxHashMap<ObjectId, &'d GraphRoot>,
+    /// How many threads or tasks have roots of one name.
+    threads: FxHashMap<&'d str, FxHashSet<&'d str>>,
+    holders: FxHashMap<ObjectId, Holders>,
+    /// Modules in the order in which they were put into `sys.modules`: whoever imports comes before what it imports.
+    modules: FxHashMap<&'d str, usize>,
+}
+
+impl<'d, 'm, M: Memory + ?Sized> Drawing<'d, 'm, M> {
+    fn new(graph: &'d ObjectGraph<'d>, names: &'d Names<'m, M>, detail: Detail) -> Self {
+        let mut root_of: FxHashMap<ObjectId, &GraphRoot> = FxHashMap::default();
+        let mut threads: FxHashMap<&str, FxHashSet<&str>> = FxHashMap::default();
+        let mut modules = FxHashMap::default();
+        for root in &graph.roots {
+            if graph.ownership().rank(root.object) == Some(Rank::of(root.kind)) {
+                root_of.entry(root.object).or_insert(root);
+            }
+            if let Some((thread, rest)) = root.thread_and_rest() {
+                threads.entry(rest).or_default().insert(thread);
+            }
+            if root.kind == RootKind::Module {
+                let count = modules.len();
+                modules.entry(root.full_name()).or_insert(count);
+            }
+        }
+        let frames = Frames {
+            frames: Vec::new(),
+            of: pages::filled(NONE, graph.len()),
+            in_namespace: vec![false; graph.len()],
+            known: FxHashMap::default(),
+        };
+        let (memo, holders) = (FxHashMap::default(), FxHashMap::default());
+        Drawing { graph, names, detail, frames, memo, root_of, threads, holders, modules }
+    }
+
+    fn type_name(&self, object: ObjectId) -> Option<String> {
+        (self.detail == Detail::Types).then(|| self.names.short_type_name(object))
+    }
+
+    /// The frame of an object by a reference from one that has a frame.
+    fn child(&mut self, from: ObjectId, to: ObjectId, label: Label) -> u32 {
+        let (parent, in_namespace) = (self.frames.of[from.index()], self.frames.in_namespace[from.index()]);
+        if parent == NONE {
+            return NONE;
+        }
+        let to_type = if self.detail == Detail::Types { self.graph.type_id(to).0 } else { 0 };
+        let shape = self.names.speller().shape(self.graph.type_id(from), label, in_namespace);
+        let memo = shape.map(|shape| (parent, shape, to_type));
+        if let Some(&frame) = memo.as_ref().and_then(|memo| self.memo.get(memo)) {
+            return frame;
+        }
+        let frame = match self.names.spell(from, label) {
+            Spelled::Namespace => {
+                self.frames.in_namespace[to.index()] = true;
+                return parent;
+            }
+            step => {
+                let is_named = step.is_named(in_namespace);
+                self.frames.add(parent, step.write(in_namespace, false).1, self.type_name(to), is_named)
+            }
+        };
+        if let Some(memo) = memo {
+            self.memo.insert(memo, frame);
+        }
+        frame
+    }
+
+    /// Notes one of those who hold an object together.
+    fn holder(&mut self, from: ObjectId, to: ObjectId, label: Label) {
+        let frame = self.child(from, to, label);
+        if frame != NONE {
+            self.holders.entry(to).or_default().add(&self.frames, frame);
+        }
+    }
+
+    /// The frame of what is held through several of those that its dominator holds.
+    fn held_by_several(&mut self, object: ObjectId, above: Dominator) -> u32 {
+        let below = match above {
+            Dominator::Object(above) => Some(self.frames.of[above.index()]).filter(|&frame| frame != NONE),
+            _ => None,
+        };
+        let holders = self.holders.remove(&object).unwrap_or_default();
+        let (type_name, rank) = (self.type_name(object), self.graph.ownership().rank(object));
+        if let ([only], false) = (holders.frames.as_slice(), holders.has_more) {
+            return *only;
+        }
+        if let Some(common) = holders.common.filter(|common| holders.frames.contains(common)) {
+            return common;
+        }
+        if let Some(frame) = (!holders.has_more).then(|| self.defined(object, &holders.frames)).flatten() {
+            return frame;
+        }
+        // Labels could not be read again: the target has changed meanwhile.
+        let common = if holders.frames.is_empty() { below } else { holders.common };
+        let names = self.holders_by_name(common, &holders);
+        if let ([name], Some(common)) = (names.as_slice(), common) {
+            return self.frames.add(common, name.clone(), type_name, false);
+        }
+        let shared = self.frames.add_shared(common, names, rank);
+        self.frames.add(shared, String::new(), type_name, false)
+    }
+
+    /// Who shares an object, by name.
+    fn holders_by_name(&self, common: Option<u32>, holders: &Holders) -> Vec<String> {
+        let is_whole = common.is_none_or(|common| self.frames.is_within_holder(common));
+        let mut names: Vec<(Option<Rank>, String)> = Vec::new();
+        for &frame in &holders.frames {
+            let first = &self.frames.frames[self.frames.first_above(common, frame) as usize];
+            match first.kind {
+                FrameKind::Shared => names.extend(first.names.iter().map(|name| (first.rank, name.clone()))),
+                _ if is_whole => names.push((first.rank, self.frames.holder(frame))),
+                _ => names.push((first.rank, first.step.trim_start_matches('.').to_owned())),
+            }
+        }
+        names.sort();
+        names.dedup();
+        let mut names: Vec<String> = names.into_iter().map(|(_, name)| name).collect();
+        if holders.has_more {
+            names.push("others".to_owned());
+        }
+        if names.is_empty() {
+            names.push("objects that changed meanwhile".to_owned());
+        }
+        names
+    }
+
+    /// Of objects that modules and classes name, and nothing else holds: the name where it is defined; the others are
+    /// also noted there.
+    fn defined(&mut self, object: ObjectId, frames: &[u32]) -> Option<u32> {
+        let mut names: Vec<(bool, bool, usize, usize, u32)> = Vec::new();
+        // A function knows its module: the one that it looks names up in.
+        let mut own = self.graph.forward.targets(object).filter_map(|target| self.root_of.get(&target));
+        let own = own.find(|root| root.kind == RootKind::Module && root.is_namespace).map(|root| root.full_name());
+        for &frame in frames {
+            let scope = self.frames.frames.get(frame as usize)?.parent?;
+            if self.frames.frames.get(scope as usize)?.kind != FrameKind::Scope {
+                return None;
+            }
+            let module = self.frames.line(scope).first()?.step.clone();
+            let imported = self.modules.get(module.as_str()).copied().unwrap_or(0);
+            // Of the rest, what is not `__main__`, then what is deepest in a package, then what was imported last.
+            let is_own = own == Some(module.as_str());
+            names.push((is_own, module != "__main__", module.matches('.').count(), imported, frame));
+        }
+        names.sort();
+        let (.., frame) = names.pop()?;
+        let has_namespace = own.is_some() || self.graph.is_class(object);
+        if !has_namespace {
+            let mut others: Vec<String> = names.iter().rev().map(|(.., frame)| self.frames.holder(*frame)).collect();
+            let known = &mut self.frames.frames.get_mut(frame as usize)?.names;
+            others.retain(|other| !known.contains(other));
+            known.extend(others);
+        }
+        Some(frame)
+    }
+
+    fn root(&mut self, object: ObjectId) -> u32 {
+        let names = self.names;
+        let root = self.root_of.get(&object).copied();
+        let class = root.is_none_or(|root| root.kind == RootKind::StaticType).then(|| classes::name(self.graph, names, object)).flatten();
+        if let Some((module, name)) = class {
+            let kind = root.map_or(RootKind::Module, |root| root.kind);
+            if self.detail == Detail::Steps {
+                return self.scope(None, format!("{module}.{name}"), None, kind);
+            }
+            let module = self.scope(None, module, None, RootKind::Module);
+            return self.scope(Some(module), name, self.type_name(object), kind);
+        }
+        let Some(root) = root.filter(|root| root.kind <= RootKind::Interpreter) else {
+            let kind = root.map(|root| root.kind);
+            let held = match kind {
+                Some(RootKind::Native) => "held by native code",
+                Some(_) => "kept by the interpreter",
+                // Chains may start where they are told to.
+                None => return self.frames.add_root(names.type_name(object), None),
+            };
+            if self.detail == Detail::Steps {
+                return self.frames.add_root(format!("{} {held}", names.type_name(object)), kind);
+            }
+            let group = self.frames.add_root(held.to_owned(), kind);
+            return self.frames.add(group, String::new(), self.type_name(object), false);
+        };
+        self.frames.in_namespace[object.index()] = root.is_namespace;
+        let name = match root.thread_and_rest() {
+            // One thread of many that do the same.
+            Some((_, rest)) if self.detail == Detail::Steps && root.kind != RootKind::Thread => rest.to_owned(),
+            Some((thread, rest)) => match self.threads.get(rest).map_or(1, FxHashSet::len) {
+                0 | 1 => root.name().into_owned(),
+                count => format!("{count} {}s, {rest}", thread.split(' ').next().unwrap_or("thread")),
+            },
+            None => root.shape(),
+        };
+        if root.kind == RootKind::Module {
+            return self.scope(None, name, None, root.kind);
+        }
+        let frame = self.frames.add_root(name, Some(root.kind));
+        // Names of modules are enough; what a local variable holds is not known from its name.
+        let is_of_frame = Rank::of(root.kind) > Rank::Context;
+        match self.frames.frames.get_mut(frame as usize) {
+            Some(at) if is_of_frame && self.detail == Detail::Types && at.type_name.is_none() => {
+                at.type_name = Some(names.short_type_name(object));
+            }
+            _ => {}
+        }
+        frame
+    }
+
+    /// The frame of a module or a class.
+    fn scope(&mut self, module: Option<u32>, name: String, type_name: Option<String>, kind: RootKind) -> u32 {
+        let frame = match module {
+            None => self.frames.add_root(name, Some(kind)),
+            Some(module) => self.frames.add(module, format!(".{name}"), type_name, true),
+        };
+        if let Some(at @ Frame { kind: FrameKind::Step, .. }) = self.frames.frames.get_mut(frame as usize) {
+            at.kind = FrameKind::Scope;
+        }
+        frame
+    }
+}

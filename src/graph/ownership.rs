@@ -1,0 +1,276 @@
+//! Which references own? Roots have ranks, and what a better rank reaches no worse one owns.
+//!
+//! Rank by rank, everything is marked that the roots of the rank reach and no better rank did. A reference owns only
+//! between objects of one rank: a local variable or an iterator that a running frame holds for a moment takes nothing
+//! away from the module that keeps it. A lookup (an instance's class, a function's globals, the value stack of a frame)
+//! owns only what nothing else of its rank reaches.
+
+use crate::process::pages;
+use crate::references::roots::RootKind;
+
+use super::ObjectId;
+use super::csr::Csr;
+
+/// How good a root is at owning; the best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Rank {
+    /// Namespaces of modules, classes, the interpreter's registries.
+    Namespace = 1,
+    /// Thread-locals, contexts, suspended tasks.
+    Context,
+    /// Named local variables of running frames, exceptions that are being handled.
+    Local,
+    /// The value stack of running frames.
+    Stack,
+    /// What only native code can explain.
+    Native,
+    /// What is never freed.
+    Immortal,
+}
+
+/// All ranks, best first.
+pub const RANKS: [Rank; 6] =
+    [Rank::Namespace, Rank::Context, Rank::Local, Rank::Stack, Rank::Native, Rank::Immortal];
+
+impl Rank {
+    /// The rank of a root.
+    pub fn of(kind: RootKind) -> Rank {
+        match kind {
+            RootKind::Module | RootKind::StaticType | RootKind::Interpreter => Rank::Namespace,
+            RootKind::Task | RootKind::Thread => Rank::Context,
+            RootKind::Frame | RootKind::Exception => Rank::Local,
+            RootKind::Stack => Rank::Stack,
+            RootKind::Native => Rank::Native,
+            RootKind::Immortal => Rank::Immortal,
+        }
+    }
+
+    /// What JSON and legends call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Rank::Namespace => "module or class",
+            Rank::Context => "thread or task",
+            Rank::Local => "running frame",
+            Rank::Stack => "value stack",
+            Rank::Native => "native code",
+            Rank::Immortal => "never freed",
+        }
+    }
+}
+
+/// Which references only look something up.
+pub trait Lookups {
+    /// Whether the reference is a lookup. Asked only about targets that may be.
+    fn is_lookup(&self, from: u32, to: u32) -> bool;
+    /// The objects that may be looked up.
+    fn targets(&self) -> Vec<ObjectId>;
+}
+
+/// No lookups: every reference owns.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoLookups;
+
+impl Lookups for NoLookups {
+    fn is_lookup(&self, _: u32, _: u32) -> bool {
+        false
+    }
+
+    fn targets(&self) -> Vec<ObjectId> {
+        Vec::new()
+    }
+}
+
+/// The bits of an object's state: its rank, and
+const RANK: u8 = 0x07;
+/// whether it is a root of its rank,
+const ROOT: u8 = 0x08;
+/// whether it may be the target of a lookup,
+const LOOKED_UP: u8 = 0x10;
+/// whether only a lookup reached it,
+const BY_LOOKUP: u8 = 0x20;
+/// whether a lookup of it waits until the rest of the rank is reached.
+const WAITS: u8 = 0x40;
+
+/// Each object's rank, and which references own. One byte per object.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ownership {
+    state: Vec<u8>,
+    roots: Vec<ObjectId>,
+}
+
+impl Ownership {
+    /// Marks what each rank reaches. `roots` are those of each rank, in the order of [`RANKS`].
+    pub fn new(forward: &Csr, roots: &[Vec<ObjectId>], lookups: &impl Lookups) -> Ownership {
+        let mut state: Vec<u8> = pages::zeros(forward.len());
+        for target in lookups.targets() {
+            if let Some(state) = state.get_mut(target.index()) {
+                *state |= LOOKED_UP;
+            }
+        }
+        let mut ownership = Ownership { state, roots: Vec::new() };
+        for (rank, of_rank) in RANKS.iter().zip(roots) {
+            ownership.reach(forward, *rank, of_rank, lookups);
+        }
+        ownership
+    }
+
+    fn reach(&mut self, forward: &Csr, rank: Rank, roots: &[ObjectId], lookups: &impl Lookups) {
+        let rank = rank as u8;
+        let (mut open, mut waiting): (Vec<u32>, Vec<u32>) = (Vec::new(), Vec::new());
+        for &root in roots {
+            if let Some(state) = self.state.get_mut(root.index()).filter(|state| **state & RANK == 0) {
+                *state |= rank | ROOT;
+                self.roots.push(root);
+                open.push(root.0);
+            }
+        }
+        loop {
+            while let Some(from) = open.pop() {
+                for &to in forward.row(from as usize) {
+                    let Some(state) = self.state.get_mut(to as usize).filter(|state| **state & RANK == 0) else {
+                        continue;
+                    };
+                    if *state & LOOKED_UP == 0 || !lookups.is_lookup(from, to) {
+                        *state |= rank;
+                        open.push(to);
+                    } else if *state & WAITS == 0 {
+                        *state |= WAITS;
+                        waiting.push(to);
+                    }
+                }
+            }
+            let left = std::mem::take(&mut waiting);
+            if left.is_empty() {
+                return;
+            }
+            for to in left {
+                let state = &mut self.state[to as usize];
+                *state &= !WAITS;
+                if *state & RANK == 0 {
+                    *state |= rank | BY_LOOKUP;
+                    open.push(to);
+                }
+            }
+        }
+    }
+
+    /// The rank that reaches an object first; `None` of what no root reaches: garbage.
+    pub fn rank(&self, object: ObjectId) -> Option<Rank> {
+        let rank = self.state.get(object.index())? & RANK;
+        RANKS.get(usize::from(rank).checked_sub(1)?).copied()
+    }
+
+    /// Whether an object is a root of its rank.
+    pub fn is_root(&self, object: ObjectId) -> bool {
+        self.state.get(object.index()).is_some_and(|state| state & ROOT != 0)
+    }
+
+    /// Whether the reference between two objects owns.
+    #[inline(always)]
+    pub fn owns(&self, from: u32, to: u32, lookups: &impl Lookups) -> bool {
+        let (Some(&above), Some(&below)) = (self.state.get(from as usize), self.state.get(to as usize)) else {
+            return false;
+        };
+        let is_plain = below & (LOOKED_UP | BY_LOOKUP) != LOOKED_UP;
+        (above ^ below) & RANK == 0 && below & RANK != 0 && (is_plain || !lookups.is_lookup(from, to))
+    }
+
+    /// The roots that count: of each rank those that no better one reaches.
+    pub fn roots(&self) -> &[ObjectId] {
+        &self.roots
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::dominators::{Dominators, naive};
+    use proptest::prelude::*;
+    use rustc_hash::FxHashSet;
+
+    impl Lookups for FxHashSet<(u32, u32)> {
+        fn is_lookup(&self, from: u32, to: u32) -> bool {
+            self.contains(&(from, to))
+        }
+
+        fn targets(&self) -> Vec<ObjectId> {
+            self.iter().map(|&(_, to)| ObjectId(to)).collect()
+        }
+    }
+
+    /// The ranks by the words of the module's first lines: repeated until nothing changes. Of each object its rank, and
+    /// whether a lookup was needed.
+    fn slow(nodes: usize, edges: &[(u32, u32)], roots: &[Vec<ObjectId>], lookups: &FxHashSet<(u32, u32)>) -> Vec<(usize, bool)> {
+        let mut found = vec![(0, false); nodes];
+        for (index, of_rank) in roots.iter().enumerate() {
+            let rank = index + 1;
+            let is_new = |node: u32, by_lookup: bool, found: &mut Vec<(usize, bool)>| {
+                let slot = &mut found[node as usize];
+                let is_new = slot.0 == 0;
+                if is_new {
+                    *slot = (rank, by_lookup);
+                }
+                is_new
+            };
+            of_rank.iter().for_each(|root| _ = is_new(root.0, false, &mut found));
+            loop {
+                let plain = edges.iter().filter(|edge| !lookups.contains(edge));
+                let mut changed = false;
+                for &(from, to) in plain {
+                    changed |= found[from as usize].0 == rank && is_new(to, false, &mut found);
+                }
+                if changed {
+                    continue;
+                }
+                // All that one round of lookups reaches.
+                let by_lookup: Vec<u32> = edges
+                    .iter()
+                    .filter(|&&(from, to)| found[from as usize].0 == rank && found[to as usize].0 == 0)
+                    .map(|&(_, to)| to)
+                    .collect();
+                if by_lookup.is_empty() {
+                    break;
+                }
+                by_lookup.into_iter().for_each(|to| _ = is_new(to, true, &mut found));
+            }
+        }
+        found
+    }
+
+    proptest! {
+        #[test]
+        fn ranks_and_owners_agree_with_repetition(
+            nodes in 1u32..24,
+            edges in prop::collection::vec((0u32..24, 0u32..24, 0u8..4), 0..80),
+            roots in prop::collection::vec((0u32..24, 0usize..6), 1..8),
+        ) {
+            let edges: Vec<(u32, u32, u8)> =
+                edges.into_iter().filter(|&(from, to, _)| from < nodes && to < nodes).collect();
+            let lookups: FxHashSet<(u32, u32)> =
+                edges.iter().filter(|edge| edge.2 == 0).map(|&(from, to, _)| (from, to)).collect();
+            let edges: Vec<(u32, u32)> = edges.into_iter().map(|(from, to, _)| (from, to)).collect();
+            let of_rank = |rank: usize| {
+                let of_rank = roots.iter().filter(|root| root.1 == rank && root.0 < nodes);
+                of_rank.map(|root| ObjectId(root.0)).collect()
+            };
+            let roots: Vec<Vec<ObjectId>> = (0..6).map(of_rank).collect();
+            let forward = Csr::of_edges(nodes as usize, &edges);
+            let found = Ownership::new(&forward, &roots, &lookups);
+            let expected = slow(nodes as usize, &edges, &roots, &lookups);
+            for (node, &(rank, _)) in expected.iter().enumerate() {
+                prop_assert_eq!(found.rank(ObjectId(node as u32)).map_or(0, |rank| rank as usize), rank);
+            }
+            // Who owns alone: the dominators of what is left when references that do not own are taken away.
+            let owning: Vec<(u32, u32)> = edges.iter().copied().filter(|&(from, to)| {
+                let ((above, _), (below, by_lookup)) = (expected[from as usize], expected[to as usize]);
+                above == below && above != 0 && (by_lookup || !lookups.contains(&(from, to)))
+            }).collect();
+            let left = Csr::of_edges(nodes as usize, &owning);
+            let twin = naive(&left, &left.reversed(), found.roots());
+            let dominators = Dominators::owning(&forward, &forward.reversed(), &found, &lookups);
+            for (node, expected) in twin.iter().enumerate() {
+                prop_assert_eq!(dominators.of(ObjectId(node as u32)), *expected);
+            }
+        }
+    }
+}

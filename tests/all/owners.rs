@@ -1,0 +1,202 @@
+//! The first row of `histo --by holder` is the culprit, the flame graph of owners is widest there, and `why` names it
+//! first: for leaks of several kinds, each of which keeps most of its heap.
+//!
+//!     cargo test --test all -- owners           HEAPSONDE_ONLY=3.12,sid-3.14 narrows, HEAPSONDE_BIN takes another tool
+
+use crate::case::TestCase;
+use crate::common::interpreters::{self, Interpreter};
+use crate::common::target::Target;
+use crate::common::tool;
+
+/// A program that keeps `Parcel`s, and how the tool must speak of who keeps them.
+struct Keeper {
+    name: &'static str,
+    program: &'static str,
+    /// The first row of `histo --by holder`.
+    holder: &'static str,
+    /// How most of the flame graph's stacks start.
+    stack: &'static str,
+    /// What the first chain of `why Parcel` says.
+    chain: &'static str,
+}
+
+/// What all programs start with.
+const HEAD: &str = r"
+import os, sys, types
+class Parcel:
+    def __init__(self, number): self.label = b'%d' % number + b'.' * 700
+def module(name, text):
+    made = sys.modules[name] = types.ModuleType(name)
+    exec(text, made.__dict__)
+def ready(): os.write(1, b'ready %d\n' % os.getpid())
+def wait(): return os.read(0, 1)
+";
+
+const KEEPERS: &[Keeper] = &[
+    Keeper {
+        name: "two names",
+        program: r"
+module('shelf', 'STOCK = []')
+from shelf import STOCK
+STOCK.extend(map(Parcel, range(8000)))
+ready(); wait()
+",
+        holder: "shelf.STOCK (also __main__.STOCK)",
+        stack: "shelf;STOCK list (also __main__.STOCK);[…] Parcel",
+        chain: "shelf.STOCK[…]",
+    },
+    Keeper {
+        name: "class attribute",
+        program: r"
+module('books', 'class Ledger:\n    pages = {}')
+module('desk', 'from books import Ledger')
+from books import Ledger
+Ledger.pages.update((number, Parcel(number)) for number in range(8000))
+ready(); wait()
+",
+        holder: "books.Ledger.pages",
+        stack: "books;Ledger type;pages dict;[…] Parcel",
+        chain: "books.Ledger.pages[…]",
+    },
+    Keeper {
+        name: "append",
+        program: r"
+ARRIVED = list(map(Parcel, range(8000)))
+def receive():
+    ready()
+    ARRIVED.append(wait())
+receive()
+",
+        holder: "__main__.ARRIVED",
+        stack: "__main__;ARRIVED list;[…] Parcel",
+        chain: "__main__.ARRIVED[…]",
+    },
+    Keeper {
+        name: "loop",
+        program: r"
+SENT = {number: Parcel(number) for number in range(8000)}
+def send():
+    for parcel in SENT.values():
+        ready(); wait()
+send()
+",
+        holder: "__main__.SENT",
+        stack: "__main__;SENT dict;[…] Parcel",
+        chain: "__main__.SENT[…]",
+    },
+    Keeper {
+        name: "local alias",
+        program: r"
+class Depot:
+    def __init__(self): self.racks = list(map(Parcel, range(8000)))
+    def work(self):
+        racks = self.racks
+        heavy = [parcel for parcel in racks]
+        ready(); wait()
+DEPOT = Depot()
+DEPOT.work()
+",
+        holder: "__main__.DEPOT.racks",
+        stack: "__main__;DEPOT Depot;racks list;[…] Parcel",
+        chain: "__main__.DEPOT.racks[…]",
+    },
+    Keeper {
+        name: "at exit",
+        program: r"
+import atexit
+class Closer:
+    def __init__(self, number): self.parcel = Parcel(number)
+    def close(self): pass
+for number in range(8000): atexit.register(Closer(number).close)
+ready(); wait()
+",
+        holder: "atexit callbacks[…]",
+        stack: "atexit callbacks[…];__self__ Closer;parcel Parcel",
+        chain: "atexit callbacks[…].__self__.parcel",
+    },
+    Keeper {
+        name: "two holders",
+        program: r"
+class Hub: pass
+hub = Hub(); hub.by_number = {}
+LATE = []
+for number in range(8000):
+    parcel = Parcel(number); hub.by_number[number] = parcel; LATE.append(parcel)
+del parcel
+ready(); wait()
+",
+        holder: "shared by __main__.LATE and __main__.hub.by_number",
+        stack: "__main__;shared by __main__.LATE and __main__.hub.by_number;Parcel",
+        chain: "__main__.LATE[…]",
+    },
+    Keeper {
+        name: "few and big",
+        program: r"
+class Freight:
+    def __init__(self): self.parcel = Parcel(1); self.parcel.label = bytearray(4000000)
+YARD = (Freight(), Freight())
+ready(); wait()
+",
+        holder: "__main__.YARD",
+        stack: "__main__;YARD tuple;[…] Freight",
+        chain: "__main__.YARD[…].parcel",
+    },
+    Keeper {
+        name: "linked list",
+        program: r"
+last = None
+for number in range(20000):
+    parcel = Parcel(number); parcel.before = last; last = parcel
+del parcel
+ready(); wait()
+",
+        holder: "__main__.last",
+        stack: "__main__;last Parcel;before Parcel",
+        chain: "__main__.last.before",
+    },
+];
+
+/// The tests of this file.
+pub fn cases() -> Vec<TestCase> {
+    let mut cases = Vec::new();
+    for interpreter in interpreters::find_and_say() {
+        let name = format!("{}/culprits", interpreter.name);
+        cases.push(TestCase::new(name, move || culprits_are_named(&interpreter)));
+    }
+    cases
+}
+
+fn culprits_are_named(interpreter: &Interpreter) -> Result<(), String> {
+    let mut wrong = Vec::new();
+    for keeper in KEEPERS {
+        let target = Target::spawn(interpreter, &format!("{HEAD}{}", keeper.program), &[], &[])?;
+        let pid = target.pid().to_string();
+        let name = keeper.name;
+        let holders = tool::run(&["histo", "--by", "holder", "--json", &pid])?.ok()?.json()?;
+        let total = holders["totals"]["shallow_bytes"].as_u64().unwrap_or(0);
+        let rows = holders["types"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let bytes = |row: &serde_json::Value| row["shallow_bytes"].as_u64().unwrap_or(0);
+        let first = rows.first().map(|row| (row["type"].as_str().unwrap_or_default(), bytes(row)));
+        // The heap of an interpreter that does nothing is smaller than any of the leaks.
+        if first.is_none_or(|(holder, bytes)| holder != keeper.holder || 2 * bytes < total) {
+            wrong.push(format!("{name}: {first:?} of {total} bytes comes first"));
+        }
+        if rows.iter().map(bytes).sum::<u64>() != total {
+            wrong.push(format!("{name}: the rows do not add up to {total}"));
+        }
+        let drawn = tool::run(&["flamegraph", "-f", "folded", &pid])?.ok()?.text();
+        let lines = drawn.lines().filter_map(|line| line.rsplit_once(' ')).map(|(stack, bytes)| (stack, bytes.parse()));
+        let lines: Vec<(&str, u64)> = lines.map(|(stack, bytes)| (stack, bytes.unwrap_or(0))).collect();
+        let width = |start: &str| lines.iter().filter(|line| line.0.starts_with(start)).map(|line| line.1).sum::<u64>();
+        if 2 * width(keeper.stack) < total || width("") != total {
+            let widest = lines.iter().max_by_key(|line| line.1);
+            let of = width("");
+            wrong.push(format!("{name}: {} is {} of {of} bytes, {widest:?}", keeper.stack, width(keeper.stack)));
+        }
+        let chains = tool::run(&["why", "--json", &pid, "Parcel"])?.ok()?.json()?["chains"].clone();
+        if !chains[0]["shape"].as_str().is_some_and(|shape| shape.starts_with(keeper.chain)) {
+            wrong.push(format!("{name}: {}", chains[0]));
+        }
+    }
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
+}
