@@ -20,7 +20,9 @@ pub fn name<M: Memory + ?Sized>(
         let is_its = |root: &&GraphRoot| root.object == namespace && root.kind == RootKind::Module;
         let module = graph.roots.iter().find(is_its)?.full_name();
         match names.spell(namespace, names.label(namespace, class)?) {
-            step @ (Spelled::Text(_) | Spelled::CodeText(_)) if step.is_named(true) => Some((module.to_owned(), step.write(true, false).1.trim_start_matches('.').to_owned())),
+            step @ (Spelled::Text(_) | Spelled::CodeText(_)) if step.is_named(true) => {
+                Some((module.to_owned(), step.write(true, false).1.trim_start_matches('.').to_owned()))
+            }
             _ => None,
         }
     };

@@ -360,7 +360,10 @@ impl<'d, 'm, M: Memory + ?Sized> Drawing<'d, 'm, M> {
     fn root(&mut self, object: ObjectId) -> u32 {
         let names = self.names;
         let root = self.root_of.get(&object).copied();
-        let class = root.is_none_or(|root| root.kind == RootKind::StaticType).then(|| classes::name(self.graph, names, object)).flatten();
+        let class = root
+            .is_none_or(|root| root.kind == RootKind::StaticType)
+            .then(|| classes::name(self.graph, names, object))
+            .flatten();
         if let Some((module, name)) = class {
             let kind = root.map_or(RootKind::Module, |root| root.kind);
             if self.detail == Detail::Steps {

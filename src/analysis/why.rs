@@ -10,9 +10,9 @@ use crate::process::memory::Memory;
 use crate::references::notation::Spelled;
 use crate::references::roots::RootKind;
 
-use super::edges::Steps;
 use super::classes;
 use super::draw::{Detail, Tree, draw};
+use super::edges::Steps;
 use super::names::Names;
 
 /// What is asked.

@@ -4,8 +4,8 @@ use std::io::Write;
 
 use anyhow::{Result, bail};
 
-use crate::analysis::edges::Steps;
 use crate::analysis::draw::{Detail, Tree, draw};
+use crate::analysis::edges::Steps;
 use crate::analysis::histogram::{Histogram, SortKey, Tally};
 use crate::analysis::names::Names;
 use crate::analysis::owners::{Node, Owners};

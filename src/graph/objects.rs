@@ -111,7 +111,9 @@ impl GraphRoot {
 
     /// The name without the numbers that tell it from its siblings: `atexit callbacks[…]`.
     pub fn shape(&self) -> String {
-        let (Some(open), Some(close)) = (self.name.find('['), self.name.rfind(']')) else { return self.name.to_string() };
+        let (Some(open), Some(close)) = (self.name.find('['), self.name.rfind(']')) else {
+            return self.name.to_string();
+        };
         let is_number = self.name.get(open + 1..close).is_some_and(|it| it.bytes().all(|byte| byte.is_ascii_digit()));
         match self.kind == RootKind::Interpreter && is_number {
             true => format!("{}…{}", &self.name[..=open], &self.name[close..]),

@@ -29,8 +29,7 @@ pub enum Rank {
 }
 
 /// All ranks, best first.
-pub const RANKS: [Rank; 6] =
-    [Rank::Namespace, Rank::Context, Rank::Local, Rank::Stack, Rank::Native, Rank::Immortal];
+pub const RANKS: [Rank; 6] = [Rank::Namespace, Rank::Context, Rank::Local, Rank::Stack, Rank::Native, Rank::Immortal];
 
 impl Rank {
     /// The rank of a root.
@@ -200,7 +199,12 @@ mod tests {
 
     /// The ranks by the words of the module's first lines: repeated until nothing changes. Of each object its rank, and
     /// whether a lookup was needed.
-    fn slow(nodes: usize, edges: &[(u32, u32)], roots: &[Vec<ObjectId>], lookups: &FxHashSet<(u32, u32)>) -> Vec<(usize, bool)> {
+    fn slow(
+        nodes: usize,
+        edges: &[(u32, u32)],
+        roots: &[Vec<ObjectId>],
+        lookups: &FxHashSet<(u32, u32)>,
+    ) -> Vec<(usize, bool)> {
         let mut found = vec![(0, false); nodes];
         for (index, of_rank) in roots.iter().enumerate() {
             let rank = index + 1;

@@ -209,9 +209,9 @@ impl<'a, M: Memory + ?Sized> References<'a, M> {
 
     /// Whether instances of a type refer to some objects only to look something up.
     pub fn may_look_up(&self, type_id: TypeId) -> bool {
-        self.rules.get(type_id.index()).is_some_and(|rule| {
-            !rule.lookups.is_empty() || matches!(rule.storage, Storage::Generator | Storage::Frame)
-        })
+        self.rules
+            .get(type_id.index())
+            .is_some_and(|rule| !rule.lookups.is_empty() || matches!(rule.storage, Storage::Generator | Storage::Frame))
     }
 
     /// Whether such a reference only looks something up: globals, builtins, the frame that called; or is gone with the
@@ -219,9 +219,7 @@ impl<'a, M: Memory + ?Sized> References<'a, M> {
     pub fn is_lookup(&self, type_id: TypeId, label: Label) -> bool {
         match label {
             Label::Stack => true,
-            Label::Field(offset) => {
-                self.rules.get(type_id.index()).is_some_and(|rule| rule.lookups.contains(&offset))
-            }
+            Label::Field(offset) => self.rules.get(type_id.index()).is_some_and(|rule| rule.lookups.contains(&offset)),
             _ => false,
         }
     }
