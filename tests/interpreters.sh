@@ -18,6 +18,7 @@
 #   forky        the versions of Debian's next release
 #   numpy        numpy, pinned, in a folder per version, for the targets that can import it
 #   web          Flask and Tornado, in a folder per version
+#   packages     the packages that fixtures/packages pins (Django, pandas, lxml, ...), in a folder per version
 #   dbg          sid's debug builds, with the DWARF and the headers of the release builds
 #   bullseye     3.9 of Debian 11 (leaves the mirrors one day: then it is skipped)
 #   3.13t        free-threaded, from Debian's source
@@ -47,7 +48,7 @@
 set -euo pipefail
 export LC_ALL=C
 
-all_groups=(local sid trixie forky numpy web dbg bullseye 3.13t static pydebug musl musl-static 3.14t 3.15t)
+all_groups=(local sid trixie forky numpy web packages dbg bullseye 3.13t static pydebug musl musl-static 3.14t 3.15t)
 self=$(readlink -f "${BASH_SOURCE[0]}")
 
 # ---- fetching --------------------------------------------------------------------------------
@@ -226,20 +227,23 @@ build_musl_static() { # FOLDER SOURCE TOOLS
 
 # ---- numpy -----------------------------------------------------------------------------------
 
-# numpy for a version, without running that version: pip only unpacks wheels.
-fetch_numpy() { # FOLDER TAG(3.12 or 3.13t) PIN
-    local target=$1 version=${2%t} pip python platform args=()
+# Wheels for a version, without running that version: pip only unpacks them.
+install_wheels() { # FOLDER VERSION ARGUMENT...
+    local pip python platform args=()
     for python in $(pyenv_pythons | sort -V -r) "$(command -v python3 || :)"; do
         "$python" -m pip --version >/dev/null 2>&1 && pip=$python && break
     done
     [[ -n ${pip:-} ]] || { echo "error: no python with pip: apt-get install python3-pip"; return 1; }
-    for platform in manylinux_2_28 manylinux_2_27 manylinux_2_17 manylinux2014; do
+    for platform in manylinux_2_28 manylinux_2_27 manylinux_2_24 manylinux_2_17 manylinux2014 manylinux2010 manylinux1; do
         args+=(--platform "${platform}_x86_64")
     done
-    # The pins are chosen per version; old pips would compare them with the version that runs pip.
-    "$pip" -m pip install --disable-pip-version-check --quiet --no-compile --no-deps --target "$target" \
-        --ignore-requires-python --only-binary :all: --implementation cp --python-version "$version" --abi "cp${2/./}" \
-        "${args[@]}" "numpy==$3"
+    "$pip" -m pip install --disable-pip-version-check --quiet --no-compile --target "$1" --only-binary :all: \
+        --implementation cp --python-version "$2" "${args[@]}" "${@:3}"
+}
+
+# The pins are chosen per version; old pips would compare them with the version that runs pip.
+fetch_numpy() { # FOLDER TAG(3.12 or 3.13t) PIN
+    install_wheels "$1" "${2%t}" --no-deps --ignore-requires-python --abi "cp${2/./}" "numpy==$3"
 }
 
 # The numpy of each version. 3.12 is the oldest that the newest numpy supports.
@@ -247,16 +251,21 @@ numpy_pins=(3.12=2.5.5 3.14=2.5.5 3.15=2.5.5 3.13=2.5.5 3.13t=2.4.6 3.11=2.4.6 3
 
 # Web servers for the tests that ask who keeps their requests; the targets import them by PYTHONPATH.
 fetch_web() { # FOLDER VERSION
-    local pip python
-    for python in $(pyenv_pythons | sort -V -r) "$(command -v python3 || :)"; do
-        "$python" -m pip --version >/dev/null 2>&1 && pip=$python && break
-    done
-    [[ -n ${pip:-} ]] || { echo "error: no python with pip: apt-get install python3-pip"; return 1; }
-    "$pip" -m pip install --disable-pip-version-check --quiet --no-compile --target "$1" --only-binary :all: \
-        --implementation cp --python-version "$2" "flask==3.1.*" "tornado==6.*"
+    install_wheels "$1" "$2" "flask==3.1.*" "tornado==6.*"
 }
 
 web_versions=(3.11 3.12 3.13)
+
+# What the programs of fixtures/programs/packages.py import: all that they need is pinned, their own needs included.
+fetch_packages() { # FOLDER VERSION PINS DIGEST: the digest of the pins is part of the recipe
+    install_wheels "$1" "$2" --no-deps --ignore-requires-python --requirement "$(pins_file "$3")"
+    # Tests and headers are half of the size.
+    find "$1" -type d \( -name tests -o -name include \) -prune -exec rm -rf {} +
+}
+
+pins_file() { echo "$(dirname "$self")/../fixtures/packages/$1.txt"; }
+
+package_pins=(3.9=3.9 3.12=3.12 3.13=3.12 3.14=3.12)
 
 # ---- steps -----------------------------------------------------------------------------------
 
@@ -466,6 +475,13 @@ fetch_group() { # GROUP: a failed step has been reported by then
             local version
             for version in "${web_versions[@]}"; do
                 step "web-$version" 120 fetch_web "$version" || :
+            done
+            ;;
+        packages)
+            local pair pins
+            for pair in "${package_pins[@]}"; do
+                pins=${pair#*=}
+                step "packages-${pair%=*}" 300 fetch_packages "${pair%=*}" "$pins" "$(sha256sum <"$(pins_file "$pins")")" || :
             done
             ;;
         3.13t)

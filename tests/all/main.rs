@@ -29,6 +29,7 @@ mod owners;
 mod parity;
 mod permissions;
 mod pools;
+mod programs;
 mod record;
 mod references;
 mod stacks;
@@ -62,6 +63,7 @@ const MODULES: &[Module] = &[
     ("parity", parity::cases),
     ("permissions", permissions::cases),
     ("pools", pools::cases),
+    ("programs", programs::cases),
     ("record", record::cases),
     ("references", references::cases),
     ("stacks", stacks::cases),

@@ -105,14 +105,14 @@ fn the_tool_sees_what_the_target_knows(interpreter: &Interpreter, case: &Case) -
 
 /// What is wrong, by rule and type, with a few addresses of each.
 #[derive(Default)]
-struct Findings {
+pub struct Findings {
     /// Rule, then type (or another detail), to a count and sample.
     seen: BTreeMap<(&'static str, String), (u64, Vec<String>)>,
     failed: Vec<String>,
 }
 
 impl Findings {
-    fn note(&mut self, rule: &'static str, detail: &str, sample: String) {
+    pub fn note(&mut self, rule: &'static str, detail: &str, sample: String) {
         let entry = self.seen.entry((rule, detail.into())).or_default();
         entry.0 += 1;
         if entry.1.len() < 4 {
@@ -124,19 +124,19 @@ impl Findings {
         self.seen.iter().filter(|((r, _), _)| *r == rule).map(|(_, (n, _))| n).sum()
     }
 
-    fn fail(&mut self, what: String) {
+    pub fn fail(&mut self, what: String) {
         self.failed.push(what);
     }
 
     /// At most `per_mille_tenths` of 10 000 may break the rule.
-    fn allow(&mut self, rule: &'static str, of: u64, in_ten_thousand: u64) {
+    pub fn allow(&mut self, rule: &'static str, of: u64, in_ten_thousand: u64) {
         let n = self.count(rule);
         if n * 10_000 > of * in_ten_thousand {
             self.fail(format!("{rule}: {n} of {of}"));
         }
     }
 
-    fn verdict(self, dumped: usize, told: usize) -> Result<(), String> {
+    pub fn verdict(self, dumped: usize, told: usize) -> Result<(), String> {
         if self.failed.is_empty() {
             return Ok(());
         }
@@ -151,7 +151,7 @@ impl Findings {
     }
 }
 
-fn addresses_are_unique(dumped: &[Dumped], findings: &mut Findings) {
+pub fn addresses_are_unique(dumped: &[Dumped], findings: &mut Findings) {
     for pair in dumped.windows(2).filter(|pair| pair[0].address == pair[1].address) {
         findings.note("dumped twice", &pair[0].type_name, hex(pair[0].address));
     }
@@ -272,7 +272,7 @@ fn inner_objects_are_found(
     }
 }
 
-fn found_objects_exist(truth: &Truth, image: &Image, dumped: &[Dumped], has_marks: bool, findings: &mut Findings) {
+pub fn found_objects_exist(truth: &Truth, image: &Image, dumped: &[Dumped], has_marks: bool, findings: &mut Findings) {
     let untold: Vec<u64> = dumped.iter().map(|o| o.address).filter(|a| truth.object(*a).is_none()).collect();
     let inner: HashSet<u64> = truth.inner.iter().map(|(_, address, _)| *address).collect();
     let judge = Judge::new(image, truth, has_marks, &untold);
@@ -362,6 +362,6 @@ fn name_of<'a>(truth: &'a Truth, object: &ObjectTruth) -> &'a str {
     truth.type_of(object).name.as_deref().unwrap_or("?")
 }
 
-fn hex(address: u64) -> String {
+pub fn hex(address: u64) -> String {
     format!("{address:#x}")
 }

@@ -141,9 +141,15 @@ pub fn too_old() -> Vec<(String, PathBuf)> {
 /// Where the fetcher put web servers for an interpreter that sees our files.
 pub fn web_packages(interpreter: &Interpreter) -> Option<String> {
     let (major, minor, _) = interpreter.version;
-    let folder = PathBuf::from(std::env::var_os("HEAPSONDE_INTERPRETERS")?).join(format!("web-{major}.{minor}"));
+    let folder = fetched().join(format!("web-{major}.{minor}"));
     let is_there = interpreter.kind == "default" && folder.join(".recipe").exists();
     is_there.then(|| folder.to_string_lossy().into_owned())
+}
+
+/// Where the fetcher put the packages that are pinned for a version.
+pub fn packages((major, minor, _): (u8, u8, u8)) -> Option<String> {
+    let folder = fetched().join(format!("packages-{major}.{minor}"));
+    folder.join(".recipe").exists().then(|| folder.to_string_lossy().into_owned())
 }
 
 fn wanted(candidate: &Interpreter) -> bool {
@@ -154,11 +160,16 @@ fn wanted(candidate: &Interpreter) -> bool {
     })
 }
 
-fn list_of_fetcher(skipped: &mut Vec<(String, String)>) -> Vec<Interpreter> {
-    let folder = match std::env::var_os("HEAPSONDE_INTERPRETERS") {
+/// The fetcher's folder.
+fn fetched() -> PathBuf {
+    match std::env::var_os("HEAPSONDE_INTERPRETERS") {
         Some(folder) => PathBuf::from(folder),
         None => PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache/heapsonde/interpreters"),
-    };
+    }
+}
+
+fn list_of_fetcher(skipped: &mut Vec<(String, String)>) -> Vec<Interpreter> {
+    let folder = fetched();
     let Ok(list) = fs::read_to_string(folder.join("LIST")) else {
         skipped.push((folder.join("LIST").display().to_string(), "not there; tests/interpreters.sh writes it".into()));
         return Vec::new();
