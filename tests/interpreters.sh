@@ -508,6 +508,22 @@ fetch_group() { # GROUP: a failed step has been reported by then
     esac
 }
 
+is_build() { # GROUP: made from source
+    case $1 in
+        3.*t | static | pydebug | musl | musl-static) ;;
+        *) return 1 ;;
+    esac
+}
+
+download_groups() { # GROUP...: those that are not built
+    local group
+    trap '[[ -z $running ]] || kill "$running" 2>/dev/null' EXIT
+    trap 'exit 130' INT TERM
+    for group in "$@"; do
+        is_build "$group" || fetch_group "$group"
+    done
+}
+
 list_group() { # GROUP
     case $1 in
         local) candidate_local ;;
@@ -578,8 +594,16 @@ main() {
     rm -rf "$dir/try"
     mkdir "$dir/try"
 
-    for group in "${groups[@]}"; do fetch_group "$group"; done
-    local start=$SECONDS
+    # Downloads wait for the mirror and builds for the processor: both at once. They share no folder.
+    local downloader start
+    download_groups "${groups[@]}" &
+    downloader=$!
+    trap '[[ -z $running ]] || kill "$running" 2>/dev/null; kill "$downloader" 2>/dev/null' EXIT
+    for group in "${groups[@]}"; do
+        if is_build "$group"; then fetch_group "$group"; fi
+    done
+    wait "$downloader" || :
+    start=$SECONDS
     for group in "${groups[@]}"; do list_group "$group"; done
     wait
     took start-all "$start" "done"

@@ -29,7 +29,7 @@ pub struct Interpreter {
     pub python_path: Option<String>,
     /// Becomes the interpreter by exec; to be followed by `-c SOURCE ARGS`.
     pub command: Vec<String>,
-    /// The first that was found of its minor version, with its lock or without, and with its allocator: slow tests read
+    /// The first that was found of its minor version, with its lock or without, and with its allocator. Slow tests read
     /// only these at each landing, and the others with `--ignored`.
     pub is_first: bool,
 }
@@ -63,9 +63,13 @@ impl Interpreter {
         self.kind != "free-threaded"
     }
 
-    /// Whether large blocks come from musl's allocator, not from glibc's.
-    pub fn is_musl(&self) -> bool {
-        self.kind.starts_with("musl")
+    /// What is special about its memory: debug builds mark every block, and musl has a malloc of its own.
+    fn allocator(&self) -> &'static str {
+        match self.kind.as_str() {
+            "debug" => "debug",
+            kind if kind.starts_with("musl") => "musl",
+            _ => "plain",
+        }
     }
 }
 
@@ -96,7 +100,7 @@ fn look_for_all() -> Found {
         }
         match ask_version(&candidate) {
             Ok(version) if version.0 == 3 && MINORS.contains(&version.1) => {
-                let is_first = firsts.insert((version.1, candidate.has_gil(), candidate.is_musl()));
+                let is_first = firsts.insert((version.1, candidate.has_gil(), candidate.allocator()));
                 found.interpreters.push(Interpreter { version, is_first, ..candidate });
             }
             Ok(version) => found.skipped.push((candidate.name, format!("version {version:?} is not read"))),
