@@ -1,4 +1,5 @@
-//! What are classes called? As they call themselves; those that were made in a function as the module that keeps them does.
+//! What are classes called? As they call themselves; those that were made in a function as the module that keeps them
+//! does.
 
 use crate::graph::ObjectId;
 use crate::graph::objects::{GraphRoot, ObjectGraph};

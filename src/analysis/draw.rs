@@ -99,8 +99,8 @@ impl Holders {
     }
 }
 
-/// Draws a tree together. Of the objects for which `wanted` is false, nothing that is above them is drawn, either, unless
-/// it is wanted itself.
+/// Draws a tree together. Of the objects for which `wanted` is false, nothing that is above them is drawn, either,
+/// unless it is wanted itself.
 pub fn draw<M: Memory + ?Sized, S: Memory + Sync + ?Sized>(
     graph: &ObjectGraph<'_>,
     names: &Names<'_, M>,

@@ -55,8 +55,8 @@ pub struct Interval {
     pub high: Amount,
     /// Whether only the upper limit means much: the type is too rare for more to be said.
     pub is_upper_bound: bool,
-    /// Whether its objects' interval is much wider than the spread of what was seen says, since there may be units that no
-    /// sample of this size is sure to meet. Such ones hold the truth in more than 95 of 100 samples.
+    /// Whether its objects' interval is much wider than the spread of what was seen says, since there may be units that
+    /// no sample of this size is sure to meet. Such ones hold the truth in more than 95 of 100 samples.
     pub is_cautious: bool,
 }
 

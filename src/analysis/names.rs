@@ -24,8 +24,8 @@ impl<'a, M: Memory + ?Sized> Names<'a, M> {
         Names { objects, types, references, reads: references.reads(), speller }
     }
 
-    /// Calls `visit` with each object that one refers to, and how. Meant for one pass over the objects: what it may read
-    /// in all is bounded.
+    /// Calls `visit` with each object that one refers to, and how. Meant for one pass over the objects: what it may
+    /// read in all is bounded.
     pub fn for_each(&self, from: ObjectId, visit: &mut impl FnMut(ObjectId, Label)) {
         self.walk(&self.reads, from, visit);
     }

@@ -88,8 +88,8 @@ fn dispatch(arguments: &Arguments) -> anyhow::Result<u8> {
     Ok(DONE)
 }
 
-/// Prints a panic as one line, with a backtrace if `RUST_BACKTRACE` is set. A panic is a bug of ours, whatever the target
-/// contains.
+/// Prints a panic as one line, with a backtrace if `RUST_BACKTRACE` is set. A panic is a bug of ours, whatever the
+/// target contains.
 fn say_panic(panic: &PanicHookInfo<'_>) {
     let what = panic.payload_as_str().unwrap_or("no message").replace('\n', " ");
     let place = panic.location().map_or_else(|| "?".to_owned(), ToString::to_string);

@@ -1,8 +1,8 @@
 //! A new file that appears under its name only when it is complete.
 //!
-//! If the file system supports `O_TMPFILE` (open(2)), the file has no name until then, so nothing is left behind however
-//! we end. Otherwise it has a random name in the same directory, is created with `O_EXCL`, and is removed when a signal
-//! ends us. Links are never followed: the new file takes a free name or replaces what has it.
+//! If the file system supports `O_TMPFILE` (open(2)), the file has no name until then, so nothing is left behind
+//! however we end. Otherwise it has a random name in the same directory, is created with `O_EXCL`, and is removed when
+//! a signal ends us. Links are never followed: the new file takes a free name or replaces what has it.
 
 use std::fs::{self, File};
 use std::io;

@@ -34,7 +34,8 @@ pub enum Existing {
 
 impl Destination {
     /// The destination named by `output`, or `default`: a path, or `None` for standard output. Checked before the
-    /// target is read: the path must not exist (not even as a link) without `--force`, and its directory must be writable.
+    /// target is read: the path must not exist (not even as a link) without `--force`, and its directory must be
+    /// writable.
     pub fn new(output: &args::Output, default: impl FnOnce() -> Option<PathBuf>) -> Result<Destination> {
         let path = match &output.output {
             Some(path) if path == Path::new("-") || path == Path::new("/dev/stdout") => return Ok(Destination::Stdout),

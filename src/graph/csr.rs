@@ -165,7 +165,8 @@ impl Csr {
         self.targets = pages::in_large_pages(std::mem::take(&mut self.targets));
     }
 
-    /// The same graph with more edges at the ends of rows. `edges` is sorted by source; the first row is that of `start`.
+    /// The same graph with more edges at the ends of rows. `edges` is sorted by source; the first row is that of
+    /// `start`.
     pub fn with(&self, start: usize, mut edges: &[(u32, u32)]) -> Csr {
         let mut rows = Csr::with_nodes(self.len());
         rows.reserve(self.edge_count() + edges.len());

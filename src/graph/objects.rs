@@ -133,8 +133,8 @@ pub struct Unnamed {
 
 impl<'a> ObjectGraph<'a> {
     /// Builds the graph. `references` calls back with each object of a range of ids that refers to another one, as
-    /// often as it does, in the order of the range; it is called from several threads. `settle` gets how many references
-    /// to each object there are then, those of roots included, and returns more, by the object that refers.
+    /// often as it does, in the order of the range; it is called from several threads. `settle` gets how many
+    /// references to each object there are then, those of roots included, and returns more, by the object that refers.
     pub fn new(
         objects: &'a Objects,
         roots: Vec<Root>,

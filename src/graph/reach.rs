@@ -45,8 +45,8 @@ pub enum PathStep {
 }
 
 impl Paths {
-    /// Shortest paths from the roots of the first tier; what they do not reach, from those of the next, and so on. Among
-    /// equal ones those from the root that comes first. Edges for which `follow` is false are not taken.
+    /// Shortest paths from the roots of the first tier; what they do not reach, from those of the next, and so on.
+    /// Among equal ones those from the root that comes first. Edges for which `follow` is false are not taken.
     pub fn tiered(forward: &Csr, tiers: &[Vec<ObjectId>], follow: impl Fn(ObjectId, ObjectId) -> bool) -> Paths {
         let mut before = vec![NONE; forward.len()];
         // What is behind `done` in the order is still to be looked from.

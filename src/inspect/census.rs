@@ -29,8 +29,8 @@ impl Target {
         self.census(pause, |types| Tally::new(types.len()), |types, tallies| Histogram::new(types, &tallies, sort))
     }
 
-    /// Hands every live object to sinks, one for each worker thread, and these to `collect`. A small target, and one that
-    /// stands still, is copied first.
+    /// Hands every live object to sinks, one for each worker thread, and these to `collect`. A small target, and one
+    /// that stands still, is copied first.
     ///
     /// # Errors
     /// As [`Target::histogram`].

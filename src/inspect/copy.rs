@@ -143,8 +143,8 @@ impl Target {
         Ok(Inspected { warnings, ..answer })
     }
 
-    /// Copies the target, at one moment if it may stand still for so long. `ranges` is what would be copied now, and took
-    /// `survey_time` to find.
+    /// Copies the target, at one moment if it may stand still for so long. `ranges` is what would be copied now, and
+    /// took `survey_time` to find.
     fn copy_at_once(
         &mut self,
         pause: Pause,

@@ -26,8 +26,8 @@ use crate::stats::jackknife::GROUPS;
 use super::error::Error;
 use super::open::Target;
 
-/// Probes for each sample: one is cheap, and the more there are, the better is it known who runs. Not so many in a second that one
-/// delays the next, which would let what was found decide when we look.
+/// Probes for each sample: one is cheap, and the more there are, the better is it known who runs. Not so many in a
+/// second that one delays the next, which would let what was found decide when we look.
 const PROBES: u32 = 4;
 const PROBES_MAX: u32 = 800;
 /// Probes that follow so closely that they are seen under the same circumstances: some ten milliseconds.
@@ -40,8 +40,8 @@ const REFRESH: Duration = Duration::from_millis(100);
 const MISSED_MAX: u64 = 20;
 /// The part of a stratum that a probe may take.
 const PROBE_SHARE: f64 = 0.5;
-/// How long after a probe the next one begins at the soonest: what a probe found, which it takes its time to read, must not decide
-/// when that is. No more than this part of a stratum.
+/// How long after a probe the next one begins at the soonest: what a probe found, which it takes its time to read, must
+/// not decide when that is. No more than this part of a stratum.
 const APART: Duration = Duration::from_micros(500);
 const APART_SHARE: f64 = 0.2;
 /// Births that a train is to find: enough to tell stacks apart, and few enough to be read at once.
@@ -51,16 +51,17 @@ const FIRST: Duration = Duration::from_micros(200);
 /// How long the target is left to run between two glances: long enough for some births, short enough that most of them
 /// are still alive and the stack is still the same.
 const DWELL: Duration = Duration::from_micros(30);
-/// How long before a probe the close looks at what is young end: what is due is looked at then, and the dead are counted. No more
-/// than this part of a stratum.
+/// How long before a probe the close looks at what is young end: what is due is looked at then, and the dead are
+/// counted. No more than this part of a stratum.
 const BEFORE: Duration = Duration::from_micros(400);
 const BEFORE_SHARE: f64 = 0.08;
 /// The share of time that trains may take: reading is not free for the target either, whose cache lines it takes.
 const SHARE: f64 = 0.1;
 /// The longest train.
 const LONGEST: Duration = Duration::from_millis(1);
-/// What is born at a probe is watched where there is so much time before the next one, and no train in between: what dies
-/// while we look at others is not told from what takes its place ([`crate::record::batch`]). No more than this part of a stratum.
+/// What is born at a probe is watched where there is so much time before the next one, and no train in between: what
+/// dies while we look at others is not told from what takes its place ([`crate::record::batch`]). No more than this
+/// part of a stratum.
 const FREE: Duration = Duration::from_millis(1);
 const FREE_SHARE: f64 = 0.6;
 /// Objects watched in all, about.
@@ -122,7 +123,8 @@ pub struct RecordOptions {
     pub seed: Option<u64>,
 }
 
-/// Records until the time is over, the target ends, or it is to stop. `each_second` is told how long it has taken so far.
+/// Records until the time is over, the target ends, or it is to stop. `each_second` is told how long it has taken so
+/// far.
 ///
 /// # Errors
 /// Where the target's types cannot be read. What happens later ends a recording, and is said in it.
@@ -241,8 +243,8 @@ impl<'a> Session<'a> {
             if start.saturating_duration_since(self.began) >= self.duration {
                 break End::InTime;
             }
-            // A train may take longer than its stratum when there is much to read. That must not decide which stratum is
-            // missed, so the next one is left out always.
+            // A train may take longer than its stratum when there is much to read. That must not decide which stratum
+            // is missed, so the next one is left out always.
             if number % self.between_trains == 1 {
                 continue;
             }
@@ -286,7 +288,8 @@ impl<'a> Session<'a> {
         self.start_of(index) + self.stratum.mul_f64(self.rng.f64())
     }
 
-    /// A probe, and a train where it is time for one; the next probe is `upcoming`. What ended the recording, if this did.
+    /// A probe, and a train where it is time for one; the next probe is `upcoming`. What ended the recording, if this
+    /// did.
     fn look(&mut self, number: u32, upcoming: Instant) -> Option<End> {
         if number.is_multiple_of(TOGETHER) {
             self.recorder.watcher.group = self.rng.usize(..GROUPS);
@@ -477,8 +480,8 @@ fn digest(
         }
         allocations.outcomes.late += u64::from(seen.is_late);
         let Some(births) = seen.births else { continue };
-        // Each train stands for as much time as any other, however much of it could be read: where much is born trains are made
-        // short, and reading takes up what is left.
+        // Each train stands for as much time as any other, however much of it could be read: where much is born trains
+        // are made short, and reading takes up what is left.
         let weight = 1.0 / of_train;
         let seconds = seen.seconds * weight;
         allocations.window(group, seconds / lanes.len() as f64, births as f64 * weight, seen.is_late);

@@ -68,8 +68,9 @@ pub struct Watched<R> {
     pub in_time: bool,
 }
 
-/// Works on a process that is stopped, for at most so long: then the process runs again, and the work goes on meanwhile.
-/// The work is done on another thread, since this one, which alone can let the process run, watches the clock.
+/// Works on a process that is stopped, for at most so long: then the process runs again, and the work goes on
+/// meanwhile. The work is done on another thread, since this one, which alone can let the process run, watches the
+/// clock.
 pub fn while_stopped<R: Send>(
     freeze: Option<Freeze>,
     patience: Option<Duration>,

@@ -80,9 +80,9 @@ impl Files {
     }
 }
 
-/// Lets the calling thread sleep for microseconds: the kernel otherwise adds some 50 to each sleep, to wake fewer times. And
-/// asks that it be let run soon when it wakes, in turn for running only briefly then: since Linux 6.12 the scheduler
-/// lets those that ask for short slices go before others (`PREEMPT_SHORT`, `kernel/sched/features.h`).
+/// Lets the calling thread sleep for microseconds: the kernel otherwise adds some 50 to each sleep, to wake fewer
+/// times. And asks that it be let run soon when it wakes, in turn for running only briefly then: since Linux 6.12 the
+/// scheduler lets those that ask for short slices go before others (`PREEMPT_SHORT`, `kernel/sched/features.h`).
 pub fn allow_short_sleeps() {
     // Where it is refused, sleeps are longer: windows are then longer, too.
     let _ = nix::sys::prctl::set_timerslack(1);

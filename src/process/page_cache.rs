@@ -1,7 +1,8 @@
 //! A memory that keeps what it read for a moment: for walks through a process that runs, whose mappings come and go.
 //!
-//! [`crate::process::cache`] looks at the map of the process first, which was read when it was opened: what has been mapped since is not in it.
-//! Here each page is read when it is first needed, and the one who walks says when it is to be forgotten.
+//! [`crate::process::cache`] looks at the map of the process first, which was read when it was opened: what has been
+//! mapped since is not in it. Here each page is read when it is first needed, and the one who walks says when it is to
+//! be forgotten.
 
 use std::cell::RefCell;
 

@@ -1,8 +1,8 @@
 //! On which processors does a target run, and which are left to us?
 //!
-//! What runs can be watched only from another processor: on its own one it stands still while we look. The scheduler likes
-//! to wake a sleeper where the target runs, so we move away from there. Where all processors are taken, or there is
-//! only one, we stay where we are put.
+//! What runs can be watched only from another processor: on its own one it stands still while we look. The scheduler
+//! likes to wake a sleeper where the target runs, so we move away from there. Where all processors are taken, or there
+//! is only one, we stay where we are put.
 //!
 //! Mirrors `do_task_stat` (`fs/proc/array.c`) and `sched_setaffinity(2)` of Linux.
 

@@ -174,8 +174,8 @@ pub fn words_of_command(bytes: &[u8]) -> Vec<String> {
     words.map(|word| String::from_utf8_lossy(word).into_owned()).collect()
 }
 
-/// The executable's path in the namespace of the process, as [`crate::process::regions`] names it: without the mark of a file
-/// that was deleted. `None` where we may not know it.
+/// The executable's path in the namespace of the process, as [`crate::process::regions`] names it: without the mark of
+/// a file that was deleted. `None` where we may not know it.
 pub fn exe(pid: i32) -> Option<PathBuf> {
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;

@@ -1,9 +1,10 @@
 //! Ends us well when a signal does: what must not outlive us is undone first.
 //!
 //! Whoever makes something that would stay behind (a file under a name of its own, a program that was started) says how
-//! to undo it, and keeps a guard for as long as that holds. A thread of its own waits for the signals that end a process
-//! by request, undoes all of it, and lets the signal do what it does by default. What cannot be caught (`SIGKILL`) is
-//! up to the kernel: files have no name until they are whole where it can do that, programs get `PR_SET_PDEATHSIG`.
+//! to undo it, and keeps a guard for as long as that holds. A thread of its own waits for the signals that end a
+//! process by request, undoes all of it, and lets the signal do what it does by default. What cannot be caught
+//! (`SIGKILL`) is up to the kernel: files have no name until they are whole where it can do that, programs get
+//! `PR_SET_PDEATHSIG`.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -38,10 +38,10 @@ pub struct SpawnOptions {
     pub as_root: bool,
 }
 
-/// A started program, in a process group of its own. Unless it is to be kept, it and all its descendants are killed when
-/// this is dropped and when a signal ends us; the kernel kills the program itself if we are killed. Descendants whose
-/// parents have ended become children of ours (`PR_SET_CHILD_SUBREAPER`), so none is lost: no other part of this process
-/// may start programs meanwhile.
+/// A started program, in a process group of its own. Unless it is to be kept, it and all its descendants are killed
+/// when this is dropped and when a signal ends us; the kernel kills the program itself if we are killed. Descendants
+/// whose parents have ended become children of ours (`PR_SET_CHILD_SUBREAPER`), so none is lost: no other part of this
+/// process may start programs meanwhile.
 pub struct Spawned {
     child: Child,
     /// `None` where it is kept.
@@ -81,8 +81,8 @@ impl Spawned {
             Some((family, signals::undo_at_end(move || of_signal.end())))
         };
         let (keep, us) = (options.keep, Pid::this());
-        // SAFETY: between fork and exec the closure makes system calls only, each of which is async-signal-safe; what it
-        // passes to them was put together before, and it allocates nothing.
+        // SAFETY: between fork and exec the closure makes system calls only, each of which is async-signal-safe; what
+        // it passes to them was put together before, and it allocates nothing.
         unsafe {
             command.pre_exec(move || prepare(caller.as_ref(), keep, us));
         }

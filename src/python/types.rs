@@ -117,8 +117,8 @@ impl TypeTable {
     /// milliseconds for a thousand types.
     ///
     /// # Errors
-    /// Where the target cannot be read at all, and where what types say of themselves contradicts the layout. Single bad
-    /// types are counted in [`TypeTable::rejected`].
+    /// Where the target cannot be read at all, and where what types say of themselves contradicts the layout. Single
+    /// bad types are counted in [`TypeTable::rejected`].
     pub fn build<M: Memory + ?Sized>(
         memory: &M,
         python: &Python,

@@ -2,7 +2,8 @@
 //!
 //! A string that stands in a code object's names or constants is part of the program's text; one that names a module, a
 //! `ContextVar` or a logger is a name as well. All other keys are data. Strings are compared by the hash that each one
-//! carries (`PyASCIIObject.hash`, `Include/cpython/unicodeobject.h`) and then by their text: whatever was a key has one.
+//! carries (`PyASCIIObject.hash`, `Include/cpython/unicodeobject.h`) and then by their text: whatever was a key has
+//! one.
 
 use std::cell::RefCell;
 

@@ -14,8 +14,8 @@
 //! certain ones are counted, and settled by what the reference counts leave room for: see [`References::settle`]. Until
 //! then they are left out.
 //!
-//! Visitors get every candidate word; whoever asks decides by a [`crate::heap::address_index::ObjectIndex`] which are objects.
-//! Nothing is trusted: each walk ends with readable memory, with a limit, or with the budget of its reader.
+//! Visitors get every candidate word; whoever asks decides by a [`crate::heap::address_index::ObjectIndex`] which are
+//! objects. Nothing is trusted: each walk ends with readable memory, with a limit, or with the budget of its reader.
 
 mod budget;
 mod code_names;

@@ -22,9 +22,9 @@ use super::storage::Storage;
 /// thousand; metatypes of numpy below two thousand.
 pub(crate) const BODY_MAX: usize = 1 << 16;
 
-/// Modules that are linked into every interpreter (`Modules/Setup.bootstrap.in`, `PyImport_Inittab` of `Modules/config.c.in`,
-/// 3.8 to 3.15), by the names that their types bear. Words of their structs that own nothing are left out by
-/// [`BodyShape`], so that all others are references.
+/// Modules that are linked into every interpreter (`Modules/Setup.bootstrap.in`, `PyImport_Inittab` of
+/// `Modules/config.c.in`, 3.8 to 3.15), by the names that their types bear. Words of their structs that own nothing are
+/// left out by [`BodyShape`], so that all others are references.
 const INTERPRETERS_OWN: [&str; 31] = [
     "_abc",
     "_ast",
@@ -152,7 +152,8 @@ fn rule<M: Memory + ?Sized>(reader: &Reader<'_, M>, types: &TypeTable, info: &Ty
     let has_managed_dict = layout.constants.managed_dict_before.is_some() && info.has(flag::MANAGED_DICT);
     let dict_offset = if has_managed_dict { 0 } else { word(layout.type_object.tp_dictoffset) };
     let has_dict = has_managed_dict || dict_offset != 0;
-    // Whatever is known of the struct: a later version may have put a dict where a word was free, as numpy's ufuncs did.
+    // Whatever is known of the struct: a later version may have put a dict where a word was free, as numpy's ufuncs
+    // did.
     skipped.retain(|&offset| dict_offset <= 0 || offset as i64 != dict_offset);
     let storage = if has_dict && shape.storage == Storage::Leaf { Storage::Plain } else { shape.storage };
     let mut names: Vec<(u32, FieldName)> = bases.iter().flat_map(|base| members(reader, base)).collect();

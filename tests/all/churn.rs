@@ -1,7 +1,7 @@
 //! A target that allocates and frees in four threads is read again and again, without pausing it.
 //!
-//! Never a crash, nothing negative, and the part of the heap that stands still is counted within 2 %: objects that churn
-//! around it may be torn, but may not spoil what is next to them. Some reads follow references as well.
+//! Never a crash, nothing negative, and the part of the heap that stands still is counted within 2 %: objects that
+//! churn around it may be torn, but may not spoil what is next to them. Some reads follow references as well.
 //! `fixtures/programs/churn.py` prints what it holds.
 //!
 //!     cargo test --test all -- churn [NAME]             HEAPSONDE_CHURN_READS=300 reads each interpreter so often

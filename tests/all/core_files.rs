@@ -27,8 +27,8 @@ pub fn cases() -> Vec<TestCase> {
     let plain = found.iter().filter(|i| i.kind == "default").max_by_key(|i| i.version);
     let plain = plain.cloned();
     let mut cases = Vec::new();
-    // The kernel's cores of one of each minor version, lock and allocator, and of each kind of build, as the tests write
-    // them. Those of gdb and of the kernel itself differ by who wrote them, not by the interpreter.
+    // The kernel's cores of one of each minor version, lock and allocator, and of each kind of build, as the tests
+    // write them. Those of gdb and of the kernel itself differ by who wrote them, not by the interpreter.
     let mut kinds = BTreeSet::new();
     for interpreter in found {
         let is_new_kind = kinds.insert(interpreter.kind.clone());

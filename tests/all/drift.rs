@@ -1,10 +1,10 @@
 //! A patch release that moved fields is detected, not believed: with a table that is wrong on purpose, the histogram is
 //! the right one, or there is an error.
 //!
-//! Each offset of each C struct of the table is moved by 8 bytes either way, neighbours change places, bitfields and sizes
-//! are wrong, and the table of every other version and build is put in the place of the right one. The target stands
-//! still meanwhile. A sample is held to the same: drawn with the same seed, it is the one that the right layout draws, or
-//! there is an error.
+//! Each offset of each C struct of the table is moved by 8 bytes either way, neighbours change places, bitfields and
+//! sizes are wrong, and the table of every other version and build is put in the place of the right one. The target
+//! stands still meanwhile. A sample is held to the same: drawn with the same seed, it is the one that the right layout
+//! draws, or there is an error.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -20,8 +20,8 @@ use heapsonde::python::layout::fields::Bits;
 use heapsonde::python::layout::{Candidate, Layout};
 use libtest_mimic::Failed;
 
-/// What is wrong, believed, and cannot be known from outside, each with the reason: nothing. What is named here would be said
-/// aloud in each run, and nothing else may be believed.
+/// What is wrong, believed, and cannot be known from outside, each with the reason: nothing. What is named here would
+/// be said aloud in each run, and nothing else may be believed.
 const UNDECIDABLE: &[(&str, &str)] = &[];
 
 /// Some of everything that is counted.
@@ -34,7 +34,8 @@ class Slots:
 kept = [Plain(i) for i in range(100)], [Slots() for _ in range(100)], [{i: str(i)} for i in range(100)]
 kept += [set(range(i)) for i in range(50)], [list(range(i)) for i in range(50)], [tuple(range(i)) for i in range(50)]
 kept += [b'x' * i for i in range(900)], [bytearray(i) for i in range(50)], ['\u20ac' * i for i in range(50)]
-kept += [collections.deque(range(i)) for i in range(50)], [collections.OrderedDict.fromkeys(range(i)) for i in range(50)]
+kept += [collections.deque(range(i)) for i in range(50)],
+kept += [collections.OrderedDict.fromkeys(range(i)) for i in range(50)],
 kept += [array.array('q', range(i)) for i in range(50)], [1 << i for i in range(500)], [float(i) for i in range(100)]
 kept += [(lambda: i) for i in range(50)], [(x for x in kept) for _ in range(50)], [weakref.ref(Plain) for _ in range(5)]
 kept += [collections.defaultdict(list, {i: []}) for i in range(50)], [Plain(0).__init__ for _ in range(50)]

@@ -67,17 +67,20 @@ const CASES: &[Case] = &[
     Case { name: "random-3", program: RANDOM, args: &["103"], env: &[], bytes: 8 << 20, headers_max: HEADERS_MAX },
 ];
 
-/// Between which the share must lie, of the intervals that rest on the spread of what was seen, that hold the truth. Others are
-/// cautious: where next to all pools are as expected a sample is the same whether a few are not or none, so an interval that
-/// holds where there are a few holds always where there are none. Of all together only the lower bound is asked.
+/// Between which the share must lie, of the intervals that rest on the spread of what was seen, that hold the truth.
+/// Others are cautious: where next to all pools are as expected a sample is the same whether a few are not or none, so
+/// an interval that holds where there are a few holds always where there are none. Of all together only the lower bound
+/// is asked.
 const COVERAGE: std::ops::RangeInclusive<f64> = 0.93..=0.97;
 /// As above, for each type by itself, those for which there is only a limit as well. The aim is 0.93.
 const COVERAGE_OF_ONE: f64 = 0.92;
-/// Types of fewer objects are not asked for their objects, and types of a smaller share not for the mean of their bytes.
+/// Types of fewer objects are not asked for their objects, and types of a smaller share not for the mean of their
+/// bytes.
 const OBJECTS_MIN: u64 = 100;
 const SHARE: f64 = 0.01;
-/// What the mean of bytes may be beside the truth, beyond what chance does: a share of it, since a list's block does not say
-/// how much of its last page is used; and standard errors of one estimate, since a ratio of sums is biased (Cochran, 6.8).
+/// What the mean of bytes may be beside the truth, beyond what chance does: a share of it, since a list's block does
+/// not say how much of its last page is used; and standard errors of one estimate, since a ratio of sums is biased
+/// (Cochran, 6.8).
 const BIAS: f64 = 0.02;
 const BIAS_OF_RATIO: f64 = 0.25;
 /// How many standard errors a share may be beyond its bound: by chance one in a million is.

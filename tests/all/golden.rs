@@ -1,6 +1,6 @@
 //! Reports that must not change unseen: each is made from the same figures and compared byte for byte with a file in
-//! fixtures/golden. After a change that is meant, `HEAPSONDE_BLESS=1 cargo test --test all -- golden ` writes the files anew;
-//! look at the difference before it is committed.
+//! fixtures/golden. After a change that is meant, `HEAPSONDE_BLESS=1 cargo test --test all -- golden ` writes the files
+//! anew; look at the difference before it is committed.
 
 use crate::case::{TestCase, cases};
 use std::fs;

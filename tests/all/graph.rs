@@ -102,8 +102,8 @@ fn compare_with_twins(heap: &Heap<'_>, name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// A node's dominators are itself and what dominates all that lead to it (Allen and Cocke, 1972): repeated until nothing
-/// changes, on sets of bits. Nodes are visited as a search finds them, which is the only help it gets.
+/// A node's dominators are itself and what dominates all that lead to it (Allen and Cocke, 1972): repeated until
+/// nothing changes, on sets of bits. Nodes are visited as a search finds them, which is the only help it gets.
 fn by_data_flow(graph: &ObjectGraph<'_>) -> Vec<Dominator> {
     let words = graph.len().div_ceil(64);
     let roots = graph.ownership().roots();

@@ -33,6 +33,7 @@ mod programs;
 mod record;
 mod references;
 mod stacks;
+mod tidy;
 mod why;
 
 use case::TestCase;
@@ -67,6 +68,7 @@ const MODULES: &[Module] = &[
     ("record", record::cases),
     ("references", references::cases),
     ("stacks", stacks::cases),
+    ("tidy", tidy::cases),
     ("why", why::cases),
 ];
 

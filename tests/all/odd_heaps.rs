@@ -1,5 +1,5 @@
-//! Heaps that are not like most: live blocks that look like objects and are none, objects that only extensions make, and
-//! objects that were damaged. None is a reason to refuse the process, and all else is counted as ever.
+//! Heaps that are not like most: live blocks that look like objects and are none, objects that only extensions make,
+//! and objects that were damaged. None is a reason to refuse the process, and all else is counted as ever.
 //!
 //! The target tells how many objects it made and how large they are (`fixtures/programs/odd_heap.py`).
 
@@ -9,7 +9,8 @@ use crate::common::skipped;
 use crate::common::target::Target;
 use crate::common::tool;
 
-/// A kind of heap, the environment in which it is made, and whether there may be more of the type than the program says.
+/// A kind of heap, the environment in which it is made, and whether there may be more of the type than the program
+/// says.
 type OddHeap = (&'static str, &'static [(&'static str, &'static str)], bool);
 
 const HEAPS: &[OddHeap] = &[

@@ -1,8 +1,8 @@
 //! The oracle, proved before anything is proved by it. The tool is not used here.
 //!
 //! On every interpreter: the target counts what it made itself and agrees with its own truth; a second truth from the
-//! same process says the same; the bytes of every object that it told of were there before it was asked; and the judge of
-//! unknown addresses accepts all of these objects, and hardly any address that is none.
+//! same process says the same; the bytes of every object that it told of were there before it was asked; and the judge
+//! of unknown addresses accepts all of these objects, and hardly any address that is none.
 //!
 //!     cargo test --test all -- oracle [NAME]            HEAPSONDE_ONLY=3.12,3.14 narrows
 
@@ -95,8 +95,9 @@ fn expected_counts_are_told(truth: &Truth, told: &[&ObjectTruth]) -> Result<(), 
     }
 }
 
-/// By address, type, size and tracking. Some two dozen objects may differ: up to 3.10 the frames of the second answer can
-/// stand where others stood, and a function of the oracle that became hot gets a cache that its code's size includes.
+/// By address, type, size and tracking. Some two dozen objects may differ: up to 3.10 the frames of the second answer
+/// can stand where others stood, and a function of the oracle that became hot gets a cache that its code's size
+/// includes.
 fn two_truths_agree(truth: &Truth, again: &Truth) -> Result<(), String> {
     const MAY_DIFFER: usize = 24;
     let key = |t: &Truth, o: &ObjectTruth| (t.type_of(o).address, o.size, o.tracked, o.must_find);
@@ -135,7 +136,8 @@ fn the_judge_can_judge(image: &Image, truth: &Truth, told: &[&ObjectTruth], has_
         return Err(format!("the judge refuses {refusals} of {} true objects: {refused:x?}", told.len()));
     }
     let accepted: Vec<_> = wrong.iter().filter(|a| judge.objection(**a).is_none()).collect();
-    // Without the allocator's marks, a neighbour that is alive and untold, or dead on a free list, looks like an object.
+    // Without the allocator's marks, a neighbour that is alive and untold, or dead on a free list, looks like an
+    // object.
     let bound = if has_marks { 1000 } else { 100 };
     if accepted.len() * bound > wrong.len() {
         return Err(format!(

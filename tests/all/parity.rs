@@ -240,8 +240,9 @@ fn found_objects_agree(truth: &Truth, by_address: &HashMap<u64, &Dumped>, has_gi
     findings.allow("another reference count", counted, 100);
 }
 
-/// Tracked objects of sub-interpreters. To ask them, code must run in them, and what that code itself needs (a function, a
-/// frame) is there when it is asked before and after, at the same place, but not in between: the judge knows those few.
+/// Tracked objects of sub-interpreters. To ask them, code must run in them, and what that code itself needs (a
+/// function, a frame) is there when it is asked before and after, at the same place, but not in between: the judge
+/// knows those few.
 fn inner_objects_are_found(
     truth: &Truth,
     image: &Image,

@@ -215,7 +215,8 @@ fn refuse_process_vm_readv() -> std::io::Result<()> {
         statement(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
     ];
     let program = sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
-    // SAFETY: the program and its statements outlive the call, which copies them. We are root: no_new_privs is not needed.
+    // SAFETY: the program and its statements outlive the call, which copies them. We are root: no_new_privs is not
+    // needed.
     match unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program as *const sock_fprog) } {
         0 => Ok(()),
         _ => Err(std::io::Error::last_os_error()),

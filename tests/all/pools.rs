@@ -1,5 +1,5 @@
-//! pymalloc's pools are found without pymalloc's array of arenas, as they must be where 3.11 or older is stripped and the
-//! array cannot be told from other data: the same objects, by address, type and size.
+//! pymalloc's pools are found without pymalloc's array of arenas, as they must be where 3.11 or older is stripped and
+//! the array cannot be told from other data: the same objects, by address, type and size.
 //!
 //! The array is hidden from the library by telling it that the interpreter has no data of its own.
 

@@ -8,8 +8,8 @@
 //! * 99.95 % of the sizes are `sys.getsizeof`'s, where no Python code computes them; a lower bound is not above it;
 //! * at most 0.1 % of what the tool reports is false (`common::image` says how that is judged).
 //!
-//! Each program runs on one version at each landing, on all of them with `--ignored`, where `OPEN` says what does not hold
-//! yet. `tests/interpreters.sh packages` fetches the packages.
+//! Each program runs on one version at each landing, on all of them with `--ignored`, where `OPEN` says what does not
+//! hold yet. `tests/interpreters.sh packages` fetches the packages.
 //!
 //!     cargo test --test all -- programs::lxml_tree --include-ignored
 

@@ -480,8 +480,8 @@ fn shares(report: &Value, what: &str) -> HashMap<String, f64> {
     shares
 }
 
-/// The last name of the function that a stack is counted for. A comprehension is a frame of its own until 3.11: the function
-/// around it is meant; so is the caller of the one that makes objects for others.
+/// The last name of the function that a stack is counted for. A comprehension is a frame of its own until 3.11: the
+/// function around it is meant; so is the caller of the one that makes objects for others.
 fn name_of(stack: &Value) -> String {
     let names = stack["frames"].as_array().into_iter().flatten().rev();
     let mut names = names
@@ -491,8 +491,8 @@ fn name_of(stack: &Value) -> String {
     names.next().unwrap_or("?").to_owned()
 }
 
-/// By how much the share of each function may be off, in percent: half the width of its 95 % interval. Those of its stacks
-/// are added up, as if they always erred to the same side.
+/// By how much the share of each function may be off, in percent: half the width of its 95 % interval. Those of its
+/// stacks are added up, as if they always erred to the same side.
 fn half_widths(report: &Value, what: &str) -> HashMap<String, f64> {
     let mut widths: HashMap<String, f64> = HashMap::new();
     let mut total = 0.0;
@@ -510,15 +510,14 @@ fn half_widths(report: &Value, what: &str) -> HashMap<String, f64> {
 enum Check {
     /// That the function which keeps objects is named first.
     Keeper,
-    /// That the shares are right as far as the recording itself says how well they are known: however short or disturbed
-    /// it was, in all but some of a million.
+    /// That the shares are right as far as the recording itself says how well they are known: however short or
+    /// disturbed it was, in all but some of a million.
     Intervals,
     /// That the shares are right.
     Shares,
 }
 
-/// In half widths of 95 % intervals, how far the truth may be off in some runs of a million: 6.3 standard errors, at the 19
-/// degrees of freedom that there are.
+/// In half widths of 95 % intervals: 6.3 standard errors at 19 degrees of freedom, exceeded by some runs of a million.
 const HALF_WIDTHS: f64 = 3.0;
 
 fn rates_are_found(interpreter: &Interpreter, case: &Case, seconds: &str, check: Check) -> Result<(), String> {

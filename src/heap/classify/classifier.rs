@@ -275,8 +275,8 @@ impl<'a> Classifier<'a> {
     }
 
     /// Whether this looks like a row of a table of small numbers and types, such as the interpreter keeps of its static
-    /// types since 3.12, and numpy of its scalar types: the rows around it look the same. Two may be objects: `Ellipsis`
-    /// and `NotImplemented` stand side by side until 3.11, both with small counts.
+    /// types since 3.12, and numpy of its scalar types: the rows around it look the same. Two may be objects:
+    /// `Ellipsis` and `NotImplemented` stand side by side until 3.11, both with small counts.
     fn is_in_table(&self, data: &[u8], offset: usize) -> bool {
         /// No more interpreters than this share a static type in a program that anybody runs.
         const SMALL: u64 = 64;

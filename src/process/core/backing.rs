@@ -54,7 +54,8 @@ pub struct BackingFiles {
 }
 
 impl BackingFiles {
-    /// Finds the files of whose mappings something is `needed`. Says which are missing. `dumped` is what the core itself holds.
+    /// Finds the files of whose mappings something is `needed`. Says which are missing. `dumped` is what the core
+    /// itself holds.
     pub fn find<M: Memory + ?Sized>(
         dumped: &M,
         mapped: &[MappedFile],

@@ -2,8 +2,8 @@
 //!
 //! A core is an ELF file whose `PT_LOAD` segments are the mappings and whose notes say what they were. Memory that
 //! could be read again from a file (code, constants, data that was never written) is left out: it is taken from that
-//! file here, once it has been checked to be the same one ([`crate::process::core::backing`]). It is read by position and not mapped:
-//! a file that shrinks while it is read is then an error and not a signal.
+//! file here, once it has been checked to be the same one ([`crate::process::core::backing`]). It is read by position
+//! and not mapped: a file that shrinks while it is read is then an error and not a signal.
 //!
 //! Mirrors `fs/binfmt_elf.c`, `fs/coredump.c` (Linux 6.1), and `gdb/gcore.c` (13).
 
@@ -14,25 +14,19 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use goblin::elf::header::{EI_CLASS, EI_DATA, ELFCLASS32, ELFDATA2LSB, ELFMAG, EM_X86_64, ET_CORE};
-use goblin::elf::program_header::{PF_R, PF_W, PF_X, PT_LOAD, PT_NOTE};
+use goblin::elf::program_header::{PF_R, PF_X, PT_LOAD, PT_NOTE};
 use nix::unistd::{Whence, lseek};
 
 use crate::process::address::Address;
 use crate::process::elf::{ElfFile, LoadedElf};
-use crate::process::memory::{Memory, MemoryExt, ReadError, u32_at, u64_at};
+use crate::process::memory::{Memory, MemoryExt, ReadError, u64_at};
 use crate::process::regions::{Backing, Region, RegionMap};
 
 use super::backing::{BackingFile, BackingFiles, Missing, Places};
+use super::headers::{Headers, ProgramHeader, ReadAt};
 use super::notes::{MappedFile, Notes};
 use super::unpack::{self, Packing};
 
-const HEADER_SIZE: usize = 64;
-const PROGRAM_HEADER_SIZE: usize = 56;
-/// A count of program headers that says: the real one is in the first section header (`PN_XNUM`).
-const COUNT_ELSEWHERE: u64 = 0xffff;
-/// Program headers accepted; the kernel allows a process 65,530 mappings by default.
-const PROGRAM_HEADERS_MAX: u64 = 1 << 22;
 /// Bytes of notes read at most. Each thread costs some 3 KiB, with AVX-512.
 const NOTES_MAX: u64 = 256 << 20;
 const PAGE: u64 = 4096;
@@ -457,8 +451,8 @@ impl Memory for Core {
         &self.regions
     }
 
-    /// What is not in the core, what is a hole of its file, and pages of nothing but zeros hold nothing. Costs a read of
-    /// what is left.
+    /// What is not in the core, what is a hole of its file, and pages of nothing but zeros hold nothing. Costs a read
+    /// of what is left.
     fn resident(&self, range: Range<Address>) -> Vec<Range<Address>> {
         let mut found: Vec<Range<Address>> = Vec::new();
         let first = self.pieces.partition_point(|piece| piece.range.end <= range.start);
@@ -536,103 +530,5 @@ fn open_file(path: &Path) -> io::Result<File> {
     match file.metadata()?.is_file() {
         true => Ok(file),
         false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file")),
-    }
-}
-
-/// Reads a file from a place on, without moving its position.
-struct ReadAt<'a> {
-    file: &'a File,
-    at: u64,
-}
-
-impl Read for ReadAt<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.file.read_at(buffer, self.at)?;
-        self.at = self.at.saturating_add(read as u64);
-        Ok(read)
-    }
-}
-
-struct ProgramHeader {
-    kind: u32,
-    flags: u32,
-    offset: u64,
-    address: u64,
-    file_size: u64,
-    memory_size: u64,
-}
-
-impl ProgramHeader {
-    fn is_writable(&self) -> bool {
-        self.flags & PF_W != 0
-    }
-}
-
-struct Headers {
-    programs: Vec<ProgramHeader>,
-}
-
-impl Headers {
-    /// Reads the headers of a core; the inner error says what it is instead.
-    fn read(file: &File) -> io::Result<Result<Headers, &'static str>> {
-        let mut header = [0; HEADER_SIZE];
-        let mut filled = 0;
-        while filled < header.len() {
-            match file.read_at(&mut header[filled..], filled as u64)? {
-                0 => break,
-                read => filled += read,
-            }
-        }
-        let half = |offset: usize| u16::from_le_bytes([header[offset], header[offset + 1]]);
-        if filled == 0 {
-            return Ok(Err("empty"));
-        }
-        if !header.starts_with(ELFMAG) {
-            return Ok(Err("not a core: it is no ELF file (gzip and zstd cores are unpacked, other packings are not)"));
-        }
-        if filled < HEADER_SIZE {
-            return Ok(Err("cut off within its header"));
-        }
-        if header[EI_CLASS] == ELFCLASS32 {
-            return Ok(Err("of a 32-bit program; heapsonde reads cores of 64-bit ones"));
-        }
-        if header[EI_DATA] != ELFDATA2LSB || half(18) != EM_X86_64 {
-            return Ok(Err("of another processor; heapsonde reads cores of Linux x86-64"));
-        }
-        if half(16) != ET_CORE {
-            return Ok(Err("a program or library, not a core"));
-        }
-        let table = u64_at(&header, 32).unwrap_or(0);
-        let mut count = u64::from(half(56));
-        if count == COUNT_ELSEWHERE {
-            let mut section = [0; 64];
-            let at = u64_at(&header, 40).unwrap_or(0);
-            if file.read_exact_at(&mut section, at).is_err() {
-                return Ok(Err("cut off: how many segments it has stands at its end, which is missing"));
-            }
-            count = u64::from(u32_at(&section, 44).unwrap_or(0));
-        }
-        if usize::from(half(54)) != PROGRAM_HEADER_SIZE || count == 0 || count > PROGRAM_HEADERS_MAX {
-            return Ok(Err("damaged: its segments' headers make no sense"));
-        }
-        let mut bytes = Vec::new();
-        ReadAt { file, at: table }.take(count * PROGRAM_HEADER_SIZE as u64).read_to_end(&mut bytes)?;
-        let programs: Vec<ProgramHeader> = bytes
-            .chunks_exact(PROGRAM_HEADER_SIZE)
-            .filter_map(|bytes| {
-                Some(ProgramHeader {
-                    kind: u32_at(bytes, 0)?,
-                    flags: u32_at(bytes, 4)?,
-                    offset: u64_at(bytes, 8)?,
-                    address: u64_at(bytes, 16)?,
-                    file_size: u64_at(bytes, 32)?,
-                    memory_size: u64_at(bytes, 40)?,
-                })
-            })
-            .collect();
-        if !programs.iter().any(|program| program.kind == PT_LOAD) {
-            return Ok(Err("cut off before its memory begins"));
-        }
-        Ok(Ok(Headers { programs }))
     }
 }

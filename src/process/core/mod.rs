@@ -2,5 +2,6 @@
 
 pub mod backing;
 pub mod file;
+mod headers;
 pub mod notes;
 pub mod unpack;

@@ -1,7 +1,7 @@
 //! Cores that were packed with gzip or zstd, as `systemd-coredump` and `apport` keep them.
 //!
-//! They are unpacked into a temporary file without a name, not into memory: a core is as large as the process was. Blocks
-//! of zeros become holes, so that a core of much reserved memory costs what it really holds.
+//! They are unpacked into a temporary file without a name, not into memory: a core is as large as the process was.
+//! Blocks of zeros become holes, so that a core of much reserved memory costs what it really holds.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};

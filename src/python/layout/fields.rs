@@ -165,7 +165,9 @@ macro_rules! c_structs {
             fn set_offset(&mut self, name: &str, offset: usize) {
                 match name {
                     "size" => self.size = offset,
-                    $(stringify!($field) => $crate::python::layout::fields::Slot::set_offset(&mut self.$field, offset),)*
+                    $(stringify!($field) => {
+                        $crate::python::layout::fields::Slot::set_offset(&mut self.$field, offset);
+                    })*
                     _ => {}
                 }
             }

@@ -1,7 +1,7 @@
 //! Unfinished tasks of asyncio, running and suspended, by name and by the line that they wait at.
 //!
-//! The loop holds them by way of handles and futures, in chains that say nothing to a person; asyncio itself only has weak
-//! references to them. So tasks are found among the objects, and they name what they hold without holding it.
+//! The loop holds them by way of handles and futures, in chains that say nothing to a person; asyncio itself only has
+//! weak references to them. So tasks are found among the objects, and they name what they hold without holding it.
 
 use crate::heap::object_table::Objects;
 use crate::process::Address;

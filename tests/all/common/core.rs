@@ -136,8 +136,9 @@ pub fn craft(pid: u32, path: &Path) {
     }
 }
 
-/// Lets gdb write the core of a process, and says what gdb could not read: gdb 13 leaves out all of a thread's stack whose
-/// guard page is one of Linux 6.13's (MADV_GUARD_INSTALL, used by glibc 2.42). `Err`: there is no gdb, or it may not.
+/// Lets gdb write the core of a process, and says what gdb could not read: gdb 13 leaves out all of a thread's stack
+/// whose guard page is one of Linux 6.13's (MADV_GUARD_INSTALL, used by glibc 2.42). `Err`: there is no gdb, or it may
+/// not.
 pub fn gcore(pid: u32, path: &Path) -> Result<Option<String>, String> {
     let output = Command::new("gdb")
         .args(["--batch", "-nx", "-p", &pid.to_string(), "-ex"])

@@ -4,8 +4,9 @@
 //! that the tool reports and the target did not tell is not false for that alone. Independent witnesses decide:
 //!
 //! * its type must be a type that the target told of, or one whose own type is;
-//! * its reference count must be possible, and not above the number of words in memory that hold its address, or of words
-//!   that point at its text (C code that keeps a string for ever, as numpy does its documentation, keeps only that);
+//! * its reference count must be possible, and not above the number of words in memory that hold its address, or of
+//!   words that point at its text (C code that keeps a string for ever, as numpy does its documentation, keeps only
+//!   that);
 //! * under `PYTHONMALLOC=debug` (and in debug builds) the allocator's own marks around the block must be whole: the
 //!   object domain, the forbidden bytes before and behind, and a request that is large enough. A freed block has lost
 //!   them, a part of a block never had them.
@@ -184,7 +185,8 @@ impl<'a> Judge<'a> {
         if matches!(refcount, RefCount::Mortal(n) if n > words + UNSEEN) {
             return Some("more references than words that hold its address");
         }
-        // C code can leak an object, and then nothing does; there are a few dozen of those, so that is no excuse for many.
+        // C code can leak an object, and then nothing does; there are a few dozen of those, so that is no excuse for
+        // many.
         if refcount != RefCount::Immortal && words == 0 {
             return Some("nothing points at it");
         }
@@ -215,9 +217,9 @@ impl<'a> Judge<'a> {
         }
         let low = head as u32;
         match self.truth.minor() {
-            // What was frozen into the executable starts at 999,999,999 (3.11, Tools/scripts/deepfreeze.py). Only there,
-            // and not far from it: below an executable at a fixed address the heap can begin at such a number, and
-            // then a pointer looks like a count.
+            // What was frozen into the executable starts at 999,999,999 (3.11, Tools/scripts/deepfreeze.py). Only
+            // there, and not far from it: below an executable at a fixed address the heap can begin at such a number,
+            // and then a pointer looks like a count.
             11 if self.is_static(address) && (999_900_000..1_010_000_000).contains(&head) => Some(RefCount::Immortal),
             ..=11 => (head < 1 << 31).then_some(RefCount::Mortal(head)),
             12 | 13 if head >> 32 != 0 => None,

@@ -23,7 +23,8 @@ pub struct Interpreter {
     pub name: String,
     /// Major, minor, micro.
     pub version: (u8, u8, u8),
-    /// As the fetcher calls it: default, free-threaded, debug, static, static-stripped, musl, musl-static, chroot, loader.
+    /// As the fetcher calls it: default, free-threaded, debug, static, static-stripped, musl, musl-static, chroot,
+    /// loader.
     pub kind: String,
     /// Where numpy is, as the target sees it.
     pub python_path: Option<String>,

@@ -136,7 +136,8 @@ impl Truth {
         self.type_by_address.get(&address).map(|i| &self.types[*i])
     }
 
-    /// Whether the debug allocator marks every block: asked for, or in a debug build unless something else is asked for.
+    /// Whether the debug allocator marks every block: asked for, or in a debug build unless something else is asked
+    /// for.
     pub fn has_marks(&self, environment: &[(&str, &str)]) -> bool {
         match environment.iter().find(|(name, _)| *name == "PYTHONMALLOC") {
             Some((_, allocator)) => *allocator == "debug",
