@@ -20,9 +20,11 @@ pub mod pages;
 pub mod processors;
 pub mod procfs;
 pub mod regions;
+pub mod residency;
 #[expect(unsafe_code, reason = "asks the kernel which pages are resident")]
 pub mod resident;
 pub mod signals;
+pub mod smaps;
 pub mod source;
 #[expect(unsafe_code, reason = "prepares a child between fork and exec")]
 pub mod spawn;

@@ -1,0 +1,264 @@
+//! What glibc's malloc knows beyond its rows of chunks: where the top of each arena is, and which chunks wait in fast bins
+//! and in the caches of threads. Those look used in the row.
+//!
+//! `main_arena` has no exported symbol. It is found by what only it can be: 127 circular lists in a row, of which the empty
+//! ones point to themselves, behind a pointer to a top chunk, in a ring of arenas that leads back to it.
+//!
+//! Mirrors `malloc/malloc.c` (`struct malloc_state`, `tcache_perthread_struct`; glibc 2.27 to 2.41).
+
+use std::ops::Range;
+
+use rustc_hash::FxHashSet;
+
+use crate::process::Address;
+use crate::process::memory::{Memory, MemoryExt, u64_at};
+
+use super::glibc::{Chunk, HEADER};
+
+/// Offsets in `struct malloc_state`: fast bins, top, bins, next arena, bytes from the system, the most they were.
+const FAST_BINS: usize = 16;
+const TOP: usize = 96;
+const BINS: usize = 112;
+const NEXT: usize = 2160;
+const SYSTEM: usize = 2184;
+const SYSTEM_MAX: usize = 2192;
+const STATE: usize = 2200;
+/// `NFASTBINS`, and pairs of pointers in `bins`.
+const FAST_BINS_COUNT: usize = 10;
+const BINS_COUNT: usize = 127;
+/// Bins that must be empty for a place to be an arena. No program has frees of 100 sizes waiting at once.
+const EMPTY_MIN: usize = 20;
+/// Bytes of an ELF file's writable data that are searched: libc has 20 KiB.
+const DATA_MAX: u64 = 64 << 20;
+/// Arenas: 8 a core, so that of a host with 512 cores.
+const ARENAS_MAX: usize = 4096;
+/// Chunks of one chain. A fast bin is emptied at 64 KiB freed at once, but grows without a bound; a heap of 1 GiB in
+/// chunks of 32 bytes.
+const CHAIN_MAX: usize = 32 << 20;
+const PAGE: u64 = 4096;
+
+/// `tcache_perthread_struct` by version: bytes of its chunk, bytes of a count, bins.
+const CACHES: [(u64, usize, usize); 2] = [(0x290, 2, 64), (0x250, 1, 64)];
+
+/// An arena.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MallocArena {
+    /// Where its `malloc_state` is.
+    pub address: Address,
+    /// Its last chunk, of which nothing was handed out yet.
+    pub top: Address,
+    /// Bytes that it has from the system (`system_mem`).
+    pub system_bytes: u64,
+    fast_bins: [u64; FAST_BINS_COUNT],
+}
+
+/// Finds all arenas by `main_arena`, which is in one of these ranges of data. Empty where malloc is not glibc's.
+pub fn find<M: Memory + ?Sized>(memory: &M, data: &[Range<Address>]) -> Vec<MallocArena> {
+    for range in data.iter().filter(|range| range.end.0.saturating_sub(range.start.0) <= DATA_MAX) {
+        let Ok(length) = usize::try_from(range.end.0.saturating_sub(range.start.0)) else { continue };
+        let mut bytes = vec![0; length];
+        if memory.read_exact_at(range.start, &mut bytes).is_err() {
+            continue;
+        }
+        if let Some(arenas) = find_in(memory, range.start, &bytes) {
+            return arenas;
+        }
+    }
+    Vec::new()
+}
+
+fn find_in<M: Memory + ?Sized>(memory: &M, start: Address, bytes: &[u8]) -> Option<Vec<MallocArena>> {
+    let mut tried = FxHashSet::default();
+    for offset in (0..bytes.len().saturating_sub(16)).step_by(8) {
+        let own = start.0 + offset as u64;
+        if !is_empty_bin(bytes, offset, own) {
+            continue;
+        }
+        // It may be any of the bins.
+        for bin in 0..BINS_COUNT {
+            let Some(state) = offset.checked_sub(BINS + 16 * bin) else { break };
+            if !tried.insert(state) {
+                continue;
+            }
+            let Some(arena) = bytes.get(state..state + STATE).and_then(|bytes| read(start.offset(state), bytes)) else {
+                continue;
+            };
+            if let Some(ring) = ring(memory, arena) {
+                return Some(ring);
+            }
+        }
+    }
+    None
+}
+
+/// An empty bin points at itself, as if it were a chunk: two words before.
+fn is_empty_bin(bytes: &[u8], offset: usize, own: u64) -> bool {
+    let link = own.wrapping_sub(HEADER);
+    u64_at(bytes, offset) == Some(link) && u64_at(bytes, offset + 8) == Some(link)
+}
+
+/// Reads the `malloc_state` whose bytes are `bytes`; `None` where it is none.
+fn read(address: Address, bytes: &[u8]) -> Option<MallocArena> {
+    let word = |offset: usize| u64_at(bytes, offset);
+    let (top, system, most) = (word(TOP)?, word(SYSTEM)?, word(SYSTEM_MAX)?);
+    let bins = (0..BINS_COUNT).map(|bin| BINS + 16 * bin);
+    let empty = bins.clone().filter(|&bin| is_empty_bin(bytes, bin, address.0 + bin as u64)).count();
+    let mut filled = bins.map(|bin| (word(bin), word(bin + 8)));
+    let sane = top != 0
+        && top.is_multiple_of(16)
+        && system != 0
+        && system.is_multiple_of(PAGE)
+        && system <= most
+        && empty >= EMPTY_MIN
+        && filled.all(|(next, previous)| next.is_some_and(|it| it != 0) && previous.is_some_and(|it| it != 0))
+        && word(NEXT)? != 0;
+    let mut fast_bins = [0; FAST_BINS_COUNT];
+    for (index, bin) in fast_bins.iter_mut().enumerate() {
+        *bin = word(FAST_BINS + 8 * index)?;
+    }
+    sane.then_some(MallocArena { address, top: Address(top), system_bytes: system, fast_bins })
+}
+
+/// All arenas in the ring that `first` is in; `None` where it does not lead back.
+fn ring<M: Memory + ?Sized>(memory: &M, first: MallocArena) -> Option<Vec<MallocArena>> {
+    let mut found = vec![first];
+    let mut next = memory.read_pointer(first.address.offset(NEXT)).ok()?;
+    while next != first.address {
+        let mut bytes = vec![0; STATE];
+        memory.read_exact_at(next, &mut bytes).ok()?;
+        found.push(read(next, &bytes)?);
+        next = Address(u64_at(&bytes, NEXT)?);
+        if found.len() > ARENAS_MAX {
+            return None;
+        }
+    }
+    Some(found)
+}
+
+/// The data addresses of chunks that wait in fast bins, of all arenas. `is_chunk` says whether a chunk's data is there.
+pub fn in_fast_bins<M: Memory + ?Sized>(
+    memory: &M,
+    arenas: &[MallocArena],
+    is_chunk: impl Fn(Address) -> bool,
+) -> Vec<Address> {
+    let mut found = Vec::new();
+    for &first in arenas.iter().flat_map(|arena| &arena.fast_bins) {
+        // Links lead to headers.
+        walk(memory, first, HEADER, &is_chunk, &mut found);
+    }
+    found
+}
+
+/// The data addresses of chunks that wait in the cache of a thread, if `chunk` holds such a cache.
+pub fn in_thread_cache<M: Memory + ?Sized>(
+    memory: &M,
+    chunk: &Chunk,
+    is_chunk: impl Fn(Address) -> bool,
+) -> Vec<Address> {
+    let Some(&(_, width, bins)) = CACHES.iter().find(|(size, ..)| *size == chunk.size) else { return Vec::new() };
+    let mut bytes = vec![0; (width + 8) * bins];
+    if memory.read_exact_at(chunk.data(), &mut bytes).is_err() {
+        return Vec::new();
+    }
+    let mut found = Vec::new();
+    for bin in 0..bins {
+        let count = bytes[bin * width..][..width].iter().rev().fold(0, |sum, &byte| sum << 8 | usize::from(byte));
+        let first = u64_at(&bytes, width * bins + 8 * bin).unwrap_or(0);
+        let before = found.len();
+        if (count == 0) != (first == 0) {
+            return Vec::new();
+        }
+        walk(memory, first, 0, &is_chunk, &mut found);
+        // Links lead to data. A cache that is none has counts that mean nothing.
+        if found.len() - before != count {
+            return Vec::new();
+        }
+    }
+    found
+}
+
+/// Follows a chain of free chunks; its links lead `header` bytes before the data. Since 2.32 a link is mixed with the page
+/// number of its own place (`PROTECT_PTR`). Ends where it leads to no chunk or has been too long.
+fn walk<M: Memory + ?Sized>(
+    memory: &M,
+    first: u64,
+    header: u64,
+    is_chunk: &impl Fn(Address) -> bool,
+    found: &mut Vec<Address>,
+) {
+    let mut link = first;
+    for _ in 0..CHAIN_MAX {
+        let Some(data) = link.checked_add(header).map(Address).filter(|&data| link != 0 && is_chunk(data)) else { return };
+        found.push(data);
+        let Ok(word) = memory.read_u64(data) else { return };
+        let plain = |link: u64| link == 0 || link.checked_add(header).is_some_and(|data| is_chunk(Address(data)));
+        link = if plain(word ^ data.0 >> 12) { word ^ data.0 >> 12 } else { word };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::image::{Image, Segment};
+
+    const ARENA: u64 = 0x10_0000 + 64;
+
+    fn put(bytes: &mut [u8], at: usize, word: u64) {
+        bytes[at..at + 8].copy_from_slice(&word.to_le_bytes());
+    }
+
+    /// Data with an arena in it, whose ring is itself.
+    fn data() -> Vec<u8> {
+        let mut bytes = vec![0; 4096];
+        for bin in 0..BINS_COUNT {
+            let at = 64 + BINS + 16 * bin;
+            put(&mut bytes, at, 0x10_0000 + at as u64 - 16);
+            put(&mut bytes, at + 8, 0x10_0000 + at as u64 - 16);
+        }
+        put(&mut bytes, 64 + TOP, 0x20_0100);
+        put(&mut bytes, 64 + NEXT, ARENA);
+        put(&mut bytes, 64 + SYSTEM, 0x21000);
+        put(&mut bytes, 64 + SYSTEM_MAX, 0x21000);
+        bytes
+    }
+
+    fn image(bytes: Vec<u8>) -> Image {
+        Image::of_segments(vec![Segment { start: Address(0x10_0000), bytes }])
+    }
+
+    fn ranges() -> [Range<Address>; 1] {
+        [Address(0x10_0000)..Address(0x10_1000)]
+    }
+
+    #[test]
+    fn the_main_arena_is_found_by_its_bins() {
+        let found = find(&image(data()), &ranges());
+        assert_eq!(found.len(), 1);
+        assert_eq!((found[0].address, found[0].top), (Address(ARENA), Address(0x20_0100)));
+    }
+
+    #[test]
+    fn an_arena_that_contradicts_itself_is_none() {
+        for (at, word) in [(NEXT, 0), (NEXT, 0x10_0000), (SYSTEM, 0x21001), (SYSTEM_MAX, 0x20000), (TOP, 7), (BINS, 0)] {
+            let mut bytes = data();
+            put(&mut bytes, 64 + at, word);
+            assert_eq!(find(&image(bytes), &ranges()), [], "{at}");
+        }
+    }
+
+    #[test]
+    fn chains_are_followed_mixed_and_plain_and_end_at_nonsense() {
+        // Three chunks; links lead to data, as those of a thread's cache do.
+        let places = [0x10_0140, 0x10_0280, 0x10_03c0];
+        for is_mixed in [true, false] {
+            let mut bytes = vec![0; 4096];
+            let link = |from: u64, to: u64| if is_mixed { from >> 12 ^ to } else { to };
+            put(&mut bytes, 0x140, link(places[0], places[1]));
+            put(&mut bytes, 0x280, link(places[1], places[2]));
+            put(&mut bytes, 0x3c0, link(places[2], 0xdead));
+            let mut found = Vec::new();
+            walk(&image(bytes), places[0], 0, &|at| places.contains(&at.0), &mut found);
+            assert_eq!(found, places.map(Address));
+        }
+    }
+}

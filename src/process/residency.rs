@@ -1,0 +1,209 @@
+//! How many bytes of any extent of a target are in memory, in time that does not depend on its length.
+//!
+//! Page by page, `/proc/PID/pagemap` says which pages are in memory and which are swapped out
+//! (`Documentation/admin-guide/mm/pagemap.rst`). Runs of such pages are kept with the sum of all runs before them, so an
+//! extent costs two binary searches. RSS does not count the kernel's shared page of zeros, which a program maps by reading
+//! memory that it has not written: such pages are left out where the kernel shows page frames (`CAP_SYS_ADMIN`).
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+
+use rustc_hash::FxHashMap;
+
+use super::address::Address;
+use super::smaps::Mapping;
+
+const PAGE: u64 = 4096;
+/// Words of pagemap read at a time: those of 64 MiB.
+const BATCH: usize = 16 << 10;
+const PRESENT: u64 = 1 << 63;
+const SWAPPED: u64 = 1 << 62;
+const FRAME: u64 = (1 << 55) - 1;
+
+/// Which pages of a target are in memory, and which are swapped out.
+#[derive(Clone, Debug, Default)]
+pub struct Residency {
+    present: Runs,
+    swapped: Runs,
+}
+
+/// Runs of pages in order of address, with the bytes of all runs before each.
+#[derive(Clone, Debug, Default)]
+struct Runs {
+    runs: Vec<(Range<u64>, u64)>,
+    total: u64,
+}
+
+impl Runs {
+    fn push(&mut self, start: u64, end: u64) {
+        match self.runs.last_mut() {
+            Some((last, _)) if last.end == start => last.end = end,
+            _ => self.runs.push((start..end, self.total)),
+        }
+        self.total += end - start;
+    }
+
+    /// Bytes of runs below `address`.
+    fn below(&self, address: u64) -> u64 {
+        let after = self.runs.partition_point(|(run, _)| run.start < address);
+        self.runs[..after].last().map_or(0, |(run, before)| before + (address.min(run.end) - run.start))
+    }
+
+    fn of(&self, extent: &Range<Address>) -> u64 {
+        self.below(extent.end.0).saturating_sub(self.below(extent.start.0))
+    }
+}
+
+impl Residency {
+    /// Of a live process. Pages of mappings of which nothing is in memory or swapped out are not asked for.
+    ///
+    /// # Errors
+    /// As the kernel says: no such process, or no permission.
+    pub fn of_process(pid: i32, mappings: &[Mapping]) -> io::Result<Residency> {
+        let file = File::open(format!("/proc/{pid}/pagemap"))?;
+        Ok(Residency::read(mappings, |page, bytes| file.read_exact_at(bytes, page / PAGE * 8).is_ok()))
+    }
+
+    /// Of a core file: what it holds is what was in memory.
+    pub fn of_ranges(ranges: impl Iterator<Item = Range<Address>>) -> Residency {
+        let mut ranges: Vec<_> = ranges.collect();
+        ranges.sort_by_key(|range| range.start);
+        let mut residency = Residency::default();
+        let mut end = 0;
+        for range in ranges {
+            let start = range.start.0.max(end);
+            if start < range.end.0 {
+                residency.present.push(start, range.end.0);
+                end = range.end.0;
+            }
+        }
+        residency
+    }
+
+    /// As [`Residency::of_process`], with `fill` to read the words from that of the page at an address on.
+    fn read(mappings: &[Mapping], fill: impl Fn(u64, &mut [u8]) -> bool) -> Residency {
+        let mut residency = Residency::default();
+        let mut zeros = None;
+        for mapping in mappings.iter().filter(|mapping| mapping.rss + mapping.swap > 0) {
+            let mut words: Vec<u64> = Vec::new();
+            let (mut page, end) = (mapping.region.start.0 / PAGE * PAGE, mapping.region.end.0);
+            let start = page;
+            let mut bytes = vec![0; BATCH * 8];
+            while page < end {
+                let count = ((end - page).div_ceil(PAGE)).min(BATCH as u64);
+                let bytes = &mut bytes[..count as usize * 8];
+                if !fill(page, bytes) {
+                    break;
+                }
+                words.extend(bytes.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word)));
+                page += count * PAGE;
+            }
+            let present = words.iter().filter(|&&word| word & PRESENT != 0).count() as u64 * PAGE;
+            if present > mapping.rss && zeros.is_none() {
+                zeros = commonest_frame(&words);
+            }
+            for (index, word) in words.iter().enumerate() {
+                let at = start + index as u64 * PAGE;
+                if word & PRESENT != 0 {
+                    // Only a mapping that has more pages than RSS counts can hold the page of zeros.
+                    if present > mapping.rss && zeros.is_some_and(|zeros| word & FRAME == zeros) {
+                        continue;
+                    }
+                    residency.present.push(at, at + PAGE);
+                } else if word & SWAPPED != 0 {
+                    residency.swapped.push(at, at + PAGE);
+                }
+            }
+        }
+        residency
+    }
+
+    /// Bytes of the extent that are in memory.
+    pub fn resident(&self, extent: &Range<Address>) -> u64 {
+        self.present.of(extent)
+    }
+
+    /// Bytes of the extent that are swapped out.
+    pub fn swapped(&self, extent: &Range<Address>) -> u64 {
+        self.swapped.of(extent)
+    }
+
+    /// Bytes in memory, in all.
+    pub fn total(&self) -> u64 {
+        self.present.total
+    }
+}
+
+/// The frame that most of these pages are in: the page of zeros, where one frame is met more than once. `None` where the
+/// kernel hides frames.
+fn commonest_frame(words: &[u64]) -> Option<u64> {
+    let mut counts: FxHashMap<u64, u64> = FxHashMap::default();
+    for word in words.iter().filter(|&&word| word & PRESENT != 0) {
+        *counts.entry(word & FRAME).or_default() += 1;
+    }
+    let (frame, count) = counts.into_iter().max_by_key(|&(frame, count)| (count, frame))?;
+    (frame != 0 && count > 1).then_some(frame)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::smaps;
+
+    fn extent(start: u64, end: u64) -> Range<Address> {
+        Address(start)..Address(end)
+    }
+
+    fn mapping(start: u64, end: u64, rss: u64) -> Mapping {
+        let line = format!("{start:x}-{end:x} rw-p 00000000 00:00 0 \nRss: {} kB\nSwap: 4 kB\n", rss / 1024);
+        smaps::parse(line.as_bytes()).remove(0)
+    }
+
+    #[test]
+    fn extents_are_measured_to_the_byte() {
+        let words = |page: u64| match page / PAGE {
+            1 | 2 | 4 => PRESENT | (page / PAGE + 10),
+            5 => SWAPPED,
+            _ => 0,
+        };
+        let fill = |start: u64, bytes: &mut [u8]| {
+            for (index, word) in bytes.chunks_exact_mut(8).enumerate() {
+                word.copy_from_slice(&words(start + index as u64 * PAGE).to_le_bytes());
+            }
+            true
+        };
+        let residency = Residency::read(&[mapping(0x1000, 0x8000, 3 * PAGE)], fill);
+        assert_eq!(residency.total(), 3 * PAGE);
+        assert_eq!(residency.resident(&extent(0x1000, 0x8000)), 3 * PAGE);
+        assert_eq!(residency.resident(&extent(0x2ff0, 0x4010)), 0x20);
+        assert_eq!(residency.resident(&extent(0, u64::MAX)), 3 * PAGE);
+        assert_eq!(residency.resident(&extent(0x3000, 0x4000)), 0);
+        assert_eq!(residency.swapped(&extent(0x5800, 0x9000)), 0x800);
+        // Damaged extents measure nothing.
+        assert_eq!(residency.resident(&extent(0x4000, 0x1000)), 0);
+    }
+
+    #[test]
+    fn the_page_of_zeros_is_not_counted() {
+        let fill = |_: u64, bytes: &mut [u8]| {
+            for (index, word) in bytes.chunks_exact_mut(8).enumerate() {
+                let frame = if index < 3 { 7 } else { 100 + index as u64 };
+                word.copy_from_slice(&(PRESENT | frame).to_le_bytes());
+            }
+            true
+        };
+        let residency = Residency::read(&[mapping(0x1000, 0x6000, 2 * PAGE)], fill);
+        assert_eq!(residency.total(), 2 * PAGE);
+        assert_eq!(residency.resident(&extent(0x1000, 0x4000)), 0);
+    }
+
+    #[test]
+    fn what_a_core_holds_is_resident_once() {
+        let ranges = [extent(0x3000, 0x5000), extent(0x1000, 0x2000), extent(0x4000, 0x6000)];
+        let residency = Residency::of_ranges(ranges.into_iter());
+        assert_eq!(residency.total(), 0x4000);
+        assert_eq!(residency.resident(&extent(0x1800, 0x4800)), 0x800 + 0x1800);
+    }
+}
