@@ -5,6 +5,7 @@ pub mod draw;
 pub mod edges;
 pub mod frames;
 pub mod histogram;
+pub mod memory_account;
 pub mod names;
 pub mod owners;
 pub mod why;

@@ -1,6 +1,7 @@
 //! Objects: every live one, found through the allocator's own structure, streamed and forgotten.
 
 pub mod address_index;
+pub mod block_use;
 pub mod census;
 pub mod classify;
 pub mod debug_hooks;

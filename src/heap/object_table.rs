@@ -163,6 +163,16 @@ impl Objects {
         self.from(0).map(|(_, object)| object)
     }
 
+    /// The number of the first object at or behind an address; how many there are, where none is.
+    pub fn first_from(&self, address: Address) -> usize {
+        let (mut low, mut high) = (0, self.len());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if self.address(middle) < address { low = middle + 1 } else { high = middle }
+        }
+        low
+    }
+
     /// The objects from a number on, with their numbers.
     pub fn from(&self, first: usize) -> impl Iterator<Item = (usize, Object)> + '_ {
         let start = u32::try_from(first).unwrap_or(u32::MAX);

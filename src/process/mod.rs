@@ -30,5 +30,7 @@ pub mod source;
 pub mod spawn;
 pub mod sudo;
 
+pub mod thread_stacks;
+
 pub use address::Address;
 pub use memory::{Memory, MemoryExt, ReadError};

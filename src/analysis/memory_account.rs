@@ -1,0 +1,504 @@
+//! Where the resident memory of a process goes: rows that add up to its RSS.
+//!
+//! Each byte is in one row. Extents of the allocators come first ([`block_use`](crate::heap::block_use)), then stacks of
+//! threads, then what is left of each mapping by what stands behind it. What no row explains is a row of its own, so the sum
+//! is RSS by construction and a mistake shows as a row that is not near zero.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use crate::heap::block_use::{Extent, PoolFill, Use, Visit};
+use crate::process::Address;
+use crate::process::regions::Backing;
+use crate::process::residency::Residency;
+use crate::process::smaps::{Mapping, Rollup};
+use crate::process::thread_stacks::Stack;
+
+const PAGE: u64 = 4096;
+/// Pools are sparse below this share of blocks in use.
+pub const SPARSE: f64 = 0.1;
+
+/// What a row is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RowKind {
+    /// Memory of an allocator.
+    Allocator(Use),
+    /// Stacks of threads that run.
+    ThreadStacks,
+    /// Stacks that glibc keeps after their threads ended.
+    EndedStacks,
+    /// The stack of the main thread.
+    MainStack,
+    /// Pages of the program and its libraries that this process wrote to.
+    LibraryData,
+    /// Pages of the program and its libraries as they are in the file.
+    LibraryText,
+    /// Pages of other mapped files.
+    MappedFiles,
+    /// Memory shared with other processes: `/dev/shm`, memfd, System V, anonymous.
+    SharedMemory,
+    /// Pages that the kernel maps: vdso.
+    Kernel,
+    /// Anonymous memory of no known structure.
+    OtherAnonymous,
+    /// RSS minus all other rows.
+    NotAccounted,
+}
+
+impl RowKind {
+    /// As reports call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            RowKind::Allocator(usage) => match usage {
+                Use::PoolObject => "Python objects in pymalloc",
+                Use::PoolRaw => "pymalloc: blocks of objects (keys, items) and C code",
+                Use::PoolFree => "pymalloc: free blocks",
+                Use::PoolUnused => "pymalloc: free pools",
+                Use::PoolOverhead => "pymalloc: pool headers and room never used",
+                Use::ArenaSlack => "pymalloc: arenas' unused ends",
+                Use::ChunkObject => "Python objects in malloc",
+                Use::ChunkRaw => "malloc: in use, no Python object",
+                Use::ChunkFree => "malloc: free chunks",
+                Use::ChunkCached => "malloc: free, in thread caches and fast bins",
+                Use::Top => "malloc: free at the top of arenas",
+                Use::ChunkOverhead => "malloc: headers",
+                Use::MappedObject => "Python objects in mappings of malloc",
+                Use::MappedRaw => "malloc: mappings in use, no Python object",
+                Use::PageObject => "Python objects in mimalloc",
+                Use::PageRaw => "mimalloc: in use, no Python object",
+                Use::PageFree => "mimalloc: free blocks",
+                Use::PageOverhead => "mimalloc: segment heads and unused pages",
+                Use::GroupObject => "Python objects in musl's malloc",
+                Use::GroupOther => "musl's malloc: all else",
+                Use::StaticObject => "Python objects in program data",
+                Use::FoundObject => "Python objects in memory of unknown structure",
+                Use::Unknown => "allocators: not walked",
+            },
+            RowKind::ThreadStacks => "thread stacks",
+            RowKind::EndedStacks => "stacks of ended threads, kept by glibc",
+            RowKind::MainStack => "main stack",
+            RowKind::LibraryData => "program and libraries: data",
+            RowKind::LibraryText => "program and libraries: code, as in the file",
+            RowKind::MappedFiles => "mapped files",
+            RowKind::SharedMemory => "shared memory",
+            RowKind::Kernel => "kernel (vdso)",
+            RowKind::OtherAnonymous => "other anonymous mappings",
+            RowKind::NotAccounted => "not accounted for",
+        }
+    }
+
+    /// The part of the one-line account that the row belongs to.
+    pub fn group(self) -> Group {
+        match self {
+            RowKind::Allocator(usage) => match usage {
+                Use::PoolObject
+                | Use::PoolRaw
+                | Use::ChunkObject
+                | Use::MappedObject
+                | Use::PageObject
+                | Use::GroupObject
+                | Use::StaticObject
+                | Use::FoundObject => Group::Objects,
+                Use::PoolFree
+                | Use::PoolUnused
+                | Use::PoolOverhead
+                | Use::ArenaSlack
+                | Use::ChunkFree
+                | Use::ChunkCached
+                | Use::Top
+                | Use::ChunkOverhead
+                | Use::PageFree
+                | Use::PageOverhead => Group::AllocatorFree,
+                Use::ChunkRaw | Use::MappedRaw | Use::PageRaw | Use::GroupOther | Use::Unknown => Group::Native,
+            },
+            RowKind::ThreadStacks | RowKind::EndedStacks | RowKind::MainStack => Group::Stacks,
+            RowKind::LibraryData | RowKind::LibraryText | RowKind::MappedFiles | RowKind::Kernel => Group::Files,
+            RowKind::SharedMemory => Group::Shared,
+            RowKind::OtherAnonymous => Group::Native,
+            RowKind::NotAccounted => Group::NotAccounted,
+        }
+    }
+}
+
+/// The parts of the one-line account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Group {
+    /// Python objects and their small blocks.
+    Objects,
+    /// What allocators have and do not use.
+    AllocatorFree,
+    /// In use without a Python object.
+    Native,
+    /// Stacks.
+    Stacks,
+    /// Programs, libraries and other files.
+    Files,
+    /// Shared memory.
+    Shared,
+    /// What no row explains.
+    NotAccounted,
+}
+
+impl Group {
+    /// As the one-line account calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Group::Objects => "objects",
+            Group::AllocatorFree => "allocator free",
+            Group::Native => "native",
+            Group::Stacks => "stacks",
+            Group::Files => "files",
+            Group::Shared => "shared",
+            Group::NotAccounted => "not accounted for",
+        }
+    }
+}
+
+/// One row. Bytes in memory may be negative in [`RowKind::NotAccounted`] only: rows that say more than RSS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// What it is about.
+    pub kind: RowKind,
+    /// Bytes in memory.
+    pub resident: i64,
+    /// Bytes swapped out.
+    pub swapped: u64,
+    /// Bytes of address space.
+    pub mapped: u64,
+    /// Python objects in it.
+    pub objects: u64,
+    /// Their shallow bytes, as `sys.getsizeof` counts.
+    pub shallow_bytes: u64,
+}
+
+/// Anonymous memory of no known structure, in one mapping.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Anonymous {
+    /// Where.
+    pub range: Range<Address>,
+    /// The name that the program gave it, if any.
+    pub name: String,
+    /// Bytes in memory that no other row has.
+    pub resident: u64,
+}
+
+/// How full pymalloc's pools are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PoolFills {
+    /// Pools in use.
+    pub pools: u64,
+    /// By tenths of their blocks in use: up to 10 %, 20 %, ...
+    pub by_tenth: [u64; 10],
+    /// Bytes of pools of which less than [`SPARSE`] is in use.
+    pub sparse_bytes: u64,
+    /// Blocks in use in these.
+    pub sparse_blocks: u64,
+}
+
+/// The account.
+#[derive(Clone, Debug)]
+pub struct Account {
+    /// RSS, PSS, USS and swap, as the kernel sums them up.
+    pub rollup: Rollup,
+    /// All rows that are not empty, largest first; [`RowKind::NotAccounted`] always, and last.
+    pub rows: Vec<Row>,
+    /// Anonymous memory of no known structure, largest first.
+    pub anonymous: Vec<Anonymous>,
+    /// How full pools are.
+    pub fills: PoolFills,
+    /// Bytes in memory that `malloc_trim(0)` would give back: whole pages within free chunks and tops.
+    pub trimmable: u64,
+    /// Threads that run, and stacks of ended ones.
+    pub stacks: (u64, u64),
+}
+
+impl Account {
+    /// Bytes in memory of one group.
+    pub fn group(&self, group: Group) -> i64 {
+        self.rows.iter().filter(|row| row.kind.group() == group).map(|row| row.resident).sum()
+    }
+
+    /// Bytes in memory of one row; 0 where there is none.
+    pub fn resident(&self, kind: RowKind) -> i64 {
+        self.rows.iter().find(|row| row.kind == kind).map_or(0, |row| row.resident)
+    }
+}
+
+/// Adds up an account. Extents of allocators first, then [`Builder::finish`].
+pub struct Builder<'a> {
+    residency: &'a Residency,
+    rows: BTreeMap<RowKind, Row>,
+    claims: Claims,
+    fills: PoolFills,
+    trimmable: u64,
+}
+
+impl Visit for Builder<'_> {
+    fn extent(&mut self, extent: &Extent) {
+        self.add(RowKind::Allocator(extent.usage), &extent.range, extent.objects, extent.shallow_bytes);
+        self.claims.push(extent.range.clone());
+        if matches!(extent.usage, Use::ChunkFree | Use::Top) {
+            // The first page holds the chunk's header and links.
+            let whole = Address((extent.range.start.0 + 32).next_multiple_of(PAGE))
+                ..Address(extent.range.end.0 / PAGE * PAGE);
+            self.trimmable += self.residency.resident(&whole);
+        }
+    }
+
+    fn pool(&mut self, pool: PoolFill) {
+        let share = f64::from(pool.in_use) / f64::from(pool.capacity.max(1));
+        self.fills.pools += 1;
+        self.fills.by_tenth[((share * 10.0).ceil() as usize).clamp(1, 10) - 1] += 1;
+        if share < SPARSE {
+            self.fills.sparse_bytes += u64::from(pool.capacity) * u64::from(pool.block_size);
+            self.fills.sparse_blocks += u64::from(pool.in_use);
+        }
+    }
+}
+
+impl<'a> Builder<'a> {
+    /// An empty account.
+    pub fn new(residency: &'a Residency) -> Builder<'a> {
+        Builder { residency, rows: BTreeMap::new(), claims: Claims::default(), fills: PoolFills::default(), trimmable: 0 }
+    }
+
+    fn add(&mut self, kind: RowKind, range: &Range<Address>, objects: u64, shallow_bytes: u64) {
+        let resident = self.residency.resident(range).cast_signed();
+        let swapped = self.residency.swapped(range);
+        let mapped = range.end.0.saturating_sub(range.start.0);
+        self.add_row(Row { kind, resident, swapped, mapped, objects, shallow_bytes });
+    }
+
+    fn add_row(&mut self, more: Row) {
+        let empty = Row { kind: more.kind, resident: 0, swapped: 0, mapped: 0, objects: 0, shallow_bytes: 0 };
+        let row = self.rows.entry(more.kind).or_insert(empty);
+        row.resident += more.resident;
+        row.swapped += more.swapped;
+        row.mapped += more.mapped;
+        row.objects += more.objects;
+        row.shallow_bytes = row.shallow_bytes.saturating_add(more.shallow_bytes);
+    }
+
+    /// Adds stacks and all that is left of the mappings.
+    pub fn finish(mut self, rollup: Rollup, mappings: &[Mapping], stacks: &[Stack]) -> Account {
+        for stack in stacks {
+            let kind = if stack.is_in_use { RowKind::ThreadStacks } else { RowKind::EndedStacks };
+            for rest in self.claims.without(&stack.range) {
+                self.add(kind, &rest, 0, 0);
+                self.claims.push(rest);
+            }
+        }
+        let mut anonymous = Vec::new();
+        for (index, mapping) in mappings.iter().enumerate() {
+            let before = index.checked_sub(1).and_then(|index| mappings.get(index));
+            self.add_rest(mapping, before, &mut anonymous);
+        }
+        let accounted: i64 = self.rows.values().map(|row| row.resident).sum();
+        let resident = rollup.rss.cast_signed() - accounted;
+        let mut rows: Vec<Row> = self.rows.into_values().filter(|row| row.resident != 0 || row.swapped > 0).collect();
+        rows.sort_by_key(|row| (std::cmp::Reverse(row.resident), row.kind));
+        let none = Row { kind: RowKind::NotAccounted, resident, swapped: 0, mapped: 0, objects: 0, shallow_bytes: 0 };
+        rows.push(none);
+        anonymous.sort_by_key(|found: &Anonymous| (std::cmp::Reverse(found.resident), found.range.start));
+        let running = stacks.iter().filter(|stack| stack.is_in_use).count() as u64;
+        Account {
+            rollup,
+            rows,
+            anonymous,
+            fills: self.fills,
+            trimmable: self.trimmable,
+            stacks: (running, stacks.len() as u64 - running),
+        }
+    }
+
+    /// Adds what no extent has of a mapping. `before` is the mapping below it.
+    fn add_rest(&mut self, mapping: &Mapping, before: Option<&Mapping>, anonymous: &mut Vec<Anonymous>) {
+        let range = mapping.region.start..mapping.region.end;
+        let claimed: u64 = self.claims.within(&range).map(|range| self.residency.resident(&range)).sum();
+        let claimed_swap: u64 = self.claims.within(&range).map(|range| self.residency.swapped(&range)).sum();
+        let mapped = mapping.region.len().saturating_sub(self.claims.within(&range).map(|it| it.end.0 - it.start.0).sum());
+        let resident = mapping.rss.cast_signed() - claimed.cast_signed();
+        let row = |kind: RowKind, resident: i64| Row {
+            kind,
+            resident,
+            swapped: mapping.swap.saturating_sub(claimed_swap),
+            mapped,
+            objects: 0,
+            shallow_bytes: 0,
+        };
+        let is_shared_name = ["/dev/shm/", "/memfd:", "/SYSV", "/dev/zero", "/anon_hugepage"]
+            .iter()
+            .any(|prefix| mapping.name.starts_with(prefix));
+        match &mapping.region.backing {
+            _ if is_shared_name => self.add_row(row(RowKind::SharedMemory, resident)),
+            Backing::Anonymous | Backing::Heap if mapping.region.shared => {
+                self.add_row(row(RowKind::SharedMemory, resident));
+            }
+            Backing::File(path) => {
+                let path = path.to_string_lossy();
+                let is_library = path.contains(".so") || self.is_program(&path);
+                if is_library {
+                    // Objects in data are in pages that were written to.
+                    let data = mapping.anonymous.cast_signed() - claimed.cast_signed();
+                    self.add_row(row(RowKind::LibraryData, data));
+                    self.add_row(Row { swapped: 0, mapped: 0, ..row(RowKind::LibraryText, resident - data) });
+                } else {
+                    self.add_row(row(RowKind::MappedFiles, resident));
+                }
+            }
+            Backing::Stack => self.add_row(row(RowKind::MainStack, resident)),
+            Backing::Kernel => self.add_row(row(RowKind::Kernel, resident)),
+            Backing::Heap => self.add_row(row(RowKind::Allocator(Use::Unknown), resident)),
+            Backing::Anonymous if is_bss(mapping, before) => self.add_row(row(RowKind::LibraryData, resident)),
+            Backing::Anonymous => {
+                self.add_row(row(RowKind::OtherAnonymous, resident));
+                if let Ok(resident @ 1..) = u64::try_from(resident) {
+                    anonymous.push(Anonymous { range, name: mapping.name.clone(), resident });
+                }
+            }
+        }
+    }
+
+    /// Whether a file without `.so` in its name is a program: the kernel maps nothing of ours that is executable otherwise.
+    fn is_program(&self, path: &str) -> bool {
+        path.contains("/bin/") || path.rsplit('/').next().is_some_and(|name| name.starts_with("python"))
+    }
+}
+
+/// Whether anonymous memory is the part of a library's data that is not in its file: right behind its writable data.
+fn is_bss(mapping: &Mapping, before: Option<&Mapping>) -> bool {
+    before.is_some_and(|before| {
+        before.region.end == mapping.region.start
+            && before.region.writable
+            && matches!(before.region.backing, Backing::File(_))
+    })
+}
+
+/// Extents that rows have already, in order of address, not overlapping.
+#[derive(Debug, Default)]
+struct Claims {
+    ranges: BTreeMap<u64, u64>,
+}
+
+impl Claims {
+    /// Adds a range; what touches is joined.
+    fn push(&mut self, range: Range<Address>) {
+        let (mut start, mut end) = (range.start.0, range.end.0);
+        if start >= end {
+            return;
+        }
+        if let Some((&before, &before_end)) = self.ranges.range(..=start).next_back()
+            && before_end >= start
+        {
+            (start, end) = (before, end.max(before_end));
+        }
+        while let Some((&next, &next_end)) = self.ranges.range(start + 1..=end).next() {
+            self.ranges.remove(&next);
+            end = end.max(next_end);
+        }
+        self.ranges.insert(start, end);
+    }
+
+    /// The parts of `range` that are claimed.
+    fn within(&self, range: &Range<Address>) -> impl Iterator<Item = Range<Address>> {
+        let (low, high) = (range.start.0, range.end.0);
+        let first = self.ranges.range(..=low).next_back().map_or(low, |(&start, _)| start);
+        self.ranges.range(first..high).filter_map(move |(&start, &end)| {
+            let (start, end) = (start.max(low), end.min(high));
+            (start < end).then_some(Address(start)..Address(end))
+        })
+    }
+
+    /// The parts of `range` that are not.
+    fn without(&self, range: &Range<Address>) -> Vec<Range<Address>> {
+        let mut rest = Vec::new();
+        let mut from = range.start;
+        for claimed in self.within(range) {
+            if from < claimed.start {
+                rest.push(from..claimed.start);
+            }
+            from = claimed.end;
+        }
+        if from < range.end {
+            rest.push(from..range.end);
+        }
+        rest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::smaps;
+
+    fn range(start: u64, end: u64) -> Range<Address> {
+        Address(start)..Address(end)
+    }
+
+    #[test]
+    fn claims_join_and_are_cut_out() {
+        let mut claims = Claims::default();
+        for (start, end) in [(10, 20), (30, 40), (20, 25), (50, 60), (35, 55), (5, 5)] {
+            claims.push(range(start, end));
+        }
+        assert_eq!(claims.within(&range(0, 100)).collect::<Vec<_>>(), [range(10, 25), range(30, 60)]);
+        assert_eq!(claims.without(&range(12, 70)), [range(25, 30), range(60, 70)]);
+        assert_eq!(claims.without(&range(31, 59)), []);
+        assert_eq!(claims.within(&range(24, 31)).collect::<Vec<_>>(), [range(24, 25), range(30, 31)]);
+    }
+
+    const MAPS: &str = "1000-9000 rw-p 00000000 00:00 0 [heap]\nRss: 32 kB\nAnonymous: 32 kB\n\
+        10000-12000 r-xp 00000000 08:01 7 /usr/lib/x.so\nRss: 8 kB\n\
+        12000-13000 rw-p 00002000 08:01 7 /usr/lib/x.so\nRss: 4 kB\nAnonymous: 4 kB\n\
+        13000-14000 rw-p 00000000 00:00 0 \nRss: 4 kB\n\
+        20000-30000 rw-p 00000000 00:00 0 \nRss: 64 kB\nSwap: 4 kB\n\
+        40000-41000 rw-s 00000000 00:01 9 /dev/shm/x\nRss: 4 kB\n\
+        50000-51000 rw-p 00000000 00:00 0 [stack]\nRss: 4 kB\n";
+
+    #[test]
+    fn rows_add_up_to_rss_and_each_mapping_finds_its_row() {
+        let mappings = smaps::parse(MAPS.as_bytes());
+        let residency = Residency::of_ranges(mappings.iter().map(|it| it.region.start..it.region.end));
+        let mut builder = Builder::new(&residency);
+        let extent = |start, end, usage| Extent { range: range(start, end), usage, objects: 1, shallow_bytes: 50 };
+        builder.extent(&extent(0x1000, 0x1100, Use::ChunkObject));
+        builder.extent(&extent(0x1100, 0x9000, Use::ChunkFree));
+        builder.extent(&extent(0x12000, 0x12100, Use::StaticObject));
+        let stack = Stack { range: range(0x20000, 0x22000), is_in_use: true };
+        let rollup = Rollup { rss: 121 * 1024, ..Rollup::default() };
+        let account = builder.finish(rollup, &mappings, &[stack]);
+        let expected = [
+            (RowKind::Allocator(Use::ChunkObject), 0x100),
+            (RowKind::Allocator(Use::ChunkFree), 0x7f00),
+            (RowKind::Allocator(Use::StaticObject), 0x100),
+            (RowKind::LibraryText, 0x2000),
+            (RowKind::LibraryData, 0x1f00),
+            (RowKind::ThreadStacks, 0x2000),
+            (RowKind::OtherAnonymous, 0xe000),
+            (RowKind::SharedMemory, 0x1000),
+            (RowKind::MainStack, 0x1000),
+            (RowKind::NotAccounted, 1024),
+        ];
+        for (kind, bytes) in expected {
+            assert_eq!(account.resident(kind), bytes, "{kind:?}");
+        }
+        assert_eq!(account.rows.iter().map(|row| row.resident).sum::<i64>(), 121 * 1024);
+        assert_eq!(account.rows.last().map(|row| row.kind), Some(RowKind::NotAccounted));
+        // 0x1120 to 0x9000 in whole pages.
+        assert_eq!(account.trimmable, 0x7000);
+        assert_eq!(account.anonymous.len(), 1);
+        assert_eq!(account.stacks, (1, 0));
+    }
+
+    #[test]
+    fn pools_are_counted_by_tenths() {
+        let residency = Residency::default();
+        let mut builder = Builder::new(&residency);
+        for (in_use, capacity) in [(1, 100), (10, 100), (11, 100), (100, 100), (0, 0)] {
+            builder.pool(PoolFill { address: Address(0), block_size: 64, in_use, capacity });
+        }
+        let fills = builder.finish(Rollup::default(), &[], &[]).fills;
+        assert_eq!(fills.by_tenth, [3, 1, 0, 0, 0, 0, 0, 0, 0, 1]);
+        assert_eq!((fills.pools, fills.sparse_blocks, fills.sparse_bytes), (5, 1, 6400));
+    }
+}

@@ -1,0 +1,427 @@
+//! What each byte of the allocators' memory is used for: objects, other blocks in use, free blocks, overhead.
+//!
+//! Goes through every part of a plan in order of address, beside all objects in order of address, and hands each extent to a
+//! visitor once. Extents do not overlap. Memory that changed while it was read is handed on as [`Use::Unknown`], not guessed.
+
+use std::iter::Peekable;
+use std::ops::Range;
+
+use rustc_hash::FxHashSet;
+
+use crate::allocator::glibc::{self, Chunk, Heap};
+use crate::allocator::glibc_arena::{self, MallocArena};
+use crate::allocator::mimalloc::{self, Segment, Tolerance};
+use crate::allocator::pymalloc::pools::{Pool, PoolState};
+use crate::process::memory::{Memory, MemoryExt};
+use crate::process::{Address, pages};
+use crate::python::layout::Layout;
+
+use super::object::Object;
+use super::object_table::Objects;
+use super::plan::{Part, Plan};
+
+/// The kernel's unit of memory.
+const PAGE: u64 = 4096;
+
+/// What an extent of memory is used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Use {
+    /// pymalloc: blocks that hold an object.
+    PoolObject,
+    /// pymalloc: blocks in use that hold none: keys of dicts, items of lists, memory of C code.
+    PoolRaw,
+    /// pymalloc: free blocks of pools in use.
+    PoolFree,
+    /// pymalloc: pools without a block in use.
+    PoolUnused,
+    /// pymalloc: heads of pools, and room for blocks that were never handed out.
+    PoolOverhead,
+    /// pymalloc: parts of arenas that are no pool yet or never will be.
+    ArenaSlack,
+    /// malloc: chunks that hold an object.
+    ChunkObject,
+    /// malloc: chunks in use that hold none.
+    ChunkRaw,
+    /// malloc: free chunks in bins.
+    ChunkFree,
+    /// malloc: chunks that wait in fast bins and caches of threads.
+    ChunkCached,
+    /// malloc: the tops of arenas.
+    Top,
+    /// malloc: headers of heaps and chunks.
+    ChunkOverhead,
+    /// malloc: mappings of their own that hold an object.
+    MappedObject,
+    /// malloc: mappings of their own that hold none.
+    MappedRaw,
+    /// mimalloc: blocks that hold an object.
+    PageObject,
+    /// mimalloc: blocks in use that hold none.
+    PageRaw,
+    /// mimalloc: free blocks.
+    PageFree,
+    /// mimalloc: heads of segments and pages that are not in use.
+    PageOverhead,
+    /// musl: objects.
+    GroupObject,
+    /// musl: all else in its groups.
+    GroupOther,
+    /// Objects in the data of the program and its libraries.
+    StaticObject,
+    /// Objects in memory whose structure is not known.
+    FoundObject,
+    /// Memory of an allocator that changed while it was read, or makes no sense.
+    Unknown,
+}
+
+/// One extent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Where.
+    pub range: Range<Address>,
+    /// What for.
+    pub usage: Use,
+    /// Objects that begin in it.
+    pub objects: u64,
+    /// Their shallow bytes.
+    pub shallow_bytes: u64,
+}
+
+/// How full one pool in use is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolFill {
+    /// Where it is.
+    pub address: Address,
+    /// Bytes of a block.
+    pub block_size: u32,
+    /// Blocks in use.
+    pub in_use: u32,
+    /// Blocks that it has room for.
+    pub capacity: u32,
+}
+
+/// Takes extents, in order of address within a part.
+pub trait Visit {
+    /// One extent.
+    fn extent(&mut self, extent: &Extent);
+    /// One pool in use.
+    fn pool(&mut self, _pool: PoolFill) {}
+}
+
+/// Goes through all parts. `memory` should be a copy: what is read here is read word by word.
+pub fn visit<M: Memory + ?Sized>(
+    memory: &M,
+    layout: &Layout,
+    plan: &Plan,
+    arenas: &[MallocArena],
+    objects: &Objects,
+    visitor: &mut impl Visit,
+) {
+    let mut walk = Walk { memory, layout, objects: Cursor::new(objects), visitor };
+    // A thread's cache may hold chunks of any heap, so all heaps are walked before any is told.
+    let rows: Vec<(&Heap, Vec<Chunk>)> = plan
+        .parts
+        .iter()
+        .filter_map(|part| match part {
+            Part::Heap(heap) => Some((heap, chunks(memory, heap))),
+            _ => None,
+        })
+        .collect();
+    let cached = cached_chunks(memory, arenas, &rows);
+    let tops: FxHashSet<Address> = arenas.iter().map(|arena| arena.top).collect();
+    let mut rows = rows.into_iter();
+    for part in &plan.parts {
+        match part {
+            Part::Arena(arena) => walk.arena(&arena.range, &arena.pools),
+            Part::Heap(_) => {
+                if let Some((heap, chunks)) = rows.next() {
+                    walk.heap(heap, &chunks, &cached, &tops);
+                }
+            }
+            Part::Mapped(chunk) => {
+                walk.block(chunk.address..chunk.end(), Use::MappedObject, Use::MappedRaw);
+            }
+            Part::Segment(segment) => walk.segment(segment),
+            Part::Groups(area) => {
+                area.whole.iter().for_each(|range| walk.scattered(range, Use::GroupObject, Some(Use::GroupOther)));
+            }
+            Part::Statics(range) => walk.scattered(range, Use::StaticObject, None),
+            Part::Unstructured(range) => walk.scattered(range, Use::FoundObject, None),
+        }
+    }
+}
+
+/// All objects in order of address, each taken once.
+struct Cursor<'a> {
+    objects: &'a Objects,
+    /// All objects below are taken or left out.
+    done: Address,
+    ahead: Peekable<Ahead<'a>>,
+}
+
+type Ahead<'a> = Box<dyn Iterator<Item = (usize, Object)> + 'a>;
+
+impl<'a> Cursor<'a> {
+    fn new(objects: &'a Objects) -> Cursor<'a> {
+        let all: Ahead<'a> = Box::new(objects.from(0));
+        Cursor { objects, done: Address::NULL, ahead: all.peekable() }
+    }
+
+    /// Makes the first object from `start` on the next one. Parts are in order of address, but what one part describes may
+    /// lie in front of it.
+    fn seek(&mut self, start: Address) {
+        let is_behind = self.ahead.peek().is_some_and(|(_, object)| object.address < start);
+        if start < self.done || is_behind {
+            let rest: Ahead<'a> = Box::new(self.objects.from(self.objects.first_from(start)));
+            self.ahead = rest.peekable();
+        }
+        self.done = start;
+    }
+
+    /// The next object below `end`.
+    fn take_below(&mut self, end: Address) -> Option<Object> {
+        let next = self.ahead.next_if(|(_, object)| object.address < end).map(|(_, object)| object);
+        self.done = next.map_or(end, |object| object.address.offset(1));
+        next
+    }
+}
+
+struct Walk<'a, M: Memory + ?Sized, V: Visit> {
+    memory: &'a M,
+    layout: &'a Layout,
+    objects: Cursor<'a>,
+    visitor: &'a mut V,
+}
+
+impl<M: Memory + ?Sized, V: Visit> Walk<'_, M, V> {
+    fn give(&mut self, range: Range<Address>, usage: Use) {
+        if range.start < range.end {
+            self.visitor.extent(&Extent { range, usage, objects: 0, shallow_bytes: 0 });
+        }
+    }
+
+    /// A block in use: the objects that begin in it decide what it is.
+    fn block(&mut self, range: Range<Address>, with_object: Use, without: Use) {
+        if range.start >= range.end {
+            return;
+        }
+        self.objects.seek(range.start);
+        let (mut objects, mut shallow_bytes) = (0, 0u64);
+        while let Some(object) = self.objects.take_below(range.end) {
+            objects += 1;
+            shallow_bytes = shallow_bytes.saturating_add(object.size);
+        }
+        let usage = if objects > 0 { with_object } else { without };
+        self.visitor.extent(&Extent { range, usage, objects, shallow_bytes });
+    }
+
+    /// Objects that lie in memory of another structure: each is an extent of its shallow size, cut at the next one.
+    fn scattered(&mut self, range: &Range<Address>, usage: Use, between: Option<Use>) {
+        self.objects.seek(range.start);
+        let mut from = range.start;
+        while let Some(object) = self.objects.take_below(range.end) {
+            let start = object.address.max(from);
+            if let Some(between) = between {
+                self.give(from..start, between);
+            }
+            let next = self.objects.ahead.peek().map_or(range.end, |(_, next)| next.address.min(range.end));
+            let end = Address(object.address.0.saturating_add(object.size)).min(next).max(start);
+            let shallow_bytes = object.size;
+            self.visitor.extent(&Extent { range: start..end, usage, objects: 1, shallow_bytes });
+            from = end;
+        }
+        if let Some(between) = between {
+            self.give(from..range.end, between);
+        }
+    }
+
+    fn arena(&mut self, whole: &Range<Address>, pools: &Range<Address>) {
+        self.give(whole.start..pools.start, Use::ArenaSlack);
+        let size = self.layout.constants.pool_size;
+        let mut read = vec![0; size];
+        let mut at = pools.start;
+        while size > 0 && at < pools.end {
+            let end = at.offset(size);
+            match self.memory.local(at, size) {
+                Some(bytes) => self.pool(at, bytes),
+                None if self.memory.read_exact_at(at, &mut read).is_ok() => {
+                    let bytes = std::mem::take(&mut read);
+                    self.pool(at, &bytes);
+                    read = bytes;
+                }
+                None => self.give(at..end, Use::Unknown),
+            }
+            at = end;
+        }
+        self.give(at..whole.end, Use::ArenaSlack);
+    }
+
+    fn pool(&mut self, at: Address, bytes: &[u8]) {
+        let end = at.offset(bytes.len());
+        let pool = match Pool::read(bytes, self.layout) {
+            PoolState::Free => return self.give(at..end, Use::PoolUnused),
+            PoolState::Broken => return self.give(at..end, Use::Unknown),
+            PoolState::InUse(pool) => pool,
+        };
+        let Some(free) = pool.free_blocks(at, bytes) else { return self.give(at..end, Use::Unknown) };
+        let capacity = (bytes.len() - pool.first) / pool.block_size;
+        self.visitor.pool(PoolFill {
+            address: at,
+            block_size: pool.block_size as u32,
+            in_use: pool.in_use,
+            capacity: capacity as u32,
+        });
+        self.give(at..at.offset(pool.first), Use::PoolOverhead);
+        for index in 0..pool.carved {
+            let start = at.offset(pool.first + index * pool.block_size);
+            let block = start..start.offset(pool.block_size);
+            match free.contains(index) {
+                true => self.give(block, Use::PoolFree),
+                false => self.block(block, Use::PoolObject, Use::PoolRaw),
+            }
+        }
+        self.give(at.offset(pool.first + pool.carved * pool.block_size)..end, Use::PoolOverhead);
+    }
+
+    fn heap(&mut self, heap: &Heap, chunks: &[Chunk], cached: &FxHashSet<Address>, tops: &FxHashSet<Address>) {
+        // A thread's heap begins with its head and, in the first one of an arena, the arena's own state.
+        let floor = if heap.is_thread_arena { heap.range.start.0 / glibc::THREAD_HEAP * glibc::THREAD_HEAP } else { 0 };
+        let mut from = heap.range.start;
+        if floor > 0 {
+            self.give(Address(floor)..from, Use::ChunkOverhead);
+        }
+        for (index, chunk) in chunks.iter().enumerate() {
+            // What could not be walked.
+            self.give(from..chunk.address, Use::Unknown);
+            from = chunk.end();
+            let header = chunk.address..chunk.data();
+            let body = chunk.data()..chunk.end();
+            self.give(header, Use::ChunkOverhead);
+            let is_last = chunk.end() >= heap.range.end;
+            let next = chunks.get(index + 1).filter(|next| next.address == chunk.end());
+            if tops.contains(&chunk.address) || is_last && tops.is_empty() {
+                self.give(body, Use::Top);
+            } else if is_last || next.is_none() {
+                // A fence at the end of a thread's heap, or what follows is not known.
+                self.give(body, if is_last { Use::ChunkOverhead } else { Use::Unknown });
+            } else if !self.is_in_use(chunk) {
+                self.give(body, Use::ChunkFree);
+            } else if cached.contains(&chunk.data()) {
+                self.give(body, Use::ChunkCached);
+            } else {
+                self.block(body, Use::ChunkObject, Use::ChunkRaw);
+            }
+        }
+        // The fence of a thread's heap is no chunk that can be walked.
+        let left = heap.range.end.0.saturating_sub(from.0);
+        self.give(from..heap.range.end, if left <= 64 { Use::ChunkOverhead } else { Use::Unknown });
+    }
+
+    fn is_in_use(&self, chunk: &Chunk) -> bool {
+        self.memory.read_u64(chunk.end().offset(8)).is_ok_and(glibc::says_previous_in_use)
+    }
+
+    fn segment(&mut self, segment: &Segment) {
+        let mut head = vec![0; segment.head];
+        if self.memory.read_exact_at(segment.range.start, &mut head).is_err() {
+            return self.give(segment.range.clone(), Use::Unknown);
+        }
+        let (mut found, _) = mimalloc::pages(segment, &head);
+        found.sort_by_key(|page| page.start);
+        let mut from = segment.range.start;
+        for page in found {
+            let end = page.block(page.capacity).min(segment.range.end);
+            if page.start < from || page.start >= end || page.block_size == 0 {
+                continue;
+            }
+            self.give(from..page.start, Use::PageOverhead);
+            from = end;
+            let Some(bytes) = first_bytes(self.memory, &page) else {
+                self.give(page.start..end, Use::Unknown);
+                continue;
+            };
+            let free = page.free_blocks(&bytes, Tolerance::Exact);
+            let Some(free) = free.or_else(|| page.free_blocks(&bytes, Tolerance::OneBlock)) else {
+                self.give(page.start..end, Use::Unknown);
+                continue;
+            };
+            for index in 0..page.capacity {
+                let block = page.block(index)..page.block(index + 1).min(end);
+                match free.contains(index) {
+                    true => self.give(block, Use::PageFree),
+                    false => self.block(block, Use::PageObject, Use::PageRaw),
+                }
+            }
+        }
+        self.give(from..segment.range.end, Use::PageOverhead);
+    }
+}
+
+/// [`mimalloc::Page::stride`] bytes of each block of a page, zeros where nothing was written.
+fn first_bytes<M: Memory + ?Sized>(memory: &M, page: &mimalloc::Page) -> Option<Vec<u8>> {
+    let stride = page.stride();
+    let length = stride.checked_mul(page.capacity)?;
+    let mut bytes = pages::zeros(length);
+    let whole = stride as u64 == page.block_size;
+    let pieces: Vec<(Address, usize)> = match whole {
+        true => vec![(page.start, length)],
+        false => (0..page.capacity).map(|index| (page.block(index), stride)).collect(),
+    };
+    let mut done = 0;
+    for (start, length) in pieces {
+        let buffer = bytes.get_mut(done..done + length)?;
+        done += length;
+        if memory.read_exact_at(start, buffer).is_ok() {
+            continue;
+        }
+        // Pages that were never written are in no copy: they are zeros.
+        let mut offset = 0;
+        while offset < length {
+            let at = start.offset(offset);
+            let step = ((PAGE - at.0 % PAGE) as usize).min(length - offset);
+            let _ = memory.read_exact_at(at, &mut buffer[offset..offset + step]);
+            offset += step;
+        }
+    }
+    Some(bytes)
+}
+
+/// The chunks of a heap in a row. Where the row breaks off, it is taken up again behind.
+fn chunks<M: Memory + ?Sized>(memory: &M, heap: &Heap) -> Vec<Chunk> {
+    let word = |at: Address| memory.read_u64(at).ok();
+    let row = glibc::Row { heap, word: &word };
+    let mut found: Vec<Chunk> = Vec::new();
+    let mut at = heap.range.start;
+    while at < heap.range.end {
+        match word(at.offset(8)).and_then(|word| heap.chunk(at, word)) {
+            Some(chunk) => {
+                found.push(chunk);
+                at = chunk.end();
+            }
+            None => match row.first_in(at.offset(16)..heap.range.end) {
+                Some(next) => at = next,
+                None => break,
+            },
+        }
+    }
+    found
+}
+
+/// The data of chunks that look used but wait for the next request.
+fn cached_chunks<M: Memory + ?Sized>(
+    memory: &M,
+    arenas: &[MallocArena],
+    rows: &[(&Heap, Vec<Chunk>)],
+) -> FxHashSet<Address> {
+    let is_chunk = |data: Address| {
+        let at = Address(data.0.wrapping_sub(glibc::HEADER));
+        rows.iter().any(|(heap, chunks)| {
+            heap.range.contains(&at) && chunks.binary_search_by_key(&at, |chunk| chunk.address).is_ok()
+        })
+    };
+    let mut cached: FxHashSet<Address> = glibc_arena::in_fast_bins(memory, arenas, is_chunk).into_iter().collect();
+    for chunk in rows.iter().flat_map(|(_, chunks)| chunks) {
+        cached.extend(glibc_arena::in_thread_cache(memory, chunk, is_chunk));
+    }
+    cached
+}
