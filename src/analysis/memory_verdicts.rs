@@ -1,0 +1,222 @@
+//! What an account of memory means, and what to do about it: rules with a figure each.
+//!
+//! The thresholds separated twelve programs whose causes were known: memory freed and not returned, arenas pinned by
+//! survivors, buffers of C extensions, pools of other allocators, stacks of many threads; and plain, web, numpy and threaded
+//! programs, of which none gets a verdict.
+
+use crate::heap::block_use::Use;
+
+use super::memory_account::{Account, RowKind};
+
+/// Shares of RSS, and bytes, from which on a rule speaks. Below 32 MiB nobody looks for memory.
+const SHARE: f64 = 0.25;
+const BYTES_MIN: i64 = 32 << 20;
+/// Native memory without an owner is a leak long before it is a quarter.
+const NATIVE_SHARE: f64 = 0.10;
+const NATIVE_MIN: i64 = 5 << 20;
+/// A heap is fragmented where half of its pools are sparse.
+const SPARSE_POOLS: f64 = 0.5;
+
+/// What is wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// malloc keeps what was freed.
+    FreedNotReturned,
+    /// Few survivors keep pymalloc's arenas.
+    Fragmentation,
+    /// malloc's memory is in use without a Python object.
+    NativeMemory,
+    /// Anonymous mappings of no known structure.
+    AnonymousMappings,
+    /// Stacks of threads.
+    ThreadStacks,
+    /// Memory shared with other processes.
+    SharedMemory,
+    /// Much is swapped out.
+    Swap,
+}
+
+/// A verdict: the cause, its bytes in memory, and a sentence each on what it is and what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// What is wrong.
+    pub cause: Cause,
+    /// Bytes that are concerned.
+    pub bytes: u64,
+    /// What was seen.
+    pub finding: String,
+    /// What to do.
+    pub advice: &'static str,
+}
+
+impl Cause {
+    /// As JSON calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Cause::FreedNotReturned => "freed_not_returned",
+            Cause::Fragmentation => "fragmentation",
+            Cause::NativeMemory => "native_memory",
+            Cause::AnonymousMappings => "anonymous_mappings",
+            Cause::ThreadStacks => "thread_stacks",
+            Cause::SharedMemory => "shared_memory",
+            Cause::Swap => "swap",
+        }
+    }
+}
+
+/// The verdicts on an account, largest first. Empty where nothing stands out. `size` writes an amount of bytes.
+pub fn of(account: &Account, size: impl Fn(u64) -> String) -> Vec<Verdict> {
+    let rss = account.rollup.rss.max(1) as f64;
+    let sum = |uses: &[Use]| -> i64 { uses.iter().map(|&usage| account.resident(RowKind::Allocator(usage))).sum() };
+    let is_large = |bytes: i64| bytes >= BYTES_MIN && bytes as f64 >= SHARE * rss;
+    let bytes = |bytes: i64| u64::try_from(bytes).unwrap_or(0);
+    let percent = |bytes: i64| format!("{:.0} % of RSS", 100.0 * bytes as f64 / rss);
+    let mut found = Vec::new();
+    let mut add = |cause: Cause, amount: i64, finding: String, advice: &'static str| {
+        found.push(Verdict { cause, bytes: bytes(amount), finding, advice });
+    };
+
+    let freed = sum(&[Use::ChunkFree, Use::ChunkCached, Use::Top]);
+    if is_large(freed) {
+        add(
+            Cause::FreedNotReturned,
+            freed,
+            format!(
+                "{} ({}) is free memory that malloc keeps; malloc_trim(0) would give back {}",
+                size(bytes(freed)),
+                percent(freed),
+                size(account.trimmable)
+            ),
+            "It is not a leak of objects: set MALLOC_TRIM_THRESHOLD_ and MALLOC_ARENA_MAX, call malloc_trim(0) after a \
+             peak, or use another malloc (jemalloc).",
+        );
+    }
+    let unused = sum(&[Use::PoolFree, Use::PoolUnused, Use::PoolOverhead, Use::ArenaSlack]);
+    let fills = &account.fills;
+    let sparse = fills.by_tenth[0];
+    if is_large(unused) && sparse as f64 >= SPARSE_POOLS * fills.pools as f64 {
+        add(
+            Cause::Fragmentation,
+            unused,
+            format!(
+                "{} ({}) of pymalloc's arenas is free, but {sparse} of {} pools are less than 10 % full: {} blocks keep {}",
+                size(bytes(unused)),
+                percent(unused),
+                fills.pools,
+                fills.sparse_blocks,
+                size(fills.sparse_bytes)
+            ),
+            "A few long-lived objects were made among many short-lived ones. See who holds them (histo --by holder); make \
+             them before the peak, or run the peak in a process of its own.",
+        );
+    }
+    let native = sum(&[Use::ChunkRaw, Use::MappedRaw, Use::PageRaw]);
+    if native >= NATIVE_MIN && native as f64 >= NATIVE_SHARE * rss {
+        add(
+            Cause::NativeMemory,
+            native,
+            format!("{} ({}) of malloc is in use without a Python object in it", size(bytes(native)), percent(native)),
+            "Buffers of arrays, contexts of libraries, or a leak in C code. histo shows types whose objects own such \
+             buffers (ndarray, bytearray, SSLContext).",
+        );
+    }
+    let anonymous = account.resident(RowKind::OtherAnonymous);
+    if is_large(anonymous) {
+        let largest = account.anonymous.first().map_or_else(String::new, |largest| {
+            let name = if largest.name.is_empty() { String::new() } else { format!(" {}", largest.name) };
+            format!("; the largest{name} has {}", size(largest.resident))
+        });
+        add(
+            Cause::AnonymousMappings,
+            anonymous,
+            format!("{} ({}) lies in anonymous mappings{largest}", size(bytes(anonymous)), percent(anonymous)),
+            "A library maps memory of its own: an allocator that it brings (pyarrow, jemalloc, torch), mmap objects, a \
+             compiler's code.",
+        );
+    }
+    let stacks = account.resident(RowKind::ThreadStacks) + account.resident(RowKind::EndedStacks);
+    if is_large(stacks) {
+        let (running, ended) = account.stacks;
+        add(
+            Cause::ThreadStacks,
+            stacks,
+            format!("{} ({}) is stacks: {running} threads, {ended} that have ended", size(bytes(stacks)), percent(stacks)),
+            "Bound the number of threads (a pool), or set a smaller stack (threading.stack_size).",
+        );
+    }
+    let shared = account.resident(RowKind::SharedMemory);
+    if is_large(shared) {
+        add(
+            Cause::SharedMemory,
+            shared,
+            format!("{} ({}) is shared memory", size(bytes(shared)), percent(shared)),
+            "It counts once for all processes that map it: compare PSS. Look at /dev/shm and multiprocessing.shared_memory.",
+        );
+    }
+    let swap = account.rollup.swap.cast_signed();
+    if swap >= BYTES_MIN && swap as f64 >= SHARE * rss {
+        add(
+            Cause::Swap,
+            swap,
+            format!("{} is swapped out: RSS shows only a part", size(account.rollup.swap)),
+            "Judge growth by RSS and swap together.",
+        );
+    }
+    found.sort_by_key(|verdict| std::cmp::Reverse(verdict.bytes));
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::memory_account::{PoolFills, Row};
+    use crate::process::smaps::Rollup;
+
+    fn account(rss: u64, rows: &[(RowKind, i64)]) -> Account {
+        let row = |&(kind, mebibytes): &(RowKind, i64)| Row {
+            kind,
+            resident: mebibytes << 20,
+            swapped: 0,
+            mapped: 0,
+            objects: 0,
+            shallow_bytes: 0,
+        };
+        Account {
+            rollup: Rollup { rss: rss << 20, ..Rollup::default() },
+            rows: rows.iter().map(row).collect(),
+            anonymous: Vec::new(),
+            fills: PoolFills::default(),
+            trimmable: 0,
+            stacks: (0, 0),
+        }
+    }
+
+    fn causes(account: &Account) -> Vec<Cause> {
+        of(account, |bytes| format!("{bytes} B")).iter().map(|verdict| verdict.cause).collect()
+    }
+
+    #[test]
+    fn each_rule_speaks_from_its_threshold_on() {
+        let free = RowKind::Allocator(Use::ChunkFree);
+        assert_eq!(causes(&account(128, &[(free, 32)])), [Cause::FreedNotReturned]);
+        assert_eq!(causes(&account(129, &[(free, 32)])), []);
+        assert_eq!(causes(&account(100, &[(free, 31)])), []);
+        let raw = RowKind::Allocator(Use::ChunkRaw);
+        assert_eq!(causes(&account(50, &[(raw, 5)])), [Cause::NativeMemory]);
+        assert_eq!(causes(&account(51, &[(raw, 5)])), []);
+        assert_eq!(causes(&account(40, &[(raw, 4)])), []);
+        assert_eq!(causes(&account(100, &[(RowKind::OtherAnonymous, 40), (RowKind::ThreadStacks, 50)])), [
+            Cause::ThreadStacks,
+            Cause::AnonymousMappings
+        ]);
+    }
+
+    #[test]
+    fn free_blocks_are_fragmentation_only_where_pools_are_sparse() {
+        let mut account = account(200, &[(RowKind::Allocator(Use::PoolFree), 150)]);
+        account.fills = PoolFills { pools: 100, by_tenth: [49, 51, 0, 0, 0, 0, 0, 0, 0, 0], ..PoolFills::default() };
+        assert_eq!(causes(&account), []);
+        account.fills.by_tenth[0] = 50;
+        assert_eq!(causes(&account), [Cause::Fragmentation]);
+    }
+}
