@@ -188,7 +188,9 @@ fn walk<M: Memory + ?Sized>(
 ) {
     let mut link = first;
     for _ in 0..CHAIN_MAX {
-        let Some(data) = link.checked_add(header).map(Address).filter(|&data| link != 0 && is_chunk(data)) else { return };
+        let Some(data) = link.checked_add(header).map(Address).filter(|&data| link != 0 && is_chunk(data)) else {
+            return;
+        };
         found.push(data);
         let Ok(word) = memory.read_u64(data) else { return };
         let plain = |link: u64| link == 0 || link.checked_add(header).is_some_and(|data| is_chunk(Address(data)));
@@ -239,7 +241,8 @@ mod tests {
 
     #[test]
     fn an_arena_that_contradicts_itself_is_none() {
-        for (at, word) in [(NEXT, 0), (NEXT, 0x10_0000), (SYSTEM, 0x21001), (SYSTEM_MAX, 0x20000), (TOP, 7), (BINS, 0)] {
+        for (at, word) in [(NEXT, 0), (NEXT, 0x10_0000), (SYSTEM, 0x21001), (SYSTEM_MAX, 0x20000), (TOP, 7), (BINS, 0)]
+        {
             let mut bytes = data();
             put(&mut bytes, 64 + at, word);
             assert_eq!(find(&image(bytes), &ranges()), [], "{at}");

@@ -239,8 +239,8 @@ impl Visit for Builder<'_> {
         self.claims.push(extent.range.clone());
         if matches!(extent.usage, Use::ChunkFree | Use::Top) {
             // The first page holds the chunk's header and links.
-            let whole = Address((extent.range.start.0 + 32).next_multiple_of(PAGE))
-                ..Address(extent.range.end.0 / PAGE * PAGE);
+            let whole =
+                Address((extent.range.start.0 + 32).next_multiple_of(PAGE))..Address(extent.range.end.0 / PAGE * PAGE);
             self.trimmable += self.residency.resident(&whole);
         }
     }
@@ -259,7 +259,13 @@ impl Visit for Builder<'_> {
 impl<'a> Builder<'a> {
     /// An empty account.
     pub fn new(residency: &'a Residency) -> Builder<'a> {
-        Builder { residency, rows: BTreeMap::new(), claims: Claims::default(), fills: PoolFills::default(), trimmable: 0 }
+        Builder {
+            residency,
+            rows: BTreeMap::new(),
+            claims: Claims::default(),
+            fills: PoolFills::default(),
+            trimmable: 0,
+        }
     }
 
     fn add(&mut self, kind: RowKind, range: &Range<Address>, objects: u64, shallow_bytes: u64) {
@@ -316,7 +322,8 @@ impl<'a> Builder<'a> {
         let range = mapping.region.start..mapping.region.end;
         let claimed: u64 = self.claims.within(&range).map(|range| self.residency.resident(&range)).sum();
         let claimed_swap: u64 = self.claims.within(&range).map(|range| self.residency.swapped(&range)).sum();
-        let mapped = mapping.region.len().saturating_sub(self.claims.within(&range).map(|it| it.end.0 - it.start.0).sum());
+        let mapped =
+            mapping.region.len().saturating_sub(self.claims.within(&range).map(|it| it.end.0 - it.start.0).sum());
         let resident = mapping.rss.cast_signed() - claimed.cast_signed();
         let row = |kind: RowKind, resident: i64| Row {
             kind,

@@ -140,7 +140,11 @@ pub fn of(account: &Account, size: impl Fn(u64) -> String) -> Vec<Verdict> {
         add(
             Cause::ThreadStacks,
             stacks,
-            format!("{} ({}) is stacks: {running} threads, {ended} that have ended", size(bytes(stacks)), percent(stacks)),
+            format!(
+                "{} ({}) is stacks: {running} threads, {ended} that have ended",
+                size(bytes(stacks)),
+                percent(stacks)
+            ),
             "Bound the number of threads (a pool), or set a smaller stack (threading.stack_size).",
         );
     }
@@ -205,10 +209,10 @@ mod tests {
         assert_eq!(causes(&account(50, &[(raw, 5)])), [Cause::NativeMemory]);
         assert_eq!(causes(&account(51, &[(raw, 5)])), []);
         assert_eq!(causes(&account(40, &[(raw, 4)])), []);
-        assert_eq!(causes(&account(100, &[(RowKind::OtherAnonymous, 40), (RowKind::ThreadStacks, 50)])), [
-            Cause::ThreadStacks,
-            Cause::AnonymousMappings
-        ]);
+        assert_eq!(
+            causes(&account(100, &[(RowKind::OtherAnonymous, 40), (RowKind::ThreadStacks, 50)])),
+            [Cause::ThreadStacks, Cause::AnonymousMappings]
+        );
     }
 
     #[test]

@@ -38,6 +38,8 @@ pub enum Verb {
     Flamegraph(Flamegraph),
     /// Show the shortest chains of references that keep an object, or the objects of a type, alive
     Why(Why),
+    /// Account for resident memory: objects, free memory of allocators, native memory, files
+    Memory(Memory),
     /// Write every object as a line of JSON
     Dump(Dump),
     /// Record which Python stacks allocate, and how much of it survives
@@ -132,7 +134,8 @@ impl Stopping {
             (false, true) => Pause::Never,
             (false, false) => Pause::AtMost(following.max_pause),
         };
-        CopyOptions { pause, max_memory: following.max_memory, show_values: following.show_values }
+        let Following { max_memory, show_values, .. } = *following;
+        CopyOptions { pause, max_memory, show_values, with_footprint: false }
     }
 }
 
@@ -236,6 +239,28 @@ pub struct Histo {
     /// Include descendants: a table for each Python process, and one for all together
     #[arg(short, long, conflicts_with = "core")]
     pub subprocesses: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Memory {
+    #[command(flatten)]
+    pub target: TargetArguments,
+    #[command(flatten)]
+    pub following: Following,
+    #[command(flatten)]
+    pub output: Output,
+
+    /// JSON instead of a table
+    #[arg(short, long)]
+    pub json: bool,
+
+    /// Account again and again, this far apart, as CSV (bytes)
+    #[arg(long, value_name = "TIME", value_parser = duration, conflicts_with_all = ["json", "core"])]
+    pub interval: Option<Duration>,
+
+    /// End after N accounts (default: when the target ends)
+    #[arg(long, value_name = "N", requires = "interval")]
+    pub count: Option<u32>,
 }
 
 #[derive(Debug, Args)]

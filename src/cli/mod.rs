@@ -8,6 +8,7 @@ mod doctor;
 mod dump;
 mod flamegraph;
 mod histo;
+mod memory;
 mod new_file;
 mod output;
 mod progress;
@@ -70,6 +71,7 @@ fn dispatch(arguments: &Arguments) -> anyhow::Result<u8> {
         Verb::Histo(options) => histo::run(options),
         Verb::Flamegraph(options) => flamegraph::run(options),
         Verb::Why(options) => why::run(options),
+        Verb::Memory(options) => memory::run(options),
         Verb::Dump(options) => dump::run(options),
         Verb::Record(options) => record::run(options),
         Verb::Ps(options) => ps::run(options),

@@ -26,6 +26,7 @@ use crate::references::References;
 
 use super::answer::Inspected;
 use super::error::{Error, NoRoom};
+use super::footprint::Footprint;
 use super::graph::{self, GraphSummary};
 use super::open::{Pause, Read, Target};
 use super::room::Room;
@@ -40,6 +41,8 @@ pub struct CopyOptions {
     pub max_memory: Option<u64>,
     /// Whether roots may have names that are data.
     pub show_values: bool,
+    /// Whether the kernel is asked for the memory of the process as well, at the same moment.
+    pub with_footprint: bool,
 }
 
 impl CopyOptions {
@@ -49,7 +52,7 @@ impl CopyOptions {
 
 impl Default for CopyOptions {
     fn default() -> CopyOptions {
-        CopyOptions { pause: Pause::AtMost(CopyOptions::MAX_PAUSE), max_memory: None, show_values: false }
+        CopyOptions { pause: Pause::AtMost(CopyOptions::MAX_PAUSE), max_memory: None, show_values: false, with_footprint: false }
     }
 }
 
@@ -65,6 +68,10 @@ pub struct Heap<'a> {
     pub objects: &'a Objects,
     /// Their references.
     pub references: &'a References<'a, Layered<'a, Source>>,
+    /// Where they lie.
+    pub survey: &'a Survey,
+    /// What the kernel says of its memory, where it was asked.
+    pub footprint: Option<&'a Footprint>,
     /// How it was read.
     pub read_mode: ReadMode,
 }
@@ -88,7 +95,7 @@ impl<'a> Heap<'a> {
 
     /// Reads all references and finds the roots.
     pub fn graph(&self) -> (ObjectGraph<'a>, GraphSummary) {
-        let Heap { memory, python, types, objects, references, read_mode } = *self;
+        let Heap { memory, python, types, objects, references, read_mode, .. } = *self;
         graph::build(memory, python, types, objects, references, (read_mode.is_copied, read_mode.is_consistent))
     }
 }
@@ -99,6 +106,7 @@ struct Snapshot {
     copy: Copy,
     total: u64,
     read_mode: ReadMode,
+    footprint: Option<Footprint>,
 }
 
 impl Target {
@@ -120,11 +128,11 @@ impl Target {
         let mut warnings = Vec::new();
         let ranges = survey.plan.ranges_for_references(&self.source);
         if room.fits_a_copy(self, &survey, size_of_ranges(&ranges))? {
-            let Snapshot { survey, copy, total, read_mode } =
-                self.copy_at_once(options.pause, &ranges, survey_time, &mut warnings)?;
+            let Snapshot { survey, copy, total, read_mode, footprint } =
+                self.copy_at_once(options, &ranges, survey_time, &mut warnings)?;
             let how = if read_mode.is_consistent { "" } else { " while it ran" };
             log::debug!("copied {total} bytes{how}, {:?} after the start", start.elapsed());
-            match self.follow(start, &room, &survey, Some(&copy), total, read_mode, options.show_values, &mut work) {
+            match self.follow(start, &room, &survey, Some(&copy), total, read_mode, (footprint, options.show_values), &mut work) {
                 Ok(answer) => return answer.map(|answer| Inspected { warnings, ..answer }),
                 // The objects may have more references than a part of them let expect.
                 Err(Error::NoRoom(NoRoom { fits_without_copy: true, .. })) => {}
@@ -137,8 +145,9 @@ impl Target {
         let is_consistent = freeze.is_some() || self.source.core().is_some();
         let read_mode = ReadMode { is_copied: false, is_consistent, paused: None };
         let total = size_of_ranges(&survey.plan.ranges_for_references(&self.source));
-        let mut answer =
-            self.follow(start, &room, &survey, None, total, read_mode, options.show_values, &mut work)??;
+        let footprint = options.with_footprint.then(|| Footprint::of(&self.source)).and_then(Result::ok);
+        let more = (footprint, options.show_values);
+        let mut answer = self.follow(start, &room, &survey, None, total, read_mode, more, &mut work)??;
         answer.reading.paused = freeze.map(Freeze::release);
         Ok(Inspected { warnings, ..answer })
     }
@@ -147,7 +156,7 @@ impl Target {
     /// took `survey_time` to find.
     fn copy_at_once(
         &mut self,
-        pause: Pause,
+        options: &CopyOptions,
         ranges: &[Range<Address>],
         survey_time: Duration,
         warnings: &mut Vec<Warning>,
@@ -157,7 +166,7 @@ impl Target {
         let rate = buffers.measure_rate(&self.source).ok_or(ReadError::Gone)?;
         let expected = survey_time + Duration::from_secs_f64(size_of_ranges(ranges) as f64 / rate);
         log::debug!("a copy takes about {expected:?}, at {rate:.0} bytes/s");
-        let (stop, patience) = match pause {
+        let (stop, patience) = match options.pause {
             _ if is_core => (Pause::Never, None),
             Pause::Never => (Pause::Never, None),
             Pause::Always => (Pause::Always, None),
@@ -169,20 +178,22 @@ impl Target {
         };
         let freeze = self.freeze(stop, warnings)?;
         let was_stopped = freeze.as_ref().is_some_and(Freeze::was_stopped_already);
-        let (source, attached) = (&mut self.source, &self.attached);
+        let (source, attached, with_footprint) = (&mut self.source, &self.attached, options.with_footprint);
         let Watched { result, paused, in_time } = freeze::while_stopped(freeze, patience, move || {
             source.refresh().map_err(|_| ReadError::Gone)?;
             let survey = attached.survey(source)?;
             let ranges = survey.plan.ranges_for_references(source);
-            Ok::<_, ProofError>((size_of_ranges(&ranges), copy::copy_into(source, &ranges, buffers)?, survey))
+            let copy = copy::copy_into(source, &ranges, buffers)?;
+            let footprint = with_footprint.then(|| Footprint::of(source)).and_then(Result::ok);
+            Ok::<_, ProofError>((size_of_ranges(&ranges), copy, survey, footprint))
         });
-        let (total, copy, survey) = result.ok_or(Error::CopyFailed)??;
+        let (total, copy, survey, footprint) = result.ok_or(Error::CopyFailed)??;
         if let (false, false, Some(max_pause)) = (in_time, was_stopped, patience) {
             warnings.push(Warning::StoppedTooShort { max_pause });
         }
         let stood_still = paused.is_some() && (in_time || was_stopped);
         let read_mode = ReadMode { is_copied: true, is_consistent: stood_still || is_core, paused };
-        Ok(Snapshot { survey, copy, total, read_mode })
+        Ok(Snapshot { survey, copy, total, read_mode, footprint })
     }
 
     /// Finds the objects, in the copy or in the process itself, and has the work done. The outer error is ours.
@@ -195,7 +206,7 @@ impl Target {
         copy: Option<&Copy>,
         total: u64,
         read_mode: ReadMode,
-        show_values: bool,
+        (footprint, show_values): (Option<Footprint>, bool),
         work: &mut Option<impl FnOnce(&Heap<'_>) -> Result<R, E>>,
     ) -> Result<Result<Inspected<R>, E>, Error> {
         let nothing = Image::default();
@@ -220,8 +231,16 @@ impl Target {
             count_edges(&memory, python, &types, &objects, &references)
         })?;
         let work = work.take().expect("the work is done once: after it there is no second try");
-        let heap =
-            Heap { memory: &memory, python, types: &types, objects: &objects, references: &references, read_mode };
+        let heap = Heap {
+            memory: &memory,
+            python,
+            types: &types,
+            objects: &objects,
+            references: &references,
+            survey,
+            footprint: footprint.as_ref(),
+            read_mode,
+        };
         let result = match work(&heap) {
             Ok(result) => result,
             Err(error) => return Ok(Err(error)),

@@ -105,6 +105,9 @@ pub enum Error {
     /// The thread that copied the process failed.
     #[error("the copying thread failed")]
     CopyFailed,
+    /// The kernel does not say how much memory the target uses.
+    #[error("cannot read /proc/PID/smaps and pagemap of the target")]
+    NoFootprint,
     /// A core does not run, so it cannot be recorded.
     #[error("a core does not run")]
     NotRunning,

@@ -145,7 +145,10 @@ mod tests {
     #[test]
     fn nonsense_is_left_out() {
         assert!(parse(b"Rss: 12 kB\nx\n\n:\nRss: -1 kB\n").is_empty());
-        assert_eq!(Rollup::parse(b"Rss: 99999999999999999999 kB\nPss: 1 kB"), Rollup { pss: 1024, ..Rollup::default() });
+        assert_eq!(
+            Rollup::parse(b"Rss: 99999999999999999999 kB\nPss: 1 kB"),
+            Rollup { pss: 1024, ..Rollup::default() }
+        );
     }
 
     #[test]

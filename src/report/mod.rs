@@ -9,6 +9,8 @@ pub mod folded;
 pub mod graph;
 pub mod histogram_json;
 pub mod histogram_table;
+pub mod memory_json;
+pub mod memory_table;
 pub mod ndjson;
 pub mod processes;
 pub mod recording_json;

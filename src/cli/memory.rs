@@ -1,0 +1,49 @@
+//! `memory`: where the resident memory of a process goes.
+
+use std::thread;
+use std::time::Instant;
+
+use anyhow::Result;
+
+use crate::report::{memory_json, memory_table, summary};
+
+use super::args::Memory;
+use super::output::Destination;
+use super::target;
+
+/// Accounts for a target's memory, once or again and again.
+pub fn run(options: &Memory) -> Result<()> {
+    let destination = Destination::new(&options.output, || Destination::Stdout)?;
+    let mut target = target::open(&options.target)?;
+    let copy_options = options.target.stopping.for_references(&options.following);
+    if let Some(interval) = options.interval {
+        let (start, mut rows) = (Instant::now(), 0);
+        return destination.write(|out| {
+            memory_table::csv_head(out)?;
+            while options.count.is_none_or(|count| rows < count) {
+                if rows > 0 {
+                    let next = start + interval * rows;
+                    thread::sleep(next.saturating_duration_since(Instant::now()));
+                }
+                let seconds = start.elapsed().as_secs_f64();
+                let answer = target::said(target.memory(&copy_options).map_err(std::io::Error::other)?);
+                memory_table::csv_row(out, seconds, &answer.result)?;
+                out.flush()?;
+                rows += 1;
+            }
+            Ok(())
+        });
+    }
+    let about = target.summary();
+    let answer = target::said(target.memory(&copy_options)?);
+    let verdicts = memory_table::verdicts(&answer.result);
+    destination.write(|out| {
+        if options.json {
+            let about = memory_json::About { target: &about, reading: &answer.reading, problems: &answer.problems };
+            return memory_json::write(out, &answer.result, &verdicts, &about);
+        }
+        summary::write_head(out, &about, &answer.reading)?;
+        writeln!(out)?;
+        memory_table::write(out, &answer.result, &verdicts)
+    })
+}

@@ -1,0 +1,79 @@
+//! What the kernel says of a target's memory: sums, mappings and pages, read at one moment.
+
+use crate::process::Address;
+use crate::process::memory::Memory;
+use crate::process::residency::Residency;
+use crate::process::smaps::{self, Mapping, Rollup};
+use crate::process::source::Source;
+use crate::process::thread_stacks;
+
+/// What the kernel says of a target's memory, at one moment.
+#[derive(Clone, Debug)]
+pub struct Footprint {
+    /// The sums.
+    pub rollup: Rollup,
+    /// Each mapping.
+    pub mappings: Vec<Mapping>,
+    /// Each page.
+    pub residency: Residency,
+    /// Where the stacks of threads are in use.
+    pub stack_pointers: Vec<Address>,
+}
+
+impl Footprint {
+    /// Of a live process: what `/proc` says now. Of a core: what it holds.
+    ///
+    /// # Errors
+    /// As the kernel says: the process is gone, or may not be read.
+    pub fn of(source: &Source) -> std::io::Result<Footprint> {
+        if source.core().is_some() {
+            return Ok(Footprint::of_core(source));
+        }
+        let pid = source.pid();
+        let mappings = smaps::of_process(pid)?;
+        let residency = Residency::of_process(pid, &mappings)?;
+        let rollup = Rollup::of_process(pid).unwrap_or_else(|_| sum_of(&mappings));
+        Ok(Footprint { rollup, mappings, residency, stack_pointers: thread_stacks::stack_pointers(pid) })
+    }
+
+    /// A core holds what was in memory, so that is its RSS.
+    fn of_core(source: &Source) -> Footprint {
+        let mappings: Vec<Mapping> = source
+            .regions()
+            .iter()
+            .map(|region| {
+                let held: u64 = source
+                    .resident(region.start..region.end)
+                    .iter()
+                    .map(|range| range.end.0.saturating_sub(range.start.0))
+                    .sum();
+                let name = region.path().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();
+                let is_file = region.path().is_some();
+                Mapping {
+                    region: region.clone(),
+                    name,
+                    rss: held,
+                    anonymous: if is_file && !region.writable { 0 } else { held },
+                    private_dirty: 0,
+                    private_clean: 0,
+                    swap: 0,
+                }
+            })
+            .collect();
+        let held = mappings.iter().flat_map(|mapping| source.resident(mapping.region.start..mapping.region.end));
+        let residency = Residency::of_ranges(held);
+        Footprint { rollup: sum_of(&mappings), mappings, residency, stack_pointers: Vec::new() }
+    }
+}
+
+/// The sums, where the kernel has no `smaps_rollup` (before 4.14). PSS and USS are not known then.
+fn sum_of(mappings: &[Mapping]) -> Rollup {
+    let sum = |of: fn(&Mapping) -> u64| mappings.iter().map(of).sum();
+    Rollup {
+        rss: sum(|mapping| mapping.rss),
+        pss: 0,
+        uss: sum(|mapping| mapping.private_clean + mapping.private_dirty),
+        anonymous: sum(|mapping| mapping.anonymous),
+        swap: sum(|mapping| mapping.swap),
+    }
+}

@@ -1,0 +1,49 @@
+//! Accounts for the resident memory of a target: which part is objects, which is free, which is somebody else's.
+
+use crate::allocator::glibc_arena;
+use crate::analysis::memory_account::{Account, Builder};
+use crate::heap::block_use;
+use crate::process::memory::MemoryExt;
+use crate::process::thread_stacks;
+use crate::python::reader::Reader;
+use crate::python::stack;
+
+use super::answer::Inspected;
+use super::copy::{CopyOptions, Heap};
+use super::error::Error;
+use super::footprint::Footprint;
+use super::open::Target;
+
+impl Target {
+    /// Accounts for the target's resident memory. Stops it while it is copied, as `options` allow.
+    ///
+    /// # Errors
+    /// As [`Target::heap`].
+    pub fn memory(&mut self, options: &CopyOptions) -> Result<Inspected<Account>, Error> {
+        let options = CopyOptions { with_footprint: true, ..*options };
+        self.heap(&options, |heap| {
+            let footprint = heap.footprint.ok_or(Error::NoFootprint)?;
+            Ok(account(heap, footprint))
+        })
+    }
+}
+
+/// Goes through all blocks, then through all mappings.
+fn account(heap: &Heap<'_>, footprint: &Footprint) -> Account {
+    let Heap { memory, python, objects, survey, .. } = *heap;
+    let statics = survey.plan.statics();
+    let arenas = glibc_arena::find(memory, &statics);
+    log::debug!("{} malloc arenas, {} mappings", arenas.len(), footprint.mappings.len());
+    let mut builder = Builder::new(&footprint.residency);
+    block_use::visit(memory, &python.layout, &survey.plan, &arenas, objects, &mut builder);
+    // A thread's `struct pthread` lies at the top of its stack, and glibc's thread ids are its address.
+    let reader = Reader { memory, layout: &python.layout };
+    let threads = python.interpreters.iter().flat_map(|interpreter| stack::threads(&reader, interpreter));
+    let mut inside = footprint.stack_pointers.clone();
+    inside.extend(threads.filter_map(|thread| {
+        let id = memory.read_pointer(thread.address.offset(python.layout.thread.thread_id)).ok()?;
+        (!id.is_null()).then_some(id)
+    }));
+    let stacks = thread_stacks::find(memory, &inside);
+    builder.finish(footprint.rollup, &footprint.mappings, &stacks)
+}

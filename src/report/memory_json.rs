@@ -1,0 +1,173 @@
+//! An account of memory as JSON. All amounts are bytes.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use crate::analysis::memory_account::{Account, RowKind};
+use crate::analysis::memory_verdicts::Verdict;
+use crate::heap::block_use::Use;
+use crate::inspect::answer::{Problems, Reading, TargetSummary};
+
+/// The document's version.
+const SCHEMA_VERSION: u32 = 1;
+
+#[derive(Serialize)]
+struct Document<'a> {
+    schema_version: u32,
+    target: &'a TargetSummary,
+    reading: &'a Reading,
+    rss: u64,
+    pss: u64,
+    uss: u64,
+    swap: u64,
+    rows: Vec<RowOut>,
+    anonymous_mappings: Vec<MappingOut<'a>>,
+    pools: PoolsOut,
+    trimmable: u64,
+    threads: u64,
+    ended_stacks: u64,
+    verdicts: Vec<VerdictOut<'a>>,
+    problems: &'a Problems,
+}
+
+#[derive(Serialize)]
+struct RowOut {
+    row: &'static str,
+    name: &'static str,
+    group: &'static str,
+    resident: i64,
+    swapped: u64,
+    mapped: u64,
+    objects: u64,
+    shallow_bytes: u64,
+}
+
+#[derive(Serialize)]
+struct MappingOut<'a> {
+    address: String,
+    mapped: u64,
+    resident: u64,
+    name: &'a str,
+}
+
+#[derive(Serialize)]
+struct PoolsOut {
+    in_use: u64,
+    by_tenth_full: [u64; 10],
+    sparse_bytes: u64,
+    sparse_blocks: u64,
+}
+
+#[derive(Serialize)]
+struct VerdictOut<'a> {
+    cause: &'static str,
+    bytes: u64,
+    finding: &'a str,
+    advice: &'a str,
+}
+
+/// What the document says beside the account.
+pub struct About<'a> {
+    /// Of which process.
+    pub target: &'a TargetSummary,
+    /// How it was read.
+    pub reading: &'a Reading,
+    /// What could not be read.
+    pub problems: &'a Problems,
+}
+
+/// Writes the document.
+///
+/// # Errors
+/// As the writer.
+pub fn write(out: &mut dyn Write, account: &Account, verdicts: &[Verdict], about: &About<'_>) -> io::Result<()> {
+    let rows = account.rows.iter().map(|row| RowOut {
+        row: key(row.kind),
+        name: row.kind.name(),
+        group: row.kind.group().name(),
+        resident: row.resident,
+        swapped: row.swapped,
+        mapped: row.mapped,
+        objects: row.objects,
+        shallow_bytes: row.shallow_bytes,
+    });
+    let mappings = account.anonymous.iter().map(|found| MappingOut {
+        address: found.range.start.to_string(),
+        mapped: found.range.end.0.saturating_sub(found.range.start.0),
+        resident: found.resident,
+        name: &found.name,
+    });
+    let verdicts = verdicts.iter().map(|verdict| VerdictOut {
+        cause: verdict.cause.name(),
+        bytes: verdict.bytes,
+        finding: &verdict.finding,
+        advice: verdict.advice,
+    });
+    let (threads, ended_stacks) = account.stacks;
+    let document = Document {
+        schema_version: SCHEMA_VERSION,
+        target: about.target,
+        reading: about.reading,
+        rss: account.rollup.rss,
+        pss: account.rollup.pss,
+        uss: account.rollup.uss,
+        swap: account.rollup.swap,
+        rows: rows.collect(),
+        anonymous_mappings: mappings.collect(),
+        pools: PoolsOut {
+            in_use: account.fills.pools,
+            by_tenth_full: account.fills.by_tenth,
+            sparse_bytes: account.fills.sparse_bytes,
+            sparse_blocks: account.fills.sparse_blocks,
+        },
+        trimmable: account.trimmable,
+        threads,
+        ended_stacks,
+        verdicts: verdicts.collect(),
+        problems: about.problems,
+    };
+    serde_json::to_writer_pretty(&mut *out, &document)?;
+    writeln!(out)
+}
+
+/// A row's name for programs. It stays as it is.
+fn key(kind: RowKind) -> &'static str {
+    match kind {
+        RowKind::Allocator(usage) => match usage {
+            Use::PoolObject => "pymalloc_objects",
+            Use::PoolRaw => "pymalloc_raw_blocks",
+            Use::PoolFree => "pymalloc_free_blocks",
+            Use::PoolUnused => "pymalloc_free_pools",
+            Use::PoolOverhead => "pymalloc_overhead",
+            Use::ArenaSlack => "pymalloc_arena_slack",
+            Use::ChunkObject => "malloc_objects",
+            Use::ChunkRaw => "malloc_in_use",
+            Use::ChunkFree => "malloc_free",
+            Use::ChunkCached => "malloc_cached",
+            Use::Top => "malloc_top",
+            Use::ChunkOverhead => "malloc_overhead",
+            Use::MappedObject => "malloc_mapped_objects",
+            Use::MappedRaw => "malloc_mapped_in_use",
+            Use::PageObject => "mimalloc_objects",
+            Use::PageRaw => "mimalloc_in_use",
+            Use::PageFree => "mimalloc_free",
+            Use::PageOverhead => "mimalloc_overhead",
+            Use::GroupObject => "musl_objects",
+            Use::GroupOther => "musl_other",
+            Use::StaticObject => "static_objects",
+            Use::FoundObject => "found_objects",
+            Use::Unknown => "not_walked",
+        },
+        RowKind::ThreadStacks => "thread_stacks",
+        RowKind::EndedStacks => "ended_stacks",
+        RowKind::MainStack => "main_stack",
+        RowKind::LibraryData => "library_data",
+        RowKind::LibraryText => "library_text",
+        RowKind::MappedFiles => "mapped_files",
+        RowKind::SharedMemory => "shared_memory",
+        RowKind::Kernel => "kernel",
+        RowKind::OtherAnonymous => "other_anonymous",
+        RowKind::NotAccounted => "not_accounted",
+    }
+}

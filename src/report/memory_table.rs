@@ -1,0 +1,154 @@
+//! An account of memory as text: a line of sums, a table of rows that add up to RSS, and what stands out.
+
+use std::io::{self, Write};
+
+use crate::analysis::memory_account::{Account, Group, PoolFills, RowKind};
+use crate::analysis::memory_verdicts::{self, Verdict};
+
+use super::units;
+
+/// Anonymous mappings shown one by one, and the share of RSS below which they are not.
+const MAPPINGS_SHOWN: usize = 5;
+const MAPPING_SHARE: f64 = 0.02;
+
+/// `RSS 307 MiB: objects 5.00 MiB, allocator free 291 MiB, ...`: all groups, which add up.
+pub fn line(account: &Account) -> String {
+    const GROUPS: [Group; 7] = [
+        Group::Objects,
+        Group::AllocatorFree,
+        Group::Native,
+        Group::Stacks,
+        Group::Files,
+        Group::Shared,
+        Group::NotAccounted,
+    ];
+    let shown = GROUPS.iter().map(|&group| (group, account.group(group))).filter(|&(_, bytes)| bytes != 0);
+    let parts: Vec<String> = shown.map(|(group, bytes)| format!("{} {}", group.name(), signed(bytes))).collect();
+    format!("RSS {}: {}", units::bytes(account.rollup.rss), parts.join(", "))
+}
+
+/// Writes the account.
+///
+/// # Errors
+/// As the writer.
+pub fn write(out: &mut dyn Write, account: &Account, verdicts: &[Verdict]) -> io::Result<()> {
+    writeln!(out, "{}", line(account))?;
+    let rollup = &account.rollup;
+    let unknown = |bytes: u64| if bytes == 0 { "not known".to_owned() } else { units::bytes(bytes) };
+    writeln!(
+        out,
+        "PSS {}, USS {}, swapped out {}",
+        unknown(rollup.pss),
+        unknown(rollup.uss),
+        units::bytes(rollup.swap)
+    )?;
+    writeln!(out)?;
+    writeln!(out, "{:>10} {:>6} {:>10} {:>11}  where", "resident", "%", "swapped", "objects")?;
+    for row in &account.rows {
+        if row.resident == 0 && row.swapped == 0 {
+            continue;
+        }
+        let percent = row.resident as f64 * 100.0 / rollup.rss.max(1) as f64;
+        let swapped = if row.swapped > 0 { units::bytes(row.swapped) } else { String::new() };
+        let objects = if row.objects > 0 { units::count(row.objects) } else { String::new() };
+        let sizes = match row.objects {
+            0 => String::new(),
+            _ => format!(" (getsizeof {})", units::bytes(row.shallow_bytes)),
+        };
+        let resident = signed(row.resident);
+        writeln!(out, "{resident:>10} {percent:>6.1} {swapped:>10} {objects:>11}  {}{sizes}", row.kind.name())?;
+    }
+    let (sum, swapped) =
+        account.rows.iter().fold((0, 0), |(sum, swapped), row| (sum + row.resident, swapped + row.swapped));
+    let swapped = if swapped > 0 { units::bytes(swapped) } else { String::new() };
+    writeln!(out, "{:>10} {:>6.1} {swapped:>10} {:>11}  in all, as smaps_rollup says", signed(sum), 100.0, "")?;
+    write_mappings(out, account)?;
+    write_fills(out, &account.fills)?;
+    if account.trimmable > 0 {
+        writeln!(out, "malloc_trim(0) would give back {}", units::bytes(account.trimmable))?;
+    }
+    writeln!(out)?;
+    if verdicts.is_empty() {
+        return writeln!(out, "Nothing stands out.");
+    }
+    for verdict in verdicts {
+        writeln!(out, "{}: {}.\n  {}", verdict.cause.name().replace('_', " "), verdict.finding, verdict.advice)?;
+    }
+    Ok(())
+}
+
+/// The largest anonymous mappings.
+fn write_mappings(out: &mut dyn Write, account: &Account) -> io::Result<()> {
+    let least = (account.rollup.rss as f64 * MAPPING_SHARE) as u64;
+    let shown = account.anonymous.iter().take(MAPPINGS_SHOWN).filter(|found| found.resident >= least);
+    for (index, found) in shown.enumerate() {
+        if index == 0 {
+            writeln!(out, "\nLargest anonymous mappings:")?;
+        }
+        let size = found.range.end.0.saturating_sub(found.range.start.0);
+        let (resident, size) = (units::bytes(found.resident), units::bytes(size));
+        writeln!(out, "{resident:>10} of {size:>10} at {}  {}", found.range.start, units::command(&found.name))?;
+    }
+    Ok(())
+}
+
+/// How full pools are, in one line.
+fn write_fills(out: &mut dyn Write, fills: &PoolFills) -> io::Result<()> {
+    if fills.pools == 0 {
+        return Ok(());
+    }
+    let full: u64 = fills.by_tenth[9];
+    let middle: u64 = fills.by_tenth[1..9].iter().sum();
+    writeln!(
+        out,
+        "\npymalloc pools: {} in use, {} at most 10 % full, {} more than 90 %, {} between",
+        units::count(fills.pools),
+        units::count(fills.by_tenth[0]),
+        units::count(full),
+        units::count(middle)
+    )
+}
+
+/// Bytes that may be less than none.
+fn signed(bytes: i64) -> String {
+    let text = units::bytes(bytes.unsigned_abs());
+    if bytes < 0 { format!("-{text}") } else { text }
+}
+
+/// The verdicts on an account, with amounts as this report writes them.
+pub fn verdicts(account: &Account) -> Vec<Verdict> {
+    memory_verdicts::of(account, units::bytes)
+}
+
+/// The columns of [`csv_row`].
+///
+/// # Errors
+/// As the writer.
+pub fn csv_head(out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "seconds,rss,pss,uss,swap,objects,allocator_free,native,stacks,files,shared,not_accounted,trimmable")
+}
+
+/// One line of figures, in bytes.
+///
+/// # Errors
+/// As the writer.
+pub fn csv_row(out: &mut dyn Write, seconds: f64, account: &Account) -> io::Result<()> {
+    let Account { rollup, .. } = account;
+    let group = |group: Group| account.group(group);
+    writeln!(
+        out,
+        "{seconds:.3},{},{},{},{},{},{},{},{},{},{},{},{}",
+        rollup.rss,
+        rollup.pss,
+        rollup.uss,
+        rollup.swap,
+        group(Group::Objects),
+        group(Group::AllocatorFree),
+        group(Group::Native),
+        group(Group::Stacks),
+        group(Group::Files),
+        group(Group::Shared),
+        account.resident(RowKind::NotAccounted),
+        account.trimmable
+    )
+}
