@@ -14,6 +14,8 @@ use crate::process::residency::Residency;
 use crate::process::smaps::{Mapping, Rollup};
 use crate::process::thread_stacks::Stack;
 
+use super::native_memory::NativeMemory;
+
 const PAGE: u64 = 4096;
 /// Pools are sparse below this share of blocks in use.
 pub const SPARSE: f64 = 0.1;
@@ -210,6 +212,8 @@ pub struct Account {
     pub trimmable: u64,
     /// Threads that run, and stacks of ended ones.
     pub stacks: (u64, u64),
+    /// Who owns native memory, where that was asked for.
+    pub native: Option<NativeMemory>,
 }
 
 impl Account {
@@ -314,6 +318,7 @@ impl<'a> Builder<'a> {
             fills: self.fills,
             trimmable: self.trimmable,
             stacks: (running, stacks.len() as u64 - running),
+            native: None,
         }
     }
 

@@ -64,6 +64,15 @@ impl Cause {
     }
 }
 
+/// Native memory that is in use.
+const NATIVE: [Use; 3] = [Use::ChunkRaw, Use::MappedRaw, Use::PageRaw];
+
+/// Whether native memory is so much that it matters whose it is.
+pub fn has_much_native(account: &Account) -> bool {
+    let native: i64 = NATIVE.iter().map(|&usage| account.resident(RowKind::Allocator(usage))).sum();
+    native >= NATIVE_MIN && native as f64 >= NATIVE_SHARE * account.rollup.rss.max(1) as f64
+}
+
 /// The verdicts on an account, largest first. Empty where nothing stands out. `size` writes an amount of bytes.
 pub fn of(account: &Account, size: impl Fn(u64) -> String) -> Vec<Verdict> {
     let rss = account.rollup.rss.max(1) as f64;
@@ -110,15 +119,8 @@ pub fn of(account: &Account, size: impl Fn(u64) -> String) -> Vec<Verdict> {
              them before the peak, or run the peak in a process of its own.",
         );
     }
-    let native = sum(&[Use::ChunkRaw, Use::MappedRaw, Use::PageRaw]);
-    if native >= NATIVE_MIN && native as f64 >= NATIVE_SHARE * rss {
-        add(
-            Cause::NativeMemory,
-            native,
-            format!("{} ({}) of malloc is in use without a Python object in it", size(bytes(native)), percent(native)),
-            "Buffers of arrays, contexts of libraries, or a leak in C code. histo shows types whose objects own such \
-             buffers (ndarray, bytearray, SSLContext).",
-        );
+    if has_much_native(account) {
+        add_native(account, sum(&NATIVE), &size, &mut add);
     }
     let anonymous = account.resident(RowKind::OtherAnonymous);
     if is_large(anonymous) {
@@ -170,6 +172,55 @@ pub fn of(account: &Account, size: impl Fn(u64) -> String) -> Vec<Verdict> {
     found
 }
 
+/// Of native memory: that which objects own is one verdict, the rest another one.
+fn add_native(
+    account: &Account,
+    native: i64,
+    size: &impl Fn(u64) -> String,
+    add: &mut impl FnMut(Cause, i64, String, &'static str),
+) {
+    let Some(owners) = &account.native else {
+        let finding = format!("{} of malloc is in use without a Python object in it", size(native.unsigned_abs()));
+        return add(Cause::NativeMemory, native, finding, "memory --native says whose it is.");
+    };
+    let (owned, unowned) = owners.resident;
+    if let Some(first) = owners.owned.first().filter(|_| owned >= unowned) {
+        let holders = if first.is_type {
+            format!("{} objects of {}", first.holders, first.owner)
+        } else {
+            format!("data of {}", first.owner)
+        };
+        add(
+            Cause::NativeMemory,
+            native,
+            format!(
+                "{} of malloc is in use without a Python object in it; {holders} own {} of that in {} blocks",
+                size(native.unsigned_abs()),
+                size(first.resident),
+                first.blocks
+            ),
+            "See who holds these objects: why PID TYPE.",
+        );
+    } else if let Some(first) = owners.unowned.first() {
+        let name =
+            if first.first_word.is_empty() { String::new() } else { format!(" that begin with {}", first.first_word) };
+        add(
+            Cause::NativeMemory,
+            native,
+            format!(
+                "{} of malloc is in use, and no object or library's data points to {} of that; the largest group has {}: {} \
+                 blocks of {} bytes{name}",
+                size(native.unsigned_abs()),
+                size(unowned),
+                size(first.resident),
+                first.roots,
+                first.size
+            ),
+            "Memory that C code allocated and lost or keeps out of sight: a leak in an extension, or its own tables.",
+        );
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -192,6 +243,7 @@ mod tests {
             fills: PoolFills::default(),
             trimmable: 0,
             stacks: (0, 0),
+            native: None,
         }
     }
 

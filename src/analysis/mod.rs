@@ -8,5 +8,6 @@ pub mod histogram;
 pub mod memory_account;
 pub mod memory_verdicts;
 pub mod names;
+pub mod native_memory;
 pub mod owners;
 pub mod why;

@@ -254,6 +254,10 @@ pub struct Memory {
     #[arg(short, long)]
     pub json: bool,
 
+    /// Say whose native memory is (by itself where there is much of it)
+    #[arg(long)]
+    pub native: bool,
+
     /// Account again and again, this far apart, as CSV (bytes)
     #[arg(long, value_name = "TIME", value_parser = duration, conflicts_with_all = ["json", "core"])]
     pub interval: Option<Duration>,

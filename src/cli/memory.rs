@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 
+use crate::inspect::memory::NativeOwners;
 use crate::report::{memory_json, memory_table, summary};
 
 use super::args::Memory;
@@ -16,6 +17,7 @@ pub fn run(options: &Memory) -> Result<()> {
     let destination = Destination::new(&options.output, || Destination::Stdout)?;
     let mut target = target::open(&options.target)?;
     let copy_options = options.target.stopping.for_references(&options.following);
+    let native = if options.native { NativeOwners::Always } else { NativeOwners::WhereItMatters };
     if let Some(interval) = options.interval {
         let (start, mut rows) = (Instant::now(), 0);
         return destination.write(|out| {
@@ -26,7 +28,8 @@ pub fn run(options: &Memory) -> Result<()> {
                     thread::sleep(next.saturating_duration_since(Instant::now()));
                 }
                 let seconds = start.elapsed().as_secs_f64();
-                let answer = target::said(target.memory(&copy_options).map_err(std::io::Error::other)?);
+                let answer =
+                    target::said(target.memory(&copy_options, NativeOwners::Never).map_err(std::io::Error::other)?);
                 memory_table::csv_row(out, seconds, &answer.result)?;
                 out.flush()?;
                 rows += 1;
@@ -35,7 +38,7 @@ pub fn run(options: &Memory) -> Result<()> {
         });
     }
     let about = target.summary();
-    let answer = target::said(target.memory(&copy_options)?);
+    let answer = target::said(target.memory(&copy_options, native)?);
     let verdicts = memory_table::verdicts(&answer.result);
     destination.write(|out| {
         if options.json {

@@ -2,6 +2,8 @@
 
 use crate::allocator::glibc_arena;
 use crate::analysis::memory_account::{Account, Builder};
+use crate::analysis::memory_verdicts;
+use crate::analysis::native_memory::{self, Blocks, Both};
 use crate::heap::block_use;
 use crate::process::memory::MemoryExt;
 use crate::process::thread_stacks;
@@ -14,28 +16,42 @@ use super::error::Error;
 use super::footprint::Footprint;
 use super::open::Target;
 
+/// Whether it is found out who owns native memory, which costs more than all the rest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NativeOwners {
+    /// Not.
+    Never,
+    /// Where there is so much of it that a verdict says so.
+    #[default]
+    WhereItMatters,
+    /// In any case.
+    Always,
+}
+
 impl Target {
     /// Accounts for the target's resident memory. Stops it while it is copied, as `options` allow.
     ///
     /// # Errors
     /// As [`Target::heap`].
-    pub fn memory(&mut self, options: &CopyOptions) -> Result<Inspected<Account>, Error> {
+    pub fn memory(&mut self, options: &CopyOptions, native: NativeOwners) -> Result<Inspected<Account>, Error> {
         let options = CopyOptions { with_footprint: true, ..*options };
         self.heap(&options, |heap| {
             let footprint = heap.footprint.ok_or(Error::NoFootprint)?;
-            Ok(account(heap, footprint))
+            Ok(account(heap, footprint, native))
         })
     }
 }
 
 /// Goes through all blocks, then through all mappings.
-fn account(heap: &Heap<'_>, footprint: &Footprint) -> Account {
+fn account(heap: &Heap<'_>, footprint: &Footprint, native: NativeOwners) -> Account {
     let Heap { memory, python, objects, survey, .. } = *heap;
     let statics = survey.plan.statics();
     let arenas = glibc_arena::find(memory, &statics);
     log::debug!("{} malloc arenas, {} mappings", arenas.len(), footprint.mappings.len());
     let mut builder = Builder::new(&footprint.residency);
-    block_use::visit(memory, &python.layout, &survey.plan, &arenas, objects, &mut builder);
+    let mut blocks = Blocks::default();
+    let mut both = Both(&mut builder, &mut blocks);
+    block_use::visit(memory, &python.layout, &survey.plan, &arenas, objects, &mut both);
     // A thread's `struct pthread` lies at the top of its stack, and glibc's thread ids are its address.
     let reader = Reader { memory, layout: &python.layout };
     let threads = python.interpreters.iter().flat_map(|interpreter| stack::threads(&reader, interpreter));
@@ -45,5 +61,15 @@ fn account(heap: &Heap<'_>, footprint: &Footprint) -> Account {
         (!id.is_null()).then_some(id)
     }));
     let stacks = thread_stacks::find(memory, &inside);
-    builder.finish(footprint.rollup, &footprint.mappings, &stacks)
+    let mut account = builder.finish(footprint.rollup, &footprint.mappings, &stacks);
+    let is_wanted = match native {
+        NativeOwners::Never => false,
+        NativeOwners::WhereItMatters => memory_verdicts::has_much_native(&account),
+        NativeOwners::Always => true,
+    };
+    if is_wanted {
+        let owners = native_memory::owners(memory, heap.types, objects, blocks, &footprint.residency, &statics);
+        account.native = Some(owners);
+    }
+    account
 }

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::analysis::memory_account::{Account, RowKind};
 use crate::analysis::memory_verdicts::Verdict;
+use crate::analysis::native_memory::NativeMemory;
 use crate::heap::block_use::Use;
 use crate::inspect::answer::{Problems, Reading, TargetSummary};
 
@@ -27,6 +28,7 @@ struct Document<'a> {
     trimmable: u64,
     threads: u64,
     ended_stacks: u64,
+    native: Option<NativeOut<'a>>,
     verdicts: Vec<VerdictOut<'a>>,
     problems: &'a Problems,
 }
@@ -57,6 +59,57 @@ struct PoolsOut {
     by_tenth_full: [u64; 10],
     sparse_bytes: u64,
     sparse_blocks: u64,
+}
+
+#[derive(Serialize)]
+struct NativeOut<'a> {
+    owned_resident: u64,
+    unowned_resident: u64,
+    owners: Vec<OwnerOut<'a>>,
+    unowned: Vec<UnownedOut<'a>>,
+    blocks_left_out: u64,
+}
+
+#[derive(Serialize)]
+struct OwnerOut<'a> {
+    owner: &'a str,
+    kind: &'static str,
+    holders: u64,
+    blocks: u64,
+    resident: u64,
+}
+
+#[derive(Serialize)]
+struct UnownedOut<'a> {
+    size: u64,
+    first_word: &'a str,
+    roots: u64,
+    blocks: u64,
+    resident: u64,
+}
+
+fn native_out(native: &NativeMemory) -> NativeOut<'_> {
+    let owners = native.owned.iter().map(|owned| OwnerOut {
+        owner: &owned.owner,
+        kind: if owned.is_type { "type" } else { "library" },
+        holders: owned.holders,
+        blocks: owned.blocks,
+        resident: owned.resident,
+    });
+    let unowned = native.unowned.iter().map(|group| UnownedOut {
+        size: group.size,
+        first_word: &group.first_word,
+        roots: group.roots,
+        blocks: group.blocks,
+        resident: group.resident,
+    });
+    NativeOut {
+        owned_resident: native.resident.0,
+        unowned_resident: native.resident.1,
+        owners: owners.collect(),
+        unowned: unowned.collect(),
+        blocks_left_out: native.left_out,
+    }
 }
 
 #[derive(Serialize)]
@@ -124,6 +177,7 @@ pub fn write(out: &mut dyn Write, account: &Account, verdicts: &[Verdict], about
         trimmable: account.trimmable,
         threads,
         ended_stacks,
+        native: account.native.as_ref().map(native_out),
         verdicts: verdicts.collect(),
         problems: about.problems,
     };

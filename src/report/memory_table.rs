@@ -4,8 +4,14 @@ use std::io::{self, Write};
 
 use crate::analysis::memory_account::{Account, Group, PoolFills, RowKind};
 use crate::analysis::memory_verdicts::{self, Verdict};
+use crate::analysis::native_memory::NativeMemory;
 
+use super::histogram_table::printable;
 use super::units;
+
+/// Owners of native memory shown, and groups of blocks without one.
+const OWNERS_SHOWN: usize = 8;
+const UNOWNED_SHOWN: usize = 4;
 
 /// Anonymous mappings shown one by one, and the share of RSS below which they are not.
 const MAPPINGS_SHOWN: usize = 5;
@@ -63,6 +69,9 @@ pub fn write(out: &mut dyn Write, account: &Account, verdicts: &[Verdict]) -> io
     let swapped = if swapped > 0 { units::bytes(swapped) } else { String::new() };
     writeln!(out, "{:>10} {:>6.1} {swapped:>10} {:>11}  in all, as smaps_rollup says", signed(sum), 100.0, "")?;
     write_mappings(out, account)?;
+    if let Some(native) = &account.native {
+        write_native(out, native)?;
+    }
     write_fills(out, &account.fills)?;
     if account.trimmable > 0 {
         writeln!(out, "malloc_trim(0) would give back {}", units::bytes(account.trimmable))?;
@@ -88,6 +97,43 @@ fn write_mappings(out: &mut dyn Write, account: &Account) -> io::Result<()> {
         let size = found.range.end.0.saturating_sub(found.range.start.0);
         let (resident, size) = (units::bytes(found.resident), units::bytes(size));
         writeln!(out, "{resident:>10} of {size:>10} at {}  {}", found.range.start, units::command(&found.name))?;
+    }
+    Ok(())
+}
+
+/// Whose native memory is.
+fn write_native(out: &mut dyn Write, native: &NativeMemory) -> io::Result<()> {
+    writeln!(out, "\nNative memory, by who holds its start:")?;
+    writeln!(out, "{:>10} {:>11} {:>11}  owner", "resident", "blocks", "objects")?;
+    for owned in native.owned.iter().take(OWNERS_SHOWN) {
+        let holders = if owned.is_type { units::count(owned.holders) } else { String::new() };
+        let (resident, blocks) = (units::bytes(owned.resident), units::count(owned.blocks));
+        let name = if owned.is_type { printable(&owned.owner) } else { format!("data of {}", printable(&owned.owner)) };
+        writeln!(out, "{resident:>10} {blocks:>11} {holders:>11}  {name}")?;
+    }
+    let rest = native.owned.get(OWNERS_SHOWN..).unwrap_or_default();
+    if !rest.is_empty() {
+        let (resident, blocks) = rest.iter().fold((0, 0), |(r, b), owned| (r + owned.resident, b + owned.blocks));
+        let (resident, blocks) = (units::bytes(resident), units::count(blocks));
+        writeln!(out, "{resident:>10} {blocks:>11} {:>11}  ({} more)", "", rest.len())?;
+    }
+    let unowned = native.resident.1;
+    writeln!(out, "{:>10} {:>11} {:>11}  nothing that was found points to it", units::bytes(unowned), "", "")?;
+    for group in native.unowned.iter().take(UNOWNED_SHOWN).filter(|group| group.resident * 50 >= unowned.max(1)) {
+        let (resident, roots) = (units::bytes(group.resident), units::count(group.roots));
+        let name = if group.first_word.is_empty() {
+            String::new()
+        } else {
+            format!(" beginning with {}", printable(&group.first_word))
+        };
+        let below = match group.blocks - group.roots {
+            0 => String::new(),
+            below => format!(", and {} blocks below them", units::count(below)),
+        };
+        writeln!(out, "{resident:>21}  of that: {roots} blocks of {} bytes{name}{below}", group.size)?;
+    }
+    if native.left_out > 0 {
+        writeln!(out, "{} blocks were not looked at: too many", units::count(native.left_out))?;
     }
     Ok(())
 }

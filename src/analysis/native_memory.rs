@@ -1,0 +1,393 @@
+//! Whose is native memory: blocks in use in which no Python object begins.
+//!
+//! A block belongs to whoever holds its exact start: first the objects, through the words of their C structs, then blocks
+//! that belong already, to the end; then the data of libraries. Pointers into the middle of blocks are not followed, since old
+//! words that happen to point there are common. What nothing reaches is told by components: a block that no other such block
+//! points to is a root, and all below it goes with it. Roots of one size that begin with a word of one library are a group.
+
+use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
+use std::ops::Range;
+
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use crate::heap::block_use::{Extent, PoolFill, Use, Visit};
+use crate::heap::object_table::Objects;
+use crate::process::Address;
+use crate::process::memory::{Memory, u64_at};
+use crate::process::regions::Backing;
+use crate::process::residency::Residency;
+use crate::python::types::TypeTable;
+
+/// Blocks that are followed. Each takes some 60 bytes.
+pub const BLOCKS_MAX: usize = 8 << 20;
+/// Bytes of an object's C struct that are searched: more than any static type's `tp_basicsize`.
+const STRUCT_MAX: u64 = 4096;
+/// Bytes of one block that are searched for pointers, and of all blocks together.
+const BLOCK_MAX: u64 = 16 << 20;
+const SEARCH_MAX: u64 = 4 << 30;
+/// Groups of roots that are kept, largest first.
+const GROUPS_MAX: usize = 32;
+
+/// Collects the blocks in use without an object.
+#[derive(Debug, Default)]
+pub struct Blocks {
+    blocks: Vec<Range<Address>>,
+    /// Blocks beyond [`BLOCKS_MAX`].
+    pub left_out: u64,
+}
+
+impl Visit for Blocks {
+    fn extent(&mut self, extent: &Extent) {
+        let is_raw = matches!(extent.usage, Use::PoolRaw | Use::ChunkRaw | Use::MappedRaw | Use::PageRaw);
+        if !is_raw {
+            return;
+        }
+        // What malloc returned for a mapping of its own lies behind its header.
+        let start = if extent.usage == Use::MappedRaw { extent.range.start.offset(16) } else { extent.range.start };
+        if self.blocks.len() < BLOCKS_MAX {
+            self.blocks.push(start..extent.range.end);
+        } else {
+            self.left_out += 1;
+        }
+    }
+}
+
+/// Hands extents on to two visitors.
+pub struct Both<'a, A: Visit, B: Visit>(pub &'a mut A, pub &'a mut B);
+
+impl<A: Visit, B: Visit> Visit for Both<'_, A, B> {
+    fn extent(&mut self, extent: &Extent) {
+        self.0.extent(extent);
+        self.1.extent(extent);
+    }
+
+    fn pool(&mut self, pool: PoolFill) {
+        self.0.pool(pool);
+        self.1.pool(pool);
+    }
+}
+
+/// Native memory of one owner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owned {
+    /// A type's name, or a library's.
+    pub owner: String,
+    /// Whether objects own it; else data of a library.
+    pub is_type: bool,
+    /// Objects of the type that own any.
+    pub holders: u64,
+    /// Blocks.
+    pub blocks: u64,
+    /// Their bytes in memory.
+    pub resident: u64,
+}
+
+/// Blocks that nothing reaches, by the root of their component.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unowned {
+    /// Bytes of a root.
+    pub size: u64,
+    /// The library that a root's first word points into, with the offset; empty where there is none.
+    pub first_word: String,
+    /// Roots.
+    pub roots: u64,
+    /// Blocks in all.
+    pub blocks: u64,
+    /// Their bytes in memory.
+    pub resident: u64,
+}
+
+/// Who owns native memory.
+#[derive(Clone, Debug, Default)]
+pub struct NativeMemory {
+    /// Largest first.
+    pub owned: Vec<Owned>,
+    /// Largest first, at most [`GROUPS_MAX`].
+    pub unowned: Vec<Unowned>,
+    /// Bytes in memory that somebody owns, and that nobody does.
+    pub resident: (u64, u64),
+    /// Blocks that were not looked at, since there are too many.
+    pub left_out: u64,
+}
+
+/// Says whose the blocks are. `memory` should be a copy.
+pub fn owners<M: Memory + ?Sized>(
+    memory: &M,
+    types: &TypeTable,
+    objects: &Objects,
+    blocks: Blocks,
+    residency: &Residency,
+    data: &[Range<Address>],
+) -> NativeMemory {
+    let left_out = blocks.left_out;
+    let mut search = Search::new(memory, blocks.blocks);
+    // By the objects.
+    let mut holders: FxHashMap<u32, u64> = FxHashMap::default();
+    for object in objects.iter() {
+        let info = types.get(object.type_id);
+        // Dict and values of an instance may be in front of it.
+        let front = info.front as u64;
+        let start = Address(object.address.0.saturating_sub(front));
+        let length = front + info.basicsize.clamp(16, STRUCT_MAX);
+        if search.take_from(start, length, Owner::Type(object.type_id.0)) > 0 {
+            *holders.entry(object.type_id.0).or_default() += 1;
+        }
+    }
+    search.close();
+    // By the data of libraries: by one step, then to the end.
+    for range in data {
+        let owner = Owner::Library(library(memory, range.start));
+        search.take_from(range.start, range.end.0.saturating_sub(range.start.0), owner);
+    }
+    search.close();
+    let mut native = search.told(types, &holders, residency);
+    native.left_out = left_out;
+    native
+}
+
+/// Who owns a block. Libraries by the start of their first mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Owner {
+    Type(u32),
+    Library(Address),
+}
+
+struct Search<'a, M: Memory + ?Sized> {
+    memory: &'a M,
+    blocks: Vec<Range<Address>>,
+    /// Numbers of blocks by their start.
+    by_start: FxHashMap<u64, u32>,
+    span: Range<u64>,
+    owners: Vec<Option<Owner>>,
+    queue: Vec<u32>,
+    searched: u64,
+    words: Vec<u8>,
+}
+
+impl<'a, M: Memory + ?Sized> Search<'a, M> {
+    fn new(memory: &'a M, blocks: Vec<Range<Address>>) -> Search<'a, M> {
+        let by_start: FxHashMap<u64, u32> =
+            blocks.iter().zip(0..).map(|(block, number)| (block.start.0, number)).collect();
+        let low = blocks.iter().map(|block| block.start.0).min().unwrap_or(0);
+        let high = blocks.iter().map(|block| block.end.0).max().unwrap_or(0);
+        let owners = vec![None; blocks.len()];
+        Search { memory, blocks, by_start, span: low..high, owners, queue: Vec::new(), searched: 0, words: Vec::new() }
+    }
+
+    /// Gives the blocks that words of `length` bytes from `start` on point to to `owner`, unless they have one. How many.
+    fn take_from(&mut self, start: Address, length: u64, owner: Owner) -> usize {
+        let before = self.queue.len();
+        let mut found = std::mem::take(&mut self.queue);
+        let owners = &mut self.owners;
+        each_pointer(self.memory, &self.by_start, &self.span, &mut self.words, start, length, |number| {
+            if let Some(place @ None) = owners.get_mut(number as usize) {
+                *place = Some(owner);
+                found.push(number);
+            }
+        });
+        self.queue = found;
+        self.queue.len() - before
+    }
+
+    /// What belongs already has what it points to.
+    fn close(&mut self) {
+        while let Some(number) = self.queue.pop() {
+            let (Some(block), Some(Some(owner))) = (self.blocks.get(number as usize), self.owners.get(number as usize))
+            else {
+                continue;
+            };
+            let (start, length, owner) =
+                (block.start, block.end.0.saturating_sub(block.start.0).min(BLOCK_MAX), *owner);
+            if self.searched + length > SEARCH_MAX {
+                continue;
+            }
+            self.searched += length;
+            self.take_from(start, length, owner);
+        }
+    }
+
+    fn told(mut self, types: &TypeTable, holders: &FxHashMap<u32, u64>, residency: &Residency) -> NativeMemory {
+        let mut sums: BTreeMap<Owner, (u64, u64)> = BTreeMap::new();
+        let mut native = NativeMemory::default();
+        for (block, owner) in self.blocks.iter().zip(&self.owners) {
+            let resident = residency.resident(block);
+            match owner {
+                Some(owner) => {
+                    let sum = sums.entry(*owner).or_default();
+                    *sum = (sum.0 + 1, sum.1 + resident);
+                    native.resident.0 += resident;
+                }
+                None => native.resident.1 += resident,
+            }
+        }
+        native.owned = sums
+            .into_iter()
+            .map(|(owner, (blocks, resident))| {
+                let (name, is_type, holders) = match owner {
+                    Owner::Type(id) => {
+                        let holders = holders.get(&id).copied().unwrap_or(0);
+                        (types.get(crate::python::types::TypeId(id)).full_name(), true, holders)
+                    }
+                    Owner::Library(start) => (file_name(self.memory, start).unwrap_or_default(), false, 0),
+                };
+                Owned { owner: name, is_type, holders, blocks, resident }
+            })
+            .collect();
+        native.owned.sort_by(|a, b| b.resident.cmp(&a.resident).then_with(|| a.owner.cmp(&b.owner)));
+        native.unowned = self.components(residency);
+        native
+    }
+
+    /// Groups what nothing reaches by the roots of its components.
+    fn components(&mut self, residency: &Residency) -> Vec<Unowned> {
+        let mut pointed: FxHashSet<u32> = FxHashSet::default();
+        let mut below: FxHashMap<u32, Vec<u32>> = FxHashMap::default();
+        for number in 0..self.blocks.len() as u32 {
+            let block = &self.blocks[number as usize];
+            let length = block.end.0.saturating_sub(block.start.0).min(BLOCK_MAX);
+            if self.owners[number as usize].is_some() || self.searched + length > SEARCH_MAX {
+                continue;
+            }
+            self.searched += length;
+            let owners = &self.owners;
+            let start = block.start;
+            each_pointer(self.memory, &self.by_start, &self.span, &mut self.words, start, length, |to| {
+                if to != number && owners[to as usize].is_none() {
+                    pointed.insert(to);
+                    below.entry(number).or_default().push(to);
+                }
+            });
+        }
+        let mut groups: FxHashMap<(u64, String), Unowned> = FxHashMap::default();
+        let mut met: FxHashSet<u32> = FxHashSet::default();
+        let unowned = |number: &u32| self.owners[*number as usize].is_none();
+        let all = || (0..self.blocks.len() as u32).filter(unowned);
+        // Rings have no root: whichever comes first stands for it.
+        let roots: Vec<u32> = all().filter(|number| !pointed.contains(number)).chain(all()).collect();
+        for root in roots {
+            if !met.insert(root) {
+                continue;
+            }
+            let (mut blocks, mut resident, mut stack) = (0, 0, vec![root]);
+            while let Some(number) = stack.pop() {
+                blocks += 1;
+                resident += residency.resident(&self.blocks[number as usize]);
+                stack.extend(below.get(&number).into_iter().flatten().copied().filter(|&next| met.insert(next)));
+            }
+            let block = &self.blocks[root as usize];
+            let size = block.end.0 - block.start.0;
+            let first_word = self.first_word(block.start);
+            let group = match groups.entry((size, first_word)) {
+                Entry::Occupied(group) => group.into_mut(),
+                Entry::Vacant(place) => {
+                    let first_word = place.key().1.clone();
+                    place.insert(Unowned { size, first_word, roots: 0, blocks: 0, resident: 0 })
+                }
+            };
+            group.roots += 1;
+            group.blocks += blocks;
+            group.resident += resident;
+        }
+        let mut groups: Vec<Unowned> = groups.into_values().collect();
+        groups.sort_by(|a, b| {
+            b.resident.cmp(&a.resident).then_with(|| (a.size, &a.first_word).cmp(&(b.size, &b.first_word)))
+        });
+        groups.truncate(GROUPS_MAX);
+        groups
+    }
+
+    /// `libfoo.so+0x1234`, where a block begins with a pointer into a file: that of a C++ class's table of functions, as a rule.
+    fn first_word(&self, block: Address) -> String {
+        let mut bytes = [0; 8];
+        if self.memory.read_exact_at(block, &mut bytes).is_err() {
+            return String::new();
+        }
+        let word = Address(u64::from_le_bytes(bytes));
+        let base = library(self.memory, word);
+        match file_name(self.memory, word) {
+            Some(name) if base <= word && !base.is_null() => format!("{name}+{:#x}", word.0 - base.0),
+            _ => String::new(),
+        }
+    }
+}
+
+/// Calls `each` with the number of every block whose start one of the words names.
+fn each_pointer<M: Memory + ?Sized>(
+    memory: &M,
+    by_start: &FxHashMap<u64, u32>,
+    span: &Range<u64>,
+    buffer: &mut Vec<u8>,
+    start: Address,
+    length: u64,
+    mut each: impl FnMut(u32),
+) {
+    let Ok(length) = usize::try_from(length) else { return };
+    let bytes = match memory.local(start, length) {
+        Some(bytes) => bytes,
+        None => {
+            buffer.resize(length, 0);
+            if memory.read_exact_at(start, buffer).is_err() {
+                return;
+            }
+            buffer.as_slice()
+        }
+    };
+    for offset in (0..bytes.len()).step_by(8) {
+        let Some(word) = u64_at(bytes, offset) else { break };
+        if span.contains(&word)
+            && let Some(&number) = by_start.get(&word)
+        {
+            each(number);
+        }
+    }
+}
+
+/// Where the first mapping of the file is that is mapped at or just below an address; null where none is.
+fn library<M: Memory + ?Sized>(memory: &M, address: Address) -> Address {
+    let Some(path) = memory.regions().find(address).and_then(|region| region.path()) else { return Address::NULL };
+    let first = memory.regions().iter().find(|region| matches!(&region.backing, Backing::File(other) if other == path));
+    first.map_or(Address::NULL, |region| region.start)
+}
+
+fn file_name<M: Memory + ?Sized>(memory: &M, address: Address) -> Option<String> {
+    let path = memory.regions().find(address)?.path()?;
+    Some(path.file_name()?.to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::image::{Image, Segment};
+
+    const BASE: u64 = 0x10_0000;
+
+    /// Six blocks of 64 bytes: 0 -> 1, 2 -> 3 -> 2 (a ring), 4 and 5 alone.
+    fn image() -> (Image, Vec<Range<Address>>) {
+        let mut bytes = vec![0; 0x1000];
+        let mut put = |at: usize, word: u64| bytes[at..at + 8].copy_from_slice(&word.to_le_bytes());
+        put(8, BASE + 64);
+        put(2 * 64 + 16, BASE + 3 * 64);
+        put(3 * 64, BASE + 2 * 64);
+        // A pointer into the middle of a block counts for nothing.
+        put(4 * 64, BASE + 5 * 64 + 8);
+        // A struct that holds block 0.
+        put(0x800, BASE);
+        let blocks = (0..6).map(|number| Address(BASE + number * 64)..Address(BASE + number * 64 + 64)).collect();
+        (Image::of_segments(vec![Segment { start: Address(BASE), bytes }]), blocks)
+    }
+
+    #[test]
+    fn a_block_belongs_to_who_holds_its_start_and_the_rest_is_told_by_roots() {
+        let (image, blocks) = image();
+        let residency = Residency::of_ranges(std::iter::once(Address(BASE)..Address(BASE + 0x1000)));
+        let mut search = Search::new(&image, blocks);
+        assert_eq!(search.take_from(Address(BASE + 0x800), 16, Owner::Type(7)), 1);
+        search.close();
+        assert_eq!(search.owners[..3], [Some(Owner::Type(7)), Some(Owner::Type(7)), None]);
+        let groups = search.components(&residency);
+        let told: Vec<_> = groups.iter().map(|group| (group.size, group.roots, group.blocks, group.resident)).collect();
+        // The ring, and two blocks alone, all of one size and without a name.
+        assert_eq!(told, [(64, 3, 4, 256)]);
+    }
+}
