@@ -425,3 +425,56 @@ fn cached_chunks<M: Memory + ?Sized>(
     }
     cached
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::image::{Image, Segment as Bytes};
+    use crate::python::layout::Candidate;
+
+    const BASE: u64 = 0x5000_0000_0000;
+
+    #[derive(Default)]
+    struct Told(Vec<(u64, u64, Use)>);
+
+    impl Visit for Told {
+        fn extent(&mut self, extent: &Extent) {
+            self.0.push((extent.range.start.0 - BASE, extent.range.end.0 - BASE, extent.usage));
+        }
+    }
+
+    /// Chunks of these sizes in a row; a chunk's second number says whether it is in use.
+    fn heap_of(chunks: &[(u64, bool)]) -> (Image, Heap) {
+        let length: u64 = chunks.iter().map(|(size, _)| size).sum();
+        let mut bytes = vec![0; length as usize];
+        let (mut at, mut before) = (0usize, true);
+        for &(size, in_use) in chunks {
+            bytes[at + 8..at + 16].copy_from_slice(&(size | u64::from(before)).to_le_bytes());
+            (at, before) = (at + size as usize, in_use);
+        }
+        let heap = Heap { range: Address(BASE)..Address(BASE + length), is_thread_arena: false };
+        (Image::of_segments(vec![Bytes { start: Address(BASE), bytes }]), heap)
+    }
+
+    #[test]
+    fn chunks_are_used_free_cached_or_the_top_and_their_extents_cover_the_heap() {
+        let (image, heap) = heap_of(&[(64, true), (48, false), (96, true), (32, true), (128, true)]);
+        let layout = Layout::load(Candidate::all().first().expect("there are layouts"));
+        let objects = Objects::new(Vec::new());
+        let mut told = Told::default();
+        let found = chunks(&image, &heap);
+        let cached = FxHashSet::from_iter([Address(BASE + 64 + 48 + 16)]);
+        let tops = FxHashSet::from_iter([Address(BASE + 64 + 48 + 96 + 32)]);
+        let mut walk = Walk { memory: &image, layout: &layout, objects: Cursor::new(&objects), visitor: &mut told };
+        walk.heap(&heap, &found, &cached, &tops);
+        let uses: Vec<Use> =
+            told.0.iter().map(|(.., usage)| *usage).filter(|usage| *usage != Use::ChunkOverhead).collect();
+        assert_eq!(uses, [Use::ChunkRaw, Use::ChunkFree, Use::ChunkCached, Use::ChunkRaw, Use::Top]);
+        let mut at = 0;
+        for (start, end, _) in told.0 {
+            assert_eq!(start, at, "extents touch and do not overlap");
+            at = end;
+        }
+        assert_eq!(at, heap.range.end.0 - BASE);
+    }
+}
