@@ -52,7 +52,12 @@ impl CopyOptions {
 
 impl Default for CopyOptions {
     fn default() -> CopyOptions {
-        CopyOptions { pause: Pause::AtMost(CopyOptions::MAX_PAUSE), max_memory: None, show_values: false, with_footprint: false }
+        CopyOptions {
+            pause: Pause::AtMost(CopyOptions::MAX_PAUSE),
+            max_memory: None,
+            show_values: false,
+            with_footprint: false,
+        }
     }
 }
 
@@ -132,7 +137,16 @@ impl Target {
                 self.copy_at_once(options, &ranges, survey_time, &mut warnings)?;
             let how = if read_mode.is_consistent { "" } else { " while it ran" };
             log::debug!("copied {total} bytes{how}, {:?} after the start", start.elapsed());
-            match self.follow(start, &room, &survey, Some(&copy), total, read_mode, (footprint, options.show_values), &mut work) {
+            match self.follow(
+                start,
+                &room,
+                &survey,
+                Some(&copy),
+                total,
+                read_mode,
+                (footprint, options.show_values),
+                &mut work,
+            ) {
                 Ok(answer) => return answer.map(|answer| Inspected { warnings, ..answer }),
                 // The objects may have more references than a part of them let expect.
                 Err(Error::NoRoom(NoRoom { fits_without_copy: true, .. })) => {}

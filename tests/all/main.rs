@@ -22,6 +22,7 @@ mod inspect;
 mod labels;
 mod layouts;
 mod odd_heaps;
+mod memory;
 mod odd_processes;
 mod odd_states;
 mod oracle;
@@ -57,6 +58,7 @@ const MODULES: &[Module] = &[
     ("labels", labels::cases),
     ("layouts", layouts::cases),
     ("odd_heaps", odd_heaps::cases),
+    ("memory", memory::cases),
     ("odd_processes", odd_processes::cases),
     ("odd_states", odd_states::cases),
     ("oracle", oracle::cases),

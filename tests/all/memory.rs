@@ -1,0 +1,117 @@
+//! The account of memory against the kernel, glibc and pymalloc, which the target asks about itself.
+//!
+//! `fixtures/programs/memory_shapes.py` takes known amounts of each kind of memory. The tool reads it while it waits; then the
+//! target says what `smaps_rollup`, `mallinfo2`, `sys._debugmallocstats` and a `malloc_trim` say.
+
+use serde_json::Value;
+
+use crate::case::TestCase;
+use crate::common::interpreters::{self, Interpreter};
+use crate::common::target::Target;
+use crate::common::tool;
+
+/// What the question itself takes: a few objects, a file's buffer, a list for the statistics.
+const ASKING: u64 = 128 << 10;
+/// A row may be off by this share of what is in it: known bytes have headers, and the last page of a block is shared.
+const TOLERANCE: f64 = 0.02;
+
+/// The tests of this file.
+pub fn cases() -> Vec<TestCase> {
+    let mut cases = Vec::new();
+    for interpreter in interpreters::find().interpreters {
+        let name = interpreter.name.clone();
+        cases.push(TestCase::new(format!("{name}/adds_up"), move || adds_up(&interpreter)));
+    }
+    let Some(interpreter) = interpreters::any() else { return cases };
+    for (shape, row, cause) in SHAPES {
+        let interpreter = interpreter.clone();
+        cases.push(TestCase::new(format!("shapes/{shape}"), move || known_bytes(&interpreter, shape, row, cause)));
+    }
+    cases
+}
+
+/// A shape, the rows that its bytes are in, and what is said of it.
+const SHAPES: [(&str, &[&str], Option<&str>); 6] = [
+    ("native", &["malloc_in_use"], Some("native_memory")),
+    ("private", &["other_anonymous"], None),
+    ("shared", &["shared_memory"], None),
+    ("file", &["mapped_files"], None),
+    ("freed", &["malloc_free", "malloc_top"], None),
+    ("threads", &[], None),
+];
+
+fn account(interpreter: &Interpreter, shapes: &[&str]) -> Result<(Value, Value), String> {
+    let program = include_str!("../../fixtures/programs/memory_shapes.py");
+    let mut target = Target::spawn(interpreter, program, shapes, &[])?;
+    let account = tool::run(&["memory", "--json", "--pause", &target.pid().to_string()])?.ok()?.json()?;
+    target.write(b"\n")?;
+    let truth = serde_json::from_str(&target.read_line()?).map_err(|error| error.to_string())?;
+    Ok((account, truth))
+}
+
+/// The sum of a figure over rows.
+fn rows(account: &Value, names: &[&str], figure: &str) -> i64 {
+    let rows = account["rows"].as_array().into_iter().flatten();
+    rows.filter(|row| names.iter().any(|name| row["row"] == *name)).filter_map(|row| row[figure].as_i64()).sum()
+}
+
+fn near(what: &str, found: i64, expected: u64, tolerance: u64) -> Result<(), String> {
+    let off = found.abs_diff(expected.cast_signed());
+    if off <= tolerance { Ok(()) } else { Err(format!("{what}: {found}, and the target says {expected}")) }
+}
+
+/// Everything at once, on every interpreter: rows add up to RSS, and each allocator agrees.
+fn adds_up(interpreter: &Interpreter) -> Result<(), String> {
+    let (account, truth) = account(interpreter, &["objects", "fragments", "freed", "native", "private", "threads"])?;
+    let all: i64 = account["rows"].as_array().into_iter().flatten().filter_map(|row| row["resident"].as_i64()).sum();
+    let rss = account["rss"].as_u64().ok_or("no rss")?;
+    near("rows", all, rss, 0)?;
+    near("RSS", rss.cast_signed(), truth["rss"].as_u64().ok_or("no rss")?, 1 << 20)?;
+    // RSS is counted per thread since 6.2 and may be off by 63 pages in each of them; smaps_rollup is not.
+    near("what is not accounted for", rows(&account, &["not_accounted"], "resident"), 0, rss / 100)?;
+    for row in account["rows"].as_array().into_iter().flatten().filter(|row| row["row"] != "not_accounted") {
+        if row["resident"].as_i64().is_none_or(|bytes| bytes < 0) {
+            return Err(format!("a row has less than nothing: {row}"));
+        }
+    }
+    let in_use = rows(&account, &["pymalloc_objects", "pymalloc_raw_blocks"], "mapped");
+    if let Some(expected) = truth["pymalloc"]["bytes in allocated blocks"].as_u64() {
+        near("pymalloc's blocks in use", in_use, expected, ASKING)?;
+    }
+    // Blocks that were never handed out are available for it, and overhead here.
+    let statistics = ["bytes in available blocks", "bytes lost to pool headers", "bytes lost to quantization"];
+    let expected: Option<u64> = statistics.iter().map(|name| truth["pymalloc"][name].as_u64()).sum();
+    if let Some(expected) = expected {
+        let found = rows(&account, &["pymalloc_free_blocks", "pymalloc_overhead"], "mapped");
+        near("pymalloc's free blocks and overhead", found, expected, ASKING)?;
+    }
+    let Some(free) = truth["malloc"]["fordblks"].as_u64() else { return Ok(()) };
+    let not_walked = rows(&account, &["not_walked"], "mapped");
+    let found = rows(&account, &["malloc_free", "malloc_top"], "mapped") + not_walked;
+    // Fast bins count as free for glibc, and headers of free chunks do.
+    let slack = ASKING + rows(&account, &["malloc_cached"], "mapped").cast_unsigned() + free / 50;
+    near("malloc's free bytes", found, free, slack)?;
+    let mapped = rows(&account, &["malloc_mapped_objects", "malloc_mapped_in_use"], "mapped");
+    near("malloc's mappings", mapped, truth["malloc"]["hblkhd"].as_u64().ok_or("no hblkhd")?, ASKING)?;
+    let trimmed = truth["trimmed"].as_u64().unwrap_or(0);
+    near("what malloc_trim gives back", account["trimmable"].as_i64().unwrap_or(0), trimmed, ASKING + trimmed / 20)
+}
+
+/// Of one kind of memory a known amount, which is in its row.
+fn known_bytes(interpreter: &Interpreter, shape: &str, names: &[&str], cause: Option<&str>) -> Result<(), String> {
+    let (without, _) = account(interpreter, &[])?;
+    let (with, truth) = account(interpreter, &[shape])?;
+    if shape == "threads" {
+        let threads = |account: &Value| account["threads"].as_u64().unwrap_or(0);
+        return near("threads", (threads(&with) - threads(&without)).cast_signed(), 8, 0);
+    }
+    let size = truth["size"].as_u64().ok_or("no size")?;
+    let more = rows(&with, names, "resident") - rows(&without, names, "resident");
+    near(shape, more, size, (size as f64 * TOLERANCE) as u64)?;
+    let causes: Vec<&str> =
+        with["verdicts"].as_array().into_iter().flatten().filter_map(|it| it["cause"].as_str()).collect();
+    match cause {
+        Some(cause) if !causes.contains(&cause) => Err(format!("{cause} is not among {causes:?}")),
+        _ => Ok(()),
+    }
+}
