@@ -14,7 +14,7 @@ use super::target;
 
 /// Accounts for a target's memory, once or again and again.
 pub fn run(options: &Memory) -> Result<()> {
-    let destination = Destination::new(&options.output, || Destination::Stdout)?;
+    let destination = Destination::new(&options.output, || None)?;
     let mut target = target::open(&options.target)?;
     let copy_options = options.target.stopping.for_references(&options.following);
     let native = if options.native { NativeOwners::Always } else { NativeOwners::WhereItMatters };

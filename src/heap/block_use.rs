@@ -18,7 +18,8 @@ use crate::python::layout::Layout;
 
 use super::object::Object;
 use super::object_table::Objects;
-use super::plan::{Part, Plan};
+use super::part::Part;
+use super::plan::Plan;
 
 /// The kernel's unit of memory.
 const PAGE: u64 = 4096;
