@@ -4,7 +4,7 @@
 //! `main_arena` has no exported symbol. It is found by what only it can be: 127 circular lists in a row, of which the empty
 //! ones point to themselves, behind a pointer to a top chunk, in a ring of arenas that leads back to it.
 //!
-//! Mirrors `malloc/malloc.c` (`struct malloc_state`, `tcache_perthread_struct`; glibc 2.27 to 2.41).
+//! Mirrors `malloc/malloc.c` (`struct malloc_state`, `tcache_perthread_struct`; glibc 2.26 to 2.43).
 
 use std::ops::Range;
 
@@ -15,14 +15,18 @@ use crate::process::memory::{Memory, MemoryExt, u64_at};
 
 use super::glibc::{Chunk, HEADER};
 
-/// Offsets in `struct malloc_state`: fast bins, top, bins, next arena, bytes from the system, the most they were.
-const FAST_BINS: usize = 16;
-const TOP: usize = 96;
-const BINS: usize = 112;
-const NEXT: usize = 2160;
-const SYSTEM: usize = 2184;
-const SYSTEM_MAX: usize = 2192;
-const STATE: usize = 2200;
+/// Where fast bins and bins are in `struct malloc_state`: since 2.27, in 2.26, and since 2.43, which has no fast bins.
+const SHAPES: [Shape; 3] = [
+    Shape { fast_bins: Some(16), bins: 112 },
+    Shape { fast_bins: Some(8), bins: 104 },
+    Shape { fast_bins: None, bins: 24 },
+];
+/// Before the bins: the top, the last remainder. Behind them and their map: the next arena, two words more, bytes from the
+/// system, the most they were.
+const TOP_BEFORE: usize = 16;
+const NEXT_BEHIND: usize = 16 * BINS_COUNT + 16;
+const SYSTEM_BEHIND: usize = NEXT_BEHIND + 24;
+const END_BEHIND: usize = SYSTEM_BEHIND + 16;
 /// `NFASTBINS`, and pairs of pointers in `bins`.
 const FAST_BINS_COUNT: usize = 10;
 const BINS_COUNT: usize = 127;
@@ -37,8 +41,16 @@ const ARENAS_MAX: usize = 4096;
 const CHAIN_MAX: usize = 32 << 20;
 const PAGE: u64 = 4096;
 
-/// `tcache_perthread_struct` by version: bytes of its chunk, bytes of a count, bins.
-const CACHES: [(u64, usize, usize); 2] = [(0x290, 2, 64), (0x250, 1, 64)];
+/// `tcache_perthread_struct` by version: bytes of its chunk, bytes of a count, bins, and whether the count is of chunks (until
+/// 2.41; then it is of places that are left).
+const CACHES: [(u64, usize, usize, bool); 3] = [(0x290, 2, 64, true), (0x250, 1, 64, true), (0x300, 2, 76, false)];
+
+/// A version of `struct malloc_state`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Shape {
+    fast_bins: Option<usize>,
+    bins: usize,
+}
 
 /// An arena.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,16 +87,17 @@ fn find_in<M: Memory + ?Sized>(memory: &M, start: Address, bytes: &[u8]) -> Opti
             continue;
         }
         // It may be any of the bins.
-        for bin in 0..BINS_COUNT {
-            let Some(state) = offset.checked_sub(BINS + 16 * bin) else { break };
-            if !tried.insert(state) {
+        for bins in (0..BINS_COUNT).filter_map(|bin| offset.checked_sub(16 * bin)) {
+            if !tried.insert(bins) {
                 continue;
             }
-            let Some(arena) = bytes.get(state..state + STATE).and_then(|bytes| read(start.offset(state), bytes)) else {
-                continue;
-            };
-            if let Some(ring) = ring(memory, arena) {
-                return Some(ring);
+            let found = SHAPES.iter().find_map(|shape| {
+                let state = bins.checked_sub(shape.bins)?;
+                let arena = read(start.offset(state), bytes.get(state..bins + END_BEHIND)?, *shape)?;
+                ring(memory, arena, *shape)
+            });
+            if found.is_some() {
+                return found;
             }
         }
     }
@@ -98,10 +111,11 @@ fn is_empty_bin(bytes: &[u8], offset: usize, own: u64) -> bool {
 }
 
 /// Reads the `malloc_state` whose bytes are `bytes`; `None` where it is none.
-fn read(address: Address, bytes: &[u8]) -> Option<MallocArena> {
+fn read(address: Address, bytes: &[u8], shape: Shape) -> Option<MallocArena> {
     let word = |offset: usize| u64_at(bytes, offset);
-    let (top, system, most) = (word(TOP)?, word(SYSTEM)?, word(SYSTEM_MAX)?);
-    let bins = (0..BINS_COUNT).map(|bin| BINS + 16 * bin);
+    let system_at = shape.bins + SYSTEM_BEHIND;
+    let (top, system, most) = (word(shape.bins - TOP_BEFORE)?, word(system_at)?, word(system_at + 8)?);
+    let bins = (0..BINS_COUNT).map(|bin| shape.bins + 16 * bin);
     let empty = bins.clone().filter(|&bin| is_empty_bin(bytes, bin, address.0 + bin as u64)).count();
     let mut filled = bins.map(|bin| (word(bin), word(bin + 8)));
     let sane = top != 0
@@ -111,23 +125,24 @@ fn read(address: Address, bytes: &[u8]) -> Option<MallocArena> {
         && system <= most
         && empty >= EMPTY_MIN
         && filled.all(|(next, previous)| next.is_some_and(|it| it != 0) && previous.is_some_and(|it| it != 0))
-        && word(NEXT)? != 0;
+        && word(shape.bins + NEXT_BEHIND)? != 0;
     let mut fast_bins = [0; FAST_BINS_COUNT];
-    for (index, bin) in fast_bins.iter_mut().enumerate() {
-        *bin = word(FAST_BINS + 8 * index)?;
+    for (index, bin) in fast_bins.iter_mut().enumerate().filter(|_| shape.fast_bins.is_some()) {
+        *bin = word(shape.fast_bins? + 8 * index)?;
     }
     sane.then_some(MallocArena { address, top: Address(top), system_bytes: system, fast_bins })
 }
 
 /// All arenas in the ring that `first` is in; `None` where it does not lead back.
-fn ring<M: Memory + ?Sized>(memory: &M, first: MallocArena) -> Option<Vec<MallocArena>> {
+fn ring<M: Memory + ?Sized>(memory: &M, first: MallocArena, shape: Shape) -> Option<Vec<MallocArena>> {
     let mut found = vec![first];
-    let mut next = memory.read_pointer(first.address.offset(NEXT)).ok()?;
+    let next_at = shape.bins + NEXT_BEHIND;
+    let mut next = memory.read_pointer(first.address.offset(next_at)).ok()?;
     while next != first.address {
-        let mut bytes = vec![0; STATE];
+        let mut bytes = vec![0; shape.bins + END_BEHIND];
         memory.read_exact_at(next, &mut bytes).ok()?;
-        found.push(read(next, &bytes)?);
-        next = Address(u64_at(&bytes, NEXT)?);
+        found.push(read(next, &bytes, shape)?);
+        next = Address(u64_at(&bytes, next_at)?);
         if found.len() > ARENAS_MAX {
             return None;
         }
@@ -155,7 +170,9 @@ pub fn in_thread_cache<M: Memory + ?Sized>(
     chunk: &Chunk,
     is_chunk: impl Fn(Address) -> bool,
 ) -> Vec<Address> {
-    let Some(&(_, width, bins)) = CACHES.iter().find(|(size, ..)| *size == chunk.size) else { return Vec::new() };
+    let Some(&(_, width, bins, is_of_chunks)) = CACHES.iter().find(|(size, ..)| *size == chunk.size) else {
+        return Vec::new();
+    };
     let mut bytes = vec![0; (width + 8) * bins];
     if memory.read_exact_at(chunk.data(), &mut bytes).is_err() {
         return Vec::new();
@@ -165,12 +182,10 @@ pub fn in_thread_cache<M: Memory + ?Sized>(
         let count = bytes[bin * width..][..width].iter().rev().fold(0, |sum, &byte| sum << 8 | usize::from(byte));
         let first = u64_at(&bytes, width * bins + 8 * bin).unwrap_or(0);
         let before = found.len();
-        if (count == 0) != (first == 0) {
-            return Vec::new();
-        }
+        // Links lead to data. A cache that is none has links that lead nowhere, or counts that mean nothing.
         walk(memory, first, 0, &is_chunk, &mut found);
-        // Links lead to data. A cache that is none has counts that mean nothing.
-        if found.len() - before != count {
+        let chunks = found.len() - before;
+        if (chunks == 0) != (first == 0) || is_of_chunks && chunks != count {
             return Vec::new();
         }
     }
@@ -204,6 +219,10 @@ mod tests {
     use crate::process::image::{Image, Segment};
 
     const ARENA: u64 = 0x10_0000 + 64;
+    const BINS: usize = SHAPES[0].bins;
+    const TOP: usize = BINS - TOP_BEFORE;
+    const NEXT: usize = BINS + NEXT_BEHIND;
+    const SYSTEM: usize = BINS + SYSTEM_BEHIND;
 
     fn put(bytes: &mut [u8], at: usize, word: u64) {
         bytes[at..at + 8].copy_from_slice(&word.to_le_bytes());
@@ -220,7 +239,7 @@ mod tests {
         put(&mut bytes, 64 + TOP, 0x20_0100);
         put(&mut bytes, 64 + NEXT, ARENA);
         put(&mut bytes, 64 + SYSTEM, 0x21000);
-        put(&mut bytes, 64 + SYSTEM_MAX, 0x21000);
+        put(&mut bytes, 64 + SYSTEM + 8, 0x21000);
         bytes
     }
 
@@ -241,7 +260,7 @@ mod tests {
 
     #[test]
     fn an_arena_that_contradicts_itself_is_none() {
-        for (at, word) in [(NEXT, 0), (NEXT, 0x10_0000), (SYSTEM, 0x21001), (SYSTEM_MAX, 0x20000), (TOP, 7), (BINS, 0)]
+        for (at, word) in [(NEXT, 0), (NEXT, 0x10_0000), (SYSTEM, 0x21001), (SYSTEM + 8, 0x20000), (TOP, 7), (BINS, 0)]
         {
             let mut bytes = data();
             put(&mut bytes, 64 + at, word);

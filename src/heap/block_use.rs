@@ -466,8 +466,8 @@ mod tests {
         let found = chunks(&image, &heap);
         let cached = FxHashSet::from_iter([Address(BASE + 64 + 48 + 16)]);
         let tops = FxHashSet::from_iter([Address(BASE + 64 + 48 + 96 + 32)]);
-        let mut walk = Walk { memory: &image, layout: &layout, objects: Cursor::new(&objects), visitor: &mut told };
-        walk.heap(&heap, &found, &cached, &tops);
+        Walk { memory: &image, layout: &layout, objects: Cursor::new(&objects), visitor: &mut told }
+            .heap(&heap, &found, &cached, &tops);
         let uses: Vec<Use> =
             told.0.iter().map(|(.., usage)| *usage).filter(|usage| *usage != Use::ChunkOverhead).collect();
         assert_eq!(uses, [Use::ChunkRaw, Use::ChunkFree, Use::ChunkCached, Use::ChunkRaw, Use::Top]);

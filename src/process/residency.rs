@@ -112,7 +112,8 @@ impl Residency {
                         continue;
                     }
                     residency.present.push(at, at + PAGE);
-                } else if word & SWAPPED != 0 {
+                } else if word & SWAPPED != 0 && mapping.swap > 0 {
+                    // Pages that `MADV_GUARD_INSTALL` marks look swapped out, too.
                     residency.swapped.push(at, at + PAGE);
                 }
             }

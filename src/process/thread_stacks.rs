@@ -1,10 +1,10 @@
 //! Where the stacks of threads are, those of threads that have ended included.
 //!
-//! glibc maps a stack with a guard below it that may not be touched, and keeps `struct pthread` at its top, which names
-//! where the whole block begins and how long it is (`stackblock`, `stackblock_size`; `nptl/descr.h`). Since the offset of
-//! these fields differs between versions, they are searched for: the address of the guard, followed by a length that
-//! fits. A mapping may reach beyond the stack, so the mapping's end says nothing. Stacks of ended threads are kept for the
-//! next ones (`nptl/allocatestack.c`, 40 MiB by default).
+//! glibc maps a stack with a guard at its lower end that may not be touched (a mapping of its own; since 2.42 pages that
+//! `MADV_GUARD_INSTALL` marks, so that stacks side by side are one mapping), and keeps `struct pthread` at its top. That
+//! begins with a pointer to itself, twice (`tcbhead_t`), and names where the whole block begins and how long it is
+//! (`stackblock`, `stackblock_size`; `nptl/descr.h`), at an offset that differs between versions and is searched for. Stacks
+//! of ended threads are kept for the next ones (`nptl/allocatestack.c`, 40 MiB by default).
 
 use std::fs;
 use std::ops::Range;
@@ -17,8 +17,12 @@ use super::regions::{Backing, Region};
 const STACK_MIN: u64 = 16 << 10;
 /// The largest believed: what `ulimit -s` is set to by those who set it high.
 const STACK_MAX: u64 = 1 << 30;
-/// Bytes in memory that are searched of one mapping.
-const SEARCH_MAX: u64 = 16 << 20;
+/// Bytes in memory that are searched of one mapping, from its end.
+const SEARCH_MAX: u64 = 64 << 20;
+/// Alignment of `struct pthread` (`TCB_ALIGNMENT`), where it names itself for the second time, and bytes of it that are searched.
+const ALIGNMENT: u64 = 64;
+const SELF: usize = 16;
+const DESCRIPTOR: usize = 2304;
 const PAGE: u64 = 4096;
 
 /// The stack of a thread.
@@ -45,52 +49,71 @@ pub fn stack_pointers(pid: i32) -> Vec<Address> {
 /// Finds the stacks of threads; that of the main thread is none of them. `inside` are addresses of which each lies in the
 /// stack of a thread that runs: stack pointers, or `struct pthread`s.
 pub fn find<M: Memory + ?Sized>(memory: &M, inside: &[Address]) -> Vec<Stack> {
-    let regions: Vec<&Region> = memory.regions().iter().collect();
     let mut found = Vec::new();
-    for pair in regions.windows(2) {
-        let [guard, region] = pair else { continue };
-        let is_stack = guard.end == region.start
-            && !guard.readable
-            && !guard.writable
-            && region.readable
+    let mut guard: Option<&Region> = None;
+    for region in memory.regions() {
+        let below = guard.filter(|guard| guard.end == region.start);
+        guard = (!region.readable && !region.writable).then_some(region);
+        let may_be = region.readable
             && region.writable
             && !region.shared
-            && region.backing == Backing::Anonymous;
-        if let Some(range) = is_stack.then(|| block(memory, guard, region)).flatten() {
-            let is_in_use = inside.iter().any(|address| range.contains(address));
-            found.push(Stack { range, is_in_use });
+            && region.backing == Backing::Anonymous
+            && region.len() >= STACK_MIN;
+        if may_be {
+            let first = below.map_or(region.start, |guard| guard.start);
+            for range in blocks(memory, first, region) {
+                let is_in_use = inside.iter().any(|address| range.contains(address));
+                found.push(Stack { range, is_in_use });
+            }
         }
     }
     found
 }
 
-/// The block that begins with the guard, as a word in the region says.
-fn block<M: Memory + ?Sized>(memory: &M, guard: &Region, region: &Region) -> Option<Range<Address>> {
+/// The stacks in a region, lowest first; the lowest may begin in the guard below it, at `first`.
+fn blocks<M: Memory + ?Sized>(memory: &M, first: Address, region: &Region) -> Vec<Range<Address>> {
+    let mut found: Vec<Range<Address>> = Vec::new();
     let mut left = SEARCH_MAX;
-    // It is at the top of the stack, which is nearer to the end of the mapping than to its start.
     for piece in memory.resident(region.start..region.end).into_iter().rev() {
         let length = piece.end.0.saturating_sub(piece.start.0).min(left);
         left -= length;
-        let start = Address(piece.end.0 - length);
-        let mut bytes = vec![0; usize::try_from(length).ok()?];
-        if memory.read_exact_at(start, &mut bytes).is_ok() {
-            for offset in (0..bytes.len().saturating_sub(8)).step_by(8).rev() {
-                if u64_at(&bytes, offset) != Some(guard.start.0) {
-                    continue;
-                }
-                let size = u64_at(&bytes, offset + 8).filter(|size| (STACK_MIN..=STACK_MAX).contains(size));
-                let end = size.filter(|size| size.is_multiple_of(PAGE)).map(|size| Address(guard.start.0 + size));
-                // The word lies in the stack that it describes.
-                if let Some(end) = end.filter(|&end| start.offset(offset) < end && end <= region.end) {
-                    return Some(guard.start..end);
-                }
+        let start = Address((piece.end.0 - length).next_multiple_of(ALIGNMENT));
+        let mut bytes = vec![0; usize::try_from(piece.end.0.saturating_sub(start.0)).unwrap_or(0)];
+        if memory.read_exact_at(start, &mut bytes).is_err() {
+            // Marked guards between stacks look as if they were in memory. What cannot be read stays zeros.
+            for (page, bytes) in bytes.chunks_mut(PAGE as usize).enumerate() {
+                let _ = memory.read_exact_at(start.offset(page * PAGE as usize), bytes);
             }
         }
-        if left == 0 {
-            break;
+        for offset in (0..bytes.len()).step_by(ALIGNMENT as usize).rev() {
+            let at = start.offset(offset);
+            if u64_at(&bytes, offset) != Some(at.0) || u64_at(&bytes, offset + SELF) != Some(at.0) {
+                continue;
+            }
+            if let Some(range) = block(&bytes[offset..], at, first..region.end)
+                && found.last().is_none_or(|above| range.end <= above.start)
+            {
+                found.push(range);
+            }
         }
     }
-    None
+    found.reverse();
+    found
+}
+
+/// The block that the `struct pthread` at `at`, whose bytes are `bytes`, says that it lies in.
+fn block(bytes: &[u8], at: Address, within: Range<Address>) -> Option<Range<Address>> {
+    (0..DESCRIPTOR.min(bytes.len())).step_by(8).find_map(|offset| {
+        let (start, size) = (u64_at(bytes, offset)?, u64_at(bytes, offset + 8)?);
+        let end = start.checked_add(size)?;
+        let is_block = (STACK_MIN..=STACK_MAX).contains(&size)
+            && size.is_multiple_of(PAGE)
+            && start.is_multiple_of(PAGE)
+            && start >= within.start.0
+            && end <= within.end.0
+            && (start..end).contains(&at.0);
+        is_block.then_some(Address(start)..Address(end))
+    })
 }
 
 #[cfg(test)]

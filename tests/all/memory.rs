@@ -1,7 +1,7 @@
 //! The account of memory against the kernel, glibc and pymalloc, which the target asks about itself.
 //!
 //! `fixtures/programs/memory_shapes.py` takes known amounts of each kind of memory. The tool reads it while it waits; then the
-//! target says what `smaps_rollup`, `mallinfo2`, `sys._debugmallocstats` and a `malloc_trim` say.
+//! target says what `mallinfo2` and `sys._debugmallocstats` say, and calls `malloc_trim`; the kernel says what that gave back.
 
 use serde_json::Value;
 
@@ -44,9 +44,24 @@ fn account(interpreter: &Interpreter, shapes: &[&str]) -> Result<(Value, Value),
     let program = include_str!("../../fixtures/programs/memory_shapes.py");
     let mut target = Target::spawn(interpreter, program, shapes, &[])?;
     let account = tool::run(&["memory", "--json", "--pause", &target.pid().to_string()])?.ok()?.json()?;
+    let before = rss(&target)?;
     target.write(b"\n")?;
-    let truth = serde_json::from_str(&target.read_line()?).map_err(|error| error.to_string())?;
+    let mut truth: Value = serde_json::from_str(&target.read_line()?).map_err(|error| error.to_string())?;
+    let asked = rss(&target)?;
+    target.write(b"\n")?;
+    let is_trimmed = target.read_line()? != "trimmed None";
+    truth["rss"] = before.into();
+    truth["trimmed"] = if is_trimmed { asked.saturating_sub(rss(&target)?).into() } else { Value::Null };
     Ok((account, truth))
+}
+
+/// RSS as the kernel sums it up.
+fn rss(target: &Target) -> Result<u64, String> {
+    let path = format!("/proc/{}/smaps_rollup", target.pid());
+    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Rss:")).ok_or("no Rss")?;
+    let kibibytes: u64 = line.trim().trim_end_matches("kB").trim().parse().map_err(|_| line.to_owned())?;
+    Ok(kibibytes << 10)
 }
 
 /// The sum of a figure over rows.
@@ -66,8 +81,7 @@ fn adds_up(interpreter: &Interpreter) -> Result<(), String> {
     let all: i64 = account["rows"].as_array().into_iter().flatten().filter_map(|row| row["resident"].as_i64()).sum();
     let rss = account["rss"].as_u64().ok_or("no rss")?;
     near("rows", all, rss, 0)?;
-    near("RSS", rss.cast_signed(), truth["rss"].as_u64().ok_or("no rss")?, 1 << 20)?;
-    // RSS is counted per thread since 6.2 and may be off by 63 pages in each of them; smaps_rollup is not.
+    near("RSS", rss.cast_signed(), truth["rss"].as_u64().ok_or("no rss")?, 0)?;
     near("what is not accounted for", rows(&account, &["not_accounted"], "resident"), 0, rss / 100)?;
     for row in account["rows"].as_array().into_iter().flatten().filter(|row| row["row"] != "not_accounted") {
         if row["resident"].as_i64().is_none_or(|bytes| bytes < 0) {
@@ -93,7 +107,7 @@ fn adds_up(interpreter: &Interpreter) -> Result<(), String> {
     near("malloc's free bytes", found, free, slack)?;
     let mapped = rows(&account, &["malloc_mapped_objects", "malloc_mapped_in_use"], "mapped");
     near("malloc's mappings", mapped, truth["malloc"]["hblkhd"].as_u64().ok_or("no hblkhd")?, ASKING)?;
-    let trimmed = truth["trimmed"].as_u64().unwrap_or(0);
+    let Some(trimmed) = truth["trimmed"].as_u64() else { return Ok(()) };
     near("what malloc_trim gives back", account["trimmable"].as_i64().unwrap_or(0), trimmed, ASKING + trimmed / 20)
 }
 
