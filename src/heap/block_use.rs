@@ -8,9 +8,9 @@ use std::ops::Range;
 
 use rustc_hash::FxHashSet;
 
-use crate::allocator::glibc::{self, Chunk, Heap};
+use crate::allocator::glibc::{self, Chunk, ChunkHeap};
 use crate::allocator::glibc_arena::{self, MallocArena};
-use crate::allocator::mimalloc::{self, Segment, Tolerance};
+use crate::allocator::mimalloc::{self, PageSegment, Tolerance};
 use crate::allocator::pymalloc::pools::{Pool, PoolState};
 use crate::process::memory::{Memory, MemoryExt};
 use crate::process::{Address, pages};
@@ -120,7 +120,7 @@ pub fn visit<M: Memory + ?Sized>(
 ) {
     let mut walk = Walk { memory, layout, objects: Cursor::new(objects), visitor };
     // A thread's cache may hold chunks of any heap, so all heaps are walked before any is told.
-    let rows: Vec<(&Heap, Vec<Chunk>)> = plan
+    let rows: Vec<(&ChunkHeap, Vec<Chunk>)> = plan
         .parts
         .iter()
         .filter_map(|part| match part {
@@ -284,7 +284,7 @@ impl<M: Memory + ?Sized, V: Visit> Walk<'_, M, V> {
         self.give(at.offset(pool.first + pool.carved * pool.block_size)..end, Use::PoolOverhead);
     }
 
-    fn heap(&mut self, heap: &Heap, chunks: &[Chunk], cached: &FxHashSet<Address>, tops: &FxHashSet<Address>) {
+    fn heap(&mut self, heap: &ChunkHeap, chunks: &[Chunk], cached: &FxHashSet<Address>, tops: &FxHashSet<Address>) {
         // A thread's heap begins with its head and, in the first one of an arena, the arena's own state.
         let floor = if heap.is_thread_arena { heap.range.start.0 / glibc::THREAD_HEAP * glibc::THREAD_HEAP } else { 0 };
         let mut from = heap.range.start;
@@ -322,7 +322,7 @@ impl<M: Memory + ?Sized, V: Visit> Walk<'_, M, V> {
         self.memory.read_u64(chunk.end().offset(8)).is_ok_and(glibc::says_previous_in_use)
     }
 
-    fn segment(&mut self, segment: &Segment) {
+    fn segment(&mut self, segment: &PageSegment) {
         let mut head = vec![0; segment.head];
         if self.memory.read_exact_at(segment.range.start, &mut head).is_err() {
             return self.give(segment.range.clone(), Use::Unknown);
@@ -388,9 +388,9 @@ fn first_bytes<M: Memory + ?Sized>(memory: &M, page: &mimalloc::Page) -> Option<
 }
 
 /// The chunks of a heap in a row. Where the row breaks off, it is taken up again behind.
-fn chunks<M: Memory + ?Sized>(memory: &M, heap: &Heap) -> Vec<Chunk> {
+fn chunks<M: Memory + ?Sized>(memory: &M, heap: &ChunkHeap) -> Vec<Chunk> {
     let word = |at: Address| memory.read_u64(at).ok();
-    let row = glibc::Row { heap, word: &word };
+    let row = glibc::ChunkRow { heap, word: &word };
     let mut found: Vec<Chunk> = Vec::new();
     let mut at = heap.range.start;
     while at < heap.range.end {
@@ -412,7 +412,7 @@ fn chunks<M: Memory + ?Sized>(memory: &M, heap: &Heap) -> Vec<Chunk> {
 fn cached_chunks<M: Memory + ?Sized>(
     memory: &M,
     arenas: &[MallocArena],
-    rows: &[(&Heap, Vec<Chunk>)],
+    rows: &[(&ChunkHeap, Vec<Chunk>)],
 ) -> FxHashSet<Address> {
     let is_chunk = |data: Address| {
         let at = Address(data.0.wrapping_sub(glibc::HEADER));
@@ -445,7 +445,7 @@ mod tests {
     }
 
     /// Chunks of these sizes in a row; a chunk's second number says whether it is in use.
-    fn heap_of(chunks: &[(u64, bool)]) -> (Image, Heap) {
+    fn heap_of(chunks: &[(u64, bool)]) -> (Image, ChunkHeap) {
         let length: u64 = chunks.iter().map(|(size, _)| size).sum();
         let mut bytes = vec![0; length as usize];
         let (mut at, mut before) = (0usize, true);
@@ -453,7 +453,7 @@ mod tests {
             bytes[at + 8..at + 16].copy_from_slice(&(size | u64::from(before)).to_le_bytes());
             (at, before) = (at + size as usize, in_use);
         }
-        let heap = Heap { range: Address(BASE)..Address(BASE + length), is_thread_arena: false };
+        let heap = ChunkHeap { range: Address(BASE)..Address(BASE + length), is_thread_arena: false };
         (Image::of_segments(vec![Bytes { start: Address(BASE), bytes }]), heap)
     }
 
