@@ -92,7 +92,7 @@
 //! # What the caller must provide
 //!
 //! Permission to read the process (the same user and a permissive ptrace scope, or CAP_SYS_PTRACE), and Linux on
-//! x86-64. [`process::freeze::Freeze`] must be dropped on the thread that created it.
+//! x86-64.
 
 #![deny(missing_docs)]
 

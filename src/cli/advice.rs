@@ -26,7 +26,7 @@ pub fn write(out: &mut dyn Write, error: &anyhow::Error) -> io::Result<()> {
 fn refused_pid(error: &Error) -> Option<i32> {
     match error {
         Error::Refused { pid, gate } => gate.is_permission().then_some(*pid),
-        Error::Freeze(error) => Some(error.pid),
+        Error::Freeze(error) => Some(error.pid()),
         Error::NoPythonStarted { error, .. } => refused_pid(error),
         _ => None,
     }
@@ -36,7 +36,7 @@ fn refused_pid(error: &Error) -> Option<i32> {
 pub fn of_target(error: &Error) -> Option<String> {
     match error {
         Error::Refused { pid, gate } => gate.explain(*pid).1,
-        Error::Freeze(error) => of_freeze(error.pid),
+        Error::Freeze(error) => of_freeze(error.pid()),
         Error::CoreNotAttached { missing, .. } => of_missing(missing),
         Error::Core(CoreError::OtherProgram { .. }) => {
             Some("leave out --exe, or give the program that dumped the core".to_owned())

@@ -7,6 +7,7 @@ use crate::allocator::mimalloc;
 use crate::allocator::musl::{self, Area};
 use crate::allocator::pymalloc::arena::Arenas;
 use crate::process::Address;
+use crate::process::copy::resident_bytes;
 use crate::process::elf::LoadedElf;
 use crate::process::memory::Memory;
 use crate::process::regions::{Backing, Region};
@@ -107,16 +108,21 @@ impl Plan {
     /// Sorts out a stretch of private anonymous memory: heaps of thread arenas, and chunks that are mappings.
     fn add_anonymous<M: Memory + ?Sized>(&mut self, memory: &M, range: Range<Address>, resident: &[Range<Address>]) {
         let mut from = range.start;
-        let mut aligned = range.start.0.next_multiple_of(THREAD_HEAP);
-        while aligned < range.end.0 {
-            let is_resident = !mimalloc::within(resident, &(Address(aligned)..Address(aligned + 1))).is_empty();
-            let heap = if is_resident { glibc::thread_heap(memory, Address(aligned), range.end) } else { None };
-            if let Some(heap) = heap {
-                self.add_mapped(memory, from..Address(aligned), resident);
+        // Such a heap begins at a multiple of its largest size, with a page that was written.
+        let within = mimalloc::within(resident, &range);
+        let starts = within.iter().flat_map(|piece| {
+            let first = piece.start.0.next_multiple_of(THREAD_HEAP);
+            (first..piece.end.0).step_by(THREAD_HEAP as usize).map(Address)
+        });
+        for start in starts.filter(|start| start.0 < range.end.0) {
+            if start < from {
+                continue;
+            }
+            if let Some(heap) = glibc::thread_heap(memory, start, range.end) {
+                self.add_mapped(memory, from..start, resident);
                 from = heap.range.end;
                 self.parts.push(Part::Heap(heap));
             }
-            aligned += THREAD_HEAP;
         }
         self.add_mapped(memory, from..range.end, resident);
     }
@@ -156,7 +162,13 @@ impl Plan {
         self.parts.iter().any(|part| matches!(part, Part::Segment(_)))
     }
 
-    /// Bytes that a census reads.
+    /// Bytes of them that are resident, which is what reading them takes.
+    pub fn resident_bytes<M: Memory + ?Sized>(&self, memory: &M) -> u64 {
+        let ranges: Vec<Range<Address>> = self.parts.iter().flat_map(Part::ranges).collect();
+        resident_bytes(memory, &ranges)
+    }
+
+    /// Bytes that a census reads, resident or not.
     pub fn total_bytes(&self) -> u64 {
         self.parts.iter().map(Part::len).sum()
     }

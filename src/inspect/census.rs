@@ -1,12 +1,14 @@
 //! A census of a target: every live object, once.
 
-use std::time::Instant;
+use std::ops::Range;
+use std::time::{Duration, Instant};
 
 use crate::analysis::histogram::{Histogram, SortKey, Tally};
 use crate::heap::object::Sink;
 use crate::heap::part::Part;
-use crate::heap::survey::Survey;
-use crate::process::copy::{self, Copy};
+use crate::heap::survey::{Outcome, Survey};
+use crate::process::Address;
+use crate::process::copy::{self, Buffer};
 use crate::process::freeze::Freeze;
 use crate::process::host;
 use crate::process::layered::Layered;
@@ -14,7 +16,8 @@ use crate::python::types::TypeTable;
 
 use super::answer::Inspected;
 use super::error::Error;
-use super::open::{Pause, Read, Target};
+use super::open::{ATTEMPTS, Pause, Read, Target};
+use super::warning::Warning;
 
 /// Targets of at most so many bytes are copied before they are read, so that the ways of finding objects can be
 /// checked against each other. A third of what a census may use beyond its base.
@@ -41,14 +44,40 @@ impl Target {
         collect: impl FnOnce(&TypeTable, Vec<S>) -> R,
     ) -> Result<Inspected<R>, Error> {
         let start = Instant::now();
+        let mut attempt = 1;
+        // What contradicts the layout is believed only when it does so again.
+        let Counted { survey, types, sinks, outcome, bytes, paused, warnings } = loop {
+            match self.count(pause, &sink) {
+                Ok(counted) => break counted,
+                Err(error) if attempt < ATTEMPTS && self.may_have_changed(&error) => {
+                    attempt += 1;
+                    self.attach_again(&error)?;
+                }
+                Err(error) => return Err(self.explained(error)),
+            }
+        };
+        let read = Read { survey: &survey, types: &types, outcome, bytes, start, paused, warnings };
+        Ok(self.inspected(read, || collect(&types, sinks)))
+    }
+
+    /// One try of a census.
+    fn count<S: Sink>(&mut self, pause: Pause, sink: &(impl Fn(&TypeTable) -> S + Sync)) -> Result<Counted<S>, Error> {
         let mut warnings = Vec::new();
+        let mut survey = self.survey()?;
+        let mut bytes = survey.plan.resident_bytes(&self.source);
+        let stands_still = pause == Pause::Always || self.source.core().is_some();
+        let copies = stands_still && fits(bytes) || bytes <= COPY_SMALL;
+        // All that can be prepared is, so that the process stands still only while it is copied.
+        let buffer = if copies { Buffer::prepare(&self.source, &ranges_of(&survey)) } else { Buffer::default() };
         let mut freeze = self.freeze(pause, &mut warnings)?;
-        let survey = self.survey()?;
+        if freeze.is_some() {
+            survey = self.survey()?;
+            bytes = survey.plan.resident_bytes(&self.source);
+        }
         let total = survey.plan.total_bytes();
-        let stands_still = freeze.is_some() || self.source.core().is_some();
         let mut paused = None;
-        let (types, sinks, outcome) = if stands_still && fits(total) || total <= COPY_SMALL {
-            let copy = self.copy_objects(&survey)?;
+        let (types, sinks, outcome) = if copies {
+            let copy = copy::copy_into(&self.source, &ranges_of(&survey), buffer)?;
             paused = freeze.take().map(Freeze::release);
             let memory = Layered::new(&copy.image, &self.source);
             let types = self.attached.types(&memory, &survey)?;
@@ -65,15 +94,24 @@ impl Target {
             (types, sinks, outcome)
         };
         let paused = paused.or_else(|| freeze.map(Freeze::release));
-        let read = Read { survey: &survey, types: &types, outcome, bytes: total, start, paused, warnings };
-        Ok(self.inspected(read, || collect(&types, sinks)))
+        Ok(Counted { survey, types, sinks, outcome, bytes, paused, warnings })
     }
+}
 
-    /// Copies all memory that may hold objects.
-    fn copy_objects(&self, survey: &Survey) -> Result<Copy, Error> {
-        let ranges: Vec<_> = survey.plan.parts.iter().flat_map(Part::ranges).collect();
-        Ok(copy::copy_ranges(&self.source, &ranges)?)
-    }
+/// What one try of a census gave.
+struct Counted<S> {
+    survey: Survey,
+    types: TypeTable,
+    sinks: Vec<S>,
+    outcome: Outcome,
+    bytes: u64,
+    paused: Option<Duration>,
+    warnings: Vec<Warning>,
+}
+
+/// All memory that may hold objects.
+fn ranges_of(survey: &Survey) -> Vec<Range<Address>> {
+    survey.plan.parts.iter().flat_map(Part::ranges).collect()
 }
 
 /// Whether a copy of so many bytes leaves the host half of what it has.

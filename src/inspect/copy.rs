@@ -13,7 +13,7 @@ use crate::graph::link::{count_edges, settle};
 use crate::graph::objects::ObjectGraph;
 use crate::heap::object_table::{FoundObjects, Objects};
 use crate::heap::survey::{Outcome, Survey};
-use crate::process::copy::{self, Buffers, Copy};
+use crate::process::copy::{self, Buffer, Copy, resident_bytes};
 use crate::process::freeze::{self, Freeze, Watched};
 use crate::process::image::Image;
 use crate::process::layered::Layered;
@@ -124,6 +124,15 @@ impl Target {
         options: &CopyOptions,
         work: impl FnOnce(&Heap<'_>) -> Result<R, E>,
     ) -> Result<Inspected<R>, E> {
+        self.follow_all(options, work).map_err(|error| self.explained(error))?
+    }
+
+    /// The outer error is ours.
+    fn follow_all<R, E>(
+        &mut self,
+        options: &CopyOptions,
+        work: impl FnOnce(&Heap<'_>) -> Result<R, E>,
+    ) -> Result<Result<Inspected<R>, E>, Error> {
         host::go_first_when_memory_is_short();
         let start = Instant::now();
         let survey = self.survey()?;
@@ -132,7 +141,7 @@ impl Target {
         let mut work = Some(work);
         let mut warnings = Vec::new();
         let ranges = survey.plan.ranges_for_references(&self.source);
-        if room.fits_a_copy(self, &survey, size_of_ranges(&ranges))? {
+        if room.fits_a_copy(self, &survey, resident_bytes(&self.source, &ranges))? {
             let Snapshot { survey, copy, total, read_mode, footprint } =
                 self.copy_at_once(options, &ranges, survey_time, &mut warnings)?;
             let how = if read_mode.is_consistent { "" } else { " while it ran" };
@@ -147,10 +156,10 @@ impl Target {
                 (footprint, options.show_values),
                 &mut work,
             ) {
-                Ok(answer) => return answer.map(|answer| Inspected { warnings, ..answer }),
+                Ok(answer) => return Ok(answer.map(|answer| Inspected { warnings, ..answer })),
                 // The objects may have more references than a part of them let expect.
                 Err(Error::NoRoom(NoRoom { fits_without_copy: true, .. })) => {}
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(error),
             }
         }
         log::debug!("a copy does not fit into {} bytes: two passes", room.limit);
@@ -158,12 +167,15 @@ impl Target {
         let survey = self.survey()?;
         let is_consistent = freeze.is_some() || self.source.core().is_some();
         let read_mode = ReadMode { is_copied: false, is_consistent, paused: None };
-        let total = size_of_ranges(&survey.plan.ranges_for_references(&self.source));
+        let total = resident_bytes(&self.source, &survey.plan.ranges_for_references(&self.source));
         let footprint = options.with_footprint.then(|| Footprint::of(&self.source)).and_then(Result::ok);
         let more = (footprint, options.show_values);
-        let mut answer = self.follow(start, &room, &survey, None, total, read_mode, more, &mut work)??;
-        answer.reading.paused = freeze.map(Freeze::release);
-        Ok(Inspected { warnings, ..answer })
+        let answer = self.follow(start, &room, &survey, None, total, read_mode, more, &mut work)?;
+        let paused = freeze.map(Freeze::release);
+        Ok(answer.map(|mut answer| {
+            answer.reading.paused = paused;
+            Inspected { warnings, ..answer }
+        }))
     }
 
     /// Copies the target, at one moment if it may stand still for so long. `ranges` is what would be copied now, and
@@ -176,9 +188,10 @@ impl Target {
         warnings: &mut Vec<Warning>,
     ) -> Result<Snapshot, Error> {
         let is_core = self.source.core().is_some();
-        let mut buffers = Buffers::prepare(ranges);
-        let rate = buffers.measure_rate(&self.source).ok_or(ReadError::Gone)?;
-        let expected = survey_time + Duration::from_secs_f64(size_of_ranges(ranges) as f64 / rate);
+        let mut buffer = Buffer::prepare(&self.source, ranges);
+        let rate = buffer.measure_rate(&self.source, ranges).ok_or(ReadError::Gone)?;
+        let bytes = resident_bytes(&self.source, ranges);
+        let expected = survey_time + Duration::from_secs_f64(bytes as f64 / rate);
         log::debug!("a copy takes about {expected:?}, at {rate:.0} bytes/s");
         let (stop, patience) = match options.pause {
             _ if is_core => (Pause::Never, None),
@@ -190,16 +203,21 @@ impl Target {
                 (Pause::Never, None)
             }
         };
-        let freeze = self.freeze(stop, warnings)?;
+        let freeze = match patience {
+            // Letting threads go takes about as long as stopping them.
+            Some(max_pause) => self.freeze_within(max_pause / 2, warnings),
+            None => self.freeze(stop, warnings)?,
+        };
         let was_stopped = freeze.as_ref().is_some_and(Freeze::was_stopped_already);
         let (source, attached, with_footprint) = (&mut self.source, &self.attached, options.with_footprint);
         let Watched { result, paused, in_time } = freeze::while_stopped(freeze, patience, move || {
             source.refresh().map_err(|_| ReadError::Gone)?;
             let survey = attached.survey(source)?;
             let ranges = survey.plan.ranges_for_references(source);
-            let copy = copy::copy_into(source, &ranges, buffers)?;
+            let total = resident_bytes(source, &ranges);
+            let copy = copy::copy_into(source, &ranges, buffer)?;
             let footprint = with_footprint.then(|| Footprint::of(source)).and_then(Result::ok);
-            Ok::<_, ProofError>((size_of_ranges(&ranges), copy, survey, footprint))
+            Ok::<_, ProofError>((total, copy, survey, footprint))
         });
         let (total, copy, survey, footprint) = result.ok_or(Error::CopyFailed)??;
         if let (false, false, Some(max_pause)) = (in_time, was_stopped, patience) {
@@ -270,8 +288,4 @@ impl Target {
         let read = Read { survey, types: &types, outcome, bytes: total, start, paused, warnings };
         Ok(Ok(self.inspected(read, || result)))
     }
-}
-
-fn size_of_ranges(ranges: &[Range<Address>]) -> u64 {
-    ranges.iter().map(|range| range.end.0.saturating_sub(range.start.0)).sum()
 }

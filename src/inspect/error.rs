@@ -39,6 +39,26 @@ pub enum Error {
         /// Why. Its message includes its own sources.
         error: Box<AttachError>,
     },
+    /// The process exited while it was read.
+    #[error("process {pid} exited while it was read")]
+    Exited {
+        /// The process.
+        pid: i32,
+    },
+    /// The process executed another program while it was read.
+    #[error("process {pid} became another program while it was read (it called exec)")]
+    Replaced {
+        /// The process.
+        pid: i32,
+    },
+    /// What was read of the process contradicts the layout, or cannot be read.
+    #[error("cannot read process {pid}: {error}")]
+    Unreadable {
+        /// The process.
+        pid: i32,
+        /// Why.
+        error: Box<Error>,
+    },
     /// `--sysroot` is no directory.
     #[error("{} is not a directory", .0.display())]
     NotADirectory(PathBuf),

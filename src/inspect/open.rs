@@ -9,8 +9,8 @@ use crate::heap::survey::{Outcome, Survey};
 use crate::process::core::backing::Places;
 use crate::process::core::file::Core;
 use crate::process::elf::is_32_bit;
-use crate::process::freeze::Freeze;
-use crate::process::gates::{self, Gate};
+use crate::process::freeze::{Freeze, FreezeError};
+use crate::process::gates::{self, Gate, Standing};
 use crate::process::live::Process;
 use crate::process::memory::Memory;
 use crate::process::source::Source;
@@ -19,6 +19,7 @@ use crate::process::{ReadError, procfs};
 use crate::python::attach::{AttachError, Load};
 use crate::python::interpreter::Python;
 use crate::python::layout::{Build, Layout};
+use crate::python::proof_error::ProofError;
 use crate::python::types::TypeTable;
 
 use super::answer::{AllocatorSummary, Inspected, Problems, Reading, TargetSummary};
@@ -31,6 +32,12 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 /// How long a started program may be busy before it is read all the same.
 const QUIET_LIMIT: Duration = Duration::from_secs(15);
 
+/// How often a target is looked at that contradicts itself, or executes another program meanwhile.
+pub(crate) const ATTEMPTS: u32 = 3;
+/// How long stopping may take where the process is to stand still until it has been read. A thread that waits in the
+/// kernel for longer may do so for minutes, and all the others would stand still.
+const STOP_LIMIT: Duration = Duration::from_secs(1);
+
 /// A process, or a core, with a proved Python in it.
 pub struct Target {
     /// Its memory.
@@ -42,6 +49,8 @@ pub struct Target {
     observer: Option<Arc<dyn Observer>>,
     /// Ended when this is dropped, unless it is to be kept.
     started: Option<Spawned>,
+    /// Whether the layouts are our own, so that the Python may be looked for again.
+    has_own_layouts: bool,
 }
 
 /// Whether a live process may be stopped while it is read. A core never runs.
@@ -94,7 +103,8 @@ impl Target {
     /// # Errors
     /// [`Error::Refused`], [`Error::ThirtyTwoBit`], [`Error::NotAttached`].
     pub fn process(pid: i32) -> Result<Target, Error> {
-        Target::process_with_layouts(pid, &|_, candidates| candidates.iter().map(Layout::load).collect())
+        let load: &Load<'_> = &|_, candidates| candidates.iter().map(Layout::load).collect();
+        Ok(Target { has_own_layouts: true, ..Target::process_with_layouts(pid, load)? })
     }
 
     /// As [`Target::process`], with layouts that `load` makes: for tests, whose layouts are wrong on purpose.
@@ -106,17 +116,28 @@ impl Target {
             return Err(Error::Refused { pid, gate: Gate::NoSuchProcess });
         }
         let refused = || Error::Refused { pid, gate: gates::diagnose(pid) };
-        let process = Process::open(pid).map_err(|_| refused())?;
-        if process.regions().iter().next().is_none() || process.probe().is_err() {
-            return Err(refused());
+        for attempt in 1.. {
+            let process = Process::open(pid).map_err(|_| refused())?;
+            if process.regions().iter().next().is_none() || process.probe().is_err() {
+                return Err(refused());
+            }
+            if is_32_bit(Path::new(&format!("/proc/{pid}/exe"))) == Some(true) {
+                return Err(Error::ThirtyTwoBit { pid });
+            }
+            let source = Source::Live(process);
+            let error = match Target::attach(&source, load) {
+                Ok(attached) => return Ok(Target::with(source, attached)),
+                Err(error) => error,
+            };
+            match error {
+                // It has become another program, or is about to be gone.
+                _ if !source.is_alive() && attempt < ATTEMPTS => {}
+                _ if !source.is_alive() => return Err(gone(pid)),
+                AttachError::Read(ReadError::Denied | ReadError::Gone) => return Err(refused()),
+                error => return Err(Error::NotAttached { pid, error: Box::new(error) }),
+            }
         }
-        if is_32_bit(Path::new(&format!("/proc/{pid}/exe"))) == Some(true) {
-            return Err(Error::ThirtyTwoBit { pid });
-        }
-        Target::of(Source::Live(process), load).map_err(|error| match error {
-            AttachError::Read(ReadError::Denied | ReadError::Gone) => refused(),
-            error => Error::NotAttached { pid, error: Box::new(error) },
-        })
+        Err(gone(pid))
     }
 
     /// Opens a core file. What it lacks is in [`Target::warnings`].
@@ -145,8 +166,9 @@ impl Target {
             warnings.push(Warning::CutOff { bytes: core.gaps().cut_off });
         }
         let missing = files.iter().map(|file| file.path.clone()).collect();
-        match Target::of(Source::Core(Box::new(core)), &|_, candidates| candidates.iter().map(Layout::load).collect()) {
-            Ok(target) => Ok(Target { warnings, ..target }),
+        let source = Source::Core(Box::new(core));
+        match Target::attach(&source, &|_, candidates| candidates.iter().map(Layout::load).collect()) {
+            Ok(attached) => Ok(Target { warnings, ..Target::with(source, attached) }),
             Err(error) => Err(Error::CoreNotAttached { path: path.to_owned(), missing, error: Box::new(error) }),
         }
     }
@@ -190,9 +212,13 @@ impl Target {
         Ok(Target { started: Some(spawned), ..Target::process(python_pid)? })
     }
 
-    fn of(source: Source, load: &Load<'_>) -> Result<Target, AttachError> {
-        let attached = Attached::with_layouts(&source, &|cached, elf| source.elf_file(cached, elf), load)?;
-        Ok(Target { source, attached, warnings: Vec::new(), observer: None, started: None })
+    fn attach(source: &Source, load: &Load<'_>) -> Result<Attached, AttachError> {
+        Attached::with_layouts(source, &|cached, elf| source.elf_file(cached, elf), load)
+    }
+
+    fn with(source: Source, attached: Attached) -> Target {
+        let (warnings, observer, started) = (Vec::new(), None, None);
+        Target { source, attached, warnings, observer, started, has_own_layouts: false }
     }
 
     /// The Python in it.
@@ -244,14 +270,65 @@ impl Target {
         result
     }
 
-    /// Finds out where objects may be now: a live process maps more as it runs.
+    /// Finds out where objects may be now: a live process maps more as it runs. What contradicts the layout is believed
+    /// only when it does so again: the process may have changed meanwhile.
     ///
     /// # Errors
     /// Where the process is gone, and where what is found contradicts the layout.
     pub fn survey(&mut self) -> Result<Survey, Error> {
+        let mut attempt = 1;
+        loop {
+            let refreshed = self.source.refresh().map_err(|_| Error::from(ReadError::Gone));
+            match refreshed.and_then(|()| Ok(self.attached.survey(&self.source)?)) {
+                Err(error) if attempt < ATTEMPTS && self.may_have_changed(&error) => {
+                    attempt += 1;
+                    self.attach_again(&error)?;
+                }
+                survey => return survey.map_err(|error| self.explained(error)),
+            }
+        }
+    }
+
+    /// Whether an error may come from what a running process changed between two reads.
+    pub(crate) fn may_have_changed(&self, error: &Error) -> bool {
+        let is_of_reading = match error {
+            Error::Unreadable { error, .. } => return self.may_have_changed(error),
+            Error::Proof(ProofError::Read(error)) | Error::Read(error) => {
+                !matches!(error, ReadError::Gone | ReadError::Denied)
+            }
+            Error::Proof(_) => true,
+            _ => false,
+        };
+        is_of_reading && self.has_own_layouts && self.source.core().is_none() && self.source.is_alive()
+    }
+
+    /// Finds the Python anew: sub-interpreters come and go.
+    ///
+    /// # Errors
+    /// As [`Target::process`].
+    pub(crate) fn attach_again(&mut self, because: &Error) -> Result<(), Error> {
+        log::debug!("{because}; the process may have changed meanwhile, so once more");
+        let load: &Load<'_> = &|_, candidates| candidates.iter().map(Layout::load).collect();
         let pid = self.source.pid();
-        self.source.refresh().map_err(|_| Error::Refused { pid, gate: gates::diagnose(pid) })?;
-        Ok(self.attached.survey(&self.source)?)
+        match Target::attach(&self.source, load) {
+            Ok(attached) => {
+                self.attached = attached;
+                Ok(())
+            }
+            Err(_) if !self.source.is_alive() => Err(gone(pid)),
+            Err(error) => Err(Error::NotAttached { pid, error: Box::new(error) }),
+        }
+    }
+
+    /// An error of reading with the process that it is about, and with what became of that.
+    pub(crate) fn explained(&self, error: Error) -> Error {
+        let pid = self.source.pid();
+        match error {
+            Error::Proof(_) | Error::Read(_) if self.source.core().is_some() => error,
+            Error::Proof(_) | Error::Read(_) if !self.source.is_alive() => gone(pid),
+            Error::Proof(_) | Error::Read(_) => Error::Unreadable { pid, error: Box::new(error) },
+            error => error,
+        }
     }
 
     /// Stops the process, if `pause` says so.
@@ -259,11 +336,31 @@ impl Target {
         if pause != Pause::Always || self.source.core().is_some() {
             return Ok(None);
         }
-        let freeze = Freeze::new(self.source.pid())?;
-        if freeze.was_stopped_already() {
-            warnings.push(Warning::WasStopped { pid: self.source.pid() });
+        match Freeze::within(self.source.pid(), Some(STOP_LIMIT)) {
+            // That it is to stand still was asked for.
+            Err(error @ FreezeError::Refused { .. }) => Err(error.into()),
+            stopped => Ok(self.stopped(stopped, warnings)),
         }
-        Ok(Some(freeze))
+    }
+
+    /// Stops the process, if that takes no longer than this.
+    pub(crate) fn freeze_within(&self, limit: Duration, warnings: &mut Vec<Warning>) -> Option<Freeze> {
+        self.stopped(Freeze::within(self.source.pid(), Some(limit)), warnings)
+    }
+
+    fn stopped(&self, stopped: Result<Freeze, FreezeError>, warnings: &mut Vec<Warning>) -> Option<Freeze> {
+        match stopped {
+            Ok(freeze) => {
+                if freeze.was_stopped_already() {
+                    warnings.push(Warning::WasStopped { pid: self.source.pid() });
+                }
+                Some(freeze)
+            }
+            Err(error) => {
+                warnings.push(Warning::CannotStop { why: error.to_string() });
+                None
+            }
+        }
     }
 
     /// The answer with what is known of how it was got. Everything has been read when this is called.
@@ -318,4 +415,12 @@ fn find_in_family(pid: i32) -> Result<i32, Error> {
         .filter(|&child| child != pid)
         .find(|&child| Target::process(child).is_ok())
         .ok_or(error)
+}
+
+/// What became of a process whose memory is gone.
+fn gone(pid: i32) -> Error {
+    match gates::check_existence(pid).standing {
+        Standing::Open => Error::Replaced { pid },
+        _ => Error::Exited { pid },
+    }
 }

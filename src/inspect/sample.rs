@@ -129,7 +129,7 @@ impl Target {
             let (tallies, outcome) = survey.census(memory, python, &types, &Progress::default(), tally)?;
             let histogram = Histogram::new(&types, &tallies, sort);
             let histogram = if by == GroupBy::Module { histogram.by_module(sort) } else { histogram };
-            let (bytes, paused) = (survey.plan.total_bytes(), freeze.map(Freeze::release));
+            let (bytes, paused) = (survey.plan.resident_bytes(memory), freeze.map(Freeze::release));
             let read = Read { survey: &survey, types: &types, outcome, bytes, start, paused, warnings };
             return Ok((self.inspected(read, || histogram.certain()), Accuracy::Exact));
         }

@@ -29,6 +29,11 @@ pub enum Warning {
         /// The process.
         pid: i32,
     },
+    /// The process could not be stopped, so it was read while it ran.
+    CannotStop {
+        /// Why, with the process.
+        why: String,
+    },
     /// Copying would have stopped the process for longer than is allowed, so it was copied while it ran.
     NotStopped {
         /// How long a copy takes.
@@ -59,6 +64,7 @@ impl fmt::Display for Warning {
             Warning::WasStopped { pid } => {
                 write!(f, "process {pid} was already stopped and is left stopped")
             }
+            Warning::CannotStop { why } => write!(f, "{why}; it was read while it ran"),
             Warning::NotStopped { expected, max_pause } => write!(
                 f,
                 "copying would have stopped the process for about {}, longer than the maximum pause of {}: it was copied \

@@ -1,15 +1,15 @@
-//! One pass that copies regions of a target into our own memory, on all cores, in large reads.
+//! Copies ranges of a target into our own memory: one pass, on all cores, in large reads.
 //!
-//! This is the speed of light of the project: every timing is told as a ratio to it.
+//! Only what is resident is copied and takes memory; the rest of a range holds zeros, and is kept as such. This is the
+//! speed of light of the project: every timing is told as a ratio to it.
 
 use std::ops::Range;
 use std::time::Instant;
 
 use rayon::prelude::*;
-use rustc_hash::FxHashMap;
 
 use super::address::Address;
-use super::image::{Image, Segment};
+use super::image::{Image, Placed};
 use super::memory::{Memory, ReadError};
 use super::pages;
 
@@ -28,133 +28,200 @@ pub struct Copy {
     pub unreadable_bytes: u64,
 }
 
-/// Copies these address ranges. Costs their size in memory; the caller has decided that it fits.
+/// Copies these address ranges. Costs the size of what is resident of them in memory; the caller has decided that it
+/// fits.
 ///
 /// # Errors
 /// Only where the target as a whole cannot be read: it is gone, or we may not. What else fails is counted.
 pub fn copy_ranges<M: Memory + Sync + ?Sized>(memory: &M, ranges: &[Range<Address>]) -> Result<Copy, ReadError> {
-    copy_into(memory, ranges, Buffers::default())
+    copy_into(memory, ranges, Buffer::default())
+}
+
+/// Bytes of these ranges that are resident: what a copy of them takes.
+pub fn resident_bytes<M: Memory + ?Sized>(memory: &M, ranges: &[Range<Address>]) -> u64 {
+    let resident = ranges.iter().flat_map(|range| memory.resident(range.clone()));
+    resident.map(|run| run.end.0.saturating_sub(run.start.0)).sum()
 }
 
 /// Memory that was made ready for a copy, so that a target need not stand still while the kernel finds us pages: that
 /// takes longer than the copy itself.
 #[derive(Debug, Default)]
-pub struct Buffers {
-    ready: FxHashMap<(u64, u64), Vec<u8>>,
+pub struct Buffer {
+    bytes: Vec<u8>,
 }
 
 /// Bytes read to measure the rate.
-const TRIAL: usize = 32 << 20;
+const TRIAL: u64 = 32 << 20;
 
-impl Buffers {
-    /// Touches memory for each of the ranges.
-    pub fn prepare(ranges: &[Range<Address>]) -> Buffers {
-        let mut ready = FxHashMap::default();
-        for range in ranges {
-            let Ok(length) = usize::try_from(range.end.0.saturating_sub(range.start.0)) else { continue };
-            let mut bytes = pages::zeros(length);
-            bytes
-                .par_chunks_mut(CHUNK)
-                .for_each(|chunk| chunk.iter_mut().step_by(PAGE).for_each(|byte: &mut u8| *byte = 1));
-            ready.insert((range.start.0, range.end.0), bytes);
-        }
-        Buffers { ready }
+impl Buffer {
+    /// Touches memory for a copy of these ranges, and for what they may grow by until then.
+    pub fn prepare<M: Memory + ?Sized>(memory: &M, ranges: &[Range<Address>]) -> Buffer {
+        /// A heap that grows by more between a first look and the stop pays for that while it stands still.
+        const GROWTH: u64 = 32;
+        let resident = resident_bytes(memory, ranges);
+        let Ok(length) = usize::try_from((resident + resident / GROWTH).next_multiple_of(PAGE as u64)) else {
+            return Buffer::default();
+        };
+        let mut bytes = pages::zeros(length);
+        bytes
+            .par_chunks_mut(CHUNK)
+            .for_each(|chunk| chunk.iter_mut().step_by(PAGE).for_each(|byte: &mut u8| *byte = 1));
+        Buffer { bytes }
     }
 
-    /// Bytes per second at which the target can be copied into these buffers, by trial; `None` where nothing can be
-    /// read.
-    pub fn measure_rate<M: Memory + Sync + ?Sized>(&mut self, memory: &M) -> Option<f64> {
-        let start = Instant::now();
-        let mut done = 0;
-        for (&(address, _), bytes) in &mut self.ready {
-            let length = bytes.len().min(TRIAL - done);
-            let chunks = bytes[..length].par_chunks_mut(CHUNK).enumerate();
-            let read = chunks.map(|(index, chunk)| match fill(memory, Address(address), index * CHUNK, chunk) {
-                Ok(holes) => chunk.len() - holes.iter().map(ExactSizeIterator::len).sum::<usize>(),
-                Err(_) => 0,
-            });
-            done += read.sum::<usize>();
-            if done == TRIAL {
+    /// Bytes per second at which the target can be copied into this buffer, by trial; `None` where nothing can be read.
+    pub fn measure_rate<M: Memory + Sync + ?Sized>(&mut self, memory: &M, ranges: &[Range<Address>]) -> Option<f64> {
+        let mut left = TRIAL;
+        let mut runs = Vec::new();
+        for run in ranges.iter().flat_map(|range| memory.resident(range.clone())) {
+            let length = run.end.0.saturating_sub(run.start.0).min(left);
+            runs.push(run.start..Address(run.start.0 + length));
+            left -= length;
+            if left == 0 {
                 break;
             }
         }
+        let (_, jobs) = lay_out(&runs, std::slice::from_mut(&mut self.bytes));
+        let wanted: u64 = jobs.iter().map(|(_, bytes)| bytes.len() as u64).sum();
+        let start = Instant::now();
+        let done = wanted.saturating_sub(fill_all(memory, jobs).ok()?.iter().map(size).sum());
         (done > 0).then(|| done as f64 / start.elapsed().as_secs_f64())
-    }
-
-    fn take(&mut self, range: &Range<Address>, length: usize) -> Vec<u8> {
-        self.ready.remove(&(range.start.0, range.end.0)).unwrap_or_else(|| vec![0; length])
     }
 }
 
-/// As [`copy_ranges`], into memory that was prepared for those of the ranges that were known before.
+/// As [`copy_ranges`], into memory that was prepared, as far as that suffices.
 ///
 /// # Errors
 /// As [`copy_ranges`].
 pub fn copy_into<M: Memory + Sync + ?Sized>(
     memory: &M,
     ranges: &[Range<Address>],
-    mut buffers: Buffers,
+    buffer: Buffer,
 ) -> Result<Copy, ReadError> {
-    let mut segments = Vec::new();
-    let mut unreadable_bytes = 0;
+    let (mut runs, mut zeros) = (Vec::new(), Vec::new());
     for range in ranges {
-        let Ok(length) = usize::try_from(range.end.0.saturating_sub(range.start.0)) else { continue };
-        let mut bytes = buffers.take(range, length);
-        let failed = bytes
-            .par_chunks_mut(CHUNK)
-            .enumerate()
-            .map(|(index, chunk)| fill(memory, range.start, index * CHUNK, chunk))
-            .try_reduce(Vec::new, |mut all, more| {
-                all.extend(more);
-                Ok(all)
-            })?;
-        unreadable_bytes += failed.iter().map(|hole| hole.len() as u64).sum::<u64>();
-        push_readable(&mut segments, range.start, bytes, failed);
+        let mut from = range.start;
+        for run in memory.resident(range.clone()) {
+            if from < run.start {
+                zeros.push(from..run.start);
+            }
+            from = run.end;
+            runs.push(run);
+        }
+        if from < range.end {
+            zeros.push(from..range.end);
+        }
     }
-    Ok(Copy { image: Image::new(segments, memory.regions().clone()), unreadable_bytes })
+    let mut buffers = vec![buffer.bytes];
+    // Where a buffer ends in the middle of a page, the page begins the next one.
+    let missing = (runs.iter().map(size).sum::<u64>() + PAGE as u64).saturating_sub(buffers[0].len() as u64);
+    buffers.push(vec![0; usize::try_from(missing).unwrap_or(0)]);
+    let (placed, jobs) = lay_out(&runs, &mut buffers);
+    let unread = fill_all(memory, jobs)?;
+    let unreadable_bytes = unread.iter().map(size).sum();
+    let placed = without_holes(placed, unread);
+    Ok(Copy { image: Image::of_buffers(buffers, placed, zeros, memory.regions().clone()), unreadable_bytes })
 }
 
-/// Fills a chunk; returns the holes (offsets from `base`) that could not be read, found by halving.
-fn fill<M: Memory + ?Sized>(
-    memory: &M,
-    base: Address,
-    offset: usize,
-    chunk: &mut [u8],
-) -> Result<Vec<Range<usize>>, ReadError> {
-    match memory.read_exact_at(base.offset(offset), chunk) {
+fn size(range: &Range<Address>) -> u64 {
+    range.end.0.saturating_sub(range.start.0)
+}
+
+/// A read to be done: from where, and to where.
+type Job<'b> = (Address, &'b mut [u8]);
+
+/// Places runs one behind another in buffers, as far as these reach, and cuts them into reads of at most [`CHUNK`].
+fn lay_out<'b>(runs: &[Range<Address>], buffers: &'b mut [Vec<u8>]) -> (Vec<Placed>, Vec<Job<'b>>) {
+    let (mut placed, mut jobs): (Vec<Placed>, Vec<Job<'b>>) = (Vec::new(), Vec::new());
+    let mut buffers = buffers.iter_mut().enumerate().map(|(index, bytes)| (index, 0, bytes.as_mut_slice()));
+    let mut current = buffers.next();
+    for run in runs {
+        let mut at = run.start;
+        while at < run.end {
+            let Some((buffer, offset, bytes)) = current.take() else { return (placed, jobs) };
+            if bytes.is_empty() {
+                current = buffers.next();
+                continue;
+            }
+            let left = usize::try_from(run.end.0 - at.0).unwrap_or(usize::MAX);
+            let mut length = left.min(bytes.len()).min(CHUNK);
+            // Reads end where pages do, so that one that cannot be read is alone.
+            let over = (at.0 % PAGE as u64) as usize + length;
+            if length < left && over >= PAGE {
+                length -= over % PAGE;
+            }
+            if length == 0 {
+                current = buffers.next();
+                continue;
+            }
+            let (piece, rest) = bytes.split_at_mut(length);
+            match placed.last_mut() {
+                Some(last) if last.buffer == buffer && last.start.offset(last.length) == at => last.length += length,
+                _ => placed.push(Placed { start: at, length, buffer, offset }),
+            }
+            jobs.push((at, piece));
+            at = at.offset(length);
+            current = Some((buffer, offset + length, rest));
+        }
+    }
+    (placed, jobs)
+}
+
+/// Does these reads on all cores; returns what could not be read.
+fn fill_all<M: Memory + Sync + ?Sized>(memory: &M, jobs: Vec<Job<'_>>) -> Result<Vec<Range<Address>>, ReadError> {
+    jobs.into_par_iter().map(|(address, bytes)| fill(memory, address, bytes)).try_reduce(Vec::new, |mut all, more| {
+        all.extend(more);
+        Ok(all)
+    })
+}
+
+/// Fills a chunk; returns the holes that could not be read, found by halving.
+fn fill<M: Memory + ?Sized>(memory: &M, start: Address, chunk: &mut [u8]) -> Result<Vec<Range<Address>>, ReadError> {
+    match memory.read_exact_at(start, chunk) {
         Ok(()) => Ok(Vec::new()),
         Err(error @ (ReadError::Gone | ReadError::Denied)) => Err(error),
-        Err(_) if chunk.len() <= PAGE => Ok(std::iter::once(offset..offset + chunk.len()).collect()),
+        Err(_) if chunk.len() <= PAGE => Ok(std::iter::once(start..start.offset(chunk.len())).collect()),
         Err(_) => {
-            let middle = (chunk.len() / 2).next_multiple_of(PAGE).min(chunk.len() - 1);
+            let within = (start.0 % PAGE as u64) as usize;
+            let middle = ((within + chunk.len() / 2).next_multiple_of(PAGE) - within).min(chunk.len() - 1);
             let (left, right) = chunk.split_at_mut(middle);
-            let mut holes = fill(memory, base, offset, left)?;
-            holes.extend(fill(memory, base, offset + middle, right)?);
+            let mut holes = fill(memory, start, left)?;
+            holes.extend(fill(memory, start.offset(middle), right)?);
             Ok(holes)
         }
     }
 }
 
-/// Keeps what was read: the whole range, or the runs between its holes.
-fn push_readable(segments: &mut Vec<Segment>, start: Address, bytes: Vec<u8>, mut holes: Vec<Range<usize>>) {
+/// Keeps what was read: the runs between the holes.
+fn without_holes(placed: Vec<Placed>, mut holes: Vec<Range<Address>>) -> Vec<Placed> {
     if holes.is_empty() {
-        segments.push(Segment { start, bytes });
-        return;
+        return placed;
     }
     holes.sort_by_key(|hole| hole.start);
-    let mut from = 0;
-    for hole in holes.into_iter().chain(std::iter::once(bytes.len()..bytes.len())) {
-        if hole.start > from {
-            segments.push(Segment { start: start.offset(from), bytes: bytes[from..hole.start].to_vec() });
+    let mut kept = Vec::with_capacity(placed.len());
+    for run in placed {
+        let end = run.start.offset(run.length);
+        let mut from = run.start;
+        let first = holes.partition_point(|hole| hole.end <= run.start);
+        let inside = holes[first..].iter().take_while(|hole| hole.start < end).cloned();
+        for hole in inside.chain(std::iter::once(end..end)) {
+            if hole.start > from {
+                let skipped = (from.0 - run.start.0) as usize;
+                let length = (hole.start.0 - from.0) as usize;
+                kept.push(Placed { start: from, length, buffer: run.buffer, offset: run.offset + skipped });
+            }
+            from = from.max(hole.end);
         }
-        from = hole.end;
     }
+    kept
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::process::image::Segment;
     use crate::process::memory::MemoryExt;
+    use crate::process::regions::RegionMap;
 
     #[test]
     fn holes_are_counted_and_the_rest_is_kept() {
@@ -168,10 +235,34 @@ mod tests {
         assert!(copy.image.read_u8(Address(0x3000)).is_err());
 
         let ranges = [Address(0x1000)..Address(0x3000), Address(0x3000)..Address(0x6000)];
-        let mut buffers = Buffers::prepare(&ranges);
-        assert!(buffers.measure_rate(&source).is_some_and(|rate| rate > 0.0));
-        let again = copy_into(&source, &ranges, buffers).unwrap();
-        assert_eq!((again.unreadable_bytes, again.image.size_bytes()), (2 * PAGE as u64, 3 * PAGE as u64));
-        assert_eq!(again.image.read_u8(Address(0x4fff)).unwrap(), 4);
+        // Prepared for all of it, and for less than there is by then.
+        for prepared in [&ranges[..], &ranges[..1], &[]] {
+            let mut buffer = Buffer::prepare(&source, prepared);
+            assert_eq!(buffer.measure_rate(&source, &ranges).is_some_and(|rate| rate > 0.0), !prepared.is_empty());
+            let again = copy_into(&source, &ranges, buffer).unwrap();
+            assert_eq!((again.unreadable_bytes, again.image.size_bytes()), (2 * PAGE as u64, 3 * PAGE as u64));
+            assert_eq!(again.image.read_u8(Address(0x4fff)).unwrap(), 4);
+            assert_eq!(again.image.read_u64(Address(0x1ffc)).unwrap(), 0x0202_0202_0101_0101);
+        }
+    }
+
+    #[test]
+    fn what_is_not_resident_takes_no_memory_and_is_zeros() {
+        let placed = [0, 3].map(|page: usize| Placed {
+            start: Address(0x10000 + (page * PAGE) as u64),
+            length: PAGE,
+            buffer: 0,
+            offset: page / 3 * PAGE,
+        });
+        let end = Address(0x10000 + (1 << 40));
+        let zeros = vec![Address(0x11000)..Address(0x13000), Address(0x14000)..end];
+        let source = Image::of_buffers(vec![vec![5; 2 * PAGE]], placed.into(), zeros, RegionMap::default());
+        let ranges = [Address(0x10000)..end];
+        assert_eq!(resident_bytes(&source, &ranges), 2 * PAGE as u64);
+        let copy = copy_into(&source, &ranges, Buffer::prepare(&source, &ranges)).unwrap();
+        assert_eq!((copy.unreadable_bytes, copy.image.size_bytes()), (0, 2 * PAGE as u64));
+        assert_eq!(copy.image.read_u64(Address(0x12ffc)).unwrap(), 0x0505_0505_0000_0000);
+        assert_eq!(copy.image.read_u64(Address(end.0 - 8)).unwrap(), 0);
+        assert!(copy.image.read_u64(end).is_err());
     }
 }

@@ -1,60 +1,291 @@
-//! Stopping a process while its bytes are copied, and letting it run again on every path.
+//! Stops a process while its bytes are copied, and lets it run again on every path.
 //!
-//! `remoteprocess` seizes every thread by ptrace (PTRACE_SEIZE and PTRACE_INTERRUPT: no signal is sent that the
-//! target could see). The kernel lets go of the threads when the tracer dies, so a heapsonde that is killed leaves no
-//! stopped process behind.
+//! Every thread is seized by ptrace (PTRACE_SEIZE and PTRACE_INTERRUPT: no signal is sent that the target could see).
+//! A thread that waits in the kernel for something that cannot be interrupted (state D) does not stop until that is
+//! over, so there is a limit to how long stopping may take; when it passes, all threads are let go.
+//!
+//! ptrace belongs to a thread, so a thread of our own does all of it. The kernel lets go of everything when that
+//! thread ends, so a heapsonde that is killed leaves no stopped process behind. While the target stands still, signals
+//! that would stop us (Ctrl-Z) wait.
 
-use std::sync::mpsc;
-use std::thread;
+use std::fs;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// Why a process could not be stopped.
+use nix::errno::Errno;
+use nix::sys::ptrace;
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use rustc_hash::FxHashMap;
+
+use super::gates;
+use super::stop_signals::StopSignals;
+
+/// How often threads that have not stopped yet are looked at.
+const LOOK: Duration = Duration::from_micros(200);
+
+/// Why a process could not be stopped. It runs on.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot stop process {pid}: {source}")]
-pub struct FreezeError {
+#[non_exhaustive]
+pub enum FreezeError {
+    /// ptrace refuses.
+    #[error("cannot stop process {pid}: {source}{}", tracer.as_deref().unwrap_or_default())]
+    Refused {
+        /// The process.
+        pid: i32,
+        /// What ptrace said.
+        source: Errno,
+        /// Who traces it already, in words.
+        tracer: Option<String>,
+    },
+    /// Some threads did not stop in time.
+    #[error(
+        "process {pid} did not stop within {} ms: {running} of {threads} threads {state}",
+        limit.as_millis()
+    )]
+    TooSlow {
+        /// The process.
+        pid: i32,
+        /// How long stopping could take.
+        limit: Duration,
+        /// Threads that did not stop.
+        running: usize,
+        /// Threads that there are.
+        threads: usize,
+        /// What one of the first does.
+        state: &'static str,
+    },
+}
+
+impl FreezeError {
     /// The process.
-    pub pid: i32,
-    /// What ptrace said.
-    pub source: remoteprocess::Error,
+    pub fn pid(&self) -> i32 {
+        match self {
+            FreezeError::Refused { pid, .. } | FreezeError::TooSlow { pid, .. } => *pid,
+        }
+    }
 }
 
 /// A stopped process. It runs again when this is dropped.
 pub struct Freeze {
     /// `None` for a process that was stopped already, by a signal or a debugger: we did not stop it and we do not
     /// let it go.
-    lock: Option<remoteprocess::Lock>,
+    tracer: Option<Tracer>,
     since: Instant,
+    /// How long stopping took, which letting go takes about, too.
+    stopping: Duration,
+    _signals: Option<StopSignals>,
+}
+
+/// Our thread that holds the target's.
+struct Tracer {
+    thread: Option<JoinHandle<()>>,
+    /// When this ends, the threads are let go.
+    release: Option<Sender<()>>,
+}
+
+impl Drop for Tracer {
+    fn drop(&mut self) {
+        self.release.take();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
 }
 
 impl Freeze {
-    /// Stops all threads of `pid`. The guard must be dropped on the same thread: ptrace belongs to a thread.
+    /// Stops all threads of `pid`, however long that takes.
     ///
     /// # Errors
     /// Where ptrace refuses.
     pub fn new(pid: i32) -> Result<Freeze, FreezeError> {
+        Freeze::within(pid, None)
+    }
+
+    /// Stops all threads of `pid`, in at most so long: else none is stopped.
+    ///
+    /// # Errors
+    /// Where ptrace refuses, and where a thread does not stop in time.
+    pub fn within(pid: i32, limit: Option<Duration>) -> Result<Freeze, FreezeError> {
         let since = Instant::now();
-        if matches!(crate::process::gates::process_state(pid), Some('T' | 't')) {
-            return Ok(Freeze { lock: None, since });
+        if matches!(gates::process_state(pid), Some('T' | 't')) {
+            return Ok(Freeze { tracer: None, since, stopping: Duration::ZERO, _signals: None });
         }
-        let lock = remoteprocess::Process::new(pid)
-            .and_then(|process| process.lock())
-            .map_err(|source| FreezeError { pid, source })?;
-        Ok(Freeze { lock: Some(lock), since })
+        let signals = StopSignals::hold();
+        let (release, released) = mpsc::channel();
+        let (report, reported) = mpsc::channel();
+        let thread = thread::spawn(move || trace(pid, limit, &report, &released));
+        let tracer = Tracer { thread: Some(thread), release: Some(release) };
+        // A thread that ended without a word has let go of everything.
+        let stopped = reported.recv().unwrap_or(Err(FreezeError::Refused { pid, source: Errno::ECHILD, tracer: None }));
+        stopped.map(|()| Freeze { tracer: Some(tracer), since, stopping: since.elapsed(), _signals: Some(signals) })
     }
 
     /// Whether the process stood still before we came.
     pub fn was_stopped_already(&self) -> bool {
-        self.lock.is_none()
+        self.tracer.is_none()
     }
 
     /// Lets the process run and says for how long it stood still because of us, from the first thread seized to the
     /// last one released.
     pub fn release(self) -> Duration {
-        let Freeze { lock, since } = self;
-        let stopped = lock.is_some();
-        drop(lock);
+        let Freeze { tracer, since, .. } = self;
+        let stopped = tracer.is_some();
+        drop(tracer);
         if stopped { since.elapsed() } else { Duration::ZERO }
     }
+
+    /// What is left of so much time for work while the process stands still: letting it go takes some, too.
+    fn left_of(&self, patience: Duration) -> Duration {
+        patience.saturating_sub(self.since.elapsed()).saturating_sub(self.stopping)
+    }
+}
+
+/// Stops a process, says how that went, and lets it go when told to.
+fn trace(pid: i32, limit: Option<Duration>, report: &Sender<Result<(), FreezeError>>, released: &Receiver<()>) {
+    let mut threads = Threads::default();
+    let stopped = threads.stop(pid, limit);
+    if stopped.is_err() {
+        threads.let_go();
+    }
+    let holds = stopped.is_ok();
+    if report.send(stopped).is_ok() && holds {
+        let _ = released.recv();
+    }
+    if holds {
+        threads.let_go();
+    }
+}
+
+/// Where a seized thread is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Held {
+    /// It was told to stop.
+    Running,
+    /// It stands still; a signal that it was about to get comes with it.
+    Stopped(Option<Signal>),
+}
+
+/// The threads of one process that this thread has seized.
+#[derive(Default)]
+struct Threads {
+    held: FxHashMap<i32, Held>,
+    running: Vec<i32>,
+}
+
+impl Threads {
+    /// Seizes all threads and waits until they stand still. They may start others meanwhile, so the list is read until
+    /// it names none that is new after all stood still.
+    fn stop(&mut self, pid: i32, limit: Option<Duration>) -> Result<(), FreezeError> {
+        let since = Instant::now();
+        let is_late = || limit.is_some_and(|limit| since.elapsed() >= limit);
+        loop {
+            let mut is_new = false;
+            for thread in threads_of(pid) {
+                if is_late() {
+                    return Err(self.too_slow(pid, limit));
+                }
+                is_new |= !self.held.contains_key(&thread) && self.seize(pid, thread)?;
+            }
+            while !self.running.is_empty() {
+                self.collect();
+                if self.running.is_empty() {
+                    break;
+                }
+                if is_late() {
+                    return Err(self.too_slow(pid, limit));
+                }
+                thread::sleep(LOOK);
+            }
+            if !is_new {
+                break;
+            }
+        }
+        match self.held.is_empty() {
+            true => Err(FreezeError::Refused { pid, source: Errno::ESRCH, tracer: None }),
+            false => Ok(()),
+        }
+    }
+
+    /// Seizes a thread and tells it to stop. `false` where it has exited.
+    fn seize(&mut self, pid: i32, thread: i32) -> Result<bool, FreezeError> {
+        let id = Pid::from_raw(thread);
+        match ptrace::seize(id, ptrace::Options::empty()) {
+            Ok(()) => {}
+            Err(Errno::ESRCH) => return Ok(false),
+            // Of a thread that is exiting the kernel says the same.
+            Err(Errno::EPERM) if is_exiting(thread) => return Ok(false),
+            Err(source) => {
+                let tracer = gates::tracer(thread).map(|tracer| {
+                    let name = super::procfs::command(tracer);
+                    format!(": process {tracer} ({}) traces it already", gates::crop(&name))
+                });
+                return Err(FreezeError::Refused { pid, source, tracer });
+            }
+        }
+        if ptrace::interrupt(id).is_err() {
+            return Ok(false);
+        }
+        self.held.insert(thread, Held::Running);
+        self.running.push(thread);
+        Ok(true)
+    }
+
+    /// Takes note of the threads that have stopped or exited since.
+    fn collect(&mut self) {
+        let held = &mut self.held;
+        self.running.retain(|&thread| {
+            match waitpid(Pid::from_raw(thread), Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL)) {
+                Ok(WaitStatus::StillAlive) | Err(Errno::EINTR) => true,
+                Ok(WaitStatus::Stopped(_, signal)) => {
+                    held.insert(thread, Held::Stopped(Some(signal)));
+                    false
+                }
+                // A signal without a name (a real-time one) came with it: it gets that when this thread ends.
+                Err(Errno::EINVAL) => false,
+                Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) | Err(_) => {
+                    held.remove(&thread);
+                    false
+                }
+                Ok(_) => {
+                    held.insert(thread, Held::Stopped(None));
+                    false
+                }
+            }
+        });
+    }
+
+    fn too_slow(&self, pid: i32, limit: Option<Duration>) -> FreezeError {
+        let is_waiting = self.running.iter().any(|&thread| gates::process_state(thread) == Some('D'));
+        FreezeError::TooSlow {
+            pid,
+            limit: limit.unwrap_or_default(),
+            running: self.running.len(),
+            threads: threads_of(pid).len(),
+            state: if is_waiting { "wait in the kernel (state D)" } else { "were still running" },
+        }
+    }
+
+    /// Lets all threads run. Those that have not stopped yet are let go by the kernel, when this thread ends.
+    fn let_go(&mut self) {
+        self.collect();
+        for (thread, held) in self.held.drain() {
+            if let Held::Stopped(signal) = held {
+                let _ = ptrace::detach(Pid::from_raw(thread), signal);
+            }
+        }
+    }
+}
+
+fn threads_of(pid: i32) -> Vec<i32> {
+    let entries = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+fn is_exiting(thread: i32) -> bool {
+    matches!(gates::process_state(thread), None | Some('Z' | 'X'))
 }
 
 /// What came of work on a stopped process.
@@ -69,8 +300,7 @@ pub struct Watched<R> {
 }
 
 /// Works on a process that is stopped, for at most so long: then the process runs again, and the work goes on
-/// meanwhile. The work is done on another thread, since this one, which alone can let the process run, watches the
-/// clock.
+/// meanwhile. The work is done on another thread, since this one watches the clock.
 pub fn while_stopped<R: Send>(
     freeze: Option<Freeze>,
     patience: Option<Duration>,
@@ -85,8 +315,7 @@ pub fn while_stopped<R: Send>(
         // The channel ends when the work is done; nothing is ever sent.
         let in_time = match (&freeze, patience) {
             (Some(freeze), Some(patience)) => {
-                let left = patience.saturating_sub(freeze.since.elapsed());
-                is_done.recv_timeout(left) != Err(mpsc::RecvTimeoutError::Timeout)
+                is_done.recv_timeout(freeze.left_of(patience)) != Err(mpsc::RecvTimeoutError::Timeout)
             }
             _ => is_done.recv().is_err(),
         };
@@ -98,7 +327,6 @@ pub fn while_stopped<R: Send>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::process::gates;
     use std::process::{Child, Command, Stdio};
 
     /// A process that waits until its input ends.
@@ -124,9 +352,10 @@ mod tests {
             (was_stopped, is_stopped(pid))
         };
         let freeze = Freeze::new(pid).expect("a child may be stopped");
-        let watched = while_stopped(Some(freeze), Some(Duration::from_millis(50)), work);
+        // Long enough for a busy machine to begin the work in.
+        let watched = while_stopped(Some(freeze), Some(Duration::from_secs(2)), work);
         assert_eq!(watched.result, Some((true, false)));
-        assert!(!watched.in_time && watched.paused >= Some(Duration::from_millis(50)), "{watched:?}");
+        assert!(!watched.in_time && watched.paused < Some(Duration::from_secs(60)), "{watched:?}");
         // What is quick is done while it stands still, and it runs afterwards.
         let freeze = Freeze::new(pid).expect("a child may be stopped");
         let watched = while_stopped(Some(freeze), Some(Duration::from_secs(60)), || is_stopped(pid));
@@ -142,6 +371,23 @@ mod tests {
         let freeze = Freeze::new(pid).expect("a child may be stopped");
         let watched = while_stopped(Some(freeze), None, || assert!(!is_stopped(pid), "as it must be"));
         assert!(watched.result.is_none() && !is_stopped(pid));
+        child.kill().expect("it is ours");
+        child.wait().expect("it is ours");
+    }
+
+    #[test]
+    fn when_the_limit_passes_all_is_let_go() {
+        let mut child =
+            Command::new("sh").args(["-c", "while :; do :; done"]).stdin(Stdio::null()).spawn().expect("sh starts");
+        let pid = child.id() as i32;
+        let error = Freeze::within(pid, Some(Duration::ZERO)).err().expect("there is no time");
+        assert!(matches!(error, FreezeError::TooSlow { .. }), "{error}");
+        assert!(!is_stopped(pid) && gates::tracer(pid).is_none());
+        // Letting go and stopping anew is possible at once.
+        let freeze = Freeze::within(pid, Some(Duration::from_secs(60))).expect("it stops");
+        assert!(is_stopped(pid) && gates::tracer(pid).is_some());
+        freeze.release();
+        assert!(!is_stopped(pid) && gates::tracer(pid).is_none());
         child.kill().expect("it is ours");
         child.wait().expect("it is ours");
     }

@@ -38,7 +38,7 @@ pub enum Gate {
     Zombie,
     /// It is exiting: its memory is gone already.
     Exiting,
-    /// A thread of the kernel: it has no memory of its own.
+    /// A kernel thread: it has no memory of its own.
     KernelThread,
     /// It belongs to another user and we lack CAP_SYS_PTRACE.
     OtherUser {
@@ -97,7 +97,7 @@ impl Gate {
             }
             Gate::Zombie => (format!("process {pid} has exited (a zombie): its memory is gone"), listing()),
             Gate::Exiting => (format!("process {pid} is exiting: its memory is gone"), listing()),
-            Gate::KernelThread => (format!("process {pid} is a thread of the kernel, not a program"), listing()),
+            Gate::KernelThread => (format!("process {pid} is a kernel thread, not a program"), listing()),
             Gate::OtherUser { target, ours } => (
                 format!("process {pid} belongs to user {target}, and we are user {ours} without CAP_SYS_PTRACE"),
                 sudo(),
@@ -153,7 +153,7 @@ impl Gate {
 }
 
 /// A command line short enough for a sentence.
-fn crop(command: &str) -> String {
+pub fn crop(command: &str) -> String {
     let safe: String = command.chars().map(|char| if char.is_control() { ' ' } else { char }).collect();
     match safe.char_indices().nth(40) {
         Some((at, _)) => format!("{}…", &safe[..at]),
@@ -214,15 +214,17 @@ fn absent(pid: i32) -> Gate {
 
 /// Why a process that is there has no memory; `None`: it has some.
 fn without_memory(pid: i32, status: &Status) -> Option<Gate> {
-    if status.has_exited() {
+    // The first thread may have exited while others run on.
+    let thread = procfs::thread_with_memory(pid);
+    if status.has_exited() && thread == pid {
         return Some(Gate::Zombie);
     }
     if status.is_kernel_thread {
         return Some(Gate::KernelThread);
     }
     // One that can be read and is empty: the kernel took the memory away.
-    let empty = fs::read(format!("/proc/{pid}/maps")).is_ok_and(|maps| maps.is_empty());
-    (empty && status.rss_bytes.is_none()).then_some(Gate::Exiting)
+    let empty = fs::read(format!("/proc/{thread}/maps")).is_ok_and(|maps| maps.is_empty());
+    (empty && (status.rss_bytes.is_none() || thread != pid)).then_some(Gate::Exiting)
 }
 
 /// Finds the gate that is shut for `pid`. Call it after a read was refused: an open gate is reported as
@@ -311,8 +313,9 @@ pub fn check_permissions(pid: i32) -> Vec<Check> {
     let parties = Parties { pid, target, ours };
     let (target, ours) = (&parties.target, &parties.ours);
     let capable = parties.capable();
-    let by_call = Way::VmReadv.probe(pid);
-    let by_file = Way::ProcMem.probe(pid);
+    let thread = procfs::thread_with_memory(pid);
+    let by_call = Way::VmReadv.probe(thread);
+    let by_file = Way::ProcMem.probe(thread);
     let readable = by_call.is_ok() || by_file.is_ok();
     let mut checks = Vec::new();
     // A gate that is shut while the process can be read is one that the kernel did not ask.

@@ -1,5 +1,7 @@
 //! Target memory that lies in our own: a copy taken from a process, or an image that a test made.
 
+use std::ops::Range;
+
 use super::address::Address;
 use super::memory::{Memory, ReadError};
 use super::regions::{Backing, Region, RegionMap};
@@ -13,19 +15,59 @@ pub struct Segment {
     pub bytes: Vec<u8>,
 }
 
-/// Memory held as segments, in order of address. Reads are looked up and sliced; nothing is copied twice.
+/// Where a run of the target's bytes lies: in which buffer, and where in it.
+#[derive(Clone, Copy, Debug)]
+pub struct Placed {
+    /// Where the first byte stands in the target.
+    pub start: Address,
+    /// How many bytes.
+    pub length: usize,
+    /// Index of the buffer.
+    pub buffer: usize,
+    /// Where in that.
+    pub offset: usize,
+}
+
+/// Memory held as runs, in order of address. Reads are looked up and sliced; nothing is copied twice.
 #[derive(Debug, Default)]
 pub struct Image {
-    segments: Vec<Segment>,
+    buffers: Vec<Vec<u8>>,
+    placed: Vec<Placed>,
+    /// What holds zeros, and takes no memory of ours: in order of address.
+    zeros: Vec<Range<Address>>,
     regions: RegionMap,
 }
 
 impl Image {
     /// An image of these segments, with the target's own map of regions. Overlapping segments: the first one counts.
-    pub fn new(mut segments: Vec<Segment>, regions: RegionMap) -> Image {
-        segments.retain(|segment| !segment.bytes.is_empty());
-        segments.sort_by_key(|segment| segment.start);
-        Image { segments, regions }
+    pub fn new(segments: Vec<Segment>, regions: RegionMap) -> Image {
+        let place = |(buffer, segment): (usize, &Segment)| Placed {
+            start: segment.start,
+            length: segment.bytes.len(),
+            buffer,
+            offset: 0,
+        };
+        let placed = segments.iter().enumerate().map(place).collect();
+        let buffers = segments.into_iter().map(|segment| segment.bytes).collect();
+        Image::of_buffers(buffers, placed, Vec::new(), regions)
+    }
+
+    /// An image of runs in these buffers, and of what holds zeros. Where runs overlap, the first one counts; one that
+    /// does not lie in its buffer is dropped.
+    pub fn of_buffers(
+        buffers: Vec<Vec<u8>>,
+        mut placed: Vec<Placed>,
+        mut zeros: Vec<Range<Address>>,
+        regions: RegionMap,
+    ) -> Image {
+        let is_held = |run: &Placed| {
+            let end = run.offset.checked_add(run.length);
+            run.length > 0 && buffers.get(run.buffer).is_some_and(|bytes| end.is_some_and(|end| end <= bytes.len()))
+        };
+        placed.retain(is_held);
+        placed.sort_by_key(|run| run.start);
+        zeros.sort_by_key(|range| range.start);
+        Image { buffers, placed, zeros, regions }
     }
 
     /// An image whose regions are just its segments, writable and anonymous: for tests.
@@ -46,35 +88,47 @@ impl Image {
         Image::new(segments, RegionMap::new(regions))
     }
 
-    /// Bytes held.
+    /// Bytes held. What holds zeros is not.
     pub fn size_bytes(&self) -> u64 {
-        self.segments.iter().map(|segment| segment.bytes.len() as u64).sum()
+        self.placed.iter().map(|run| run.length as u64).sum()
     }
 
-    /// The bytes from `address` to the end of its segment.
+    /// Whether it has the byte at `address`.
+    pub fn holds(&self, address: Address) -> bool {
+        self.from(address).is_some_and(|rest| !rest.is_empty()) || self.zeros_from(address) > 0
+    }
+
+    /// The bytes from `address` to the end of their run.
     fn from(&self, address: Address) -> Option<&[u8]> {
-        let after = self.segments.partition_point(|segment| segment.start <= address);
-        let segment = self.segments[..after].last()?;
-        segment.bytes.get(usize::try_from(address.0 - segment.start.0).ok()?..)
+        let after = self.placed.partition_point(|run| run.start <= address);
+        let run = self.placed[..after].last()?;
+        let bytes = self.buffers.get(run.buffer)?.get(run.offset..run.offset.checked_add(run.length)?)?;
+        bytes.get(usize::try_from(address.0 - run.start.0).ok()?..)
     }
 
-    /// The segments, for tests that damage them.
-    pub fn segments_mut(&mut self) -> &mut [Segment] {
-        &mut self.segments
+    /// How many zeros stand from `address` on.
+    fn zeros_from(&self, address: Address) -> usize {
+        let after = self.zeros.partition_point(|range| range.start <= address);
+        let left = self.zeros[..after].last().map_or(0, |range| range.end.0.saturating_sub(address.0));
+        usize::try_from(left).unwrap_or(usize::MAX)
     }
 }
 
 impl Memory for Image {
     fn read_exact_at(&self, address: Address, buffer: &mut [u8]) -> Result<(), ReadError> {
-        // A read may span segments that touch.
+        // A read may span runs that touch.
         let mut done = 0;
         while done < buffer.len() {
-            let rest = self.from(address.offset(done)).unwrap_or_default();
-            if rest.is_empty() {
+            let at = address.offset(done);
+            let rest = self.from(at).unwrap_or_default();
+            let length = if rest.is_empty() { self.zeros_from(at) } else { rest.len() }.min(buffer.len() - done);
+            if length == 0 {
                 return Err(ReadError::Unreadable { address, length: buffer.len() });
             }
-            let length = rest.len().min(buffer.len() - done);
-            buffer[done..done + length].copy_from_slice(&rest[..length]);
+            match rest.get(..length) {
+                Some(bytes) => buffer[done..done + length].copy_from_slice(bytes),
+                None => buffer[done..done + length].fill(0),
+            }
             done += length;
         }
         Ok(())
@@ -86,6 +140,22 @@ impl Memory for Image {
 
     fn local(&self, address: Address, length: usize) -> Option<&[u8]> {
         self.from(address)?.get(..length)
+    }
+
+    fn resident(&self, range: Range<Address>) -> Vec<Range<Address>> {
+        let first = self.zeros.partition_point(|zeros| zeros.end <= range.start);
+        let mut found = Vec::new();
+        let mut from = range.start;
+        for zeros in self.zeros[first..].iter().take_while(|zeros| zeros.start < range.end) {
+            if zeros.start > from {
+                found.push(from..zeros.start);
+            }
+            from = from.max(zeros.end);
+        }
+        if from < range.end {
+            found.push(from..range.end);
+        }
+        found
     }
 }
 
@@ -103,5 +173,24 @@ mod tests {
         assert!(image.read_u64(Address(u64::MAX)).is_err());
         assert!(image.read_bytes(Address(0x1000), u64::MAX, 64, "test").is_err());
         assert!(image.read_c_string(Address(0x1001), 8).is_ok());
+    }
+
+    #[test]
+    fn what_holds_zeros_is_read_and_takes_nothing() {
+        let run = |start: u64, length, offset| Placed { start: Address(start), length, buffer: 0, offset };
+        let bytes = (1..=16).collect();
+        let placed = vec![run(0x2000, 8, 8), run(0x1000, 8, 0), run(0x5000, 9, 8)];
+        let zeros = vec![Address(0x1008)..Address(0x2000), Address(0x2008)..Address(0x2010)];
+        let image = Image::of_buffers(vec![bytes], placed, zeros, RegionMap::default());
+        assert_eq!(image.size_bytes(), 16);
+        assert_eq!(image.read_u64(Address(0x1004)).unwrap(), 0x0000_0000_0807_0605);
+        assert_eq!(image.read_u64(Address(0x1ffc)).unwrap(), 0x0c0b_0a09_0000_0000);
+        assert_eq!(image.read_u64(Address(0x2008)).unwrap(), 0);
+        for beyond in [0x2009, 0x5000, 0xffc] {
+            assert!(image.read_u64(Address(beyond)).is_err(), "{beyond:x}");
+        }
+        let parts = image.resident(Address(0x1000)..Address(0x2010));
+        assert_eq!(parts, [Address(0x1000)..Address(0x1008), Address(0x2000)..Address(0x2008)]);
+        assert_eq!(image.resident(Address(0x1100)..Address(0x1200)), []);
     }
 }

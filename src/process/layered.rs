@@ -39,6 +39,9 @@ impl<M: Memory + ?Sized> Memory for Layered<'_, M> {
     }
 
     fn resident(&self, range: Range<Address>) -> Vec<Range<Address>> {
-        self.below.resident(range)
+        match self.image.holds(range.start) {
+            true => self.image.resident(range),
+            false => self.below.resident(range),
+        }
     }
 }

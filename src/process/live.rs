@@ -140,6 +140,11 @@ impl Process {
         self.pid
     }
 
+    /// One of its threads that has memory: the process itself, unless its first thread has exited.
+    pub fn thread(&self) -> i32 {
+        self.thread
+    }
+
     /// How its memory is read.
     pub fn way(&self) -> Way {
         if self.mem.is_some() { Way::ProcMem } else { Way::VmReadv }
@@ -167,7 +172,11 @@ impl Process {
     /// # Errors
     /// As [`Process::open`].
     pub fn refresh(&mut self) -> io::Result<()> {
-        self.regions = regions_of(&self.maps)?;
+        let regions = regions_of(&self.maps)?;
+        if regions.iter().next().is_none() {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        self.regions = regions;
         self.pages.forget();
         Ok(())
     }
@@ -292,7 +301,20 @@ impl Memory for Process {
     }
 
     fn resident(&self, range: Range<Address>) -> Vec<Range<Address>> {
-        self.pages.resident(range)
+        let mut found: Vec<Range<Address>> = Vec::new();
+        let mut add = |run: Range<Address>| match found.last_mut() {
+            Some(last) if last.end == run.start => last.end = run.end,
+            _ => found.push(run),
+        };
+        for region in self.regions.overlapping(&range) {
+            let part = region.start.max(range.start)..region.end.min(range.end);
+            match absent(region) {
+                Absent::Zeros | Absent::Nothing => self.pages.resident(part).into_iter().for_each(&mut add),
+                // What its pages hold stands elsewhere, too.
+                Absent::InFile | Absent::AskTheKernel => add(part),
+            }
+        }
+        found
     }
 }
 

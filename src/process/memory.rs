@@ -94,8 +94,8 @@ pub trait Memory {
         None
     }
 
-    /// The parts of `range`, in order, that hold anything, as far as it is known: what was never written is all zeros
-    /// and need not be read.
+    /// The parts of `range`, in order, that hold anything, as far as it is known. What is left out of a mapping was
+    /// never written and is all zeros; what is mapped nowhere may be left out, too.
     fn resident(&self, range: Range<Address>) -> Vec<Range<Address>> {
         vec![range]
     }

@@ -28,6 +28,8 @@ pub mod smaps;
 pub mod source;
 #[expect(unsafe_code, reason = "prepares a child between fork and exec")]
 pub mod spawn;
+#[expect(unsafe_code, reason = "handles signals while the target stands still")]
+pub mod stop_signals;
 pub mod sudo;
 
 pub mod thread_stacks;

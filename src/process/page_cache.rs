@@ -5,6 +5,7 @@
 //! be forgotten.
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use rustc_hash::FxHashMap;
 
@@ -60,6 +61,10 @@ impl<M: Memory + ?Sized> Memory for Momentary<'_, M> {
 
     fn regions(&self) -> &RegionMap {
         self.inner.regions()
+    }
+
+    fn resident(&self, range: Range<Address>) -> Vec<Range<Address>> {
+        self.inner.resident(range)
     }
 
     fn forget(&self) {

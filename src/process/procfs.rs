@@ -41,7 +41,7 @@ pub struct Status {
     pub seccomp: Option<u8>,
     /// Resident memory; `None` for kernel threads and what has exited.
     pub rss_bytes: Option<u64>,
-    /// Whether it is a thread of the kernel.
+    /// Whether it is a kernel thread.
     pub is_kernel_thread: bool,
 }
 

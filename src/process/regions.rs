@@ -1,6 +1,7 @@
 //! What is mapped in the target: the lines of `/proc/PID/maps`, or the segments of a core.
 
 use std::ffi::OsStr;
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -107,6 +108,13 @@ impl RegionMap {
     pub fn find(&self, address: Address) -> Option<&Region> {
         let after = self.regions.partition_point(|region| region.start <= address);
         self.regions[..after].last().filter(|region| address < region.end)
+    }
+
+    /// The regions that overlap a range, in order of address.
+    pub fn overlapping(&self, range: &Range<Address>) -> impl Iterator<Item = &Region> {
+        let first = self.regions.partition_point(|region| region.end <= range.start);
+        let end = range.end;
+        self.regions[first..].iter().take_while(move |region| region.start < end)
     }
 
     /// Whether `length` bytes at `address` lie in one readable region.

@@ -27,6 +27,14 @@ impl Source {
         }
     }
 
+    /// Whether the program that was opened is still there; a core always is.
+    pub fn is_alive(&self) -> bool {
+        match self {
+            Source::Live(process) => process.is_alive(),
+            Source::Core(_) => true,
+        }
+    }
+
     /// The core, if it is one.
     pub fn core(&self) -> Option<&Core> {
         match self {
@@ -39,7 +47,7 @@ impl Source {
     pub fn arguments(&self) -> Vec<String> {
         match self {
             Source::Live(process) => {
-                remoteprocess::Process::new(process.pid()).and_then(|process| process.cmdline()).unwrap_or_default()
+                remoteprocess::Process::new(process.thread()).and_then(|process| process.cmdline()).unwrap_or_default()
             }
             Source::Core(core) => core.arguments(),
         }
@@ -48,7 +56,7 @@ impl Source {
     /// The file behind a mapped ELF, where it can be had and is the same one.
     pub fn elf_file<M: Memory + ?Sized>(&self, memory: &M, elf: &LoadedElf) -> Option<ElfFile> {
         match self {
-            Source::Live(process) => ElfFile::open(process.pid(), memory, elf).ok(),
+            Source::Live(process) => ElfFile::open(process.thread(), memory, elf).ok(),
             Source::Core(core) => core.elf_file(elf),
         }
     }

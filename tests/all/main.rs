@@ -18,6 +18,7 @@ mod edges;
 mod estimate;
 mod golden;
 mod graph;
+mod guest;
 mod inspect;
 mod labels;
 mod layouts;
@@ -54,6 +55,7 @@ const MODULES: &[Module] = &[
     ("estimate", estimate::cases),
     ("golden", golden::cases),
     ("graph", graph::cases),
+    ("guest", guest::cases),
     ("inspect", inspect::cases),
     ("labels", labels::cases),
     ("layouts", layouts::cases),

@@ -69,8 +69,14 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
     pub(crate) fn read_heap(&mut self, heap: &ChunkHeap) -> Result<(), ReadError> {
         let mut at = heap.range.start;
         while at.0 + glibc::HEADER <= heap.range.end.0 {
-            let length = ((heap.range.end.0 - at.0) as usize).min(WINDOW);
-            let start = at;
+            let length = (heap.range.end.0 - at.0).min(WINDOW as u64);
+            let Range { start, end } = self.resident_window(at..Address(at.0 + length));
+            let length = (end.0 - start.0) as usize;
+            if start >= end {
+                at = end;
+                continue;
+            }
+            at = start;
             self.with_bytes(start, length, |worker, window| {
                 at = worker.read_chunks(heap, window)?;
                 Ok(())
@@ -81,6 +87,25 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
             }
         }
         Ok(())
+    }
+
+    /// The first part of a window that is resident, up to a gap: a large free chunk has none of its pages but the first
+    /// and the last. Empty at the window's end where no page of it is.
+    fn resident_window(&self, window: Range<Address>) -> Range<Address> {
+        /// Gaps of less are read over: a call costs as much as the zeros.
+        const GAP: u64 = 16 << 10;
+        if self.memory.local(window.start, (window.end.0 - window.start.0) as usize).is_some() {
+            return window;
+        }
+        let mut runs = self.memory.resident(window.clone()).into_iter();
+        let Some(first) = runs.next() else { return window.end..window.end };
+        // A chunk may begin where nothing is resident only when the target has changed it under our hands; a row is
+        // looked for from the next page on.
+        let join = |joined: Range<Address>, run: Range<Address>| match run.start.0 - joined.end.0 <= GAP {
+            true => Ok(joined.start..run.end),
+            false => Err(joined),
+        };
+        runs.try_fold(first, join).unwrap_or_else(|joined| joined)
     }
 
     /// Walks the chunks of a window; returns where to go on.

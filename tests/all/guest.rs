@@ -1,0 +1,318 @@
+//! A good guest: being read changes nothing in a process and its family, stops nothing for longer than allowed, and
+//! costs what is resident, not what is mapped.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+use heapsonde::process::ReadError;
+use heapsonde::process::live::Process;
+use heapsonde::process::memory::Memory;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+use tempfile::TempDir;
+
+use crate::case::{TestCase, cases};
+use crate::common::DEADLINE;
+use crate::common::interpreters::{self, Interpreter};
+use crate::common::skipped;
+use crate::common::target::Target;
+use crate::common::tool::{self, Run};
+
+/// The tests of this file.
+pub fn cases() -> Vec<TestCase> {
+    cases![
+        a_family_is_the_same_before_and_after_every_verb,
+        a_heap_of_holes_costs_what_is_resident,
+        a_thread_that_cannot_stop_is_not_waited_for,
+        one_that_becomes_another_program_is_gone,
+        one_whose_first_thread_has_exited_is_read,
+        a_huge_mapping_costs_what_was_touched,
+    ]
+}
+
+/// A parent and three children that share its heap. Each waits for its input's end, and touches nothing meanwhile.
+const FAMILY: &str = r"
+import gc, os
+data = [{'number': i, 'text': 'x%d' % i} for i in range(40000)]
+gc.collect()
+gc.freeze()
+gc.disable()
+reader, writer = os.pipe()
+children = []
+for _ in range(3):
+    child = os.fork()
+    if child == 0:
+        os.close(writer)
+        os.read(reader, 1)
+        os._exit(0)
+    children.append(child)
+os.write(1, b'ready %d\n' % os.getpid())
+os.write(1, b'%s\n' % ' '.join(map(str, children)).encode())
+os.read(0, 1)
+";
+
+/// Memory of malloc's that was used and given back but for a little in each 64 KiB, so that the heap is large and has
+/// few pages.
+const HOLES: &str = r"
+import ctypes, os, sys
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+libc.free.argtypes = [ctypes.c_void_p]
+large = []
+for _ in range(int(sys.argv[1]) << 4):
+    large.append(libc.malloc(65000))
+    libc.malloc(24)
+for block in large:
+    libc.free(block)
+libc.malloc_trim(0)
+class Held: pass
+held = Held()
+os.write(1, b'ready %d\n' % os.getpid())
+os.read(0, 1)
+";
+
+/// A mapping of so many GiB, of which one page is touched.
+const SPARSE: &str = r"
+import ctypes, os, sys
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
+PRIVATE_ANONYMOUS_NORESERVE = 0x4022
+size = int(sys.argv[1]) << 30
+if size:
+    address = libc.mmap(None, size, 3, PRIVATE_ANONYMOUS_NORESERVE, -1, 0)
+    assert address != ctypes.c_void_p(-1).value
+    ctypes.memset(address + size // 2, 1, 4096)
+class Held: pass
+held = Held()
+os.write(1, b'ready %d\n' % os.getpid())
+os.read(0, 1)
+";
+
+/// Starts a program while its own child is not done with the preparations: the starting thread waits in the kernel, and
+/// nothing can interrupt it. Another one waits for input.
+const VFORK: &str = r"
+import os, sys, threading
+class Held: pass
+held = Held()
+threading.Thread(target=os.read, args=(0, 1), daemon=True).start()
+os.write(1, b'ready %d\n' % os.getpid())
+opens = [(os.POSIX_SPAWN_OPEN, 5, sys.argv[1], os.O_RDONLY, 0)]
+os.posix_spawn('/bin/true', ['true'], {}, file_actions=opens)
+os.read(0, 1)
+";
+
+/// Becomes another program of the same kind at each line.
+const EXEC: &str = r"
+import os, sys
+os.write(1, b'ready %d\n' % os.getpid())
+if os.read(0, 1):
+    os.execv(sys.executable, [sys.executable, '-c', sys.argv[1], sys.argv[1]])
+";
+
+/// Its first thread exits by itself, and Python runs on in another.
+const NO_LEADER: &str = r"
+import ctypes, os, threading, time
+class Held: pass
+held = [Held() for _ in range(7)]
+def work():
+    path = '/proc/%d/stat' % os.getpid()
+    while open(path).read().rsplit(')', 1)[1].split()[0] != 'Z':
+        pass
+    os.write(1, b'ready %d\n' % os.getpid())
+    os.read(0, 1)
+threading.Thread(target=work).start()
+EXIT = 60
+ctypes.CDLL(None).syscall(EXIT, 0)
+";
+
+fn run(args: &[&str]) -> Run {
+    tool::run(args).expect("the tool starts and ends").ok().expect("it succeeds")
+}
+
+/// One interpreter that is linked to glibc, and has `fork`; a visible skip where there is none.
+fn one(what: &str) -> Option<Interpreter> {
+    let is_plain = |i: &Interpreter| i.command.len() == 1 && i.kind == "default" && !i.is_musl();
+    let found = interpreters::find().interpreters.into_iter().find(is_plain);
+    if found.is_none() {
+        skipped(what, "no such interpreter here");
+    }
+    found
+}
+
+/// What the kernel counts for a process, in KiB: nothing of it may grow.
+#[derive(Clone, Debug, PartialEq)]
+struct Footprint {
+    pid: u32,
+    /// Shares of anonymous pages; pages of its own; resident pages; tables of pages.
+    figures: [(&'static str, u64); 4],
+}
+
+fn footprint(pid: u32) -> Option<Footprint> {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let field = |text: &str, name: &'static str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        Some((name, line.trim().trim_end_matches("kB").trim().parse().ok()?))
+    };
+    let figures = [
+        field(&rollup, "Pss_Anon")?,
+        field(&rollup, "Private_Dirty")?,
+        field(&rollup, "Rss")?,
+        field(&status, "VmPTE")?,
+    ];
+    Some(Footprint { pid, figures })
+}
+
+fn a_family_is_the_same_before_and_after_every_verb() {
+    let Some(interpreter) = one("a family that shares its heap") else { return };
+    let mut parent = Target::spawn(&interpreter, FAMILY, &[], &[]).expect("it starts");
+    let children: Vec<u32> =
+        parent.read_line().expect("it names its children").split(' ').map(|pid| pid.parse().expect("a PID")).collect();
+    let family: Vec<u32> = std::iter::once(parent.pid()).chain(children.iter().copied()).collect();
+    let look = || family.iter().map(|&pid| footprint(pid)).collect::<Option<Vec<Footprint>>>();
+    let folder = TempDir::new().expect("a temporary folder");
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let (root, child) = (parent.pid().to_string(), children[1].to_string());
+    let (svg, json, rates) = (file("x.svg"), file("x.ndjson"), file("y.svg"));
+    let verbs: [&[&str]; 10] = [
+        &["ps"],
+        &["doctor", &child],
+        &["histo", &child],
+        &["histo", "--pause", &child],
+        &["histo", &child, "--sample"],
+        &["histo", "-s", &root],
+        &["why", &child, "dict"],
+        &["flamegraph", "-o", &svg, &child],
+        &["dump", "-o", &json, &child],
+        &["record", "-d", "1", "-o", &rates, &child],
+    ];
+    let Some(mut before) = look() else { return skipped("the footprint of a family", "no smaps_rollup here") };
+    for verb in verbs {
+        run(verb);
+        let after = look().expect("they are all there");
+        for (before, after) in before.iter().zip(&after) {
+            let grew = before.figures.iter().zip(&after.figures).any(|((_, before), (_, after))| after > before);
+            assert!(!grew, "{verb:?}: {before:?} became {after:?}");
+        }
+        before = after;
+    }
+}
+
+/// The most memory that a run of the tool with `-v` says it had.
+fn peak_mib(run: &Run) -> f64 {
+    let said = run.stderr.split("at most ").nth(1).and_then(|rest| rest.split(" bytes of memory").next());
+    let bytes: f64 = said.and_then(|said| said.parse().ok()).expect("-v says how much memory it took");
+    bytes / f64::from(1 << 20)
+}
+
+fn a_heap_of_holes_costs_what_is_resident() {
+    let Some(interpreter) = one("a heap of holes") else { return };
+    let peaks = ["0", "2048"].map(|mib| {
+        let target = Target::spawn(&interpreter, HOLES, &[mib], &[]).expect("it starts");
+        let before = footprint(target.pid());
+        let run = run(&["-v", "why", &target.pid().to_string(), "Held"]);
+        assert!(run.text().contains("Held"), "{}", run.text());
+        assert_eq!(footprint(target.pid()), before);
+        let resident = before.map_or(0, |before| before.figures[2].1 / 1024);
+        (peak_mib(&run), resident as f64)
+    });
+    let [(plain, plain_resident), (holes, holes_resident)] = peaks;
+    // A copy of what is resident, and as much again for tables of it.
+    let allowed = plain + 2.0 * (holes_resident - plain_resident);
+    assert!(holes <= allowed, "{holes} MiB for {holes_resident} MiB; {plain} MiB for {plain_resident} MiB");
+}
+
+fn a_huge_mapping_costs_what_was_touched() {
+    let Some(interpreter) = one("a mapping of 16 TiB") else { return };
+    let mut ticks = Vec::new();
+    for gib in ["0", "16384"] {
+        let Ok(target) = Target::spawn(&interpreter, SPARSE, &[gib], &[]) else {
+            return skipped("a mapping of 16 TiB", "this machine gives no such address space");
+        };
+        // What the shell's own children took, in the kernel and in themselves: other programs of this machine do not
+        // count.
+        let mut command = Command::new("sh");
+        let script = "\"$0\" \"$@\" > /dev/null && read -r line < /proc/$$/stat && echo \"$line\"";
+        command.args(["-c", script, &tool::binary(), "histo", &target.pid().to_string()]);
+        let stat = tool::finish(command).expect("it ends").ok().expect("it succeeds").text();
+        let fields: Vec<&str> = stat.rsplit_once(')').expect("a name").1.split_whitespace().collect();
+        let tick = |index: usize| fields[index].parse::<u64>().expect("a number");
+        ticks.push(tick(13) + tick(14));
+    }
+    assert!(ticks[1] <= ticks[0] * 3, "{ticks:?} hundredths of a second");
+}
+
+fn a_thread_that_cannot_stop_is_not_waited_for() {
+    let Some(interpreter) = one("a thread that cannot stop") else { return };
+    let folder = TempDir::new().expect("a temporary folder");
+    let pipe = folder.path().join("pipe");
+    mkfifo(&pipe, Mode::S_IRUSR | Mode::S_IWUSR).expect("a temporary folder takes pipes");
+    let target = Target::spawn(&interpreter, VFORK, &[&pipe.display().to_string()], &[]).expect("it starts");
+    let states = || -> Vec<(char, i32)> {
+        let threads = fs::read_dir(format!("/proc/{}/task", target.pid())).expect("it is there").flatten();
+        let status = threads.filter_map(|thread| fs::read_to_string(thread.path().join("status")).ok());
+        let field = |status: &str, name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name).map(|rest| rest.trim().to_owned()));
+            line.unwrap_or_default()
+        };
+        status
+            .map(|status| {
+                let tracer = field(&status, "TracerPid:").parse().unwrap_or(-1);
+                (field(&status, "State:").chars().next().unwrap_or('?'), tracer)
+            })
+            .collect()
+    };
+    let end = Instant::now() + DEADLINE;
+    while !states().iter().any(|&(state, _)| state == 'D') {
+        assert!(Instant::now() < end, "it does not wait in the kernel: {:?}", states());
+        std::thread::yield_now();
+    }
+    let pid = target.pid().to_string();
+    for options in [&["why", "--max-pause", "100ms", &pid, "Held"][..], &["histo", "--pause", &pid]] {
+        let run = run(options);
+        assert!(run.stderr.contains("did not stop within"), "{}", run.stderr);
+        assert!(run.stderr.contains("it was read while it ran"), "{}", run.stderr);
+        assert!(run.text().contains("Held"), "{}", run.text());
+        let states = states();
+        assert!(states.iter().all(|&(state, tracer)| matches!(state, 'S' | 'D' | 'R') && tracer == 0), "{states:?}");
+    }
+    // The child goes on when its pipe is opened.
+    drop(fs::File::options().write(true).open(&pipe));
+}
+
+fn one_that_becomes_another_program_is_gone() {
+    let Some(interpreter) = one("a program that executes another") else { return };
+    let mut target = Target::spawn(&interpreter, EXEC, &[EXEC], &[]).expect("it starts");
+    let process = Process::open(target.pid() as i32).expect("it may be read");
+    let region = process.regions().iter().find(|region| region.writable && region.readable).expect("it has data");
+    let (start, mut word) = (region.start, [0; 8]);
+    process.read_exact_at(start, &mut word).expect("it is there");
+    assert!(process.is_alive());
+    target.write(b"x").expect("it listens");
+    assert!(target.read_line().expect("the next one is ready").starts_with("ready "));
+    assert!(!process.is_alive());
+    let absent = process.regions().iter().filter(|region| region.readable).map(|region| region.start);
+    for address in absent.chain([start]) {
+        let read = process.read_exact_at(address, &mut word);
+        assert!(matches!(read, Ok(()) | Err(ReadError::Gone)), "{address}: {read:?}");
+    }
+    assert!(matches!(process.read_exact_at(start, &mut word), Err(ReadError::Gone)));
+}
+
+fn one_whose_first_thread_has_exited_is_read() {
+    let Some(interpreter) = one("a process whose first thread has exited") else { return };
+    let target = Target::spawn(&interpreter, NO_LEADER, &[], &[]).expect("it starts");
+    let stat = fs::read_to_string(format!("/proc/{}/stat", target.pid())).expect("it is there");
+    assert!(stat.contains(") Z "), "{stat}");
+    let pid = target.pid().to_string();
+    for pause in [&[][..], &["--pause"]] {
+        let run = run(&[&["histo", &pid], pause].concat());
+        let row = run.text().lines().find(|line| line.ends_with("__main__.Held")).map(str::to_owned);
+        assert!(row.is_some_and(|row| row.split_whitespace().any(|word| word == "7")), "{}", run.text());
+    }
+    run(&["doctor", &pid]);
+    assert!(Path::new(&format!("/proc/{pid}")).exists());
+}
