@@ -134,7 +134,7 @@ fn run(args: &[&str]) -> Run {
 
 /// One interpreter that is linked to glibc, and has `fork`; a visible skip where there is none.
 fn one(what: &str) -> Option<Interpreter> {
-    let is_plain = |i: &Interpreter| i.command.len() == 1 && i.kind == "default" && !i.is_musl();
+    let is_plain = |i: &Interpreter| i.command.len() == 1 && i.kind == "default";
     let found = interpreters::find().interpreters.into_iter().find(is_plain);
     if found.is_none() {
         skipped(what, "no such interpreter here");
