@@ -10,6 +10,7 @@ use crate::inspect::{Error, Pause, Target};
 use crate::process::gates::{self, Standing};
 use crate::process::procfs::{self, Status};
 use crate::python::attach::AttachError;
+use crate::python::command_line;
 use crate::python::interpreter::Python;
 use crate::python::recognize;
 use crate::report::checkup::{CheckRow, Checkup};
@@ -23,10 +24,17 @@ use super::target;
 /// Checks each permission in turn and reports the first that is missing. Returns whether the process can be read.
 pub fn run(options: &Doctor) -> Result<bool> {
     let destination = Destination::new(&options.output, || None)?;
-    let checkup = match &options.core.core {
+    let (mut checkup, words) = match &options.core.core {
         Some(path) => examine_core(path, &options.core),
-        None => examine(options.pid.or(options.pid_option).unwrap_or(0)),
+        None => {
+            let pid = options.pid.or(options.pid_option).unwrap_or(0);
+            (examine(pid), procfs::arguments(pid))
+        }
     };
+    // Arguments hold secrets, and files are kept and sent.
+    if options.json || destination.is_kept() {
+        checkup.command = command_line::short(&words);
+    }
     destination.write(|out| match options.json {
         true => checkup.write_json(out),
         false => checkup.write_text(out),
@@ -70,7 +78,7 @@ fn examine(pid: i32) -> Checkup {
 }
 
 /// Reports what a core contains and what is missing.
-fn examine_core(path: &Path, options: &CoreFile) -> Checkup {
+fn examine_core(path: &Path, options: &CoreFile) -> (Checkup, Vec<String>) {
     let mut checkup = Checkup::new(0, String::new());
     checkup.core = Some(path.display().to_string());
     let mut say = |name, result, detail| checkup.checks.push(CheckRow { name, result, detail });
@@ -79,7 +87,7 @@ fn examine_core(path: &Path, options: &CoreFile) -> Checkup {
         Err(error) => {
             say("core file", "failed", error.to_string());
             (checkup.problem, checkup.remedy) = (Some(error.to_string()), advice::of_target(&error));
-            return checkup;
+            return (checkup, Vec::new());
         }
     };
     say("core file", "ok", core.describe());
@@ -104,7 +112,8 @@ fn examine_core(path: &Path, options: &CoreFile) -> Checkup {
     for file in &gaps.files {
         say("files", "gap", format!("{} ({})", file.path.display(), file.why));
     }
-    (checkup.pid, checkup.command) = (core.pid(), core.arguments().join(" "));
+    let words = core.arguments().to_vec();
+    (checkup.pid, checkup.command) = (core.pid(), words.join(" "));
     let opened = Target::opened_core(core, path).and_then(|mut target| prove_heap(&mut target).map(|()| target));
     match opened {
         Ok(target) => {
@@ -116,7 +125,7 @@ fn examine_core(path: &Path, options: &CoreFile) -> Checkup {
             (checkup.problem, checkup.remedy) = (Some(cause(&error)), advice::of_target(&error));
         }
     }
-    checkup
+    (checkup, words)
 }
 
 /// Takes a census and drops it: it proves the layout on all objects, as each verb that reads them does.

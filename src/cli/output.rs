@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -70,6 +71,17 @@ impl Destination {
         match self {
             Destination::File(path, _) => Some(path),
             Destination::Stdout | Destination::Special(_) => None,
+        }
+    }
+
+    /// Whether what is written is kept: in a file, or in one that standard output leads to.
+    pub fn is_kept(&self) -> bool {
+        match self {
+            Destination::Stdout => io::stdout().as_fd().try_clone_to_owned().is_ok_and(|stdout| {
+                let metadata = File::from(stdout).metadata();
+                metadata.is_ok_and(|metadata| metadata.is_file())
+            }),
+            Destination::Special(_) | Destination::File(..) => true,
         }
     }
 

@@ -12,6 +12,7 @@ use crate::inspect::recording::{self, Course, RecordOptions, Recording};
 use crate::process::signals;
 use crate::python::layout::Build;
 use crate::record::profile::{MergeBy, Profile, StackBorn};
+use crate::report::escape::printable;
 use crate::report::folded::{self, Weight};
 use crate::report::recording_json::{self, NOT_COVERED};
 use crate::report::{flamegraph, speedscope, timeline, units};
@@ -170,7 +171,7 @@ fn say(
             writeln!(
                 out,
                 "  {}: {} allocated, {} live",
-                name.label(),
+                printable(&name.label()),
                 units::count(born.objects.value.round() as u64),
                 units::count(born.alive.value.round() as u64)
             )?;

@@ -13,9 +13,9 @@ use crate::inspect::answer::{Reading, TargetSummary};
 use crate::inspect::graph::GraphSummary;
 use crate::inspect::{Heap, Target};
 use crate::process::cache::CachedMemory;
+use crate::report::escape::printable;
 use crate::report::histogram_json::SCHEMA_VERSION;
-use crate::report::histogram_table::printable;
-use crate::report::{self, summary, units};
+use crate::report::{self, json, summary, units};
 
 use super::args::Why;
 use super::output::Destination;
@@ -72,8 +72,7 @@ pub fn run(options: &Why) -> Result<()> {
         if options.json {
             let document =
                 WhyDocument { schema_version: SCHEMA_VERSION, target: &about_target, reading: &answer.reading, found };
-            serde_json::to_writer_pretty(&mut *out, &document)?;
-            return writeln!(out);
+            return json::write_pretty(out, &document);
         }
         summary::write_head(out, &about_target, &answer.reading)?;
         writeln!(

@@ -44,6 +44,7 @@ pub fn link<'a, M: Memory + Sync + ?Sized>(
     let own_references = references.over(&cached);
     let mut found = roots::find(&cached, python, types, &own_references);
     found.extend(roots::tasks(&cached, python, types, &own_references, objects));
+    found.extend(roots::greenlets(&cached, python, types, &own_references, objects));
     found.sort_by_key(|root| root.kind);
     let walk = Walk::new(memory, python, types, objects, references);
     let settle = |incoming: &[u32]| own_references.settle(&Certain { objects, types, incoming });

@@ -40,7 +40,7 @@ pub struct TargetSummary {
     pub version: String,
     /// `default`, `free-threaded` or `debug`.
     pub build: &'static str,
-    /// Its command line, joined by spaces.
+    /// Program and script of its command line, without arguments: `python3 app.py`.
     pub command: String,
     /// How many interpreters it has.
     pub interpreters: usize,

@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::analysis::histogram::{Histogram, SortKey};
 use crate::process::procfs::{self, Status};
 use crate::python::attach::AttachError;
+use crate::python::command_line;
 
 use super::answer::{AllocatorSummary, Inspected, Problems, Reading, TargetSummary};
 use super::error::Error;
@@ -35,7 +36,7 @@ pub struct FamilyMember {
 pub struct UnreadProcess {
     /// Its process id.
     pub pid: i32,
-    /// Its command line.
+    /// Program and script of its command line.
     pub command: String,
     /// Why.
     pub why: String,
@@ -99,6 +100,7 @@ impl ProcessFamily {
                 Ok(member) => family.members.push(member),
                 Err(error) => {
                     if !matches!(error.attach_error(), Some(AttachError::NotPython)) {
+                        let command = command_line::short(&procfs::arguments(pid));
                         family.unread.push(UnreadProcess { pid, command, why: error.to_string() });
                     }
                     first_error.get_or_insert(error);

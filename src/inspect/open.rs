@@ -17,6 +17,7 @@ use crate::process::source::Source;
 use crate::process::spawn::{SpawnOptions, Spawned};
 use crate::process::{ReadError, procfs};
 use crate::python::attach::{AttachError, Load};
+use crate::python::command_line;
 use crate::python::interpreter::Python;
 use crate::python::layout::{Build, Layout};
 use crate::python::proof_error::ProofError;
@@ -233,21 +234,14 @@ impl Target {
             pid: self.source.pid(),
             version: python.version.to_string(),
             build: build_name(python.build),
-            command: self.source.arguments().join(" "),
+            command: command_line::short(&self.source.arguments()),
             interpreters: python.interpreters.len(),
         }
     }
 
     /// A short name: the program's own.
     pub fn name(&self) -> String {
-        let words = self.source.arguments();
-        // `python3 -m name`, `python3 path/name.py`, or just the interpreter.
-        let word = match words.iter().position(|word| word == "-m") {
-            Some(at) => words.get(at + 1),
-            None => words.iter().skip(1).find(|word| !word.starts_with('-')).or(words.first()),
-        };
-        let stem = word.and_then(|word| Path::new(word).file_stem()).map(|stem| stem.to_string_lossy().into_owned());
-        stem.filter(|stem| !stem.is_empty()).unwrap_or_else(|| "python".to_owned())
+        command_line::name(&self.source.arguments()).unwrap_or("python").to_owned()
     }
 
     /// The program that was started for this target, if one was.

@@ -1,5 +1,6 @@
 //! The course of a recording: when the target is looked at, what is done with that, and what ends it.
 
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -135,8 +136,14 @@ pub fn record(
     each_second: &mut dyn FnMut(Duration),
 ) -> Result<Recording, Error> {
     let mut session = Session::new(options, target)?;
-    let end = session.run(stop, each_second);
+    // A mistake of ours must not cost what was recorded until then.
+    let end = caught(|| session.run(stop, each_second)).unwrap_or(End::Failed);
     Ok(session.close(end, target))
+}
+
+/// What some work comes to; `None` where it panicked, which the hook has told by then.
+fn caught<R>(work: impl FnOnce() -> R) -> Option<R> {
+    panic::catch_unwind(AssertUnwindSafe(work)).ok()
 }
 
 /// What ended a recording.
@@ -146,6 +153,8 @@ enum End {
     Asked,
     Exited,
     Replaced,
+    /// We panicked.
+    Failed,
 }
 
 /// A recording under way.
@@ -355,9 +364,15 @@ impl<'a> Session<'a> {
                 self.recorder.watcher.set_types(types);
             }
         }
-        let (survivors, standing) = self.recorder.finish(is_gone);
-        self.bury();
-        self.count_survivors(&survivors, &standing);
+        let counted = caught(|| {
+            let (survivors, standing) = self.recorder.finish(is_gone);
+            self.bury();
+            self.count_survivors(&survivors, &standing);
+        });
+        if counted.is_none() {
+            let warning = "a bug in heapsonde: what is alive at the end could not be counted";
+            self.recording.course.warnings.push(warning.to_owned());
+        }
         let mut recording = self.recording;
         recording.stacks = std::mem::take(&mut self.recorder.stacks);
         threads::pool(&mut recording.allocations, &mut recording.stacks);
@@ -376,6 +391,10 @@ impl<'a> Session<'a> {
             }
             End::Exited => "ended",
             End::Replaced => "became another program",
+            End::Failed => {
+                warnings.push(format!("a bug in heapsonde ended the recording after {after}"));
+                return recording;
+            }
         };
         warnings.push(format!("process {} {what} after {after}; this is what was seen until then", self.pid));
         recording

@@ -3,15 +3,33 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
+
 /// Bytes that can be allocated without pushing anything out: the kernel's own estimate, cut to what the control
-/// groups that we run in have left. `None` where `/proc` does not say.
+/// groups that we run in and our own limits have left. `None` where `/proc` does not say.
 pub fn available_bytes() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kibibytes: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
     let host = kibibytes.saturating_mul(1024);
     let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    Some(left_in_groups(&groups, Path::new("/sys/fs/cgroup")).map_or(host, |left| left.min(host)))
+    let limits = [left_in_groups(&groups, Path::new("/sys/fs/cgroup")), left_below_limits()];
+    Some(limits.into_iter().flatten().fold(host, u64::min))
+}
+
+/// What our own limits leave of address space and of data (`RLIMIT_AS`, `RLIMIT_DATA`, getrlimit(2)). `None` where there
+/// is no limit.
+fn left_below_limits() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let used = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        Some(line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()?.saturating_mul(1024))
+    };
+    let left = |resource: Resource, name: &str| {
+        let (limit, _) = getrlimit(resource).ok()?;
+        (limit != RLIM_INFINITY).then(|| limit.saturating_sub(used(name).unwrap_or(0)))
+    };
+    [left(Resource::RLIMIT_AS, "VmSize:"), left(Resource::RLIMIT_DATA, "VmData:")].into_iter().flatten().min()
 }
 
 /// The most memory that we have had resident, bytes. `None` where `/proc` does not say.

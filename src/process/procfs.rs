@@ -156,14 +156,19 @@ pub fn descendants(root: i32) -> Vec<i32> {
 /// The command line, words apart by spaces, its first 4 KiB; the name in brackets, as `ps` writes it, where the
 /// process has none.
 pub fn command(pid: i32) -> String {
+    arguments(pid).join(" ")
+}
+
+/// The words of the command line, of its first 4 KiB; the name in brackets, as `ps` writes it, where the process has none.
+pub fn arguments(pid: i32) -> Vec<String> {
     use std::io::Read;
     let mut bytes = Vec::new();
     let read = fs::File::open(format!("/proc/{pid}/cmdline"))
         .and_then(|file| file.take(COMMAND_MAX as u64).read_to_end(&mut bytes));
     let words = words_of_command(&bytes);
     match Status::of(pid) {
-        Some(status) if read.is_err() || words.is_empty() => format!("[{}]", status.name),
-        _ => words.join(" "),
+        Some(status) if read.is_err() || words.is_empty() => vec![format!("[{}]", status.name)],
+        _ => words,
     }
 }
 

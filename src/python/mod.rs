@@ -3,6 +3,7 @@
 pub mod address_table;
 pub mod attach;
 pub mod code;
+pub mod command_line;
 pub mod deferred;
 pub mod gc_links;
 pub mod heap_types;

@@ -419,11 +419,12 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
     /// was last looked at counts. With what stands in the lists of each lane since the first of these was born, where that is known.
     pub fn finish(&mut self, is_gone: bool) -> (Vec<Watched>, Vec<Option<Standing>>) {
         let objects = self.watcher.take_all(is_gone);
-        let mut standing = vec![None; self.glancers.len()];
         if is_gone {
-            return (objects, standing);
+            return (objects, Vec::new());
         }
         self.refresh();
+        // After the refresh: it adds the lanes of interpreters that have begun meanwhile.
+        let mut standing = vec![None; self.glancers.len()];
         let mut alive = self.look_closely(objects);
         let reader = Reader { memory: self.memory, layout: self.layout };
         let mut survivors = Vec::new();
@@ -447,7 +448,9 @@ impl<'a, M: Memory + ?Sized> Recorder<'a, M> {
             let before = survivors.len();
             self.watcher.judge(own, &order, &mut survivors);
             let own = survivors.get_mut(before..).unwrap_or_default();
-            standing[lane] = standing::count(&reader, &order, own);
+            if let Some(standing) = standing.get_mut(lane) {
+                *standing = standing::count(&reader, &order, own);
+            }
         }
         (survivors, standing)
     }

@@ -4,8 +4,9 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
+use super::escape::printable;
 use super::histogram_json::SCHEMA_VERSION;
-use super::histogram_table::printable;
+use super::json;
 
 /// The result of `doctor`.
 #[derive(Clone, Debug, Serialize)]
@@ -81,7 +82,6 @@ impl Checkup {
     /// # Errors
     /// Errors of the writer.
     pub fn write_json(&self, out: &mut dyn Write) -> io::Result<()> {
-        serde_json::to_writer_pretty(&mut *out, self)?;
-        writeln!(out)
+        json::write_pretty(out, self)
     }
 }

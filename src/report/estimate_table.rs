@@ -6,7 +6,8 @@ use crate::analysis::histogram::{Amount, Histogram, Interval};
 use crate::inspect::sample::SampleSummary;
 use crate::python::sizes::Basis;
 
-use super::histogram_table::{printable, write_lower_bounds};
+use super::escape::printable;
+use super::histogram_table::write_lower_bounds;
 use super::summary;
 use super::units;
 

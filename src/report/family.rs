@@ -5,7 +5,8 @@ use std::io::{self, Write};
 use crate::analysis::histogram::Histogram;
 use crate::inspect::family::ProcessFamily;
 
-use super::histogram_table::{self, printable};
+use super::escape::printable;
+use super::histogram_table;
 use super::summary;
 
 /// Rows of each process's own table, by default.

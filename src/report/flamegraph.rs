@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use inferno::flamegraph::color::{BasicPalette, Palette};
 use inferno::flamegraph::{self, Options};
 
+use super::escape::printable;
 use super::folded::Weight;
 
 /// Frames narrower than this percentage of the width are not drawn, so that a browser opens the graph quickly.
@@ -16,8 +17,8 @@ const MIN_WIDTH: f64 = 0.05;
 /// Errors of the writer, and of inferno if there is no stack to draw.
 pub fn write(out: &mut dyn Write, lines: &[String], title: &str, subtitle: &str, weight: Weight) -> io::Result<()> {
     let mut options = Options::default();
-    options.title = title.to_owned();
-    options.subtitle = Some(subtitle.to_owned());
+    options.title = printable(title);
+    options.subtitle = Some(printable(subtitle));
     options.count_name = weight.unit().to_owned();
     options.colors = Palette::Basic(BasicPalette::Mem);
     options.deterministic = true;

@@ -9,6 +9,7 @@ use crate::inspect::answer::{Problems, TargetSummary};
 use crate::inspect::graph::GraphSummary;
 
 use super::histogram_json::SCHEMA_VERSION;
+use super::json;
 
 /// What a document states besides its frames.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -65,6 +66,5 @@ impl<'a> From<&'a Node> for FrameEntry<'a> {
 /// # Errors
 /// Errors of the writer.
 pub fn write(out: &mut dyn Write, root: &Node, about: &About<'_>) -> io::Result<()> {
-    serde_json::to_writer_pretty(&mut *out, &Document { schema_version: SCHEMA_VERSION, about, root: root.into() })?;
-    writeln!(out)
+    json::write_pretty(out, &Document { schema_version: SCHEMA_VERSION, about, root: root.into() })
 }

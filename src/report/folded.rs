@@ -6,6 +6,8 @@ use crate::analysis::histogram::{Amount, Histogram};
 use crate::analysis::owners::Node;
 use crate::record::profile::{Profile, StackBorn};
 
+use super::escape::is_unsafe;
+
 /// What the width of a frame measures.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Weight {
@@ -76,7 +78,7 @@ pub fn escape(name: &str) -> String {
         match char {
             ';' => escaped.push_str("\\x3b"),
             '\\' => escaped.push_str("\\\\"),
-            char if char.is_control() => escaped.extend(char.escape_default()),
+            char if is_unsafe(char) => escaped.extend(char.escape_default()),
             char => escaped.push(char),
         }
     }

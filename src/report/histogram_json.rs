@@ -11,6 +11,8 @@ use crate::inspect::graph::GraphSummary;
 use crate::inspect::sample::{Accuracy, SampleSummary};
 use crate::python::sizes::Basis;
 
+use super::json;
+
 /// The version of every JSON document that heapsonde writes.
 pub const SCHEMA_VERSION: u32 = 1;
 
@@ -129,8 +131,7 @@ pub fn write(out: &mut dyn Write, histogram: &Histogram, top: Option<usize>, abo
         processes: None,
         unread: None,
     };
-    serde_json::to_writer_pretty(&mut *out, &document)?;
-    writeln!(out)
+    json::write_pretty(out, &document)
 }
 
 /// Writes the document of a family: `merged` and the sums at the top level as for one process, with `target` the first
@@ -159,8 +160,7 @@ pub fn write_family(
         processes: Some(family.members.iter().map(|member| process(member, top)).collect()),
         unread: Some(&family.unread),
     };
-    serde_json::to_writer_pretty(&mut *out, &document)?;
-    writeln!(out)
+    json::write_pretty(out, &document)
 }
 
 fn process(member: &FamilyMember, top: Option<usize>) -> ProcessEntry<'_> {

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use crate::analysis::histogram::{Amount, Histogram};
 use crate::python::sizes::Basis;
 
+use super::escape::printable;
 use super::units;
 
 /// Types with a lower bound that are named under the table, at most.
@@ -84,11 +85,4 @@ pub(super) fn write_lower_bounds(out: &mut dyn Write, histogram: &Histogram) -> 
         out,
         "\nBytes marked + are a lower bound: the type computes its size in code that was not followed ({names}{more})"
     )
-}
-
-/// A name with its control characters escaped: names come from the target.
-pub fn printable(name: &str) -> String {
-    name.chars()
-        .flat_map(|char| if char.is_control() { char.escape_default().collect::<Vec<_>>() } else { vec![char] })
-        .collect()
 }

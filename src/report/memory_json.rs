@@ -181,8 +181,7 @@ pub fn write(out: &mut dyn Write, account: &Account, verdicts: &[Verdict], about
         verdicts: verdicts.collect(),
         problems: about.problems,
     };
-    serde_json::to_writer_pretty(&mut *out, &document)?;
-    writeln!(out)
+    super::json::write_pretty(out, &document)
 }
 
 /// A row's name for programs. It stays as it is.

@@ -6,7 +6,7 @@ use crate::analysis::memory_account::{Account, Group, PoolFills, RowKind};
 use crate::analysis::memory_verdicts::{self, Verdict};
 use crate::analysis::native_memory::NativeMemory;
 
-use super::histogram_table::printable;
+use super::escape::printable;
 use super::units;
 
 /// Owners of native memory shown, and groups of blocks without one.

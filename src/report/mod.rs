@@ -1,6 +1,7 @@
 //! Output, one file per format. Everything here writes to a `Write` and knows no terminal.
 
 pub mod checkup;
+pub mod escape;
 pub mod estimate_table;
 pub mod family;
 pub mod flamegraph;
@@ -9,6 +10,7 @@ pub mod folded;
 pub mod graph;
 pub mod histogram_json;
 pub mod histogram_table;
+pub mod json;
 pub mod memory_json;
 pub mod memory_table;
 pub mod ndjson;

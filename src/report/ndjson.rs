@@ -11,6 +11,8 @@ use crate::python::object_header::Refcount;
 use crate::python::sizes::Basis;
 use crate::python::types::{TypeInfo, TypeTable};
 
+use super::json;
+
 #[derive(Serialize)]
 struct Line<'a, 'b> {
     address: Hex,
@@ -99,7 +101,7 @@ impl Writer {
             size_basis: (words.basis == Basis::LowerBound).then_some("lower-bound"),
             references,
         };
-        serde_json::to_writer(&mut *out, &line)?;
+        json::write(out, &line)?;
         out.write_all(b"\n")
     }
 }

@@ -4,8 +4,9 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
+use super::escape::printable;
 use super::histogram_json::SCHEMA_VERSION;
-use super::histogram_table::printable;
+use super::json;
 use super::units;
 
 /// One process.
@@ -138,8 +139,7 @@ pub fn write_table(out: &mut dyn Write, rows: &[ProcessRow]) -> io::Result<()> {
 /// # Errors
 /// Errors of the writer.
 pub fn write_json(out: &mut dyn Write, rows: &[ProcessRow]) -> io::Result<()> {
-    serde_json::to_writer_pretty(&mut *out, rows)?;
-    writeln!(out)
+    json::write_pretty(out, rows)
 }
 
 #[cfg(test)]

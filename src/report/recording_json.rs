@@ -69,8 +69,7 @@ pub fn write(
         "not_covered": NOT_COVERED,
         "warnings": course.warnings,
     });
-    serde_json::to_writer_pretty(&mut *out, &document)?;
-    writeln!(out)
+    super::json::write_pretty(out, &document)
 }
 
 fn named(name: &FrameName) -> Value {

@@ -62,6 +62,6 @@ pub fn write(
         "shared": {"frames": frames},
         "profiles": profiles,
     });
-    serde_json::to_writer(&mut *out, &document)?;
+    super::json::write(out, &document)?;
     writeln!(out)
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::escape;
+
 /// Bytes in binary units with three digits: `1.23 GiB`, `12.3 MiB`, `512 B`.
 pub fn bytes(bytes: u64) -> String {
     let mut value = bytes as f64;
@@ -61,7 +63,7 @@ pub fn command(command: &str) -> String {
                 short.push('…');
                 break;
             }
-            char if char.is_control() => short.extend(char.escape_default()),
+            char if escape::is_unsafe(char) => short.extend(char.escape_default()),
             char => short.push(char),
         }
     }

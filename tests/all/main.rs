@@ -18,6 +18,7 @@ mod edges;
 mod estimate;
 mod golden;
 mod graph;
+mod greenlets;
 mod guest;
 mod inspect;
 mod labels;
@@ -34,6 +35,7 @@ mod pools;
 mod programs;
 mod record;
 mod references;
+mod safety;
 mod stacks;
 mod tidy;
 mod why;
@@ -56,6 +58,7 @@ const MODULES: &[Module] = &[
     ("golden", golden::cases),
     ("graph", graph::cases),
     ("guest", guest::cases),
+    ("greenlets", greenlets::cases),
     ("inspect", inspect::cases),
     ("labels", labels::cases),
     ("layouts", layouts::cases),
@@ -71,6 +74,7 @@ const MODULES: &[Module] = &[
     ("programs", programs::cases),
     ("record", record::cases),
     ("references", references::cases),
+    ("safety", safety::cases),
     ("stacks", stacks::cases),
     ("tidy", tidy::cases),
     ("why", why::cases),

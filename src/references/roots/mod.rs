@@ -18,9 +18,11 @@ use crate::python::types::TypeTable;
 use super::{Reads, References};
 
 mod exit;
+mod greenlets;
 mod tasks;
 mod threads;
 
+pub use greenlets::greenlets;
 pub use tasks::tasks;
 
 /// What kind of thing holds a root.

@@ -96,7 +96,7 @@ impl<M: Memory + ?Sized> Finder<'_, M> {
         }
     }
 
-    fn interpreter_frame(&mut self, frame: StackFrame, function: &str) {
+    pub(super) fn interpreter_frame(&mut self, frame: StackFrame, function: &str) {
         let layout = self.reader.layout;
         let (Some(iframe), Some(owners)) = (&layout.iframe, &layout.constants.frame_owner) else { return };
         let owner = self.reader.memory.read_u8(frame.address.offset(iframe.owner)).ok().map(i64::from);

@@ -1,0 +1,48 @@
+//! Escapes what a name must not do to a terminal, a line or a document.
+//!
+//! Names come from the target and may be any text. Control characters drive terminals, bidirectional controls and line
+//! separators reorder or split what is shown (Unicode UAX #9, *Trojan Source*), and noncharacters are not allowed in XML.
+
+/// Whether a character is shown by its number instead.
+pub fn is_unsafe(char: char) -> bool {
+    char.is_control()
+        // Marks, embeddings, overrides and isolates of the bidirectional algorithm.
+        || matches!(char, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        // Separators of lines and paragraphs.
+        || matches!(char, '\u{2028}' | '\u{2029}')
+        || is_noncharacter(char)
+}
+
+/// Whether Unicode says that a code point will never be a character: the last two of each plane, and 32 more.
+fn is_noncharacter(char: char) -> bool {
+    u32::from(char) & 0xfffe == 0xfffe || matches!(char, '\u{fdd0}'..='\u{fdef}')
+}
+
+/// A name that is safe on a terminal, in a line and in XML (once its marks are escaped).
+pub fn printable(name: &str) -> String {
+    let mut printable = String::with_capacity(name.len());
+    for char in name.chars() {
+        match is_unsafe(char) {
+            true => printable.extend(char.escape_default()),
+            false => printable.push(char),
+        }
+    }
+    printable
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_unsafe_is_shown_by_its_number() {
+        assert_eq!(printable("a\x1b[31m\n"), "a\\u{1b}[31m\\n");
+        assert_eq!(printable("\u{202e}RLO\u{2066}\u{200f}\u{61c}"), "\\u{202e}RLO\\u{2066}\\u{200f}\\u{61c}");
+        assert_eq!(printable("\u{2028}\u{2029}"), "\\u{2028}\\u{2029}");
+        assert_eq!(printable("\u{fffe}\u{ffff}\u{1fffe}\u{fdd0}"), "\\u{fffe}\\u{ffff}\\u{1fffe}\\u{fdd0}");
+        assert_eq!(printable("\u{9b}31m\u{7f}"), "\\u{9b}31m\\u{7f}");
+        for name in ["Generic[int, str]", "名前", "e\u{301}", "\u{200d}", "…"] {
+            assert_eq!(printable(name), name);
+        }
+    }
+}
