@@ -121,7 +121,7 @@ fn stand(interpreter: &Interpreter, scale: &str) -> Result<(tempfile::TempDir, T
     let mut target = Target::start(command)?;
     let line = target.read_line()?;
     match line.starts_with("ready ") {
-        true => Ok((folder, target)),
+        true => target.wait_until_blocked().map(|()| (folder, target)),
         false => Err(line),
     }
 }

@@ -87,7 +87,7 @@ struct Answers {
 
 impl Stand {
     fn new(interpreter: &Interpreter) -> Result<Stand, String> {
-        let target = Target::spawn(interpreter, PROGRAM, &[], &[])?;
+        let target = Target::spawn_blocked(interpreter, PROGRAM, &[], &[])?;
         let mut opened = inspect::Target::process(target.pid() as i32).map_err(|error| error.to_string())?;
         let (layout, right) = (opened.python().layout.clone(), answers(&mut opened));
         // mimalloc's pages are always read whole.

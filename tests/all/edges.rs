@@ -40,7 +40,7 @@ pub fn cases() -> Vec<TestCase> {
 type Differences = BTreeMap<(String, String), (u64, Vec<String>)>;
 
 fn references_are_the_collectors(interpreter: &Interpreter) -> Result<(), String> {
-    let mut target = Target::spawn(interpreter, &zoo(), &[], &[])?;
+    let mut target = Target::spawn_blocked(interpreter, &zoo(), &[], &[])?;
     let dumped = tool::dump_references(target.pid())?;
     let told = target.edges()?;
     let found: HashMap<u64, &Dumped> = dumped.iter().map(|object| (object.address, object)).collect();
@@ -98,7 +98,7 @@ fn references_are_the_collectors(interpreter: &Interpreter) -> Result<(), String
 fn old_addresses_hold_nothing(interpreter: &Interpreter) -> Result<(), String> {
     /// One in sixteen of those that the program makes is kept.
     const ANCHORS_MIN: usize = 2000;
-    let target = Target::spawn(interpreter, &(common::program("stale.py") + &zoo()), &[], &[])?;
+    let target = Target::spawn_blocked(interpreter, &(common::program("stale.py") + &zoo()), &[], &[])?;
     let dumped = tool::dump_references(target.pid())?;
     let is_anchor = |object: &&Dumped| object.type_name == "__main__.Anchor";
     let anchors: HashSet<u64> = dumped.iter().filter(is_anchor).map(|anchor| anchor.address).collect();

@@ -79,7 +79,7 @@ type Names = HashMap<u64, (String, HashMap<u64, Vec<String>>)>;
 
 fn labels_are_names(interpreter: &Interpreter) -> Result<(), String> {
     let program = include_str!("../../fixtures/programs/labels.py");
-    let mut target = Target::spawn(interpreter, program, &[], &[])?;
+    let mut target = Target::spawn_blocked(interpreter, program, &[], &[])?;
     let run = tool::run(&["dump", "--pause", "--references", "--labels", &target.pid().to_string()])?.ok()?;
     let names = told(&mut target)?;
     let (mut right, mut nameless) = (0u64, BTreeMap::<String, u64>::new());

@@ -82,7 +82,7 @@ fn the_tool_sees_what_the_target_knows(interpreter: &Interpreter, case: &Case) -
         skipped(&format!("{}/{name}", interpreter.name), &why);
         return Ok(());
     }
-    let mut target = Target::spawn(interpreter, &zoo(), args, env)?;
+    let mut target = Target::spawn_blocked(interpreter, &zoo(), args, env)?;
     let dumped = tool::dump(target.pid())?;
     let histogram = tool::run(&["histo", "--json", "--pause", &target.pid().to_string()])?.ok()?.json()?;
     let behind = tool::dump(target.pid())?;

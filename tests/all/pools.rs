@@ -34,7 +34,7 @@ fn pools_that_no_array_leads_to_hold_the_same_objects() {
 
 /// Reads a target both ways; how many objects there are.
 fn compared(interpreter: &Interpreter) -> Result<usize, String> {
-    let target = Target::spawn(interpreter, &common::zoo(), &["--scale", "0.3"], &[])?;
+    let target = Target::spawn_blocked(interpreter, &common::zoo(), &["--scale", "0.3"], &[])?;
     let _still = Freeze::new(target.pid() as i32).map_err(|error| error.to_string())?;
     let mut opened = inspect::Target::process(target.pid() as i32).map_err(|error| error.to_string())?;
     let (by_array, expected) = objects(&mut opened)?;

@@ -30,8 +30,6 @@ const VERSIONS: [u8; 4] = [9, 12, 13, 14];
 /// What does not hold yet: program, minor versions, reason.
 /// These run only with `--ignored`.
 const OPEN: &[(&str, std::ops::RangeInclusive<u8>, &str)] = &[
-    ("lxml_strings", 12..=14, "static subclasses of str are refused as strings of a wrong layout"),
-    ("numpy_scalars", 12..=14, "static subclasses of str are refused as strings of a wrong layout"),
     ("protobuf_messages", 9..=14, "the metaclass of messages is given 16 bytes too many"),
     ("protobuf_dynamic", 9..=14, "the metaclass of messages is given 16 bytes too many"),
     ("gevent_greenlets", 9..=9, "greenlets whose type says that they are no collector's objects get 16 bytes too many"),
@@ -74,7 +72,7 @@ fn every_object_is_found(interpreter: &Interpreter, name: &str) -> Result<(), St
         return Ok(());
     };
     let text = [program("oracle.py"), program("packages.py")].join("\n");
-    let mut target = Target::spawn(interpreter, &text, &[name], &[("PYTHONPATH", &packages)])?;
+    let mut target = Target::spawn_blocked(interpreter, &text, &[name], &[("PYTHONPATH", &packages)])?;
     let dumped = tool::dump(target.pid())?;
     let image = Image::capture(target.pid())?;
     let truth = target.truth()?;

@@ -45,6 +45,34 @@ impl Target {
         }
     }
 
+    /// The same, and waits until the program blocks in a read of its stdin. Between `ready` and that call it still makes
+    /// a few objects, so on a busy machine a first look could find others than a second.
+    pub fn spawn_blocked(
+        interpreter: &Interpreter,
+        program: &str,
+        args: &[&str],
+        env: &[(&str, &str)],
+    ) -> Result<Target, String> {
+        let target = Target::spawn(interpreter, program, args, env)?;
+        target.wait_until_blocked()?;
+        Ok(target)
+    }
+
+    /// Waits until the program blocks in a read of its stdin.
+    pub fn wait_until_blocked(&self) -> Result<(), String> {
+        let path = format!("/proc/{}/syscall", self.pid());
+        let end = Instant::now() + DEADLINE;
+        while Instant::now() < end {
+            // The call's number and its arguments (proc(5)): read is 0 on x86-64, and so is stdin.
+            let call = std::fs::read_to_string(&path).map_err(|e| format!("{path}: {e}; {}", self.last_words()))?;
+            if call.starts_with("0 0x0 ") {
+                return Ok(());
+            }
+            thread::yield_now();
+        }
+        Err(format!("it does not block in a read of stdin; {}", self.last_words()))
+    }
+
     /// Starts any command, with its pipes drained, and waits for nothing.
     #[expect(unsafe_code, reason = "what runs between fork and exec")]
     pub fn start(mut command: Command) -> Result<Target, String> {
