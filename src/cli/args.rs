@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::analysis::histogram::SortKey;
 use crate::estimate::estimator;
 use crate::inspect::{CopyOptions, Pause};
 use crate::report::folded::Weight;
+
+use super::values::{budget, duration, error, max_read, rate, recording, size};
 
 /// Reads the heap of a running CPython process from outside: no code runs in the process and nothing is written to it.
 /// A census does not pause it; following references pauses it while its memory is copied, for 500 ms at most.
@@ -155,7 +156,8 @@ pub struct TargetArguments {
 #[command(next_help_heading = "References")]
 pub struct Following {
     /// Pause the process while it is copied, if that takes no longer than this; otherwise copy it while it runs
-    #[arg(long, value_name = "TIME", default_value = MAX_PAUSE, value_parser = duration, conflicts_with_all = ["pause", "nonblocking"])]
+    #[arg(long, value_name = "TIME", default_value = MAX_PAUSE, value_parser = duration)]
+    #[arg(conflicts_with_all = ["pause", "nonblocking"])]
     pub max_pause: Duration,
 
     /// Use at most this much memory (such as 2GiB) [default: three quarters of what is available]
@@ -189,7 +191,8 @@ pub struct Sampling {
     pub sample: bool,
 
     /// Read for about this long [default: 50ms]
-    #[arg(long, value_name = "TIME", requires = "sample", value_parser = budget, conflicts_with_all = ["max_read", "error"])]
+    #[arg(long, value_name = "TIME", requires = "sample", value_parser = budget)]
+    #[arg(conflicts_with_all = ["max_read", "error"])]
     pub budget: Option<Duration>,
 
     /// Read about this much (such as 64MiB); with --seed, the same pools each time
@@ -280,7 +283,8 @@ pub struct Ps {
 #[derive(Debug, Args)]
 pub struct Doctor {
     /// The process to examine
-    #[arg(value_name = "PID", required_unless_present_any = ["pid_option", "core"], conflicts_with_all = ["pid_option", "core"])]
+    #[arg(value_name = "PID", required_unless_present_any = ["pid_option", "core"])]
+    #[arg(conflicts_with_all = ["pid_option", "core"])]
     pub pid: Option<i32>,
 
     /// The process to examine
@@ -533,79 +537,18 @@ pub struct Dump {
 /// [`CopyOptions::MAX_PAUSE`], as it is typed.
 const MAX_PAUSE: &str = "500ms";
 
-/// A time as humantime reads it (`500ms`, `2s`, `1m 30s`); a bare number is seconds.
-fn duration(text: &str) -> Result<Duration, String> {
-    if let Ok(seconds) = text.parse::<f64>() {
-        return Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string());
-    }
-    humantime::parse_duration(text).map_err(|error| format!("{error}; a time looks like 500ms, 2s or 1m"))
-}
-
-/// The longest recording.
-const RECORDING_MAX: Duration = Duration::from_secs(24 * 3600);
-/// The shortest recording: a few samples.
-const RECORDING_MIN: Duration = Duration::from_millis(100);
-/// The most samples per second: each may take a twentieth of its share of the second.
-const RATE_MAX: u32 = 1000;
-
-fn recording(text: &str) -> Result<Duration, String> {
-    let recording = duration(text)?;
-    if (RECORDING_MIN..=RECORDING_MAX).contains(&recording) {
-        Ok(recording)
-    } else {
-        Err("a recording takes between 100ms and 24h".to_owned())
-    }
-}
-
-fn rate(text: &str) -> Result<u32, String> {
-    match text.parse() {
-        Ok(rate @ 1..=RATE_MAX) => Ok(rate),
-        _ => Err(format!("a rate is between 1 and {RATE_MAX} samples per second")),
-    }
-}
-
-/// The longest time budget. A census takes seconds.
-const BUDGET_MAX: Duration = Duration::from_secs(600);
-/// The shortest time budget: less than attaching takes.
-const BUDGET_MIN: Duration = Duration::from_millis(5);
-/// The least that can be read: static data and a few hundred pools.
-const READ_MIN: u64 = 4 << 20;
-
-fn budget(text: &str) -> Result<Duration, String> {
-    let budget = duration(text)?;
-    if (BUDGET_MIN..=BUDGET_MAX).contains(&budget) {
-        Ok(budget)
-    } else {
-        Err("a time budget is between 5ms and 10m".to_owned())
-    }
-}
-
-fn max_read(text: &str) -> Result<u64, String> {
-    match size(text) {
-        Ok(bytes) if bytes < READ_MIN => Err("a sample reads at least 4MiB".to_owned()),
-        result => result,
-    }
-}
-
-/// An amount of memory as bytesize reads it (`64MiB`, `1.5 GiB`, `500MB`); a bare number is bytes.
-fn size(text: &str) -> Result<u64, String> {
-    /// More than any machine has.
-    const MAX: u64 = 1 << 50;
-    let bytes = text.parse::<ByteSize>().map_err(|_| format!("{text:?} is not a size such as 64MiB"))?.as_u64();
-    if (1..=MAX).contains(&bytes) { Ok(bytes) } else { Err(format!("{text:?} is not between 1 B and 1 PiB")) }
-}
-
-/// A relative error: `2%`, or a bare number of percent. Returns a fraction.
-fn error(text: &str) -> Result<f64, String> {
-    let number = text.strip_suffix('%').unwrap_or(text).trim_end();
-    let percent: f64 = number.parse().map_err(|_| format!("{text:?} is not a percentage such as 2%"))?;
-    if (0.1..=50.0).contains(&percent) {
-        Ok(percent / 100.0)
-    } else {
-        Err("an error is between 0.1% and 50%; for exact figures leave out --sample".to_owned())
-    }
-}
-
 #[cfg(test)]
-#[path = "args_tests.rs"]
-mod tests;
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_default_pause_is_the_librarys() {
+        assert_eq!(duration(MAX_PAUSE), Ok(CopyOptions::MAX_PAUSE));
+    }
+}

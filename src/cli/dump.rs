@@ -25,9 +25,9 @@ const RUN: usize = 1 << 17;
 /// Objects in order of address, and their writer.
 type Run = (Arc<Writer>, Vec<Object>);
 
-/// Takes a census and writes every object while it goes on: a target of any size is dumped in the same memory. One of
-/// less than 2^17 objects is written in order of address, a larger one in runs of which each is in order. What stands
-/// still is copied anyway; it is written in order as a whole, so that the same moment gives the same bytes.
+/// Takes a census and writes objects while it runs, so memory use does not depend on the size of the target. Fewer than
+/// 2^17 objects are written in order of address, more of them in sorted runs. A core or a paused process is written in
+/// order of address as a whole, so the same state gives the same bytes.
 pub fn run(options: &Dump) -> Result<()> {
     let destination = Destination::new(&options.output, || None)?;
     let mut target = target::open(&options.target)?;
@@ -41,22 +41,22 @@ pub fn run(options: &Dump) -> Result<()> {
     let written = destination.write(|out| {
         std::thread::scope(|scope| {
             let (sender, receiver) = sync_channel::<Run>(1);
-            // Who stops a process must be the one who lets it run again: all of the census is the other thread's.
+            // A process must be resumed by the thread that stopped it, so one thread takes the whole census.
             let census = scope
                 .spawn(move || target.census(pause, |types| Runs::new(types, length, sender.clone()), Runs::finish));
             let result = receiver.iter().try_for_each(|(writer, objects)| {
                 objects.iter().try_for_each(|object| writer.write(out, object, None))
             });
-            // Where nothing can be written any more, the census ends without anybody who listens.
+            // If writing failed, nobody receives the rest of the census.
             drop(receiver);
             let census = census.join().map_err(|_| io::Error::other("the reading thread failed"))?;
-            // A file that holds only what was read until then must not come to be.
+            // If reading failed, no incomplete file may appear.
             let is_whole = if census.is_ok() { Ok(()) } else { Err(io::Error::other("reading failed")) };
             answer = Some(census);
             result.and(is_whole)
         })
     });
-    // What went wrong with the reading comes first: there may be nothing to write because of it.
+    // An error of reading comes first: it may be why nothing was written.
     let answer = match (answer, written) {
         (Some(Err(error)), _) => return Err(error.into()),
         (_, Err(error)) => return Err(error),
@@ -66,7 +66,7 @@ pub fn run(options: &Dump) -> Result<()> {
     Ok(summary::write_problems(&mut std::io::stderr().lock(), &answer.problems)?)
 }
 
-/// Gathers one worker's objects in runs.
+/// Collects the objects of one worker in runs.
 struct Runs {
     objects: Vec<Object>,
     length: usize,
@@ -79,7 +79,7 @@ impl Runs {
         Runs { objects: Vec::new(), length, writer: Arc::new(Writer::new(types)), sender }
     }
 
-    /// Writes what the workers still have, as one run.
+    /// Sends what the workers still hold, as one run.
     fn finish(_: &TypeTable, workers: Vec<Runs>) {
         let mut workers = workers.into_iter();
         let Some(mut first) = workers.next() else { return };
@@ -90,7 +90,7 @@ impl Runs {
     fn send(&mut self) {
         let mut objects = std::mem::take(&mut self.objects);
         objects.sort_unstable_by_key(|object| object.address);
-        // Nobody listens any more once writing has failed.
+        // The receiver is gone if writing has failed.
         let _ = self.sender.send((Arc::clone(&self.writer), objects));
     }
 }
@@ -104,7 +104,7 @@ impl Sink for Runs {
     }
 }
 
-/// The same with what each object refers to. One and the same object next to itself is written once.
+/// The same with references. A reference that repeats the one before it is written once.
 fn with_references(target: &mut Target, options: &Dump, destination: &Destination) -> Result<()> {
     let copy_options = options.target.stopping.for_references(&options.following);
     let answer = target.heap(&copy_options, |heap| {
@@ -132,7 +132,7 @@ fn with_references(target: &mut Target, options: &Dump, destination: &Destinatio
     })?;
     let answer = target::said(answer);
     if answer.result > 0 {
-        log::warn!("the references of {} objects could not be followed to their end", answer.result);
+        log::warn!("the references of {} objects could not all be read", answer.result);
     }
     Ok(summary::write_problems(&mut std::io::stderr().lock(), &answer.problems)?)
 }

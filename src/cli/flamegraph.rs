@@ -42,7 +42,7 @@ pub fn run(options: &Flamegraph) -> Result<()> {
         }
         (View::Types, false) => of_census(&mut target, options)?,
         (view, _) => match with_references(&mut target, options, view) {
-            // Who did not ask for it by name gets what fits.
+            // The default view falls back to one that fits into memory.
             Err(error) if options.view.is_none() && matches!(error.downcast_ref(), Some(Error::NoRoom(_))) => {
                 log::warn!("{error}; drawn by type instead");
                 of_census(&mut target, options)?
@@ -93,7 +93,7 @@ pub fn run(options: &Flamegraph) -> Result<()> {
     Ok(summary::write_problems(&mut err, &answer.problems)?)
 }
 
-/// What is to be drawn, and all that is told beside it.
+/// What is drawn, and the figures that go with it.
 struct Drawn {
     view: View,
     answer: Inspected<Histogram>,
@@ -109,7 +109,7 @@ impl Drawn {
     }
 }
 
-/// The view that was asked for, or the best that there is.
+/// The view that was asked for, or the default.
 fn view(options: &Flamegraph) -> View {
     match options.view {
         Some(view) => view,
@@ -142,7 +142,7 @@ fn with_references(target: &mut Target, options: &Flamegraph, view: View) -> Res
     Ok(Drawn { view, answer, accuracy: Accuracy::Exact, root, graph: Some(graph) })
 }
 
-/// A tree of objects as frames, and the histogram that their total equals.
+/// The heap as a tree of frames, and the histogram with the same total.
 fn of_graph(heap: &Heap<'_>, options: &Flamegraph, view: View) -> (Histogram, Node, GraphSummary) {
     let mut tally = Tally::new(heap.types.len());
     heap.objects.iter().for_each(|object| tally.object(&object));
@@ -151,7 +151,7 @@ fn of_graph(heap: &Heap<'_>, options: &Flamegraph, view: View) -> (Histogram, No
     let owners = owners(heap, &graph, view);
     let weight = options.weight.into();
     let root = owners.tree(|amount| folded::amount_of(amount, weight));
-    assert_eq!(root.total, histogram.total, "the frames hold all that the histogram counts");
+    assert_eq!(root.total, histogram.total, "frames and histogram have the same total");
     (histogram, root, summary)
 }
 
@@ -174,13 +174,13 @@ pub fn owners(heap: &Heap<'_>, graph: &crate::graph::objects::ObjectGraph<'_>, v
     Owners::new(graph, frames)
 }
 
-/// The same by type of a process and its descendants: a root frame for each.
+/// The same for a process and its descendants, by type: a root frame for each process.
 fn run_family(options: &Flamegraph) -> Result<()> {
-    // A file that is not to be overwritten is refused before anything is read; its name may not be known yet.
+    // Checked before anything is read. The default name is not known yet.
     Destination::new(&options.output, || None)?;
     let family = target::read_family(&options.target, SortKey::Bytes)?;
     let merged = family.merged(SortKey::Bytes);
-    let Some(first) = family.members.first() else { bail!("no Python runs there") };
+    let Some(first) = family.members.first() else { bail!("no Python process was read") };
     let (name, pid) = (first.name.as_str(), first.target.pid);
     let destination = destination(options, name, pid)?;
     let members = family.members.iter().map(|member| {

@@ -15,6 +15,7 @@ mod progress;
 mod ps;
 mod record;
 mod target;
+mod values;
 mod why;
 
 use std::backtrace::{Backtrace, BacktraceStatus};

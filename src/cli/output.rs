@@ -35,7 +35,7 @@ pub enum Existing {
 
 impl Destination {
     /// The destination named by `output`, or `default`: a path, or `None` for standard output. Checked before the
-    /// target is read: the path must not exist (not even as a link) without `--force`, and its directory must be
+    /// target is read: without `--force` the path must not exist (not even as a link), and its directory must be
     /// writable.
     pub fn new(output: &args::Output, default: impl FnOnce() -> Option<PathBuf>) -> Result<Destination> {
         let path = match &output.output {

@@ -1,4 +1,4 @@
-//! A progress bar for what takes longer than a second, on a terminal only.
+//! Progress bars on terminals, for what takes longer than a second.
 
 use std::io::IsTerminal;
 use std::sync::atomic::Ordering;
@@ -11,18 +11,18 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use crate::heap::census::Progress;
 use crate::inspect::open::Observer;
 
-/// How long nothing is shown.
+/// How long to wait before a bar appears.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How often the bar moves.
 const STEP: Duration = Duration::from_millis(100);
 
-/// A bar of bytes that have been read.
+/// A bar of bytes read.
 #[derive(Default)]
 pub struct Bar {
     running: Mutex<Option<Running>>,
 }
 
-/// The thread that draws a bar until the channel ends.
+/// The thread that draws a bar until its channel closes.
 struct Running {
     done: mpsc::Sender<()>,
     thread: JoinHandle<()>,
@@ -43,7 +43,7 @@ impl Observer for Bar {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(Running { done, thread }) = running {
             drop(done);
-            // A bar that failed has nothing to take away.
+            // If the thread panicked, there is no bar to clear.
             let _ = thread.join();
         }
     }
@@ -63,11 +63,11 @@ fn draw(progress: &Progress, total_bytes: u64, is_done: &mpsc::Receiver<()>) {
     bar.finish_and_clear();
 }
 
-/// A bar of seconds, on a terminal only.
+/// A bar of seconds.
 pub struct Seconds(Option<ProgressBar>);
 
 impl Seconds {
-    /// Shows how long it will take.
+    /// Shows a bar if standard error is a terminal.
     pub fn start(total: Duration) -> Seconds {
         if !std::io::stderr().is_terminal() {
             return Seconds(None);
@@ -79,14 +79,14 @@ impl Seconds {
         Seconds(Some(bar))
     }
 
-    /// Moves it.
+    /// Moves the bar.
     pub fn set(&self, elapsed: Duration) {
         if let Some(bar) = &self.0 {
             bar.set_position(elapsed.as_secs());
         }
     }
 
-    /// Takes it away.
+    /// Removes the bar.
     pub fn finish(&self) {
         if let Some(bar) = &self.0 {
             bar.finish_and_clear();

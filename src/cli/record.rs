@@ -1,4 +1,4 @@
-//! `record`: who allocates, and what of it stays.
+//! `record`: which Python stacks allocate, and how much of it survives.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use super::target;
 
 /// Records and writes.
 pub fn run(options: &Record) -> Result<()> {
-    // Refused before anything is started; the default name is not known yet.
+    // Checked before anything is started. The default name is not known yet.
     Destination::new(&options.output, || None)?;
     let csv = options
         .csv
@@ -34,13 +34,13 @@ pub fn run(options: &Record) -> Result<()> {
     let csv = csv.transpose()?;
     let stop = Arc::new(AtomicBool::new(false));
     signals::ask_first(Arc::clone(&stop));
-    // What a program does first is of interest, too.
+    // What a program does first is of interest, so a started one is recorded from its beginning.
     let opened = target::open_process(&options.process, options.process.after.or(Some(Duration::ZERO)))?;
     let target = opened.summary();
     if matches!(opened.python().build, Build::FreeThreaded | Build::DebugFreeThreaded) {
         bail!(
-            "process {} runs a free-threaded Python {}, which keeps no list of objects in order of birth: who allocates \
-             cannot be seen from outside; histo and flamegraph say what is alive",
+            "process {} runs a free-threaded Python {}, which keeps no list of objects in order of creation, so \
+             allocations cannot be observed from outside; histo and flamegraph show what is alive",
             target.pid,
             target.version,
         );

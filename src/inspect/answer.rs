@@ -1,4 +1,4 @@
-//! What every answer says beside its figures: of which process, how it was read, and what could not be read.
+//! What comes with every answer: which process it is about, how it was read, and what could not be read.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::heap::survey::Outcome;
 
 use super::warning::Warning;
 
-/// An answer, and how it was got.
+/// An answer, and how it was obtained.
 #[derive(Debug)]
 pub struct Inspected<T> {
     /// The answer.
@@ -24,7 +24,7 @@ pub struct Inspected<T> {
 }
 
 impl<T> Inspected<T> {
-    /// The same with another result.
+    /// The same with another answer.
     pub fn map<U>(self, map: impl FnOnce(T) -> U) -> Inspected<U> {
         let Inspected { result, reading, problems, allocator, warnings } = self;
         Inspected { result: map(result), reading, problems, allocator, warnings }

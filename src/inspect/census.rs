@@ -27,13 +27,13 @@ impl Target {
     /// Counts objects and bytes per type, exactly.
     ///
     /// # Errors
-    /// Where the target cannot be read or stopped, and where what was found contradicts the layout.
+    /// If the target cannot be read or stopped, or if what was found contradicts the layout.
     pub fn histogram(&mut self, pause: Pause, sort: SortKey) -> Result<Inspected<Histogram>, Error> {
         self.census(pause, |types| Tally::new(types.len()), |types, tallies| Histogram::new(types, &tallies, sort))
     }
 
-    /// Hands every live object to sinks, one for each worker thread, and these to `collect`. A small target, and one
-    /// that stands still, is copied first.
+    /// Passes every live object to sinks, one per worker thread, and the sinks to `collect`. A target that is small or
+    /// does not run is copied first.
     ///
     /// # Errors
     /// As [`Target::histogram`].
@@ -114,7 +114,7 @@ fn ranges_of(survey: &Survey) -> Vec<Range<Address>> {
     survey.plan.parts.iter().flat_map(Part::ranges).collect()
 }
 
-/// Whether a copy of so many bytes leaves the host half of what it has.
+/// Whether a copy of this size leaves half of the available memory free.
 fn fits(bytes: u64) -> bool {
     host::available_bytes().is_none_or(|available| bytes < available / 2)
 }

@@ -1,10 +1,9 @@
-//! Reads every object of a target so that references can be followed: how long may the target stand still for that, and
-//! how much memory may it take?
+//! Copies a target and finds every object in it, so that references can be followed, within limits on pause and memory.
 //!
-//! References need the whole heap at one moment. So by default the process is stopped while its bytes are copied, but
-//! never for longer than a limit: how long a copy takes is known from its size and a trial before anything is
-//! stopped, and a copy that takes longer all the same goes on while the process runs. Where a copy does not fit into
-//! memory, objects and references are read in two passes over the process itself.
+//! References need the state of the whole heap at one instant. So by default the process is stopped while its memory is
+//! copied, but never for longer than a limit. How long a copy takes is predicted from its size and a measured rate
+//! before the process is stopped; if it takes longer all the same, the process runs again while the copy is completed.
+//! If a copy does not fit into memory, objects and references are read in two passes over the process itself.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -39,14 +38,14 @@ pub struct CopyOptions {
     pub pause: Pause,
     /// The most memory to use; `None`: three quarters of what the host and its control group have left.
     pub max_memory: Option<u64>,
-    /// Whether roots may have names that are data.
+    /// Whether names of roots that come from data are shown.
     pub show_values: bool,
     /// Whether the kernel is asked for the memory of the process as well, at the same moment.
     pub with_footprint: bool,
 }
 
 impl CopyOptions {
-    /// The longest pause, where nothing else is asked for.
+    /// The longest pause by default.
     pub const MAX_PAUSE: Duration = Duration::from_millis(500);
 }
 
@@ -86,14 +85,14 @@ pub struct Heap<'a> {
 pub struct ReadMode {
     /// Whether it was copied first.
     pub is_copied: bool,
-    /// Whether it stood still all the time.
+    /// Whether it was stopped all the time.
     pub is_consistent: bool,
-    /// For how long it stood still because of us, as far as that is over.
+    /// How long we stopped it, if that is over.
     pub paused: Option<Duration>,
 }
 
 impl<'a> Heap<'a> {
-    /// Settles which words of opaque structs are references, for those who read references without a graph.
+    /// Settles which words of opaque structs are references. Needed only to read references without a graph.
     pub fn settle(&self) {
         settle(self.memory, self.python, self.types, self.objects, self.references);
     }
@@ -105,7 +104,7 @@ impl<'a> Heap<'a> {
     }
 }
 
-/// A copy, and whether it shows one moment.
+/// A copy, and whether it shows the heap at one instant.
 struct Snapshot {
     survey: Survey,
     copy: Copy,
@@ -157,7 +156,7 @@ impl Target {
                 &mut work,
             ) {
                 Ok(answer) => return Ok(answer.map(|answer| Inspected { warnings, ..answer })),
-                // The objects may have more references than a part of them let expect.
+                // There may be more references than the sample predicted.
                 Err(Error::NoRoom(NoRoom { fits_without_copy: true, .. })) => {}
                 Err(error) => return Err(error),
             }
@@ -178,8 +177,8 @@ impl Target {
         }))
     }
 
-    /// Copies the target, at one moment if it may stand still for so long. `ranges` is what would be copied now, and
-    /// took `survey_time` to find.
+    /// Copies the target, at one instant if it may be stopped for long enough. `ranges` is what would be copied now;
+    /// finding it took `survey_time`.
     fn copy_at_once(
         &mut self,
         options: &CopyOptions,
@@ -228,7 +227,7 @@ impl Target {
         Ok(Snapshot { survey, copy, total, read_mode, footprint })
     }
 
-    /// Finds the objects, in the copy or in the process itself, and has the work done. The outer error is ours.
+    /// Finds the objects, in the copy or in the process itself, and does the work. The outer error is ours.
     #[expect(clippy::too_many_arguments, reason = "the one place where all that was decided meets")]
     fn follow<R, E>(
         &self,

@@ -163,7 +163,7 @@ impl Error {
     ByteSize(*.graph_bytes),
     .with_copy_bytes.map_or(String::new(), |bytes| format!(" ({} with a copy)", ByteSize(bytes))),
     ByteSize(*.limit_bytes),
-    if *.is_users_limit { "is the limit" } else { "(three quarters of what the host and its control group have left) may be used" },
+    if *.is_users_limit { "is the limit" } else { "may be used, three quarters of what is available here" },
 )]
 pub struct NoRoom {
     /// Objects.

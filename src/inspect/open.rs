@@ -45,44 +45,44 @@ pub struct Target {
     pub source: Source,
     /// The Python in it.
     pub attached: Attached,
-    /// What the user should know since it was opened.
+    /// Warnings from opening it.
     pub warnings: Vec<Warning>,
     observer: Option<Arc<dyn Observer>>,
-    /// Ended when this is dropped, unless it is to be kept.
+    /// Killed when this is dropped, unless it is to be kept.
     started: Option<Spawned>,
     /// Whether the layouts are our own, so that the Python may be looked for again.
     has_own_layouts: bool,
 }
 
-/// Whether a live process may be stopped while it is read. A core never runs.
+/// Whether a live process may be stopped while it is read. A core does not run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Pause {
-    /// It runs on.
+    /// It is not stopped.
     #[default]
     Never,
-    /// It is stopped while it is copied, if that takes no longer than this. A census is not worth it and treats this as
-    /// [`Pause::Never`].
+    /// It is stopped while it is copied, if that takes no longer than this. A census does not need it and treats this
+    /// as [`Pause::Never`].
     AtMost(Duration),
-    /// It is stopped until it has been read, however long that takes.
+    /// It is stopped until it has been copied or read, however long that takes.
     Always,
 }
 
-/// A program to start and to read.
+/// A program to start and read.
 #[derive(Clone, Debug, Default)]
 pub struct Program {
     /// The program and its arguments.
     pub command: Vec<String>,
     /// Who it runs as, and whether it lives on when the [`Target`] is dropped.
     pub options: SpawnOptions,
-    /// How long after its Python is up it is read; `None`: when it has been quiet for a moment.
+    /// How long after its Python is up it is read; `None`: once it is idle.
     pub after: Option<Duration>,
 }
 
-/// Is told of long reads, to show how far they have come.
+/// Receives the progress of long reads.
 pub trait Observer: Send + Sync {
-    /// A read of about so many bytes begins; `progress` counts those that are done.
+    /// A read of about `total_bytes` begins; `progress` counts what has been read.
     fn begin(&self, progress: &Arc<Progress>, total_bytes: u64);
-    /// It is over.
+    /// The read has ended.
     fn end(&self);
 }
 
@@ -99,7 +99,7 @@ pub(crate) struct Read<'a> {
 }
 
 impl Target {
-    /// Opens a process: finds the Python in it and proves its layout. Takes milliseconds, and stops nothing.
+    /// Opens a process: finds the Python in it and proves its layout. Takes milliseconds and does not stop the process.
     ///
     /// # Errors
     /// [`Error::Refused`], [`Error::ThirtyTwoBit`], [`Error::NotAttached`].
@@ -141,7 +141,7 @@ impl Target {
         Err(gone(pid))
     }
 
-    /// Opens a core file. What it lacks is in [`Target::warnings`].
+    /// Opens a core file. What is missing from it is in [`Target::warnings`].
     ///
     /// # Errors
     /// [`Error::NotADirectory`], [`Error::Core`], [`Error::CoreNotAttached`].
@@ -174,11 +174,11 @@ impl Target {
         }
     }
 
-    /// Starts a program and opens it once there is something to read. Where a shell or a launcher stands before it, the
-    /// first of its descendants that is a Python is opened.
+    /// Starts a program and opens its Python once that is up. If the program is a shell or a launcher, the first of its
+    /// descendants that is a Python is opened.
     ///
     /// # Errors
-    /// Where it cannot be started, ends too early or runs no Python, and as [`Target::process`].
+    /// If it cannot be started, ends too early or runs no Python; and as [`Target::process`].
     pub fn start(program: &Program) -> Result<Target, Error> {
         let name = || program.command.first().cloned().unwrap_or_default();
         let mut spawned = Spawned::start(&program.command, program.options)
@@ -227,7 +227,7 @@ impl Target {
         &self.attached.python
     }
 
-    /// Which target a report is about.
+    /// What a report says about the target.
     pub fn summary(&self) -> TargetSummary {
         let python = self.python();
         TargetSummary {
@@ -239,7 +239,7 @@ impl Target {
         }
     }
 
-    /// A short name: the program's own.
+    /// A short name for the target: that of its program.
     pub fn name(&self) -> String {
         command_line::name(&self.source.arguments()).unwrap_or("python").to_owned()
     }
@@ -249,12 +249,12 @@ impl Target {
         self.started
     }
 
-    /// Tells `observer` of long reads from now on.
+    /// Reports the progress of long reads to `observer` from now on.
     pub fn observe(&mut self, observer: Arc<dyn Observer>) {
         self.observer = Some(observer);
     }
 
-    /// Runs a read that `observer` is told of.
+    /// Runs a read and reports its progress.
     pub(crate) fn observed<R>(&self, total_bytes: u64, work: impl FnOnce(&Progress) -> R) -> R {
         let progress = Arc::new(Progress::default());
         let Some(observer) = &self.observer else { return work(&progress) };
@@ -264,11 +264,11 @@ impl Target {
         result
     }
 
-    /// Finds out where objects may be now: a live process maps more as it runs. What contradicts the layout is believed
-    /// only when it does so again: the process may have changed meanwhile.
+    /// Finds the memory that may hold objects now; a live process maps more as it runs. What contradicts the layout is
+    /// believed only when it does so again, because the process may have changed meanwhile.
     ///
     /// # Errors
-    /// Where the process is gone, and where what is found contradicts the layout.
+    /// If the process is gone, or if what is found contradicts the layout.
     pub fn survey(&mut self) -> Result<Survey, Error> {
         let mut attempt = 1;
         loop {
@@ -357,7 +357,7 @@ impl Target {
         }
     }
 
-    /// The answer with what is known of how it was got. Everything has been read when this is called.
+    /// Adds to an answer how it was obtained. Everything has been read when this is called.
     pub(crate) fn inspected<R>(&self, read: Read<'_>, result: impl FnOnce() -> R) -> Inspected<R> {
         let Read { survey, types, outcome, bytes, start, paused, warnings } = read;
         let is_core = self.source.core().is_some();

@@ -41,8 +41,8 @@ const REFRESH: Duration = Duration::from_millis(100);
 const MISSED_MAX: u64 = 20;
 /// The part of a stratum that a probe may take.
 const PROBE_SHARE: f64 = 0.5;
-/// How long after a probe the next one begins at the soonest: what a probe found, which it takes its time to read, must
-/// not decide when that is. No more than this part of a stratum.
+/// How long after a probe the next one begins at the soonest: what a probe found, which it takes its time to read,
+/// must not decide when that is. No more than this part of a stratum.
 const APART: Duration = Duration::from_micros(500);
 const APART_SHARE: f64 = 0.2;
 /// Births that a train is to find: enough to tell stacks apart, and few enough to be read at once.

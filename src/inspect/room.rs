@@ -1,4 +1,4 @@
-//! How much memory following references takes, and how much of it may be used. This is known before it starts.
+//! How much memory following references takes, and how much may be used. Both are known before it starts.
 
 use crate::analysis::histogram::SortKey;
 use crate::estimate::design::{Effort, SamplingFrame};
@@ -50,7 +50,7 @@ impl Room {
     /// # Errors
     /// Where not even the graph fits.
     pub(crate) fn fits_a_copy(&self, target: &Target, survey: &Survey, copy: u64) -> Result<bool, Error> {
-        // Whatever is not an object's own is a word of a container.
+        // An upper bound: every word is a reference.
         let most = graph_bytes(copy / OBJECT_MIN, copy / WORD);
         if copy.saturating_add(most) <= self.limit {
             return Ok(true);
@@ -123,7 +123,7 @@ fn estimate_objects(target: &Target, survey: &Survey) -> Result<(u64, u64), Erro
     let (memory, python) = (&target.source, target.python());
     let types = target.attached.types(memory, survey)?;
     let classifier = Classifier::new(&python.layout, python.version, &types, survey.debug_hooks);
-    // The same draw each time: a limit that was told is the same when it is kept to.
+    // A fixed seed: the limit named in an error works when it is used.
     let mut rng = fastrand::Rng::with_seed(1);
     let first = FirstHeaders::read(memory, &python.layout, &survey.plan, HEADERS_MAX, &mut rng)?;
     let frame = SamplingFrame::new(memory, &classifier, &survey.plan, first, HeaderLimit::default(), &mut rng)?;

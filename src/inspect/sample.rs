@@ -66,25 +66,25 @@ pub struct SampleSummary {
 /// How much of a heap is read for an estimate.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Budget {
-    /// What takes some 50 ms on an idle machine.
+    /// About 50 ms on an idle machine.
     #[default]
     Usual,
     /// What can be read in this time.
     Time(Duration),
-    /// So many bytes. With a seed, the same pools each time.
+    /// This many bytes. With a seed, the same pools each time.
     Bytes(u64),
-    /// As much as it takes until all types that hold over 1 % are known with this relative error.
+    /// As much as is needed for this relative error in every type with over 1 % of the heap.
     Error(f64),
 }
 
-/// What an estimate is of.
+/// What is estimated, and how.
 #[derive(Clone, Copy, Debug)]
 pub struct SampleOptions {
     /// How much is read.
     pub budget: Budget,
-    /// The number that the sample is drawn with; `None`: a random one.
+    /// Seed of the random sample; `None`: a random seed.
     pub seed: Option<u64>,
-    /// What a row is.
+    /// What objects are grouped by.
     pub by: GroupBy,
     /// What rows are sorted by.
     pub sort: SortKey,
@@ -124,7 +124,7 @@ impl Target {
         let (headers_min, bytes_min) = if options.budget == Budget::Usual { (HEADERS_MIN, BYTES_MIN) } else { (0, 0) };
         let left = end.saturating_duration_since(Instant::now()).max(first.pools_take(bytes_min * SCATTERED));
         if is_timed && first.census_takes(&survey.plan) <= left {
-            // There is no need to guess.
+            // An exact answer takes no longer.
             let tally = || Tally::new(types.len());
             let (tallies, outcome) = survey.census(memory, python, &types, &Progress::default(), tally)?;
             let histogram = Histogram::new(&types, &tallies, sort);

@@ -67,8 +67,8 @@ impl fmt::Display for Warning {
             Warning::CannotStop { why } => write!(f, "{why}; it was read while it ran"),
             Warning::NotStopped { expected, max_pause } => write!(
                 f,
-                "copying would have stopped the process for about {}, longer than the maximum pause of {}: it was copied \
-                 while it ran",
+                "copying would have stopped the process for about {}, longer than the maximum pause of {}: \
+                 it was copied while it ran",
                 in_ms(*expected),
                 in_ms(*max_pause)
             ),

@@ -1,0 +1,115 @@
+//! Parses the values of options: times, sizes, percentages, and their limits.
+
+use std::time::Duration;
+
+use bytesize::ByteSize;
+
+/// A time as humantime reads it (`500ms`, `2s`, `1m 30s`); a bare number is seconds.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    if let Ok(seconds) = text.parse::<f64>() {
+        return Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string());
+    }
+    humantime::parse_duration(text).map_err(|error| format!("{error}; a time looks like 500ms, 2s or 1m"))
+}
+
+/// The longest recording.
+const RECORDING_MAX: Duration = Duration::from_secs(24 * 3600);
+/// The shortest recording: a few samples.
+const RECORDING_MIN: Duration = Duration::from_millis(100);
+/// The most samples per second: each may take a twentieth of its share of the second.
+const RATE_MAX: u32 = 1000;
+
+/// How long a recording takes.
+pub fn recording(text: &str) -> Result<Duration, String> {
+    let recording = duration(text)?;
+    if (RECORDING_MIN..=RECORDING_MAX).contains(&recording) {
+        Ok(recording)
+    } else {
+        Err("a recording takes between 100ms and 24h".to_owned())
+    }
+}
+
+/// Samples per second of a recording.
+pub fn rate(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(rate @ 1..=RATE_MAX) => Ok(rate),
+        _ => Err(format!("a rate is between 1 and {RATE_MAX} samples per second")),
+    }
+}
+
+/// The longest time budget. A census takes seconds.
+const BUDGET_MAX: Duration = Duration::from_secs(600);
+/// The shortest time budget: less than attaching takes.
+const BUDGET_MIN: Duration = Duration::from_millis(5);
+/// The least that can be read: static data and a few hundred pools.
+const READ_MIN: u64 = 4 << 20;
+
+/// How long a sample reads.
+pub fn budget(text: &str) -> Result<Duration, String> {
+    let budget = duration(text)?;
+    if (BUDGET_MIN..=BUDGET_MAX).contains(&budget) {
+        Ok(budget)
+    } else {
+        Err("a time budget is between 5ms and 10m".to_owned())
+    }
+}
+
+/// How much a sample reads.
+pub fn max_read(text: &str) -> Result<u64, String> {
+    match size(text) {
+        Ok(bytes) if bytes < READ_MIN => Err("a sample reads at least 4MiB".to_owned()),
+        result => result,
+    }
+}
+
+/// An amount of memory as bytesize reads it (`64MiB`, `1.5 GiB`, `500MB`); a bare number is bytes.
+pub fn size(text: &str) -> Result<u64, String> {
+    /// More than any machine has.
+    const MAX: u64 = 1 << 50;
+    let bytes = text.parse::<ByteSize>().map_err(|_| format!("{text:?} is not a size such as 64MiB"))?.as_u64();
+    if (1..=MAX).contains(&bytes) { Ok(bytes) } else { Err(format!("{text:?} is not between 1 B and 1 PiB")) }
+}
+
+/// A relative error: `2%`, or a bare number of percent. Returns a fraction.
+pub fn error(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).trim_end();
+    let percent: f64 = number.parse().map_err(|_| format!("{text:?} is not a percentage such as 2%"))?;
+    if (0.1..=50.0).contains(&percent) {
+        Ok(percent / 100.0)
+    } else {
+        Err("an error is between 0.1% and 50%; for exact figures leave out --sample".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn budgets_of_nothing_and_absurd_ones_are_refused() {
+        assert_eq!(budget("50ms"), Ok(Duration::from_millis(50)));
+        assert_eq!(max_read("64MiB"), Ok(64 << 20));
+        assert_eq!(max_read("1.5 GiB"), Ok(3 << 29));
+        assert_eq!(error("2%"), Ok(0.02));
+        for nonsense in ["0", "0ms", "1ms", "99h", "9e99s", "1000m", "-1s", "", "x", "NaN", "inf"] {
+            assert!(budget(nonsense).is_err(), "{nonsense}");
+        }
+        for nonsense in ["0", "1KiB", "-1", "64XiB", "", "MiB", "9999999999GiB", "1..2MiB", "NaN"] {
+            assert!(max_read(nonsense).is_err(), "{nonsense}");
+        }
+        for nonsense in ["0", "0%", "-1%", "100%", "1e9", "NaN", "inf", "", "%"] {
+            assert!(error(nonsense).is_err(), "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn times_have_units() {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("2"), Ok(Duration::from_secs(2)));
+        assert_eq!(duration("0.5"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("1m 30s"), Ok(Duration::from_secs(90)));
+        for nonsense in ["", "x", "1 parsec", "1..2s", "-1s", "-1", "9e99", "NaN", "99999999999999999999s"] {
+            assert!(duration(nonsense).is_err(), "{nonsense}");
+        }
+    }
+}
