@@ -1,4 +1,4 @@
-//! Edges in rows: `targets[offsets[i]..offsets[i + 1]]` are the targets of node i.
+//! Stores edges in compressed rows: `targets[offsets[i]..offsets[i + 1]]` are the targets of node i.
 //!
 //! Built as Go's heap dump reader builds its reverse edges (golang/debug, `gocore/reverse.go`): count, sum up, fill.
 

@@ -1,9 +1,9 @@
-//! Who alone holds an object? Its immediate dominator: the last node that every path from the roots goes through.
+//! Computes immediate dominators: for each object, the last node that every path from the roots to it goes through.
 //!
 //! Semi-NCA: L. Georgiadis, "Linear-Time Algorithms for Dominators and Related Problems" (Princeton, TR-737-05, 2005),
 //! section 2.2.3, which takes the semidominators of T. Lengauer and R. E. Tarjan, "A Fast Algorithm for Finding
 //! Dominators in a Flowgraph" (TOPLAS 1979), with simple path compression. Steps are labelled as there. Everything is
-//! iterative: heaps hold lists that are millions of links deep. The roots hang on a pseudo-root, which is not a node.
+//! iterative: heaps hold lists that are millions of links deep. The roots are children of a pseudo-root, not a node.
 
 use crate::process::pages;
 
@@ -116,7 +116,7 @@ impl Dominators {
         Dominators { parents, left }
     }
 
-    /// What dominates an object immediately.
+    /// The immediate dominator of an object.
     pub fn of(&self, object: ObjectId) -> Dominator {
         match self.parents.get(object.index()) {
             None | Some(&NONE) => Dominator::Unreachable,

@@ -1,4 +1,4 @@
-//! What would be freed if all objects of a set went away? What the roots reach, less what they reach without the set.
+//! Computes what would be freed with all objects of a set: what the roots reach, less what they reach without the set.
 //!
 //! That is more than the sum of what each object retains: what two objects of a set share is retained by neither of
 //! them, and freed with both.

@@ -31,9 +31,9 @@ pub(crate) const OBJECTS_AT_ONCE: usize = 1 << 14;
 pub struct ObjectGraph<'a> {
     /// The objects, by id.
     pub objects: &'a Objects,
-    /// Who each refers to.
+    /// References from each object.
     pub forward: Csr,
-    /// Who refers to each.
+    /// References to each object.
     pub reverse: Csr,
     /// What holds the heap from outside, by kind; an object may be there more than once.
     pub roots: Vec<GraphRoot>,

@@ -1,4 +1,4 @@
-//! Which references own? Roots have ranks, and what a better rank reaches no worse one owns.
+//! Decides which references own. Roots have ranks, and no rank owns what a better one reaches.
 //!
 //! Rank by rank, everything is marked that the roots of the rank reach and no better rank did. A reference owns only
 //! between objects of one rank: a local variable or an iterator that a running frame holds for a moment takes nothing

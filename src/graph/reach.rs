@@ -1,4 +1,4 @@
-//! What can be reached from the roots, and by which shortest way?
+//! Finds what the roots reach, and shortest paths to it.
 
 use super::ObjectId;
 use super::csr::Csr;

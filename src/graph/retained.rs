@@ -1,4 +1,4 @@
-//! What would be freed if an object went away? Itself and all that it dominates: its retained size.
+//! Computes retained sizes: an object's is what would be freed with it, itself and all that it dominates.
 
 use crate::process::pages;
 
