@@ -517,7 +517,7 @@ is_build() { # GROUP: made from source
 
 download_groups() { # GROUP...: those that are not built
     local group
-    trap '[[ -z $running ]] || kill "$running" 2>/dev/null' EXIT
+    trap 'kill $running 2>/dev/null || :' EXIT
     trap 'exit 130' INT TERM
     for group in "$@"; do
         is_build "$group" || fetch_group "$group"
@@ -587,7 +587,8 @@ main() {
     exec 9>"$dir/.lock"
     flock 9
     running=
-    trap '[[ -z $running ]] || kill "$running" 2>/dev/null' EXIT
+    downloader=
+    trap 'kill $running $downloader 2>/dev/null || :' EXIT
     trap 'exit 130' INT TERM
     : >"$dir/SKIPPED.new"
     : >"$dir/TIMES.new"
@@ -595,14 +596,14 @@ main() {
     mkdir "$dir/try"
 
     # Downloads wait for the mirror and builds for the processor: both at once. They share no folder.
-    local downloader start
+    local start
     download_groups "${groups[@]}" &
     downloader=$!
-    trap '[[ -z $running ]] || kill "$running" 2>/dev/null; kill "$downloader" 2>/dev/null' EXIT
     for group in "${groups[@]}"; do
         if is_build "$group"; then fetch_group "$group"; fi
     done
     wait "$downloader" || :
+    downloader=
     start=$SECONDS
     for group in "${groups[@]}"; do list_group "$group"; done
     wait
