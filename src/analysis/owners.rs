@@ -7,8 +7,9 @@ use rustc_hash::FxHashMap;
 
 use crate::graph::ObjectId;
 use crate::graph::objects::ObjectGraph;
+use crate::graph::ownership::Rank;
 
-use super::frames::{Frame, Frames};
+use super::frames::{Frame, FrameKind, Frames};
 use super::histogram::{Amount, Histogram, Row, SortKey};
 use crate::python::sizes::Basis;
 
@@ -28,6 +29,17 @@ pub struct Owners {
     garbage: Amount,
 }
 
+/// Who holds a part of the heap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// By name.
+    pub holder: String,
+    /// Objects and bytes.
+    pub amount: Amount,
+    /// From the holder on to where most of it is, and the type there.
+    pub chain: String,
+}
+
 /// A frame with all that is above it, for programs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
@@ -39,6 +51,8 @@ pub struct Node {
     pub own: Amount,
     /// The frames above it, largest first; thin ones are summed in one at the end.
     pub children: Vec<Node>,
+    /// The rank of the roots that own what is in it, where that is known.
+    pub rank: Option<Rank>,
 }
 
 impl Node {
@@ -49,6 +63,7 @@ impl Node {
             total: Amount::default(),
             own: Amount::default(),
             children: Vec::new(),
+            rank: None,
         };
         let mut root = node(name);
         for row in &histogram.rows {
@@ -107,14 +122,21 @@ impl Owners {
         let beyond = weights.get(FRAMES_MAX).map_or(0, |&weight| weight + 1);
         let least = beyond.max(weight(whole) / THIN);
         let is_thin = |amount: Amount| weight(amount) < least;
-        let mut root = Node { name: "heap".to_owned(), total: whole, own: Amount::default(), children: Vec::new() };
+        let (name, own, rank) = ("heap".to_owned(), Amount::default(), None);
+        let mut root = Node { name, total: whole, own, children: Vec::new(), rank };
         let mut children: Vec<Vec<Node>> = vec![Vec::new(); totals.len()];
-        let mut thin = vec![Amount::default(); totals.len()];
-        let mut thin_roots = Amount::default();
-        let finish = |mut nodes: Vec<Node>, thin: Amount| {
+        // Thin frames are summed, and counted.
+        let mut thin = vec![(Amount::default(), 0u64); totals.len()];
+        let mut thin_roots = (Amount::default(), 0u64);
+        let add = |sum: &mut (Amount, u64), amount: Amount| {
+            sum.0.add(amount);
+            sum.1 += 1;
+        };
+        let finish = |mut nodes: Vec<Node>, (thin, count): (Amount, u64)| {
             nodes.sort_by(|a, b| weight(b.total).cmp(&weight(a.total)).then_with(|| a.name.cmp(&b.name)));
             if thin.objects > 0 {
-                nodes.push(Node { name: "(thin frames)".to_owned(), total: thin, own: thin, children: Vec::new() });
+                let name = format!("({} more)", grouped(count));
+                nodes.push(Node { name, total: thin, own: thin, children: Vec::new(), rank: None });
             }
             nodes
         };
@@ -129,8 +151,8 @@ impl Owners {
                 None => (None, 0),
             };
             match (siblings, is_thin(totals[index])) {
-                (Some(_), true) => thin[thin_siblings].add(totals[index]),
-                (None, true) => thin_roots.add(totals[index]),
+                (Some(_), true) => add(&mut thin[thin_siblings], totals[index]),
+                (None, true) => add(&mut thin_roots, totals[index]),
                 (siblings, false) => {
                     let (list, own_children) = match siblings {
                         Some((list, own)) => (list, own),
@@ -141,16 +163,67 @@ impl Owners {
                         total: totals[index],
                         own: self.own[index],
                         children: finish(own_children, thin[index]),
+                        rank: frame.rank,
                     });
                 }
             }
         }
         if self.garbage.objects > 0 {
             let (total, own) = (self.garbage, self.garbage);
-            root.children.push(Node { name: GARBAGE.to_owned(), total, own, children: Vec::new() });
+            root.children.push(Node { name: GARBAGE.to_owned(), total, own, children: Vec::new(), rank: None });
         }
         root.children = finish(std::mem::take(&mut root.children), thin_roots);
         root
+    }
+
+    /// The whole, and the holders of most bytes, each with where most of it is.
+    pub fn largest(&self, count: usize) -> (Amount, Vec<Owner>) {
+        /// Steps of a chain below its holder.
+        const STEPS_MAX: usize = 12;
+        let (totals, whole) = self.totals();
+        // Of each frame, the widest one on it.
+        let mut widest: Vec<Option<usize>> = vec![None; totals.len()];
+        let mut owners: FxHashMap<String, (Amount, usize)> = FxHashMap::default();
+        for (index, frame) in self.frames.frames.iter().enumerate().filter(|(index, _)| totals[*index].objects > 0) {
+            if let Some(slot) = frame.parent.map(|parent| &mut widest[parent as usize])
+                && slot.is_none_or(|other| totals[other].bytes < totals[index].bytes)
+            {
+                *slot = Some(index);
+            }
+            let (amount, top) = owners.entry(self.frames.holder(index as u32)).or_insert((Amount::default(), index));
+            amount.add(self.own[index]);
+            if totals[*top].bytes < totals[index].bytes {
+                *top = index;
+            }
+        }
+        let mut owners: Vec<(String, (Amount, usize))> = owners.into_iter().collect();
+        owners.sort_by(|(a, (amount, _)), (b, (other, _))| other.bytes.cmp(&amount.bytes).then_with(|| a.cmp(b)));
+        let chain = |top: usize| {
+            let line = self.frames.line(top as u32);
+            let mut chain = String::new();
+            for frame in &line {
+                if frame.kind == FrameKind::Shared {
+                    chain.clear();
+                }
+                chain.push_str(&frame.step);
+            }
+            let (mut at, mut last) = (top, line.last().copied());
+            for _ in 0..STEPS_MAX {
+                let Some(next) = widest[at].filter(|&next| totals[next].bytes > self.own[at].bytes) else { break };
+                at = next;
+                last = self.frames.frames.get(at);
+                if last.is_some_and(|frame| frame.kind == FrameKind::Shared) {
+                    chain.clear();
+                }
+                chain.push_str(last.map_or("", |frame| frame.step.as_str()));
+            }
+            match last.and_then(|frame| frame.type_name.as_deref()) {
+                Some(type_name) => format!("{chain}  ({type_name})"),
+                None => chain,
+            }
+        };
+        let owner = |(holder, (amount, top))| Owner { holder, amount, chain: chain(top) };
+        (whole, owners.into_iter().take(count).map(owner).collect())
     }
 
     /// Objects and bytes by holder: the nearest name that a person would look for, a module's attribute or one of that,
@@ -177,6 +250,19 @@ impl Owners {
         });
         Histogram::of(rows.collect(), total, sort)
     }
+}
+
+/// A number with commas.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut grouped = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
 }
 
 #[cfg(test)]
@@ -211,7 +297,7 @@ mod tests {
         assert_eq!(root.children.iter().map(|child| child.total.bytes).sum::<u64>(), root.total.bytes);
         assert!((5_000..=FRAMES_MAX + 2 * 300).contains(&count(&root)), "{} frames", count(&root));
         let thin = root.children.last().expect("there are some");
-        assert!(thin.name == "(thin frames)" && thin.total.objects >= 1000, "{thin:?}");
+        assert!(thin.name == "(1,000 more)" && thin.total.objects >= 1000, "{thin:?}");
         assert!(root.children.iter().any(|child| child.name == GARBAGE));
     }
 }

@@ -1,5 +1,7 @@
 //! Why is it alive? The shortest named chain from a root to each object, and which shapes of chain hold how much.
 
+use std::cmp::Reverse;
+
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::graph::ObjectId;
@@ -7,6 +9,7 @@ use crate::graph::objects::{GraphRoot, ObjectGraph};
 use crate::graph::ownership::Rank;
 use crate::graph::reach::{PathStep, Paths};
 use crate::process::memory::Memory;
+use crate::process::pages;
 use crate::references::notation::Spelled;
 use crate::references::roots::RootKind;
 
@@ -26,8 +29,9 @@ pub struct Question {
     pub max_depth: Option<usize>,
     /// Whether keys that are data are shown.
     pub show_values: bool,
-    /// Of a single object, so many chains more: through the nearest objects that refer to it.
-    pub referrers: usize,
+    /// So many groups are written out; of a single object, so many chains more: through the nearest objects that refer
+    /// to it.
+    pub top: usize,
 }
 
 /// Chains of one shape, of which one is written out.
@@ -47,17 +51,30 @@ pub struct ChainGroup {
     pub steps: usize,
     /// The object whose chain is written out.
     pub example: ObjectId,
+    /// Who else holds so many of these objects, those of most first.
+    pub also_held_by: Vec<OtherHolder>,
+}
+
+/// Another reference by which objects of a group are held, so that nobody mends half a leak.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OtherHolder {
+    /// What the chains by way of it have in common.
+    pub shape: String,
+    /// How many of the group's objects it holds.
+    pub objects: u64,
 }
 
 /// The answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Answer {
-    /// By objects held, most first.
+    /// By bytes held, most first; `top` of them.
     pub groups: Vec<ChainGroup>,
     /// Objects that nothing asked for reaches: garbage awaiting collection, if the chains start at the roots.
     pub unreached: u64,
     /// Objects whose chains are longer than allowed.
     pub too_deep: u64,
+    /// Groups beyond `top`.
+    pub more_groups: u64,
 }
 
 /// Shortest paths from the roots of the best rank that reaches an object: a longer chain from a module says more than a
@@ -83,13 +100,17 @@ pub fn chains<M: Memory + ?Sized, S: Memory + Sync + ?Sized>(
         let roots = graph.roots.iter().filter(of_rank);
         roots.for_each(|root| _ = asking.root_of.entry(root.object).or_insert(root));
     }
-    let mut answer = match question.targets.as_slice() {
+    match question.targets.as_slice() {
         [only] => asking.about_one(*only),
         _ => asking.about_many(steps),
-    };
-    answer.groups.sort_by(|a, b| (b.objects, b.bytes, a.steps, &a.shape).cmp(&(a.objects, a.bytes, b.steps, &b.shape)));
-    answer
+    }
 }
+
+/// Other holders of a group that are shown.
+const OTHERS_SHOWN: usize = 3;
+
+/// By the frame of a referrer: how many objects it holds, and one of each.
+type Others = FxHashMap<u32, (u64, ObjectId, ObjectId)>;
 
 struct Asking<'q, M: Memory + ?Sized> {
     graph: &'q ObjectGraph<'q>,
@@ -123,62 +144,134 @@ impl<M: Memory + ?Sized> Asking<'_, M> {
             if shapes.insert(shape.clone()) {
                 let bytes = self.graph.shallow(target);
                 let kind = path.first().and_then(|first| self.root_of.get(first)).map(|root| root.kind);
-                answer.groups.push(ChainGroup { chain, shape, kind, objects: 1, bytes, steps, example: target });
+                let also_held_by = Vec::new();
+                let group = ChainGroup { chain, shape, kind, objects: 1, bytes, steps, example: target, also_held_by };
+                answer.groups.push(group);
             }
+        }
+        answer.groups.sort_by(|a, b| (a.steps, &a.shape).cmp(&(b.steps, &b.shape)));
+        answer.more_groups = answer.groups.len().saturating_sub(self.question.top) as u64;
+        answer.groups.truncate(self.question.top);
+        answer
+    }
+
+    /// Chains of one shape together. Only what lies on the way to a target, or to another object that refers to one, is
+    /// looked at, and only the largest groups are written out.
+    fn about_many<S: Memory + Sync + ?Sized>(&self, steps: &Steps<'_, S>) -> Answer {
+        let mut answer = Answer::default();
+        // Steps from the root; of what is not reached, none.
+        let mut depths: Vec<u32> = pages::zeros(self.graph.len());
+        for object in self.paths.order() {
+            if let PathStep::From(before) = self.paths.step(object) {
+                depths[object.index()] = depths[before.index()].saturating_add(1);
+            }
+        }
+        let depth = |object: ObjectId| depths[object.index()] as usize;
+        let mut on_the_way = vec![false; self.graph.len()];
+        let mut mark = |object: ObjectId| {
+            let mut at = object;
+            while !std::mem::replace(&mut on_the_way[at.index()], true) {
+                let PathStep::From(before) = self.paths.step(at) else { return };
+                at = before;
+            }
+        };
+        let mut targets: Vec<ObjectId> = Vec::new();
+        for &target in &self.question.targets {
+            match self.paths.step(target) {
+                PathStep::Unreachable => answer.unreached += 1,
+                _ if self.is_too_deep(depth(target)) => answer.too_deep += 1,
+                _ => targets.push(target),
+            }
+        }
+        for &target in &targets {
+            mark(target);
+            self.other_referrers(target, &depth).for_each(&mut mark);
+        }
+        let wanted = |object: ObjectId| on_the_way[object.index()];
+        let frames = draw(self.graph, self.names, steps, Tree::Paths(self.paths), Detail::Steps, wanted);
+        let mut groups: FxHashMap<(u32, bool), (ChainGroup, Others)> = FxHashMap::default();
+        for &target in &targets {
+            let Some(frame) = frames.of(target) else { continue };
+            let (group, others) = groups.entry((frame, frames.is_namespace(target))).or_insert_with(|| {
+                let group = ChainGroup {
+                    chain: String::new(),
+                    shape: String::new(),
+                    kind: frames.line(frame).first().and_then(|root| root.root),
+                    objects: 0,
+                    bytes: 0,
+                    steps: depth(target),
+                    example: target,
+                    also_held_by: Vec::new(),
+                };
+                (group, Others::default())
+            });
+            group.objects += 1;
+            group.bytes = group.bytes.saturating_add(self.graph.shallow(target));
+            if depth(target) < group.steps {
+                (group.steps, group.example) = (depth(target), target);
+            }
+            let mut frames_of_others: Vec<(u32, ObjectId)> = self
+                .other_referrers(target, &depth)
+                .filter_map(|referrer| Some((frames.of(referrer)?, referrer)))
+                .collect();
+            frames_of_others.sort();
+            frames_of_others.dedup_by_key(|other| other.0);
+            for (frame, referrer) in frames_of_others {
+                others.entry(frame).or_insert((0, referrer, target)).0 += 1;
+            }
+        }
+        let mut groups: Vec<(ChainGroup, Others)> = groups.into_values().collect();
+        let key = |group: &ChainGroup| (Reverse(group.bytes), Reverse(group.objects), group.steps, group.example);
+        groups.sort_by_key(|(group, _)| key(group));
+        answer.more_groups = groups.len().saturating_sub(self.question.top) as u64;
+        groups.truncate(self.question.top);
+        for (mut group, others) in groups {
+            (group.chain, group.shape) = self.write(&self.paths.path(group.example));
+            let mut others: Vec<(u64, ObjectId, ObjectId)> = others.into_values().collect();
+            others.sort_by_key(|&(objects, referrer, _)| (Reverse(objects), referrer));
+            for (objects, referrer, target) in others.into_iter().take(OTHERS_SHOWN) {
+                let mut path = self.paths.path(referrer);
+                path.push(target);
+                let shape = self.write(&path).1;
+                if shape != group.shape && group.also_held_by.iter().all(|other| other.shape != shape) {
+                    group.also_held_by.push(OtherHolder { shape, objects });
+                }
+            }
+            answer.groups.push(group);
         }
         answer
     }
 
-    /// Chains of one shape together. Only what lies on the way to a target is looked at.
-    fn about_many<S: Memory + Sync + ?Sized>(&self, steps: &Steps<'_, S>) -> Answer {
-        let mut answer = Answer::default();
-        let mut on_the_way = vec![false; self.graph.len()];
-        let mut depth_of: FxHashMap<ObjectId, usize> = FxHashMap::default();
-        for &target in &self.question.targets {
-            let (mut at, mut depth) = (target, 0);
-            loop {
-                on_the_way[at.index()] = true;
+    /// Objects that own a target beside the one that its path comes from, but for those that are reached through it.
+    fn other_referrers<'s>(
+        &'s self,
+        target: ObjectId,
+        depth: &'s impl Fn(ObjectId) -> usize,
+    ) -> impl Iterator<Item = ObjectId> + 's {
+        /// Referrers of one target that are looked at, and steps from one of them up to the target.
+        const REFERRERS_MAX: usize = 32;
+        let before = match self.paths.step(target) {
+            PathStep::From(before) => Some(before),
+            _ => None,
+        };
+        let is_through = move |referrer: ObjectId| {
+            let mut at = referrer;
+            for _ in 0..REFERRERS_MAX {
                 match self.paths.step(at) {
-                    PathStep::From(before) => (at, depth) = (before, depth + 1),
-                    PathStep::Root => {
-                        match self.is_too_deep(depth) {
-                            true => answer.too_deep += 1,
-                            false => _ = depth_of.insert(target, depth),
-                        }
-                        break;
-                    }
-                    PathStep::Unreachable => {
-                        answer.unreached += 1;
-                        break;
-                    }
+                    _ if at == target => return true,
+                    PathStep::From(above) if depth(at) > depth(target) => at = above,
+                    _ => return false,
                 }
             }
-        }
-        let wanted = |object: ObjectId| on_the_way[object.index()];
-        let frames = draw(self.graph, self.names, steps, Tree::Paths(self.paths), Detail::Steps, wanted);
-        let mut groups: FxHashMap<(u32, bool), ChainGroup> = FxHashMap::default();
-        for (&target, &depth) in self.question.targets.iter().filter_map(|target| depth_of.get_key_value(target)) {
-            let Some(frame) = frames.of(target) else { continue };
-            let group = groups.entry((frame, frames.is_namespace(target))).or_insert_with(|| ChainGroup {
-                chain: String::new(),
-                shape: String::new(),
-                kind: frames.line(frame).first().and_then(|root| root.root),
-                objects: 0,
-                bytes: 0,
-                steps: depth,
-                example: target,
-            });
-            group.objects += 1;
-            group.bytes = group.bytes.saturating_add(self.graph.shallow(target));
-            if depth < group.steps {
-                (group.steps, group.example) = (depth, target);
-            }
-        }
-        answer.groups = groups.into_values().collect();
-        for group in &mut answer.groups {
-            (group.chain, group.shape) = self.write(&self.paths.path(group.example));
-        }
-        answer
+            depth(at) > depth(target)
+        };
+        let referrers = self.graph.reverse.targets(target).take(REFERRERS_MAX);
+        referrers.filter(move |&referrer| {
+            Some(referrer) != before
+                && self.question.from.is_empty()
+                && self.graph.owns(referrer, target)
+                && !is_through(referrer)
+        })
     }
 
     /// A chain as Python, and what chains of its shape have in common.
@@ -193,11 +286,13 @@ impl<M: Memory + ?Sized> Asking<'_, M> {
             Some(root) => {
                 let name = root.name().into_owned();
                 match root.kind {
-                    RootKind::Native | RootKind::Immortal => (
-                        format!("{} {name}", type_name()),
-                        format!("{} held by {}", type_name(), root.kind.name()),
-                        false,
-                    ),
+                    RootKind::Native => {
+                        (format!("{} {name}", type_name()), format!("{} held by native code", type_name()), false)
+                    }
+                    RootKind::Immortal => {
+                        let text = format!("{} {name}", type_name());
+                        (text.clone(), text, false)
+                    }
                     RootKind::Frame | RootKind::Task | RootKind::Exception | RootKind::Stack => {
                         let function = root.thread_and_rest().map_or(name.as_str(), |(_, rest)| rest).to_owned();
                         (name, function, root.is_namespace)
@@ -206,14 +301,32 @@ impl<M: Memory + ?Sized> Asking<'_, M> {
                 }
             }
         };
+        // Links of a chain are written once, and how many more there are.
+        let (mut last, mut repeats) = (String::new(), 0u64);
+        let end_of_repeats = |repeats: &mut u64, chain: &mut String, shape: &mut String| {
+            if std::mem::take(repeats) > 0 {
+                chain.push('…');
+                shape.push('…');
+            }
+        };
         for pair in path.windows(2) {
             let label = self.names.label(pair[0], pair[1]);
             let step = label.map_or(Spelled::Other("?"), |label| self.names.spell(pair[0], label));
             let (exact, general) = step.write(in_namespace, self.question.show_values);
             in_namespace = step == Spelled::Namespace;
+            if general == last && !general.is_empty() {
+                repeats += 1;
+                continue;
+            }
+            end_of_repeats(&mut repeats, &mut chain, &mut shape);
             chain.push_str(&exact);
             shape.push_str(&general);
+            // A step into a namespace is written as nothing.
+            if !general.is_empty() {
+                last = general;
+            }
         }
+        end_of_repeats(&mut repeats, &mut chain, &mut shape);
         if in_namespace {
             chain.push_str(".__dict__");
             shape.push_str(".__dict__");
@@ -232,7 +345,7 @@ impl<M: Memory + ?Sized> Asking<'_, M> {
             .collect();
         found.sort_by_key(|path| (path.len(), path.last().copied()));
         found.dedup();
-        found.truncate(self.question.referrers);
+        found.truncate(self.question.top);
         found.iter_mut().for_each(|path| path.push(target));
         found
     }

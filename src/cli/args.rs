@@ -414,8 +414,9 @@ pub enum FlamegraphFormat {
 #[derive(Debug, Args)]
 pub struct Why {
     /// The process to read (unless given by -p or --core), and an object's address as in `dump` (0x...) or the name of
-    /// a type (app.cache.Session, dict)
-    #[arg(value_names = ["PID", "ADDRESS|TYPE"], num_args = 1..=2, required = true)]
+    /// a type (app.cache.Session, dict). With neither: the largest owners of the heap
+    #[arg(value_names = ["PID", "ADDRESS|TYPE"], num_args = 1..=2)]
+    #[arg(required_unless_present_any = ["pid_option", "core"])]
     pub words: Vec<String>,
 
     /// The process to read

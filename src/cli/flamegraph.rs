@@ -56,10 +56,8 @@ pub fn run(options: &Flamegraph) -> Result<()> {
     let basis = summary::basis(&drawn.accuracy, histogram);
     let (title, explanation) = match drawn.view {
         View::Types => ("Live heap by type", ""),
-        View::Owners => ("Live heap by owner", "a frame's width is what it alone holds; "),
-        View::Paths => {
-            ("Live heap by shortest path", "a frame's width is what is reached through it first, not what it holds; ")
-        }
+        View::Owners => ("Live heap by owner", "width: what it alone holds; "),
+        View::Paths => ("Live heap by shortest path", "width: what it reaches first; "),
     };
     destination.write(|out| {
         let lines = || folded::of_tree(&drawn.root, options.weight.into());
@@ -74,10 +72,12 @@ pub fn run(options: &Flamegraph) -> Result<()> {
             FlamegraphFormat::Svg => {
                 let title = format!("{title}: {}", units::command(&about_target.command));
                 let subtitle = format!(
-                    "{explanation}Python {}, process {}: {amounts}, {basis}",
+                    "{explanation}Python {}, process {}, {basis}",
                     about_target.version, about_target.pid
                 );
-                flamegraph::write(out, &lines(), &title, &subtitle, options.weight.into())
+                let legend = if drawn.view == View::Types { "" } else { flamegraph::LEGEND };
+                let subtitle = [subtitle.as_str(), legend].join(if legend.is_empty() { "" } else { "; " });
+                flamegraph::write_tree(out, &drawn.root, &title, &subtitle, options.weight.into())
             }
         }
     })?;
@@ -202,7 +202,7 @@ fn run_family(options: &Flamegraph) -> Result<()> {
             FlamegraphFormat::Svg => {
                 let title = format!("Live heap by process and type: {name} and its descendants");
                 let subtitle = format!("{processes} processes from {pid} on: {amounts} (shallow), exact");
-                flamegraph::write(out, &lines(), &title, &subtitle, options.weight.into())
+                flamegraph::write_tree(out, &root, &title, &subtitle, options.weight.into())
             }
         }
     })?;

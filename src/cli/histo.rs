@@ -1,5 +1,6 @@
 //! `histo`: objects and bytes per type.
 
+use std::io::IsTerminal;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
@@ -14,6 +15,9 @@ use crate::report::{self, estimate_table, histogram_json, histogram_table, summa
 use super::args::{By, Histo, View};
 use super::output::Destination;
 use super::{flamegraph, target};
+
+/// Rows that a person is shown without being asked how many.
+const ROWS_DEFAULT: usize = 20;
 
 /// Takes a census or a sample and prints it.
 pub fn run(options: &Histo) -> Result<()> {
@@ -53,6 +57,10 @@ pub fn run(options: &Histo) -> Result<()> {
         By::Module if options.sampling.sample => answer.result,
         By::Module => answer.result.by_module(sort),
     };
+    // A person reads the first rows; a program gets all.
+    let top = options.top.or(Some(ROWS_DEFAULT));
+    let is_plain = options.by == By::Type && options.top.is_none() && !options.retained && !options.sampling.sample;
+    let is_read_by_a_person = destination.file().is_none() && std::io::stdout().is_terminal();
     destination.write(|out| {
         if options.json {
             let (reading, allocator, problems) = (&answer.reading, &answer.allocator, &answer.problems);
@@ -64,8 +72,8 @@ pub fn run(options: &Histo) -> Result<()> {
         summary::write_head(out, &about_target, &answer.reading)?;
         writeln!(out)?;
         match &accuracy {
-            Accuracy::Exact => histogram_table::write(out, &histogram, options.top)?,
-            Accuracy::Sampled(sampled) => estimate_table::write(out, &histogram, options.top, sampled)?,
+            Accuracy::Exact => histogram_table::write(out, &histogram, top)?,
+            Accuracy::Sampled(sampled) => estimate_table::write(out, &histogram, top, sampled)?,
         }
         if options.sampling.sample && matches!(accuracy, Accuracy::Exact) {
             writeln!(out, "\nbasis: exact, nothing was left out")?;
@@ -74,7 +82,11 @@ pub fn run(options: &Histo) -> Result<()> {
         if let Some(graph) = &graph {
             report::graph::write(out, graph)?;
         }
-        summary::write_problems(out, &answer.problems)
+        summary::write_problems(out, &answer.problems)?;
+        if is_plain && is_read_by_a_person && !answer.reading.is_core {
+            writeln!(out, "next: heapsonde histo --by holder {}", about_target.pid)?;
+        }
+        Ok(())
     })
 }
 

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::analysis::edges::Steps;
 use crate::analysis::names::Names;
+use crate::analysis::owners::Owner;
 use crate::analysis::why::{self, Answer, Question};
 use crate::graph::{ObjectId, joint};
 use crate::inspect::answer::{Reading, TargetSummary};
@@ -17,9 +18,9 @@ use crate::report::escape::printable;
 use crate::report::histogram_json::SCHEMA_VERSION;
 use crate::report::{self, json, summary, units};
 
-use super::args::Why;
+use super::args::{View, Why};
 use super::output::Destination;
-use super::target;
+use super::{flamegraph, target};
 
 #[derive(Serialize)]
 struct WhyDocument<'a> {
@@ -46,6 +47,32 @@ struct Found {
 }
 
 #[derive(Serialize)]
+struct OwnersDocument<'a> {
+    schema_version: u32,
+    target: &'a TargetSummary,
+    reading: &'a Reading,
+    #[serde(flatten)]
+    found: &'a FoundOwners,
+}
+
+#[derive(Serialize)]
+struct FoundOwners {
+    objects: u64,
+    shallow_bytes: u64,
+    owners: Vec<FoundOwner>,
+    graph: GraphSummary,
+}
+
+#[derive(Serialize)]
+struct FoundOwner {
+    holder: String,
+    objects: u64,
+    shallow_bytes: u64,
+    /// Where most of it is.
+    chain: String,
+}
+
+#[derive(Serialize)]
 struct Chain {
     chain: String,
     shape: String,
@@ -54,6 +81,15 @@ struct Chain {
     shallow_bytes: u64,
     steps: usize,
     example: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    also_held_by: Vec<Other>,
+}
+
+/// Another holder of a chain's objects.
+#[derive(Serialize)]
+struct Other {
+    shape: String,
+    objects: u64,
 }
 
 /// Takes a copy, builds the graph, prints the chains.
@@ -66,6 +102,28 @@ pub fn run(options: &Why) -> Result<()> {
     };
     let about_target = target.summary();
     let copy_options = options.stopping.for_references(&options.following);
+    let Some(what) = what else {
+        let answer = target::said(target.heap(&copy_options, |heap| anyhow::Ok(owners(options, heap)))?);
+        let found = &answer.result;
+        return destination.write(|out| {
+            if options.json {
+                let (target, reading) = (&about_target, &answer.reading);
+                let document = OwnersDocument { schema_version: SCHEMA_VERSION, target, reading, found };
+                serde_json::to_writer_pretty(&mut *out, &document)?;
+                return writeln!(out);
+            }
+            summary::write_head(out, &about_target, &answer.reading)?;
+            writeln!(out, "\nThe largest owners:\n")?;
+            for owner in &found.owners {
+                let (objects, bytes) = (units::count(owner.objects), units::bytes(owner.shallow_bytes));
+                let share = units::percent(owner.shallow_bytes, found.shallow_bytes);
+                writeln!(out, "{objects:>12} {bytes:>12} {share:>6} %  {}", printable(&owner.holder))?;
+                writeln!(out, "{:>12} {:>12} {:>8}    {}", "", "", "", printable(&owner.chain))?;
+            }
+            writeln!(out)?;
+            report::graph::write(out, &found.graph)
+        });
+    };
     let answer = target::said(target.heap(&copy_options, |heap| answer(options, what, heap))?);
     let found = &answer.result;
     destination.write(|out| {
@@ -87,6 +145,10 @@ pub fn run(options: &Why) -> Result<()> {
             let text = if chain.objects > 1 { &chain.shape } else { &chain.chain };
             let bytes = units::bytes(chain.shallow_bytes);
             writeln!(out, "{:>12} {bytes:>12}  {}", units::count(chain.objects), printable(text))?;
+            for other in &chain.also_held_by {
+                let (shape, objects) = (printable(&other.shape), units::count(other.objects));
+                writeln!(out, "{:>12} {:>12}    also held by {shape}: {objects}", "", "")?;
+            }
         }
         let line = |out: &mut dyn Write, objects: u64, text: &str| match objects {
             0 => Ok(()),
@@ -108,14 +170,17 @@ pub fn run(options: &Why) -> Result<()> {
 }
 
 /// The PID, if one was typed, and the address or type.
-fn words(options: &Why) -> Result<(Option<i32>, &str)> {
+fn words(options: &Why) -> Result<(Option<i32>, Option<&str>)> {
     match (options.words.as_slice(), options.pid_option, &options.core.core) {
-        ([what], Some(pid), None) => Ok((Some(pid), what)),
-        ([what], None, Some(_)) => Ok((None, what)),
+        ([], Some(pid), None) => Ok((Some(pid), None)),
+        ([], None, Some(_)) => Ok((None, None)),
+        ([what], Some(pid), None) => Ok((Some(pid), Some(what))),
+        ([what], None, Some(_)) => Ok((None, Some(what))),
         ([pid, what], None, None) => match pid.parse() {
-            Ok(pid) => Ok((Some(pid), what)),
+            Ok(pid) => Ok((Some(pid), Some(what))),
             Err(_) => bail!("{pid:?} is not a process id"),
         },
+        ([pid], None, None) if pid.parse::<i32>().is_ok() => Ok((pid.parse().ok(), None)),
         ([_], None, None) => bail!("no object: give a PID and an address or a type, such as: heapsonde why 4711 dict"),
         _ => bail!("give one process or core, and one address or type"),
     }
@@ -139,11 +204,10 @@ fn answer(options: &Why, what: &str, heap: &Heap<'_>) -> Result<Found> {
         from,
         max_depth: options.max_depth,
         show_values: options.following.show_values,
-        referrers: options.top,
+        top: options.top,
     };
-    let Answer { groups, unreached, too_deep } = why::chains(&graph, &names, &steps, &question);
-    let more_chains = groups.len().saturating_sub(options.top) as u64;
-    let chains = groups.into_iter().take(options.top).map(|group| Chain {
+    let Answer { groups, unreached, too_deep, more_groups } = why::chains(&graph, &names, &steps, &question);
+    let chains = groups.into_iter().map(|group| Chain {
         chain: group.chain,
         shape: group.shape,
         root_kind: group.kind.map_or("type", |kind| kind.name()),
@@ -151,6 +215,11 @@ fn answer(options: &Why, what: &str, heap: &Heap<'_>) -> Result<Found> {
         shallow_bytes: group.bytes,
         steps: group.steps,
         example: heap.objects.address(group.example.index()).to_string(),
+        also_held_by: group
+            .also_held_by
+            .into_iter()
+            .map(|other| Other { shape: other.shape, objects: other.objects })
+            .collect(),
     });
     Ok(Found {
         query: what.to_owned(),
@@ -160,9 +229,23 @@ fn answer(options: &Why, what: &str, heap: &Heap<'_>) -> Result<Found> {
         garbage_objects: unreached,
         too_deep_objects: too_deep,
         chains: chains.collect(),
-        more_chains,
+        more_chains: more_groups,
         graph: summary,
     })
+}
+
+/// The largest owners of the heap.
+fn owners(options: &Why, heap: &Heap<'_>) -> FoundOwners {
+    let (graph, summary) = heap.graph();
+    let (total, largest) = flamegraph::owners(heap, &graph, View::Owners).largest(options.top);
+    let owner = |owner: Owner| FoundOwner {
+        holder: owner.holder,
+        objects: owner.amount.objects,
+        shallow_bytes: owner.amount.bytes,
+        chain: owner.chain,
+    };
+    let owners = largest.into_iter().map(owner).collect();
+    FoundOwners { objects: total.objects, shallow_bytes: total.bytes, owners, graph: summary }
 }
 
 /// The objects that were asked for.
@@ -180,8 +263,29 @@ fn of_type(name: &str, heap: &Heap<'_>) -> Result<Vec<ObjectId>> {
     let wanted: Vec<bool> =
         heap.types.iter().map(|(_, info)| info.full_name() == name || info.qualname == name).collect();
     if !wanted.contains(&true) {
-        bail!("no type is called {name:?}");
+        bail!("no type is called {name:?}{}", nearest(name, heap));
     }
     let is_wanted = |id: usize| wanted.get(heap.objects.type_id(id).index()) == Some(&true);
     Ok((0..heap.objects.len()).filter(|&id| is_wanted(id)).map(|id| ObjectId(id as u32)).collect())
+}
+
+/// What else may be meant: `; did you mean app.Order or store.Order?`.
+fn nearest(name: &str, heap: &Heap<'_>) -> String {
+    /// Names that are like each other by less are not meant: what clap takes for subcommands.
+    const LIKE_MIN: f64 = 0.7;
+    const SHOWN: usize = 3;
+    let wanted = name.to_lowercase();
+    let mut near: Vec<(f64, String)> = Vec::new();
+    for (_, info) in heap.types.iter() {
+        let (full, own) = (info.full_name(), info.qualname.to_lowercase());
+        let contains = if own.contains(&wanted) { 1.0 } else { 0.0 };
+        let like = strsim::jaro(&wanted, &own).max(strsim::jaro(&wanted, &full.to_lowercase())).max(contains);
+        if like > LIKE_MIN {
+            near.push((like, full));
+        }
+    }
+    near.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
+    near.dedup_by(|a, b| a.1 == b.1);
+    let names: Vec<String> = near.into_iter().take(SHOWN).map(|(_, name)| name).collect();
+    if names.is_empty() { String::new() } else { format!("; did you mean {}?", names.join(" or ")) }
 }

@@ -89,7 +89,7 @@ impl GraphRoot {
     /// What holds it.
     pub fn name(&self) -> Cow<'_, str> {
         match self.kind {
-            RootKind::Immortal => Cow::Borrowed("immortal"),
+            RootKind::Immortal => Cow::Borrowed("kept by the interpreter"),
             RootKind::Native => Cow::Owned(format!("held by native code ({} references)", self.excess)),
             _ => Cow::Borrowed(&self.name),
         }

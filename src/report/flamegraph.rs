@@ -2,11 +2,15 @@
 
 use std::io::{self, Write};
 
-use inferno::flamegraph::color::{BasicPalette, Palette};
+use inferno::flamegraph::color::{BasicPalette, Color, Palette, PaletteMap};
 use inferno::flamegraph::{self, Options};
 
+use crate::analysis::owners::Node;
+use crate::graph::ownership::Rank;
+
 use super::escape::printable;
-use super::folded::Weight;
+use super::folded::{self, Weight};
+use super::units;
 
 /// Frames narrower than this percentage of the width are not drawn, so that a browser opens the graph quickly.
 const MIN_WIDTH: f64 = 0.05;
@@ -16,6 +20,68 @@ const MIN_WIDTH: f64 = 0.05;
 /// # Errors
 /// Errors of the writer, and of inferno if there is no stack to draw.
 pub fn write(out: &mut dyn Write, lines: &[String], title: &str, subtitle: &str, weight: Weight) -> io::Result<()> {
+    let options = options(title, subtitle, weight);
+    draw(out, lines, options)
+}
+
+/// Draws a tree under a frame that is the whole: of siblings the widest one first, and where ranks are known, a hue for
+/// each rank of owners; see [`LEGEND`].
+///
+/// # Errors
+/// Errors of the writer, and of inferno if there is no stack to draw.
+pub fn write_tree(out: &mut dyn Write, root: &Node, title: &str, subtitle: &str, weight: Weight) -> io::Result<()> {
+    let whole = format!("{}: {}, {}", root.name, units::objects(root.total.objects), units::bytes(root.total.bytes));
+    let whole = folded::escape(&whole);
+    let lines: Vec<String> =
+        folded::widest_first(root, weight).into_iter().rev().map(|line| format!("{whole};{line}")).collect();
+    let mut options = options(title, subtitle, weight);
+    // The one way in which inferno keeps the order of stacks: from the last to the first.
+    options.flame_chart = true;
+    let mut palette = PaletteMap::default();
+    let mut open: Vec<&Node> = root.children.iter().rev().collect();
+    let has_ranks = open.iter().any(|node| node.rank.is_some());
+    while let Some(node) = open.pop().filter(|_| has_ranks) {
+        let name = folded::escape(&node.name);
+        // Frames of one name have one colour: that of the first.
+        if palette.get(&name).is_none() {
+            let color = shade(hue(node.rank), &name);
+            palette.insert(name, color);
+        }
+        open.extend(node.children.iter().rev());
+    }
+    palette.insert(&whole, Color { r: 230, g: 230, b: 230 });
+    if has_ranks {
+        options.palette_map = Some(&mut palette);
+    }
+    draw(out, &lines, options)
+}
+
+/// What the hues of [`write_tree`] mean.
+pub const LEGEND: &str =
+    "green: modules, classes; blue: threads, tasks; orange: running frames; purple: native code; grey: the rest";
+
+/// The hue of a rank: red, green, blue.
+fn hue(rank: Option<Rank>) -> (u8, u8, u8) {
+    match rank {
+        Some(Rank::Namespace) => (110, 200, 120),
+        Some(Rank::Context) => (110, 170, 230),
+        Some(Rank::Local | Rank::Stack) => (240, 170, 90),
+        Some(Rank::Native) => (190, 140, 220),
+        Some(Rank::Immortal) | None => (190, 190, 190),
+    }
+}
+
+/// A shade of a colour by name, so that neighbours can be told apart.
+fn shade((r, g, b): (u8, u8, u8), name: &str) -> Color {
+    /// Levels of lightness, and how much one is.
+    const LEVELS: u32 = 5;
+    const LEVEL: u32 = 8;
+    let sum = name.bytes().fold(0u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(byte)));
+    let more = (sum % LEVELS * LEVEL) as u8;
+    Color { r: r.saturating_add(more), g: g.saturating_add(more), b: b.saturating_add(more) }
+}
+
+fn options<'o>(title: &str, subtitle: &str, weight: Weight) -> Options<'o> {
     let mut options = Options::default();
     options.title = printable(title);
     options.subtitle = Some(printable(subtitle));
@@ -24,5 +90,9 @@ pub fn write(out: &mut dyn Write, lines: &[String], title: &str, subtitle: &str,
     options.deterministic = true;
     options.min_width = MIN_WIDTH;
     options.image_width = Some(1200);
+    options
+}
+
+fn draw(out: &mut dyn Write, lines: &[String], mut options: Options<'_>) -> io::Result<()> {
     flamegraph::from_lines(&mut options, lines.iter().map(String::as_str), out).map_err(io::Error::other)
 }

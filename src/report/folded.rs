@@ -1,5 +1,6 @@
 //! Writes folded stacks: one line `a;b;c N` per stack, sorted.
 
+use std::cmp::Reverse;
 use std::io::{self, Write};
 
 use crate::analysis::histogram::{Amount, Histogram};
@@ -42,18 +43,33 @@ pub fn of_types(histogram: &Histogram, weight: Weight) -> Vec<String> {
     of_tree(&Node::of_types(histogram, "heap"), weight)
 }
 
-/// The stacks of all frames with a weight of their own, without the root; the weights add up to the root's.
+/// The stacks of all frames with a weight of their own, without the root, sorted; the weights add up to the root's.
 pub fn of_tree(root: &Node, weight: Weight) -> Vec<String> {
+    let mut lines = widest_first(root, weight);
+    lines.sort();
+    lines
+}
+
+/// The same stacks in the order of a picture: of siblings the widest one first.
+pub fn widest_first(root: &Node, weight: Weight) -> Vec<String> {
+    let children = |node: &'_ Node| -> Vec<usize> {
+        let mut order: Vec<usize> = (0..node.children.len()).collect();
+        let key = |&index: &usize| (amount_of(node.children[index].total, weight), Reverse(&node.children[index].name));
+        // What is opened last comes first.
+        order.sort_by(|a, b| key(a).cmp(&key(b)));
+        order
+    };
     let mut lines = Vec::new();
-    let mut open: Vec<(String, &Node)> = root.children.iter().map(|node| (escape(&node.name), node)).collect();
+    let first = children(root).into_iter().map(|index| &root.children[index]);
+    let mut open: Vec<(String, &Node)> = first.map(|node| (escape(&node.name), node)).collect();
     while let Some((stack, node)) = open.pop() {
         let amount = amount_of(node.own, weight);
         if amount > 0 {
             lines.push((format!("{stack} {amount}"), amount));
         }
-        open.extend(node.children.iter().map(|child| (format!("{stack};{}", escape(&child.name)), child)));
+        let above = children(node).into_iter().map(|index| &node.children[index]);
+        open.extend(above.map(|child| (format!("{stack};{}", escape(&child.name)), child)));
     }
-    lines.sort();
     let sum: u64 = lines.iter().map(|line| line.1).sum();
     assert_eq!(sum, amount_of(root.total, weight), "the stacks add up to the whole");
     lines.into_iter().map(|line| line.0).collect()

@@ -193,9 +193,19 @@ fn culprits_are_named(interpreter: &Interpreter) -> Result<(), String> {
             let of = width("");
             wrong.push(format!("{name}: {} is {} of {of} bytes, {widest:?}", keeper.stack, width(keeper.stack)));
         }
+        let largest = tool::run(&["why", "--json", &pid])?.ok()?.json()?["owners"].clone();
+        if largest[0]["holder"] != keeper.holder {
+            wrong.push(format!("{name}: {} is the largest owner", largest[0]));
+        }
         let chains = tool::run(&["why", "--json", &pid, "Parcel"])?.ok()?.json()?["chains"].clone();
         if !chains[0]["shape"].as_str().is_some_and(|shape| shape.starts_with(keeper.chain)) {
             wrong.push(format!("{name}: {}", chains[0]));
+        }
+        let others = chains[0]["also_held_by"].as_array().map_or(0, Vec::len);
+        let second = &chains[0]["also_held_by"][0];
+        let is_second = second["shape"] == "__main__.hub.by_number[…]" && second["objects"] == 8000;
+        if (name == "two holders") != (others == 1 && is_second) {
+            wrong.push(format!("{name}: also held by {}", chains[0]["also_held_by"]));
         }
     }
     if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
