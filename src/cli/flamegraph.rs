@@ -71,10 +71,8 @@ pub fn run(options: &Flamegraph) -> Result<()> {
             }
             FlamegraphFormat::Svg => {
                 let title = format!("{title}: {}", units::command(&about_target.command));
-                let subtitle = format!(
-                    "{explanation}Python {}, process {}, {basis}",
-                    about_target.version, about_target.pid
-                );
+                let subtitle =
+                    format!("{explanation}Python {}, process {}, {basis}", about_target.version, about_target.pid);
                 let legend = if drawn.view == View::Types { "" } else { flamegraph::LEGEND };
                 let subtitle = [subtitle.as_str(), legend].join(if legend.is_empty() { "" } else { "; " });
                 flamegraph::write_tree(out, &drawn.root, &title, &subtitle, options.weight.into())
