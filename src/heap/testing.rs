@@ -37,6 +37,7 @@ pub(crate) fn type_info(address: u64, basicsize: usize, rule: SizeRule) -> TypeI
         has_inline_values: false,
         rule,
         basis: Basis::Exact,
+        decides_on_head: false,
         is_str_itself: false,
         is_python_class: false,
         has_own_allocator: false,

@@ -187,6 +187,9 @@ impl<'a> Measure<'a> {
     /// What `sys.getsizeof` adds for what lies in front of the object.
     #[inline(always)]
     fn front_counted(&self, info: &TypeInfo, bytes: &[u8]) -> u64 {
+        if info.decides_on_head {
+            return 0;
+        }
         let is_uncounted = info.has(flag::TYPE_SUBCLASS)
             && !self.is_heap_type(bytes)
             && match self.version.getsizeof_of_static_types() {
@@ -367,7 +370,9 @@ impl<'a> Measure<'a> {
         if u64_at(bytes, layout.type_object.tp_flags)? >> flag::READY & 1 == 0 {
             return None;
         }
-        let own = if self.version.type_sizeof_asks_metatype() { info.basicsize } else { layout.heap_type.size as u64 };
+        // `type.__sizeof__` counts `sizeof(PyHeapTypeObject)`, whatever the metatype adds. A metatype that counts in its
+        // own way begins with its `tp_basicsize`, as those of ctypes do (`Modules/_ctypes/_ctypes.c`).
+        let own = if info.basis == Basis::LowerBound { info.basicsize } else { layout.heap_type.size as u64 };
         let slots = u64_at(bytes, layout.var_object.ob_size)?;
         let extent = info.basicsize.checked_add(slots.checked_mul(info.itemsize)?)?;
         let keys = u64_at(bytes, layout.heap_type.ht_cached_keys)?;
@@ -453,5 +458,45 @@ impl<'a> Measure<'a> {
             is_fixed: !info.has_inline_values,
             size,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::python::layout::Candidate;
+
+    #[test]
+    fn what_a_metatype_adds_is_not_counted_unless_it_counts_itself() {
+        let candidate = Candidate::all().iter().find(|candidate| candidate.name == "3.12.1").expect("there is a table");
+        let layout = Layout::load(candidate);
+        let types = TypeTable::default();
+        let measure = Measure::new(&layout, Version::release(3, 12, 1), &types);
+        let whole = layout.heap_type.size + 16;
+        let size = |basis: Basis| {
+            let info = TypeInfo {
+                address: Address(0x1000),
+                module: "x".to_owned(),
+                qualname: "Meta".to_owned(),
+                basicsize: whole as u64,
+                itemsize: 40,
+                flags: 1 << flag::TYPE_SUBCLASS | 1 << flag::HAVE_GC,
+                front: 16,
+                gc_head: 16,
+                has_inline_values: false,
+                rule: SizeRule::Type,
+                basis,
+                decides_on_head: false,
+                is_str_itself: false,
+                is_python_class: false,
+                has_own_allocator: false,
+            };
+            let mut bytes = vec![0; whole];
+            let flags: u64 = 1 << flag::HEAPTYPE | 1 << flag::READY;
+            bytes[layout.type_object.tp_flags..][..8].copy_from_slice(&flags.to_le_bytes());
+            measure.measure(&info, Address(0x2000), &bytes).map(|measured| measured.size)
+        };
+        assert_eq!(size(Basis::Exact), Some(Size::Known(16 + layout.heap_type.size as u64)));
+        assert_eq!(size(Basis::LowerBound), Some(Size::Known(16 + whole as u64)));
     }
 }

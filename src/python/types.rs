@@ -73,6 +73,9 @@ pub struct TypeInfo {
     pub rule: SizeRule,
     /// Whether that is what `sys.getsizeof` says, or only the least it can say.
     pub basis: Basis,
+    /// Whether code of the type's own says of each instance whether `sys.getsizeof` counts its GC head (greenlets, until
+    /// 3.10). Its sizes are lower bounds then, without the head.
+    pub decides_on_head: bool,
     /// Whether it is `str`, not a subclass of it. Only its own instances have their text behind the header.
     pub is_str_itself: bool,
     /// Made by a class statement, not by C.
@@ -209,6 +212,7 @@ struct RawType {
     mro: Vec<Address>,
     dict: Address,
     tp_alloc: Address,
+    tp_is_gc: Address,
 }
 
 struct Builder<'a, M: Memory + ?Sized> {
@@ -316,7 +320,9 @@ impl<M: Memory + ?Sized> Builder<'_, M> {
             mro = vec![type_, self.python.object_type];
         }
         let tp_alloc = Address(word(layout.tp_alloc)?);
-        Some(RawType { address: type_, interpreter: *interpreter, basicsize, itemsize, flags, mro, dict, tp_alloc })
+        let tp_is_gc = Address(word(layout.tp_is_gc)?);
+        let interpreter = *interpreter;
+        Some(RawType { address: type_, interpreter, basicsize, itemsize, flags, mro, dict, tp_alloc, tp_is_gc })
     }
 
     /// `tp_dict` and `tp_subclasses` of a static builtin type, which since 3.12 are the interpreter's, not the type's:
@@ -431,6 +437,10 @@ impl<M: Memory + ?Sized> Builder<'_, M> {
             }
         };
         let (front, gc_head) = front_of(self.reader.layout, raw.flags);
+        let decides_on_head = self.python.version.getsizeof_asks_tp_is_gc()
+            && !raw.tp_is_gc.is_null()
+            && raw.flags >> flag::TYPE_SUBCLASS & 1 == 0
+            && gc_head > 0;
         TypeInfo {
             address: raw.address,
             module,
@@ -444,7 +454,8 @@ impl<M: Memory + ?Sized> Builder<'_, M> {
                 && raw.flags >> flag::INLINE_VALUES & 1 == 1
                 && self.reader.layout.dict_values.as_ref().is_some_and(|values| values.valid.is_some()),
             rule,
-            basis,
+            basis: if decides_on_head { Basis::LowerBound } else { basis },
+            decides_on_head,
             is_str_itself: raw.flags >> flag::UNICODE_SUBCLASS & 1 == 1
                 && raw.mro == [raw.address, self.python.object_type],
             is_python_class: own.is_python_class,

@@ -57,10 +57,10 @@ impl Version {
         }
     }
 
-    /// Whether `type.__sizeof__` starts from the metatype's `tp_basicsize`; before 3.11 it is always
-    /// `sizeof(PyHeapTypeObject)` (`type___sizeof___impl`, `Objects/typeobject.c`).
-    pub fn type_sizeof_asks_metatype(self) -> bool {
-        (self.major, self.minor) >= (3, 11)
+    /// Whether `sys.getsizeof` counts a GC head only for objects of which the type's `tp_is_gc` says that they have one;
+    /// since 3.11 it goes by the type's flags (`_PySys_GetSizeOf`, `Python/sysmodule.c`).
+    pub fn getsizeof_asks_tp_is_gc(self) -> bool {
+        (self.major, self.minor) < (3, 11)
     }
 
     /// Whether every int has at least one digit in `int.__sizeof__`: since 3.11 0 counts one, too.

@@ -123,7 +123,8 @@ impl Brief {
 
     fn new(type_id: TypeId, info: &TypeInfo, layout: &Layout) -> Brief {
         let long = Brief { type_id, ..Brief::default() };
-        if info.has(flag::TYPE_SUBCLASS) || !info.front.is_multiple_of(ALIGNMENT as usize) {
+        let is_aligned = info.front.is_multiple_of(ALIGNMENT as usize);
+        if info.has(flag::TYPE_SUBCLASS) || !is_aligned || info.decides_on_head {
             return long;
         }
         let front = u8::try_from(info.front).unwrap_or(Brief::NEVER);

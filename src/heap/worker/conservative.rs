@@ -109,6 +109,7 @@ mod tests {
             has_inline_values: false,
             rule: SizeRule::Default,
             basis: Basis::Exact,
+            decides_on_head: false,
             is_str_itself: false,
             is_python_class: false,
             has_own_allocator: false,
