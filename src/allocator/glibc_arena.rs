@@ -1,8 +1,8 @@
-//! What glibc's malloc knows beyond its rows of chunks: where the top of each arena is, and which chunks wait in fast bins
-//! and in the caches of threads. Those look used in the row.
+//! What glibc's malloc knows beyond its rows of chunks: where the top of each arena is, and which chunks wait in fast
+//! bins and in the caches of threads. Those look used in the row.
 //!
-//! `main_arena` has no exported symbol. It is found by what only it can be: 127 circular lists in a row, of which the empty
-//! ones point to themselves, behind a pointer to a top chunk, in a ring of arenas that leads back to it.
+//! `main_arena` has no exported symbol. It is found by what only it can be: 127 circular lists in a row, of which the
+//! empty ones point to themselves, behind a pointer to a top chunk, in a ring of arenas that leads back to it.
 //!
 //! Mirrors `malloc/malloc.c` (`struct malloc_state`, `tcache_perthread_struct`; glibc 2.26 to 2.43).
 
@@ -21,8 +21,8 @@ const SHAPES: [Shape; 3] = [
     Shape { fast_bins: Some(8), bins: 104 },
     Shape { fast_bins: None, bins: 24 },
 ];
-/// Before the bins: the top, the last remainder. Behind them and their map: the next arena, two words more, bytes from the
-/// system, the most they were.
+/// Before the bins: the top, the last remainder. Behind them and their map: the next arena, two words more, bytes from
+/// the system, the most they were.
 const TOP_BEFORE: usize = 16;
 const NEXT_BEHIND: usize = 16 * BINS_COUNT + 16;
 const SYSTEM_BEHIND: usize = NEXT_BEHIND + 24;
@@ -41,8 +41,8 @@ const ARENAS_MAX: usize = 4096;
 const CHAIN_MAX: usize = 32 << 20;
 const PAGE: u64 = 4096;
 
-/// `tcache_perthread_struct` by version: bytes of its chunk, bytes of a count, bins, and whether the count is of chunks (until
-/// 2.41; then it is of places that are left).
+/// `tcache_perthread_struct` by version: bytes of its chunk, bytes of a count, bins, and whether the count is of chunks
+/// (until 2.41; then it is of places that are left).
 const CACHES: [(u64, usize, usize, bool); 3] = [(0x290, 2, 64, true), (0x250, 1, 64, true), (0x300, 2, 76, false)];
 
 /// A version of `struct malloc_state`.
@@ -192,8 +192,8 @@ pub fn in_thread_cache<M: Memory + ?Sized>(
     found
 }
 
-/// Follows a chain of free chunks; its links lead `header` bytes before the data. Since 2.32 a link is mixed with the page
-/// number of its own place (`PROTECT_PTR`). Ends where it leads to no chunk or has been too long.
+/// Follows a chain of free chunks; its links lead `header` bytes before the data. Since 2.32 a link is mixed with the
+/// page number of its own place (`PROTECT_PTR`). Ends where it leads to no chunk or has been too long.
 fn walk<M: Memory + ?Sized>(
     memory: &M,
     first: u64,

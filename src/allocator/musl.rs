@@ -68,7 +68,7 @@ pub struct Area {
 
 /// A group, as its meta describes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Group {
+pub struct SlotGroup {
     meta: Address,
     /// Where it is.
     pub start: Address,
@@ -104,12 +104,12 @@ pub enum GroupSlot {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Nonsense;
 
-impl Group {
+impl SlotGroup {
     /// Reads the meta at `address`. `None`: it describes no group.
     ///
     /// # Errors
     /// [`Nonsense`] where it cannot be a meta.
-    pub fn read(address: Address, meta: &[u8]) -> Result<Option<Group>, Nonsense> {
+    pub fn read(address: Address, meta: &[u8]) -> Result<Option<SlotGroup>, Nonsense> {
         let word = |offset: usize| u64_at(meta, offset).ok_or(Nonsense);
         let mask = |offset: usize| u32_at(meta, offset).ok_or(Nonsense);
         let (start, avail, freed, numbers) = (word(16)?, mask(24)?, mask(28)?, word(32)?);
@@ -130,7 +130,7 @@ impl Group {
             && avail & freed == 0
             && u64::from(avail | freed) >> slots == 0
             && start.checked_add(UNIT + slots * stride).is_some();
-        sane.then_some(Some(Group {
+        sane.then_some(Some(SlotGroup {
             meta: address,
             start: Address(start),
             slots,
@@ -258,7 +258,7 @@ fn read_all<M: Memory + ?Sized>(memory: &M, places: &[Address], length: usize) -
 }
 
 /// A group that leads back to its meta, and how many of its slots were ever handed out.
-type ProvedGroup = (Group, u64);
+type ProvedGroup = (SlotGroup, u64);
 
 /// The areas that begin with `check`: those at `first`, and those that they lead to; each with its groups.
 fn described<M: Memory + ?Sized>(memory: &M, check: u64, first: Vec<Address>) -> Vec<(Address, Vec<ProvedGroup>)> {
@@ -277,8 +277,8 @@ fn described<M: Memory + ?Sized>(memory: &M, check: u64, first: Vec<Address>) ->
         {
             open.push(next);
         }
-        let groups: Vec<Group> =
-            metas(address, &bytes).filter_map(|(at, meta)| Group::read(at, meta).ok().flatten()).collect();
+        let groups: Vec<SlotGroup> =
+            metas(address, &bytes).filter_map(|(at, meta)| SlotGroup::read(at, meta).ok().flatten()).collect();
         let starts: Vec<Address> = groups.iter().map(|group| group.start).collect();
         let heads = read_all(memory, &starts, UNIT as usize).into_iter().zip(groups);
         let proved = heads.filter_map(|(head, group)| {
@@ -326,7 +326,7 @@ pub fn sample<M: Memory + ?Sized>(memory: &M, area: &Area, mut each: impl FnMut(
     const LOOK: u64 = 64 << 10;
     let Ok(bytes) = memory.read_bytes(area.address, AREA, AREA as usize, "meta area") else { return };
     for (at, meta) in metas(area.address, &bytes) {
-        let Ok(Some(group)) = Group::read(at, meta) else { continue };
+        let Ok(Some(group)) = SlotGroup::read(at, meta) else { continue };
         let wanted = group.wanted().min(LOOK);
         let Ok(bytes) = memory.read_bytes(group.start, wanted, LOOK as usize, "group") else { continue };
         if !group.is_proved(&bytes) {
@@ -412,9 +412,9 @@ mod tests {
             find(&self.image(), &[range(HEAP, AREA)], &[range(MAPPING, 8192)])
         }
 
-        fn group(&self, index: usize) -> Result<Option<Group>, Nonsense> {
+        fn group(&self, index: usize) -> Result<Option<SlotGroup>, Nonsense> {
             let at = AREA_HEAD + index * META;
-            Group::read(Address(HEAP).offset(at), &self.area[at..at + META])
+            SlotGroup::read(Address(HEAP).offset(at), &self.area[at..at + META])
         }
     }
 

@@ -1,8 +1,8 @@
 //! Where the resident memory of a process goes: rows that add up to its RSS.
 //!
-//! Each byte is in one row. Extents of the allocators come first ([`block_use`](crate::heap::block_use)), then stacks of
-//! threads, then what is left of each mapping by what stands behind it. What no row explains is a row of its own, so the sum
-//! is RSS by construction and a mistake shows as a row that is not near zero.
+//! Each byte is in one row. Extents of the allocators come first ([`block_use`](crate::heap::block_use)), then stacks
+//! of threads, then what is left of each mapping by what stands behind it. What no row explains is a row of its own, so
+//! the sum is RSS by construction and a mistake shows as a row that is not near zero.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -371,7 +371,8 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// Whether a file without `.so` in its name is a program: the kernel maps nothing of ours that is executable otherwise.
+    /// Whether a file without `.so` in its name is a program: the kernel maps nothing of ours that is executable
+    /// otherwise.
     fn is_program(&self, path: &str) -> bool {
         path.contains("/bin/") || path.rsplit('/').next().is_some_and(|name| name.starts_with("python"))
     }

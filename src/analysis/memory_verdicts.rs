@@ -1,8 +1,8 @@
 //! What an account of memory means, and what to do about it: rules with a figure each.
 //!
 //! The thresholds separated twelve programs whose causes were known: memory freed and not returned, arenas pinned by
-//! survivors, buffers of C extensions, pools of other allocators, stacks of many threads; and plain, web, numpy and threaded
-//! programs, of which none gets a verdict.
+//! survivors, buffers of C extensions, pools of other allocators, stacks of many threads; and plain, web, numpy and
+//! threaded programs, of which none gets a verdict.
 
 use crate::heap::block_use::Use;
 

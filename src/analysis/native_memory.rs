@@ -1,9 +1,10 @@
 //! Whose is native memory: blocks in use in which no Python object begins.
 //!
-//! A block belongs to whoever holds its exact start: first the objects, through the words of their C structs, then blocks
-//! that belong already, to the end; then the data of libraries. Pointers into the middle of blocks are not followed, since old
-//! words that happen to point there are common. What nothing reaches is told by components: a block that no other such block
-//! points to is a root, and all below it goes with it. Roots of one size that begin with a word of one library are a group.
+//! A block belongs to whoever holds its exact start: first the objects, through the words of their C structs, then
+//! blocks that belong already, to the end; then the data of libraries. Pointers into the middle of blocks are not
+//! followed, since old words that happen to point there are common. What nothing reaches is told by components: a block
+//! that no other such block points to is a root, and all below it goes with it. Roots of one size that begin with a
+//! word of one library are a group.
 
 use std::collections::BTreeMap;
 use std::collections::hash_map::Entry;
@@ -175,7 +176,8 @@ impl<'a, M: Memory + ?Sized> Search<'a, M> {
         Search { memory, blocks, by_start, span: low..high, owners, queue: Vec::new(), searched: 0, words: Vec::new() }
     }
 
-    /// Gives the blocks that words of `length` bytes from `start` on point to to `owner`, unless they have one. How many.
+    /// Gives the blocks that words of `length` bytes from `start` on point to to `owner`, unless they have one. How
+    /// many.
     fn take_from(&mut self, start: Address, length: u64, owner: Owner) -> usize {
         let before = self.queue.len();
         let mut found = std::mem::take(&mut self.queue);
@@ -297,7 +299,8 @@ impl<'a, M: Memory + ?Sized> Search<'a, M> {
         groups
     }
 
-    /// `libfoo.so+0x1234`, where a block begins with a pointer into a file: that of a C++ class's table of functions, as a rule.
+    /// `libfoo.so+0x1234`, where a block begins with a pointer into a file: that of a C++ class's table of functions,
+    /// as a rule.
     fn first_word(&self, block: Address) -> String {
         let mut bytes = [0; 8];
         if self.memory.read_exact_at(block, &mut bytes).is_err() {

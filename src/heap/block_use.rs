@@ -1,7 +1,8 @@
 //! What each byte of the allocators' memory is used for: objects, other blocks in use, free blocks, overhead.
 //!
-//! Goes through every part of a plan in order of address, beside all objects in order of address, and hands each extent to a
-//! visitor once. Extents do not overlap. Memory that changed while it was read is handed on as [`Use::Unknown`], not guessed.
+//! Goes through every part of a plan in order of address, beside all objects in order of address, and hands each extent
+//! to a visitor once. Extents do not overlap. Memory that changed while it was read is handed on as [`Use::Unknown`],
+//! not guessed.
 
 use std::iter::Peekable;
 use std::ops::Range;
@@ -168,8 +169,8 @@ impl<'a> Cursor<'a> {
         Cursor { objects, done: Address::NULL, ahead: all.peekable() }
     }
 
-    /// Makes the first object from `start` on the next one. Parts are in order of address, but what one part describes may
-    /// lie in front of it.
+    /// Makes the first object from `start` on the next one. Parts are in order of address, but what one part describes
+    /// may lie in front of it.
     fn seek(&mut self, start: Address) {
         let is_behind = self.ahead.peek().is_some_and(|(_, object)| object.address < start);
         if start < self.done || is_behind {

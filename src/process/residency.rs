@@ -1,9 +1,10 @@
 //! How many bytes of any extent of a target are in memory, in time that does not depend on its length.
 //!
 //! Page by page, `/proc/PID/pagemap` says which pages are in memory and which are swapped out
-//! (`Documentation/admin-guide/mm/pagemap.rst`). Runs of such pages are kept with the sum of all runs before them, so an
-//! extent costs two binary searches. RSS does not count the kernel's shared page of zeros, which a program maps by reading
-//! memory that it has not written: such pages are left out where the kernel shows page frames (`CAP_SYS_ADMIN`).
+//! (`Documentation/admin-guide/mm/pagemap.rst`). Runs of such pages are kept with the sum of all runs before them, so
+//! an extent costs two binary searches. RSS does not count the kernel's shared page of zeros, which a program maps by
+//! reading memory that it has not written: such pages are left out where the kernel shows page frames
+//! (`CAP_SYS_ADMIN`).
 
 use std::fs::File;
 use std::io;
@@ -137,8 +138,8 @@ impl Residency {
     }
 }
 
-/// The frame that most of these pages are in: the page of zeros, where one frame is met more than once. `None` where the
-/// kernel hides frames.
+/// The frame that most of these pages are in: the page of zeros, where one frame is met more than once. `None` where
+/// the kernel hides frames.
 fn commonest_frame(words: &[u64]) -> Option<u64> {
     let mut counts: FxHashMap<u64, u64> = FxHashMap::default();
     for word in words.iter().filter(|&&word| word & PRESENT != 0) {

@@ -1,10 +1,10 @@
 //! Where the stacks of threads are, those of threads that have ended included.
 //!
-//! glibc maps a stack with a guard at its lower end that may not be touched (a mapping of its own; since 2.42 pages that
-//! `MADV_GUARD_INSTALL` marks, so that stacks side by side are one mapping), and keeps `struct pthread` at its top. That
-//! begins with a pointer to itself, twice (`tcbhead_t`), and names where the whole block begins and how long it is
-//! (`stackblock`, `stackblock_size`; `nptl/descr.h`), at an offset that differs between versions and is searched for. Stacks
-//! of ended threads are kept for the next ones (`nptl/allocatestack.c`, 40 MiB by default).
+//! glibc maps a stack with a guard at its lower end that may not be touched (a mapping of its own; since 2.42 pages
+//! that `MADV_GUARD_INSTALL` marks, so that stacks side by side are one mapping), and keeps `struct pthread` at its
+//! top. That begins with a pointer to itself, twice (`tcbhead_t`), and names where the whole block begins and how long
+//! it is (`stackblock`, `stackblock_size`; `nptl/descr.h`), at an offset that differs between versions and is searched
+//! for. Stacks of ended threads are kept for the next ones (`nptl/allocatestack.c`, 40 MiB by default).
 
 use std::fs;
 use std::ops::Range;
@@ -19,7 +19,8 @@ const STACK_MIN: u64 = 16 << 10;
 const STACK_MAX: u64 = 1 << 30;
 /// Bytes in memory that are searched of one mapping, from its end.
 const SEARCH_MAX: u64 = 64 << 20;
-/// Alignment of `struct pthread` (`TCB_ALIGNMENT`), where it names itself for the second time, and bytes of it that are searched.
+/// Alignment of `struct pthread` (`TCB_ALIGNMENT`), where it names itself for the second time, and bytes of it that are
+/// searched.
 const ALIGNMENT: u64 = 64;
 const SELF: usize = 16;
 const DESCRIPTOR: usize = 2304;
@@ -46,8 +47,8 @@ pub fn stack_pointers(pid: i32) -> Vec<Address> {
     tasks.filter_map(pointer).collect()
 }
 
-/// Finds the stacks of threads; that of the main thread is none of them. `inside` are addresses of which each lies in the
-/// stack of a thread that runs: stack pointers, or `struct pthread`s.
+/// Finds the stacks of threads; that of the main thread is none of them. `inside` are addresses of which each lies in
+/// the stack of a thread that runs: stack pointers, or `struct pthread`s.
 pub fn find<M: Memory + ?Sized>(memory: &M, inside: &[Address]) -> Vec<Stack> {
     let mut found = Vec::new();
     let mut guard: Option<&Region> = None;

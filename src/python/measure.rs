@@ -370,8 +370,8 @@ impl<'a> Measure<'a> {
         if u64_at(bytes, layout.type_object.tp_flags)? >> flag::READY & 1 == 0 {
             return None;
         }
-        // `type.__sizeof__` counts `sizeof(PyHeapTypeObject)`, whatever the metatype adds. A metatype that counts in its
-        // own way begins with its `tp_basicsize`, as those of ctypes do (`Modules/_ctypes/_ctypes.c`).
+        // `type.__sizeof__` counts `sizeof(PyHeapTypeObject)`, whatever the metatype adds. A metatype that counts in
+        // its own way begins with its `tp_basicsize`, as those of ctypes do (`Modules/_ctypes/_ctypes.c`).
         let own = if info.basis == Basis::LowerBound { info.basicsize } else { layout.heap_type.size as u64 };
         let slots = u64_at(bytes, layout.var_object.ob_size)?;
         let extent = info.basicsize.checked_add(slots.checked_mul(info.itemsize)?)?;

@@ -73,8 +73,8 @@ pub struct TypeInfo {
     pub rule: SizeRule,
     /// Whether that is what `sys.getsizeof` says, or only the least it can say.
     pub basis: Basis,
-    /// Whether code of the type's own says of each instance whether `sys.getsizeof` counts its GC head (greenlets, until
-    /// 3.10). Its sizes are lower bounds then, without the head.
+    /// Whether code of the type's own says of each instance whether `sys.getsizeof` counts its GC head (greenlets,
+    /// until 3.10). Its sizes are lower bounds then, without the head.
     pub decides_on_head: bool,
     /// Whether it is `str`, not a subclass of it. Only its own instances have their text behind the header.
     pub is_str_itself: bool,
@@ -128,7 +128,7 @@ impl TypeTable {
         data: &[Range<Address>],
     ) -> Result<TypeTable, ProofError> {
         let reader = Reader { memory, layout: &python.layout };
-        let mut builder = Builder {
+        let mut builder = TableBuilder {
             reader,
             python,
             table: TypeTable { type_type: python.type_type, ..TypeTable::default() },
@@ -215,7 +215,7 @@ struct RawType {
     tp_is_gc: Address,
 }
 
-struct Builder<'a, M: Memory + ?Sized> {
+struct TableBuilder<'a, M: Memory + ?Sized> {
     reader: Reader<'a, M>,
     python: &'a Python,
     table: TypeTable,
@@ -237,7 +237,7 @@ struct WellKnown {
     module: FxHashSet<Address>,
 }
 
-impl<M: Memory + ?Sized> Builder<'_, M> {
+impl<M: Memory + ?Sized> TableBuilder<'_, M> {
     /// Walks the registry of one interpreter, breadth first.
     fn collect(&mut self, interpreter: &Interpreter) {
         let mut queue = VecDeque::from([self.python.object_type]);

@@ -57,8 +57,8 @@ impl Version {
         }
     }
 
-    /// Whether `sys.getsizeof` counts a GC head only for objects of which the type's `tp_is_gc` says that they have one;
-    /// since 3.11 it goes by the type's flags (`_PySys_GetSizeOf`, `Python/sysmodule.c`).
+    /// Whether `sys.getsizeof` counts a GC head only for objects of which the type's `tp_is_gc` says that they have
+    /// one; since 3.11 it goes by the type's flags (`_PySys_GetSizeOf`, `Python/sysmodule.c`).
     pub fn getsizeof_asks_tp_is_gc(self) -> bool {
         (self.major, self.minor) < (3, 11)
     }

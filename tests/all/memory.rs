@@ -1,7 +1,8 @@
 //! The account of memory against the kernel, glibc and pymalloc, which the target asks about itself.
 //!
-//! `fixtures/programs/memory_shapes.py` takes known amounts of each kind of memory. The tool reads it while it waits; then the
-//! target says what `mallinfo2` and `sys._debugmallocstats` say, and calls `malloc_trim`; the kernel says what that gave back.
+//! `fixtures/programs/memory_shapes.py` takes known amounts of each kind of memory. The tool reads it while it waits;
+//! then the target says what `mallinfo2` and `sys._debugmallocstats` say, and calls `malloc_trim`; the kernel says what
+//! that gave back.
 
 use serde_json::Value;
 

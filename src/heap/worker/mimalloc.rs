@@ -17,7 +17,7 @@ use super::{POOL_RETRIES, Window, Worker, only_fatal};
 const PAGE: u64 = 4096;
 
 /// What is at hand of the blocks of a page.
-enum Blocks<'a> {
+enum PageBlocks<'a> {
     Local(&'a [u8]),
     Read(Vec<u8>),
 }
@@ -74,8 +74,8 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
         let memory = self.memory;
         let blocks = blocks(memory, segment, &page)?;
         let bytes = match &blocks {
-            Some(Blocks::Local(bytes)) => bytes,
-            Some(Blocks::Read(bytes)) => bytes.as_slice(),
+            Some(PageBlocks::Local(bytes)) => bytes,
+            Some(PageBlocks::Read(bytes)) => bytes.as_slice(),
             // Unreadable just now: no block can be judged, and none agrees.
             None => &[],
         };
@@ -202,18 +202,18 @@ fn blocks<'m, M: Memory + ?Sized>(
     memory: &'m M,
     segment: &PageSegment,
     page: &Page,
-) -> Result<Option<Blocks<'m>>, ReadError> {
+) -> Result<Option<PageBlocks<'m>>, ReadError> {
     let stride = page.stride();
     let is_whole = stride as u64 == page.block_size;
     if is_whole && let Some(bytes) = memory.local(page.start, page.capacity * stride) {
-        return Ok(Some(Blocks::Local(bytes)));
+        return Ok(Some(PageBlocks::Local(bytes)));
     }
     let mut bytes = vec![0; page.capacity * stride];
     // All blocks that were carved were written then, at their start. So nothing of a page of small ones was never
     // touched, whatever the kernel said: it may have been moving pages when it was asked.
     if is_whole && page.block_size <= PAGE {
         return match memory.read_exact_at(page.start, &mut bytes) {
-            Ok(()) => Ok(Some(Blocks::Read(bytes))),
+            Ok(()) => Ok(Some(PageBlocks::Read(bytes))),
             Err(error) => only_fatal(error).map(|()| None),
         };
     }
@@ -231,7 +231,7 @@ fn blocks<'m, M: Memory + ?Sized>(
         blocks.into_iter().try_for_each(|(index, block)| fill(page.block(index), block))
     };
     match filled {
-        Ok(()) => Ok(Some(Blocks::Read(bytes))),
+        Ok(()) => Ok(Some(PageBlocks::Read(bytes))),
         Err(error) => only_fatal(error).map(|()| None),
     }
 }

@@ -1,6 +1,6 @@
 //! Reads the groups of musl's malloc: an area, its metas, and the blocks in use of their groups.
 
-use crate::allocator::musl::{AREA, Area, Block, Group, GroupSlot, META, Nonsense, metas};
+use crate::allocator::musl::{AREA, Area, Block, GroupSlot, META, Nonsense, SlotGroup, metas};
 use crate::allocator::room::BlockRoom;
 use crate::heap::object::Sink;
 use crate::process::memory::{Memory, ReadError};
@@ -21,7 +21,7 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
             let mut again = [0; META];
             again.copy_from_slice(meta);
             let mut tries = 0;
-            while !self.read_group(Group::read(at, &again))? {
+            while !self.read_group(SlotGroup::read(at, &again))? {
                 if tries == POOL_RETRIES || memory.local(at, META).is_some() {
                     self.counts.torn_pools += 1;
                     break;
@@ -34,7 +34,7 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
     }
 
     /// Reads a group and judges its blocks. `false`, and nothing done, where it is not what its meta says.
-    fn read_group(&mut self, group: Result<Option<Group>, Nonsense>) -> Result<bool, ReadError> {
+    fn read_group(&mut self, group: Result<Option<SlotGroup>, Nonsense>) -> Result<bool, ReadError> {
         let group = match group {
             Ok(Some(group)) => group,
             Ok(None) => return Ok(true),
@@ -54,7 +54,7 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
         }
     }
 
-    fn judge_group(&mut self, group: &Group, bytes: &[u8]) -> Result<bool, ReadError> {
+    fn judge_group(&mut self, group: &SlotGroup, bytes: &[u8]) -> Result<bool, ReadError> {
         if !group.is_proved(bytes) {
             return Ok(false);
         }
