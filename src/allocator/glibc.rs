@@ -154,7 +154,8 @@ impl ChunkRow<'_> {
         None
     }
 
-    fn holds(&self, start: Address) -> bool {
+    /// Whether a row of [`CHAIN`] chunks starts at `start`, or one that leads to the heap's end.
+    pub fn holds(&self, start: Address) -> bool {
         let mut at = start;
         for _ in 0..CHAIN {
             let Some(chunk) = (self.word)(at.offset(8)).and_then(|word| self.heap.chunk(at, word)) else {

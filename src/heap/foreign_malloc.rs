@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::path::Path;
 
-use crate::allocator::glibc::ChunkHeap;
+use crate::allocator::glibc::{ChunkHeap, ChunkRow};
 use crate::process::elf::LoadedElf;
 use crate::process::memory::Memory;
 use crate::process::regions::Backing;
@@ -12,8 +12,6 @@ use crate::python::interpreter::Python;
 
 /// Threads of which stacks are known.
 const THREADS_MAX: usize = 1 << 14;
-/// Bytes of a heap looked at to see whether it is a row of chunks.
-const HEAP_LOOK: u64 = 64 << 10;
 
 /// Allocators that take the place of malloc, by a part of their file's name.
 const ALLOCATORS: [&str; 7] = ["jemalloc", "tcmalloc", "mimalloc", "snmalloc", "hoard", "rpmalloc", "scudo"];
@@ -39,12 +37,14 @@ fn name_has(path: &Path, parts: &[&str]) -> bool {
     parts.iter().any(|part| name.contains(part))
 }
 
-/// Whether glibc's chunks start at the start of a heap.
+/// Whether glibc's chunks start at the start of a heap. Its first ones may be long: libstdc++ allocates a pool of 71 KiB
+/// for exceptions before anything else (`eh_alloc.cc`).
 pub fn is_row_of_chunks<M: Memory + ?Sized>(memory: &M, heap: &ChunkHeap) -> bool {
-    let length = (heap.range.end.0 - heap.range.start.0).min(HEAP_LOOK);
-    let Ok(bytes) = memory.read_bytes(heap.range.start, length, HEAP_LOOK as usize, "heap") else { return false };
-    // The first chunk may be preceded by what aligns it.
-    heap.resync(heap.range.start, &bytes).is_some_and(|first| first.0 - heap.range.start.0 <= 16)
+    /// What may precede the first chunk, to align it.
+    const PADDING: [usize; 2] = [0, 16];
+    let word = |at: Address| memory.read_u64(at).ok();
+    let row = ChunkRow { heap, word: &word };
+    PADDING.iter().any(|&padding| row.holds(heap.range.start.offset(padding)))
 }
 
 /// The stacks of the process's Python threads, except the first: from the start of the mapping, which a guard page
@@ -71,4 +71,34 @@ pub fn stacks<M: Memory + ?Sized>(memory: &M, python: &Python) -> Vec<Range<Addr
     }
     found.sort_by_key(|range| range.start);
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::image::{Image, Segment};
+
+    #[test]
+    fn a_heap_of_glibc_is_one_whatever_its_first_chunks_measure() {
+        const START: u64 = 0x10000;
+        let image = |sizes: &[u64]| {
+            let mut bytes = vec![0; 512 << 10];
+            let mut at = 0;
+            for size in sizes {
+                bytes[at as usize + 8..][..8].copy_from_slice(&(size | 1).to_le_bytes());
+                at += size;
+            }
+            Image::of_segments(vec![Segment { start: Address(START), bytes }])
+        };
+        let heap = ChunkHeap { range: Address(START)..Address(START + (512 << 10)), is_thread_arena: false };
+        // Each thread's cache of chunks comes first, then the pool of libstdc++, or whatever a library wanted.
+        for second in [0x20, 0x11c10, 0x40000] {
+            assert!(
+                is_row_of_chunks(&image(&[0x290, second, 32, 48, 32, 64, 32, 32, 48, 32, 80]), &heap),
+                "{second:#x}"
+            );
+        }
+        assert!(!is_row_of_chunks(&image(&[0x290, 0x11c10, 8]), &heap));
+        assert!(!is_row_of_chunks(&image(&[]), &heap));
+    }
 }

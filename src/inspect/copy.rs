@@ -132,7 +132,6 @@ impl Target {
         options: &CopyOptions,
         work: impl FnOnce(&Heap<'_>) -> Result<R, E>,
     ) -> Result<Result<Inspected<R>, E>, Error> {
-        host::go_first_when_memory_is_short();
         let start = Instant::now();
         let survey = self.survey()?;
         let survey_time = start.elapsed();

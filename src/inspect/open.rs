@@ -15,7 +15,7 @@ use crate::process::live::Process;
 use crate::process::memory::Memory;
 use crate::process::source::Source;
 use crate::process::spawn::{SpawnOptions, Spawned};
-use crate::process::{ReadError, procfs};
+use crate::process::{ReadError, host, procfs};
 use crate::python::attach::{AttachError, Load};
 use crate::python::command_line;
 use crate::python::interpreter::Python;
@@ -116,6 +116,8 @@ impl Target {
         if pid <= 0 {
             return Err(Error::Refused { pid, gate: Gate::NoSuchProcess });
         }
+        // A program that we have started must not inherit this, so it comes here.
+        host::go_first_when_memory_is_short();
         let refused = || Error::Refused { pid, gate: gates::diagnose(pid) };
         for attempt in 1.. {
             let process = Process::open(pid).map_err(|_| refused())?;

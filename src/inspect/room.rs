@@ -87,7 +87,10 @@ impl Room {
         /// An estimate is not refused for the last few percent.
         const SLACK: u64 = 10;
         let count = objects.len() as u64;
-        let limit = self.limit.saturating_add(self.limit / SLACK);
+        // The host may have filled up since: what is left of it now counts, with what we hold already.
+        let now = host::available_bytes().map_or(u64::MAX, |left| left.saturating_add(host::resident_bytes()) / 4 * 3);
+        let limit = self.limit.min(now);
+        let limit = limit.saturating_add(limit / SLACK);
         let holders = (0..objects.len()).filter(|&id| !references.is_leaf(objects.type_id(id)));
         let words: u64 = holders.map(|id| objects.size(id) / WORD).fold(count, u64::saturating_add);
         if graph_bytes(count, words).saturating_add(copied) <= limit {

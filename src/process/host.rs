@@ -39,6 +39,14 @@ pub fn peak_bytes() -> Option<u64> {
     Some(line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()?.saturating_mul(1024))
 }
 
+/// The memory that we have resident now, bytes; 0 where `/proc` does not say.
+pub fn resident_bytes() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kibibytes = line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
+    kibibytes.unwrap_or(0).saturating_mul(1024)
+}
+
 /// Makes us the first that the kernel ends when memory is short: never the program that we look at. Needs no right;
 /// what we start inherits it.
 pub fn go_first_when_memory_is_short() {
