@@ -256,7 +256,8 @@ impl Target {
             outcome.lists = has_lists.then(|| objects.check_lists(&memory, python));
         }
         log::debug!("found {} objects, {:?} after the start", objects.len(), start.elapsed());
-        let references = References::new(&memory, python, &types, total).showing_values(show_values);
+        let references =
+            References::new(&memory, python, &types, total).showing_values(show_values).with_native(&survey.plan);
         room.check(copy.map_or(0, |copy| copy.image.size_bytes()), &objects, &references, || {
             count_edges(&memory, python, &types, &objects, &references)
         })?;

@@ -58,6 +58,15 @@ impl Rooms {
     }
 }
 
+/// Whether a group is accepted of which no target has a known room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Evidence {
+    /// It is: a field of a struct.
+    NotNeeded,
+    /// It is not: memory of C that may be full of old words.
+    Needed,
+}
+
 /// How well a group fits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Fit {
@@ -84,9 +93,11 @@ impl Fit {
         fit
     }
 
-    /// Nothing speaks against a group without a known room.
-    fn is_enough(self) -> bool {
-        self.fitting * 100 >= self.words * FIT_PERCENT
+    /// Whether the words of a group are references. Nothing speaks against a group without a known room, and nothing
+    /// for it.
+    fn is_enough(self, evidence: Evidence) -> bool {
+        let is_blank = self.words == 0 && evidence == Evidence::Needed;
+        !is_blank && self.fitting * 100 >= self.words * FIT_PERCENT
     }
 
     /// The share that fits, in parts of a million.
@@ -97,7 +108,7 @@ impl Fit {
 
 /// Accepts the groups that fit, those that fit best first, and of each as many words as there is room for. Returns the
 /// indices of what was accepted, ascending; their room is taken.
-pub(crate) fn accept(candidates: &[WordCandidate], rooms: &mut Rooms) -> Vec<u32> {
+pub(crate) fn accept(candidates: &[WordCandidate], rooms: &mut Rooms, evidence: Evidence) -> Vec<u32> {
     let mut order: Vec<u32> = (0..candidates.len() as u32).collect();
     let key = |&index: &u32| candidates.get(index as usize).map(|word| (word.group, word.target, index));
     order.sort_unstable_by_key(key);
@@ -105,13 +116,13 @@ pub(crate) fn accept(candidates: &[WordCandidate], rooms: &mut Rooms) -> Vec<u32
     let mut groups: Vec<(Fit, &[u32])> = order
         .chunk_by(|a, b| group(a) == group(b))
         .map(|words| (Fit::of(candidates, words, rooms), words))
-        .filter(|(fit, _)| fit.is_enough())
+        .filter(|(fit, _)| fit.is_enough(evidence))
         .collect();
     groups.sort_by_key(|(fit, _)| Reverse((fit.share(), fit.targets)));
     let mut accepted = Vec::new();
     for (_, words) in groups {
         // Others may have taken what there was.
-        if Fit::of(candidates, words, rooms).is_enough() {
+        if Fit::of(candidates, words, rooms).is_enough(evidence) {
             let fits = |&&index: &&u32| candidates.get(index as usize).is_some_and(|word| rooms.take(word.target));
             accepted.extend(words.iter().filter(fits));
         }
@@ -124,6 +135,10 @@ pub(crate) fn accept(candidates: &[WordCandidate], rooms: &mut Rooms) -> Vec<u32
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    fn accept(candidates: &[WordCandidate], rooms: &mut Rooms) -> Vec<u32> {
+        super::accept(candidates, rooms, Evidence::NotNeeded)
+    }
 
     fn rooms(rooms: &[(u32, u64)]) -> Rooms {
         let mut made = Rooms::default();
@@ -174,6 +189,10 @@ mod tests {
         assert_eq!(accept(&found, &mut Rooms::default()), [0, 1, 2]);
         assert_eq!(accept(&found, &mut rooms(&[(6, 0)])), [2]);
         assert!(accept(&[], &mut Rooms::default()).is_empty());
+        // In memory of C they say nothing, and go with what else is there.
+        let needed = |rooms: &mut Rooms| super::accept(&found, rooms, Evidence::Needed);
+        assert!(needed(&mut Rooms::default()).is_empty());
+        assert_eq!(needed(&mut rooms(&[(6, 1)])), [0, 1]);
     }
 
     proptest! {

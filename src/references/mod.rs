@@ -18,15 +18,18 @@
 //! objects. Nothing is trusted: each walk ends with readable memory, with a limit, or with the budget of its reader.
 
 mod budget;
+mod certain;
 mod code_names;
 mod containers;
 mod frames;
 mod instances;
 mod names;
 mod native;
+mod native_blocks;
 pub mod notation;
 pub mod roots;
 mod rules;
+mod search;
 mod settle;
 mod shapes;
 mod storage;
@@ -34,12 +37,13 @@ mod storage;
 use std::cell::{Cell, RefCell};
 use std::sync::{Arc, OnceLock};
 
+pub use certain::Certain;
 use names::FieldName;
 use rules::Rule;
-pub use settle::Certain;
 use settle::Settled;
 use storage::Storage;
 
+use crate::heap::plan::Plan;
 use crate::process::memory::{Memory, u64_at};
 use crate::process::{Address, MemoryExt};
 use crate::python::interpreter::Python;
@@ -74,6 +78,8 @@ pub enum Label {
     ModuleState,
     /// In memory that the object owns in another way.
     Inside,
+    /// In memory of C that the object leads to and of which nothing is known, or in the rest of its own block.
+    Native,
 }
 
 /// Words that a chunked read takes at a time.
@@ -92,6 +98,7 @@ pub struct References<'a, M: Memory + ?Sized> {
     layout: &'a Layout,
     python: &'a Python,
     rules: Arc<[Rule]>,
+    plan: Option<&'a Plan>,
     settled: Arc<OnceLock<Settled>>,
     budget: u64,
     shows_values: bool,
@@ -137,19 +144,24 @@ impl<'a, M: Memory + ?Sized> References<'a, M> {
         let rules = rules::make(memory, python, types).into();
         let budget = (bytes / 8).saturating_mul(READINGS_PER_WORD).saturating_add(BUDGET_MIN);
         let settled = Arc::default();
-        References { memory, layout: &python.layout, python, rules, settled, budget, shows_values: false }
+        References { memory, layout: &python.layout, python, rules, plan: None, settled, budget, shows_values: false }
     }
 
     /// The same references, read from another view of the same target: a cache of one thread's own.
     pub fn over<'b, N: Memory + ?Sized>(&'b self, memory: &'b N) -> References<'b, N> {
-        let References { layout, python, ref rules, ref settled, budget, shows_values, .. } = *self;
+        let References { layout, python, plan, ref rules, ref settled, budget, shows_values, .. } = *self;
         let (rules, settled) = (rules.clone(), settled.clone());
-        References { memory, layout, python, rules, settled, budget, shows_values }
+        References { memory, layout, python, rules, plan, settled, budget, shows_values }
     }
 
     /// The same references, whose roots may have names that are data; see [`crate::python::identifier`].
     pub fn showing_values(self, shows_values: bool) -> Self {
         References { shows_values, ..self }
+    }
+
+    /// The same references, with those in native memory behind objects: `plan` says where that is.
+    pub fn with_native(self, plan: &'a Plan) -> Self {
+        References { plan: Some(plan), ..self }
     }
 
     /// Whether names that are data are shown.

@@ -38,6 +38,8 @@ pub enum Spelled {
     Index(u64),
     /// A local variable of a frame, a generator, a coroutine.
     Local(String),
+    /// In native memory of an object of this type.
+    Native(String),
     /// Anything else, in words.
     Other(&'static str),
 }
@@ -98,6 +100,7 @@ impl<'a, M: Memory + ?Sized> Speller<'a, M> {
             Label::Stack => Spelled::Other("unfinished expression"),
             Label::ModuleState => Spelled::Other("module state"),
             Label::Inside => Spelled::Other("inside"),
+            Label::Native => self.known(type_id, label, || Spelled::Native(self.types.get(type_id).full_name())),
         }
     }
 
@@ -131,6 +134,7 @@ impl<'a, M: Memory + ?Sized> Speller<'a, M> {
             Label::Stack => (8, 0, 0),
             Label::ModuleState => (9, 0, 0),
             Label::Inside => (10, 0, 0),
+            Label::Native => (12, 0, type_id.0),
             Label::Field(offset) if self.field(type_id, offset) != Spelled::Namespace => (11, offset, type_id.0),
             Label::Dict | Label::Field(_) | Label::Local(_) => return None,
         })
@@ -157,6 +161,7 @@ impl Spelled {
             Spelled::Data(_) => same("[…]".to_owned()),
             Spelled::Index(index) => (format!("[{index}]"), "[…]".to_owned()),
             Spelled::Local(name) => same(format!(", local {name}")),
+            Spelled::Native(type_name) => same(format!("<native memory of {type_name}>")),
             Spelled::Other(words) => same(format!("<{words}>")),
         }
     }

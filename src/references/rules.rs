@@ -83,8 +83,9 @@ pub(crate) struct Rule {
     pub tagged: Vec<u32>,
     /// Of [`Storage::Opaque`], the C struct, whose words may be references or not.
     pub opaque: Range<u32>,
-    /// Of these, offsets of words that are declared to be objects.
-    pub declared: Vec<u32>,
+    /// Of these, offsets of words that are known to own an object: the dict of attributes, and fields of the library's
+    /// structs. What a type declares as a member it may as well borrow (`sqlite3.Connection.Error`).
+    pub owned: Vec<u32>,
     /// The C type whose struct it is.
     pub c_type: Address,
     pub basicsize: u32,
@@ -160,7 +161,11 @@ fn rule<M: Memory + ?Sized>(reader: &Reader<'_, M>, types: &TypeTable, info: &Ty
     if let Ok(offset @ 1..) = u32::try_from(dict_offset) {
         names.insert(0, (offset, FieldName::Known("__dict__")));
     }
-    names.extend(bases.iter().flat_map(|base| names::known(layout, &base.full_name())));
+    let known_names = bases.iter().flat_map(|base| names::known(layout, &base.full_name()));
+    let known_names: Vec<(u32, FieldName)> = known_names.collect();
+    let owned = known_names.iter().map(|&(offset, _)| offset).chain(u32::try_from(dict_offset).ok());
+    let owned: Vec<u32> = owned.filter(|&offset| offset > 0).collect();
+    names.extend(known_names);
     let mut seen = FxHashSet::default();
     names.retain(|(offset, _)| seen.insert(*offset));
     let lookups = match bases.iter().any(|base| LOOK_UP.contains(&base.full_name().as_str())) {
@@ -169,7 +174,7 @@ fn rule<M: Memory + ?Sized>(reader: &Reader<'_, M>, types: &TypeTable, info: &Ty
     };
     let offsets = |offsets: Vec<usize>| offsets.into_iter().map(|offset| offset as u32).collect();
     let opaque = opaque.start as u32..opaque.end as u32;
-    let declared = names.iter().map(|&(offset, _)| offset).filter(|offset| opaque.contains(offset)).collect();
+    let owned = owned.into_iter().filter(|offset| opaque.contains(offset)).collect();
     Rule {
         type_: info.address,
         is_heap_type: info.has(flag::HEAPTYPE),
@@ -178,7 +183,7 @@ fn rule<M: Memory + ?Sized>(reader: &Reader<'_, M>, types: &TypeTable, info: &Ty
         skipped: offsets(skipped),
         tagged: offsets(shape.tagged),
         opaque,
-        declared,
+        owned,
         c_type: c_type.map_or(Address::NULL, |base| base.address),
         basicsize: basicsize as u32,
         itemsize: info.itemsize,

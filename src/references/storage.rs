@@ -13,7 +13,7 @@ pub(crate) enum Storage {
     OrderedDict,
     Set,
     Deque,
-    /// A C struct of which nothing is known but what its type declares. Which other words own a reference is settled by
+    /// A C struct of which nothing is known but its dict. Which other words own a reference is settled by
     /// reference counts; see [`super::settle`].
     Opaque,
     /// Objects follow the fixed part.

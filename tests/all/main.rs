@@ -24,6 +24,7 @@ mod inspect;
 mod labels;
 mod layouts;
 mod memory;
+mod native;
 mod odd_heaps;
 mod odd_processes;
 mod odd_states;
@@ -62,6 +63,7 @@ const MODULES: &[Module] = &[
     ("inspect", inspect::cases),
     ("labels", labels::cases),
     ("layouts", layouts::cases),
+    ("native", native::cases),
     ("odd_heaps", odd_heaps::cases),
     ("memory", memory::cases),
     ("odd_processes", odd_processes::cases),

@@ -1,0 +1,295 @@
+//! Looks for the references of opaque structs: in the struct itself, in the rest of its block, and in the native memory
+//! behind it, nearest first. What is found there is judged by [`super::budget`] before anything farther is looked at.
+
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use crate::process::Address;
+use crate::process::memory::Memory;
+
+use super::budget::{self, Evidence, Rooms, WordCandidate};
+use super::certain::Certain;
+use super::native_blocks::NativeBlocks;
+use super::rules::{BODY_MAX, Rule};
+use super::storage::Storage;
+use super::{Label, Reads, References};
+
+/// Bytes read of one block: tables of C and Rust that hold references are smaller, and arrays of numbers are larger.
+const BLOCK_MAX: u64 = 64 << 10;
+/// Blocks read on behalf of one object. Trees of C that are larger (an XML document) hold no references of Python's.
+const BLOCKS_MAX: u32 = 400;
+/// Blocks on the way from an object to a reference: four in validators of pydantic-core, whose Rust structs are boxed
+/// in one another.
+const DEPTH_MAX: usize = 4;
+/// Owners from which on the same word of the same kind of block is judged by itself; of fewer, their whole blocks are.
+const OWNERS_MIN: usize = 3;
+/// Marks the place of a word behind the struct, in the rest of its block.
+const BEHIND: u32 = 1 << 31;
+
+/// A place from which native memory is reached: the C type of the owner, and the offsets of the words on the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Route {
+    c_type: Address,
+    offsets: [u32; DEPTH_MAX],
+}
+
+/// A block of native memory to be looked at.
+struct NativeBlock {
+    owner: u32,
+    route: Route,
+    address: Address,
+    bytes: u64,
+}
+
+/// A word that may be a reference, where it is, and how it would be called.
+struct UncertainWord {
+    owner: u32,
+    target: u32,
+    /// What it is judged with where there are several of its kind.
+    key: u32,
+    /// The block in which it is.
+    block: u32,
+    label: Label,
+}
+
+/// One search.
+pub(crate) struct ReferenceSearch<'s, 'r, M: Memory + ?Sized> {
+    references: &'s References<'r, M>,
+    certain: &'s Certain<'s>,
+    blocks: Option<NativeBlocks<'s, M>>,
+    reads: Reads,
+    rooms: Rooms,
+    unknown_rooms: FxHashSet<u32>,
+    borrowed: FxHashMap<u32, u32>,
+    keys: FxHashMap<(Route, u64, u32), u32>,
+    /// Blocks that were looked at, or belong to others.
+    claimed: FxHashSet<u64>,
+    found: Vec<(WordCandidate, Label)>,
+}
+
+impl<'s, 'r, M: Memory + ?Sized> ReferenceSearch<'s, 'r, M> {
+    /// A search through the objects of opaque types, and what they own.
+    pub fn new(references: &'s References<'r, M>, certain: &'s Certain<'s>) -> Self {
+        let References { memory, layout, plan, .. } = *references;
+        ReferenceSearch {
+            references,
+            certain,
+            blocks: plan.map(|plan| NativeBlocks::new(memory, layout, plan)),
+            reads: references.reads(),
+            rooms: Rooms::default(),
+            unknown_rooms: FxHashSet::default(),
+            borrowed: FxHashMap::default(),
+            keys: FxHashMap::default(),
+            claimed: FxHashSet::default(),
+            found: Vec::new(),
+        }
+    }
+
+    /// The references that were found, with their labels.
+    pub fn run(mut self) -> Vec<(WordCandidate, Label)> {
+        let rules = self.references.rules.clone();
+        let is_opaque = |rule: &Rule| rule.storage == Storage::Opaque && !rule.opaque.is_empty();
+        let wanted: Vec<bool> = rules.iter().map(|rule| is_opaque(rule) || rule.storage == Storage::Module).collect();
+        if !rules.iter().any(is_opaque) {
+            return self.found;
+        }
+        self.borrowed = self.certain.borrowed(self.references.memory, self.references.layout);
+        let (mut words, mut level) = (Vec::new(), Vec::new());
+        let objects = self.certain.objects;
+        for id in 0..objects.len() {
+            let type_index = objects.type_id(id).index();
+            match rules.get(type_index).filter(|_| wanted.get(type_index) == Some(&true)) {
+                Some(rule) if rule.storage == Storage::Module => self.claim_state(objects.address(id)),
+                Some(rule) => self.read_body(id as u32, rule, &mut words, &mut level),
+                None => {}
+            }
+        }
+        self.judge(words, false);
+        let mut per_owner: FxHashMap<u32, u32> = FxHashMap::default();
+        for depth in 1..=DEPTH_MAX {
+            let (mut words, mut next) = (Vec::new(), Vec::new());
+            for (number, block) in level.iter().enumerate() {
+                let count = per_owner.entry(block.owner).or_default();
+                if *count < BLOCKS_MAX && self.claimed.insert(block.address.0) {
+                    *count += 1;
+                    self.read_block(block, number as u32, depth, &mut words, &mut next);
+                }
+            }
+            self.judge(words, true);
+            level = next;
+        }
+        self.found
+    }
+
+    /// The state of a module is walked as the module's.
+    fn claim_state(&mut self, module: Address) {
+        let state = self.references.word(&self.reads, module, self.references.layout.module.md_state);
+        self.claimed.extend(state.filter(|&state| state != 0));
+    }
+
+    /// Gathers the words of an opaque struct that are addresses of objects, and the blocks that it leads to.
+    fn read_body(&mut self, owner: u32, rule: &Rule, words: &mut Vec<UncertainWord>, level: &mut Vec<NativeBlock>) {
+        let references = self.references;
+        let object = self.certain.objects.address(owner as usize);
+        let start = rule.opaque.start.next_multiple_of(8);
+        let struct_end = self.end_of_body(object, rule);
+        let end = self.end_of_block(owner, object).map_or(struct_end, |end| end.max(struct_end));
+        let item = u32::try_from(rule.itemsize).unwrap_or(8).max(8);
+        let mut read: Vec<(u32, u64)> = Vec::new();
+        let torn = self.reads.torn();
+        let count = u64::from(end.saturating_sub(start)) / 8;
+        references.for_each_word(&self.reads, object.offset(start as usize), count, &mut |index, word| {
+            let offset = start + 8 * index as u32;
+            let is_classes = (rule.opaque.end..rule.basicsize).contains(&offset);
+            let is_known = is_classes || rule.skipped.contains(&offset) || rule.owned.contains(&offset);
+            if word != 0 && word != object.0 && !is_known {
+                read.push((offset, word));
+            }
+        });
+        // An object whose memory goes away while it is read is judged by nothing.
+        if self.reads.torn() > torn {
+            return;
+        }
+        for (offset, word) in read {
+            let (place, label) = match offset.checked_sub(rule.opaque.end) {
+                None => (offset, Label::Field(offset)),
+                Some(_) if offset >= struct_end => (offset | BEHIND, Label::Native),
+                // Items are alike.
+                Some(behind) => (rule.opaque.end + behind % item, Label::Index(u64::from(behind / item))),
+            };
+            let route = Route { c_type: rule.c_type, offsets: [0; DEPTH_MAX] };
+            if let Some(target) = self.certain.objects.find(word) {
+                let key = self.key(route, 0, place);
+                words.push(UncertainWord { owner, target, key, block: 0, label });
+            } else if let Some(bytes) = self.native_block(Address(word)) {
+                let mut route = route;
+                route.offsets[0] = place;
+                level.push(NativeBlock { owner, route, address: Address(word), bytes });
+            }
+        }
+    }
+
+    /// One past the last byte of an object's struct, its items included.
+    fn end_of_body(&self, object: Address, rule: &Rule) -> u32 {
+        let basic = rule.opaque.end;
+        if rule.itemsize == 0 || rule.basicsize > basic {
+            return rule.basicsize;
+        }
+        let size_at = self.references.layout.var_object.ob_size;
+        let count = self.references.word(&self.reads, object, size_at).map_or(0, |size| (size as i64).unsigned_abs());
+        let items = count.saturating_mul(rule.itemsize);
+        basic.saturating_add(u32::try_from(items).unwrap_or(u32::MAX)).min(BODY_MAX as u32)
+    }
+
+    /// One past the last byte of the block in which an object is.
+    fn end_of_block(&self, id: u32, object: Address) -> Option<u32> {
+        let front = self.certain.types.get(self.certain.objects.type_id(id as usize)).front as u64;
+        let usable = self.blocks.as_ref()?.starting_at(Address(object.0.checked_sub(front)?))?;
+        Some(u32::try_from(usable.checked_sub(front)?).unwrap_or(u32::MAX).min(BODY_MAX as u32))
+    }
+
+    /// Usable bytes of the live block at an address, if it is no object's.
+    fn native_block(&self, address: Address) -> Option<u64> {
+        /// A GC head, and what stands in front of it: two words each.
+        const FRONTS: [u64; 3] = [0, 16, 32];
+        let bytes = self.blocks.as_ref()?.starting_at(address)?;
+        let is_objects = FRONTS.iter().any(|&front| {
+            let id = address.0.checked_add(front).and_then(|object| self.certain.objects.find(object));
+            id.is_some_and(|id| self.certain.types.get(self.certain.objects.type_id(id as usize)).front as u64 == front)
+        });
+        (!is_objects).then_some(bytes)
+    }
+
+    fn read_block(
+        &mut self,
+        block: &NativeBlock,
+        number: u32,
+        depth: usize,
+        words: &mut Vec<UncertainWord>,
+        next: &mut Vec<NativeBlock>,
+    ) {
+        let references = self.references;
+        let owner_address = self.certain.objects.address(block.owner as usize);
+        let mut read: Vec<(u32, u64)> = Vec::new();
+        references.for_each_word(&self.reads, block.address, block.bytes.min(BLOCK_MAX) / 8, &mut |index, word| {
+            if word != 0 && word != owner_address.0 {
+                read.push((8 * index as u32, word));
+            }
+        });
+        for (offset, word) in read {
+            if let Some(target) = self.certain.objects.find(word) {
+                let key = self.key(block.route, block.bytes, offset);
+                words.push(UncertainWord { owner: block.owner, target, key, block: number, label: Label::Native });
+            } else if depth < DEPTH_MAX
+                && let Some(bytes) = self.native_block(Address(word))
+            {
+                let mut route = block.route;
+                route.offsets[depth] = offset;
+                next.push(NativeBlock { owner: block.owner, route, address: Address(word), bytes });
+            }
+        }
+    }
+
+    /// The number of what is judged together: the same word, reached the same way from objects of one C type, in blocks
+    /// of one size.
+    fn key(&mut self, route: Route, bytes: u64, place: u32) -> u32 {
+        let next = self.keys.len() as u32;
+        *self.keys.entry((route, bytes, place)).or_insert(next)
+    }
+
+    /// Accepts what fits: by key; of blocks, by key where enough objects own such a block, and then by block.
+    fn judge(&mut self, words: Vec<UncertainWord>, in_blocks: bool) {
+        words.iter().for_each(|word| self.set_room(word.target));
+        let mut owners: FxHashMap<u32, FxHashSet<u32>> = FxHashMap::default();
+        if in_blocks {
+            for word in &words {
+                let owners = owners.entry(word.key).or_default();
+                if owners.len() < OWNERS_MIN {
+                    owners.insert(word.owner);
+                }
+            }
+        }
+        let is_common =
+            |word: &UncertainWord| !in_blocks || owners.get(&word.key).is_some_and(|all| all.len() >= OWNERS_MIN);
+        let (common, mut rest): (Vec<UncertainWord>, Vec<UncertainWord>) = words.into_iter().partition(is_common);
+        let evidence = if in_blocks { Evidence::Needed } else { Evidence::NotNeeded };
+        let left = self.accept(common, evidence, |word| word.key);
+        if in_blocks {
+            rest.extend(left);
+            self.accept(rest, evidence, |word| word.block);
+        }
+    }
+
+    /// Accepts words in groups; returns those that were not.
+    fn accept(
+        &mut self,
+        words: Vec<UncertainWord>,
+        evidence: Evidence,
+        group: impl Fn(&UncertainWord) -> u32,
+    ) -> Vec<UncertainWord> {
+        let candidate =
+            |word: &UncertainWord| WordCandidate { owner: word.owner, target: word.target, group: group(word) };
+        let candidates: Vec<WordCandidate> = words.iter().map(candidate).collect();
+        let accepted = budget::accept(&candidates, &mut self.rooms, evidence);
+        let mut next = accepted.iter().peekable();
+        let mut left = Vec::new();
+        for (index, (word, candidate)) in words.into_iter().zip(candidates).enumerate() {
+            if next.next_if(|&&accepted| accepted as usize == index).is_some() {
+                self.found.push((candidate, word.label));
+            } else {
+                left.push(word);
+            }
+        }
+        left
+    }
+
+    fn set_room(&mut self, target: u32) {
+        if self.rooms.left(target).is_some() || self.unknown_rooms.contains(&target) {
+            return;
+        }
+        let References { memory, layout, .. } = *self.references;
+        match self.certain.room(memory, layout, &self.borrowed, target) {
+            Some(room) => self.rooms.set(target, room),
+            None => _ = self.unknown_rooms.insert(target),
+        }
+    }
+}

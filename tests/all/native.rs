@@ -1,0 +1,191 @@
+//! References of structs that only an extension knows, against the truth by death: in a fork of the target an object is
+//! deallocated, and what it owned is what lost a reference. `gc.get_referents` sees nothing of types that take no part
+//! in collection, and leaves out whatever their authors did not visit.
+//!
+//! The target (`fixtures/programs/deaths.py`) makes objects of the library's C types and of packages, once in memory
+//! that is full of old addresses. Asserted over all owners that died: at most 1 % of what was reported is false (3 %
+//! where `None`, small numbers and short strings are counted, until 3.11), and 94 % of what is true is reported; each
+//! type that falls short is said.
+//!
+//!     cargo test --test all -- native [NAME]
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use crate::case::TestCase;
+use crate::common;
+use crate::common::interpreters::{self, Interpreter};
+use crate::common::target::Target;
+use crate::common::tool::{self, Dumped};
+
+/// Owners of each type that die.
+const OWNERS: usize = 6;
+
+/// The tests of this file.
+pub fn cases() -> Vec<TestCase> {
+    let mut cases = Vec::new();
+    // Counts of free-threaded builds are kept in several places, debug builds check them, and in a chroot there are no
+    // packages.
+    let sees_packages = |interpreter: &Interpreter| ["default", "loader"].contains(&interpreter.kind.as_str());
+    let mut minors = HashSet::new();
+    for interpreter in interpreters::find_and_say().into_iter().filter(sees_packages) {
+        if !minors.insert(interpreter.version.1) {
+            continue;
+        }
+        let same = interpreter.clone();
+        let name = interpreter.name.clone();
+        cases.push(TestCase::new(format!("{name}/deaths"), move || owners_lose_what_they_own(&interpreter, &[])));
+        cases.push(TestCase::new(format!("{name}/stale"), move || owners_lose_what_they_own(&same, &["stale"])));
+    }
+    cases
+}
+
+/// What was reported and is true, reported and false, true and not reported.
+#[derive(Clone, Copy, Default)]
+struct Score {
+    right: u64,
+    wrong: u64,
+    missing: u64,
+}
+
+impl Score {
+    fn add(&mut self, other: Score) {
+        self.right += other.right;
+        self.wrong += other.wrong;
+        self.missing += other.missing;
+    }
+
+    fn precision(self) -> f64 {
+        self.right as f64 / (self.right + self.wrong).max(1) as f64
+    }
+
+    fn recall(self) -> f64 {
+        self.right as f64 / (self.right + self.missing).max(1) as f64
+    }
+}
+
+fn owners_lose_what_they_own(interpreter: &Interpreter, args: &[&str]) -> Result<(), String> {
+    let packages = interpreters::packages(interpreter.version);
+    if packages.is_none() {
+        common::skipped(&format!("packages for {}", interpreter.name), "not fetched; tests/interpreters.sh does");
+    }
+    let path = packages.or_else(|| interpreter.python_path.clone()).unwrap_or_default();
+    let mut target = Target::spawn(interpreter, &common::program("deaths.py"), args, &[("PYTHONPATH", &path)])?;
+    let dumped = tool::dump_references(target.pid())?;
+    let found: HashMap<u64, &Dumped> = dumped.iter().map(|object| (object.address, object)).collect();
+    let truth = deaths(&mut target, &dumped)?;
+    let mut scores: BTreeMap<&str, (Score, Vec<String>)> = BTreeMap::new();
+    for (owner, lost) in &truth {
+        let Some(object) = found.get(owner) else { continue };
+        // Not its type, nor what the interpreter itself takes and gives back all the time.
+        const IN_USE: [&str; 5] = ["NoneType", "bool", "int", "code", "frame"];
+        let is_in_use = |to: &Dumped| to.type_name.strip_prefix("builtins.").is_some_and(|name| IN_USE.contains(&name));
+        let counts =
+            |to: &u64| *to != object.type_address && found.get(to).is_some_and(|to| !to.immortal && !is_in_use(to));
+        let told: HashSet<u64> = object.references.iter().copied().filter(counts).filter(|to| to != owner).collect();
+        let lost: HashSet<u64> = lost.iter().copied().filter(counts).collect();
+        let (score, samples) = scores.entry(&object.type_name).or_default();
+        let mut own = Score::default();
+        for to in told.union(&lost) {
+            let (what, number) = match (told.contains(to), lost.contains(to)) {
+                (true, true) => ("right", &mut own.right),
+                (true, false) => ("false", &mut own.wrong),
+                _ => ("missing", &mut own.missing),
+            };
+            *number += 1;
+            if what != "right" && samples.len() < 3 {
+                samples.push(format!("{what} {}", found[to].type_name));
+            }
+        }
+        score.add(own);
+    }
+    let mut all = Score::default();
+    scores.values().for_each(|(score, _)| all.add(*score));
+    let short = scores.iter().filter(|(_, (score, _))| score.wrong + score.missing > 0);
+    let short: Vec<String> = short
+        .map(|(name, (score, samples))| {
+            format!("{name}: {} right, {} false, {} missing ({samples:?})", score.right, score.wrong, score.missing)
+        })
+        .collect();
+    tool::say(&format!(
+        "{} {args:?}: {} owners of {} types, precision {:.4}, recall {:.4}\n    {}",
+        interpreter.name,
+        truth.len(),
+        scores.len(),
+        all.precision(),
+        all.recall(),
+        short.join("\n    ")
+    ));
+    if all.right < 100 {
+        return Err(format!("a poor truth: {} references", all.right));
+    }
+    let least = if interpreter.version.1 < 12 { 0.97 } else { 0.99 };
+    if all.precision() < least || all.recall() < 0.94 {
+        return Err(format!("precision {:.4}, recall {:.4}", all.precision(), all.recall()));
+    }
+    Ok(())
+}
+
+/// Has some objects of each extension's type die; of each, what lost a reference.
+fn deaths(target: &mut Target, dumped: &[Dumped]) -> Result<HashMap<u64, Vec<u64>>, String> {
+    let mut owners: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
+    for object in dumped.iter().filter(|object| is_of_an_extension(object)) {
+        owners.entry(&object.type_name).or_default().push(object.address);
+    }
+    let hexadecimal = |addresses: &[u64]| {
+        let words: Vec<String> = addresses.iter().map(|address| format!("{address:x}")).collect();
+        words.join(" ") + "\n"
+    };
+    let everything: Vec<u64> = dumped.iter().filter(|object| !object.immortal).map(|object| object.address).collect();
+    let mut question = hexadecimal(&everything);
+    for addresses in owners.values() {
+        let step = (addresses.len() / OWNERS).max(1);
+        let drawn: Vec<u64> = addresses.iter().copied().step_by(step).take(OWNERS).collect();
+        question.push_str(&hexadecimal(&drawn));
+    }
+    question.push('\n');
+    target.write(question.as_bytes())?;
+    let mut truth = HashMap::new();
+    loop {
+        let line = target.read_line()?;
+        if line == "end" {
+            return Ok(truth);
+        }
+        let mut words = line.split(' ').filter(|word| !word.is_empty());
+        let Some(owner) = words.next().and_then(|word| word.parse().ok()) else { continue };
+        let lost = words.filter_map(|word| word.split_once(':')?.0.parse().ok());
+        truth.insert(owner, lost.collect());
+    }
+}
+
+/// Whether an object is of a type that no table of shapes knows: of a C module of the library, or of a package.
+fn is_of_an_extension(object: &Dumped) -> bool {
+    const FAMILIES: [&str; 24] = [
+        "_struct.",
+        "pyexpat.",
+        "_pickle.",
+        "select.",
+        "sqlite3.",
+        "_csv.",
+        "_ssl.",
+        "_json.",
+        "array.",
+        "_socket.",
+        "mmap.",
+        "numpy.",
+        "_regex.",
+        "multidict.",
+        "frozenlist.",
+        "lxml.",
+        "cryptography.",
+        "pydantic_core.",
+        "msgpack.",
+        "_cffi_backend.",
+        "regex.",
+        "propcache.",
+        "builtins.HMAC",
+        "builtins.Hash",
+    ];
+    const SHAPED: [&str; 4] = ["numpy._ArrayMethod", "numpy.ufunc", "array.array", "numpy._ArrayFunctionDispatcher"];
+    let name = object.type_name.as_str();
+    FAMILIES.iter().any(|family| name.starts_with(family)) && !SHAPED.contains(&name)
+}
