@@ -40,7 +40,7 @@ pub enum Verb {
     /// Show the shortest chains of references that keep an object, or the objects of a type, alive
     Why(Why),
     /// Account for resident memory: objects, free memory of allocators, native memory, files
-    Memory(Memory),
+    Memory(MemoryOptions),
     /// Write every object as a line of JSON
     Dump(Dump),
     /// Record which Python stacks allocate, and how much of it survives
@@ -245,7 +245,7 @@ pub struct Histo {
 }
 
 #[derive(Debug, Args)]
-pub struct Memory {
+pub struct MemoryOptions {
     #[command(flatten)]
     pub target: TargetArguments,
     #[command(flatten)]

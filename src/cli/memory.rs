@@ -8,12 +8,12 @@ use anyhow::Result;
 use crate::inspect::memory::NativeOwners;
 use crate::report::{memory_json, memory_table, summary};
 
-use super::args::Memory;
+use super::args::MemoryOptions;
 use super::output::Destination;
 use super::target;
 
 /// Accounts for a target's memory, once or again and again.
-pub fn run(options: &Memory) -> Result<()> {
+pub fn run(options: &MemoryOptions) -> Result<()> {
     let destination = Destination::new(&options.output, || None)?;
     let mut target = target::open(&options.target)?;
     let copy_options = options.target.stopping.for_references(&options.following);

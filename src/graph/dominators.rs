@@ -53,7 +53,7 @@ impl Dominators {
     fn among(forward: &Csr, reverse: &Csr, roots: &[ObjectId], counts: impl Fn(u32, u32) -> bool) -> Dominators {
         let nodes = forward.len();
         // Step 1: number the nodes by a depth-first search. Number 0 is the pseudo-root's.
-        let Search { number, vertex, parent, left } = search(forward, roots, &counts);
+        let DepthFirst { number, vertex, parent, left } = search(forward, roots, &counts);
         let reached = vertex.len();
         let mut is_root: Vec<bool> = pages::zeros(nodes);
         roots.iter().filter(|root| root.index() < nodes).for_each(|root| is_root[root.index()] = true);
@@ -133,7 +133,7 @@ impl Dominators {
 }
 
 /// A depth-first search: numbers, and what they are numbers of.
-struct Search {
+struct DepthFirst {
     /// Of each node, its number.
     number: Vec<u32>,
     /// Of each number, its node. Number 0 is none.
@@ -144,16 +144,16 @@ struct Search {
     left: Vec<u32>,
 }
 
-fn search(forward: &Csr, roots: &[ObjectId], counts: &impl Fn(u32, u32) -> bool) -> Search {
+fn search(forward: &Csr, roots: &[ObjectId], counts: &impl Fn(u32, u32) -> bool) -> DepthFirst {
     let nodes = forward.len();
     let (mut vertex, mut parent) = (pages::with_capacity(nodes + 1), pages::with_capacity(nodes + 1));
     vertex.push(NONE);
     parent.push(NONE);
     let left = pages::with_capacity(nodes);
-    let mut found = Search { number: pages::filled(NONE, nodes), vertex, parent, left };
+    let mut found = DepthFirst { number: pages::filled(NONE, nodes), vertex, parent, left };
     // The open nodes, and how many targets of each are done.
     let mut open: Vec<(u32, u32)> = Vec::new();
-    let enter = |node: u32, from: u32, found: &mut Search| {
+    let enter = |node: u32, from: u32, found: &mut DepthFirst| {
         let number = found.vertex.len() as u32;
         found.number[node as usize] = number;
         found.vertex.push(node);

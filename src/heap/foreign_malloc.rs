@@ -37,8 +37,8 @@ fn name_has(path: &Path, parts: &[&str]) -> bool {
     parts.iter().any(|part| name.contains(part))
 }
 
-/// Whether glibc's chunks start at the start of a heap. Its first ones may be long: libstdc++ allocates a pool of 71 KiB
-/// for exceptions before anything else (`eh_alloc.cc`).
+/// Whether glibc's chunks start at the start of a heap. Its first ones may be long: libstdc++ allocates a pool of 71
+/// KiB for exceptions before anything else (`eh_alloc.cc`).
 pub fn is_row_of_chunks<M: Memory + ?Sized>(memory: &M, heap: &ChunkHeap) -> bool {
     /// What may precede the first chunk, to align it.
     const PADDING: [usize; 2] = [0, 16];

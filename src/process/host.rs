@@ -17,8 +17,8 @@ pub fn available_bytes() -> Option<u64> {
     Some(limits.into_iter().flatten().fold(host, u64::min))
 }
 
-/// What our own limits leave of address space and of data (`RLIMIT_AS`, `RLIMIT_DATA`, getrlimit(2)). `None` where there
-/// is no limit.
+/// What our own limits leave of address space and of data (`RLIMIT_AS`, `RLIMIT_DATA`, getrlimit(2)). `None` where
+/// there is no limit.
 fn left_below_limits() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let used = |name: &str| {

@@ -159,7 +159,8 @@ pub fn command(pid: i32) -> String {
     arguments(pid).join(" ")
 }
 
-/// The words of the command line, of its first 4 KiB; the name in brackets, as `ps` writes it, where the process has none.
+/// The words of the command line, of its first 4 KiB; the name in brackets, as `ps` writes it, where the process has
+/// none.
 pub fn arguments(pid: i32) -> Vec<String> {
     use std::io::Read;
     let mut bytes = Vec::new();

@@ -1,9 +1,9 @@
 //! How many bytes of any extent of a target are in memory, in time that does not depend on its length.
 //!
 //! Page by page, `/proc/PID/pagemap` says which pages are in memory and which are swapped out
-//! (`Documentation/admin-guide/mm/pagemap.rst`). Runs of such pages are kept with the sum of all runs before them, so
-//! an extent costs two binary searches. RSS does not count the kernel's shared page of zeros, which a program maps by
-//! reading memory that it has not written: such pages are left out where the kernel shows page frames
+//! (`Documentation/admin-guide/mm/pagemap.rst`). PageRuns of such pages are kept with the sum of all runs before them,
+//! so an extent costs two binary searches. RSS does not count the kernel's shared page of zeros, which a program maps
+//! by reading memory that it has not written: such pages are left out where the kernel shows page frames
 //! (`CAP_SYS_ADMIN`).
 
 use std::fs::File;
@@ -26,18 +26,18 @@ const FRAME: u64 = (1 << 55) - 1;
 /// Which pages of a target are in memory, and which are swapped out.
 #[derive(Clone, Debug, Default)]
 pub struct Residency {
-    present: Runs,
-    swapped: Runs,
+    present: PageRuns,
+    swapped: PageRuns,
 }
 
-/// Runs of pages in order of address, with the bytes of all runs before each.
+/// PageRuns of pages in order of address, with the bytes of all runs before each.
 #[derive(Clone, Debug, Default)]
-struct Runs {
+struct PageRuns {
     runs: Vec<(Range<u64>, u64)>,
     total: u64,
 }
 
-impl Runs {
+impl PageRuns {
     fn push(&mut self, start: u64, end: u64) {
         match self.runs.last_mut() {
             Some((last, _)) if last.end == start => last.end = end,

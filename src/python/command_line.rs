@@ -5,7 +5,7 @@ const WITH_VALUE: [&str; 3] = ["-X", "-W", "--check-hash-based-pycs"];
 
 /// Which program a Python runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Program<'a> {
+enum ProgramWords<'a> {
     /// A file, or a folder.
     Script(&'a str),
     /// `-m`.
@@ -16,12 +16,12 @@ enum Program<'a> {
     Nothing,
 }
 
-fn program(words: &[String]) -> Program<'_> {
+fn program(words: &[String]) -> ProgramWords<'_> {
     let mut rest = words.iter().skip(1);
     while let Some(word) = rest.next() {
         match word.as_str() {
-            "-" | "" => return Program::Nothing,
-            "--" => return rest.next().map_or(Program::Nothing, |word| Program::Script(word)),
+            "-" | "" => return ProgramWords::Nothing,
+            "--" => return rest.next().map_or(ProgramWords::Nothing, |word| ProgramWords::Script(word)),
             word if WITH_VALUE.contains(&word) => _ = rest.next(),
             word if word.starts_with("--") => {}
             word if word.starts_with('-') => {
@@ -33,15 +33,15 @@ fn program(words: &[String]) -> Program<'_> {
                 let value = Some(&word[at + 1..]).filter(|value| !value.is_empty());
                 let value = value.or_else(|| rest.next().map(String::as_str)).unwrap_or_default();
                 match option {
-                    'm' => return Program::Module(value),
-                    'c' => return Program::Text,
+                    'm' => return ProgramWords::Module(value),
+                    'c' => return ProgramWords::Text,
                     _ => {}
                 }
             }
-            word => return Program::Script(word),
+            word => return ProgramWords::Script(word),
         }
     }
-    Program::Nothing
+    ProgramWords::Nothing
 }
 
 /// The first word of what a program has written over its command line: `gunicorn: worker [shop]` is one word that holds
@@ -54,14 +54,14 @@ fn first(words: &[String]) -> &str {
     }
 }
 
-/// Program and script: `python3 app.py`, `python3 -m app`, `python3 -c …`.
+/// ProgramWords and script: `python3 app.py`, `python3 -m app`, `python3 -c …`.
 pub fn short(words: &[String]) -> String {
     let first = first(words);
     match program(words) {
-        Program::Script(script) => format!("{first} {script}"),
-        Program::Module(module) => format!("{first} -m {module}"),
-        Program::Text => format!("{first} -c …"),
-        Program::Nothing => first.to_owned(),
+        ProgramWords::Script(script) => format!("{first} {script}"),
+        ProgramWords::Module(module) => format!("{first} -m {module}"),
+        ProgramWords::Text => format!("{first} -c …"),
+        ProgramWords::Nothing => first.to_owned(),
     }
 }
 
@@ -69,8 +69,8 @@ pub fn short(words: &[String]) -> String {
 /// none to be named by.
 pub fn name(words: &[String]) -> Option<&str> {
     let name = match program(words) {
-        Program::Script(name) | Program::Module(name) => name,
-        Program::Text | Program::Nothing => first(words),
+        ProgramWords::Script(name) | ProgramWords::Module(name) => name,
+        ProgramWords::Text | ProgramWords::Nothing => first(words),
     };
     let name = std::path::Path::new(name).file_stem()?.to_str()?;
     Some(name.trim_end_matches(':')).filter(|name| !name.is_empty())

@@ -1,7 +1,8 @@
 //! Escapes what a name must not do to a terminal, a line or a document.
 //!
 //! Names come from the target and may be any text. Control characters drive terminals, bidirectional controls and line
-//! separators reorder or split what is shown (Unicode UAX #9, *Trojan Source*), and noncharacters are not allowed in XML.
+//! separators reorder or split what is shown (Unicode UAX #9, *Trojan Source*), and noncharacters are not allowed in
+//! XML.
 
 /// Whether a character is shown by its number instead.
 pub fn is_unsafe(char: char) -> bool {

@@ -1,5 +1,5 @@
-//! JSON whose strings are safe on a terminal as well: what [`escape::is_unsafe`] names is written by its number, so that
-//! a document stays the same document.
+//! JSON whose strings are safe on a terminal as well: what [`escape::is_unsafe`] names is written by its number, so
+//! that a document stays the same document.
 
 use std::io::{self, Write};
 

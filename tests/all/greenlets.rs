@@ -10,7 +10,8 @@ use crate::common::skipped;
 use crate::common::target::Target;
 use crate::common::tool;
 
-/// Fifty greenlets wait in a function that another one has called; five more have ended, one is running, one has not begun.
+/// Fifty greenlets wait in a function that another one has called; five more have ended, one is running, one has not
+/// begun.
 const PROGRAM: &str = r"
 import greenlet, os
 class Outer: pass

@@ -19,7 +19,7 @@ use crate::python::object_header::RefcountRule;
 use crate::python::types::TypeId;
 
 use super::classifier::{Classifier, Verdict};
-use super::type_summary::{Brief, Briefs, Shape, WORDS, WordPlaces};
+use super::type_summary::{Brief, Briefs, SizeShape, WORDS, WordPlaces};
 use crate::allocator::room::BlockRoom;
 use crate::python::object_header::LOWEST_ADDRESS;
 
@@ -154,7 +154,7 @@ impl QuickWay<'_> {
                 Some(immortal) => immortal,
             }
         };
-        if brief.shape == Shape::Long {
+        if brief.shape == SizeShape::Long {
             return Quick::Typed(brief.type_id);
         }
         let mut tracked = false;
@@ -176,7 +176,7 @@ impl QuickWay<'_> {
         let size = u64::from(brief.size) + size;
         let object = Object { address: block.offset(front), type_id: brief.type_id, size, refcount, tracked };
         let (keys, split) = (Address(word(words_of, places.dict_keys)), word(words_of, places.dict_values) != 0);
-        let is_dict = brief.shape == Shape::Dict;
+        let is_dict = brief.shape == SizeShape::Dict;
         let whole = match is_dict {
             true => Size::Deferred(Deferred::DictKeys { keys, base: size, split }),
             false => Size::Known(size),
@@ -197,22 +197,22 @@ impl QuickWay<'_> {
 fn measure(places: &WordPlaces, brief: &Brief, object: &Words, bytes: &[u8]) -> Option<(u64, u64)> {
     let itemsize = u64::from(brief.itemsize);
     match brief.shape {
-        Shape::Fixed => Some((0, 0)),
-        Shape::Items => {
+        SizeShape::Fixed => Some((0, 0)),
+        SizeShape::Items => {
             let items = bounded(word(object, places.ob_size))? * itemsize;
             Some((items, items))
         }
-        Shape::Bytes => {
+        SizeShape::Bytes => {
             let length = bounded(word(object, places.ob_size))?;
             let end = bytes.get(places.bytes_text + length as usize)?;
             (*end == 0).then_some((length, length))
         }
-        Shape::Inline => {
+        SizeShape::Inline => {
             let struct_end = brief.needs as usize - usize::from(brief.front);
             let capacity = u64::from(*bytes.get(struct_end + places.inline_capacity)?);
             Some((places.inline_values + 8 * capacity + capacity.next_multiple_of(8), 0))
         }
-        Shape::Int => {
+        SizeShape::Int => {
             let tag = word(object, places.int_size);
             let digits = bounded(tag >> places.int_shift)?;
             if tag & places.int_no_digits != 0 || digits == 0 {
@@ -222,7 +222,7 @@ fn measure(places: &WordPlaces, brief: &Brief, object: &Words, bytes: &[u8]) -> 
             let (first, last) = (digit(0)?, digit(digits - 1)?);
             ((first | last) >> DIGIT_BITS == 0 && last != 0).then_some((4 * digits, 4 * digits))
         }
-        Shape::Str => {
+        SizeShape::Str => {
             let length = bounded(word(object, places.str_length))?;
             let end = bytes.get(brief.needs as usize - usize::from(brief.front) - 1 + length as usize)?;
             let is_ascii = word(object, places.str_state) & places.str_mask == places.str_ascii
@@ -230,15 +230,15 @@ fn measure(places: &WordPlaces, brief: &Brief, object: &Words, bytes: &[u8]) -> 
                 && *end == 0;
             is_ascii.then_some((length, length))
         }
-        Shape::List => {
+        SizeShape::List => {
             let allocated = bounded(word(object, places.list_allocated))?;
             let has_items = allocated == 0 || word(object, places.list_items) != 0;
             (word(object, places.ob_size) <= allocated && has_items).then_some((0, 8 * allocated))
         }
-        Shape::Dict => {
+        SizeShape::Dict => {
             let (used, keys) = (word(object, places.dict_used), word(object, places.dict_keys));
             (used <= OBJECT_SIZE_MAX / 8 && keys != 0 && keys.is_multiple_of(8)).then_some((0, 0))
         }
-        Shape::Long => None,
+        SizeShape::Long => None,
     }
 }

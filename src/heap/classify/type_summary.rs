@@ -11,7 +11,7 @@ use crate::python::types::{TypeId, TypeInfo, TypeTable};
 
 /// How a type's instances are measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Shape {
+pub(crate) enum SizeShape {
     /// All instances have one size.
     Fixed,
     /// Items follow the struct.
@@ -42,7 +42,7 @@ pub(crate) struct Brief {
     pub(crate) slack_max: u32,
     /// Bytes in front of the object; [`Brief::NEVER`] for metatypes, whose instances have two.
     pub(crate) front: u8,
-    pub(crate) shape: Shape,
+    pub(crate) shape: SizeShape,
     pub(crate) has_gc_head: bool,
 }
 
@@ -112,7 +112,7 @@ impl Default for Brief {
             itemsize: 0,
             slack_max: 0,
             front: Brief::NEVER,
-            shape: Shape::Long,
+            shape: SizeShape::Long,
             has_gc_head: false,
         }
     }
@@ -146,40 +146,42 @@ impl Brief {
             false => info.basicsize,
         };
         let (shape, needs, size) = match info.rule {
-            SizeRule::Default if info.itemsize == 0 && has_own_block => (Shape::Fixed, info.basicsize, info.basicsize),
+            SizeRule::Default if info.itemsize == 0 && has_own_block => {
+                (SizeShape::Fixed, info.basicsize, info.basicsize)
+            }
             SizeRule::NumpyScalar(value) if info.itemsize == 0 && has_own_block => {
-                (Shape::Fixed, info.basicsize, info.basicsize + u64::from(value))
+                (SizeShape::Fixed, info.basicsize, info.basicsize + u64::from(value))
             }
             SizeRule::Default if info.itemsize == 0 && !info.has_own_allocator => {
-                (Shape::Inline, info.basicsize, info.basicsize)
+                (SizeShape::Inline, info.basicsize, info.basicsize)
             }
             SizeRule::Default if info.itemsize == 1 && info.has(flag::BYTES_SUBCLASS) => {
-                (Shape::Bytes, info.basicsize, info.basicsize)
+                (SizeShape::Bytes, info.basicsize, info.basicsize)
             }
             SizeRule::Default if info.itemsize != 0 && !info.has(flag::BYTES_SUBCLASS) => {
-                (Shape::Items, info.basicsize, info.basicsize)
+                (SizeShape::Items, info.basicsize, info.basicsize)
             }
-            SizeRule::Int => (Shape::Int, layout.long.ob_digit as u64, layout.long.ob_digit as u64),
+            SizeRule::Int => (SizeShape::Int, layout.long.ob_digit as u64, layout.long.ob_digit as u64),
             SizeRule::Str => {
                 let header = layout.ascii_unicode.size as u64 + 1;
-                (Shape::Str, header, header)
+                (SizeShape::Str, header, header)
             }
-            SizeRule::List if has_own_block => (Shape::List, info.basicsize, info.basicsize),
-            SizeRule::Dict if !info.has_inline_values => (Shape::Dict, needs_of_dict, info.basicsize),
+            SizeRule::List if has_own_block => (SizeShape::List, info.basicsize, info.basicsize),
+            SizeRule::Dict if !info.has_inline_values => (SizeShape::Dict, needs_of_dict, info.basicsize),
             _ => return None,
         };
         // What is looked at lies in the object's own block, also where the type's size is nonsense.
         let looked_at = match shape {
-            Shape::Items | Shape::Bytes => end(&[layout.var_object.ob_size]),
-            Shape::List => end(&[layout.var_object.ob_size, list.ob_item, list.allocated]),
-            Shape::Dict => end_of_dict,
-            Shape::Fixed | Shape::Inline | Shape::Int | Shape::Str | Shape::Long => 0,
+            SizeShape::Items | SizeShape::Bytes => end(&[layout.var_object.ob_size]),
+            SizeShape::List => end(&[layout.var_object.ob_size, list.ob_item, list.allocated]),
+            SizeShape::Dict => end_of_dict,
+            SizeShape::Fixed | SizeShape::Inline | SizeShape::Int | SizeShape::Str | SizeShape::Long => 0,
         };
         if needs < looked_at {
             return None;
         }
         // Instances of class statements are never shrunk where they are; those with values of their own may be.
-        let is_strict = info.is_python_class && matches!(shape, Shape::Fixed | Shape::List | Shape::Dict);
+        let is_strict = info.is_python_class && matches!(shape, SizeShape::Fixed | SizeShape::List | SizeShape::Dict);
         Some(Brief {
             shape,
             needs: small(front + needs)?,

@@ -1,12 +1,12 @@
 //! What suspended greenlets hold: the locals of frames that wait on a stack which lies aside.
 //!
 //! A greenlet (gevent, eventlet, SQLAlchemy's asyncio bridge) that does not run keeps its topmost frame in a C++ object
-//! of its own; no list of CPython's knows of it, and one that runs has none there: its frames are its thread's. Where the
-//! frame stands in that object is not assumed: the object is known by its pointer back to the greenlet, and the frame by
-//! being one.
+//! of its own; no list of CPython's knows of it, and one that runs has none there: its frames are its thread's. Where
+//! the frame stands in that object is not assumed: the object is known by its pointer back to the greenlet, and the
+//! frame by being one.
 //!
-//! Mirrors `PyGreenlet` (`src/greenlet/greenlet.h`) and `greenlet::Greenlet` (`src/greenlet/TGreenlet.hpp`), greenlet 2.0
-//! to 3.5; until 1.1 the frame stood in the `PyGreenlet` itself.
+//! Mirrors `PyGreenlet` (`src/greenlet/greenlet.h`) and `greenlet::Greenlet` (`src/greenlet/TGreenlet.hpp`), greenlet
+//! 2.0 to 3.5; until 1.1 the frame stood in the `PyGreenlet` itself.
 
 use rustc_hash::FxHashSet;
 

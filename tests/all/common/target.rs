@@ -45,8 +45,8 @@ impl Target {
         }
     }
 
-    /// The same, and waits until the program blocks in a read of its stdin. Between `ready` and that call it still makes
-    /// a few objects, so on a busy machine a first look could find others than a second.
+    /// The same, and waits until the program blocks in a read of its stdin. Between `ready` and that call it still
+    /// makes a few objects, so on a busy machine a first look could find others than a second.
     pub fn spawn_blocked(
         interpreter: &Interpreter,
         program: &str,
