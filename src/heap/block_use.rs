@@ -119,7 +119,7 @@ pub fn visit<M: Memory + ?Sized>(
     objects: &Objects,
     visitor: &mut impl Visit,
 ) {
-    let mut walk = Walk { memory, layout, objects: Cursor::new(objects), visitor };
+    let mut walk = BlockWalk { memory, layout, objects: Cursor::new(objects), visitor };
     // A thread's cache may hold chunks of any heap, so all heaps are walked before any is told.
     let rows: Vec<(&ChunkHeap, Vec<Chunk>)> = plan
         .parts
@@ -188,14 +188,14 @@ impl<'a> Cursor<'a> {
     }
 }
 
-struct Walk<'a, M: Memory + ?Sized, V: Visit> {
+struct BlockWalk<'a, M: Memory + ?Sized, V: Visit> {
     memory: &'a M,
     layout: &'a Layout,
     objects: Cursor<'a>,
     visitor: &'a mut V,
 }
 
-impl<M: Memory + ?Sized, V: Visit> Walk<'_, M, V> {
+impl<M: Memory + ?Sized, V: Visit> BlockWalk<'_, M, V> {
     fn give(&mut self, range: Range<Address>, usage: Use) {
         if range.start < range.end {
             self.visitor.extent(&Extent { range, usage, objects: 0, shallow_bytes: 0 });
@@ -467,7 +467,7 @@ mod tests {
         let found = chunks(&image, &heap);
         let cached = FxHashSet::from_iter([Address(BASE + 64 + 48 + 16)]);
         let tops = FxHashSet::from_iter([Address(BASE + 64 + 48 + 96 + 32)]);
-        Walk { memory: &image, layout: &layout, objects: Cursor::new(&objects), visitor: &mut told }
+        BlockWalk { memory: &image, layout: &layout, objects: Cursor::new(&objects), visitor: &mut told }
             .heap(&heap, &found, &cached, &tops);
         let uses: Vec<Use> =
             told.0.iter().map(|(.., usage)| *usage).filter(|usage| *usage != Use::ChunkOverhead).collect();

@@ -471,7 +471,8 @@ fn names_that_are_data_are_hidden(interpreter: &Interpreter) -> Result<(), Strin
 const ODD: &str = r"
 import os, threading
 odd = [chr(0xfffe), chr(0xffff), chr(0x1ffff), chr(0xd800), chr(0x202e) + 'x', chr(0x2066), chr(0x200f), chr(0x61c),
-       chr(0x2028), chr(0x2029), chr(0x9b) + '31m', chr(27) + '[2J', 'a\nb 9', 'a;b', '<script>', ']]>', '&amp;', '\'', '\x22',
+       chr(0x2028), chr(0x2029), chr(0x9b) + '31m', chr(27) + '[2J', 'a\nb 9', 'a;b',
+       '<script>', ']]>', '&amp;', '\'', '\x22',
        '-->', chr(0x7f), chr(0xfdd0)]
 kept = []
 for name in odd:

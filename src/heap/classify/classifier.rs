@@ -23,7 +23,7 @@ use super::type_summary::Briefs;
 
 /// What a block is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum BlockVerdict {
     /// Raw data, a dead object, or nothing.
     NoObject,
     /// It names a type and a count, but its body cannot be right.
@@ -109,11 +109,11 @@ impl<'a> Classifier<'a> {
 
     /// Judges a block at `address` whose bytes are `bytes`: all of them, or the first some thousand of a large one
     /// whose whole length `room` tells.
-    pub fn block(&self, address: Address, bytes: &[u8], room: BlockRoom) -> Verdict {
+    pub fn block(&self, address: Address, bytes: &[u8], room: BlockRoom) -> BlockVerdict {
         if !self.debug_hooks {
             return self.request(address, bytes, room);
         }
-        let Some((mut header, mut address, mut bytes)) = marked(address, bytes) else { return Verdict::NoObject };
+        let Some((mut header, mut address, mut bytes)) = marked(address, bytes) else { return BlockVerdict::NoObject };
         // A block that is too large for pymalloc is asked from the raw allocator, which marks it as well.
         if header.domain == b'r'
             && let Some(inner) = marked(address, bytes)
@@ -126,13 +126,13 @@ impl<'a> Classifier<'a> {
 
     /// Judges a block that [`Classifier::quick`] says names this type.
     #[inline(always)]
-    pub fn typed(&self, block: Address, bytes: &[u8], room: BlockRoom, type_id: TypeId) -> Verdict {
+    pub fn typed(&self, block: Address, bytes: &[u8], room: BlockRoom, type_id: TypeId) -> BlockVerdict {
         let info = self.types.get(type_id);
         self.object(block, bytes, room, type_id, info, info.front)
     }
 
     /// Judges what a caller of the allocator got.
-    fn request(&self, address: Address, bytes: &[u8], room: BlockRoom) -> Verdict {
+    fn request(&self, address: Address, bytes: &[u8], room: BlockRoom) -> BlockVerdict {
         for &front in &self.fronts {
             let Some(word) = u64_at(bytes, front + self.ob_type) else { break };
             if let Some(type_id) = self.types.find(word) {
@@ -145,7 +145,7 @@ impl<'a> Classifier<'a> {
                 }
             }
         }
-        Verdict::NoObject
+        BlockVerdict::NoObject
     }
 
     /// Whether there is a type object behind `front` bytes: a heap type behind its GC head, or a type that says it is
@@ -166,11 +166,11 @@ impl<'a> Classifier<'a> {
         type_id: TypeId,
         info: &TypeInfo,
         front: usize,
-    ) -> Verdict {
+    ) -> BlockVerdict {
         let (address, body) = (block.offset(front), &bytes[front..]);
-        let Some((refcount, tracked)) = self.header(body) else { return Verdict::NoObject };
+        let Some((refcount, tracked)) = self.header(body) else { return BlockVerdict::NoObject };
         if !self.dead.is_empty() && self.dead.contains(&address) {
-            return Verdict::NoObject;
+            return BlockVerdict::NoObject;
         }
         let head = if tracked {
             GcHead::Tracked
@@ -185,9 +185,13 @@ impl<'a> Classifier<'a> {
             _ => self.measure.measure(info, address, body),
         };
         match measured {
-            Some(measured) if self.fits(info, &measured, room) => {
-                Verdict::Object(LiveObject { address, type_id, refcount, tracked: head == GcHead::Tracked, measured })
-            }
+            Some(measured) if self.fits(info, &measured, room) => BlockVerdict::Object(LiveObject {
+                address,
+                type_id,
+                refcount,
+                tracked: head == GcHead::Tracked,
+                measured,
+            }),
             measured => self.implausible(type_id, info, address, &measured, room),
         }
     }
@@ -202,14 +206,14 @@ impl<'a> Classifier<'a> {
         address: Address,
         measured: &Option<Measured>,
         room: BlockRoom,
-    ) -> Verdict {
+    ) -> BlockVerdict {
         log::trace!("implausible {} at {address}: {measured:?} in {room:?}", info.full_name());
         let least = info.front as u64 + self.least_size(info);
         if room.bytes() < least {
-            return Verdict::NoObject;
+            return BlockVerdict::NoObject;
         }
         let is_fixed = info.itemsize == 0 && !info.is_str_itself && !info.has_own_allocator;
-        Verdict::Implausible(Implausible { type_id, address, may_hold_one: room.fits(least, is_fixed) })
+        BlockVerdict::Implausible(Implausible { type_id, address, may_hold_one: room.fits(least, is_fixed) })
     }
 
     /// Bytes that each instance of a type has, by what the type says and not by the layout.
@@ -239,21 +243,21 @@ impl<'a> Classifier<'a> {
     /// Judges memory of no known structure: `data` from `offset` on, which stands at `address`, as an object that an
     /// allocator made. `room` bytes follow. Whether its GC head is linked is for the caller to see.
     #[inline]
-    pub fn scanned_object(&self, address: Address, data: &[u8], offset: usize, room: u64) -> Verdict {
+    pub fn scanned_object(&self, address: Address, data: &[u8], offset: usize, room: u64) -> BlockVerdict {
         let Some(type_id) = u64_at(data, offset + self.ob_type).and_then(|word| self.types.find(word)) else {
-            return Verdict::NoObject;
+            return BlockVerdict::NoObject;
         };
         let info = self.types.get(type_id);
-        let Some(block) = offset.checked_sub(info.front) else { return Verdict::NoObject };
+        let Some(block) = offset.checked_sub(info.front) else { return BlockVerdict::NoObject };
         if info.has(flag::TYPE_SUBCLASS) && self.types.find(address.0).is_none() {
-            return Verdict::NoObject;
+            return BlockVerdict::NoObject;
         }
         let room = if self.debug_hooks {
             // The mark tells the request, so strictly as in any other block.
             let marked = block.checked_sub(DebugHeader::SIZE).and_then(|mark| DebugHeader::read(&data[mark..]));
             match marked {
                 Some(header) if header.requested <= room + info.front as u64 => BlockRoom::Requested(header.requested),
-                _ => return Verdict::NoObject,
+                _ => return BlockVerdict::NoObject,
             }
         } else {
             BlockRoom::AtMost(room + info.front as u64)
@@ -294,20 +298,20 @@ impl<'a> Classifier<'a> {
     /// Judges static data: `bytes` from `offset` on, which stands at `address`. Static types have nothing in front of
     /// them, other objects that the collector could know have a GC head there, used or not.
     #[inline]
-    pub fn static_object(&self, address: Address, data: &[u8], offset: usize) -> Verdict {
+    pub fn static_object(&self, address: Address, data: &[u8], offset: usize) -> BlockVerdict {
         let bytes = &data[offset..];
         let Some(type_id) = u64_at(bytes, self.ob_type).and_then(|word| self.types.find(word)) else {
-            return Verdict::NoObject;
+            return BlockVerdict::NoObject;
         };
         let info = self.types.get(type_id);
-        let Some((refcount, tracked)) = self.header(bytes) else { return Verdict::NoObject };
+        let Some((refcount, tracked)) = self.header(bytes) else { return BlockVerdict::NoObject };
         let is_type = info.has(flag::TYPE_SUBCLASS);
         // C writes the address of a static type into a static object; a heap type's it cannot know.
         if info.has(flag::HEAPTYPE) && !is_type {
-            return Verdict::NoObject;
+            return BlockVerdict::NoObject;
         }
         if !is_type && (!self.may_be_static(info) || self.is_in_table(data, offset)) {
-            return Verdict::NoObject;
+            return BlockVerdict::NoObject;
         }
         let head = match offset.checked_sub(info.gc_head) {
             _ if tracked => GcHead::Tracked,
@@ -316,13 +320,17 @@ impl<'a> Classifier<'a> {
             None => GcHead::Implausible,
         };
         if head == GcHead::Implausible || is_type && self.types.find(address.0).is_none() {
-            return Verdict::Implausible(Implausible { type_id, address, may_hold_one: false });
+            return BlockVerdict::Implausible(Implausible { type_id, address, may_hold_one: false });
         }
         match self.measure.measure(info, address, bytes) {
-            Some(measured) if measured.extent <= bytes.len() as u64 => {
-                Verdict::Object(LiveObject { address, type_id, refcount, tracked: head == GcHead::Tracked, measured })
-            }
-            _ => Verdict::Implausible(Implausible { type_id, address, may_hold_one: false }),
+            Some(measured) if measured.extent <= bytes.len() as u64 => BlockVerdict::Object(LiveObject {
+                address,
+                type_id,
+                refcount,
+                tracked: head == GcHead::Tracked,
+                measured,
+            }),
+            _ => BlockVerdict::Implausible(Implausible { type_id, address, may_hold_one: false }),
         }
     }
 
@@ -353,20 +361,20 @@ mod tests {
     use crate::heap::testing::{FLOAT, LIST, START, STR, SUBCLASS_OF_STR, bytes, layout, types};
 
     /// What is in a block of these words.
-    fn verdict(words: &[u64], debug_hooks: bool) -> Verdict {
+    fn verdict(words: &[u64], debug_hooks: bool) -> BlockVerdict {
         let layout = layout();
         let types = TypeTable::of(types(&layout));
         let classifier = Classifier::new(&layout, Version::release(3, 12, 1), &types, debug_hooks);
         classifier.block(Address(START), &bytes(words), BlockRoom::Class(8 * words.len() as u64))
     }
 
-    fn is_object(verdict: Verdict) -> bool {
-        matches!(verdict, Verdict::Object(_))
+    fn is_object(verdict: BlockVerdict) -> bool {
+        matches!(verdict, BlockVerdict::Object(_))
     }
 
-    fn may_hold_one(verdict: Verdict) -> Option<bool> {
+    fn may_hold_one(verdict: BlockVerdict) -> Option<bool> {
         match verdict {
-            Verdict::Implausible(block) => Some(block.may_hold_one),
+            BlockVerdict::Implausible(block) => Some(block.may_hold_one),
             _ => None,
         }
     }
@@ -381,18 +389,18 @@ mod tests {
         assert!(is_object(verdict(&[1, FLOAT, 0, 0], false)));
         // No count, a pointer for a count, no type, a type elsewhere.
         for words in [[0, FLOAT, 0, 0], [START, FLOAT, 0, 0], [1, 0, 0, 0], [1, 0, FLOAT, 0]] {
-            assert_eq!(verdict(&words, false), Verdict::NoObject, "{words:x?}");
+            assert_eq!(verdict(&words, false), BlockVerdict::NoObject, "{words:x?}");
         }
         // A list has a GC head in front.
         assert!(is_object(verdict(&[0, 0, 1, LIST, 0, 0, 0, 0], false)));
-        assert_eq!(verdict(&[1, LIST, 0, 0, 0, 0, 0, 0], false), Verdict::NoObject);
+        assert_eq!(verdict(&[1, LIST, 0, 0, 0, 0, 0, 0], false), BlockVerdict::NoObject);
     }
 
     #[test]
     fn raw_text_beside_an_old_pointer_to_str_is_no_object() {
         let text = u64::from_le_bytes(*b"x1\0\0\0\0\0\0");
-        assert_eq!(verdict(&[text, STR], false), Verdict::NoObject);
-        assert_eq!(verdict(&[text, STR, 3, u64::MAX], false), Verdict::NoObject);
+        assert_eq!(verdict(&[text, STR], false), BlockVerdict::NoObject);
+        assert_eq!(verdict(&[text, STR, 3, u64::MAX], false), BlockVerdict::NoObject);
         // Where a str finds room, it may be one that changed.
         let torn = [1, STR, u64::MAX, 0, ASCII, 0];
         assert_eq!(may_hold_one(verdict(&torn, false)), Some(true));
@@ -426,6 +434,6 @@ mod tests {
         }
         let ([outer, rest], [inner, behind]) = (mark(56, b'r'), mark(24, b'o'));
         assert!(is_object(verdict(&[outer, rest, inner, behind, 1, FLOAT, 0, 0, 0, 0], true)));
-        assert_eq!(verdict(&[1, FLOAT, 0, 0], true), Verdict::NoObject);
+        assert_eq!(verdict(&[1, FLOAT, 0, 0], true), BlockVerdict::NoObject);
     }
 }

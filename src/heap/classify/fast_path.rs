@@ -18,7 +18,7 @@ use crate::python::object_header::Refcount;
 use crate::python::object_header::RefcountRule;
 use crate::python::types::TypeId;
 
-use super::classifier::{Classifier, Verdict};
+use super::classifier::{BlockVerdict, Classifier};
 use super::type_summary::{Brief, Briefs, SizeShape, WORDS, WordPlaces};
 use crate::allocator::room::BlockRoom;
 use crate::python::object_header::LOWEST_ADDRESS;
@@ -90,7 +90,7 @@ impl QuickWay<'_> {
     /// Whether the long way tells the same of a block.
     fn agrees(&self, object: &Object, size: Size, block: Address, bytes: &[u8]) -> bool {
         match self.classifier.block(block, bytes, BlockRoom::Class(bytes.len() as u64)) {
-            Verdict::Object(found) => {
+            BlockVerdict::Object(found) => {
                 let Object { address, type_id, refcount, tracked, .. } = *object;
                 (address, type_id, refcount, tracked, size)
                     == (found.address, found.type_id, found.refcount, found.tracked, found.measured.size)
@@ -102,7 +102,7 @@ impl QuickWay<'_> {
     /// Whether the long way finds nothing in a block.
     fn is_none(&self, block: Address, pool: &[u8], offset: usize, room: usize) -> bool {
         let bytes = &pool[offset..offset + room];
-        self.classifier.block(block, bytes, BlockRoom::Class(room as u64)) == Verdict::NoObject
+        self.classifier.block(block, bytes, BlockRoom::Class(room as u64)) == BlockVerdict::NoObject
     }
 
     /// The common case in few instructions: the block of `room` bytes at `offset` of a pool's bytes, which stands at

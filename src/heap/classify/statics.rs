@@ -6,7 +6,7 @@
 
 use crate::process::Address;
 
-use super::classifier::{Classifier, LiveObject, Verdict};
+use super::classifier::{BlockVerdict, Classifier, LiveObject};
 
 /// Alignment of a static object.
 const ALIGNMENT: usize = 8;
@@ -19,12 +19,12 @@ pub fn for_each(classifier: &Classifier<'_>, start: Address, bytes: &[u8], mut v
     let mut offset = 0;
     while offset + HEADER <= bytes.len() {
         match classifier.static_object(start.offset(offset), bytes, offset) {
-            Verdict::Object(found) => {
+            BlockVerdict::Object(found) => {
                 let length = usize::try_from(found.measured.extent).unwrap_or(HEADER).max(HEADER);
                 let step = if visit(found) { length.next_multiple_of(ALIGNMENT) } else { ALIGNMENT };
                 offset = offset.saturating_add(step);
             }
-            Verdict::NoObject | Verdict::Implausible(..) => offset += ALIGNMENT,
+            BlockVerdict::NoObject | BlockVerdict::Implausible(..) => offset += ALIGNMENT,
         }
     }
 }

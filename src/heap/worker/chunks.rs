@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::allocator::glibc::{self, Chunk, ChunkHeap, ChunkRow};
 use crate::allocator::room::BlockRoom;
-use crate::heap::classify::classifier::{LiveObject, Verdict};
+use crate::heap::classify::classifier::{BlockVerdict, LiveObject};
 use crate::heap::object::Sink;
 use crate::heap::part::MAPPED_PREFIX;
 use crate::process::Address;
@@ -146,7 +146,7 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
         let usable = usize::try_from(chunk.usable()).unwrap_or(usize::MAX);
         let data = &data[..usable.min(data.len())];
         let verdict = self.classifier.block(chunk.data(), data, BlockRoom::Chunk(chunk.usable()));
-        if let Verdict::Object(LiveObject { address, refcount: Refcount::Count(count), .. }) = verdict
+        if let BlockVerdict::Object(LiveObject { address, refcount: Refcount::Count(count), .. }) = verdict
             && address == chunk.data()
             && chunk.is_in_fast_bin(count, &heap.range)
         {

@@ -8,7 +8,7 @@
 
 use std::ops::Range;
 
-use crate::heap::classify::classifier::Verdict;
+use crate::heap::classify::classifier::BlockVerdict;
 use crate::heap::object::Sink;
 use crate::process::Address;
 use crate::process::memory::{Memory, ReadError};
@@ -64,7 +64,7 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
             let offset = (at.0 - window.start.0) as usize;
             let mut step = ALIGNMENT as u64;
             let verdict = self.classifier.scanned_object(at, window.bytes, offset, limit.0 - at.0);
-            if let Verdict::Object(found) = verdict
+            if let BlockVerdict::Object(found) = verdict
                 && (if found.tracked { self.is_linked(at) } else { at >= *inside })
             {
                 *inside = Address(at.0.saturating_add(found.measured.extent.max(header)));

@@ -6,7 +6,7 @@
 use crate::allocator::debug_header::DebugHeader;
 use crate::allocator::mimalloc::{self, FreeBlocks, Kind, Page, PageSegment, Tolerance};
 use crate::allocator::room::BlockRoom;
-use crate::heap::classify::classifier::Verdict;
+use crate::heap::classify::classifier::BlockVerdict;
 use crate::heap::object::Sink;
 use crate::process::Address;
 use crate::process::memory::{Memory, Piece, ReadError};
@@ -171,8 +171,8 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
             let at = page.block(index);
             let verdict = classifier.block(at, block, BlockRoom::Bin(page.block_size));
             match verdict {
-                Verdict::Object(found) if !self.may_be_in(page.kind, at, found.address) => {}
-                Verdict::Implausible(block) if !self.may_be_in(page.kind, at, block.address) => {}
+                BlockVerdict::Object(found) if !self.may_be_in(page.kind, at, found.address) => {}
+                BlockVerdict::Implausible(block) if !self.may_be_in(page.kind, at, block.address) => {}
                 verdict => self.judge(verdict, window)?,
             }
         }

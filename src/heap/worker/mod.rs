@@ -17,7 +17,7 @@ use crate::python::measure::Size;
 use crate::python::object_header::{LOWEST_ADDRESS, Refcount, USER_SPACE};
 use crate::python::reader::KeysHeader;
 
-use super::classify::classifier::{Classifier, LiveObject, Verdict};
+use super::classify::classifier::{BlockVerdict, Classifier, LiveObject};
 use super::classify::statics;
 use super::layout_check::object::Trial;
 use super::layout_check::votes::Trials;
@@ -213,10 +213,10 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
     }
 
     #[inline(always)]
-    pub(crate) fn judge(&mut self, verdict: Verdict, window: Window<'_>) -> Result<(), ReadError> {
+    pub(crate) fn judge(&mut self, verdict: BlockVerdict, window: Window<'_>) -> Result<(), ReadError> {
         match verdict {
-            Verdict::NoObject => Ok(()),
-            Verdict::Implausible(block) => {
+            BlockVerdict::NoObject => Ok(()),
+            BlockVerdict::Implausible(block) => {
                 self.counts.implausible_blocks += 1;
                 if block.may_hold_one {
                     let trial = Trial::new(self.memory, self.classifier, self.size_max);
@@ -224,7 +224,7 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
                 }
                 Ok(())
             }
-            Verdict::Object(found) => self.hand_on(&found, window),
+            BlockVerdict::Object(found) => self.hand_on(&found, window),
         }
     }
 

@@ -3,7 +3,7 @@
 use crate::allocator::pymalloc::arena::Arena;
 use crate::allocator::pymalloc::pools::{Pool, PoolState};
 use crate::allocator::room::BlockRoom;
-use crate::heap::classify::classifier::Verdict;
+use crate::heap::classify::classifier::BlockVerdict;
 use crate::heap::classify::fast_path::{Finds, Quick};
 use crate::heap::object::{Object, Sink};
 use crate::process::Address;
@@ -127,7 +127,7 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
             }
             let Some(block) = bytes.get(offset..offset + pool.block_size) else { break };
             let verdict = match quick {
-                Quick::Told | Quick::Nothing => Verdict::NoObject,
+                Quick::Told | Quick::Nothing => BlockVerdict::NoObject,
                 Quick::Typed(type_id) => classifier.typed(at, block, room, type_id),
                 Quick::Unknown => classifier.block(at, block, room),
             };
