@@ -90,11 +90,11 @@ fn labels_are_names(interpreter: &Interpreter) -> Result<(), String> {
         for reference in object["references"].as_array().into_iter().flatten() {
             let Some(names) = known.get(&address(reference)?) else { continue };
             let label = reference["label"].as_str().ok_or("a reference without a label")?;
-            // Data keys are not shown.
+            // Keys that are data are not shown; those that are shown are the target's.
             let label = if matches!(label, "['…']" | "[…]") { "[]" } else { label };
             if names.iter().any(|name| name == label) {
                 right += 1;
-                kinds.insert(format!("{type_name} {label}"));
+                kinds.insert(format!("{type_name} {}", if label.starts_with("['") { "[]" } else { label }));
             } else if NAMELESS.contains(&label) {
                 *nameless.entry(format!("{type_name} {label} for {names:?}")).or_default() += 1;
             } else if !INTERNAL.contains(&label) {
