@@ -106,6 +106,9 @@ pub fn chains<M: Memory + ?Sized, S: Memory + Sync + ?Sized>(
     }
 }
 
+/// Like steps behind the first one that a chain writes out: a table of tables of lists. More are links of a list or a tree.
+const REPEATS_WRITTEN: usize = 2;
+
 /// Other holders of a group that are shown.
 const OTHERS_SHOWN: usize = 3;
 
@@ -301,12 +304,17 @@ impl<M: Memory + ?Sized> Asking<'_, M> {
                 }
             }
         };
-        // Links of a chain are written once, and how many more there are.
-        let (mut last, mut repeats) = (String::new(), 0u64);
-        let end_of_repeats = |repeats: &mut u64, chain: &mut String, shape: &mut String| {
-            if std::mem::take(repeats) > 0 {
+        // Links of a chain are written once, and that there are more. A few containers in containers are written out.
+        let (mut last, mut repeats) = (String::new(), Vec::new());
+        let end_of_repeats = |repeats: &mut Vec<(String, String)>, chain: &mut String, shape: &mut String| {
+            if repeats.len() > REPEATS_WRITTEN {
+                repeats.clear();
                 chain.push('…');
                 shape.push('…');
+            }
+            for (exact, general) in repeats.drain(..) {
+                chain.push_str(&exact);
+                shape.push_str(&general);
             }
         };
         for pair in path.windows(2) {
@@ -315,7 +323,9 @@ impl<M: Memory + ?Sized> Asking<'_, M> {
             let (exact, general) = step.write(in_namespace, self.question.show_values);
             in_namespace = step == Spelled::Namespace;
             if general == last && !general.is_empty() {
-                repeats += 1;
+                if repeats.len() <= REPEATS_WRITTEN {
+                    repeats.push((exact, general));
+                }
                 continue;
             }
             end_of_repeats(&mut repeats, &mut chain, &mut shape);

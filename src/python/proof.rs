@@ -243,6 +243,9 @@ fn sizes<M: Memory + ?Sized>(reader: &Reader<'_, M>, main: &Interpreter) -> Resu
         }
         let found = reader.memory.read_u64(type_.offset(layout.type_object.tp_basicsize))?;
         claim(found == size as u64, field, || format!("{name}.__basicsize__ is {found}, the layout says {size}"))?;
+        // Of these only a type has an instance that may or may not have a GC head: a static or a dynamic type.
+        let asks = !reader.pointer(type_, layout.type_object.tp_is_gc)?.is_null();
+        claim(asks == (name == "type"), "PyTypeObject.tp_is_gc", || format!("{name} has one: {asks}"))?;
     }
     Ok(())
 }

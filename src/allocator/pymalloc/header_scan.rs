@@ -32,8 +32,16 @@ pub fn find<M: Memory + ?Sized>(memory: &M, layout: &Layout) -> Vec<Arena> {
             && matches!(region.backing, Backing::Anonymous | Backing::Heap)
     });
     for region in anonymous {
+        // Of a pool some pages may never have been written; they are zeros.
+        let size = layout.constants.pool_size.max(1) as u64;
+        let mut done = region.start;
         for piece in memory.resident(region.start..region.end) {
-            find_in(memory, layout, &piece, &mut found);
+            let start = Address(piece.start.0 / size * size).max(done);
+            let end = Address(piece.end.0.checked_next_multiple_of(size).unwrap_or(piece.end.0)).min(region.end);
+            if start < end {
+                find_in(memory, layout, &(start..end), &mut found);
+                done = end;
+            }
         }
     }
     found
