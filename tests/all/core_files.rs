@@ -382,7 +382,7 @@ fn the_files_of_a_core_are_checked(interpreter: &Interpreter) -> Result<(), Fail
     let nowhere = nowhere.to_str().expect("it is text");
     let run = tool::run(&["histo", "--core", &path, "--sysroot", nowhere])?;
     // Without any file there are no names of static types: an answer in part, or an error that says what is needed.
-    let is_told = run.stderr.contains("is missing");
+    let is_told = run.stderr.contains("is missing") || run.stderr.contains("the core needs");
     if !is_told || run.status.code() == Some(2) && !run.stderr.contains("--exe FILE or --sysroot DIR") {
         return Err(format!("{} {}", run.status, run.stderr).into());
     }

@@ -214,8 +214,10 @@ fn damaged_memory_is_read_to_an_end(interpreter: &Interpreter, environment: &[(&
         writable
             .iter()
             .filter_map(|range| {
-                let bytes = copied.local(range.start, (range.end.0 - range.start.0) as usize)?;
-                Some((range.clone(), bytes.to_vec()))
+                // Pages that were never written are in no segment; they are zeros.
+                let mut bytes = vec![0; (range.end.0 - range.start.0) as usize];
+                copied.read_exact_at(range.start, &mut bytes).ok()?;
+                Some((range.clone(), bytes))
             })
             .collect()
     };
