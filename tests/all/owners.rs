@@ -111,7 +111,7 @@ for number in range(8000): atexit.register(Closer(number).close)
 ready(); wait()
 ",
         holder: "atexit callbacks[…]",
-        stack: "atexit callbacks[…];__self__ Closer;parcel Parcel",
+        stack: "atexit callbacks[…];__self__ Closer",
         chain: "atexit callbacks[…].__self__.parcel",
     },
     Keeper {
@@ -166,6 +166,16 @@ pub fn cases() -> Vec<TestCase> {
     cases
 }
 
+/// Until 3.13 the callbacks of `atexit` are an array of C, since then a list of tuples: written as the former.
+fn as_array(text: &str) -> String {
+    match text {
+        "atexit callbacks" => "atexit callbacks[…]".to_owned(),
+        text => text
+            .replace("atexit callbacks;[…] tuple;[…] method;", "atexit callbacks[…];")
+            .replace("atexit callbacks[…][…]", "atexit callbacks[…]"),
+    }
+}
+
 fn culprits_are_named(interpreter: &Interpreter) -> Result<(), String> {
     let mut wrong = Vec::new();
     for keeper in KEEPERS {
@@ -176,16 +186,17 @@ fn culprits_are_named(interpreter: &Interpreter) -> Result<(), String> {
         let total = holders["totals"]["shallow_bytes"].as_u64().unwrap_or(0);
         let rows = holders["types"].as_array().map(Vec::as_slice).unwrap_or_default();
         let bytes = |row: &serde_json::Value| row["shallow_bytes"].as_u64().unwrap_or(0);
-        let first = rows.first().map(|row| (row["type"].as_str().unwrap_or_default(), bytes(row)));
+        let first = rows.first().map(|row| (as_array(row["type"].as_str().unwrap_or_default()), bytes(row)));
         // The heap of an interpreter that does nothing is smaller than any of the leaks.
-        if first.is_none_or(|(holder, bytes)| holder != keeper.holder || 2 * bytes < total) {
+        if first.as_ref().is_none_or(|(holder, bytes)| holder != keeper.holder || 2 * bytes < total) {
             wrong.push(format!("{name}: {first:?} of {total} bytes comes first"));
         }
         if rows.iter().map(bytes).sum::<u64>() != total {
             wrong.push(format!("{name}: the rows do not add up to {total}"));
         }
         let drawn = tool::run(&["flamegraph", "-f", "folded", &pid])?.ok()?.text();
-        let lines = drawn.lines().filter_map(|line| line.rsplit_once(' ')).map(|(stack, bytes)| (stack, bytes.parse()));
+        let drawn: Vec<String> = drawn.lines().map(as_array).collect();
+        let lines = drawn.iter().filter_map(|line| line.rsplit_once(' ')).map(|(stack, bytes)| (stack, bytes.parse()));
         let lines: Vec<(&str, u64)> = lines.map(|(stack, bytes)| (stack, bytes.unwrap_or(0))).collect();
         let width = |start: &str| lines.iter().filter(|line| line.0.starts_with(start)).map(|line| line.1).sum::<u64>();
         if 2 * width(keeper.stack) < total || width("") != total {
@@ -194,11 +205,11 @@ fn culprits_are_named(interpreter: &Interpreter) -> Result<(), String> {
             wrong.push(format!("{name}: {} is {} of {of} bytes, {widest:?}", keeper.stack, width(keeper.stack)));
         }
         let largest = tool::run(&["why", "--json", &pid])?.ok()?.json()?["owners"].clone();
-        if largest[0]["holder"] != keeper.holder {
+        if as_array(largest[0]["holder"].as_str().unwrap_or_default()) != keeper.holder {
             wrong.push(format!("{name}: {} is the largest owner", largest[0]));
         }
         let chains = tool::run(&["why", "--json", &pid, "Parcel"])?.ok()?.json()?["chains"].clone();
-        if !chains[0]["shape"].as_str().is_some_and(|shape| shape.starts_with(keeper.chain)) {
+        if !chains[0]["shape"].as_str().is_some_and(|shape| as_array(shape).starts_with(keeper.chain)) {
             wrong.push(format!("{name}: {}", chains[0]));
         }
         let others = chains[0]["also_held_by"].as_array().map_or(0, Vec::len);
