@@ -106,7 +106,7 @@ pub fn chains<M: Memory + ?Sized, S: Memory + Sync + ?Sized>(
     }
 }
 
-/// Like steps behind the first one that a chain writes out: a table of tables of lists. More are links of a list or a tree.
+/// Like steps behind the first one that a chain writes out: a table of tables of lists. More are links of a list.
 const REPEATS_WRITTEN: usize = 2;
 
 /// Other holders of a group that are shown.

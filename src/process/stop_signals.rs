@@ -61,7 +61,18 @@ impl Drop for StopSignals {
 mod tests {
     use super::*;
 
+    /// What is held is held for the whole process, in which other tests hold it, too: so in a process of its own.
     #[test]
+    fn a_stop_signal_waits_in_a_process_of_its_own() {
+        let test = "process::stop_signals::tests::a_stop_signal_waits_until_it_is_let_through";
+        let program = std::env::current_exe().unwrap();
+        let output = std::process::Command::new(program).args(["--exact", test, "--ignored"]).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    }
+
+    #[test]
+    #[ignore = "run by the test above, in a process of its own"]
     fn a_stop_signal_waits_until_it_is_let_through() {
         // A signal that is ignored before and after, so that the test itself is not stopped by it.
         let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
