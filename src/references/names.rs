@@ -91,6 +91,8 @@ pub(crate) fn known(layout: &Layout, type_name: &str) -> Vec<(u32, FieldName)> {
                 (Some(future.callbacks), "_callbacks"),
                 (Some(future.result), "_result"),
                 (Some(future.exception), "_exception"),
+                (Some(future.source_tb), "_source_traceback"),
+                (future.awaited_by, "_asyncio_awaited_by"),
             ]
         }
         "_asyncio.Task" | "asyncio.Task" => {
@@ -105,6 +107,8 @@ pub(crate) fn known(layout: &Layout, type_name: &str) -> Vec<(u32, FieldName)> {
                 (Some(task.task_context), "_context"),
                 (Some(task.task_result), "_result"),
                 (Some(task.task_exception), "_exception"),
+                (Some(task.task_source_tb), "_source_traceback"),
+                (task.task_awaited_by, "_asyncio_awaited_by"),
             ]
         }
         // `ww_task`, `sw_task` and `sw_arg`, until 3.9 and 3.11 (`Modules/_asynciomodule.c`).

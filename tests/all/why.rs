@@ -143,7 +143,12 @@ fn why_names_the_culprits(interpreter: &Interpreter) -> Result<(), String> {
         let first = &answer["chains"][0];
         // Until 3.10 a code object does not know where its function is defined.
         let shape = first["shape"].as_str().unwrap_or_default();
-        let starts = [leak.chain.0, leak.chain.0.rsplit("<locals>.").next().unwrap_or_default()];
+        // Since 3.14 a task knows what awaits it, which is nearer than its callbacks.
+        let awaited = match interpreter.version >= (3, 14, 0) {
+            true => leak.chain.0.replace("_callbacks[0][0].__self__", "_asyncio_awaited_by"),
+            false => leak.chain.0.to_owned(),
+        };
+        let starts = [awaited.as_str(), awaited.rsplit("<locals>.").next().unwrap_or_default()];
         let is_named = starts.iter().any(|start| shape.starts_with(start)) && shape.ends_with(leak.chain.1);
         let is_counted = first["objects"] == leak.objects && answer["objects"] == leak.objects;
         if !is_named || !is_counted || first["root_kind"] != leak.kind {
