@@ -271,7 +271,7 @@ fn a_thread_that_cannot_stop_is_not_waited_for() {
         std::thread::yield_now();
     }
     let pid = target.pid().to_string();
-    for options in [&["why", "--max-pause", "100ms", &pid, "Held"][..], &["histo", "--pause", &pid]] {
+    for options in [&["why", "--max-pause", "100ms", &pid, "Held"][..], &["histo", "-n", "1000", "--pause", &pid]] {
         let run = run(options);
         assert!(run.stderr.contains("did not stop within"), "{}", run.stderr);
         assert!(run.stderr.contains("it was read while it ran"), "{}", run.stderr);
@@ -309,7 +309,7 @@ fn one_whose_first_thread_has_exited_is_read() {
     assert!(stat.contains(") Z "), "{stat}");
     let pid = target.pid().to_string();
     for pause in [&[][..], &["--pause"]] {
-        let run = run(&[&["histo", &pid], pause].concat());
+        let run = run(&[&["histo", "-n", "1000", &pid], pause].concat());
         let row = run.text().lines().find(|line| line.ends_with("__main__.Held")).map(str::to_owned);
         assert!(row.is_some_and(|row| row.split_whitespace().any(|word| word == "7")), "{}", run.text());
     }
