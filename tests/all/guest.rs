@@ -40,14 +40,19 @@ gc.collect()
 gc.freeze()
 gc.disable()
 reader, writer = os.pipe()
+settled, settle = os.pipe()
 children = []
 for _ in range(3):
     child = os.fork()
     if child == 0:
         os.close(writer)
+        # What a child writes to is its own from then on: it has done so before it is looked at.
+        os.write(settle, b'x')
         os.read(reader, 1)
         os._exit(0)
     children.append(child)
+for _ in children:
+    os.read(settled, 1)
 os.write(1, b'ready %d\n' % os.getpid())
 os.write(1, b'%s\n' % ' '.join(map(str, children)).encode())
 os.read(0, 1)

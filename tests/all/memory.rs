@@ -41,21 +41,23 @@ const SHAPES: [(&str, &[&str], Option<&str>); 6] = [
     ("threads", &[], None),
 ];
 
+/// What the tool says, and what the target says. The target is asked first: the question takes and frees buffers, after which
+/// it only waits.
 fn account(interpreter: &Interpreter, shapes: &[&str]) -> Result<(Value, Value), String> {
     let program = include_str!("../../fixtures/programs/memory_shapes.py");
     let mut target = Target::spawn(interpreter, program, shapes, &[])?;
-    let first = rss(&target)?;
-    let account = tool::run(&["memory", "--json", "--pause", &target.pid().to_string()])?.ok()?.json()?;
-    let before = rss(&target)?;
     target.write(b"\n")?;
     let mut truth: Value = serde_json::from_str(&target.read_line()?).map_err(|error| error.to_string())?;
-    let asked = rss(&target)?;
+    target.wait_until_blocked()?;
+    let first = rss(&target)?;
+    let account = tool::run(&["memory", "--json", "--pause", &target.pid().to_string()])?.ok()?.json()?;
+    let then = rss(&target)?;
     target.write(b"\n")?;
     let is_trimmed = target.read_line()? != "trimmed None";
     // Pages of files that the tool reads may become the target's.
-    truth["rss"] = before.into();
-    truth["grown"] = before.saturating_sub(first).into();
-    truth["trimmed"] = if is_trimmed { asked.saturating_sub(rss(&target)?).into() } else { Value::Null };
+    truth["rss"] = then.into();
+    truth["grown"] = then.saturating_sub(first).into();
+    truth["trimmed"] = if is_trimmed { then.saturating_sub(rss(&target)?).into() } else { Value::Null };
     Ok((account, truth))
 }
 
