@@ -279,20 +279,23 @@ impl<'a> Classifier<'a> {
     }
 
     /// Whether this looks like a row of a table of small numbers and types, such as the interpreter keeps of its static
-    /// types since 3.12, and numpy of its scalar types: the rows around it look the same. Two may be objects:
-    /// `Ellipsis` and `NotImplemented` stand side by side until 3.11, both with small counts.
+    /// types since 3.12, and numpy of its scalar types: the rows around it look the same. A few may be objects:
+    /// `Ellipsis` and `NotImplemented` stand side by side until 3.11, behind a struct that ends with a type.
     fn is_in_table(&self, data: &[u8], offset: usize) -> bool {
         /// No more interpreters than this share a static type in a program that anybody runs.
         const SMALL: u64 = 64;
         let is_row = |at: Option<usize>| {
             at.and_then(|at| Some((u64_at(data, at)?, u64_at(data, at + self.ob_type)?)))
-                .is_some_and(|(number, type_)| number < SMALL && self.types.find(type_).is_some())
+                .and_then(|(number, type_)| (number < SMALL).then(|| self.types.find(type_)).flatten())
+                // What names a metatype is a type, not a row: static types stand beside other objects.
+                .is_some_and(|named| !self.types.get(named).has(flag::TYPE_SUBCLASS))
         };
-        let before = |rows: usize| is_row(offset.checked_sub(16 * rows));
-        let behind = |rows: usize| is_row(offset.checked_add(16 * rows));
-        let (one_before, one_behind) = (before(1), behind(1));
-        let is_long = one_before && (one_behind || before(2)) || one_behind && behind(2);
-        is_row(Some(offset)) && (is_long || self.rule != RefcountRule::Word && (one_before || one_behind))
+        /// Rows that do not stand side by side by chance; numpy's table has one for each of its 24 types.
+        const ROWS: usize = 6;
+        let before = (1..ROWS).take_while(|rows| is_row(offset.checked_sub(16 * rows))).count();
+        let behind = (1..ROWS).take_while(|rows| is_row(offset.checked_add(16 * rows))).count();
+        let rows = 1 + before + behind;
+        is_row(Some(offset)) && (rows >= ROWS || self.rule != RefcountRule::Word && rows > 1)
     }
 
     /// Judges static data: `bytes` from `offset` on, which stands at `address`. Static types have nothing in front of
