@@ -128,17 +128,25 @@ impl Stand {
         if self.right.sample.as_ref() == Some(sample) {
             return None;
         }
-        let truth = self.right.census.iter().flatten().filter(|(_, amount)| amount.0 >= OBJECTS_MIN);
+        let (asked, missed) = self.missed(sample, OBJECTS_MIN);
+        // Of so few bytes the intervals of the right layout miss more than 5 in 100: how often, its own sample says. Three
+        // standard deviations of a binomial count.
+        let (_, by_right) = self.missed(self.right.sample.as_ref()?, OBJECTS_MIN);
+        let share = (by_right.len() as f64 / asked.max(1.0)).max(0.05);
+        let by_chance = asked * share + 3.0 * (asked * share * (1.0 - share)).sqrt();
+        (missed.len() as f64 > by_chance).then(|| missed[..missed.len().min(3)].join(", "))
+    }
+
+    /// Types of at least so many objects, and those of them whose intervals do not hold the truth.
+    fn missed(&self, sample: &Estimates, objects_min: u64) -> (f64, Vec<String>) {
         let (mut asked, mut missed) = (0.0, Vec::new());
-        for (name, &(objects, _)) in truth {
+        for (name, &(objects, _)) in self.right.census.iter().flatten().filter(|(_, amount)| amount.0 >= objects_min) {
             asked += 1.0;
             if !sample.get(name).is_some_and(|&(_, (low, high))| (low..=high).contains(&objects)) {
                 missed.push(name.clone());
             }
         }
-        // Of 95 % intervals, with three standard deviations of a binomial count.
-        let by_chance = asked * 0.05 + 3.0 * (asked * 0.05_f64 * 0.95).sqrt();
-        (missed.len() as f64 > by_chance).then(|| missed[..missed.len().min(3)].join(", "))
+        (asked, missed)
     }
 }
 
