@@ -129,8 +129,8 @@ impl Stand {
             return None;
         }
         let (asked, missed) = self.missed(sample, OBJECTS_MIN);
-        // Of so few bytes the right layout's own sample misses some (10 of 39 types on 3.8). A wrong one may miss no more,
-        // but for three standard deviations of what 95 % intervals miss by chance.
+        // Of so few bytes the right layout's own sample misses some (10 of 39 types on 3.8). A wrong one may
+        // miss no more, but for three standard deviations of what 95 % intervals miss by chance.
         let (_, by_right) = self.missed(self.right.sample.as_ref()?, OBJECTS_MIN);
         let by_chance = (by_right.len() as f64).max(asked * 0.05) + 3.0 * (asked * 0.05_f64 * 0.95).sqrt();
         (missed.len() as f64 > by_chance).then(|| missed[..missed.len().min(3)].join(", "))

@@ -41,8 +41,8 @@ const SHAPES: [(&str, &[&str], Option<&str>); 6] = [
     ("threads", &[], None),
 ];
 
-/// What the tool says, and what the target says. The target is asked first: the question takes and frees buffers, after which
-/// it only waits.
+/// What the tool says, and what the target says. The target is asked first: the question takes and frees
+/// buffers, after which it only waits.
 fn account(interpreter: &Interpreter, shapes: &[&str]) -> Result<(Value, Value), String> {
     let program = include_str!("../../fixtures/programs/memory_shapes.py");
     let mut target = Target::spawn(interpreter, program, shapes, &[])?;
