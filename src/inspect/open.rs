@@ -415,8 +415,10 @@ fn find_in_family(pid: i32) -> Result<i32, Error> {
 
 /// What became of a process whose memory is gone.
 fn gone(pid: i32) -> Error {
-    match gates::check_existence(pid).standing {
-        Standing::Open => Error::Replaced { pid },
-        _ => Error::Exited { pid },
-    }
+    if is_replaced(pid) { Error::Replaced { pid } } else { Error::Exited { pid } }
+}
+
+/// Whether a process whose memory is gone has other memory now: it called `exec`. False if it has exited.
+pub(super) fn is_replaced(pid: i32) -> bool {
+    gates::check_existence(pid).standing == Standing::Open
 }

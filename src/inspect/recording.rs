@@ -25,7 +25,7 @@ use crate::record::watcher::Verdicts;
 use crate::stats::jackknife::GROUPS;
 
 use super::error::Error;
-use super::open::Target;
+use super::open::{self, Target};
 
 /// Probes for each sample: one is cheap, and the more there are, the better is it known who runs. Not so many in a
 /// second that one delays the next, which would let what was found decide when we look.
@@ -157,6 +157,13 @@ enum End {
     Failed,
 }
 
+impl End {
+    /// What ended the recording of a process whose memory is gone.
+    fn of_gone(pid: i32) -> End {
+        if open::is_replaced(pid) { End::Replaced } else { End::Exited }
+    }
+}
+
 /// A recording under way.
 struct Session<'a> {
     pid: i32,
@@ -266,8 +273,7 @@ impl<'a> Session<'a> {
                 each_second(self.began.elapsed());
                 self.next_moment += Duration::from_secs(1);
                 if self.is_another() {
-                    let has_exited = Status::of(self.pid).is_none_or(|status| status.has_exited());
-                    break if has_exited { End::Exited } else { End::Replaced };
+                    break End::of_gone(self.pid);
                 }
                 self.note_moment();
             }
@@ -325,7 +331,7 @@ impl<'a> Session<'a> {
     fn end_of(&mut self, read: Result<(), ReadError>) -> Option<End> {
         match read {
             Ok(()) => self.failures = 0,
-            Err(ReadError::Gone | ReadError::Denied) => return Some(End::Exited),
+            Err(ReadError::Gone | ReadError::Denied) => return Some(End::of_gone(self.pid)),
             Err(error) => {
                 log::debug!("a sample failed: {error}");
                 self.failures += 1;

@@ -37,7 +37,8 @@ pub struct Image {
 }
 
 impl Image {
-    /// Copies what is resident; pages that were never touched read as zero.
+    /// Copies what is resident, and of files all: an anonymous page that was never touched reads as zero, one of a
+    /// file as the file.
     pub fn capture(pid: u32) -> Result<Image, String> {
         let of = |what: &str| format!("/proc/{pid}/{what}");
         let open = |what: &str| File::open(of(what)).map_err(|e| format!("{}: {e}", of(what)));
@@ -57,7 +58,8 @@ impl Image {
             let mut entries = vec![0; bytes.len() / PAGE as usize * 8];
             pagemap.read_exact_at(&mut entries, start / PAGE * 8).map_err(|e| format!("pagemap: {e}"))?;
             // Present or swapped: bits 63 and 62 (Documentation/admin-guide/mm/pagemap.rst).
-            let present = |page: usize| entries[page * 8 + 7] & 0xC0 != 0;
+            let is_file = path.starts_with('/');
+            let present = |page: usize| is_file || entries[page * 8 + 7] & 0xC0 != 0;
             let pages = entries.len() / 8;
             let mut page = 0;
             while page < pages {
@@ -77,7 +79,7 @@ impl Image {
                     }
                 }
             }
-            image.regions.push(Region { start, bytes, is_file: path.starts_with('/') });
+            image.regions.push(Region { start, bytes, is_file });
         }
         image.regions.sort_by_key(|region| region.start);
         // What follows the data of a library without a gap is its .bss: static as well, though of no file.
