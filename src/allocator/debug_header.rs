@@ -1,25 +1,25 @@
-//! The mark that the debug hooks put in front of each block (`PYTHONMALLOC=debug`, debug builds).
+//! The header that the debug hooks put before each block (`PYTHONMALLOC=debug`, debug builds).
 //!
 //! Mirrors `_PyMem_DebugRawAlloc`, `Objects/obmalloc.c` (v3.8 to v3.15).
 
 use crate::process::memory::u32_at;
 
-/// The debug hooks' mark in front of a block (`_PyMem_DebugRawAlloc`, `Objects/obmalloc.c`): size, domain, padding.
+/// A debug header: size, domain, padding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DebugHeader {
-    /// Bytes that the caller asked for.
+    /// Bytes requested by the caller.
     pub requested: u64,
     /// `'o'` for objects, `'m'` for memory, `'r'` for raw memory.
     pub domain: u8,
 }
 
 impl DebugHeader {
-    /// Bytes of the mark; the caller's block starts behind it.
+    /// Bytes of the header; the caller's block follows.
     pub const SIZE: usize = 16;
     /// The padding byte since 3.8 (`PYMEM_FORBIDDENBYTE`).
     const FORBIDDEN: u8 = 0xfd;
 
-    /// Reads the mark at the start of a block, if there is one.
+    /// Reads the debug header at the start of a block, if there is one.
     #[inline]
     pub fn read(block: &[u8]) -> Option<DebugHeader> {
         let mark = block.get(..DebugHeader::SIZE)?;

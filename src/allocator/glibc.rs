@@ -1,10 +1,10 @@
-//! The chunks of glibc's malloc: where objects beyond 512 bytes live, and all objects of a process that runs without
+//! The chunks of glibc's malloc, which hold objects over 512 bytes, and all objects of a process that runs without
 //! pymalloc.
 //!
-//! A heap is a row of chunks, each with its own size in front, so a walk from the first one meets every block exactly
-//! once. Three bits of the size are flags: the previous chunk is in use, this chunk is a mapping of its own, this
-//! chunk belongs to a thread's arena. A chunk is free where its successor says so; those that wait in a thread's cache
-//! look used, but their first words no longer are an object's.
+//! A heap is a sequence of chunks, each preceded by its size, so a walk from the first one visits every block exactly
+//! once. Three bits of the size are flags: the previous chunk is in use; this chunk is mmapped; this chunk belongs to a
+//! thread's arena. Whether a chunk is free is stored in its successor. Chunks in a thread's cache look used, but their
+//! first words are no longer those of an object.
 //!
 //! Mirrors `malloc/malloc.c` and `malloc/arena.c` (glibc 2.26 to 2.42).
 
@@ -13,54 +13,53 @@ use std::ops::Range;
 use crate::process::Address;
 use crate::process::memory::{Memory, MemoryExt, u64_at};
 
-/// The flags in a chunk's size.
+/// Flags in a chunk's size word.
 const PREVIOUS_IN_USE: u64 = 1;
 const IS_MAPPED: u64 = 2;
 const NON_MAIN_ARENA: u64 = 4;
 const FLAGS: u64 = 7;
-/// The smallest chunk.
+/// Size of the smallest chunk, bytes.
 const CHUNK_MIN: u64 = 32;
-/// Two words stand in front of what malloc returns; the second is the size.
+/// Bytes before the data that malloc returns: two words, the second of which is the size.
 pub const HEADER: u64 = 16;
 const PAGE: u64 = 4096;
-/// Alignment and largest size of the heaps of a thread's arena: HEAP_MAX_SIZE with 64-bit defaults.
+/// Alignment and maximum size of the heaps of a thread's arena: HEAP_MAX_SIZE with 64-bit defaults.
 pub const THREAD_HEAP: u64 = 64 << 20;
-/// Chunks that must follow one another before a place in the middle of a heap is believed to be the start of one.
+/// Number of consecutive valid chunks after which a place in the middle of a heap is taken as the start of a chunk.
 const CHAIN: usize = 8;
-/// As many where the memory at hand ends before.
+/// The same if the memory at hand ends earlier.
 const CHAIN_MIN: usize = 3;
-/// Chunks of at most this size go to fast bins when they are freed, which leaves their second word alone
-/// (`global_max_fast`).
+/// Freed chunks up to this size go to fast bins, which leave their second word unchanged (`global_max_fast`).
 const FAST_BIN_MAX: u64 = 128;
 
-/// One chunk of a heap.
+/// A chunk of a heap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Chunk {
-    /// Where its two header words are.
+    /// Address of its two header words.
     pub address: Address,
-    /// Bytes, header included.
+    /// Bytes, including the header.
     pub size: u64,
 }
 
 impl Chunk {
-    /// What malloc returned for it.
+    /// The address that malloc returned.
     pub fn data(&self) -> Address {
         Address(self.address.0 + HEADER)
     }
 
-    /// Bytes that its user may use: up to and including the first word of the next chunk.
+    /// Usable bytes: up to and including the first word of the next chunk.
     pub fn usable(&self) -> u64 {
         self.size - HEADER / 2
     }
 
-    /// One past its end.
+    /// One past its last byte.
     pub fn end(&self) -> Address {
         Address(self.address.0 + self.size)
     }
 
-    /// Whether the word where an object's count would be is a link of a fast bin: the next chunk's address, or that
-    /// mixed with the link's own address (since 2.32), or the end of such a list. Only where addresses are so low
-    /// that a link could be taken for a count.
+    /// Whether the word at an object's count is a fast bin link: the next chunk's address, or that address mixed with
+    /// the link's own (since 2.32), or the end of the list. Needed only if addresses are so low that a link looks like
+    /// a count.
     pub fn is_in_fast_bin(&self, first_word: u64, heap: &Range<Address>) -> bool {
         let mask = self.data().0 >> 12;
         let leads_into_heap = |link: u64| link.is_multiple_of(16) && heap.contains(&Address(link));
@@ -69,31 +68,31 @@ impl Chunk {
     }
 }
 
-/// A row of chunks: the `brk` heap or one heap of a thread's arena.
+/// A sequence of chunks: the `brk` heap, or one heap of a thread's arena.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChunkHeap {
-    /// First chunk to the heap's end.
+    /// From the first chunk to the heap's end.
     pub range: Range<Address>,
     /// Whether it belongs to a thread's arena.
     pub is_thread_arena: bool,
 }
 
 impl ChunkHeap {
-    /// Decodes the chunk whose header is at `address`. `None` where no chunk of this heap can be.
+    /// Decodes the chunk whose header is at `address`. `None` if it is not a valid chunk of this heap.
     #[inline]
     pub fn chunk(&self, address: Address, size_word: u64) -> Option<Chunk> {
         let size = size_word & !FLAGS;
-        // The rest of a chunk that was cut does not say whose it is as long as it is free, and nor does the last one.
+        // The remainder of a split chunk lacks the arena flag as long as it is free, and so does the last one.
         let is_ours = self.is_thread_arena || size_word & NON_MAIN_ARENA == 0;
         let end = address.0.checked_add(size)?;
-        // A heap of a thread's arena ends in a fence: two chunks of 16 bytes or less, which are not walked.
+        // A heap of a thread's arena ends with a fence: two chunks of 16 bytes or less, which are not walked.
         let sane =
             size >= CHUNK_MIN && size.is_multiple_of(16) && end <= self.range.end.0 && size_word & IS_MAPPED == 0;
         (sane && is_ours).then_some(Chunk { address, size })
     }
 
-    /// The first place from `from` on where a row of chunks starts that holds for a while or to the heap's end.
-    /// `bytes` is memory from `from` on.
+    /// The first place at or after `from` where a sequence of valid chunks starts that continues for [`CHAIN`] chunks
+    /// or to the heap's end. `bytes` is memory from `from` on.
     pub fn resync(&self, from: Address, bytes: &[u8]) -> Option<Address> {
         (0..bytes.len().saturating_sub(HEADER as usize)).step_by(16).map(|offset| from.offset(offset)).find(|&start| {
             let mut at = start;
@@ -102,7 +101,7 @@ impl ChunkHeap {
                 match word.and_then(|word| self.chunk(at, word)) {
                     Some(chunk) if chunk.end() == self.range.end => return true,
                     Some(chunk) => at = chunk.end(),
-                    // A chunk that ends beyond what was read, behind some that did not.
+                    // A chunk that ends beyond the bytes read, after some that did not.
                     None => return word.is_none() && at.0 >= from.0 + bytes.len() as u64 - 8 && links >= CHAIN_MIN,
                 }
             }
@@ -111,24 +110,24 @@ impl ChunkHeap {
     }
 }
 
-/// A row of chunks whose words are read wherever they are: for windows into the middle of a heap, whose chunks may be
-/// longer than the window.
+/// A sequence of chunks whose words are read on demand: for windows into a heap whose chunks may be longer than the
+/// window.
 pub struct ChunkRow<'a> {
     /// The heap.
     pub heap: &'a ChunkHeap,
-    /// Reads a word of the target's.
+    /// Reads a word of the target.
     pub word: &'a dyn Fn(Address) -> Option<u64>,
 }
 
 impl ChunkRow<'_> {
-    /// The first place in `range` where a row of [`CHAIN`] chunks starts, or one that leads to the heap's end. What
-    /// free chunks say of their own size in front of the next one must agree: headers of the dead, which stay behind
-    /// in a free chunk that grew over them, seldom do.
+    /// The first place in `range` where a sequence of [`CHAIN`] chunks starts, or one that leads to the heap's end. The
+    /// size that a free chunk repeats before the next one must agree, which stale headers inside a free chunk seldom
+    /// do.
     ///
-    /// A number that could be a size makes a long chunk that leads into the true row by chance, and steps over what is
-    /// between. So a place whose chunk has another such place in its first bytes gives way to that.
+    /// A number that looks like a size makes a long chunk that may lead into the true sequence by chance and skip
+    /// chunks in between. So if another valid place is found in a chunk's first bytes, that one is taken.
     pub fn first_in(&self, range: Range<Address>) -> Option<Address> {
-        /// Bytes of a chunk in which another row is looked for, and how often.
+        /// Bytes of a chunk in which another sequence is searched, and how often.
         const INSIDE: u64 = 4096;
         const TIMES: usize = 4;
         let mut found = self.next_in(range.clone())?;
@@ -154,7 +153,7 @@ impl ChunkRow<'_> {
         None
     }
 
-    /// Whether a row of [`CHAIN`] chunks starts at `start`, or one that leads to the heap's end.
+    /// Whether a sequence of [`CHAIN`] chunks starts at `start`, or one that leads to the heap's end.
     pub fn holds(&self, start: Address) -> bool {
         let mut at = start;
         for _ in 0..CHAIN {
@@ -174,13 +173,13 @@ impl ChunkRow<'_> {
     }
 }
 
-/// Whether the size word of a chunk says that the chunk before it is in use.
+/// Whether a size word states that the previous chunk is in use.
 pub fn says_previous_in_use(size_word: u64) -> bool {
     size_word & PREVIOUS_IN_USE != 0
 }
 
-/// Whether a request for so many bytes may have got a chunk with this size word. What is left of a chunk belongs to it
-/// where it is too small for one of its own, and a mapping fills pages.
+/// Whether a request for this many bytes can have returned a chunk with this size word. A remainder too small for a
+/// chunk of its own belongs to the chunk, and an mmapped chunk fills whole pages.
 pub fn may_be_for(size_word: u64, request: u64) -> bool {
     let size = size_word & !FLAGS;
     let least = request.saturating_add(HEADER / 2).checked_next_multiple_of(16).unwrap_or(u64::MAX).max(CHUNK_MIN);
@@ -190,10 +189,10 @@ pub fn may_be_for(size_word: u64, request: u64) -> bool {
     (least..least.saturating_add(CHUNK_MIN)).contains(&size) && size.is_multiple_of(16)
 }
 
-/// Finds the heap of a thread's arena that starts at `start`, a multiple of [`THREAD_HEAP`] within `limit`
-/// (`struct heap_info`: arena, previous heap, size, bytes that were ever writable).
+/// Finds the heap of a thread's arena at `start`, a multiple of [`THREAD_HEAP`] within `limit` (`struct heap_info`:
+/// arena, previous heap, size, bytes that were ever writable).
 pub fn thread_heap<M: Memory + ?Sized>(memory: &M, start: Address, limit: Address) -> Option<ChunkHeap> {
-    // heap_info, the arena's own state in the arena's first heap (2,200 bytes), and the first chunks.
+    // Room for heap_info, the arena's state in its first heap (2,200 bytes), and the first chunks.
     const LOOK: usize = 64 << 10;
     let mut bytes = vec![0; LOOK.min(usize::try_from(limit.0.checked_sub(start.0)?).ok()?)];
     memory.read_exact_at(start, &mut bytes).ok()?;
@@ -213,7 +212,7 @@ pub fn thread_heap<M: Memory + ?Sized>(memory: &M, start: Address, limit: Addres
     }
     let skip: usize = if previous == 0 { 32 + 2048 } else { 32 };
     let heap = ChunkHeap { range: start..Address(end), is_thread_arena: true };
-    // Its first chunks may be longer than what was read.
+    // The first chunks may be longer than the bytes read.
     let word = |at: Address| match usize::try_from(at.0.checked_sub(start.0)?).ok()? {
         offset if offset + 8 <= bytes.len() => u64_at(&bytes, offset),
         _ => memory.read_u64(at).ok(),
@@ -224,8 +223,8 @@ pub fn thread_heap<M: Memory + ?Sized>(memory: &M, start: Address, limit: Addres
     Some(ChunkHeap { range: first..Address(end), is_thread_arena: true })
 }
 
-/// Finds the chunks that are mappings of their own in `range`, private anonymous memory of which the parts in
-/// `resident` hold anything. Such a chunk starts at a page and fills whole pages; neighbours may share a mapping.
+/// Finds mmapped chunks in `range`, private anonymous memory whose resident parts are `resident`. Such a chunk starts
+/// at a page and fills whole pages; several may share a mapping.
 pub fn mapped_chunks<M: Memory + ?Sized>(
     memory: &M,
     range: &Range<Address>,
@@ -241,14 +240,14 @@ pub fn mapped_chunks<M: Memory + ?Sized>(
     found
 }
 
-/// Adds the chunks that start in `range`; `false` where the target cannot be read any more.
+/// Adds the mmapped chunks that start in `range`. `false` if the target can no longer be read.
 fn add_mapped_chunks<M: Memory + ?Sized>(
     memory: &M,
     range: Range<Address>,
     limit: Address,
     found: &mut Vec<Chunk>,
 ) -> bool {
-    /// Headers read at a time, a page apart.
+    /// Number of headers, one page apart, read at a time.
     const BATCH: usize = 512;
     let mut page = range.start.0.next_multiple_of(PAGE);
     while page < range.end.0 {
@@ -306,7 +305,7 @@ mod tests {
     #[test]
     fn a_row_of_chunks_is_found_again_after_nonsense() {
         let heap = ChunkHeap { range: Address(0x1000)..Address(0x1000 + 128), is_thread_arena: false };
-        // 16 bytes of nonsense, then chunks of 32, 48 and 32 bytes to the end.
+        // 16 invalid bytes, then chunks of 32, 48 and 32 bytes to the end.
         let mut memory = vec![7, 7];
         memory.extend([0, 33, 1, 2]);
         memory.extend([0, 49, 1, 2, 3, 4]);
@@ -316,7 +315,7 @@ mod tests {
         for nonsense in [0, 16, 24, 33 | IS_MAPPED, 33 | NON_MAIN_ARENA, 1 << 40, u64::MAX] {
             assert_eq!(heap.chunk(Address(0x1010), nonsense), None);
         }
-        // In a thread's arena only chunks that are handed out say so.
+        // In a thread's arena only allocated chunks have the arena flag.
         let threads = ChunkHeap { is_thread_arena: true, ..heap };
         for size in [33, 33 | NON_MAIN_ARENA] {
             assert_eq!(threads.chunk(Address(0x1010), size), Some(Chunk { address: Address(0x1010), size: 32 }));
@@ -325,7 +324,7 @@ mod tests {
 
     #[test]
     fn a_chunk_says_which_requests_it_may_be_for() {
-        // 768 bytes and the next chunk's first word; 16 more may be left over, and no less will do.
+        // 768 bytes and the next chunk's first word; up to 16 more may be left over, and fewer are not enough.
         assert_eq!([769, 785, 801, 817].map(|word| may_be_for(word, 768)), [false, true, true, false]);
         assert!(may_be_for(0x3_1000 | IS_MAPPED, 0x3_0000) && !may_be_for(0x3_2000 | IS_MAPPED, 0x3_0000));
         assert!(!may_be_for(0xfdfd_fdfd_fdfd_fd72, 768) && !may_be_for(u64::MAX, u64::MAX) && !may_be_for(0, 0));
@@ -339,7 +338,7 @@ mod tests {
         put(0, START + 48);
         put(16, 1 << 20);
         put(24, 1 << 20);
-        // The arena's own state, then chunks of which the second and third are long, and the top.
+        // The arena's state, then chunks of which the second and third are long, and the top.
         let mut at = 2256;
         for size in [0x290, 200_000, 300_000, 0x40] {
             put(at + 8, size | NON_MAIN_ARENA | PREVIOUS_IN_USE);
@@ -356,7 +355,7 @@ mod tests {
         let mut bytes = vec![0; 5 * 4096];
         bytes[4096 + 8..4096 + 16].copy_from_slice(&(8192u64 | IS_MAPPED).to_le_bytes());
         bytes[3 * 4096 + 8..3 * 4096 + 16].copy_from_slice(&(4096u64 | IS_MAPPED).to_le_bytes());
-        // A size that reaches past the end, and one beyond any end.
+        // A size beyond the end, and one beyond any address.
         bytes[2 * 4096 + 8..2 * 4096 + 16].copy_from_slice(&(!FLAGS | IS_MAPPED).to_le_bytes());
         bytes[8..16].copy_from_slice(&(!FLAGS | IS_MAPPED).to_le_bytes());
         bytes[4 * 4096 + 8..4 * 4096 + 16].copy_from_slice(&(8192u64 | IS_MAPPED).to_le_bytes());

@@ -1,8 +1,8 @@
-//! What glibc's malloc knows beyond its rows of chunks: where the top of each arena is, and which chunks wait in fast
-//! bins and in the caches of threads. Those look used in the row.
+//! Reads the state of glibc's arenas: the top chunk of each, and the chunks in fast bins and thread caches, which look
+//! used in a heap's sequence.
 //!
-//! `main_arena` has no exported symbol. It is found by what only it can be: 127 circular lists in a row, of which the
-//! empty ones point to themselves, behind a pointer to a top chunk, in a ring of arenas that leads back to it.
+//! `main_arena` has no exported symbol. It is found by its unique structure: 127 circular lists in a row, of which the
+//! empty ones point to themselves, preceded by a pointer to a top chunk, in a ring of arenas that leads back to it.
 //!
 //! Mirrors `malloc/malloc.c` (`struct malloc_state`, `tcache_perthread_struct`; glibc 2.26 to 2.43).
 
@@ -15,34 +15,33 @@ use crate::process::memory::{Memory, MemoryExt, u64_at};
 
 use super::glibc::{Chunk, HEADER};
 
-/// Where fast bins and bins are in `struct malloc_state`: since 2.27, in 2.26, and since 2.43, which has no fast bins.
+/// Offsets of fast bins and bins in `struct malloc_state`: since 2.27, in 2.26, and since 2.43, which has no fast bins.
 const SHAPES: [Shape; 3] = [
     Shape { fast_bins: Some(16), bins: 112 },
     Shape { fast_bins: Some(8), bins: 104 },
     Shape { fast_bins: None, bins: 24 },
 ];
-/// Before the bins: the top, the last remainder. Behind them and their map: the next arena, two words more, bytes from
-/// the system, the most they were.
+/// Before the bins: the top and the last remainder. After the bins and their map: the next arena, two more words, the
+/// bytes from the system and their maximum.
 const TOP_BEFORE: usize = 16;
 const NEXT_BEHIND: usize = 16 * BINS_COUNT + 16;
 const SYSTEM_BEHIND: usize = NEXT_BEHIND + 24;
 const END_BEHIND: usize = SYSTEM_BEHIND + 16;
-/// `NFASTBINS`, and pairs of pointers in `bins`.
+/// `NFASTBINS`, and the number of pointer pairs in `bins`.
 const FAST_BINS_COUNT: usize = 10;
 const BINS_COUNT: usize = 127;
-/// Bins that must be empty for a place to be an arena. No program has frees of 100 sizes waiting at once.
+/// Number of bins that must be empty in an arena. No program has free chunks of 100 sizes at once.
 const EMPTY_MIN: usize = 20;
-/// Bytes of an ELF file's writable data that are searched: libc has 20 KiB.
+/// Upper bound on an ELF file's writable data that is searched, bytes; libc has 20 KiB.
 const DATA_MAX: u64 = 64 << 20;
-/// Arenas: 8 a core, so that of a host with 512 cores.
+/// Upper bound on arenas: glibc makes 8 per core, so this is for 512 cores.
 const ARENAS_MAX: usize = 4096;
-/// Chunks of one chain. A fast bin is emptied at 64 KiB freed at once, but grows without a bound; a heap of 1 GiB in
-/// chunks of 32 bytes.
+/// Upper bound on the chunks of a chain: a heap of 1 GiB in chunks of 32 bytes. Fast bins have no limit of their own.
 const CHAIN_MAX: usize = 32 << 20;
 const PAGE: u64 = 4096;
 
-/// `tcache_perthread_struct` by version: bytes of its chunk, bytes of a count, bins, and whether the count is of chunks
-/// (until 2.41; then it is of places that are left).
+/// `tcache_perthread_struct` by version: bytes of its chunk, bytes of a count, number of bins, and whether counts are
+/// of chunks (until 2.41) or of free places.
 const CACHES: [(u64, usize, usize, bool); 3] = [(0x290, 2, 64, true), (0x250, 1, 64, true), (0x300, 2, 76, false)];
 
 /// A version of `struct malloc_state`.
@@ -52,19 +51,19 @@ struct Shape {
     bins: usize,
 }
 
-/// An arena.
+/// An arena of glibc's malloc.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MallocArena {
-    /// Where its `malloc_state` is.
+    /// Address of its `malloc_state`.
     pub address: Address,
-    /// Its last chunk, of which nothing was handed out yet.
+    /// Address of its top chunk.
     pub top: Address,
-    /// Bytes that it has from the system (`system_mem`).
+    /// Bytes obtained from the system (`system_mem`).
     pub system_bytes: u64,
     fast_bins: [u64; FAST_BINS_COUNT],
 }
 
-/// Finds all arenas by `main_arena`, which is in one of these ranges of data. Empty where malloc is not glibc's.
+/// Finds all arenas, starting at `main_arena` in one of these ranges of data. Empty if malloc is not glibc's.
 pub fn find<M: Memory + ?Sized>(memory: &M, data: &[Range<Address>]) -> Vec<MallocArena> {
     for range in data.iter().filter(|range| range.end.0.saturating_sub(range.start.0) <= DATA_MAX) {
         let Ok(length) = usize::try_from(range.end.0.saturating_sub(range.start.0)) else { continue };
@@ -104,13 +103,13 @@ fn find_in<M: Memory + ?Sized>(memory: &M, start: Address, bytes: &[u8]) -> Opti
     None
 }
 
-/// An empty bin points at itself, as if it were a chunk: two words before.
+/// An empty bin points to itself as if it were a chunk: two words before the bin.
 fn is_empty_bin(bytes: &[u8], offset: usize, own: u64) -> bool {
     let link = own.wrapping_sub(HEADER);
     u64_at(bytes, offset) == Some(link) && u64_at(bytes, offset + 8) == Some(link)
 }
 
-/// Reads the `malloc_state` whose bytes are `bytes`; `None` where it is none.
+/// Decodes a `malloc_state`. `None` if it is invalid.
 fn read(address: Address, bytes: &[u8], shape: Shape) -> Option<MallocArena> {
     let word = |offset: usize| u64_at(bytes, offset);
     let system_at = shape.bins + SYSTEM_BEHIND;
@@ -133,7 +132,7 @@ fn read(address: Address, bytes: &[u8], shape: Shape) -> Option<MallocArena> {
     sane.then_some(MallocArena { address, top: Address(top), system_bytes: system, fast_bins })
 }
 
-/// All arenas in the ring that `first` is in; `None` where it does not lead back.
+/// All arenas in the ring that contains `first`. `None` if the ring does not lead back.
 fn ring<M: Memory + ?Sized>(memory: &M, first: MallocArena, shape: Shape) -> Option<Vec<MallocArena>> {
     let mut found = vec![first];
     let next_at = shape.bins + NEXT_BEHIND;
@@ -150,7 +149,7 @@ fn ring<M: Memory + ?Sized>(memory: &M, first: MallocArena, shape: Shape) -> Opt
     Some(found)
 }
 
-/// The data addresses of chunks that wait in fast bins, of all arenas. `is_chunk` says whether a chunk's data is there.
+/// Data addresses of chunks in the fast bins of all arenas. `is_chunk` tells whether a chunk's data is at an address.
 pub fn in_fast_bins<M: Memory + ?Sized>(
     memory: &M,
     arenas: &[MallocArena],
@@ -158,13 +157,13 @@ pub fn in_fast_bins<M: Memory + ?Sized>(
 ) -> Vec<Address> {
     let mut found = Vec::new();
     for &first in arenas.iter().flat_map(|arena| &arena.fast_bins) {
-        // Links lead to headers.
+        // These links point to chunk headers.
         walk(memory, first, HEADER, &is_chunk, &mut found);
     }
     found
 }
 
-/// The data addresses of chunks that wait in the cache of a thread, if `chunk` holds such a cache.
+/// Data addresses of the chunks in a thread's cache, if `chunk` holds such a cache.
 pub fn in_thread_cache<M: Memory + ?Sized>(
     memory: &M,
     chunk: &Chunk,
@@ -182,7 +181,7 @@ pub fn in_thread_cache<M: Memory + ?Sized>(
         let count = bytes[bin * width..][..width].iter().rev().fold(0, |sum, &byte| sum << 8 | usize::from(byte));
         let first = u64_at(&bytes, width * bins + 8 * bin).unwrap_or(0);
         let before = found.len();
-        // Links lead to data. A cache that is none has links that lead nowhere, or counts that mean nothing.
+        // These links point to data. In a chunk that is not a cache, the links or counts are invalid.
         walk(memory, first, 0, &is_chunk, &mut found);
         let chunks = found.len() - before;
         if (chunks == 0) != (first == 0) || is_of_chunks && chunks != count {
@@ -192,8 +191,8 @@ pub fn in_thread_cache<M: Memory + ?Sized>(
     found
 }
 
-/// Follows a chain of free chunks; its links lead `header` bytes before the data. Since 2.32 a link is mixed with the
-/// page number of its own place (`PROTECT_PTR`). Ends where it leads to no chunk or has been too long.
+/// Follows a chain of free chunks, whose links point `header` bytes before the data. Since 2.32 a link is mixed with
+/// the page number of its own address (`PROTECT_PTR`). Ends at a link that leads to no chunk, or after too many.
 fn walk<M: Memory + ?Sized>(
     memory: &M,
     first: u64,
@@ -228,7 +227,7 @@ mod tests {
         bytes[at..at + 8].copy_from_slice(&word.to_le_bytes());
     }
 
-    /// Data with an arena in it, whose ring is itself.
+    /// Data that contains an arena, which is the only one in its ring.
     fn data() -> Vec<u8> {
         let mut bytes = vec![0; 4096];
         for bin in 0..BINS_COUNT {
@@ -270,7 +269,7 @@ mod tests {
 
     #[test]
     fn chains_are_followed_mixed_and_plain_and_end_at_nonsense() {
-        // Three chunks; links lead to data, as those of a thread's cache do.
+        // Three chunks, with links to data as in a thread's cache.
         let places = [0x10_0140, 0x10_0280, 0x10_03c0];
         for is_mixed in [true, false] {
             let mut bytes = vec![0; 4096];

@@ -1,10 +1,10 @@
-//! The blocks of mimalloc's pages: all objects of a free-threaded build, and of a default build under
+//! The blocks of mimalloc pages: all objects of a free-threaded build, and of a default build under
 //! `PYTHONMALLOC=mimalloc`.
 //!
-//! mimalloc takes memory in segments, aligned to 32 MiB. A segment starts with a head and a row of slots, one for each
-//! slice of 64 KiB; the first slot of a run of slices is the head of a page, which is cut into blocks of one size.
-//! Segments are found by that structure, not through threads: those of ended threads are found just the same. The
-//! free blocks of a page are in three chains, and the page says how many they must be, so every page checks itself.
+//! mimalloc takes memory in segments, aligned to 32 MiB. A segment starts with a header and a row of slots, one per
+//! slice of 64 KiB. The first slot of a run of slices is the header of a page, which is divided into blocks of one
+//! size. Segments are found by this structure and not through threads, so those of ended threads are found as well. The
+//! free blocks of a page are in three chains, and the page stores their number, so every page can be checked.
 //!
 //! Mirrors `Include/internal/mimalloc/mimalloc/types.h` and `Objects/mimalloc/segment.c` (v3.13.5 to v3.15.2, two
 //! versions of mimalloc).
@@ -20,33 +20,33 @@ use crate::process::memory::{Memory, MemoryExt, u32_at, u64_at};
 use crate::python::layout::Layout;
 use crate::python::layout::allocators::{MiPage, MiSegment, MimallocShape};
 
-/// Alignment of segments, and the size of all but huge ones (`MI_SEGMENT_SIZE`).
+/// Alignment of segments, and the size of all except huge ones (`MI_SEGMENT_SIZE`).
 pub const SEGMENT: u64 = 32 << 20;
 /// `MI_SEGMENT_SLICE_SIZE`.
 const SLICE: u64 = 64 << 10;
-/// The largest segment that is believed, of one block: 1 TiB, a large machine's memory.
+/// Upper bound on a segment, which may hold one huge block: 1 TiB, the memory of a large machine.
 const HUGE_MAX: u64 = 1 << 40;
 /// `MI_SLICES_PER_SEGMENT`.
 const SLICES_MAX: u64 = 512;
-/// From this size on `xblock_size` does not hold the size of a block (`MI_HUGE_BLOCK_SIZE`).
+/// From this size on `xblock_size` does not hold the block size (`MI_HUGE_BLOCK_SIZE`).
 const HUGE_BLOCK: u64 = 2 << 30;
 /// The low bits of `xthread_free` are not part of the pointer (`mi_delayed_t`).
 const DELAYED_BITS: u64 = 3;
-/// Blocks in a page: `capacity` has 16 bits.
+/// Upper bound on the blocks of a page: `capacity` has 16 bits.
 const BLOCKS_MAX: usize = 1 << 16;
-/// Bytes read of each block that is larger than this: the object's header and fixed fields. The rest is items.
+/// Bytes read of a block larger than this: the object's header and fixed fields. The rest is items.
 pub const PREFIX: u64 = 16 << 10;
 
-/// Which of a thread's heaps a page belongs to (`Include/internal/pycore_mimalloc.h`). A default build has one.
+/// The heap of a thread that a page belongs to (`Include/internal/pycore_mimalloc.h`). A default build has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Raw memory.
     Memory,
-    /// Objects that the collector does not know.
+    /// Objects that are not tracked by the collector.
     Object,
-    /// Objects that it knows.
+    /// Objects of GC types.
     Collected,
-    /// Those, with a dict or weak references in front.
+    /// Objects of GC types with a dict or weak references in front.
     CollectedBehindFront,
 }
 
@@ -65,49 +65,49 @@ impl Kind {
 /// A segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PageSegment {
-    /// All of it.
+    /// Its addresses.
     pub range: Range<Address>,
-    /// The parts of it that hold anything and are to be read.
+    /// Resident parts that are to be read.
     pub pieces: Vec<Range<Address>>,
-    /// Bytes of its head and slots.
+    /// Bytes of its header and slots.
     pub head: usize,
-    /// How its head and slots lie.
+    /// Offsets of the header and slots.
     pub shape: Arc<MimallocShape>,
 }
 
 /// A page in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Page {
-    /// Where its slot is, from the segment's start.
+    /// Offset of its slot from the segment's start.
     pub slot: usize,
-    /// Where its first block is.
+    /// Address of its first block.
     pub start: Address,
-    /// Bytes of a block.
+    /// Size of a block, bytes.
     pub block_size: u64,
-    /// Blocks that were ever carved.
+    /// Number of blocks that were carved.
     pub capacity: usize,
-    /// Blocks in use, those that other threads have freed included.
+    /// Number of used blocks, including those freed by other threads.
     pub used: usize,
-    /// Whose it is.
+    /// The heap that it belongs to.
     pub kind: Kind,
     free: u64,
     local_free: u64,
     thread_free: u64,
-    /// What links are mixed with in debug builds (`MI_ENCODE_FREELIST`), and what stands for no link there.
+    /// In debug builds: the keys that links are encoded with (`MI_ENCODE_FREELIST`), and the encoding of a null link.
     keys: Option<([u64; 2], u64)>,
 }
 
-/// What leads to the chains of a page's free blocks.
+/// The fields that start the chains of a page's free blocks.
 pub const CHAINS: [&str; 3] = ["mi_page.free", "mi_page.local_free", "mi_page.xthread_free"];
 
-/// Which blocks of a page are free, a bit each.
+/// The free blocks of a page, one bit each.
 pub struct FreeBlocks {
     bits: Vec<u64>,
-    /// Freed by the owner, or never used.
+    /// Number freed by the owner or never used.
     pub count: usize,
-    /// Freed by other threads: the page still counts them as used.
+    /// Number freed by other threads, which the page still counts as used.
     pub by_others: usize,
-    /// Whether the page counts as many, not one more or less.
+    /// Whether the number equals the page's own count exactly.
     pub agrees: bool,
 }
 
@@ -123,21 +123,21 @@ impl FreeBlocks {
     }
 }
 
-/// What a page with this many blocks may be off by: none, or the one that its owner was just taking or giving back
-/// when it was stopped.
+/// By how much a page's count may differ from its chains: not at all, or by the one block that its owner was allocating
+/// or freeing when it was stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tolerance {
     /// The counts agree.
     Exact,
-    /// One block of difference.
+    /// They may differ by one block.
     OneBlock,
 }
 
-/// Finds the segments that begin in `resident`, the parts of writable anonymous memory that hold anything, in order. A
-/// segment may be several mappings: what of it is not in use yet may not be accessible.
+/// Finds the segments that begin in `resident`, the resident parts of writable anonymous memory, in order. A segment
+/// may consist of several mappings, because unused parts may be inaccessible.
 pub fn find<M: Memory + ?Sized>(memory: &M, layout: &Layout, resident: &[Range<Address>]) -> Vec<PageSegment> {
     let shapes = layout.mimalloc_shapes().into_iter().map(Arc::new);
-    // A shape that is not the target's finds nothing, or less.
+    // Offsets of another mimalloc version find no segments, or fewer.
     let found = shapes.map(|shape| find_shaped(memory, &shape, resident)).enumerate();
     found.max_by_key(|(index, found)| (found.len(), Reverse(*index))).map(|(_, found)| found).unwrap_or_default()
 }
@@ -159,7 +159,7 @@ fn find_shaped<M: Memory + ?Sized>(
         }
         from = from.max(at);
     }
-    // The cookie is the segment's address mixed with one number of the process.
+    // The cookie is the segment's address mixed with a random number of the process.
     let mut votes: FxHashMap<u64, usize> = FxHashMap::default();
     found.iter().for_each(|(secret, _)| *votes.entry(*secret).or_default() += 1);
     let Some((&secret, _)) = votes.iter().max_by_key(|&(&secret, &votes)| (votes, secret)) else { return Vec::new() };
@@ -192,18 +192,18 @@ fn read_segment<M: Memory + ?Sized>(
     let range = address..end;
     let mut pieces = within(resident, &range);
     if is_huge {
-        // One page of one block: its data is not read.
+        // One page with one block: its data is not read.
         pieces = within(&pieces, &(address..Address(address.0 + (info + 1) * SLICE)));
     }
     Some((word(fields.cookie)? ^ address.0, PageSegment { range, pieces, head, shape: Arc::clone(shape) }))
 }
 
-/// Bytes of a segment's head and all its slots.
+/// Bytes of a segment's header and all its slots.
 fn head_bytes(segment: &MiSegment, page: &MiPage) -> usize {
     (segment.slices + (SLICES_MAX as usize + 1) * page.size).min(2 * SLICE as usize)
 }
 
-/// The parts of `pieces` that lie in `range`.
+/// The parts of `pieces` within `range`.
 pub fn within(pieces: &[Range<Address>], range: &Range<Address>) -> Vec<Range<Address>> {
     let first = pieces.partition_point(|piece| piece.end <= range.start);
     pieces[first..]
@@ -213,11 +213,11 @@ pub fn within(pieces: &[Range<Address>], range: &Range<Address>) -> Vec<Range<Ad
         .collect()
 }
 
-/// The pages in use of the segment whose head and slots are `head`, and the offsets of slots that make no sense.
+/// The pages in use of the segment whose header and slots are `head`, and the offsets of invalid slots.
 ///
-/// Each slot is asked by itself. To go from page to page by their lengths would be shorter, but the slots of a running
-/// target are of slightly different moments: one step that was right before leads into the middle of what is free now,
-/// whose slots say whatever they said last, and from there past any number of pages.
+/// Each slot is examined separately. Following pages by their lengths would be shorter, but the slots of a running
+/// target are from slightly different instants. A single outdated length would lead into free slices, whose slots are
+/// stale, and skip pages from there on.
 pub fn pages(segment: &PageSegment, head: &[u8]) -> (Vec<Page>, Vec<usize>) {
     let (mut found, mut broken) = (Vec::new(), Vec::new());
     let (fields, page) = (&segment.shape.segment, &segment.shape.page);
@@ -234,15 +234,15 @@ pub fn pages(segment: &PageSegment, head: &[u8]) -> (Vec<Page>, Vec<usize>) {
     (found, broken)
 }
 
-/// A slot that contradicts itself.
+/// An invalid slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Nonsense;
 
 impl Page {
-    /// Reads the slot at offset `slot` of a segment's head. `None`: the slices are free, or no block is in use.
+    /// Reads the slot at offset `slot` of a segment's header. `None` if the slices are free or no block is in use.
     ///
     /// # Errors
-    /// [`Nonsense`] where it cannot be a page's.
+    /// [`Nonsense`] if it cannot be the slot of a page.
     pub fn read(segment: &PageSegment, head: &[u8], slot: usize) -> Result<Option<Page>, Nonsense> {
         Page::decode(segment, head, slot).unwrap_or(Err(Nonsense))
     }
@@ -251,7 +251,7 @@ impl Page {
         let (fields, of_segment) = (&segment.shape.page, &segment.shape.segment);
         let bytes = head.get(slot..slot.checked_add(fields.size)?)?;
         let index = slot.checked_sub(of_segment.slices)? / fields.size;
-        // In other slots of a page nothing is ever in use.
+        // The other slots of a page never count used blocks.
         let is_first = u32_at(bytes, fields.slice_offset)? == 0;
         let span = u64::from(u32_at(bytes, fields.slice_count)?) * SLICE;
         let first = segment.range.start.0.checked_add(index as u64 * SLICE)?;
@@ -265,7 +265,7 @@ impl Page {
             },
             (None, None) => return None,
         };
-        // `used` has 32 bits in 3.13, where the size of a block has as well; 16 since.
+        // In 3.13 `used` has 32 bits, as the block size; since then 16.
         let used = if fields.block_size.is_some() { half(fields.used)? } else { u32_at(bytes, fields.used)? as usize };
         let capacity = half(fields.capacity)?;
         if block_size == 0 || used == 0 {
@@ -296,7 +296,7 @@ impl Page {
             && used <= capacity
             && capacity < BLOCKS_MAX;
         let Some(kind) = Kind::of_tag(tag).filter(|_| sane) else { return Some(Err(Nonsense)) };
-        // Debug builds keep two keys in front of the threads' chain.
+        // Debug builds keep two keys before the chain of other threads.
         let before_keys = fields.page_start.unwrap_or(fields.local_free) + 8;
         let keys = if fields.xthread_free == before_keys + 16 {
             let none = segment.range.start.0.checked_add(slot as u64)?;
@@ -318,23 +318,23 @@ impl Page {
         })))
     }
 
-    /// Which of its [`CHAINS`] hold anything.
+    /// Which of its [`CHAINS`] are not empty.
     pub fn chains(&self) -> [bool; CHAINS.len()] {
         [self.free, self.local_free, self.thread_free].map(|first| first != 0)
     }
 
-    /// Bytes of each block that are read.
+    /// Bytes read of each block.
     pub fn stride(&self) -> usize {
         self.block_size.min(PREFIX) as usize
     }
 
-    /// Where block `index` is.
+    /// Address of block `index`.
     pub fn block(&self, index: usize) -> Address {
         Address(self.start.0 + index as u64 * self.block_size)
     }
 
-    /// Walks the chains of free blocks. `bytes` holds [`Page::stride`] bytes of each block. `None` where a chain
-    /// leaves the page, meets a block twice or disagrees with the count: the page changed while it was read.
+    /// Walks the chains of free blocks. `bytes` holds [`Page::stride`] bytes of each block. `None` if a chain leaves
+    /// the page, visits a block twice or disagrees with the count: the page changed while it was read.
     pub fn free_blocks(&self, bytes: &[u8], tolerance: Tolerance) -> Option<FreeBlocks> {
         let mut free = FreeBlocks::none_of(self.capacity);
         self.walk(self.free, bytes, &mut free)?;
@@ -351,9 +351,9 @@ impl Page {
         (is_near && free.by_others <= self.used).then_some(free)
     }
 
-    /// Which blocks are free by their own first words, for a page that changes faster than it can be read: in a build
-    /// without a GIL that word of an object is a thread's id, or a field in front of it, and leads to no block of the
-    /// same page, as the link of a free block does. The end of a chain, which is a null, is not told from an object.
+    /// Free blocks judged by their own first words, for a page that changes faster than it can be read. In a
+    /// free-threaded build that word of an object is a thread id or a field in front of it, and never points into the
+    /// same page as a free block's link does. The last block of a chain has a null link and looks like an object.
     pub fn linked_blocks(&self, bytes: &[u8]) -> FreeBlocks {
         let mut free = FreeBlocks::none_of(self.capacity);
         for index in 0..self.capacity {
@@ -369,7 +369,7 @@ impl Page {
         free
     }
 
-    /// Walks one chain; each block that it meets is counted in `by_others`.
+    /// Walks one chain and counts each visited block in `by_others`.
     fn walk(&self, first: u64, bytes: &[u8], free: &mut FreeBlocks) -> Option<()> {
         let mut next = first;
         while next != 0 {
@@ -408,7 +408,7 @@ mod tests {
         Layout::load(candidate)
     }
 
-    /// A segment of three slices: head, a page of four blocks (the second and third free, in two chains), nothing.
+    /// A segment of three slices: header; a page of four blocks (the second and third free, in two chains); free.
     struct Made {
         layout: Layout,
         bytes: Vec<u8>,
@@ -489,7 +489,7 @@ mod tests {
             for count in [0, 2, u16::MAX] {
                 let mut made = Made::new(name);
                 let first = made.slot;
-                // The page is the second one; what is free before it claims to be longer.
+                // The page is the second one; the free one before it claims to be longer.
                 let slot: Vec<u8> = made.bytes[first..first + page.size].to_vec();
                 made.bytes[first..first + page.size].fill(0);
                 made.bytes[first + page.size..first + 2 * page.size].copy_from_slice(&slot);
@@ -506,7 +506,7 @@ mod tests {
 
     #[test]
     fn segments_tell_which_mimalloc_they_are_of() {
-        // 3.14.8 and 3.15.0 have 3.13's, and their tables are those of later releases.
+        // 3.14.8 and 3.15.0 have the mimalloc of 3.13, while their tables are those of later releases.
         for (name, table) in [("3.13.0", "3.15.2"), ("3.13.5t", "3.14.10t"), ("3.15.2", "3.13.0")] {
             let made = Made::new(name);
             let image = Image::of_segments(vec![Bytes { start: Address(START), bytes: made.bytes.clone() }]);
@@ -521,13 +521,13 @@ mod tests {
     fn chains_that_turn_back_or_lead_out_are_refused() {
         for name in NAMES {
             let page = layout(name).mi_page.unwrap();
-            // A cycle, a link into the middle of a block, past the end, before the start, wild.
+            // A cycle, a link into the middle of a block, past the end, before the start, elsewhere.
             for link in [START + SLICE + BLOCK, START + SLICE + 8, START + 2 * SLICE, START, u64::MAX] {
                 let mut made = Made::new(name);
                 made.word((SLICE + BLOCK) as usize, link);
                 let (pages, _) = made.pages();
                 assert!(pages[0].free_blocks(made.blocks(), Tolerance::OneBlock).is_none(), "{name} {link:#x}");
-                // Memory that ends early.
+                // Memory that is too short.
                 assert!(pages[0].free_blocks(&made.blocks()[..9], Tolerance::OneBlock).is_none());
             }
             let mut made = Made::new(name);
@@ -561,7 +561,7 @@ mod tests {
                     assert_eq!(broken(&|made| made.word(made.slot + start, wrong)), 1);
                 }
             }
-            // No block of this size, or none in use: no page.
+            // An impossible block size, or no used block: not a page.
             assert_eq!(broken(&|made| made.half(made.slot + page.used, 0)), 0);
         }
     }

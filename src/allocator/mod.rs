@@ -1,4 +1,4 @@
-//! Which blocks of memory are in use: the structures of the allocators that Python objects come from.
+//! Finds the used blocks of the allocators that Python objects come from.
 
 pub mod debug_header;
 pub mod glibc;

@@ -1,12 +1,11 @@
-//! The groups of musl's malloc (mallocng): where objects beyond 512 bytes live in a process on musl, and all objects of
+//! The groups of musl's malloc (mallocng), which hold objects over 512 bytes in a process on musl, and all objects of
 //! one that runs without pymalloc.
 //!
-//! A group is a row of slots of one size. What is in use of it is said elsewhere: by its `meta`, which stands with a
-//! hundred others in an area of one page that begins with a word that no other memory of the process is to know. Areas
-//! are found by their structure and by each other, and a meta is believed where the group that it names leads back to
-//! it. A slot holds a block if neither mask of the meta has it and if the header in front of the block repeats the
-//! slot's number and the way back to the group; it also tells how much was asked for, to the byte. Groups of small
-//! slots lie in slots of larger ones.
+//! A group is a row of slots of one size. Which of them are used is stored in its `meta`, which is with about a hundred
+//! others in an area of one page. An area begins with a secret word of the process. Areas are found by their structure
+//! and through each other; a meta is accepted if its group points back to it. A slot holds a used block if neither mask
+//! of the meta contains it, and if the header before the block repeats the slot's number and the distance to the group.
+//! The header also gives the requested size in bytes. Groups of small slots are inside slots of larger ones.
 //!
 //! Mirrors `src/malloc/mallocng/meta.h`, `malloc.c`, `free.c` and `aligned_alloc.c` (musl 1.2.1 to 1.2.5).
 
@@ -19,25 +18,25 @@ use crate::process::memory::{Memory, MemoryExt, Piece, u32_at, u64_at};
 
 use super::room::BlockRoom;
 
-/// Bytes of an area, and its alignment.
+/// Size and alignment of an area, bytes.
 pub(crate) const AREA: u64 = 4096;
 /// `struct meta_area`: check, next, number of slots.
 const AREA_HEAD: usize = 24;
-/// `struct meta`: previous, next, group, two masks, and a word of small numbers.
+/// `struct meta`: previous, next, group, two masks, and a word of bit fields.
 pub(crate) const META: usize = 40;
-/// Metas in an area.
+/// Number of metas in an area.
 const METAS: usize = (AREA as usize - AREA_HEAD) / META;
-/// `UNIT`: what malloc aligns to; also the head of a group.
+/// `UNIT`: malloc's alignment; also the size of a group's header.
 const UNIT: u64 = 16;
-/// `IB`: bytes of the header in front of a block, which end the slot before.
+/// `IB`: bytes of the header before a block; they are the last bytes of the previous slot.
 const HEADER: usize = 4;
-/// A page of a mapping, as `maplen` counts them.
+/// Size of a page, as `maplen` counts.
 const PAGE: u64 = 4096;
-/// The largest mapping that is believed: 1 TiB, a large machine's memory.
+/// Upper bound on a mapping: 1 TiB, the memory of a large machine.
 const MAPPING_MAX: u64 = 1 << 40;
-/// Bytes read of a slot that is a mapping of its own: the block may begin up to a page behind the slot's start.
+/// Bytes read of an mmapped slot: the block may begin up to a page after the slot's start.
 const PREFIX: u64 = 2 * PAGE;
-/// Areas accepted: 16 million groups.
+/// Upper bound on areas: 16 million groups.
 const AREAS_MAX: usize = 1 << 18;
 
 /// `size_classes`, in units.
@@ -45,58 +44,58 @@ const SIZE_CLASSES: [u16; 48] = [
     1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 15, 18, 20, 25, 31, 36, 42, 50, 63, 72, 84, 102, 127, 146, 170, 204, 255, 292,
     340, 409, 511, 584, 682, 818, 1023, 1169, 1364, 1637, 2047, 2340, 2730, 3276, 4095, 4680, 5460, 6552, 8191,
 ];
-/// The class of a mapping that is too large for any.
+/// The class of a mapping that is too large for every class.
 const NO_CLASS: u64 = 63;
 
-/// What the three high bits of a header say beside the bytes that are left over in the slot.
+/// Value of a header's three high bits if the number of unused bytes is stored at the end of the slot.
 const LEFT_OVER_IS_BEHIND: u8 = 5;
 const IS_GROUP: u8 = 6;
-/// The header at the start of a slot whose block begins further in.
+/// The header at a slot's start if its block begins further in.
 const BEGINS_FURTHER_IN: u8 = 7 << 5;
 
 /// An area, and the memory of the groups that its metas describe.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Area {
-    /// Where it is.
+    /// Its address.
     pub address: Address,
-    /// What a census reads: itself, and its groups as far as slots were ever handed out. Groups within another group's
-    /// slot are that one's. Of a mapping of one slot only the first bytes.
+    /// What a census reads: the area, and its groups up to the last slot that was ever allocated. A group within
+    /// another group's slot belongs to that one. Of an mmapped slot only the first bytes.
     pub pieces: Vec<Range<Address>>,
-    /// The same with the whole of such mappings.
+    /// The same with all bytes of mmapped slots.
     pub whole: Vec<Range<Address>>,
 }
 
-/// A group, as its meta describes it.
+/// A group as described by its meta.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SlotGroup {
     meta: Address,
-    /// Where it is.
+    /// Its address.
     pub start: Address,
     slots: u64,
     pub(crate) stride: u64,
-    /// Slots that are free, a bit each: `avail_mask` and `freed_mask`.
+    /// Free slots, one bit each: `avail_mask` and `freed_mask`.
     free: u32,
-    /// Whether it is one slot that is a mapping of its own.
+    /// Whether it is a single mmapped slot.
     is_mapping: bool,
 }
 
-/// A block in use.
+/// A used block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Block {
-    /// Where it begins, from the group's start.
+    /// Its offset from the group's start.
     pub offset: usize,
-    /// How many bytes were asked for.
+    /// Number of bytes requested.
     pub room: BlockRoom,
 }
 
-/// What is in a slot.
+/// The content of a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GroupSlot {
-    /// It is free, or holds a group.
+    /// The slot is free or holds a group.
     Nothing,
-    /// A block in use.
+    /// A used block.
     Block(Block),
-    /// Its header contradicts its meta: it is being handed out or given back just now.
+    /// Its header contradicts its meta: it is being allocated or freed.
     Torn,
 }
 
@@ -105,10 +104,10 @@ pub enum GroupSlot {
 pub struct Nonsense;
 
 impl SlotGroup {
-    /// Reads the meta at `address`. `None`: it describes no group.
+    /// Reads the meta at `address`. `None` if it describes no group.
     ///
     /// # Errors
-    /// [`Nonsense`] where it cannot be a meta.
+    /// [`Nonsense`] if it cannot be a meta.
     pub fn read(address: Address, meta: &[u8]) -> Result<Option<SlotGroup>, Nonsense> {
         let word = |offset: usize| u64_at(meta, offset).ok_or(Nonsense);
         let mask = |offset: usize| u32_at(meta, offset).ok_or(Nonsense);
@@ -141,24 +140,24 @@ impl SlotGroup {
         .ok_or(Nonsense)
     }
 
-    /// Bytes of its first `slots` slots, its head and the header in front of each included.
+    /// Bytes of its first `slots` slots, including the group's header and the header of each slot.
     fn length(&self, slots: u64) -> u64 {
         UNIT + slots.min(self.slots) * self.stride
     }
 
-    /// Bytes that must be at hand to judge what is in use of it; 0 where nothing is.
+    /// Bytes needed to classify its used slots; 0 if there are none.
     pub(crate) fn wanted(&self) -> u64 {
         let in_use = (0..self.slots).rev().find(|slot| self.free >> slot & 1 == 0);
         let whole = in_use.map_or(0, |last| self.length(last + 1));
         if self.is_mapping { whole.min(PREFIX) } else { whole }
     }
 
-    /// Whether the head of the group, at the start of `bytes`, leads back to the meta.
+    /// Whether the group's header, at the start of `bytes`, points back to the meta.
     pub(crate) fn is_proved(&self, bytes: &[u8]) -> bool {
         u64_at(bytes, 0) == Some(self.meta.0)
     }
 
-    /// Each slot in order. `bytes` is what was read from the group's start on.
+    /// All slots in order. `bytes` starts at the group's start.
     pub fn slots<'b>(&self, bytes: &'b [u8]) -> impl Iterator<Item = GroupSlot> + use<'b> {
         let group = *self;
         (0..group.slots).map(move |index| {
@@ -187,7 +186,7 @@ impl SlotGroup {
         }
         let left_over = match kind {
             0..LEFT_OVER_IS_BEHIND => Some(usize::from(kind)),
-            // Behind the end of what was read of a mapping.
+            // Beyond the bytes read of a mapping.
             LEFT_OVER_IS_BEHIND if end > bytes.len() => None,
             LEFT_OVER_IS_BEHIND => Some(u32_at(bytes, end - 4)? as usize),
             IS_GROUP => return Some(GroupSlot::Nothing),
@@ -201,14 +200,14 @@ impl SlotGroup {
     }
 }
 
-/// The metas of the area whose bytes are `area`, with their addresses.
+/// The metas in the area whose bytes are `area`, with their addresses.
 pub(crate) fn metas(address: Address, area: &[u8]) -> impl Iterator<Item = (Address, &[u8])> {
     let metas = area.get(AREA_HEAD..).unwrap_or_default().chunks_exact(META).take(METAS);
     metas.enumerate().map(move |(index, meta)| (address.offset(AREA_HEAD + index * META), meta))
 }
 
-/// Finds all areas. `heaps` and `anonymous` are the parts of the `brk` heap and of private anonymous memory that hold
-/// anything; areas are in the first where that could grow. Empty where malloc is another one.
+/// Finds all areas. `heaps` and `anonymous` are the resident parts of the `brk` heap and of private anonymous memory;
+/// areas are in the `brk` heap as long as it could grow. Empty if malloc is a different one.
 pub fn find<M: Memory + ?Sized>(memory: &M, heaps: &[Range<Address>], anonymous: &[Range<Address>]) -> Vec<Area> {
     for ranges in [heaps, anonymous] {
         let mut by_check: FxHashMap<u64, Vec<Address>> = FxHashMap::default();
@@ -216,7 +215,7 @@ pub fn find<M: Memory + ?Sized>(memory: &M, heaps: &[Range<Address>], anonymous:
             by_check.entry(check).or_default().push(address);
         }
         let known = by_check.into_iter().map(|(check, first)| described(memory, check, first));
-        // The secret of the process is what most groups are proved by.
+        // Most groups are confirmed by the secret of the process.
         let best = known.max_by_key(|areas| (areas.iter().map(|area| area.1.len()).sum::<usize>(), areas.len()));
         if let Some(areas) = best.filter(|areas| areas.iter().any(|(_, groups)| !groups.is_empty())) {
             return with_pieces(areas);
@@ -225,9 +224,9 @@ pub fn find<M: Memory + ?Sized>(memory: &M, heaps: &[Range<Address>], anonymous:
     Vec::new()
 }
 
-/// Places at which an area may be, and what they begin with.
+/// Places that may be an area, with their first words.
 fn candidates<M: Memory + ?Sized>(memory: &M, range: &Range<Address>) -> Vec<(u64, Address)> {
-    /// Heads read at a time, a page apart.
+    /// Number of headers, one page apart, read at a time.
     const BATCH: u64 = 512;
     let mut found = Vec::new();
     let mut page = range.start.0.next_multiple_of(AREA);
@@ -241,13 +240,13 @@ fn candidates<M: Memory + ?Sized>(memory: &M, range: &Range<Address>) -> Vec<(u6
     found
 }
 
-/// The first word of an area; `None` where there can be none.
+/// The first word of an area. `None` if it cannot be one.
 fn check_of(head: &[u8]) -> Option<u64> {
     let (check, next, slots) = (u64_at(head, 0)?, u64_at(head, 8)?, u32_at(head, 16)?);
     (check != 0 && next % AREA == 0 && slots as usize == METAS).then_some(check)
 }
 
-/// Reads `length` bytes at each place; `None` where that is not possible.
+/// Reads `length` bytes at each place. `None` for places that cannot be read.
 fn read_all<M: Memory + ?Sized>(memory: &M, places: &[Address], length: usize) -> Vec<Option<Vec<u8>>> {
     let mut buffers = vec![vec![0; length]; places.len()];
     let mut pieces: Vec<Piece<'_>> =
@@ -257,10 +256,10 @@ fn read_all<M: Memory + ?Sized>(memory: &M, places: &[Address], length: usize) -
     buffers.into_iter().zip(filled).map(|(buffer, filled)| filled.then_some(buffer)).collect()
 }
 
-/// A group that leads back to its meta, and how many of its slots were ever handed out.
+/// A group that points back to its meta, and how many of its slots were ever allocated.
 type ProvedGroup = (SlotGroup, u64);
 
-/// The areas that begin with `check`: those at `first`, and those that they lead to; each with its groups.
+/// The areas that begin with `check`: those at `first` and those they lead to, each with its groups.
 fn described<M: Memory + ?Sized>(memory: &M, check: u64, first: Vec<Address>) -> Vec<(Address, Vec<ProvedGroup>)> {
     let mut seen: FxHashSet<Address> = first.iter().copied().collect();
     let mut open = first;
@@ -291,7 +290,7 @@ fn described<M: Memory + ?Sized>(memory: &M, check: u64, first: Vec<Address>) ->
     areas
 }
 
-/// Lays down which memory is whose: a group that lies in another one's is that one's.
+/// Decides which area each range of memory belongs to: a group within another one's slot belongs to the outer one.
 fn with_pieces(areas: Vec<(Address, Vec<ProvedGroup>)>) -> Vec<Area> {
     let mut all: Vec<(Range<Address>, u64, usize)> = Vec::new();
     let mut found = Vec::new();
@@ -304,7 +303,7 @@ fn with_pieces(areas: Vec<(Address, Vec<ProvedGroup>)>) -> Vec<Area> {
             (group.start..Address(group.start.0 + whole), read, index)
         }));
     }
-    // The outer one of two that begin together comes first.
+    // Of two that begin at the same address, the outer one comes first.
     all.sort_unstable_by_key(|(range, ..)| (range.start, std::cmp::Reverse(range.end)));
     let mut end = Address::NULL;
     for (range, read, index) in all {
@@ -320,9 +319,9 @@ fn with_pieces(areas: Vec<(Address, Vec<ProvedGroup>)>) -> Vec<Area> {
     found
 }
 
-/// Hands the first bytes of some blocks in use of an area to `each`, until it has had enough.
+/// Passes the first bytes of used blocks of an area to `each`, until it returns `false`.
 pub fn sample<M: Memory + ?Sized>(memory: &M, area: &Area, mut each: impl FnMut(&[u8]) -> bool) {
-    /// Bytes of a group looked at.
+    /// Bytes of a group that are sampled.
     const LOOK: u64 = 64 << 10;
     let Ok(bytes) = memory.read_bytes(area.address, AREA, AREA as usize, "meta area") else { return };
     for (at, meta) in metas(area.address, &bytes) {
@@ -351,7 +350,7 @@ mod tests {
     const MAPPING: u64 = 0x7f00_0000_0000;
     const CHECK: u64 = 0x1234_5678_9abc_def0;
 
-    /// An area with a group of six slots of 48 bytes and one of a single slot; the memory of both.
+    /// An area with a group of six slots of 48 bytes and one with a single slot, and their memory.
     struct Made {
         area: Vec<u8>,
         group: Vec<u8>,
@@ -368,7 +367,7 @@ mod tests {
         put(area, at + 32, numbers);
     }
 
-    /// The header in front of `block`, in units from the group's first slot.
+    /// Writes the header before `block`; its distance to the group is in units from the first slot.
     fn header(group: &mut [u8], block: usize, flags: u8, way_back: u16) {
         group[block - 4] = 0;
         group[block - 3] = flags;
@@ -388,12 +387,12 @@ mod tests {
             let slot = |index: usize| 16 + 48 * index;
             header(&mut group, slot(0), 4 << 5, 0);
             header(&mut group, slot(1), 255, 0);
-            // Begins a unit in; the 7 bytes left over are told behind its end.
+            // Begins one unit in; the slot's last bytes state that 7 bytes are unused.
             header(&mut group, slot(2), BEGINS_FURTHER_IN, 1);
             header(&mut group, slot(2) + 16, 2 | LEFT_OVER_IS_BEHIND << 5, 7);
             group[slot(3) - 8..slot(3) - 4].copy_from_slice(&7u32.to_le_bytes());
             header(&mut group, slot(3), 3 | IS_GROUP << 5, 9);
-            // Its number is another slot's.
+            // Its number is that of another slot.
             header(&mut group, slot(5), 4, 15);
             put(&mut group, 4096, HEAP + (AREA_HEAD + 2 * META) as u64);
             header(&mut group, 4096 + 16, 1, 0);
@@ -435,7 +434,7 @@ mod tests {
         assert_eq!(group.wanted(), 16 + 6 * 48);
         let single = made.group(2).unwrap().unwrap();
         assert_eq!(single.slots(&made.group[4096..]).collect::<Vec<_>>(), [block(16, 4096 - 16 - 4 - 100)]);
-        // Of a larger one its end may not be at hand.
+        // Of a larger one the end may not be at hand.
         let unknown = GroupSlot::Block(Block { offset: 16, room: BlockRoom::AtMost(4096 - 16 - 4) });
         assert_eq!(single.slots(&made.group[4096..6000]).collect::<Vec<_>>(), [unknown]);
         assert_eq!(made.group(1), Ok(None));
@@ -460,12 +459,12 @@ mod tests {
             put(&mut made.area, offset, word);
             assert_eq!(made.find(), [], "{offset} {word:#x}");
         }
-        // No group leads back.
+        // No group points back.
         let mut made = Made::new();
         put(&mut made.group, 0, HEAP);
         put(&mut made.group, 4096, HEAP);
         assert_eq!(made.find(), []);
-        // A next one that is not there, and one that leads back: each area is read once.
+        // An unmapped next area, and one that leads back: each area is read once.
         for next in [HEAP, HEAP + AREA, MAPPING, 0xffff_ffff_ffff_f000] {
             let mut made = Made::new();
             put(&mut made.area, 8, next);
@@ -490,11 +489,11 @@ mod tests {
             meta(&mut made.area, 0, start, masks, numbers);
             assert_eq!(made.group(0), Err(Nonsense), "{start:#x} {masks:?} {numbers:#x}");
         }
-        // All slots of the largest class, and none in use.
+        // All slots of the largest class, none of them used.
         let mut made = Made::new();
         meta(&mut made.area, 0, group, [u32::MAX, 0], 31 | 47 << 6);
         assert_eq!(made.group(0).unwrap().unwrap().wanted(), 0);
-        // Whatever the bytes are, nothing goes wrong.
+        // Arbitrary bytes cause no panic.
         let mut random = fastrand::Rng::with_seed(7);
         for _ in 0..10_000 {
             let bytes: Vec<u8> = (0..4096).map(|_| random.u8(..)).collect();

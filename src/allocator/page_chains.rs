@@ -1,26 +1,26 @@
-//! Checks where mimalloc's pages keep their chains of free blocks, by what all pages together say.
+//! Checks the offsets of mimalloc's free chains by the agreement of all pages.
 
 use crate::python::proof_error::ProofError;
 
 use super::mimalloc::{CHAINS, Page};
 
-/// As many pages of which no reading makes sense may have been damaged, whatever chain they hold.
+/// Fewer contradicting pages than this may be damaged and prove nothing.
 const REFUTED_MIN: u64 = 3;
 
-/// What pages say of where their chains of free blocks begin. Pages that changed while they were read say nothing.
+/// How many pages agree with the offsets of their free chains. Pages that changed while they were read are not counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PageChains {
-    /// Pages that hold each of the [`CHAINS`] and count as many blocks as they chain.
+    /// Pages with each of the [`CHAINS`] whose count equals the length of their chains.
     confirmed: [u64; CHAINS.len()],
-    /// Those that hold it, and whose chains lead out of the page or meet.
+    /// Pages with it whose chains leave the page or meet.
     refuted: [u64; CHAINS.len()],
-    /// Pages that count one free block more or less than they chain: the thread that took it or gave it back may have
-    /// been stopped between the two steps.
+    /// Pages whose count differs by one block from their chains: their thread may have been stopped between two steps
+    /// of allocating or freeing.
     pub(crate) unbalanced: u64,
 }
 
 impl PageChains {
-    /// Adds another worker's.
+    /// Adds the counts of another worker.
     pub fn add(&mut self, other: &PageChains) {
         (0..CHAINS.len()).for_each(|index| {
             self.confirmed[index] += other.confirmed[index];
@@ -37,11 +37,11 @@ impl PageChains {
         self.refuted.iter_mut().zip(page.chains()).for_each(|(pages, held)| *pages += u64::from(held));
     }
 
-    /// The layout holds for most pages with each of the chains, and no more are one block away from their own count
-    /// than there are threads to be stopped in one each. `threads` is asked for only if any is.
+    /// Checks that most pages with each of the chains agree, and that there are at most as many unbalanced pages as
+    /// threads, each of which may have been stopped in one. `threads` is called only if there are any.
     ///
     /// # Errors
-    /// The first chain for which it does not, or that of the count.
+    /// The first chain for which this does not hold, or the count.
     pub fn judge(&self, threads: impl FnOnce() -> usize) -> Result<(), ProofError> {
         for (field, (confirmed, refuted)) in CHAINS.into_iter().zip(self.confirmed.into_iter().zip(self.refuted)) {
             if refuted >= REFUTED_MIN && refuted > confirmed {
@@ -87,9 +87,9 @@ mod tests {
         let of = |unbalanced| PageChains { unbalanced, ..PageChains::default() };
         assert_eq!(judged(of(4), 4), None);
         assert_eq!(judged(of(5), 4), Some("mi_page.used"));
-        // The list of threads was not to be read.
+        // The list of threads must not be read.
         assert_eq!(judged(of(1), 0), None);
-        let no_need = || panic!("it need not be asked");
+        let no_need = || panic!("threads must not be called");
         assert!(of(0).judge(no_need).is_ok());
     }
 }

@@ -1,27 +1,27 @@
-//! How much room a block gives to the object in it.
+//! How much room a block gives to an object.
 
-/// Malloc's granularity and pymalloc's: blocks are multiples of this.
+/// Alignment of malloc and pymalloc: blocks are multiples of this.
 pub(crate) const ALIGNMENT: u64 = 16;
-/// What malloc may give beyond the request: the rest of a chunk that is too small to be one itself.
+/// Bytes that malloc may give beyond the request: a remainder too small for a chunk of its own.
 const MALLOC_SLACK: u64 = 32;
 
-/// What is known of a block's length.
+/// What is known about a block's length, bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BlockRoom {
     /// A pymalloc block: the request was rounded up to it.
     Class(u64),
-    /// A malloc chunk: the request was rounded up to it, and up to 32 bytes more.
+    /// A malloc chunk: the request was rounded up to it, with up to 32 bytes more.
     Chunk(u64),
-    /// The request itself, as the debug hooks keep it.
+    /// The exact request, from the debug header.
     Requested(u64),
-    /// A block of mimalloc's: the request was rounded up to one of eight sizes between powers of two.
+    /// A mimalloc block: the request was rounded up to one of eight sizes per power of two.
     Bin(u64),
-    /// Static data: at most so much.
+    /// Static data: at most this many bytes.
     AtMost(u64),
 }
 
 impl BlockRoom {
-    /// Bytes that there are, at most.
+    /// Upper bound on the object's size.
     pub(crate) fn bytes(self) -> u64 {
         match self {
             BlockRoom::Class(room)
@@ -32,7 +32,7 @@ impl BlockRoom {
         }
     }
 
-    /// Whether an object that needs `bytes` can be what this block was made for.
+    /// Whether this block can have been allocated for an object that needs `bytes`.
     #[inline(always)]
     pub(crate) fn fits(self, bytes: u64, is_fixed: bool) -> bool {
         match self {

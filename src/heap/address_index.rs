@@ -1,18 +1,18 @@
-//! Is there an object at this address, and which one?
+//! Maps addresses to objects: whether an object starts at an address, and its number.
 //!
-//! One bit per eight bytes of address space, in chunks of a mebibyte that exist only where objects are, and beside
-//! each word of bits the number of objects before it. So the answer costs three reads, and an object's number is its
-//! rank by address: the numbers are dense and nobody needs to keep the addresses to find them.
+//! One bit per eight bytes of address space, in 1 MiB chunks that exist only where objects are, and with each word of
+//! bits the number of objects before it. A lookup costs three reads. An object's number is its rank by address, so
+//! numbers are dense and addresses need not be stored.
 //!
 //! The bitmap with running counts is Jacobson's rank structure ("Space-efficient static trees and graphs", FOCS 1989).
 
 use crate::process::Address;
 
-/// Bytes of address space that one bit stands for: the alignment of static objects, the weakest there is.
+/// log2 of the bytes per bit: 8, the alignment of static objects, which is the weakest.
 const GRANULE: u32 = 3;
-/// Bits of an address below a chunk's number: chunks are of 1 MiB, as arenas are.
+/// log2 of a chunk's size: 1 MiB, as an arena.
 const CHUNK: u32 = 20;
-/// Bits of an address that chunks in one leaf of the table share; the table has 2^13 leaves for 47 bits.
+/// log2 of the address space that one leaf of the table covers; the table has 2^13 leaves for 47 bits.
 const LEAF: u32 = 34;
 /// Words of bits in a chunk.
 const WORDS: usize = 1 << (CHUNK - GRANULE - 6);
@@ -21,13 +21,13 @@ const HINT: u32 = 64;
 /// User addresses have 47 bits.
 const ADDRESS_BITS: u32 = 47;
 
-/// The set of all objects' addresses, with their ranks. 24 KiB for each mebibyte that holds an object.
+/// The addresses of all objects, with their ranks. Takes 24 KiB per mebibyte that holds an object.
 #[derive(Debug, Default)]
 pub struct ObjectIndex {
     leaves: Vec<Option<Box<[u32]>>>,
-    /// In order of their numbers, once the index is whole.
+    /// In order of address, once the index is complete.
     chunks: Vec<IndexChunk>,
-    /// In which word, counted through all chunks, lies the object of each rank that is a multiple of [`HINT`].
+    /// For each rank that is a multiple of [`HINT`]: the position of its word, counted over all chunks.
     hints: Vec<u32>,
     len: u32,
 }
@@ -40,8 +40,8 @@ struct IndexChunk {
 }
 
 impl ObjectIndex {
-    /// An index of addresses in any order. Those that repeat, are not aligned to 8 or lie beyond 47 bits are left out,
-    /// and so is everything past 2^32 - 2 objects: returns how many were left out.
+    /// Builds an index from addresses in any order. Duplicates, addresses that are not a multiple of 8 or beyond 47
+    /// bits, and everything past 2^32 - 2 objects are left out. Returns how many were left out.
     pub fn new(addresses: impl Iterator<Item = Address>) -> (ObjectIndex, u64) {
         let mut index = ObjectIndex { leaves: Vec::new(), chunks: Vec::new(), hints: Vec::new(), len: 0 };
         index.leaves.resize_with(1 << (ADDRESS_BITS - LEAF), || None);
@@ -50,7 +50,7 @@ impl ObjectIndex {
         (index, left_out)
     }
 
-    /// Marks an address; `false` where it is left out.
+    /// Sets an address's bit. `false` if it is left out.
     #[inline]
     fn insert(&mut self, address: Address) -> bool {
         let is_sane = address.0.is_multiple_of(1 << GRANULE) && address.0 >> ADDRESS_BITS == 0;
@@ -74,7 +74,7 @@ impl ObjectIndex {
         is_new
     }
 
-    /// Brings the chunks in order and counts what lies before each word.
+    /// Sorts the chunks and counts the objects before each word.
     fn count(&mut self) {
         self.chunks.sort_unstable_by_key(|chunk| chunk.number);
         let mut before = 0;
@@ -93,10 +93,10 @@ impl ObjectIndex {
         }
     }
 
-    /// Where the object of a rank lies: chunk and word.
+    /// Position of the object with this rank: chunk and word.
     fn word_of(&self, rank: u32) -> Option<(usize, usize)> {
         let mut at = *self.hints.get((rank / HINT) as usize)? as usize;
-        // The word is the last one with no more than `rank` objects before it.
+        // The word is the last one with at most `rank` objects before it.
         loop {
             let chunk = self.chunks.get(at / WORDS)?;
             let word = at % WORDS;
@@ -107,7 +107,7 @@ impl ObjectIndex {
         }
     }
 
-    /// The address of the object of this rank; `None` where there are fewer.
+    /// The address of the object with this rank. `None` if there are fewer.
     pub fn address(&self, rank: u32) -> Option<Address> {
         if rank >= self.len {
             return None;
@@ -118,7 +118,7 @@ impl ObjectIndex {
         Some(address_of(chunk.number, word, bit))
     }
 
-    /// All addresses, ascending, from that of the object of this rank on.
+    /// All addresses in ascending order, starting at this rank.
     pub fn addresses_from(&self, rank: u32) -> impl Iterator<Item = Address> + '_ {
         let start = if rank < self.len { self.word_of(rank) } else { None };
         let (first, first_word) = start.unwrap_or((self.chunks.len(), 0));
@@ -132,7 +132,7 @@ impl ObjectIndex {
             .skip(skip as usize)
     }
 
-    /// The rank of the object at this address; `None` where no object starts.
+    /// The rank of the object at this address. `None` if no object starts there.
     #[inline(always)]
     pub fn find(&self, address: u64) -> Option<u32> {
         let leaf = self.leaves.get((address >> LEAF) as usize)?.as_ref()?;
@@ -144,36 +144,36 @@ impl ObjectIndex {
         found.then(|| chunk.before[word] + (bits & ((1 << bit) - 1)).count_ones())
     }
 
-    /// How many objects.
+    /// Number of objects.
     pub fn len(&self) -> usize {
         self.len as usize
     }
 
-    /// Whether there is none.
+    /// Whether there are no objects.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Bytes that the index takes.
+    /// Memory that the index takes, bytes.
     pub fn size_bytes(&self) -> u64 {
         let leaves = self.leaves.iter().flatten().count() * (4 << (LEAF - CHUNK));
         (leaves + self.leaves.len() * 16 + self.chunks.len() * WORDS * 12 + self.hints.len() * 4) as u64
     }
 }
 
-/// Word and bit of an address in its chunk.
+/// Word and bit of an address within its chunk.
 #[inline(always)]
 fn place(address: Address) -> (usize, u32) {
     let granule = (address.0 & ((1 << CHUNK) - 1)) >> GRANULE;
     ((granule >> 6) as usize, (granule & 63) as u32)
 }
 
-/// The address that a bit stands for.
+/// The address of a bit.
 fn address_of(number: u64, word: usize, bit: u32) -> Address {
     Address(number << CHUNK | (word as u64 * 64 + u64::from(bit)) << GRANULE)
 }
 
-/// The places of the bits that are set, ascending.
+/// The positions of the set bits, ascending.
 fn ones(mut bits: u64) -> impl Iterator<Item = u32> {
     std::iter::from_fn(move || {
         let bit = (bits != 0).then(|| bits.trailing_zeros())?;
@@ -188,7 +188,7 @@ mod tests {
 
     #[test]
     fn ranks_are_positions_in_order_of_address() {
-        // Dense, sparse, across words, chunks and leaves.
+        // Dense, sparse, and across words, chunks and leaves.
         let mut addresses: Vec<u64> = (0..200).map(|n| 0x10_0000 - 800 + 8 * n).collect();
         addresses.extend((0..500).map(|n| 0x7f00_0000_0000 + n * 4096 * 7 + 16));
         addresses.extend((1..40).map(|n| n << 40));

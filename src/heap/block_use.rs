@@ -1,7 +1,7 @@
-//! What each byte of the allocators' memory is used for: objects, other blocks in use, free blocks, overhead.
+//! Classifies each byte of the allocators' memory: objects, other used blocks, free blocks, overhead.
 //!
-//! Goes through every part of a plan in order of address, beside all objects in order of address, and hands each extent
-//! to a visitor once. Extents do not overlap. Memory that changed while it was read is handed on as [`Use::Unknown`],
+//! Walks every part of a plan in order of address, in step with all objects in order of address, and passes each extent
+//! to a visitor once. Extents do not overlap. Memory that changed while it was read is reported as [`Use::Unknown`],
 //! not guessed.
 
 use std::iter::Peekable;
@@ -22,7 +22,7 @@ use super::object_table::Objects;
 use super::part::Part;
 use super::plan::Plan;
 
-/// The kernel's unit of memory.
+/// Bytes of a page.
 const PAGE: u64 = 4096;
 
 /// What an extent of memory is used for.
@@ -30,87 +30,87 @@ const PAGE: u64 = 4096;
 pub enum Use {
     /// pymalloc: blocks that hold an object.
     PoolObject,
-    /// pymalloc: blocks in use that hold none: keys of dicts, items of lists, memory of C code.
+    /// pymalloc: used blocks without an object: dict keys, list items, memory of C code.
     PoolRaw,
     /// pymalloc: free blocks of pools in use.
     PoolFree,
-    /// pymalloc: pools without a block in use.
+    /// pymalloc: pools without a used block.
     PoolUnused,
-    /// pymalloc: heads of pools, and room for blocks that were never handed out.
+    /// pymalloc: pool headers and space for blocks that were never allocated.
     PoolOverhead,
-    /// pymalloc: parts of arenas that are no pool yet or never will be.
+    /// pymalloc: parts of arenas that are not pools yet or cannot be.
     ArenaSlack,
     /// malloc: chunks that hold an object.
     ChunkObject,
-    /// malloc: chunks in use that hold none.
+    /// malloc: used chunks without an object.
     ChunkRaw,
     /// malloc: free chunks in bins.
     ChunkFree,
-    /// malloc: chunks that wait in fast bins and caches of threads.
+    /// malloc: chunks in fast bins and thread caches.
     ChunkCached,
-    /// malloc: the tops of arenas.
+    /// malloc: the top chunks of arenas.
     Top,
     /// malloc: headers of heaps and chunks.
     ChunkOverhead,
-    /// malloc: mappings of their own that hold an object.
+    /// malloc: mmapped chunks that hold an object.
     MappedObject,
-    /// malloc: mappings of their own that hold none.
+    /// malloc: mmapped chunks without an object.
     MappedRaw,
     /// mimalloc: blocks that hold an object.
     PageObject,
-    /// mimalloc: blocks in use that hold none.
+    /// mimalloc: used blocks without an object.
     PageRaw,
     /// mimalloc: free blocks.
     PageFree,
-    /// mimalloc: heads of segments and pages that are not in use.
+    /// mimalloc: segment headers and unused pages.
     PageOverhead,
     /// musl: objects.
     GroupObject,
-    /// musl: all else in its groups.
+    /// musl: everything else in its groups.
     GroupOther,
     /// Objects in the data of the program and its libraries.
     StaticObject,
-    /// Objects in memory whose structure is not known.
+    /// Objects in memory of unknown structure.
     FoundObject,
-    /// Memory of an allocator that changed while it was read, or makes no sense.
+    /// Memory of an allocator that changed while it was read, or is invalid.
     Unknown,
 }
 
-/// One extent.
+/// A range of memory with one use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Extent {
-    /// Where.
+    /// Its addresses.
     pub range: Range<Address>,
-    /// What for.
+    /// Its use.
     pub usage: Use,
-    /// Objects that begin in it.
+    /// Number of objects that begin in it.
     pub objects: u64,
-    /// Their shallow bytes.
+    /// Shallow size of these objects, bytes.
     pub shallow_bytes: u64,
 }
 
-/// How full one pool in use is.
+/// How full a pool in use is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolFill {
-    /// Where it is.
+    /// The pool's address.
     pub address: Address,
     /// Bytes of a block.
     pub block_size: u32,
-    /// Blocks in use.
+    /// Number of used blocks.
     pub in_use: u32,
-    /// Blocks that it has room for.
+    /// Number of blocks that fit.
     pub capacity: u32,
 }
 
-/// Takes extents, in order of address within a part.
+/// Receives extents, in order of address within a part.
 pub trait Visit {
-    /// One extent.
+    /// Called for each extent.
     fn extent(&mut self, extent: &Extent);
-    /// One pool in use.
+    /// Called for each pool in use.
     fn pool(&mut self, _pool: PoolFill) {}
 }
 
-/// Goes through all parts. `memory` should be a copy: what is read here is read word by word.
+/// Visits all parts. `memory` should be a local copy, because it is read word by word.
 pub fn visit<M: Memory + ?Sized>(
     memory: &M,
     layout: &Layout,
@@ -120,7 +120,7 @@ pub fn visit<M: Memory + ?Sized>(
     visitor: &mut impl Visit,
 ) {
     let mut walk = BlockWalk { memory, layout, objects: Cursor::new(objects), visitor };
-    // A thread's cache may hold chunks of any heap, so all heaps are walked before any is told.
+    // A thread's cache may hold chunks of any heap, so all heaps are walked before any is reported.
     let rows: Vec<(&ChunkHeap, Vec<Chunk>)> = plan
         .parts
         .iter()
@@ -153,10 +153,10 @@ pub fn visit<M: Memory + ?Sized>(
     }
 }
 
-/// All objects in order of address, each taken once.
+/// All objects in order of address; each is taken once.
 struct Cursor<'a> {
     objects: &'a Objects,
-    /// All objects below are taken or left out.
+    /// All objects below this address have been taken or skipped.
     done: Address,
     ahead: Peekable<Ahead<'a>>,
 }
@@ -169,8 +169,8 @@ impl<'a> Cursor<'a> {
         Cursor { objects, done: Address::NULL, ahead: all.peekable() }
     }
 
-    /// Makes the first object from `start` on the next one. Parts are in order of address, but what one part describes
-    /// may lie in front of it.
+    /// Continues with the first object at or after `start`. Parts are in order of address, but what a part describes
+    /// may precede it.
     fn seek(&mut self, start: Address) {
         let is_behind = self.ahead.peek().is_some_and(|(_, object)| object.address < start);
         if start < self.done || is_behind {
@@ -202,7 +202,7 @@ impl<M: Memory + ?Sized, V: Visit> BlockWalk<'_, M, V> {
         }
     }
 
-    /// A block in use: the objects that begin in it decide what it is.
+    /// Reports a used block; the objects that begin in it decide its use.
     fn block(&mut self, range: Range<Address>, with_object: Use, without: Use) {
         if range.start >= range.end {
             return;
@@ -217,7 +217,7 @@ impl<M: Memory + ?Sized, V: Visit> BlockWalk<'_, M, V> {
         self.visitor.extent(&Extent { range, usage, objects, shallow_bytes });
     }
 
-    /// Objects that lie in memory of another structure: each is an extent of its shallow size, cut at the next one.
+    /// Reports objects in memory of another structure: each is an extent of its shallow size, cut at the next object.
     fn scattered(&mut self, range: &Range<Address>, usage: Use, between: Option<Use>) {
         self.objects.seek(range.start);
         let mut from = range.start;
@@ -286,14 +286,14 @@ impl<M: Memory + ?Sized, V: Visit> BlockWalk<'_, M, V> {
     }
 
     fn heap(&mut self, heap: &ChunkHeap, chunks: &[Chunk], cached: &FxHashSet<Address>, tops: &FxHashSet<Address>) {
-        // A thread's heap begins with its head and, in the first one of an arena, the arena's own state.
+        // A thread's heap begins with its header and, if it is the first of its arena, the arena's state.
         let floor = if heap.is_thread_arena { heap.range.start.0 / glibc::THREAD_HEAP * glibc::THREAD_HEAP } else { 0 };
         let mut from = heap.range.start;
         if floor > 0 {
             self.give(Address(floor)..from, Use::ChunkOverhead);
         }
         for (index, chunk) in chunks.iter().enumerate() {
-            // What could not be walked.
+            // The part that could not be walked.
             self.give(from..chunk.address, Use::Unknown);
             from = chunk.end();
             let header = chunk.address..chunk.data();
@@ -304,7 +304,7 @@ impl<M: Memory + ?Sized, V: Visit> BlockWalk<'_, M, V> {
             if tops.contains(&chunk.address) || is_last && tops.is_empty() {
                 self.give(body, Use::Top);
             } else if is_last || next.is_none() {
-                // A fence at the end of a thread's heap, or what follows is not known.
+                // The fence at the end of a thread's heap; otherwise what follows is unknown.
                 self.give(body, if is_last { Use::ChunkOverhead } else { Use::Unknown });
             } else if !self.is_in_use(chunk) {
                 self.give(body, Use::ChunkFree);
@@ -314,7 +314,7 @@ impl<M: Memory + ?Sized, V: Visit> BlockWalk<'_, M, V> {
                 self.block(body, Use::ChunkObject, Use::ChunkRaw);
             }
         }
-        // The fence of a thread's heap is no chunk that can be walked.
+        // The fence of a thread's heap is not a chunk that can be walked.
         let left = heap.range.end.0.saturating_sub(from.0);
         self.give(from..heap.range.end, if left <= 64 { Use::ChunkOverhead } else { Use::Unknown });
     }
@@ -359,7 +359,7 @@ impl<M: Memory + ?Sized, V: Visit> BlockWalk<'_, M, V> {
     }
 }
 
-/// [`mimalloc::Page::stride`] bytes of each block of a page, zeros where nothing was written.
+/// [`mimalloc::Page::stride`] bytes of each block of a page; zeros for memory that was never written.
 fn first_bytes<M: Memory + ?Sized>(memory: &M, page: &mimalloc::Page) -> Option<Vec<u8>> {
     let stride = page.stride();
     let length = stride.checked_mul(page.capacity)?;
@@ -376,7 +376,7 @@ fn first_bytes<M: Memory + ?Sized>(memory: &M, page: &mimalloc::Page) -> Option<
         if memory.read_exact_at(start, buffer).is_ok() {
             continue;
         }
-        // Pages that were never written are in no copy: they are zeros.
+        // Pages that were never written are not in the copy and read as zeros.
         let mut offset = 0;
         while offset < length {
             let at = start.offset(offset);
@@ -388,7 +388,7 @@ fn first_bytes<M: Memory + ?Sized>(memory: &M, page: &mimalloc::Page) -> Option<
     Some(bytes)
 }
 
-/// The chunks of a heap in a row. Where the row breaks off, it is taken up again behind.
+/// The chunks of a heap in sequence. After a break the walk continues at the next sequence.
 fn chunks<M: Memory + ?Sized>(memory: &M, heap: &ChunkHeap) -> Vec<Chunk> {
     let word = |at: Address| memory.read_u64(at).ok();
     let row = glibc::ChunkRow { heap, word: &word };
@@ -409,7 +409,7 @@ fn chunks<M: Memory + ?Sized>(memory: &M, heap: &ChunkHeap) -> Vec<Chunk> {
     found
 }
 
-/// The data of chunks that look used but wait for the next request.
+/// Data addresses of chunks that look used but are cached for the next request.
 fn cached_chunks<M: Memory + ?Sized>(
     memory: &M,
     arenas: &[MallocArena],
@@ -445,7 +445,7 @@ mod tests {
         }
     }
 
-    /// Chunks of these sizes in a row; a chunk's second number says whether it is in use.
+    /// A heap of chunks with these sizes; the flag says whether a chunk is in use.
     fn heap_of(chunks: &[(u64, bool)]) -> (Image, ChunkHeap) {
         let length: u64 = chunks.iter().map(|(size, _)| size).sum();
         let mut bytes = vec![0; length as usize];

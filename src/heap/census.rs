@@ -1,4 +1,4 @@
-//! A census: every part of a plan, shared among workers.
+//! Runs a census: distributes the parts of a plan over workers.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -9,18 +9,18 @@ use super::object::Sink;
 use super::part::Part;
 use super::worker::{Counts, Worker};
 
-/// How far a census has come, for whoever shows it.
+/// Progress of a census, for display.
 #[derive(Debug, Default)]
 pub struct Progress {
-    /// Bytes of parts that are done.
+    /// Bytes of completed parts.
     pub bytes: AtomicU64,
 }
 
-/// Reads all parts with as many workers as there are processors; each has a sink of its own, made by `sink`.
-/// Memory used does not depend on the target's size, only the sinks' does.
+/// Reads all parts with one worker per processor; `sink` makes a sink for each. Apart from the sinks, memory use does
+/// not depend on the target's size.
 ///
 /// # Errors
-/// Where the target cannot be read at all any more. What single parts could not tell is in the counts.
+/// The target can no longer be read at all. What could not be read of single parts is in the counts.
 pub fn run<M, S>(
     memory: &M,
     classifier: &Classifier<'_>,
@@ -32,7 +32,7 @@ where
     M: Memory + Sync + ?Sized,
     S: Sink,
 {
-    // Long rows of chunks cannot be shared, so they are begun first.
+    // Long heaps of chunks cannot be split, so they are started first.
     let mut order: Vec<&Part> = parts.iter().collect();
     order.sort_by_key(|part| (!matches!(part, Part::Heap(_)), std::cmp::Reverse(part.len()), part.start()));
     let next = AtomicUsize::new(0);

@@ -1,6 +1,6 @@
-//! Does every block carry the debug hooks' mark (`PYTHONMALLOC=debug`, a debug build)?
+//! Detects whether blocks have debug headers (`PYTHONMALLOC=debug`, a debug build).
 //!
-//! Asked of the blocks themselves: a few hundred blocks in use, of which nearly all are marked or none.
+//! Decided by a sample of a few hundred blocks in use: either nearly all have one or none.
 
 use crate::allocator::mimalloc::{self, PageSegment, Tolerance};
 use crate::allocator::pymalloc::arena::Arenas;
@@ -14,12 +14,12 @@ use super::part::Part;
 use super::plan::Plan;
 use crate::allocator::debug_header::DebugHeader;
 
-/// Blocks looked at.
+/// Number of blocks sampled.
 const SAMPLE: usize = 256;
-/// Bytes of a malloc heap looked at where there are no pools.
+/// Bytes of a malloc heap sampled if there are no pools.
 const HEAP_SAMPLE: usize = 256 << 10;
 
-/// Whether the debug hooks are on in this target.
+/// Whether the debug hooks are active in this target.
 pub fn are_on<M: Memory + ?Sized>(memory: &M, layout: &Layout, arenas: &Arenas, plan: &Plan) -> bool {
     let mut sample = Sample::default();
     for arena in &arenas.arenas {
@@ -63,8 +63,8 @@ struct Sample {
 }
 
 impl Sample {
-    /// Malloc's own users are not marked, so a process whose small blocks are malloc's has unmarked ones, too. One
-    /// mark in eight is more than chance or raw data gives.
+    /// Direct users of malloc have no debug headers, so if small blocks come from malloc, some have none. One header in
+    /// eight blocks is more than chance or raw data gives.
     fn is_marked(&self) -> bool {
         self.marked > 0 && self.marked * 8 >= self.looked_at
     }

@@ -1,4 +1,4 @@
-//! Decides whether malloc is another one than glibc's, so that objects must be searched for in its memory.
+//! Decides whether malloc is not glibc's, so that its memory must be scanned for objects.
 
 use std::ops::Range;
 use std::path::Path;
@@ -10,14 +10,14 @@ use crate::process::regions::Backing;
 use crate::process::{Address, MemoryExt};
 use crate::python::interpreter::Python;
 
-/// Threads of which stacks are known.
+/// Upper bound on the threads whose stacks are excluded.
 const THREADS_MAX: usize = 1 << 14;
 
-/// Allocators that take the place of malloc, by a part of their file's name.
+/// Replacements of malloc, by a part of the file name.
 const ALLOCATORS: [&str; 7] = ["jemalloc", "tcmalloc", "mimalloc", "snmalloc", "hoard", "rpmalloc", "scudo"];
 
-/// Whether objects may be in memory that malloc took and that is not glibc's: another allocator is mapped, or no row of
-/// glibc's chunks is there.
+/// Whether objects may be in memory of a malloc that is not glibc's: another allocator is mapped, or no glibc chunks
+/// are found.
 pub fn is_needed<M: Memory + ?Sized>(memory: &M, elfs: &[LoadedElf]) -> bool {
     let mut heaps = memory.regions().iter().filter(|region| region.backing == Backing::Heap && region.readable);
     let is_musl = elfs.iter().any(|elf| name_has(&elf.path, &["ld-musl-"]));
@@ -27,7 +27,7 @@ pub fn is_needed<M: Memory + ?Sized>(memory: &M, elfs: &[LoadedElf]) -> bool {
             .any(|heap| is_row_of_chunks(memory, &ChunkHeap { range: heap.start..heap.end, is_thread_arena: false }))
 }
 
-/// Whether a file is mapped that takes the place of the C library's malloc.
+/// Whether a file is mapped that replaces the C library's malloc.
 pub fn has_other_allocator(elfs: &[LoadedElf]) -> bool {
     elfs.iter().any(|elf| name_has(&elf.path, &ALLOCATORS))
 }
@@ -37,18 +37,18 @@ fn name_has(path: &Path, parts: &[&str]) -> bool {
     parts.iter().any(|part| name.contains(part))
 }
 
-/// Whether glibc's chunks start at the start of a heap. Its first ones may be long: libstdc++ allocates a pool of 71
-/// KiB for exceptions before anything else (`eh_alloc.cc`).
+/// Whether glibc chunks start at the start of a heap. The first ones may be long: libstdc++ first allocates a pool of
+/// 71 KiB for exceptions (`eh_alloc.cc`).
 pub fn is_row_of_chunks<M: Memory + ?Sized>(memory: &M, heap: &ChunkHeap) -> bool {
-    /// What may precede the first chunk, to align it.
+    /// Bytes of padding that may precede the first chunk.
     const PADDING: [usize; 2] = [0, 16];
     let word = |at: Address| memory.read_u64(at).ok();
     let row = ChunkRow { heap, word: &word };
     PADDING.iter().any(|&padding| row.holds(heap.range.start.offset(padding)))
 }
 
-/// The stacks of the process's Python threads, except the first: from the start of the mapping, which a guard page
-/// precedes, to the thread's descriptor, which glibc and musl put above the stack. To be left out of a scan.
+/// The stacks of the process's Python threads, except the first: from the start of the mapping, which follows a guard
+/// page, to the thread descriptor, which glibc and musl place above the stack. A scan skips them.
 pub fn stacks<M: Memory + ?Sized>(memory: &M, python: &Python) -> Vec<Range<Address>> {
     let mut found = Vec::new();
     let (interp, thread) = (&python.layout.interp, &python.layout.thread);
@@ -60,7 +60,7 @@ pub fn stacks<M: Memory + ?Sized>(memory: &M, python: &Python) -> Vec<Range<Addr
             }
             let after = memory.read_pointer(next.offset(thread.next)).unwrap_or_default();
             let descriptor = memory.read_pointer(next.offset(thread.thread_id)).unwrap_or_default();
-            // The last of the list is the first thread, whose stack has a mapping of its own kind.
+            // The last thread in the list is the main thread, whose stack is a mapping of a different kind.
             if !after.is_null()
                 && let Some(region) = memory.regions().find(descriptor)
             {
@@ -91,7 +91,7 @@ mod tests {
             Image::of_segments(vec![Segment { start: Address(START), bytes }])
         };
         let heap = ChunkHeap { range: Address(START)..Address(START + (512 << 10)), is_thread_arena: false };
-        // Each thread's cache of chunks comes first, then the pool of libstdc++, or whatever a library wanted.
+        // Each thread's cache comes first, then the pool of libstdc++ or a library's own block.
         for second in [0x20, 0x11c10, 0x40000] {
             assert!(
                 is_row_of_chunks(&image(&[0x290, second, 32, 48, 32, 64, 32, 32, 48, 32, 80]), &heap),

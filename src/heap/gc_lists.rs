@@ -1,6 +1,6 @@
-//! The collector's lists: a second way to the tracked objects, to check the first one by.
+//! Walks the garbage collector's lists, as a check on the tracked objects found in blocks.
 //!
-//! Walked only where memory is local (a copy, a core): each step leads to a random place.
+//! Only used if memory is local (a copy, a core), because each step reads a random address.
 //!
 //! Mirrors `Python/gc.c` (until 3.12 `Modules/gcmodule.c`).
 
@@ -11,18 +11,18 @@ use crate::python::gc_links::list_pointer;
 use crate::python::interpreter::Python;
 use crate::python::reader::Reader;
 
-/// What a walk came to.
+/// The result of a walk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Listed {
-    /// Objects that were met.
+    /// Number of objects visited.
     pub objects: u64,
-    /// Lists that broke off: a link that cannot be read, leads back to a node already met or to one that does not
-    /// link back.
+    /// Number of broken lists: a link cannot be read, leads to a node already visited, or to one that does not link
+    /// back.
     pub broken: u64,
 }
 
-/// Walks all lists of all interpreters, at most `limit` objects. `insert` takes each object and says whether it is met
-/// for the first time.
+/// Walks all lists of all interpreters, at most `limit` objects. `insert` receives each object and returns whether it
+/// is new.
 pub fn walk<M: Memory + ?Sized>(
     memory: &M,
     python: &Python,
@@ -45,7 +45,7 @@ pub fn walk<M: Memory + ?Sized>(
     listed
 }
 
-/// Walks one list; `false` where it broke off.
+/// Walks one list. `false` if it is broken.
 fn walk_one<M: Memory + ?Sized>(
     reader: &Reader<'_, M>,
     head: Address,
@@ -61,7 +61,7 @@ fn walk_one<M: Memory + ?Sized>(
             return false;
         }
         if !insert(node.offset(reader.layout.constants.gc_head_size)) {
-            // 3.8 has one collector for all interpreters, so a list may have been walked already.
+            // 3.8 has one collector for all interpreters, so the list may have been walked already.
             return is_first;
         }
         is_first = false;

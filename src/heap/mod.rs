@@ -1,4 +1,4 @@
-//! Objects: every live one, found through the allocator's own structure, streamed and forgotten.
+//! Finds every live object through the structure of the allocators, and streams them to sinks without keeping them.
 
 pub mod address_index;
 pub mod block_use;

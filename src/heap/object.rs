@@ -1,4 +1,4 @@
-//! One object as a census sees it, and where it goes.
+//! An object as a census reports it, and the trait that receives objects.
 
 use crate::process::Address;
 use crate::python::object_header::Refcount;
@@ -7,11 +7,11 @@ use crate::python::types::TypeId;
 /// A live object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Object {
-    /// Where it is: what `id()` says.
+    /// Its address, which `id()` returns.
     pub address: Address,
     /// Its type.
     pub type_id: TypeId,
-    /// Its shallow size, bytes: what `sys.getsizeof` says, or the least it can say (see the type's basis).
+    /// Its shallow size in bytes, as `sys.getsizeof` returns, or a lower bound (see the type's basis).
     pub size: u64,
     /// Its reference count.
     pub refcount: Refcount,
@@ -19,26 +19,26 @@ pub struct Object {
     pub tracked: bool,
 }
 
-/// Objects and their shallow bytes.
+/// A number of objects and their shallow bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Amount {
-    /// How many.
+    /// Number of objects.
     pub objects: u64,
-    /// Sum of shallow sizes.
+    /// Sum of their shallow sizes, bytes.
     pub bytes: u64,
 }
 
 impl Amount {
-    /// Adds another amount.
+    /// Adds another amount to this one.
     pub fn add(&mut self, other: Amount) {
         self.objects += other.objects;
         self.bytes = self.bytes.saturating_add(other.bytes);
     }
 }
 
-/// Takes the objects of one worker, in the order in which it finds them.
+/// Receives the objects of one worker, in the order in which they are found.
 pub trait Sink: Send {
-    /// One live object.
+    /// Called for each live object.
     fn object(&mut self, object: &Object);
 }
 

@@ -1,6 +1,6 @@
-//! Every object of a target, as columns: what a graph needs of each, in 14 bytes.
+//! All objects of a target as columns: 14 bytes per object, as a graph needs them.
 //!
-//! Addresses are not kept: an object's number is its rank in the [`ObjectIndex`], which gives the address back.
+//! Addresses are not stored: an object's number is its rank in the [`ObjectIndex`], which returns the address.
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -15,18 +15,18 @@ use super::object::{Object, Sink};
 use super::survey::ListCheck;
 use crate::python::object_header::Refcount;
 
-/// Objects that are found at a time; what a worker found lies in pieces of so many, so that nothing is moved when it
-/// grows, and each piece goes when its objects are in their columns.
+/// Objects per piece. A worker collects objects in pieces, so that growing moves nothing, and each piece is freed once
+/// its objects are in their columns.
 const PIECE: usize = 1 << 14;
 
-/// Beside a type's number: the object is never freed. No process has so many types.
+/// Flag in the column of types: the object is immortal. No process has that many types.
 const IMMORTAL: u32 = 1 << 31;
-/// Beside a type's number: the object is in one of the collector's lists.
+/// Flag in the column of types: the object is in one of the collector's lists.
 const TRACKED: u32 = 1 << 30;
-/// In a column of sizes or counts: it is larger, and kept aside.
+/// Marks a size or count that does not fit its column and is stored separately.
 const LARGE: u32 = u32::MAX;
 
-/// What one worker found.
+/// The objects found by one worker.
 #[derive(Debug, Default)]
 pub struct FoundObjects {
     pieces: Vec<Vec<Packed>>,
@@ -78,17 +78,17 @@ pub struct Objects {
     types: Vec<u32>,
     sizes: Vec<u32>,
     counts: Vec<u32>,
-    /// Those whose size or count is larger than a column's.
+    /// Objects whose size or count does not fit a column.
     large: FxHashMap<u32, Object>,
 }
 
 impl Objects {
-    /// Puts together what the workers found. Takes their memory piece by piece.
+    /// Combines what the workers found, freeing their memory piece by piece.
     pub fn new(found: Vec<FoundObjects>) -> Objects {
         let all = found.iter().flat_map(|found| found.pieces.iter().flatten());
         let (index, left_out) = ObjectIndex::new(all.map(|packed| packed.address()));
         if left_out > 0 {
-            log::debug!("{left_out} objects were found twice or lie where no object can");
+            log::debug!("{left_out} objects left out: duplicates or invalid addresses");
         }
         let len = index.len();
         let (mut types, mut sizes, mut counts) = (pages::zeros(len), pages::zeros(len), pages::zeros(len));
@@ -107,34 +107,34 @@ impl Objects {
         Objects { index, types, sizes, counts, large }
     }
 
-    /// How many.
+    /// Number of objects.
     pub fn len(&self) -> usize {
         self.types.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.types.is_empty()
     }
 
-    /// The number of the object at an address; `None` where no object starts.
+    /// The number of the object at an address. `None` if no object starts there.
     #[inline(always)]
     pub fn find(&self, address: u64) -> Option<u32> {
         self.index.find(address)
     }
 
-    /// Where an object is; null for a number that none has.
+    /// The address of an object; null if there is no such number.
     pub fn address(&self, id: usize) -> Address {
         u32::try_from(id).ok().and_then(|id| self.index.address(id)).unwrap_or_default()
     }
 
-    /// The type of an object; the first one for a number that none has.
+    /// The type of an object; the first type if there is no such number.
     #[inline(always)]
     pub fn type_id(&self, id: usize) -> TypeId {
         TypeId(self.types.get(id).copied().unwrap_or(0) & !(TRACKED | IMMORTAL))
     }
 
-    /// The shallow bytes of an object; 0 for a number that none has.
+    /// The shallow size of an object in bytes; 0 if there is no such number.
     #[inline(always)]
     pub fn size(&self, id: usize) -> u64 {
         match self.sizes.get(id) {
@@ -158,12 +158,12 @@ impl Objects {
         self.types.get(id).is_some_and(|kind| kind & flag != 0)
     }
 
-    /// All objects in order of address.
+    /// All objects, in order of address.
     pub fn iter(&self) -> impl Iterator<Item = Object> + '_ {
         self.from(0).map(|(_, object)| object)
     }
 
-    /// The number of the first object at or behind an address; how many there are, where none is.
+    /// The number of the first object at or after an address, or the number of objects if there is none.
     pub fn first_from(&self, address: Address) -> usize {
         let (mut low, mut high) = (0, self.len());
         while low < high {
@@ -191,16 +191,16 @@ impl Objects {
         })
     }
 
-    /// Bytes that the columns take.
+    /// Memory that the columns take, bytes.
     pub fn size_bytes(&self) -> u64 {
         self.index.size_bytes() + 12 * self.len() as u64 + 64 * self.large.len() as u64
     }
 
-    /// Compares the objects with the collector's lists, for memory that is local. Each takes one bit.
+    /// Compares the objects with the collector's lists. For local memory. Takes one bit per object.
     pub fn check_lists<M: Memory + ?Sized>(&self, memory: &M, python: &Python) -> ListCheck {
         let mut met = vec![0u64; self.len().div_ceil(64)];
         let mut elsewhere: FxHashSet<Address> = FxHashSet::default();
-        // Nothing that is no object is met more often than there are objects.
+        // A valid walk visits at most as many nodes as there are objects.
         let limit = 2 * self.len() as u64 + 1024;
         let listed = gc_lists::walk(memory, python, limit, |address| match self.find(address.0) {
             Some(id) if self.has_flag(id as usize, TRACKED) => {

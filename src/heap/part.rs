@@ -1,4 +1,4 @@
-//! One part of the target's memory, and the addresses that a worker reads of it.
+//! A part of the target's memory, and the addresses that a worker reads of it.
 
 use std::ops::Range;
 
@@ -8,31 +8,30 @@ use crate::allocator::musl::Area;
 use crate::allocator::pymalloc::arena::Arena;
 use crate::process::Address;
 
-/// Bytes read of a chunk that is a mapping of its own: the object's header and fixed fields. The rest is items.
+/// Bytes read of an mmapped chunk: the object's header and fixed fields. The rest is items.
 pub const MAPPED_PREFIX: u64 = 4096;
 
-/// One part of the target's memory, read by one worker.
+/// A part of the target's memory, read by one worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// An arena of pymalloc's.
+    /// A pymalloc arena.
     Arena(Arena),
-    /// A row of malloc chunks.
+    /// A heap of glibc chunks.
     Heap(ChunkHeap),
-    /// A malloc chunk that is a mapping of its own.
+    /// An mmapped glibc chunk.
     Mapped(Chunk),
     /// Writable data of an ELF file.
     Statics(Range<Address>),
-    /// A segment of mimalloc's.
+    /// A mimalloc segment.
     Segment(PageSegment),
     /// Groups of musl's malloc.
     Groups(Area),
-    /// Memory of another malloc than glibc's, to be searched.
+    /// Memory of unknown structure, to be scanned.
     Unstructured(Range<Address>),
 }
 
 impl Part {
-    /// The addresses that a census reads. Of a mapping of its own, only the first bytes; of a segment, what it has
-    /// touched.
+    /// The addresses that a census reads: of an mmapped chunk only the first bytes, of a segment only resident parts.
     pub fn ranges(&self) -> Vec<Range<Address>> {
         match self {
             Part::Arena(arena) => vec![arena.pools.clone()],
@@ -44,7 +43,7 @@ impl Part {
         }
     }
 
-    /// Where it begins.
+    /// Its first address.
     pub fn start(&self) -> Address {
         match self {
             Part::Arena(arena) => arena.pools.start,
@@ -56,12 +55,12 @@ impl Part {
         }
     }
 
-    /// Bytes of [`Part::ranges`].
+    /// Number of bytes in [`Part::ranges`].
     pub fn len(&self) -> u64 {
         self.ranges().iter().map(|range| range.end.0 - range.start.0).sum()
     }
 
-    /// The row of chunks that it is.
+    /// The heap of chunks, if it is one.
     pub(crate) fn heap(&self) -> Option<&ChunkHeap> {
         match self {
             Part::Heap(heap) => Some(heap),
@@ -69,7 +68,7 @@ impl Part {
         }
     }
 
-    /// Whether nothing is to be read.
+    /// Whether there is nothing to read.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

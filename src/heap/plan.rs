@@ -1,4 +1,4 @@
-//! Which memory holds objects, and how each part of it is to be read.
+//! Plans a census: which memory holds objects, and how each part of it is read.
 
 use std::ops::Range;
 
@@ -17,21 +17,20 @@ use crate::python::layout::Layout;
 use super::foreign_malloc;
 use super::part::Part;
 
-/// Bytes of a stretch of unknown structure that is copied along for references: twice a thread's stack.
+/// Upper bound on a stretch of unknown structure that is copied for references, bytes: twice a thread's stack.
 pub const UNKNOWN_MAX: u64 = 16 << 20;
 
-/// All parts, in order of address, and what is in none.
+/// All parts in order of address, and the memory in none of them.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
     /// Parts that may hold objects.
     pub parts: Vec<Part>,
-    /// Private anonymous memory of no known structure, as far as it holds anything: thread stacks, frames' stacks,
-    /// other allocators' memory.
+    /// Resident private anonymous memory of unknown structure: thread stacks, frame stacks, memory of other allocators.
     pub unknown: Vec<Range<Address>>,
 }
 
 impl Plan {
-    /// Plans the census of a target whose arenas and ELF files are known.
+    /// Plans a census. The target's arenas and ELF files are known.
     pub fn new<M: Memory + ?Sized>(memory: &M, python: &Python, arenas: &Arenas, elfs: &[LoadedElf]) -> Plan {
         let layout = &python.layout;
         let mut statics: Vec<Range<Address>> = elfs.iter().flat_map(|elf| elf.writable_ranges(memory)).collect();
@@ -46,7 +45,7 @@ impl Plan {
         let areas = if is_foreign { areas(memory, &taken) } else { Vec::new() };
         let mut groups: Vec<Range<Address>> = areas.iter().flat_map(|area| area.whole.iter().cloned()).collect();
         groups.sort_by_key(|range| range.start);
-        // musl gives what the last pages of files have room for to malloc.
+        // musl gives the unused rest of files' last pages to malloc.
         statics = statics.into_iter().flat_map(|range| without(range, &groups)).collect();
         taken.extend(groups);
         taken.sort_by_key(|range| range.start);
@@ -86,8 +85,8 @@ impl Plan {
         plan
     }
 
-    /// Where malloc is not glibc's: what has no known structure, and a `brk` heap that is no row of chunks, is to be
-    /// searched, thread stacks apart.
+    /// If malloc is not glibc's: marks memory of unknown structure, and a `brk` heap without chunks, for scanning.
+    /// Thread stacks are excluded.
     fn search_unstructured<M: Memory + ?Sized>(&mut self, memory: &M, python: &Python) {
         self.parts.retain(|part| {
             let is_foreign = part.heap().is_some_and(|heap| !foreign_malloc::is_row_of_chunks(memory, heap));
@@ -105,10 +104,10 @@ impl Plan {
         }
     }
 
-    /// Sorts out a stretch of private anonymous memory: heaps of thread arenas, and chunks that are mappings.
+    /// Classifies private anonymous memory: heaps of thread arenas, and mmapped chunks.
     fn add_anonymous<M: Memory + ?Sized>(&mut self, memory: &M, range: Range<Address>, resident: &[Range<Address>]) {
         let mut from = range.start;
-        // Such a heap begins at a multiple of its largest size, with a page that was written.
+        // Such a heap begins at a multiple of its maximum size, with a page that was written.
         let within = mimalloc::within(resident, &range);
         let starts = within.iter().flat_map(|piece| {
             let first = piece.start.0.next_multiple_of(THREAD_HEAP);
@@ -135,9 +134,8 @@ impl Plan {
         self.parts.extend(chunks.into_iter().map(Part::Mapped));
     }
 
-    /// What a copy must hold so that references can be followed in it: all parts, chunks that are mappings of their
-    /// own with all their items, the stacks of frames and threads, of which only reserved ones are larger than
-    /// [`UNKNOWN_MAX`]. In order of address.
+    /// The memory that a copy must hold to follow references: all parts, mmapped chunks with all their items, and the
+    /// stacks of frames and threads (only reserved ones exceed [`UNKNOWN_MAX`]). In order of address.
     pub fn ranges_for_references<M: Memory + ?Sized>(&self, memory: &M) -> Vec<Range<Address>> {
         let whole = |part: &Part| match part {
             Part::Mapped(chunk) => vec![chunk.address..chunk.end()],
@@ -162,26 +160,26 @@ impl Plan {
         self.parts.iter().any(|part| matches!(part, Part::Segment(_)))
     }
 
-    /// Bytes of them that are resident, which is what reading them takes.
+    /// Resident bytes of the parts, which is what reading takes.
     pub fn resident_bytes<M: Memory + ?Sized>(&self, memory: &M) -> u64 {
         let ranges: Vec<Range<Address>> = self.parts.iter().flat_map(Part::ranges).collect();
         resident_bytes(memory, &ranges)
     }
 
-    /// Bytes that a census reads, resident or not.
+    /// Bytes of the parts, resident or not.
     pub fn total_bytes(&self) -> u64 {
         self.parts.iter().map(Part::len).sum()
     }
 }
 
-/// Whether the interpreter's objects may be in mimalloc's segments: always without a GIL; else only where there are
-/// no arenas, since a process has one allocator for objects.
+/// Whether objects may be in mimalloc segments: always without a GIL, otherwise only if there are no arenas, since a
+/// process uses one allocator for objects.
 fn may_use_mimalloc(layout: &Layout, arenas: &Arenas) -> bool {
     layout.mi_segment.is_some() && (layout.object.ob_ref_shared.is_some() || arenas.arenas.is_empty())
 }
 
-/// Memory that may hold chunks, and whether it is the `brk` heap. What a fork left in two mappings side by side, since
-/// the child wrote to one of them only, is in one piece.
+/// Memory that may hold chunks, and whether it is the `brk` heap. Adjacent mappings are joined: a fork may have split
+/// one when the child wrote to a part of it.
 fn stretches<'r>(regions: impl Iterator<Item = &'r Region>) -> Vec<(Range<Address>, bool)> {
     let mut found: Vec<(Range<Address>, bool)> = Vec::new();
     for region in regions.filter(|region| may_hold_chunks(region)) {
@@ -198,7 +196,7 @@ fn may_hold_chunks(region: &Region) -> bool {
     region.readable && region.writable && !region.shared && matches!(region.backing, Backing::Anonymous | Backing::Heap)
 }
 
-/// The areas of musl's malloc, in what holds anything and is not `taken`.
+/// The areas of musl's malloc in resident memory outside `taken`.
 fn areas<M: Memory + ?Sized>(memory: &M, taken: &[Range<Address>]) -> Vec<Area> {
     let resident = |is_heap: bool| -> Vec<Range<Address>> {
         let regions = memory.regions().iter().filter(|region| may_hold_chunks(region));
@@ -211,7 +209,7 @@ fn areas<M: Memory + ?Sized>(memory: &M, taken: &[Range<Address>]) -> Vec<Area> 
     musl::find(memory, &resident(true), &resident(false))
 }
 
-/// What of `range` is in none of `taken`, which is sorted by start.
+/// The parts of `range` outside `taken`, which is sorted by start.
 fn without(range: Range<Address>, taken: &[Range<Address>]) -> Vec<Range<Address>> {
     let mut rest = Vec::new();
     let mut from = range.start;

@@ -1,4 +1,4 @@
-//! Everything a census needs to know of a target before it starts, and the census itself.
+//! Surveys a target before a census, and runs the census.
 
 use rustc_hash::FxHashSet;
 
@@ -30,44 +30,44 @@ pub struct Survey {
     pub arenas: Arenas,
     /// All memory that may hold objects.
     pub plan: Plan,
-    /// Whether blocks carry the debug hooks' mark.
+    /// Whether blocks have debug headers.
     pub debug_hooks: bool,
 }
 
-/// A census's counts, and how far the ways of finding objects agree.
+/// The counts of a census, and how far the methods of finding objects agree.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
     /// What the workers counted.
     pub counts: Counts,
-    /// How the collector's lists compare, where they were walked.
+    /// Comparison with the collector's lists, if they were walked.
     pub lists: Option<ListCheck>,
 }
 
-/// The collector's lists against the blocks.
+/// Comparison of the collector's lists with the blocks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ListCheck {
-    /// Objects in the lists.
+    /// Number of objects in the lists.
     pub listed: u64,
-    /// Of these, in no block that was read as an object.
+    /// Of these, objects that no block holds.
     pub only_listed: u64,
-    /// Objects that say they are tracked and are in no list.
+    /// Objects flagged as tracked that are in no list.
     pub only_in_blocks: u64,
-    /// Lists that broke off.
+    /// Number of broken lists.
     pub broken_lists: u64,
 }
 
 impl Survey {
-    /// Finds arenas, heaps and data. Costs milliseconds, or one read per page of memory of unknown structure.
+    /// Finds arenas, heaps and static data. Takes milliseconds, or one read per page of memory of unknown structure.
     ///
     /// # Errors
-    /// Where the target cannot be read, or what is found contradicts the layout.
+    /// The target cannot be read, or what is found contradicts the layout.
     pub fn new<M: Memory + ?Sized>(memory: &M, python: &Python, elfs: &[LoadedElf]) -> Result<Survey, ProofError> {
         let cached = CachedMemory::new(memory);
         let mut arenas = arenas::find(&cached, python)?;
         log::debug!("arenas found");
         let plan = Plan::new(memory, python, &arenas, elfs);
         if plan.has_segments() && python.layout.object.ob_ref_shared.is_none() {
-            // Under PYTHONMALLOC=mimalloc `sys.getallocatedblocks` counts the asking thread's blocks only.
+            // Under PYTHONMALLOC=mimalloc `sys.getallocatedblocks` counts only the calling thread's blocks.
             arenas.raw_blocks = None;
         }
         log::debug!("planned");
@@ -83,10 +83,10 @@ impl Survey {
         Ok(Survey { arenas, plan, debug_hooks })
     }
 
-    /// Hands every live object to a sink.
+    /// Passes every live object to a sink.
     ///
     /// # Errors
-    /// Where the target cannot be read at all any more, and where what was found contradicts the layout.
+    /// The target can no longer be read, or what was found contradicts the layout.
     pub fn census<M, S>(
         &self,
         memory: &M,
@@ -105,10 +105,10 @@ impl Survey {
         Ok((sinks, Outcome { counts, lists: None }))
     }
 
-    /// What tells objects from other blocks, proved on objects that must exist.
+    /// Makes a classifier and proves it on objects that must exist.
     ///
     /// # Errors
-    /// Where the target cannot be read at all any more, and where such objects are not found.
+    /// The target can no longer be read, or these objects are not found.
     pub fn proved_classifier<'a, M: Memory + ?Sized>(
         &self,
         memory: &M,
@@ -121,15 +121,15 @@ impl Survey {
         Ok(classifier)
     }
 
-    /// Whether what a census found agrees with the layout.
+    /// Checks that what a census found agrees with the layout.
     ///
     /// # Errors
-    /// Where more contradicts it than agrees with it: the figures would be wrong.
+    /// More contradicts the layout than agrees with it: the figures would be wrong.
     fn judge<M: Memory + ?Sized>(&self, memory: &M, python: &Python, counts: &Counts) -> Result<(), ProofError> {
         self.judge_sample(memory, python, counts, counts.pools as f64)
     }
 
-    /// The same for a sample, from which `pools` pools in use were estimated.
+    /// The same for a sample from an estimated number of `pools` pools in use.
     ///
     /// # Errors
     /// As for a census.
@@ -140,7 +140,7 @@ impl Survey {
         counts: &Counts,
         pools: f64,
     ) -> Result<(), ProofError> {
-        /// Pools that are too few to say anything.
+        /// Below this number of pools, the check proves nothing.
         const FEW: u64 = 8;
         let wrong = |detail: String| Err(ProofError::Field { field: "pool_header", detail });
         let (odd, sound) = (counts.contradicting_pools, counts.pools.saturating_sub(counts.moving_pools));
@@ -148,12 +148,12 @@ impl Survey {
             return wrong(format!("{odd} pools contradict themselves, {sound} do not"));
         }
         let (found, stated) = (pools as u64 + counts.torn_pools, self.arenas.pools_in_use);
-        // What a core left out is not found.
+        // Memory that a core leaves out is not found.
         if stated > FEW && found < stated / 2 && counts.unreadable_bytes == 0 {
-            // A heap may have shrunk in the meantime.
+            // The heap may have shrunk meanwhile.
             let now = arenas::find(&CachedMemory::new(&Now(memory)), python).map_or(0, |arenas| arenas.pools_in_use);
             if found < now / 2 {
-                return wrong(format!("{found} pools in use, and their arenas count {stated}, later {now}"));
+                return wrong(format!("{found} pools in use found, but the arenas count {stated}, and later {now}"));
             }
         }
         let reader = Reader { memory, layout: &python.layout };
@@ -162,7 +162,7 @@ impl Survey {
         counts.trials.judge()
     }
 
-    /// As [`Survey::census`], for memory that is local: walks the collector's lists as well and compares.
+    /// As [`Survey::census`], for local memory: also walks the collector's lists and compares.
     ///
     /// # Errors
     /// As [`Survey::census`].
@@ -184,7 +184,7 @@ impl Survey {
         }
         let with_tracked = || Tracked { sink: sink(), addresses: Vec::new() };
         let (sinks, mut outcome) = self.census(memory, python, types, progress, with_tracked)?;
-        // No target has more objects than bytes read by the smallest object's size; a damaged list ends there.
+        // A target has at most as many objects as bytes read divided by the smallest size; a damaged list ends there.
         let mut met: FxHashSet<Address> = FxHashSet::default();
         let listed = gc_lists::walk(memory, python, self.plan.total_bytes() / 16, |address| met.insert(address));
         let tracked = || sinks.iter().flat_map(|sink| &sink.addresses);
@@ -198,17 +198,17 @@ impl Survey {
         if log::log_enabled!(log::Level::Debug) {
             let found: FxHashSet<Address> = tracked().copied().collect();
             for address in met.iter().filter(|address| !found.contains(address)).take(20) {
-                log::debug!("in the collector's lists only: {address}");
+                log::debug!("only in the collector's lists: {address}");
             }
             for address in found.iter().filter(|address| !met.contains(address)).take(20) {
-                log::debug!("tracked and in no list: {address}");
+                log::debug!("tracked but in no list: {address}");
             }
         }
         Ok((sinks.into_iter().map(|tracked| tracked.sink).collect(), outcome))
     }
 }
 
-/// A sink that remembers which objects were tracked.
+/// A sink that records which objects are tracked.
 struct Tracked<S> {
     sink: S,
     addresses: Vec<Address>,

@@ -1,4 +1,4 @@
-//! What the unit tests of this folder share: a layout, types, and memory made of words.
+//! Helpers for this folder's unit tests: a layout, types, and memory made of words.
 
 use crate::process::Address;
 use crate::process::image::{Image, Segment};
@@ -7,9 +7,9 @@ use crate::python::sizes::{Basis, SizeRule};
 use crate::python::type_flags as flag;
 use crate::python::types::TypeInfo;
 
-/// Where the memory of tests lies.
+/// Address of the tests' memory.
 pub(crate) const START: u64 = 0x7f00_0000_0000;
-/// Types of tests.
+/// Addresses of the tests' types.
 pub(crate) const FLOAT: u64 = 0x7f11_0000_0000;
 pub(crate) const STR: u64 = 0x7f11_0000_1000;
 pub(crate) const SUBCLASS_OF_STR: u64 = 0x7f11_0000_2000;
@@ -44,7 +44,7 @@ pub(crate) fn type_info(address: u64, basicsize: usize, rule: SizeRule) -> TypeI
     }
 }
 
-/// The types of tests.
+/// The tests' types.
 pub(crate) fn types(layout: &Layout) -> Vec<TypeInfo> {
     let gc = |info: TypeInfo| TypeInfo { flags: info.flags | 1 << flag::HAVE_GC, front: 16, gc_head: 16, ..info };
     let str_ = TypeInfo { flags: 1 << flag::UNICODE_SUBCLASS, ..type_info(STR, layout.unicode.size, SizeRule::Str) };

@@ -1,14 +1,13 @@
-//! From addresses of types to what is known of them, in one probe; and a filter that nearly all other words fail.
+//! Hash table from type addresses to values, and a bit filter that rejects nearly all other words.
 
-/// The hash of an address, by which types are found. Fibonacci hashing; addresses are multiples of 8, so the low bits
-/// carry nothing.
+/// Hash of an address (Fibonacci hashing). Addresses are multiples of 8, so their low bits carry no information.
 #[inline(always)]
 pub fn hash(address: u64) -> u64 {
     (address >> 3).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
-/// A map from addresses other than 0: open addressing, at most a quarter full, so that a word that is no type is nearly
-/// always refused by its first probe.
+/// Map keyed by non-zero addresses. It uses open addressing and is at most a quarter full, so that the first probe
+/// rejects nearly every word that is not a type.
 #[derive(Debug)]
 pub struct AddressTable<V> {
     slots: Vec<(u64, V)>,
@@ -16,7 +15,7 @@ pub struct AddressTable<V> {
 }
 
 impl<V: Copy + Default> AddressTable<V> {
-    /// The table of these entries; of several under one address the last.
+    /// Builds the table. If an address occurs more than once, the last entry wins.
     pub fn new(entries: impl ExactSizeIterator<Item = (u64, V)>) -> AddressTable<V> {
         let capacity = (entries.len().max(16) * 4).next_power_of_two();
         let slots = vec![(0, V::default()); capacity];
@@ -31,7 +30,7 @@ impl<V: Copy + Default> AddressTable<V> {
         table
     }
 
-    /// What is known of an address, given its [`hash`].
+    /// Looks up an address by its [`hash`].
     #[inline(always)]
     pub fn find(&self, address: u64, hash: u64) -> Option<&V> {
         let mut slot = (hash >> self.shift) as usize;
@@ -54,15 +53,15 @@ impl<V: Copy + Default> Default for AddressTable<V> {
     }
 }
 
-/// Bits of the filter, a power of two: 8 KiB. A thousand types let 1.5 % of other words pass.
+/// Size of the filter in bits, a power of two: 8 KiB. With a thousand types, 1.5 % of other words pass.
 const FILTER_BITS: u32 = 16;
 
-/// A bit for each hash that is in use: it fits into the first-level cache where the table does not.
+/// Bit set with one bit per hash in use. It fits into the L1 cache; the table does not.
 #[derive(Debug)]
 pub struct FilterBits(Box<[u64; 1 << (FILTER_BITS - 6)]>);
 
 impl FilterBits {
-    /// The filter that these addresses pass.
+    /// Builds a filter that accepts these addresses.
     pub fn new(addresses: impl Iterator<Item = u64>) -> FilterBits {
         let mut bits = Box::new([0; 1 << (FILTER_BITS - 6)]);
         for address in addresses {
@@ -72,7 +71,7 @@ impl FilterBits {
         FilterBits(bits)
     }
 
-    /// To ask it.
+    /// A borrowed view for lookups.
     pub fn filter(&self) -> AddressFilter<'_> {
         AddressFilter { bits: &self.0 }
     }
@@ -84,14 +83,14 @@ impl Default for FilterBits {
     }
 }
 
-/// Tells in few instructions of most words that they are no type's address.
+/// Rejects most words that are not a type's address, in a few instructions.
 #[derive(Clone, Copy, Debug)]
 pub struct AddressFilter<'a> {
     bits: &'a [u64; 1 << (FILTER_BITS - 6)],
 }
 
 impl AddressFilter<'_> {
-    /// Whether there may be a type at an address of this [`hash`]: wrong in one case of a hundred.
+    /// Whether there may be a type at an address with this [`hash`]. False positives: about 1 %.
     #[inline(always)]
     pub fn passes(&self, hash: u64) -> bool {
         let bit = hash >> (64 - FILTER_BITS);

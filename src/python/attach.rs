@@ -1,4 +1,4 @@
-//! From bytes to Python: find the runtime, learn the version, pick a layout, prove it.
+//! Attaches to a Python: finds the runtime, reads the version, selects a layout and proves it.
 
 use crate::process::ReadError;
 use crate::process::elf::{ElfFile, LoadedElf};
@@ -13,9 +13,9 @@ use super::reader::Reader;
 use super::runtime::{self, Runtime};
 use super::version::Version;
 
-/// Bytes of `_Py_DebugOffsets` read at most; 3.15's has 888.
+/// Upper bound on the bytes of `_Py_DebugOffsets` that are read; 3.15's has 888.
 const DEBUG_OFFSETS_MAX: usize = 2048;
-/// How often a proof is tried before it has failed: a running target may change between two reads that must agree.
+/// Number of attempts to prove a layout. A running target may change between two reads that must agree.
 const PROOFS: usize = 3;
 
 /// Why no Python could be found in a target.
@@ -25,35 +25,35 @@ pub enum AttachError {
     /// Nothing in the process looks like CPython.
     #[error("no CPython interpreter was found in it")]
     NotPython,
-    /// Another implementation.
+    /// Another Python implementation, such as PyPy.
     #[error("it runs {0}, not CPython")]
     OtherImplementation(&'static str),
-    /// The interpreter has not made itself ready yet.
+    /// The interpreter is not initialized yet.
     #[error("its Python is still starting up")]
     StartingUp,
-    /// The interpreter is taking itself apart.
+    /// The interpreter is being finalized.
     #[error("its Python is shutting down")]
     Finalizing,
-    /// A version that no table knows.
+    /// A version without a layout table.
     #[error("it runs Python {0}, which is not supported (3.8 to 3.15 are)")]
     UnknownVersion(Version),
-    /// It does not say which version it is, and no layout fits.
+    /// The interpreter states no version, and no layout fits.
     #[error("its CPython is not supported: it states no version, and no layout from 3.8 on fits")]
     Unsupported {
-        /// What did not fit in the nearest one.
+        /// The field that failed in the closest layout.
         source: ProofError,
     },
-    /// No layout proved right; the claim of the nearest one that failed.
+    /// The version is known, but no layout could be proved.
     #[error("the layout {table} does not fit this Python{version}: {source}")]
     NotProved {
-        /// The table tried.
+        /// Name of the closest layout table.
         table: String,
-        /// The version, as " 3.12.1", where it is known.
+        /// The version with a leading space, as " 3.12.1"; empty if unknown.
         version: String,
-        /// What did not fit.
+        /// The field that failed.
         source: ProofError,
     },
-    /// The published offsets make no sense.
+    /// The published offsets are invalid.
     #[error(transparent)]
     Layout(#[from] LayoutError),
     /// The target cannot be read.
@@ -61,10 +61,11 @@ pub enum AttachError {
     Read(#[from] ReadError),
 }
 
-/// Finds and proves the Python in a target. `open` gives the file behind a mapped ELF where it can be had.
+/// Finds the Python in a target and proves its layout. `open` opens the file behind a mapped ELF image, if it is
+/// available. Takes milliseconds.
 ///
 /// # Errors
-/// [`AttachError`]: each says what is missing. Costs milliseconds.
+/// [`AttachError`] says what is missing.
 pub fn attach<M: Memory + ?Sized>(
     memory: &M,
     elfs: &[LoadedElf],
@@ -73,8 +74,8 @@ pub fn attach<M: Memory + ?Sized>(
     attach_with(memory, elfs, open, &|_, candidates| candidates.iter().map(Layout::load).collect())
 }
 
-/// As [`attach`], with layouts that `load` makes of the version, where the target states it, and of the tables that
-/// fit: for tests, whose tables are wrong on purpose.
+/// As [`attach`], but `load` makes the layouts to try from the target's version (if it states one) and the candidate
+/// tables. Tests use it to pass wrong tables.
 ///
 /// # Errors
 /// As [`attach`].
@@ -100,7 +101,7 @@ pub fn attach_with<M: Memory + ?Sized>(
             if attempt == PROOFS || !may_be_torn {
                 break;
             }
-            log::debug!("not proved: {error}; the target may have changed meanwhile, so once more");
+            log::debug!("not proved: {error}; trying again, since the target may have changed between reads");
             memory.forget();
         }
     }
@@ -117,10 +118,10 @@ fn other_implementation(elfs: &[LoadedElf]) -> Option<&'static str> {
     })
 }
 
-/// Makes the layouts to try of the tables that may fit a version.
+/// Makes the layouts to try from the version, if known, and the candidate tables.
 pub type Load<'a> = dyn Fn(Option<Version>, &[Candidate]) -> Vec<Layout> + 'a;
 
-/// What is known of the version before a layout is proved.
+/// What is known about the version before a layout is proved.
 struct Known {
     version: Option<Version>,
     published: Option<DebugOffsets>,
@@ -143,8 +144,8 @@ fn attach_at<M: Memory + ?Sized>(memory: &M, runtime: &Runtime, load: &Load<'_>)
             (layout, overlay.map_or_else(Vec::new, |overlay| overlay.corrected))
         })
         .collect();
-    // What is published corrects a table, but not all of it: a debug build's corrected default table would prove and
-    // still have the rest wrong. So the table that needs the least correction comes first.
+    // Published offsets correct only part of a table: on a debug build, a corrected default table would pass the proof
+    // and still have wrong fields. So the table that needs the fewest corrections is tried first.
     layouts.sort_by_key(|(_, corrections)| corrections.len());
     for (layout, corrections) in layouts {
         let proved = proof::prove(&Reader { memory, layout: &layout }, runtime.address, known.version);
@@ -180,7 +181,7 @@ fn attach_at<M: Memory + ?Sized>(memory: &M, runtime: &Runtime, load: &Load<'_>)
     Err(furthest.map_or(AttachError::NotPython, |(_, error)| error))
 }
 
-/// What a failed proof means to a person.
+/// Turns a failed proof into an error for the user.
 fn refusal(known: &Known, layout: &Layout, source: ProofError) -> AttachError {
     let depth = source.depth();
     match source {
@@ -195,14 +196,14 @@ fn refusal(known: &Known, layout: &Layout, source: ProofError) -> AttachError {
     }
 }
 
-/// Reads what the interpreter says of itself: the published offsets (3.13+), or `Py_Version` (3.11+).
+/// Reads what the interpreter states: published offsets (3.13+) or `Py_Version` (3.11+).
 fn learn<M: Memory + ?Sized>(memory: &M, runtime: &Runtime) -> Result<Known, AttachError> {
     let mut cookie = [0; 8];
     memory.read_exact_at(runtime.address, &mut cookie)?;
     if cookie != runtime::COOKIE {
         return Ok(Known { version: runtime.version_symbol(memory), published: None });
     }
-    // The version stands right behind the cookie, so that an unknown one can be named.
+    // The version follows the cookie, so that an unknown version can be named.
     let version = memory.read_u64(runtime.address.offset(8)).ok().and_then(Version::from_hex);
     let room = memory.regions().find(runtime.address).map_or(0, |region| region.end.0 - runtime.address.0);
     let length = usize::try_from(room).unwrap_or(0).min(DEBUG_OFFSETS_MAX);
@@ -214,9 +215,9 @@ fn learn<M: Memory + ?Sized>(memory: &M, runtime: &Runtime) -> Result<Known, Att
     }
 }
 
-/// The tables worth trying, best first. Debug builds change layouts and do not say so before 3.13's headers, so both
-/// are tried; an interpreter that says nothing of its version (3.10 and older, or stripped) is tried with every
-/// table that publishes no offsets, and its own `sys.hexversion` decides.
+/// Candidate tables, best first. Before 3.13, debug builds change layouts without stating it, so both kinds are tried.
+/// If the interpreter states no version (3.10 and older, or stripped), all tables without published offsets are tried,
+/// and `sys.hexversion` decides.
 fn candidates(known: &Known) -> Vec<Candidate> {
     let builds = match &known.published {
         Some(published) if published.free_threaded() => [Build::FreeThreaded, Build::DebugFreeThreaded],

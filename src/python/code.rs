@@ -1,10 +1,10 @@
-//! Which function is this code object, in which file, and which line is an instruction on?
+//! Reads code objects: name, file, and the line of each instruction.
 //!
-//! Three line tables have been in use: pairs of deltas (`co_lnotab`, until 3.9), pairs that may have no line (3.10) and
-//! the location table (3.11+). Which one it is follows from the fields that the layout has. Decoded once per code
+//! There are three formats of line tables: pairs of deltas (`co_lnotab`, until 3.9), pairs that may have no line (3.10)
+//! and the location table (3.11+). The fields of the layout tell which one applies. A table is decoded once per code
 //! object into ranges of instructions.
 //!
-//! Mirrors `PyCode_Addr2Line` (`Objects/codeobject.c`), v3.8 to v3.15, and `Objects/lnotab_notes.txt` (until 3.10),
+//! Mirrors `PyCode_Addr2Line` (`Objects/codeobject.c`), v3.8 to v3.15, `Objects/lnotab_notes.txt` (until 3.10) and
 //! `Objects/locations.md` (3.11, later `InternalDocs/code_objects.md`).
 
 use crate::process::Address;
@@ -13,14 +13,13 @@ use crate::process::memory::{Memory, MemoryExt};
 use super::layout::Layout;
 use super::reader::{NAME_LENGTH_MAX, Reader};
 
-/// Bytes of a line table that are believed. The largest functions that people generate have some hundred thousand
-/// lines.
+/// Upper bound on a line table, bytes. The largest generated functions have some hundred thousand lines.
 const TABLE_MAX: usize = 16 << 20;
 
-/// What a code object says of itself.
+/// The metadata of a code object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Code {
-    /// `co_qualname` (3.11+), or `co_name`: until 3.10 a code object does not know its class.
+    /// `co_qualname` (3.11+) or `co_name`: until 3.10 a code object does not know its class.
     pub name: String,
     /// `co_filename`.
     pub file: String,
@@ -29,7 +28,7 @@ pub struct Code {
     lines: Vec<Range>,
 }
 
-/// Instructions of one line: from byte `start` to the next range's.
+/// Instructions of one line: from byte `start` to the start of the next range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Range {
     start: u32,
@@ -37,8 +36,8 @@ struct Range {
 }
 
 impl Code {
-    /// Reads the code object at `address`. `None` where there is none, or it makes no sense. The caller has made sure
-    /// that its type is `code`, or the names decide. A table that cannot be read leaves the first line only.
+    /// Reads the code object at `address`. `None` if its fields make no sense. The caller has checked that the object's
+    /// type is `code`. If the line table cannot be read, only the first line is known.
     pub fn read<M: Memory + ?Sized>(reader: &Reader<'_, M>, address: Address) -> Option<Code> {
         let code = &reader.layout.code;
         let text = |offset: usize| reader.string(reader.pointer(address, offset).ok()?, NAME_LENGTH_MAX);
@@ -54,8 +53,8 @@ impl Code {
         Some(Code { name, file, first_line, lines })
     }
 
-    /// The line of the instruction at this byte of the code; negative before the first one. `None` for instructions
-    /// that belong to no line.
+    /// The line of the instruction at this byte offset; a negative offset means before the first one. `None` for
+    /// instructions without a line.
     pub fn line(&self, instruction: i64) -> Option<u32> {
         let Ok(at) = u32::try_from(instruction) else { return Some(self.first_line) };
         let after = self.lines.partition_point(|range| range.start <= at);
@@ -65,18 +64,18 @@ impl Code {
         }
     }
 
-    /// As [`Code::line`], and the function's first one where there is none.
+    /// As [`Code::line`], with the function's first line as fallback.
     pub fn line_or_first(&self, instruction: i64) -> u32 {
         self.line(instruction).unwrap_or(self.first_line)
     }
 
-    /// The file's name without its folders.
+    /// The file's name without its directories.
     pub fn file_name(&self) -> &str {
         self.file.rsplit('/').next().unwrap_or(&self.file)
     }
 }
 
-/// Picks the table's kind by what the layout has.
+/// Decodes the table in the format that the layout implies.
 fn decode(layout: &Layout, table: &[u8], first_line: u32) -> Vec<Range> {
     match (layout.code.co_lnotab, layout.code.co_code_adaptive) {
         (Some(_), _) => pairs_of_lnotab(table, first_line),
@@ -85,12 +84,12 @@ fn decode(layout: &Layout, table: &[u8], first_line: u32) -> Vec<Range> {
     }
 }
 
-/// A line number as the target counts it; what cannot be one is none.
+/// Converts a line number of the target. `None` if it is out of range.
 fn line_number(line: i64) -> Option<u32> {
     u32::try_from(line).ok()
 }
 
-/// Until 3.9: each pair is a step in bytes, then one in lines; the line holds from there on.
+/// Until 3.9: pairs of (step in bytes, step in lines); a line applies from its byte on.
 fn pairs_of_lnotab(table: &[u8], first_line: u32) -> Vec<Range> {
     let (mut start, mut line) = (0u32, i64::from(first_line));
     let mut ranges = vec![Range { start, line: line_number(line) }];
@@ -102,7 +101,7 @@ fn pairs_of_lnotab(table: &[u8], first_line: u32) -> Vec<Range> {
     ranges
 }
 
-/// 3.10: each pair is a length in bytes and a step in lines that is made before it; -128 is no line.
+/// 3.10: pairs of (length in bytes, step in lines), with the step applied first; -128 means no line.
 fn pairs_of_linetable(table: &[u8], first_line: u32) -> Vec<Range> {
     const NO_LINE: i8 = -128;
     let (mut start, mut line) = (0u32, i64::from(first_line));
@@ -118,7 +117,7 @@ fn pairs_of_linetable(table: &[u8], first_line: u32) -> Vec<Range> {
     ranges
 }
 
-/// 3.11+: entries that start with a byte whose highest bit is set; it holds a kind and a length in units of two bytes.
+/// 3.11+: each entry starts with a byte whose top bit is set; it holds a kind and a length in two-byte units.
 fn locations(table: &[u8], first_line: u32) -> Vec<Range> {
     const NONE: u8 = 15;
     const LONG: u8 = 14;
@@ -140,7 +139,7 @@ fn locations(table: &[u8], first_line: u32) -> Vec<Range> {
     ranges
 }
 
-/// Six bits a byte, lowest first; bit 6 says that more follow, the lowest bit of all is the sign.
+/// Signed varint: six bits per byte, lowest first; bit 6 means that more follow; the lowest bit is the sign.
 fn signed_varint(bytes: &[u8]) -> i64 {
     let mut value = 0u64;
     for (index, &byte) in bytes.iter().take(8).enumerate() {
@@ -153,7 +152,7 @@ fn signed_varint(bytes: &[u8]) -> i64 {
     if value & 1 == 1 { -magnitude } else { magnitude }
 }
 
-/// Adds a range; one of no length is replaced by what follows it.
+/// Appends a range. An empty range is replaced by the one that follows it.
 fn push(ranges: &mut Vec<Range>, start: u32, line: Option<u32>) {
     match ranges.last_mut() {
         Some(last) if last.start == start => last.line = line,
@@ -173,7 +172,7 @@ mod tests {
 
     #[test]
     fn each_kind_of_table_gives_its_lines() {
-        // What `dis.findlinestarts` says of such tables: byte 0 is line 10, byte 6 line 12, byte 10 line 11.
+        // As `dis.findlinestarts` decodes this table: byte 0 is line 10, byte 6 line 12, byte 10 line 11.
         let old = pairs_of_lnotab(&[0, 0, 6, 2, 4, 0xFF], 10);
         assert_eq!(lines(old, &[-1, 0, 5, 6, 9, 10, 99]), [10, 10, 10, 12, 12, 11, 11].map(Some));
         let of_310 = pairs_of_linetable(&[6, 0, 4, 2, 2, 0x80, 4, 0xFF], 10);

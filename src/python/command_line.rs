@@ -1,18 +1,18 @@
-//! What a command line says of the program, without what it was told: arguments hold passwords and customers' names.
+//! Derives the program's name from a command line, without its arguments: these may hold passwords and personal data.
 
-/// Options of `python` that take the next word as their value (`Modules/main.c`, `Python/initconfig.c`).
+/// Options of `python` whose value is the next word (`Modules/main.c`, `Python/initconfig.c`).
 const WITH_VALUE: [&str; 3] = ["-X", "-W", "--check-hash-based-pycs"];
 
-/// Which program a Python runs.
+/// The program that a Python runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ProgramWords<'a> {
-    /// A file, or a folder.
+    /// A file or a directory.
     Script(&'a str),
     /// `-m`.
     Module(&'a str),
-    /// `-c`: the text itself is data.
+    /// `-c`. The text itself is data and is not shown.
     Text,
-    /// None: it reads from a terminal or a pipe, or is no `python`.
+    /// None: it reads from a terminal or a pipe, or the command is not a `python`.
     Nothing,
 }
 
@@ -25,7 +25,7 @@ fn program(words: &[String]) -> ProgramWords<'_> {
             word if WITH_VALUE.contains(&word) => _ = rest.next(),
             word if word.starts_with("--") => {}
             word if word.starts_with('-') => {
-                // Short options may stand together, and the last one's value behind it: `-um app`, `-mapp`.
+                // Short options may be combined, and a value may follow without a space: `-um app`, `-mapp`.
                 let Some((at, option)) = word.char_indices().find(|(_, char)| matches!(char, 'm' | 'c' | 'X' | 'W'))
                 else {
                     continue;
@@ -44,8 +44,8 @@ fn program(words: &[String]) -> ProgramWords<'_> {
     ProgramWords::Nothing
 }
 
-/// The first word of what a program has written over its command line: `gunicorn: worker [shop]` is one word that holds
-/// all.
+/// The first word. A program that overwrites its command line (`gunicorn: worker [shop]`) leaves everything in one
+/// word.
 fn first(words: &[String]) -> &str {
     match words {
         [] => "",
@@ -54,7 +54,7 @@ fn first(words: &[String]) -> &str {
     }
 }
 
-/// ProgramWords and script: `python3 app.py`, `python3 -m app`, `python3 -c …`.
+/// Interpreter and program: `python3 app.py`, `python3 -m app`, `python3 -c …`.
 pub fn short(words: &[String]) -> String {
     let first = first(words);
     match program(words) {
@@ -65,8 +65,8 @@ pub fn short(words: &[String]) -> String {
     }
 }
 
-/// What a person would call the program: the script's or module's name without folder and ending. `None` where there is
-/// none to be named by.
+/// A short name for the program: the script's or module's name without directory and extension. `None` if there is no
+/// name.
 pub fn name(words: &[String]) -> Option<&str> {
     let name = match program(words) {
         ProgramWords::Script(name) | ProgramWords::Module(name) => name,

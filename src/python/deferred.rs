@@ -1,6 +1,6 @@
-//! What must be read beside an object to know its size.
+//! Completes the sizes of objects whose `__sizeof__` follows pointers.
 //!
-//! Mirrors the parts of the `__sizeof__` methods that follow pointers; see [`super::measure`].
+//! Mirrors the parts of the `__sizeof__` methods that do so; see [`super::measure`].
 
 use crate::process::Address;
 use crate::process::memory::{Memory, MemoryExt, u32_at, u64_at};
@@ -8,44 +8,44 @@ use crate::process::memory::{Memory, MemoryExt, u32_at, u64_at};
 use super::layout::Layout;
 use super::reader::KeysHeader;
 
-/// No object is larger: user addresses have 47 bits.
+/// Upper bound on an object's size: user addresses have 47 bits.
 pub(crate) const OBJECT_SIZE_MAX: u64 = 1 << 47;
-/// Slots of the keys that a type keeps for its instances, which have room for 30 names (`SHARED_KEYS_MAX_SIZE`,
-/// `Objects/dictobject.c`), since 3.11.
+/// Slots in the keys that a type caches for its instances (3.11+); they have room for 30 names (`SHARED_KEYS_MAX_SIZE`,
+/// `Objects/dictobject.c`).
 const SHARED_KEYS_SIZE_MAX: u64 = 64;
 
-/// Locals and stack slots accepted in one code object; the compiler's own limit is far lower.
+/// Upper bound on the locals and stack slots of a code object; the compiler's own limit is far lower.
 pub(crate) const LOCALS_MAX: u64 = 1 << 24;
 /// numpy arrays have at most 64 dimensions (NPY_MAXDIMS; 32 before 2.0).
 pub(crate) const NDARRAY_DIMENSIONS_MAX: u64 = 64;
-/// Bytes of an object's header in the builds that numpy's offsets here are counted for; free-threaded ones have more.
+/// Bytes of an object header that the numpy offsets here assume. Free-threaded builds have a longer header.
 pub(crate) const HEADER: usize = 16;
 
-/// What must be read, outside the object, to know its size: each variant holds where, and `base`, the bytes that are
-/// known already.
+/// What must be read outside the object to know its size. Each variant holds the address to read and `base`, the bytes
+/// known so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Deferred {
-    /// A dict's keys table, counted where no other dict shares it; values counted where `split`.
+    /// A dict's keys table. Keys are counted unless another dict shares them; values are counted if `split`.
     DictKeys { keys: Address, base: u64, split: bool },
-    /// The keys that a type keeps for its instances.
+    /// The keys that a type caches for its instances.
     CachedKeys { keys: Address, base: u64 },
-    /// A code object, which says how many locals a generator or frame has room for.
+    /// A code object, which gives the number of locals of a generator or frame.
     Locals { code: Address, base: u64 },
-    /// An interpreter frame, which points at the code.
+    /// An interpreter frame, which points to the code.
     FrameCode { frame: Address, base: u64 },
-    /// An `array.array`'s descriptor, which says how large an item is.
+    /// An `array.array`'s descriptor, which gives the item size.
     ArrayItems { descr: Address, count: u64, base: u64 },
     /// A numpy array's dimensions and type.
     NdArrayData { dimensions: Address, count: u64, descr: Address, base: u64 },
     /// The bytes object behind a `BytesIO`.
     BytesIoBuffer { buffer: Address, base: u64 },
-    /// What hangs on a code object: `co_extra`, and the opcode caches of 3.8 to 3.10.
+    /// Memory attached to a code object: `co_extra`, and the opcode caches of 3.8 to 3.10.
     CodeExtras { code: Address, base: u64 },
 }
 
 impl Deferred {
-    /// The first thing to read and how many bytes of it, for readers that read in batches.
+    /// Address and length of the first read, for readers that batch reads.
     pub fn first_read(&self, layout: &Layout) -> (Address, usize) {
         match *self {
             Deferred::DictKeys { keys, .. } | Deferred::CachedKeys { keys, .. } => (keys, KeysHeader::BYTES),
@@ -60,8 +60,8 @@ impl Deferred {
         }
     }
 
-    /// Completes the size, given the bytes of [`Deferred::first_read`]. `memory` serves what one read cannot tell.
-    /// `None` where what was found makes no sense: the object changed while it was read.
+    /// Completes the size from the bytes of [`Deferred::first_read`], with further reads from `memory` if needed.
+    /// `None` if the bytes make no sense, as when the object changed while it was read.
     pub fn complete<M: Memory + ?Sized>(&self, bytes: &[u8], layout: &Layout, memory: &M) -> Option<u64> {
         match *self {
             Deferred::DictKeys { base, split, .. } => dict_size(bytes, layout, base, split),
@@ -74,7 +74,8 @@ impl Deferred {
                 let stack = u64::from(u32_at(bytes, layout.code.co_stacksize)?);
                 let (slots, counted_already) = match layout.code.co_nlocalsplus {
                     Some(offset) => (u64::from(u32_at(bytes, offset)?) + stack, 0),
-                    // sizeof(PyFrameObject) holds the first one, also where there is none, as in Cython's frames.
+                    // sizeof(PyFrameObject) always includes the first slot, even if there is none, as in Cython's
+                    // frames.
                     None => (stack + locals_of_old_code(bytes, layout, memory)?, 1),
                 };
                 (slots < LOCALS_MAX).then(|| (base + 8 * slots).checked_sub(8 * counted_already))?
@@ -109,8 +110,8 @@ impl Deferred {
     }
 }
 
-/// The size of a dict, given the first bytes of its keys: these are counted where no other dict shares them, values
-/// where there are some.
+/// The size of a dict from the first bytes of its keys. Keys are counted unless another dict shares them; values are
+/// counted if there are any.
 #[inline]
 pub fn dict_size(keys: &[u8], layout: &Layout, base: u64, split: bool) -> Option<u64> {
     let header = KeysHeader::parse(keys, layout)?;
@@ -123,7 +124,7 @@ pub fn dict_size(keys: &[u8], layout: &Layout, base: u64, split: bool) -> Option
     base.checked_add(values)?.checked_add(own)
 }
 
-/// Locals, cells and free variables of a code object until 3.10.
+/// Number of locals, cells and free variables of a code object until 3.10.
 fn locals_of_old_code<M: Memory + ?Sized>(code: &[u8], layout: &Layout, memory: &M) -> Option<u64> {
     let length = |offset: Option<usize>| {
         let tuple = Address(u64_at(code, offset?)?);
@@ -144,8 +145,7 @@ fn is_shared(object: &[u8], layout: &Layout) -> Option<bool> {
     }
 }
 
-/// `elsize` of a numpy dtype: at 32 (an int, the alignment behind it) before numpy 2, at 40 since; behind a longer
-/// header, so much further.
+/// `elsize` of a numpy dtype: an int at offset 32 before numpy 2, at 40 since. A longer object header shifts both.
 fn ndarray_itemsize<M: Memory + ?Sized>(memory: &M, layout: &Layout, descr: Address) -> Option<u64> {
     let descr = descr.offset(layout.object.size.checked_sub(HEADER)?);
     let mut bytes = [0; 48];
@@ -155,14 +155,14 @@ fn ndarray_itemsize<M: Memory + ?Sized>(memory: &M, layout: &Layout, descr: Addr
     (size < OBJECT_SIZE_MAX).then_some(size)
 }
 
-/// Bytes that `code.__sizeof__` adds for what hangs on the object.
+/// Bytes that `code.__sizeof__` adds for attached memory.
 fn code_extras<M: Memory + ?Sized>(code: &[u8], layout: &Layout, memory: &M) -> Option<u64> {
     let pointer = |offset: Option<usize>| Some(Address(u64_at(code, offset?)?)).filter(|address| !address.is_null());
     let length =
         |object: Address| memory.read_u64(object.offset(layout.var_object.ob_size)).ok().filter(|&n| n < 1 << 32);
     let mut size = 0;
     if let Some(extra) = pointer(Some(layout.code.co_extra)) {
-        // _PyCodeObjectExtra: a count, then that many pointers, one of them in the struct's size.
+        // _PyCodeObjectExtra is a count and that many pointers; the struct's size includes one of them.
         let count = memory.read_u64(extra).ok().filter(|&count| count <= 255)?;
         size += 16 + 8 * count.saturating_sub(1);
     }

@@ -1,4 +1,4 @@
-//! The links and heads of the collector's lists.
+//! Reads the links and heads of the garbage collector's lists.
 //!
 //! Mirrors `Include/internal/pycore_gc.h` (v3.8 to v3.15).
 
@@ -10,17 +10,17 @@ use super::layout::Layout;
 use super::proof_error::{ProofError, claim};
 use super::reader::Reader;
 
-/// Generations of the collector in builds that have lists.
+/// Number of generations in builds that keep lists.
 const GENERATIONS: usize = 3;
 
-/// The bits of `_gc_next` and `_gc_prev` that are flags, not pointer (`Include/internal/pycore_gc.h`). Two only: in
-/// some releases list heads lie at addresses that are 4 modulo 8.
+/// Flag bits in `_gc_next` and `_gc_prev` (`Include/internal/pycore_gc.h`). Only two: in some releases list heads are
+/// at addresses that are 4 modulo 8.
 pub const GC_FLAG_BITS: u64 = 3;
 
-/// A link of the collector's lists, without its flag bits.
+/// Reads a link of a GC list, without its flag bits.
 ///
 /// # Errors
-/// As the memory.
+/// Those of the memory.
 pub fn list_pointer<M: Memory + ?Sized>(
     reader: &Reader<'_, M>,
     node: Address,
@@ -29,13 +29,13 @@ pub fn list_pointer<M: Memory + ?Sized>(
     Ok(Address(reader.pointer(node, offset)?.0 & !GC_FLAG_BITS))
 }
 
-/// The heads of an interpreter's lists: three generations, youngest first, and the permanent one.
+/// The list heads of an interpreter: three generations, youngest first, then the permanent generation.
 ///
-/// The generations' place is derived from `generation0`, which points at the youngest one's head, where the version
-/// has it: the table's offset moved within 3.13.
+/// If the version has `generation0`, which points to the youngest head, the position is derived from it, because the
+/// offset of the table moved within 3.13.
 ///
 /// # Errors
-/// Where the pointer cannot be read, or leads out of the collector's state.
+/// The pointer cannot be read or points outside the collector's state.
 pub fn generation_heads<M: Memory + ?Sized>(
     reader: &Reader<'_, M>,
     interpreter: &Interpreter,
@@ -47,15 +47,15 @@ pub fn generation_heads<M: Memory + ?Sized>(
         (None, None) => return Ok(Vec::new()),
     };
     let within = first >= gc && first < gc.offset(layout.gc.size) && first.0 % 4 == 0;
-    claim(within, "_gc_runtime_state.generation0", || format!("{first}, outside of the collector's state at {gc}"))?;
+    claim(within, "_gc_runtime_state.generation0", || format!("{first} is outside the collector's state at {gc}"))?;
     let mut heads: Vec<Address> =
         (0..GENERATIONS).map(|index| first.offset(index * layout.gc_generation.size)).collect();
     heads.push(gc.offset(layout.gc.permanent_generation));
     Ok(heads)
 }
 
-/// Whether the collector's list that a collected object claims to be in leads on and back to it. `true` where builds
-/// have no lists.
+/// Whether the GC list that an object claims to be in leads onwards and back to it. Always `true` in builds without
+/// lists.
 pub fn is_linked<M: Memory + ?Sized>(memory: &M, layout: &Layout, object: Address) -> bool {
     if layout.constants.gc_head_size == 0 {
         return true;

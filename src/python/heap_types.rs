@@ -1,8 +1,8 @@
-//! The third part of the proof: classes that Python code made, their instances, and the tables of dicts. Every
-//! interpreter has some hundred of them before its program begins.
+//! Third part of the proof: checks classes made by Python code, their instances, and dict tables. Every interpreter has
+//! some hundred of them before the program starts.
 //!
-//! A running target changes while it is read, and a class may be made in an unusual way, so that what is claimed here
-//! is claimed of most.
+//! A running target changes while it is read, and a class may be made in an unusual way, so a check passes if most
+//! samples pass.
 
 use rustc_hash::FxHashSet;
 
@@ -16,31 +16,31 @@ use super::proof_error::claim;
 use super::reader::{KeysHeader, Reader};
 use crate::python::type_flags as flag;
 
-/// Classes, modules and dicts looked at.
+/// Number of classes, modules and dicts sampled.
 const SAMPLES: usize = 48;
-/// Classes that are too few to say anything.
+/// Below this number of classes, a check proves nothing.
 const FEW: usize = 8;
-/// Values that an instance keeps inline (`SHARED_KEYS_MAX_SIZE`, `Include/internal/pycore_dict.h`).
+/// Upper bound on an instance's inline values (`SHARED_KEYS_MAX_SIZE`, `Include/internal/pycore_dict.h`).
 const INLINE_MAX: u8 = 30;
-/// How far a str is interned: not, mortal, for ever, or static.
+/// Largest interning state of a str: not interned, mortal, immortal, or static.
 const INTERNED_MAX: u64 = 3;
-/// Characters of a name read.
+/// Upper bound on the characters of a name.
 const NAME_MAX: u64 = 4096;
-/// No module is referred to more often by its own thread, as a rule.
+/// Upper bound on a module's local reference count.
 const LOCAL_MAX: u32 = 1 << 13;
-/// Nor by others.
+/// Upper bound on a module's shared reference count.
 const SHARED_MAX: u64 = 1 << 20;
-/// Half of what an object of deferred counting has added to its shared count (3.14+; see `heap::object`).
+/// Half of what deferred reference counting adds to the shared count (3.14+; see `object_header`).
 const DEFERRED_MIN: i64 = i64::MAX / 16;
-/// `_PyGC_BITS_TRACKED`, and all bits that mean something (`Include/internal/pycore_gc.h`).
+/// `_PyGC_BITS_TRACKED` (`Include/internal/pycore_gc.h`).
 const GC_TRACKED: u8 = 1;
 const GC_BITS: u8 = 0x7f;
 /// `_PyGC_BITS_UNREACHABLE`.
 const GC_UNREACHABLE: u8 = 4;
-/// Threads' descriptors lie at such addresses, or in memory that is mapped: one may have ended, and its memory with it.
+/// Lower bound on a thread descriptor's address. The descriptor of an ended thread may no longer be mapped.
 const THREADS_MIN: u64 = 1 << 44;
 
-/// How many held, and how many did not.
+/// Number of samples that passed and failed.
 #[derive(Default)]
 struct Ballot {
     held: usize,
@@ -54,17 +54,17 @@ impl Ballot {
         ballot
     }
 
-    /// Most held, or nothing was asked.
+    /// Passes if most samples passed or there were none.
     fn claim(&self, field: &'static str) -> Result<(), ProofError> {
         let Ballot { held, failed } = *self;
         claim(held > failed || failed == 0, field, || format!("{failed} of {} samples contradict it", held + failed))
     }
 }
 
-/// Tries the fields. `heap_types` are classes that Python or C code made at run time.
+/// Checks the fields. `heap_types` are classes made at run time by Python or C code.
 ///
 /// # Errors
-/// The first field that does not hold.
+/// The first field that fails.
 pub fn prove<M: Memory + ?Sized>(
     reader: &Reader<'_, M>,
     main: &Interpreter,
@@ -82,7 +82,7 @@ pub fn prove<M: Memory + ?Sized>(
     texts(reader, main)
 }
 
-/// A heap type's own tables of slots follow the part that static types have, and `tp_as_async` points at the first.
+/// The slot tables of a heap type follow the part shared with static types, and `tp_as_async` points to the first one.
 fn struct_ends<M: Memory + ?Sized>(reader: &Reader<'_, M>, types: &[Address]) -> Result<(), ProofError> {
     let (own, whole) = (reader.layout.type_object.size, reader.layout.heap_type.size);
     let first_inside = |&type_: &Address| {
@@ -94,14 +94,14 @@ fn struct_ends<M: Memory + ?Sized>(reader: &Reader<'_, M>, types: &[Address]) ->
     Ballot::of(votes).claim("PyTypeObject")
 }
 
-/// A heap type has a dict of its own.
+/// Each heap type has a dict of its own.
 fn dicts_of_types<M: Memory + ?Sized>(reader: &Reader<'_, M>, types: &[Address]) -> Result<(), ProofError> {
     let dict = |type_: &Address| reader.pointer(*type_, reader.layout.type_object.tp_dict).ok();
     let votes = types.iter().filter_map(dict).map(|dict| reader.has_type_flag(dict, flag::DICT_SUBCLASS));
     Ballot::of(votes).claim("PyTypeObject.tp_dict")
 }
 
-/// What a class keeps for its instances' dicts is a table of names.
+/// The keys that a class caches for its instances are a table of names.
 fn cached_keys<M: Memory + ?Sized>(reader: &Reader<'_, M>, types: &[Address]) -> Result<(), ProofError> {
     let offset = reader.layout.heap_type.ht_cached_keys;
     let votes = types.iter().filter_map(|&type_| {
@@ -109,13 +109,13 @@ fn cached_keys<M: Memory + ?Sized>(reader: &Reader<'_, M>, types: &[Address]) ->
         (!keys.is_null()).then(|| names_in(reader, keys).is_some())
     });
     let ballot = Ballot::of(votes);
-    // An interpreter that is just starting has but a few classes, made by C.
+    // An interpreter that is just starting has only a few classes, made by C.
     let classes = types.iter().filter(|&&type_| reader.is_python_class(type_)).count();
     claim(ballot.held > 0 || classes < FEW, "PyHeapTypeObject.ht_cached_keys", || "no class has any".to_owned())?;
     ballot.claim("PyHeapTypeObject.ht_cached_keys")
 }
 
-/// The names in a table of keys that instances share. `None` where it is none.
+/// The names in a shared keys table. `None` if it is not one.
 fn names_in<M: Memory + ?Sized>(reader: &Reader<'_, M>, keys: Address) -> Option<Vec<String>> {
     let layout = reader.layout;
     let mut bytes = [0; KeysHeader::BYTES];
@@ -138,12 +138,12 @@ fn names_in<M: Memory + ?Sized>(reader: &Reader<'_, M>, keys: Address) -> Option
     (0..header.nentries).map(name).collect()
 }
 
-/// A module that has been imported.
+/// An imported module.
 #[derive(Clone, Copy, Debug)]
 pub struct Module {
     /// Its name in `sys.modules`.
     pub name: Address,
-    /// Itself.
+    /// The module object.
     pub object: Address,
     /// Its `__dict__`.
     pub dict: Address,
@@ -152,7 +152,7 @@ pub struct Module {
 /// The first modules in `sys.modules`.
 ///
 /// # Errors
-/// Where these cannot be read.
+/// They cannot be read.
 pub fn modules<M: Memory + ?Sized>(reader: &Reader<'_, M>, main: &Interpreter) -> Result<Vec<Module>, ReadError> {
     let md_dict = reader.layout.module.md_dict;
     let entries = reader.dict_entries(main.modules)?;
@@ -164,9 +164,9 @@ pub fn modules<M: Memory + ?Sized>(reader: &Reader<'_, M>, main: &Interpreter) -
     Ok(found.take(SAMPLES).collect())
 }
 
-/// What modules' `__spec__` are, with the modules' names: instances of a class that Python code made.
+/// The `__spec__` objects of modules, with the modules' names. Their class is made by Python code.
 pub fn specifications<M: Memory + ?Sized>(reader: &Reader<'_, M>, modules: &[Module]) -> Vec<(Address, Address)> {
-    // The name is one string in all of them, as a rule; its text is compared once.
+    // The key `__spec__` is normally one interned string; its text is compared once.
     let mut key = Address::NULL;
     let mut found = Vec::new();
     for module in modules {
@@ -185,7 +185,7 @@ pub fn specifications<M: Memory + ?Sized>(reader: &Reader<'_, M>, modules: &[Mod
     found
 }
 
-/// A module's dict has its table for itself, and what is used of it and what is left make up all its entries.
+/// A module's dict does not share its keys, and its used and usable entries add up to its capacity.
 fn tables<M: Memory + ?Sized>(reader: &Reader<'_, M>, dicts: &[Address]) -> Result<(), ProofError> {
     let header = |&dict: &Address| {
         let values = reader.pointer(dict, reader.layout.dict.ma_values).ok()?;
@@ -198,15 +198,14 @@ fn tables<M: Memory + ?Sized>(reader: &Reader<'_, M>, dicts: &[Address]) -> Resu
     Ballot::of(headers.iter().map(adds_up)).claim("PyDictKeysObject.dk_usable")
 }
 
-/// The header of free-threaded builds: the collector knows modules, their owner is a thread, and their counts are
-/// small.
+/// Free-threaded headers: modules are tracked, owned by a thread, and have small counts.
 fn headers<M: Memory + ?Sized>(reader: &Reader<'_, M>, modules: &[Module]) -> Result<(), ProofError> {
     let fields = &reader.layout.object;
     let (Some(tid), Some(mutex), Some(gc_bits)) = (fields.ob_tid, fields.ob_mutex, fields.ob_gc_bits) else {
         return Ok(());
     };
     let (Some(local), Some(shared)) = (fields.ob_ref_local, fields.ob_ref_shared) else { return Ok(()) };
-    // A byte of the mutex and one of the collector's share a word with the local count.
+    // The mutex and the GC bits are single bytes in the word of the local count.
     let beside = mutex + 1 == gc_bits && gc_bits < local && local - gc_bits < 4;
     claim(beside, "PyObject.ob_mutex", || format!("at {mutex}, ob_gc_bits at {gc_bits}, ob_ref_local at {local}"))?;
     let objects = || modules.iter().map(|module| module.object);
@@ -219,7 +218,7 @@ fn headers<M: Memory + ?Sized>(reader: &Reader<'_, M>, modules: &[Module]) -> Re
         Some(bits <= GC_BITS && (bits & GC_TRACKED != 0 || is_immortal(object)))
     });
     Ballot::of(tracked).claim("PyObject.ob_gc_bits")?;
-    // A collector at work counts in the owner's place.
+    // During a collection the owner field holds the collector's count.
     let is_counted = |object: &Address| bits(*object).is_none_or(|bits| bits & GC_UNREACHABLE != 0);
     let owner = objects().filter(|object| !is_counted(object)).filter_map(|object| reader.pointer(object, tid).ok());
     let is_owner =
@@ -233,7 +232,7 @@ fn headers<M: Memory + ?Sized>(reader: &Reader<'_, M>, modules: &[Module]) -> Re
     Ballot::of(counts.map(is_count)).claim("PyObject.ob_ref_shared")
 }
 
-/// Since 3.13 an instance's values follow it: the specification of a module names the module there.
+/// Since 3.13 an instance's values follow it: a module's spec names the module there.
 fn inline_values<M: Memory + ?Sized>(reader: &Reader<'_, M>, modules: &[Module]) -> Result<(), ProofError> {
     let layout = reader.layout;
     let Some(fields) = &layout.dict_values else { return Ok(()) };
@@ -262,9 +261,9 @@ fn inline_values<M: Memory + ?Sized>(reader: &Reader<'_, M>, modules: &[Module])
     Ballot::of(capacities.into_iter()).claim("PyDictValues.capacity")
 }
 
-/// The three forms of text are one struct that grows: behind the header of ASCII text, which ends where that text
-/// begins, come a copy's length and place (and until 3.11 that of another), behind these text that is not ASCII begins,
-/// and the third form has a pointer there, which ends it. The names in `sys` have no copies in `wchar_t`.
+/// The three forms of str share a struct that grows. The ASCII header ends where ASCII text begins. The compact header
+/// adds length and address of the UTF-8 copy (and until 3.11 the length of the wchar_t copy); other compact text begins
+/// behind it. The third form adds a pointer to the text at its end. The names in `sys` have no `wchar_t` copies.
 fn texts<M: Memory + ?Sized>(reader: &Reader<'_, M>, main: &Interpreter) -> Result<(), ProofError> {
     let (unicode, compact) = (&reader.layout.unicode, &reader.layout.compact_unicode);
     let ends = unicode.data + 8 == unicode.size && compact.size == unicode.data;
@@ -299,10 +298,10 @@ fn texts<M: Memory + ?Sized>(reader: &Reader<'_, M>, main: &Interpreter) -> Resu
     Ballot::of(copies.map(Address::is_null)).claim("PyASCIIObject.wstr")
 }
 
-/// Types found through weak references are types, and not all the same.
+/// The objects found through weak references are types, and not all are the same.
 ///
 /// # Errors
-/// Where fewer than half of `stated` are.
+/// Fewer than half of `stated` are types.
 pub fn prove_references<M: Memory + ?Sized>(
     reader: &Reader<'_, M>,
     referents: &[Address],

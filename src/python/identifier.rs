@@ -1,16 +1,16 @@
-//! Tells names that a program's source gives from names that it makes out of data.
+//! Distinguishes names that come from source code from names that a program computes.
 //!
-//! Python takes any string for the name of an attribute, a module, a function, a thread or a task. Those that could
-//! stand in source text are identifiers; what else a program passes may be a customer's name or a token, and is hidden
-//! like other values. Python's rule for identifiers is in its reference, *Identifiers and keywords*.
+//! Python accepts any string as the name of an attribute, a module, a function, a thread or a task. Names that could
+//! appear in source code are identifiers. Anything else may be personal data or a token, and is hidden as other values
+//! are. Python's rule is in the language reference, *Identifiers and keywords*.
 
-/// Stands for a name that is data.
+/// Shown in place of a name that is data.
 pub const HIDDEN: &str = "…";
 
-/// Names in angle brackets that the compiler gives to code without a name (`Python/compile.c`, `Python/symtable.c`).
+/// Names in angle brackets that the compiler gives to anonymous code (`Python/compile.c`, `Python/symtable.c`).
 const OF_COMPILER: [&str; 8] =
     ["<lambda>", "<locals>", "<module>", "<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>", "<string>"];
-/// As these, before an identifier (3.12+); `<cell line: 1>` is a cell of a notebook.
+/// Prefixes of such names that end in an identifier (3.12+); `<cell line: 1>` is a notebook cell.
 const OF_COMPILER_BEFORE: [&str; 2] = ["<generic parameters of ", "<cell line: "];
 
 /// Whether a name is an identifier: `str.isidentifier`.
@@ -20,12 +20,12 @@ pub fn is_identifier(name: &str) -> bool {
         && chars.all(unicode_ident::is_xid_continue)
 }
 
-/// Whether a name is identifiers with dots between them, as modules have.
+/// Whether a name consists of identifiers joined by dots, as module names do.
 pub fn is_dotted(name: &str) -> bool {
     name.split('.').all(is_identifier)
 }
 
-/// Whether a name is one of a function or of other code: `Class.method`, `handle.<locals>.<lambda>`.
+/// Whether a name is that of a function or other code: `Class.method`, `handle.<locals>.<lambda>`.
 pub fn is_of_code(name: &str) -> bool {
     let is_part = |part: &str| is_identifier(part) || is_of_compiler(part);
     name.split('.').all(is_part)
@@ -36,24 +36,24 @@ fn is_of_compiler(part: &str) -> bool {
     OF_COMPILER.contains(&part) || rest.is_some_and(|rest| rest.chars().all(unicode_ident::is_xid_continue))
 }
 
-/// Whether a name is one of a thread or a task: an identifier, a number behind it, and the function that it runs, as
-/// Python itself makes them: `MainThread`, `Thread-3 (handle)`, `Task-12`, `ThreadPoolExecutor-0_1`.
+/// Whether a name has the form that Python gives to threads and tasks: an identifier, then a number and the function's
+/// name: `MainThread`, `Thread-3 (handle)`, `Task-12`, `ThreadPoolExecutor-0_1`.
 pub fn is_of_thread(name: &str) -> bool {
     let (name, function) = match name.strip_suffix(')').and_then(|name| name.split_once(" (")) {
         Some((name, function)) => (name, Some(function)),
         None => (name, None),
     };
     let base = name.trim_end_matches(|char: char| char.is_ascii_digit() || char == '-' || char == '_');
-    // Of underscores alone nothing is left.
+    // A name that is only underscores leaves an empty base.
     (is_identifier(base) || is_identifier(name)) && function.is_none_or(is_of_code)
 }
 
-/// The name of code as reports show it: itself, or [`HIDDEN`] where it is data.
+/// The name of code for reports: the name itself, or [`HIDDEN`] if it is data.
 pub fn shown_of_code(name: &str, show_values: bool) -> &str {
     if show_values || is_of_code(name) { name } else { HIDDEN }
 }
 
-/// A string as Python writes it: in single quotes.
+/// Quotes a string in Python's notation, with single quotes.
 pub fn quoted(text: &str) -> String {
     let mut quoted = String::with_capacity(text.len() + 2);
     quoted.push('\'');

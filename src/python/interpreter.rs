@@ -6,24 +6,24 @@ use super::layout::{Build, Correction, Layout};
 use super::runtime::Runtime;
 use super::version::Version;
 
-/// A Python in a target, its layout proved.
+/// A Python in a target, with a proved layout.
 #[derive(Debug)]
 pub struct Python {
     /// The version, as the interpreter itself states it.
     pub version: Version,
-    /// Which build it is.
+    /// The build configuration.
     pub build: Build,
-    /// The proved layout, corrected by what the interpreter publishes.
+    /// The proved layout, corrected by the published offsets.
     pub layout: Layout,
-    /// Where its runtime is and how that was found.
+    /// The runtime's address and how it was found.
     pub runtime: Runtime,
     /// All interpreters, the main one first.
     pub interpreters: Vec<Interpreter>,
-    /// `type`, `object`: the two types that every other is found from.
+    /// The type object `type`. All other types are found from it and `object`.
     pub type_type: Address,
-    /// See [`Python::type_type`].
+    /// The type object `object`.
     pub object_type: Address,
-    /// Offsets that the target publishes and that the table has otherwise.
+    /// Published offsets that differ from the table.
     pub corrections: Vec<Correction>,
 }
 
@@ -34,7 +34,7 @@ pub struct Interpreter {
     pub address: Address,
     /// 0 for the main one.
     pub id: i64,
-    /// Where its collector's state is; the runtime's own before 3.9, shared by all.
+    /// Address of the GC state. Before 3.9 it belongs to the runtime and is shared by all.
     pub gc: Address,
     /// `sys.__dict__`.
     pub sysdict: Address,

@@ -1,7 +1,7 @@
-//! How large is an object, and does its body make sense for its type? From the object's own bytes.
+//! Measures an object from its own bytes, and checks that they are plausible for its type.
 //!
-//! Mirrors the `__sizeof__` methods of `Objects/*.c`, `Modules/_collectionsmodule.c`, `arraymodule.c`, `_io/*.c`
-//! (v3.8 to v3.15) and numpy's `array_sizeof`.
+//! Mirrors the `__sizeof__` methods of `Objects/*.c`, `Modules/_collectionsmodule.c`, `arraymodule.c`, `_io/*.c` (v3.8
+//! to v3.15) and numpy's `array_sizeof`.
 
 use crate::process::Address;
 use crate::process::memory::{u32_at, u64_at};
@@ -14,35 +14,35 @@ use super::types::{TypeInfo, TypeTable};
 use super::version::{StaticTypeHead, Version};
 use crate::python::type_flags as flag;
 
-/// Bits of a digit of an int; the two above are always 0 (`Include/cpython/longintrepr.h`, PyLong_SHIFT).
+/// Bits per digit of an int; the top two bits of a digit are 0 (`Include/cpython/longintrepr.h`, PyLong_SHIFT).
 pub(crate) const DIGIT_BITS: u32 = 30;
 /// numpy: the array owns its data (NPY_ARRAY_OWNDATA).
 const NDARRAY_OWNS_DATA: u32 = 4;
 
-/// What an object's own bytes tell of its size.
+/// What an object's own bytes say about its size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Measured {
-    /// Bytes from the start of the object (behind what lies in front) that its own block must hold.
+    /// Bytes from the object's start (without the GC head and pre-header) that its block must hold.
     pub extent: u64,
-    /// Whether a block holds just this much: objects that are never shrunk where they are.
+    /// Whether the block holds exactly `extent` bytes: the object is never shrunk in place.
     pub is_fixed: bool,
-    /// The shallow size, or what must be read elsewhere to know it.
+    /// The shallow size, or what must be read elsewhere to compute it.
     pub size: Size,
 }
 
-/// A shallow size, known or still to be completed.
+/// A shallow size, known or to be completed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Size {
-    /// Bytes, what lies in front included.
+    /// Bytes, including the GC head and pre-header.
     Known(u64),
-    /// Something else must be read.
+    /// More must be read.
     Deferred(Deferred),
 }
 
-/// The size of an object whose own bytes tell all of it.
+/// The size of an object whose own bytes suffice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Whole {
-    /// As in [`Measured`]; a block may hold more.
+    /// As in [`Measured`]; the block may be larger.
     pub extent: u64,
     /// The shallow size.
     pub size: u64,
@@ -54,7 +54,7 @@ impl Whole {
     }
 }
 
-/// Measures objects from their own bytes. Built once per target.
+/// Measures objects from their own bytes. Create one per target.
 pub struct Measure<'a> {
     layout: &'a Layout,
     version: Version,
@@ -62,7 +62,7 @@ pub struct Measure<'a> {
 }
 
 impl<'a> Measure<'a> {
-    /// For a target with this layout and these types.
+    /// Prepares measuring for a layout and its types.
     pub fn new(layout: &'a Layout, version: Version, types: &TypeTable) -> Measure<'a> {
         Measure { layout, version, type_type: types.type_type() }
     }
@@ -72,8 +72,8 @@ impl<'a> Measure<'a> {
         self.layout
     }
 
-    /// Measures the object of type `info` at `address`, whose own bytes are `bytes`, up to the end of its block or
-    /// as much as was read of a large one. `None` where the bytes cannot be an object of that type.
+    /// Measures the object of type `info` at `address`. `bytes` extends to the end of its block, or as far as a large
+    /// block was read. `None` if the bytes cannot be an object of that type.
     #[inline(always)]
     pub fn measure(&self, info: &TypeInfo, address: Address, bytes: &[u8]) -> Option<Measured> {
         let layout = self.layout;
@@ -113,12 +113,12 @@ impl<'a> Measure<'a> {
                 if allocated > OBJECT_SIZE_MAX || word(layout.var_object.ob_size)? > allocated {
                     return None;
                 }
-                // What is shown starts inside of what was allocated.
+                // `ob_start` lies within the allocation.
                 let (start, first) = (word(layout.byte_array.ob_start)?, word(layout.byte_array.ob_bytes)?);
                 if allocated > 0 && start.checked_sub(first).is_none_or(|gap| first == 0 || gap > allocated) {
                     return None;
                 }
-                // Since 3.15 the buffer is a bytes object, header and all.
+                // Since 3.15 the buffer is a bytes object, including its header.
                 let header = match layout.byte_array.ob_bytes_object {
                     Some(_) if allocated > 0 => layout.bytes.ob_sval as u64 + 1,
                     _ => 0,
@@ -170,10 +170,10 @@ impl<'a> Measure<'a> {
         })
     }
 
-    /// Bytes of the values that follow `tp_basicsize`, which `sys.getsizeof` leaves out: a head, a slot for each
-    /// attribute, and a byte each for the order of insertion (`_PyInlineValuesSize`,
-    /// `Include/internal/pycore_dict.h`). The block may have room for one slot more: the first instances of a class
-    /// each take one from what the next one gets (`_PyObject_InitInlineValues`, `Objects/dictobject.c`).
+    /// Bytes of the inline values behind `tp_basicsize`, which `sys.getsizeof` leaves out: a head, a slot per
+    /// attribute, and a byte each for the insertion order (`_PyInlineValuesSize`, `Include/internal/pycore_dict.h`).
+    /// The block may have room for one more slot: each of a class's first instances uses one from the room reserved for
+    /// the next (`_PyObject_InitInlineValues`, `Objects/dictobject.c`).
     #[inline(always)]
     fn inline_values(&self, info: &TypeInfo, bytes: &[u8]) -> Option<u64> {
         if !info.has_inline_values {
@@ -184,7 +184,7 @@ impl<'a> Measure<'a> {
         Some((values.values + 8 * usize::from(capacity) + usize::from(capacity).next_multiple_of(8)) as u64)
     }
 
-    /// What `sys.getsizeof` adds for what lies in front of the object.
+    /// Bytes that `sys.getsizeof` adds for the GC head and pre-header.
     #[inline(always)]
     fn front_counted(&self, info: &TypeInfo, bytes: &[u8]) -> u64 {
         if info.decides_on_head {
@@ -213,7 +213,7 @@ impl<'a> Measure<'a> {
         self.items(info.basicsize, info.itemsize, info.has(flag::BYTES_SUBCLASS), base, bytes).map(Whole::loose)
     }
 
-    /// An object with `ob_size` items of its own, which follow `basicsize` bytes. Bytes objects end with a 0.
+    /// An object with `ob_size` inline items after `basicsize` bytes. A bytes object ends with a 0 byte.
     #[inline(always)]
     pub fn items(&self, basicsize: u64, itemsize: u64, is_bytes: bool, base: u64, bytes: &[u8]) -> Option<Whole> {
         let count = (u64_at(bytes, self.layout.var_object.ob_size)? as i64).unsigned_abs();
@@ -227,12 +227,12 @@ impl<'a> Measure<'a> {
         Some(Whole { extent: basicsize + items, size: base + items })
     }
 
-    /// An int, of a type with `front` bytes in front of its objects.
+    /// An int, of a type whose objects have `front` bytes before them.
     #[inline(always)]
     pub fn int(&self, front: u64, bytes: &[u8]) -> Option<Whole> {
         let long = &self.layout.long;
         let digits = match (long.lv_tag, long.ob_size) {
-            // Two bits of sign (3 is none), one that is reserved or says that the value is a small constant.
+            // Two sign bits (3 is invalid) and one that is reserved or marks a small constant.
             (Some(tag), _) => Some(u64_at(bytes, tag)?).filter(|tag| tag & 3 != 3)? >> 3,
             (None, Some(size)) => (u64_at(bytes, size)? as i64).unsigned_abs(),
             (None, None) => return None,
@@ -249,11 +249,11 @@ impl<'a> Measure<'a> {
         }
         let counted = if self.version.int_sizeof_counts_a_digit_of_zero() { digits.max(1) } else { digits };
         let header = long.ob_digit as u64;
-        // A subclass's own fields follow the digits and are not counted by int.__sizeof__.
+        // The fields of a subclass follow the digits; int.__sizeof__ does not count them.
         Some(Whole { extent: header + 4 * digits, size: front + header + 4 * counted })
     }
 
-    /// Bytes of the items of a list, which stand elsewhere.
+    /// Bytes of a list's items, which are in a separate block.
     #[inline(always)]
     pub fn list_items(&self, bytes: &[u8]) -> Option<u64> {
         let layout = self.layout;
@@ -262,8 +262,8 @@ impl<'a> Measure<'a> {
         (size <= allocated && allocated <= OBJECT_SIZE_MAX / 8 && (allocated == 0 || has_items)).then(|| 8 * allocated)
     }
 
-    /// A string in ASCII whose text follows its header, as most are, of a type with `front` bytes in front of its
-    /// objects. `None` for others, and for what can be none.
+    /// A compact ASCII string, the most common form, of a type whose objects have `front` bytes before them. `None` for
+    /// other or invalid ones.
     #[inline(always)]
     pub fn ascii(&self, front: u64, address: Address, bytes: &[u8]) -> Option<Whole> {
         let (unicode, header) = (&self.layout.unicode, self.layout.ascii_unicode.size);
@@ -296,8 +296,8 @@ impl<'a> Measure<'a> {
         {
             return None;
         }
-        // Text apart from its header: instances of subclasses (`unicode_subtype_new`, `Objects/unicodeobject.c`), and
-        // until 3.11 strings made by old C interfaces. Text behind its header: only instances of `str` itself.
+        // Text in a separate block: instances of subclasses (`unicode_subtype_new`, `Objects/unicodeobject.c`) and,
+        // until 3.11, strings made by old C APIs. Only instances of `str` itself have their text behind the header.
         if compact != info.is_str_itself && (compact || unicode.wstr.is_none()) {
             return None;
         }
@@ -310,7 +310,7 @@ impl<'a> Measure<'a> {
         } else {
             (unicode.size as u64, Address(word(unicode.data)?))
         };
-        // Text of its own block.
+        // Whether the text has a block of its own.
         let is_block = data.is_null() || (data.0 < OBJECT_SIZE_MAX && data.0.is_multiple_of(8));
         if !compact && !is_block {
             return None;
@@ -335,7 +335,7 @@ impl<'a> Measure<'a> {
         (size < OBJECT_SIZE_MAX).then_some(Measured { extent, is_fixed: false, size: Size::Known(size) })
     }
 
-    /// Bytes of a `wchar_t` copy of the text, until 3.11. A compact ASCII string's copy has the string's own length.
+    /// Bytes of the text's `wchar_t` copy, until 3.11. For compact ASCII the copy has the length of the string.
     #[inline(always)]
     fn wstr_bytes(&self, bytes: &[u8], data: Address, length: Option<u64>) -> Option<u64> {
         let Some(offset) = self.layout.unicode.wstr else { return Some(0) };
@@ -350,7 +350,7 @@ impl<'a> Measure<'a> {
         length.checked_add(1)?.checked_mul(4)
     }
 
-    /// Bytes of an OrderedDict's list of nodes: an index of pointers, and a node for each item.
+    /// Bytes of an OrderedDict's linked list: an array of pointers and a node per item.
     fn ordered_dict_nodes(&self, bytes: &[u8], used: u64) -> Option<u64> {
         let (odict, node) = (&self.layout.odict, &self.layout.odict_node);
         let slots = u64_at(bytes, odict.od_fast_nodes_size)?;
@@ -370,14 +370,14 @@ impl<'a> Measure<'a> {
         if u64_at(bytes, layout.type_object.tp_flags)? >> flag::READY & 1 == 0 {
             return None;
         }
-        // `type.__sizeof__` counts `sizeof(PyHeapTypeObject)`, whatever the metatype adds. A metatype that counts in
-        // its own way begins with its `tp_basicsize`, as those of ctypes do (`Modules/_ctypes/_ctypes.c`).
+        // `type.__sizeof__` counts `sizeof(PyHeapTypeObject)`, whatever the metatype adds. A metatype with its own
+        // `__sizeof__` starts from its `tp_basicsize`, as in ctypes (`Modules/_ctypes/_ctypes.c`).
         let own = if info.basis == Basis::LowerBound { info.basicsize } else { layout.heap_type.size as u64 };
         let slots = u64_at(bytes, layout.var_object.ob_size)?;
         let extent = info.basicsize.checked_add(slots.checked_mul(info.itemsize)?)?;
         let keys = u64_at(bytes, layout.heap_type.ht_cached_keys)?;
         let size = match keys {
-            // A metatype that counts in its own way need not count the keys.
+            // A metatype with its own `__sizeof__` need not count the keys.
             _ if keys == 0 || info.basis == Basis::LowerBound => Size::Known(front + own),
             _ => Size::Deferred(Deferred::CachedKeys { keys: Address(keys), base: front + own }),
         };
@@ -414,7 +414,7 @@ impl<'a> Measure<'a> {
     fn measure_frame(&self, info: &TypeInfo, base: u64, address: Address, bytes: &[u8]) -> Option<Measured> {
         let layout = self.layout;
         let (Some(data), Some(pointer)) = (layout.frame._f_frame_data, layout.frame.f_frame) else {
-            // Until 3.10: the size counts what the code needs, the block has room for ob_size items.
+            // Until 3.10 the size follows from the code object, while the block has room for ob_size items.
             let code = u64_at(bytes, layout.frame.f_code?)?;
             let room = u64_at(bytes, layout.var_object.ob_size)?.checked_mul(info.itemsize)?;
             if code == 0 || room > OBJECT_SIZE_MAX {

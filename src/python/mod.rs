@@ -1,4 +1,4 @@
-//! Meaning: what the bytes of a CPython process say. Finds the interpreter, knows its layouts, reads its types.
+//! Interprets the memory of a CPython process: finds the interpreter, selects its layout, reads its types.
 
 pub mod address_table;
 pub mod attach;

@@ -1,4 +1,4 @@
-//! What stands in an object's header and in front of it: the reference count and the collector's links.
+//! Decodes an object's header and the GC head before it: reference count and GC links.
 //!
 //! Mirrors `Include/object.h`, `Include/refcount.h` and `Include/internal/pycore_gc.h` (v3.8 to v3.15).
 
@@ -8,40 +8,39 @@ use super::gc_links::GC_FLAG_BITS;
 use super::layout::Layout;
 use super::version::Version;
 
-/// Where the linker puts a program that is not relocated; no lower address is mapped.
+/// Load address of a program that is not relocated; no lower address is mapped.
 pub const LOWEST_ADDRESS: u64 = 0x40_0000;
 
-/// A reference count as the object's header states it.
+/// A reference count as stored in the header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refcount {
-    /// So many references.
+    /// This many references.
     Count(u64),
-    /// The object is never freed (3.12+); the header's own figure.
+    /// The object is never freed (3.12+); holds the header's raw value.
     Immortal(u32),
 }
 
-/// How a header's first word is read as a reference count, and when it cannot be one (`Include/refcount.h`).
+/// How to decode the reference count of a version, and which values are invalid (`Include/refcount.h`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RefcountRule {
     /// Until 3.11: a signed word.
     Word,
-    /// 3.12 and 3.13: 32 bits, negative as such for an immortal object; the upper half is 0.
+    /// 3.12 and 3.13: 32 bits, negative for an immortal object; the upper half is 0.
     Half,
-    /// 3.14+: 32 bits, an overflow that is 0, and flags of which at most four bits are in use.
+    /// 3.14+: 32 bits of count, 16 bits of overflow that are 0, and flags, of which at most four are in use.
     Split,
-    /// Free-threaded: what the owning thread counts, and what all others count together.
+    /// Free-threaded: a local count of the owning thread and a shared count of all others.
     Shared,
 }
 
-/// Flags of a 3.14+ header that mean something (`Include/refcount.h`): immortal, legacy, static, and one of debug
-/// builds.
+/// Known flags of a 3.14+ header (`Include/refcount.h`): immortal, legacy, static, and one of debug builds.
 const HEADER_FLAGS_MAX: u64 = 0xf;
-/// No object is referred to more often: pointers to it would fill 32 GiB. Also the bound that keeps pointers, which
-/// stand there in dead objects, from being taken for counts.
+/// Upper bound on a reference count: that many pointers would fill 32 GiB. It also excludes pointers, which dead
+/// objects have in place of a count.
 const COUNT_MAX: u64 = 1 << 32;
 
 impl RefcountRule {
-    /// The rule of a version.
+    /// The rule for a version.
     pub fn of(layout: &Layout, version: Version) -> RefcountRule {
         if layout.object.ob_ref_shared.is_some() {
             RefcountRule::Shared
@@ -54,14 +53,14 @@ impl RefcountRule {
         }
     }
 
-    /// Decodes the count of a live object. `None` for what cannot be one: 0 (dead), a pointer, garbage.
+    /// Decodes the count of a live object. `None` for a value that cannot be one: 0 (dead), a pointer, garbage.
     #[inline(always)]
     pub fn decode(self, word: u64) -> Option<Refcount> {
         let low = word as u32;
         match self {
             RefcountRule::Word => (word != 0 && word < COUNT_MAX).then_some(Refcount::Count(word)),
             RefcountRule::Half | RefcountRule::Split if low == 0 => None,
-            // Two words; see `SharedHeader`.
+            // Two words: [`SharedHeader`] decodes them.
             RefcountRule::Shared => None,
             RefcountRule::Half => (word >> 32 == 0).then(|| Self::half(low)),
             RefcountRule::Split => {
@@ -76,22 +75,22 @@ impl RefcountRule {
     }
 }
 
-/// What stands in front of a collected object.
+/// What the GC head of an object says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GcHead {
-    /// It is in one of the collector's lists.
+    /// The object is in one of the collector's lists.
     Tracked,
-    /// It is in none.
+    /// The object is in no list.
     Untracked,
-    /// The two words cannot be a GC head.
+    /// The two words are not a GC head.
     Implausible,
 }
 
-/// Addresses that a user process may have: 47 bits.
+/// End of user addresses: 47 bits.
 pub(crate) const USER_SPACE: u64 = 1 << 47;
 
 impl GcHead {
-    /// Reads the GC head at the start of `bytes`.
+    /// Decodes the GC head at the start of `bytes`.
     #[inline(always)]
     pub fn read(bytes: &[u8], next_offset: usize, prev_offset: usize) -> GcHead {
         let (Some(next), Some(prev)) = (u64_at(bytes, next_offset), u64_at(bytes, prev_offset)) else {
@@ -100,7 +99,7 @@ impl GcHead {
         GcHead::of(next, prev)
     }
 
-    /// Judges the two words of a GC head.
+    /// Decodes the two words of a GC head.
     #[inline(always)]
     pub fn of(next: u64, prev: u64) -> GcHead {
         let pointer = |word: u64| {
@@ -108,7 +107,7 @@ impl GcHead {
             address != 0 && address < USER_SPACE
         };
         match (next, prev) {
-            // An untracked object keeps at most a flag that says it was finalized.
+            // An untracked object keeps at most the flag for a finalized object.
             (0, 0..=3) => GcHead::Untracked,
             // During a collection `_gc_prev` holds a count instead of a pointer.
             _ if pointer(next) && prev != 0 => GcHead::Tracked,
@@ -117,39 +116,38 @@ impl GcHead {
     }
 }
 
-/// The header of an object in a free-threaded build, as far as it can be a live object's (`Include/object.h`,
-/// `Include/refcount.h`).
+/// The header of a live object in a free-threaded build (`Include/object.h`, `Include/refcount.h`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SharedHeader {
-    /// What the owner counts and what the others count, together.
+    /// The sum of the local and the shared count.
     pub refcount: Refcount,
     /// `_PyGC_BITS_TRACKED`.
     pub tracked: bool,
 }
 
-/// Added to the shared count of an object whose count is deferred (3.14+, `_Py_REF_DEFERRED`). In 3.13 the local count
+/// Added to the shared count of an object with deferred counting (3.14+, `_Py_REF_DEFERRED`). In 3.13 the local count
 /// is one too high instead (`_PyObject_SetDeferredRefcount`, `Objects/object.c`).
 const REF_DEFERRED: i64 = i64::MAX / 8;
-/// `_PyMutex` has two bits.
+/// Largest value of `_PyMutex`, which uses two bits.
 const MUTEX_MAX: u8 = 3;
-/// Bits of `ob_gc_bits` that mean something (`Include/internal/pycore_gc.h`).
+/// Known bits of `ob_gc_bits` (`Include/internal/pycore_gc.h`).
 const GC_BITS: u8 = 0x7f;
 /// `_PyGC_BITS_TRACKED`.
 const GC_TRACKED: u8 = 1;
-/// `_PyGC_BITS_UNREACHABLE`: set in each object of which the collector does not know yet that it is reached; it uses
-/// `ob_tid` for its own count meanwhile (`Python/gc_free_threading.c`, `gc_decref`).
+/// `_PyGC_BITS_UNREACHABLE`: set during a collection in each object that is not known to be reachable yet; meanwhile
+/// `ob_tid` holds the collector's count (`Python/gc_free_threading.c`, `gc_decref`).
 const GC_UNREACHABLE: u8 = 4;
-/// `_PyGC_BITS_DEFERRED`: references from frames and from other threads are counted elsewhere or not at all, so that
-/// the object can be alive with no reference counted here; the collector frees it.
+/// `_PyGC_BITS_DEFERRED`: references from frames and other threads are not counted here, so a live object may have a
+/// count of 0. The collector frees it.
 const GC_DEFERRED: u8 = 0x40;
 
-/// Whether `ob_gc_bits` say that an object's count leaves out references of frames and of other threads.
+/// Whether `ob_gc_bits` mark an object with deferred counting.
 pub fn is_deferred(gc_bits: u8) -> bool {
     gc_bits & GC_DEFERRED != 0
 }
 
 impl SharedHeader {
-    /// Reads the header at the start of `object`. `None` for what cannot be a live object's.
+    /// Decodes the header at the start of `object`. `None` if it cannot be a live object's.
     #[inline(always)]
     pub fn read(layout: &Layout, object: &[u8]) -> Option<SharedHeader> {
         let fields = &layout.object;
@@ -159,7 +157,7 @@ impl SharedHeader {
         // 3.14 has flags where 3.13 has padding.
         let flags_at = fields.ob_tid? + 8;
         let flags = u16::from_le_bytes([*object.get(flags_at)?, *object.get(flags_at + 1)?]);
-        // While the collector runs, it counts the references from outside there, below zero until all are seen.
+        // During a collection this field counts references from outside; it is negative until all are seen.
         let is_counting = gc_bits & GC_UNREACHABLE != 0 && owner.wrapping_neg() < COUNT_MAX;
         let sane = (owner < USER_SPACE || is_counting)
             && mutex <= MUTEX_MAX
@@ -188,7 +186,7 @@ impl SharedHeader {
     }
 }
 
-/// The first word of an object's header.
+/// The first word of an object's header, where the reference count is.
 #[inline(always)]
 pub fn refcount_word(layout: &Layout, object: &[u8]) -> Option<u64> {
     u64_at(object, layout.object.ob_refcnt?)

@@ -1,5 +1,5 @@
-//! Does a layout fit this target? Every claim that the walk will rest on is tried once, on objects that must exist,
-//! before anything is walked. A claim that fails names the field.
+//! Proves that a layout fits the target. Each property that later reads depend on is checked once, on objects that must
+//! exist, before anything is walked. A failed check names the field.
 
 use rustc_hash::FxHashSet;
 
@@ -15,37 +15,37 @@ use super::sample_objects;
 use super::type_flags as flag;
 use super::version::Version;
 
-/// Interpreters accepted in one process. A machine's worth of sub-interpreters is some hundred.
+/// Upper bound on the interpreters of a process; real programs have at most some hundred.
 const INTERPRETERS_MAX: usize = 1 << 14;
-/// pymalloc's alignment on machines of 64 bits (`ALIGNMENT`, `Objects/obmalloc.c`).
+/// pymalloc's alignment on 64-bit machines (`ALIGNMENT`, `Objects/obmalloc.c`).
 const ALIGNMENT: usize = 16;
-/// Its largest block (`SMALL_REQUEST_THRESHOLD`).
+/// pymalloc's largest block (`SMALL_REQUEST_THRESHOLD`).
 const REQUEST_MAX: usize = 512;
-/// The largest pool and arena that are believed.
+/// Upper bound on pools and arenas.
 const POOL_MAX: usize = 1 << 20;
 const ARENA_MAX: usize = 1 << 30;
-/// What the proof found on its way.
+/// What the proof found.
 #[derive(Debug)]
 pub struct Proved {
-    /// `sys.hexversion`, the interpreter's own word.
+    /// `sys.hexversion`.
     pub version: Version,
     /// All interpreters, the main one first.
     pub interpreters: Vec<Interpreter>,
-    /// `type`.
+    /// Address of the type `type`.
     pub type_type: Address,
-    /// `object`.
+    /// Address of the type `object`.
     pub object_type: Address,
 }
 
-/// How often the head of a list that a running target changes is looked at.
+/// Number of attempts to read a GC list that the running target changes.
 const LIST_TRIES: usize = 200;
-/// Between the later ones of them.
+/// Pause between the later attempts.
 const LIST_PAUSE: std::time::Duration = std::time::Duration::from_micros(500);
 
 /// Proves the layout of `reader` on the target whose `_PyRuntime` is at `runtime`.
 ///
 /// # Errors
-/// The first claim that fails.
+/// The first check that fails.
 pub fn prove<M: Memory + ?Sized>(
     reader: &Reader<'_, M>,
     runtime: Address,
@@ -54,13 +54,13 @@ pub fn prove<M: Memory + ?Sized>(
     let proved = prove_ready(reader, runtime, stated);
     match proved {
         Err(ProofError::Read(error @ (ReadError::Gone | ReadError::Denied))) => Err(error.into()),
-        // What is taken down may look like what is not built yet, or like nothing known.
+        // A runtime that is being finalized may look uninitialized or invalid.
         Err(_) if is_finalizing(reader, runtime) => Err(ProofError::Finalizing),
         proved => proved,
     }
 }
 
-/// Whether the runtime names a thread of the main interpreter's that takes it down.
+/// Whether the runtime names a finalizing thread of the main interpreter.
 fn is_finalizing<M: Memory + ?Sized>(reader: &Reader<'_, M>, runtime: Address) -> bool {
     let of_runtime = &reader.layout.runtime;
     let pointer = |at: Address, offset: usize| reader.pointer(at, offset).ok().filter(|to| !to.is_null());
@@ -99,7 +99,7 @@ fn prove_ready<M: Memory + ?Sized>(
     Ok(Proved { version, interpreters, type_type, object_type })
 }
 
-/// Sizes that follow from one another, whatever the target.
+/// Checks sizes against each other, independent of the target.
 fn constants(layout: &Layout) -> Result<(), ProofError> {
     let constants = &layout.constants;
     let (step, pool) = (constants.pymalloc_alignment, constants.pool_size);
@@ -117,10 +117,10 @@ fn layout_is_of<M: Memory + ?Sized>(reader: &Reader<'_, M>, version: Version) ->
     reader.layout.name.starts_with(&format!("{}.{}", version.major, version.minor))
 }
 
-/// Walks the list of interpreters. It runs from the newest to the main one, whose id is 0; returned the other way.
+/// Walks the list of interpreters. It runs from the newest to the main one, whose id is 0. Returns the main one first.
 ///
 /// # Errors
-/// Where it cannot be read, or is no such list.
+/// The list cannot be read or is invalid.
 pub fn interpreters<M: Memory + ?Sized>(
     reader: &Reader<'_, M>,
     runtime: Address,
@@ -159,12 +159,12 @@ pub fn interpreters<M: Memory + ?Sized>(
     claim(
         found.first().is_some_and(|first| first.address == main && first.id == 0),
         "_PyRuntimeState.interpreters.main",
-        || format!("{main}, and the list ends elsewhere"),
+        || format!("{main} is not the last of the list"),
     )?;
     Ok(found)
 }
 
-/// `type` is its own type, `dict` is a dict, `object` has no base.
+/// Checks that `type` is its own type, `dict` is a dict, and `object` has no base.
 fn types<M: Memory + ?Sized>(reader: &Reader<'_, M>, main: &Interpreter) -> Result<(Address, Address), ProofError> {
     let dict_type = reader.type_of(main.sysdict)?;
     let type_type = reader.type_of(dict_type)?;
@@ -187,7 +187,7 @@ fn types<M: Memory + ?Sized>(reader: &Reader<'_, M>, main: &Interpreter) -> Resu
     Ok((type_type, object_type))
 }
 
-/// Reads `sys.hexversion` through dict, str and int, which proves their layouts, and compares.
+/// Reads `sys.hexversion` through dict, str and int, which proves their layouts, and compares it.
 fn version<M: Memory + ?Sized>(
     reader: &Reader<'_, M>,
     main: &Interpreter,
@@ -196,7 +196,7 @@ fn version<M: Memory + ?Sized>(
     let value = reader.dict_get(main.sysdict, "hexversion");
     let hex = value.and_then(|value| reader.small_int(value)).and_then(|hex| u64::try_from(hex).ok());
     let Some(version) = hex.and_then(Version::from_hex) else {
-        // The name is put into the dict late: `_PySys_InitCore`.
+        // `_PySys_InitCore` adds the name late.
         return Err(if reader.dict_get(main.sysdict, "modules").is_none() {
             ProofError::StartingUp
         } else {
@@ -204,22 +204,25 @@ fn version<M: Memory + ?Sized>(
         });
     };
     claim(stated.is_none_or(|stated| stated == version), "sys.hexversion", || {
-        format!("{version}, and the interpreter states {}", stated.map_or(String::new(), |stated| stated.to_string()))
+        format!(
+            "the target has {version}, the interpreter states {}",
+            stated.map_or(String::new(), |stated| stated.to_string())
+        )
     })?;
     Ok(version)
 }
 
-/// `sys.modules["sys"].__dict__` is `sys`'s dict.
+/// Checks that `sys.modules["sys"].__dict__` is `sys`'s dict.
 fn modules<M: Memory + ?Sized>(reader: &Reader<'_, M>, main: &Interpreter) -> Result<(), ProofError> {
     let sys = reader.dict_get(main.modules, "sys").ok_or(ProofError::StartingUp)?;
     let dict = reader.pointer(sys, reader.layout.module.md_dict)?;
-    claim(dict == main.sysdict, "PyModuleObject.md_dict", || format!("{dict}, and sys.__dict__ is {}", main.sysdict))
+    claim(dict == main.sysdict, "PyModuleObject.md_dict", || format!("{dict}, but sys.__dict__ is {}", main.sysdict))
 }
 
-/// What the builtin types say of their own sizes agrees with the table.
+/// Compares the sizes that builtin types state with the table.
 fn sizes<M: Memory + ?Sized>(reader: &Reader<'_, M>, main: &Interpreter) -> Result<(), ProofError> {
     let layout = reader.layout;
-    // A tuple's and an int's C struct end with one item, which `tp_basicsize` leaves out.
+    // The C structs of tuple and int end with one item, which `tp_basicsize` leaves out.
     let expected: [(&'static str, &'static str, usize); 9] = [
         ("dict", "PyDictObject", layout.dict.size),
         ("list", "PyListObject", layout.list.size),
@@ -233,7 +236,7 @@ fn sizes<M: Memory + ?Sized>(reader: &Reader<'_, M>, main: &Interpreter) -> Resu
     ];
     let entries = reader.dict_entries(main.builtins)?;
     for (name, field, size) in expected {
-        // A program may have put something else under the name; then it proves nothing.
+        // A program may have replaced the name; then it proves nothing.
         let Some(type_) = entries.iter().find(|entry| reader.is_string(entry.key, name)).map(|entry| entry.value)
         else {
             continue;
@@ -243,18 +246,18 @@ fn sizes<M: Memory + ?Sized>(reader: &Reader<'_, M>, main: &Interpreter) -> Resu
         }
         let found = reader.memory.read_u64(type_.offset(layout.type_object.tp_basicsize))?;
         claim(found == size as u64, field, || format!("{name}.__basicsize__ is {found}, the layout says {size}"))?;
-        // Of these only a type has an instance that may or may not have a GC head: a static or a dynamic type.
+        // Of these types only `type` has `tp_is_gc`: a static type has no GC head, a dynamic one has.
         let asks = !reader.pointer(type_, layout.type_object.tp_is_gc)?.is_null();
         claim(asks == (name == "type"), "PyTypeObject.tp_is_gc", || format!("{name} has one: {asks}"))?;
     }
     Ok(())
 }
 
-/// Threads point back at their interpreter.
+/// Checks that threads point back to their interpreter.
 fn threads<M: Memory + ?Sized>(reader: &Reader<'_, M>, interpreter: &Interpreter) -> Result<(), ProofError> {
     let layout = reader.layout;
     let thread = reader.pointer(interpreter.address, layout.interp.threads_head)?;
-    // An idle sub-interpreter has none.
+    // An idle sub-interpreter has no threads.
     if thread.is_null() {
         return Ok(());
     }
@@ -262,7 +265,7 @@ fn threads<M: Memory + ?Sized>(reader: &Reader<'_, M>, interpreter: &Interpreter
     claim(back == interpreter.address, "PyThreadState.interp", || format!("{back}, not {}", interpreter.address))
 }
 
-/// The collector's lists close: from each head, the next node's previous node is the head, or the other way round.
+/// Checks that the GC lists are closed: from each head, the neighbour's link leads back to the head.
 fn collector<M: Memory + ?Sized>(reader: &Reader<'_, M>, interpreter: &Interpreter) -> Result<(), ProofError> {
     if matches!(reader.layout.build, Build::FreeThreaded | Build::DebugFreeThreaded) {
         return Ok(());
@@ -270,25 +273,25 @@ fn collector<M: Memory + ?Sized>(reader: &Reader<'_, M>, interpreter: &Interpret
     let (next, prev) = (reader.layout.gc_head.gc_next, reader.layout.gc_head.gc_prev);
     let collecting = interpreter.gc.offset(reader.layout.gc.collecting);
     for head in generation_heads(reader, interpreter)? {
-        // From the head to a neighbour and back.
+        // Follows one link from the head and the opposite link back.
         let returns = |there: usize, back: usize| {
             list_pointer(reader, head, there)
                 .and_then(|neighbour| list_pointer(reader, neighbour, back))
                 .is_ok_and(|end| end == head)
         };
-        // A running target may change the list between two reads, and a stopped one may have been stopped in the
-        // middle of a change, which is at one end. A collection keeps its counts where the links back are. So both
-        // ends are tried, again, and afresh.
+        // A running target may change the list between two reads, and a stopped one may have stopped in the middle of a
+        // change, which affects one end. A collection stores counts in the back links. So both ends are tried, several
+        // times, with new reads.
         let holds = (0..LIST_TRIES).any(|attempt| {
             if attempt >= LIST_TRIES / 2 {
-                // Where processors are few, the target may have lost its own in the middle of a change.
+                // With few processors, the target may have been preempted in the middle of a change.
                 std::thread::sleep(LIST_PAUSE);
             }
             reader.memory.forget();
             let is_collecting = || reader.memory.read_i32(collecting).is_ok_and(|collecting| collecting == 1);
             returns(next, prev) || returns(prev, next) || is_collecting()
         });
-        claim(holds, "_gc_runtime_state.generations", || format!("the list at {head} leads away and not back"))?;
+        claim(holds, "_gc_runtime_state.generations", || format!("the list at {head} is not closed"))?;
     }
     Ok(())
 }

@@ -1,20 +1,20 @@
-//! A claim of a layout that did not hold, by the field's name.
+//! The error of a failed layout check, with the field's name.
 
 use crate::process::memory::ReadError;
 
 use super::version::Version;
 
-/// A claim of a layout that did not hold.
+/// A failed check of a layout.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProofError {
-    /// The runtime has no interpreter, or the interpreter no modules, yet.
+    /// The runtime has no interpreter yet, or the interpreter has no modules yet.
     #[error("the interpreter is starting up")]
     StartingUp,
-    /// The runtime is being taken down.
+    /// The runtime is being finalized.
     #[error("the interpreter is shutting down")]
     Finalizing,
-    /// The layout reads `sys.hexversion`, and it is another version's.
+    /// `sys.hexversion` is another version than the layout's.
     #[error("it is Python {0}")]
     OtherVersion(Version),
     /// A field does not hold what it must.
@@ -25,25 +25,25 @@ pub enum ProofError {
         /// What was found.
         detail: String,
     },
-    /// A type of the target's says something else of its own instances.
+    /// A type of the target states a different size or offset for its instances.
     #[error("{type_name}.{what} is {found}, the layout says {expected}")]
     Said {
         /// The type.
         type_name: &'static str,
-        /// Which of its words, or which member.
+        /// The attribute or member that differs.
         what: String,
-        /// What the type says.
+        /// The value in the target.
         found: u64,
-        /// What the layout says.
+        /// The value in the layout.
         expected: u64,
     },
-    /// Something that must be readable is not.
+    /// A read that must succeed failed.
     #[error(transparent)]
     Read(#[from] ReadError),
 }
 
 impl ProofError {
-    /// How far a proof came before it failed: of several layouts, the one that came furthest is worth telling of.
+    /// How far the proof got. Of several failed layouts, the one that got furthest is reported.
     pub fn depth(&self) -> usize {
         match self {
             ProofError::Read(_) => 0,

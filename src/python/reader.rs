@@ -1,5 +1,5 @@
-//! Reading single Python objects: types, strings, small ints, dicts. For the few thousand objects that names and
-//! structure come from; a census does not go through here.
+//! Reads single Python objects: types, strings, small ints, dicts. Meant for the few thousand objects that give names
+//! and structure; a census does not use it.
 
 use crate::process::Address;
 use crate::process::memory::{Memory, MemoryExt, ReadError, u32_at, u64_at};
@@ -7,23 +7,23 @@ use crate::process::memory::{Memory, MemoryExt, ReadError, u32_at, u64_at};
 use super::layout::Layout;
 use super::type_flags as flag;
 
-/// Entries accepted in a dict that is read as a whole (`sys.modules`, the dicts of types and modules, subclasses): 400
-/// MB of them. The largest namespaces of real programs have some ten thousand entries.
+/// Upper bound on the entries of a dict that is read as a whole (`sys.modules`, type and module namespaces,
+/// subclasses): 400 MB. The largest real namespaces have some ten thousand entries.
 pub const DICT_ENTRIES_MAX: u64 = 1 << 24;
-/// Before more than these are read, there must be memory for so many.
+/// Above this number of entries, the memory behind them is checked first.
 const DICT_ENTRIES_UNASKED: u64 = 1 << 20;
 
-/// Bytes of a name. CPython itself has no limit; a longer name is cut.
+/// Upper bound on a name in bytes. CPython has no limit; a longer name is cut.
 pub const NAME_LENGTH_MAX: u64 = 1024;
 
-/// Items accepted in a tuple that is read for its structure (`tp_mro`, `tp_bases`).
+/// Upper bound on a tuple that is read for its structure (`tp_mro`, `tp_bases`).
 const TUPLE_ITEMS_MAX: u64 = 1 << 16;
 
-/// A memory with the layout of the Python in it.
+/// A target's memory together with its layout.
 pub struct Reader<'a, M: Memory + ?Sized> {
-    /// Where the bytes come from.
+    /// The memory.
     pub memory: &'a M,
-    /// What they mean.
+    /// The layout.
     pub layout: &'a Layout,
 }
 
@@ -44,60 +44,60 @@ pub struct Entry {
     pub value: Address,
 }
 
-/// A member that a type declares (`PyMemberDef`, `Include/descrobject.h`).
+/// A member declared by a type (`PyMemberDef`, `Include/descrobject.h`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemberDef {
-    /// Its name, a C string.
+    /// Address of its name, a C string.
     pub name: Address,
-    /// What it is, as `T_...` say.
+    /// Its type, one of the constants `T_...`.
     pub kind: u32,
-    /// Where it lies in an instance.
+    /// Its offset in an instance.
     pub offset: u64,
 }
 
 impl<M: Memory + ?Sized> Reader<'_, M> {
-    /// The pointer at `base + offset`.
+    /// Reads the pointer at `base + offset`.
     ///
     /// # Errors
-    /// As the memory.
+    /// Those of the memory.
     pub fn pointer(&self, base: Address, offset: usize) -> Result<Address, ReadError> {
         self.memory.read_pointer(base.offset(offset))
     }
 
-    /// The type of an object.
+    /// Reads the type of an object.
     ///
     /// # Errors
-    /// As the memory.
+    /// Those of the memory.
     pub fn type_of(&self, object: Address) -> Result<Address, ReadError> {
         self.pointer(object, self.layout.object.ob_type)
     }
 
-    /// `tp_flags` of a type.
+    /// Reads `tp_flags` of a type.
     ///
     /// # Errors
-    /// As the memory.
+    /// Those of the memory.
     pub fn type_flags(&self, type_: Address) -> Result<u64, ReadError> {
         self.memory.read_u64(type_.offset(self.layout.type_object.tp_flags))
     }
 
-    /// `tp_name` of a type, cut at [`NAME_LENGTH_MAX`].
+    /// Reads `tp_name` of a type, cut at [`NAME_LENGTH_MAX`].
     ///
     /// # Errors
-    /// As the memory.
+    /// Those of the memory.
     pub fn type_name(&self, type_: Address) -> Result<String, ReadError> {
         let name = self.pointer(type_, self.layout.type_object.tp_name)?;
         self.memory.read_c_string(name, NAME_LENGTH_MAX as usize)
     }
 
-    /// Whether the object's own type has this C name: for types that have no flag.
+    /// Whether the object's type has exactly this C name. For types without a flag bit.
     pub fn is_a(&self, object: Address, tp_name: &str) -> bool {
         self.type_of(object).and_then(|type_| self.type_name(type_)).is_ok_and(|name| name == tp_name)
     }
 
-    /// A member that a type declares, by its place in the table (`tp_members`). `None` at the table's end.
+    /// Reads the member at `index` of a type's table (`tp_members`). `None` at the end of the table.
     ///
     /// # Errors
-    /// As the memory.
+    /// Those of the memory.
     pub fn member(&self, table: Address, index: usize) -> Result<Option<MemberDef>, ReadError> {
         let fields = &self.layout.member_def;
         let entry = table.offset(index * fields.size);
@@ -109,12 +109,12 @@ impl<M: Memory + ?Sized> Reader<'_, M> {
         Ok(Some(MemberDef { name, kind, offset: self.memory.read_u64(entry.offset(fields.offset))? }))
     }
 
-    /// Whether the object's type is a subtype of a builtin by `tp_flags` bit.
+    /// Whether the object's type has this bit of `tp_flags` set, which marks subtypes of a builtin.
     pub fn has_type_flag(&self, object: Address, bit: u32) -> bool {
         self.type_of(object).and_then(|type_| self.type_flags(type_)).is_ok_and(|flags| flags >> bit & 1 == 1)
     }
 
-    /// The text of a str, at most `limit` characters of it. `None` for an object that is no str or makes no sense.
+    /// The text of a str, at most `limit` characters. `None` if the object is not a valid str.
     pub fn string(&self, object: Address, limit: u64) -> Option<String> {
         let unicode = &self.layout.unicode;
         if object.is_null() || !self.has_type_flag(object, flag::UNICODE_SUBCLASS) {
@@ -143,7 +143,7 @@ impl<M: Memory + ?Sized> Reader<'_, M> {
         })
     }
 
-    /// The value of an int of at most two digits (60 bits); `None` for a longer one or no int.
+    /// The value of an int of at most two digits (60 bits). `None` for larger ones and other objects.
     pub fn small_int(&self, object: Address) -> Option<i64> {
         let long = &self.layout.long;
         if object.is_null() || !self.has_type_flag(object, flag::LONG_SUBCLASS) {
@@ -170,7 +170,7 @@ impl<M: Memory + ?Sized> Reader<'_, M> {
         Some(if negative { -magnitude } else { magnitude })
     }
 
-    /// The items of a tuple. Empty for anything that is no tuple or is absurdly long.
+    /// The items of a tuple. Empty for other objects and for tuples beyond the limit.
     pub fn tuple_items(&self, tuple: Address) -> Vec<Address> {
         if tuple.is_null() || !self.has_type_flag(tuple, flag::TUPLE_SUBCLASS) {
             return Vec::new();
@@ -184,16 +184,16 @@ impl<M: Memory + ?Sized> Reader<'_, M> {
         bytes.chunks_exact(8).filter_map(|word| Some(Address(u64_at(word, 0)?))).collect()
     }
 
-    /// The entries of a dict, in order of insertion, deleted ones left out.
+    /// The entries of a dict in insertion order, without deleted ones.
     ///
     /// # Errors
-    /// Where the dict or its keys cannot be read, claim more than [`DICT_ENTRIES_MAX`] entries, or more than there is
-    /// memory behind the keys.
+    /// The dict or its keys cannot be read, claim more than [`DICT_ENTRIES_MAX`] entries, or claim more than the memory
+    /// behind the keys can hold.
     pub fn dict_entries(&self, dict: Address) -> Result<Vec<Entry>, ReadError> {
         self.entries_of(dict, None)
     }
 
-    /// As [`Reader::dict_entries`], of the first `places` places for entries only, however large the dict is.
+    /// As [`Reader::dict_entries`], but reads at most the first `places` slots, however large the dict is.
     ///
     /// # Errors
     /// As [`Reader::dict_entries`].
@@ -234,8 +234,8 @@ impl<M: Memory + ?Sized> Reader<'_, M> {
         Ok(entries.filter(|entry| !entry.key.is_null() && !entry.value.is_null()).collect())
     }
 
-    /// Whether a heap type was made by a class statement: it takes its C name from its own `__name__`; a type that C
-    /// made has a name of C's.
+    /// Whether a heap type was made by a class statement: its C name then points into its own `__name__`. A type made
+    /// in C has a C string.
     pub fn is_python_class(&self, heap_type: Address) -> bool {
         let layout = self.layout;
         let pointer = |base, offset| self.pointer(base, offset).unwrap_or_default();
@@ -244,13 +244,13 @@ impl<M: Memory + ?Sized> Reader<'_, M> {
         c_name == name.offset(layout.ascii_unicode.size) || c_name == pointer(name, layout.unicode.utf8)
     }
 
-    /// The value under a string key. Reads every key: for small dicts and rare questions.
+    /// The value of a string key. Reads every key: for small dicts and rare use.
     pub fn dict_get(&self, dict: Address, key: &str) -> Option<Address> {
         let entries = self.dict_entries(dict).ok()?;
         entries.iter().find(|entry| self.is_string(entry.key, key)).map(|entry| entry.value)
     }
 
-    /// Whether `object` is a str of exactly this text.
+    /// Whether `object` is a str with exactly this text.
     pub fn is_string(&self, object: Address, text: &str) -> bool {
         let length = text.chars().count() as u64;
         self.memory.read_u64(object.offset(self.layout.unicode.length)).is_ok_and(|found| found == length)
@@ -262,16 +262,16 @@ fn decode(code: u32) -> char {
     char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER)
 }
 
-/// The head of a dict's keys table (`Objects/dictobject.c`, `Include/internal/pycore_dict.h`).
+/// The header of a dict's keys table (`Objects/dictobject.c`, `Include/internal/pycore_dict.h`).
 #[derive(Clone, Copy, Debug)]
 pub struct KeysHeader {
-    /// `dk_refcnt`: 1 for keys of one dict, more for keys that instances share.
+    /// `dk_refcnt`: 1 for keys of one dict, more for shared keys.
     pub refcnt: i64,
     /// Slots of the index, a power of two.
     pub size: u64,
     /// Bytes of the index.
     pub index_bytes: u64,
-    /// Whether entries hold no hash (`DICT_KEYS_UNICODE`, `DICT_KEYS_SPLIT`; 3.11+).
+    /// Whether entries have no hash (`DICT_KEYS_UNICODE`, `DICT_KEYS_SPLIT`; 3.11+).
     pub unicode: bool,
     /// Entries that can still be added.
     pub usable: u64,
@@ -280,21 +280,21 @@ pub struct KeysHeader {
 }
 
 impl KeysHeader {
-    /// Bytes that [`KeysHeader::parse`] needs, in every version.
+    /// Number of bytes that [`KeysHeader::parse`] needs in every version.
     pub const BYTES: usize = 40;
 
-    /// Reads the head of the keys at `keys`.
+    /// Reads the header of the keys at `keys`.
     ///
     /// # Errors
-    /// Where it cannot be read or makes no sense.
+    /// It cannot be read or is invalid.
     pub fn read<M: Memory + ?Sized>(memory: &M, layout: &Layout, keys: Address) -> Result<KeysHeader, ReadError> {
         let mut bytes = [0; KeysHeader::BYTES];
         memory.read_exact_at(keys, &mut bytes)?;
         KeysHeader::parse(&bytes, layout).ok_or(ReadError::Unreadable { address: keys, length: bytes.len() })
     }
 
-    /// Decodes it. `None` where its numbers cannot be right: a size that is no power of two, more entries than the
-    /// size allows.
+    /// Decodes the header. `None` if it is invalid: a size that is not a power of two, or more entries than the size
+    /// allows.
     pub fn parse(bytes: &[u8], layout: &Layout) -> Option<KeysHeader> {
         let keys = &layout.dict_keys;
         let word = |offset: usize| u64_at(bytes, offset);
@@ -324,7 +324,7 @@ impl KeysHeader {
         sane.then_some(KeysHeader { refcnt, size, index_bytes, unicode, usable, nentries })
     }
 
-    /// Where the entries start, from the start of the keys.
+    /// Offset of the entries from the start of the keys.
     pub fn entries_offset(&self, layout: &Layout) -> usize {
         layout.dict_keys.dk_indices + self.index_bytes as usize
     }
@@ -337,7 +337,7 @@ impl KeysHeader {
         }
     }
 
-    /// Where key and value stand in an entry.
+    /// Offsets of key and value in an entry.
     pub fn key_and_value_offsets(&self, layout: &Layout) -> (usize, usize) {
         match &layout.dict_unicode_entry {
             Some(entry) if self.unicode => (entry.me_key, entry.me_value),
@@ -345,12 +345,12 @@ impl KeysHeader {
         }
     }
 
-    /// Entries that fit into an index of this size: `USABLE_FRACTION`.
+    /// Number of entries that an index of this size allows: `USABLE_FRACTION`.
     pub fn capacity(&self) -> u64 {
         (self.size << 1) / 3
     }
 
-    /// Bytes of the whole table: `_PyDict_KeysSize`.
+    /// Size of the whole table, bytes: `_PyDict_KeysSize`.
     pub fn size_bytes(&self, layout: &Layout) -> u64 {
         let entries = self.capacity().saturating_mul(self.entry_size(layout) as u64);
         (layout.dict_keys.dk_indices as u64).saturating_add(self.index_bytes).saturating_add(entries)

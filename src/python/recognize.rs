@@ -1,22 +1,22 @@
-//! Does a process look like a Python, before its memory is read, or where it may not be?
+//! Guesses whether a process is a Python before, or without, reading its memory.
 //!
-//! Only names are judged here, so the answer is a guess: it chooses where to look, and what to name among the
-//! processes that cannot be read. [`super::attach`] knows.
+//! The guess uses names only. It chooses where to look, and which processes to list as unreadable Pythons.
+//! [`super::attach`] decides.
 
 use std::path::Path;
 
 use crate::process::elf::LoadedElf;
 use crate::process::memory::Memory;
 
-/// Programs in Python that give themselves a name of their own (by `setproctitle`, or as scripts).
+/// Titles that Python programs give themselves (with `setproctitle`, or as scripts).
 const TITLES: [&str; 7] = ["gunicorn", "celery", "[celeryd", "uvicorn", "jupyter", "uwsgi", "ipython"];
 
-/// Whether a file's name is that of an interpreter or of its library: `python3.12`, `libpython3.12.so.1.0`, `pypy3`.
+/// Whether a file name is that of an interpreter or its library: `python3.12`, `libpython3.12.so.1.0`, `pypy3`.
 pub fn is_interpreter(path: &Path) -> bool {
     let Some(name) = path.file_name().map(|name| name.to_string_lossy()) else { return false };
     let name = name.strip_prefix("lib").unwrap_or(&name);
     ["python", "pypy", "graalpy"].iter().filter_map(|known| name.strip_prefix(known)).any(|rest| {
-        // `python3.12-stripped` is one, `python-magic.so` and `pythonic` are none.
+        // `python3.12-stripped` is one; `python-magic.so` and `pythonic` are not.
         rest.is_empty()
             || rest.starts_with(|char: char| char.is_ascii_digit())
             || rest == "-stripped"
@@ -24,7 +24,7 @@ pub fn is_interpreter(path: &Path) -> bool {
     })
 }
 
-/// Whether a process looks like a Python from outside: by the name of its thread, its executable, its command line.
+/// Whether a process looks like a Python, judging by its thread name, executable and command line.
 pub fn looks_like_python(name: &str, exe: Option<&Path>, command: &str) -> bool {
     let program = command.split(' ').next().unwrap_or_default();
     exe.is_some_and(is_interpreter)
@@ -33,9 +33,9 @@ pub fn looks_like_python(name: &str, exe: Option<&Path>, command: &str) -> bool 
         || TITLES.iter().any(|title| command.starts_with(title) || name.starts_with(title))
 }
 
-/// Whether what a process has mapped is worth an attempt to attach: an interpreter by name, or an executable of any
-/// name that exports the runtime. One that is stripped of all symbols is not seen here, but by
-/// [`super::runtime::is_in`]. Costs microseconds, and a few reads for the latter.
+/// Whether attaching is worth trying: an interpreter is mapped (judging by its name), or the executable exports the
+/// runtime. A fully stripped executable is recognized by [`super::runtime::is_in`] instead. Takes microseconds, and a
+/// few reads for the export.
 pub fn maps_python<M: Memory + ?Sized>(memory: &M, exe: Option<&Path>) -> bool {
     memory.regions().iter().filter_map(|region| region.path()).any(is_interpreter)
         || exe

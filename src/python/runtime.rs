@@ -1,9 +1,8 @@
-//! Where is `_PyRuntime`, the variable from which everything in a CPython process hangs?
+//! Finds `_PyRuntime`, the variable from which everything else in a CPython process is reached.
 //!
-//! Three ways, cheapest first: the exported symbol, found in mapped memory as the loader finds it; the section
-//! `.PyRuntime` (3.10+) or the local symbol of a file that exports nothing; and a bounded scan of the writable data
-//! of the executable and its libraries for what the variable must look like. The answer is a claim; [`super::proof`]
-//! decides.
+//! There are three methods, cheapest first: the exported symbol, looked up in mapped memory as the loader does; the
+//! section `.PyRuntime` (3.10+) or the local symbol in the file; and a bounded scan of the writable data of the
+//! executable and its libraries. The result is a candidate; [`super::proof`] decides.
 
 use std::fmt;
 use std::path::Path;
@@ -19,7 +18,7 @@ use super::version::Version;
 /// The first bytes of `_PyRuntime` since 3.13 (`Include/internal/pycore_debug_offsets.h`, `_Py_Debug_Cookie`).
 pub const COOKIE: [u8; 8] = *b"xdebugpy";
 
-/// Bytes of data scanned in one file. The data of python itself is below 2 MiB.
+/// Upper bound on the data scanned per file, bytes. Python's own data is below 2 MiB.
 const SCAN_MAX: u64 = 64 << 20;
 
 /// How the runtime was found.
@@ -31,7 +30,7 @@ pub enum FoundBy {
     LocalSymbol,
     /// The section.
     Section,
-    /// A scan of data.
+    /// A scan of writable data.
     Scan,
 }
 
@@ -46,20 +45,20 @@ impl fmt::Display for FoundBy {
     }
 }
 
-/// Whether an executable has an interpreter in it (3.10+), whatever its name and however it is stripped. Costs three
-/// short reads of the file.
+/// Whether an executable contains an interpreter (3.10+), even if renamed and stripped. Takes three short reads of the
+/// file.
 pub fn is_in(executable: &Path) -> bool {
     elf::has_section(executable, ".PyRuntime")
 }
 
-/// A place where `_PyRuntime` seems to be.
+/// A candidate address of `_PyRuntime`.
 #[derive(Clone, Debug)]
 pub struct Runtime {
     /// Its address.
     pub address: Address,
     /// How it was found.
     pub way: FoundBy,
-    /// The ELF file that holds it.
+    /// The ELF image that contains it.
     pub elf: LoadedElf,
 }
 
@@ -71,8 +70,8 @@ impl Runtime {
     }
 }
 
-/// Finds the runtime, or every place that may be it. `open` gives the file behind an ELF, where it can be had.
-/// Costs some microseconds where the symbol is exported, and a read of the data of at most a few files otherwise.
+/// Finds the runtime, or all candidates. `open` opens the file behind an ELF image, if it is available. Takes
+/// microseconds if the symbol is exported; otherwise reads the data of a few files.
 pub fn find<M: Memory + ?Sized>(
     memory: &M,
     elfs: &[LoadedElf],
@@ -94,7 +93,7 @@ pub fn find<M: Memory + ?Sized>(
         .iter()
         .filter_map(|elf| {
             let file = open(elf)?;
-            // The section holds nothing else, and is found without going through all symbols.
+            // The section contains nothing else, and finding it does not need a pass over all symbols.
             let (found, way) = match file.section(".PyRuntime") {
                 Some(section) => (section, FoundBy::Section),
                 None => (file.symbol("_PyRuntime")?, FoundBy::LocalSymbol),
@@ -109,13 +108,13 @@ pub fn find<M: Memory + ?Sized>(
     likely.iter().flat_map(|elf| scan(memory, elf)).collect()
 }
 
-/// Whether the file's name speaks of Python. Used only to choose where to look first.
+/// Whether the file's name suggests Python. Only decides where to look first.
 fn names_python(elf: &LoadedElf) -> bool {
     elf.path.file_name().is_some_and(|name| name.to_string_lossy().contains("python"))
 }
 
-/// Looks for the cookie (3.13+), then for a runtime of an older layout: two equal, consecutive pointers
-/// `interpreters.head` and `.main` to an interpreter whose first thread points back at it.
+/// Searches for the cookie (3.13+), then for an older runtime: two equal, consecutive pointers `interpreters.head` and
+/// `.main` to an interpreter whose first thread points back to it.
 fn scan<M: Memory + ?Sized>(memory: &M, elf: &LoadedElf) -> Vec<Runtime> {
     let mut found = Vec::new();
     let older = layouts_without_cookie();

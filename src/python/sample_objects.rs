@@ -1,8 +1,8 @@
-//! The second half of the proof: fields that a wrong number would come from are tried on objects that every interpreter
-//! has, where they must agree with what is known already.
+//! Second part of the proof: checks fields on objects that every interpreter has and whose values are known, because an
+//! error there would give wrong numbers.
 //!
-//! A running target changes meanwhile, so that only what cannot change is claimed of one object, and of others that at
-//! least one of many agrees.
+//! A running target changes meanwhile. So only what cannot change is checked on single objects; elsewhere one agreeing
+//! object of many suffices.
 
 use crate::process::Address;
 use crate::process::memory::Memory;
@@ -15,21 +15,21 @@ use super::reader::Reader;
 use super::types::static_type_state;
 use crate::python::type_flags as flag;
 
-/// Types looked at, of the hundreds that derive from `object`.
+/// Number of types sampled, of the hundreds that derive from `object`.
 const TYPES_MAX: usize = 512;
-/// How often something that may be changing is read afresh.
+/// Number of attempts to read something that may be changing.
 const TRIES: usize = 50;
-/// No list of `sys` is longer.
+/// Upper bound on the allocated items of a list in `sys`.
 const ALLOCATED_MAX: u64 = 1 << 32;
-/// Bytes of a type's name read.
+/// Upper bound on a type's name, bytes.
 const NAME_MAX: u64 = 4096;
-/// Slots of a set looked through: `sys.stdlib_module_names` has 1,024.
+/// Upper bound on the slots of a set; `sys.stdlib_module_names` has 1,024.
 const SLOTS_MAX: u64 = 1 << 16;
 
-/// Tries the fields.
+/// Checks the fields.
 ///
 /// # Errors
-/// The first field that does not hold.
+/// The first field that fails.
 pub fn prove<M: Memory + ?Sized>(
     reader: &Reader<'_, M>,
     main: &Interpreter,
@@ -50,7 +50,7 @@ pub fn prove<M: Memory + ?Sized>(
     names(reader, main)
 }
 
-/// A count is no address.
+/// Checks that a reference count is not an address.
 fn counts<M: Memory + ?Sized>(reader: &Reader<'_, M>, main: &Interpreter) -> Result<(), ProofError> {
     let object = &reader.layout.object;
     let Some(offset) = object.ob_refcnt else { return Ok(()) };
@@ -58,7 +58,7 @@ fn counts<M: Memory + ?Sized>(reader: &Reader<'_, M>, main: &Interpreter) -> Res
     claim(reader.memory.regions().find(count).is_none(), "PyObject.ob_refcnt", || format!("{count}, an address"))
 }
 
-/// A type is the first of its own line of bases, and `object` the last.
+/// Checks that a type's MRO starts with the type and ends with `object`.
 fn line_of_bases<M: Memory + ?Sized>(
     reader: &Reader<'_, M>,
     type_: Address,
@@ -70,7 +70,7 @@ fn line_of_bases<M: Memory + ?Sized>(
     claim(holds, "PyTypeObject.tp_mro", || format!("the bases of {type_} are {bases:?}"))
 }
 
-/// A tuple's items are pointers; a dict and an object have none.
+/// Checks that a tuple's items are pointers and that dict and object have none.
 fn item_sizes<M: Memory + ?Sized>(
     reader: &Reader<'_, M>,
     dict_type: Address,
@@ -87,7 +87,7 @@ fn item_sizes<M: Memory + ?Sized>(
     claim(found == size, "PyObject", || format!("object.__basicsize__ is {found}, the layout says {size}"))
 }
 
-/// `type` allocates as `object` does (`PyType_GenericAlloc`), and has another constructor.
+/// Checks that `type` allocates as `object` does (`PyType_GenericAlloc`) and has a different constructor.
 fn allocators<M: Memory + ?Sized>(reader: &Reader<'_, M>, types: &[Address]) -> Result<(), ProofError> {
     let offset = reader.layout.type_object.tp_alloc;
     let found: Vec<Address> = types.iter().map(|&type_| reader.pointer(type_, offset)).collect::<Result<_, _>>()?;
@@ -95,7 +95,7 @@ fn allocators<M: Memory + ?Sized>(reader: &Reader<'_, M>, types: &[Address]) -> 
     claim(same, "PyTypeObject.tp_alloc", || format!("{found:?}"))
 }
 
-/// The dict of `dict` holds its methods.
+/// Checks that the dict of `dict` holds its methods.
 fn own_names<M: Memory + ?Sized>(
     reader: &Reader<'_, M>,
     main: &Interpreter,
@@ -112,8 +112,7 @@ fn own_names<M: Memory + ?Sized>(
     claim(holds, "PyTypeObject.tp_dict", || format!("{own} has no dict.fromkeys"))
 }
 
-/// Of the types that derive from `object`, the references lead to types whose base is `object`; those that Python made
-/// have names.
+/// Checks that the subclasses of `object` are types whose base is `object`, and that those made by Python have names.
 fn subclasses<M: Memory + ?Sized>(
     reader: &Reader<'_, M>,
     main: &Interpreter,
@@ -154,7 +153,7 @@ fn subclasses<M: Memory + ?Sized>(
     heap_types::prove(reader, main, &heap_types)
 }
 
-/// `sys.__dict__` has as many entries as it says.
+/// Checks that `sys.__dict__` has as many entries as it states.
 fn entries<M: Memory + ?Sized>(reader: &Reader<'_, M>, main: &Interpreter) -> Result<(), ProofError> {
     let (mut stated, mut found) = (0, 0);
     for _ in 0..TRIES {
@@ -165,10 +164,10 @@ fn entries<M: Memory + ?Sized>(reader: &Reader<'_, M>, main: &Interpreter) -> Re
         }
         reader.memory.forget();
     }
-    claim(false, "PyDictObject.ma_used", || format!("{stated}, and sys.__dict__ has {found} entries"))
+    claim(false, "PyDictObject.ma_used", || format!("it is {stated}, but sys.__dict__ has {found} entries"))
 }
 
-/// Lists of `sys` hold no more than they have room for.
+/// Checks that lists in `sys` do not hold more than their capacity.
 fn lists<M: Memory + ?Sized>(reader: &Reader<'_, M>, main: &Interpreter) -> Result<(), ProofError> {
     let mut wrong = None;
     for _ in 0..TRIES {
@@ -192,7 +191,7 @@ fn lists<M: Memory + ?Sized>(reader: &Reader<'_, M>, main: &Interpreter) -> Resu
     claim(wrong.is_none(), "PyListObject.allocated", || format!("{wrong:?} (name, size, room)"))
 }
 
-/// The frozen set of the library's modules (3.10+) has as many keys as it says.
+/// Checks that the frozenset of standard library modules (3.10+) has as many keys as it states.
 fn names<M: Memory + ?Sized>(reader: &Reader<'_, M>, main: &Interpreter) -> Result<(), ProofError> {
     let Some(set) = reader.dict_get(main.sysdict, "stdlib_module_names") else { return Ok(()) };
     if !reader.is_a(set, "frozenset") {
@@ -202,7 +201,7 @@ fn names<M: Memory + ?Sized>(reader: &Reader<'_, M>, main: &Interpreter) -> Resu
     let word = |offset: usize| reader.pointer(set, offset).map(|word| word.0);
     let (fill, used, mask) = (word(layout.set.fill)?, word(layout.set.used)?, word(layout.set.mask)?);
     let sane = used <= fill && fill <= mask && mask < SLOTS_MAX && (mask + 1).is_power_of_two();
-    claim(sane, "PySetObject.mask", || format!("{used} used of {fill} filled of {mask}"))?;
+    claim(sane, "PySetObject.mask", || format!("{used} used, {fill} filled, mask {mask}"))?;
     let table = reader.pointer(set, layout.set.table)?;
     let mut keys = 0;
     for slot in 0..=mask {
@@ -212,5 +211,5 @@ fn names<M: Memory + ?Sized>(reader: &Reader<'_, M>, main: &Interpreter) -> Resu
             keys += 1;
         }
     }
-    claim(keys == used, "setentry", || format!("{keys} strings where the set counts {used}"))
+    claim(keys == used, "setentry", || format!("{keys} strings found, the set counts {used}"))
 }

@@ -1,16 +1,15 @@
-//! By which rule is an object sized, as `sys.getsizeof` counts?
+//! Selects the rule by which instances of a type are sized, as `sys.getsizeof` does.
 //!
-//! `sys.getsizeof` calls the first `__sizeof__` of the type's MRO and adds what lies in front of the object. So the
-//! rule of a type is named by which type defines that method, and a type whose `__sizeof__` we cannot follow (other
-//! C code, or Python code) is sized by the next one we can and marked as a lower bound. What each rule does is in
-//! [`super::measure`] and [`super::deferred`].
+//! `sys.getsizeof` calls the first `__sizeof__` in the type's MRO and adds the GC head and pre-header. So a rule is
+//! chosen by the type that defines this method. If the method is other C code or Python code, the next known one is
+//! used and the size is marked as a lower bound. The rules are in [`super::measure`] and [`super::deferred`].
 
-/// What a size is worth.
+/// How exact a size is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Basis {
-    /// What `sys.getsizeof` says.
+    /// Equal to `sys.getsizeof`.
     Exact,
-    /// `sys.getsizeof` says at least this: the type's own `__sizeof__` is code that we cannot follow.
+    /// At most `sys.getsizeof`: the type's own `__sizeof__` is unknown code.
     LowerBound,
 }
 
@@ -18,7 +17,7 @@ pub enum Basis {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum SizeRule {
-    /// `object.__sizeof__`: `tp_basicsize`, plus items where the type has them.
+    /// `object.__sizeof__`: `tp_basicsize` plus items, if the type has any.
     Default,
     Int,
     Str,
@@ -35,16 +34,16 @@ pub enum SizeRule {
     Frame,
     Array,
     NdArray,
-    /// numpy scalars: the value's bytes are counted beside the struct that holds them.
+    /// numpy scalars: the value's bytes are counted in addition to the struct that holds them.
     NumpyScalar(u8),
     BytesIo,
-    /// Readers and writers with a buffer of their own.
+    /// Buffered readers and writers.
     Buffered,
 }
 
 impl SizeRule {
-    /// The rule for a type, given which types of its MRO define `__sizeof__` (their `tp_name`, and whether Python
-    /// code made them), in order, and the type's own `tp_name`.
+    /// The rule for a type. `definers` are the types in its MRO that define `__sizeof__`, in order, with their
+    /// `tp_name` and whether Python code made them.
     pub fn choose<'a>(mut definers: impl Iterator<Item = (&'a str, bool)>, tp_name: &str) -> (SizeRule, Basis) {
         let mut basis = Basis::Exact;
         definers
@@ -83,7 +82,7 @@ impl SizeRule {
     }
 }
 
-/// Bytes of a numpy scalar's value, by the scalar type's name; `None` for those of no fixed size.
+/// Bytes of a numpy scalar's value by type name; `None` for types without a fixed size.
 fn numpy_scalar_bytes(tp_name: &str) -> Option<u8> {
     Some(match tp_name.strip_prefix("numpy.")? {
         "bool" | "bool_" | "int8" | "uint8" => 1,

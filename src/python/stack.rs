@@ -1,8 +1,8 @@
-//! Which threads does an interpreter have, and which frames does each run?
+//! Reads the threads of an interpreter and the frames of each thread.
 //!
-//! Until 3.10 frames are objects, linked by `f_back`; since 3.11 they lie in the thread's own stack of chunks and in
-//! generators, linked by `previous`, with shims of C code between them. A running target changes all of this while it
-//! is read: what makes no sense ends the walk, and the caller compares two readings where that matters.
+//! Until 3.10 frames are objects linked by `f_back`. Since 3.11 they are in the thread's stack of chunks and in
+//! generators, linked by `previous`, with shims for C code in between. A running target changes all of this: an invalid
+//! value ends the walk, and the caller compares two readings if that matters.
 //!
 //! Mirrors `PyThreadState` (`Include/cpython/pystate.h`) and `_PyInterpreterFrame` (`Include/internal/pycore_frame.h`,
 //! since 3.14 `pycore_interpframe_structs.h`), v3.8 to v3.15.
@@ -16,11 +16,11 @@ use super::interpreter::Interpreter;
 use super::layout::Layout;
 use super::reader::Reader;
 
-/// Threads believed in one interpreter.
+/// Upper bound on the threads of an interpreter.
 pub const THREADS_MAX: usize = 1 << 16;
-/// Frames believed in one thread; recursion is limited far below.
+/// Upper bound on the frames of a thread; recursion limits are far lower.
 pub const FRAMES_MAX: usize = 1 << 20;
-/// Bytes of a frame that are read: no field that is wanted lies behind.
+/// Upper bound on the bytes read of a frame; all needed fields are below.
 const FRAME_MAX: usize = 512;
 
 /// A thread of an interpreter.
@@ -28,24 +28,24 @@ const FRAME_MAX: usize = 512;
 pub struct Thread {
     /// `PyThreadState *`.
     pub address: Address,
-    /// The kernel's number, since 3.11; the one that `pthread_self` gives before.
+    /// The kernel's thread id since 3.11; before, the value of `pthread_self`.
     pub id: u64,
-    /// Whether `id` is the kernel's.
+    /// Whether `id` is the kernel's thread id.
     pub is_native_id: bool,
 }
 
-/// A frame that runs, or waits for one that it called.
+/// A frame that is running or waiting for a call to return.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct StackFrame {
-    /// `PyFrameObject *`, or since 3.11 `_PyInterpreterFrame *`.
+    /// `PyFrameObject *`, since 3.11 `_PyInterpreterFrame *`.
     pub address: Address,
     /// Its code object.
     pub code: Address,
-    /// The byte of the code at which it is; negative before the first instruction.
+    /// Byte offset of the current instruction; negative before the first.
     pub instruction: i64,
 }
 
-/// The threads of an interpreter, newest first. Those that could be read before something made no sense.
+/// The threads of an interpreter, newest first, up to the first one that cannot be read.
 pub fn threads<M: Memory + ?Sized>(reader: &Reader<'_, M>, interpreter: &Interpreter) -> Vec<Thread> {
     let layout = &reader.layout.thread;
     let mut next = reader.pointer(interpreter.address, reader.layout.interp.threads_head).unwrap_or_default();
@@ -64,10 +64,10 @@ pub fn threads<M: Memory + ?Sized>(reader: &Reader<'_, M>, interpreter: &Interpr
     threads
 }
 
-/// The topmost frame of a thread; null where it runs no Python.
+/// The topmost frame of a thread; null if it runs no Python code.
 ///
 /// # Errors
-/// As the memory.
+/// Those of the memory.
 pub fn top<M: Memory + ?Sized>(reader: &Reader<'_, M>, thread: Address) -> Result<Address, ReadError> {
     let layout = reader.layout;
     match (layout.iframe.is_some(), layout.thread.current_frame, layout.thread.cframe, &layout.cframe) {
@@ -80,21 +80,20 @@ pub fn top<M: Memory + ?Sized>(reader: &Reader<'_, M>, thread: Address) -> Resul
     }
 }
 
-/// The frames of a thread, topmost first, at most `limit`; shims of C code are left out. The walk ends early where the
-/// thread moves on under it.
+/// The frames of a thread, topmost first, at most `limit`, without C shims. The walk ends early if the thread changes
+/// its stack meanwhile.
 pub fn frames<M: Memory + ?Sized>(reader: &Reader<'_, M>, thread: Address, limit: usize) -> Vec<StackFrame> {
     top(reader, thread).map_or_else(|_| Vec::new(), |top| frames_from(reader, top, limit).0)
 }
 
-/// As [`frames`], from the frame at `top` on, and where to go on; null where there is nothing more, or it cannot be
-/// read.
+/// As [`frames`], starting at the frame `top`. Also returns where to continue; null at the end or after a failed read.
 pub fn frames_from<M: Memory + ?Sized>(
     reader: &Reader<'_, M>,
     top: Address,
     limit: usize,
 ) -> (Vec<StackFrame>, Address) {
     let (mut next, mut frames, mut steps) = (top, Vec::new(), 0);
-    // Frames are of one kind, so a walk that runs in a circle is ended by the count.
+    // The count ends a walk that runs in a circle.
     while !next.is_null() && frames.len() < limit {
         steps += 1;
         let read = if steps > FRAMES_MAX { None } else { read(reader, next) };
@@ -105,7 +104,7 @@ pub fn frames_from<M: Memory + ?Sized>(
     (frames, next)
 }
 
-/// Reads the frame at an address, and which frame called it; no frame where there is a shim. `None` where it cannot be
+/// Reads the frame at an address and the address of its caller. The frame is `None` for a shim. `None` if it cannot be
 /// read.
 pub fn read<M: Memory + ?Sized>(reader: &Reader<'_, M>, address: Address) -> Option<(Option<StackFrame>, Address)> {
     let mut bytes = [0; FRAME_MAX];
@@ -114,7 +113,7 @@ pub fn read<M: Memory + ?Sized>(reader: &Reader<'_, M>, address: Address) -> Opt
     parse(reader.layout, address, wanted, &|code| first_instruction(reader, address, code))
 }
 
-/// How many bytes [`parse`] needs of a frame.
+/// Number of bytes of a frame that [`parse`] needs.
 pub fn bytes_of_frame(layout: &Layout) -> usize {
     let fields = match &layout.iframe {
         Some(frame) => [frame.owner, frame.previous, frame.localsplus, frame.executable],
@@ -123,7 +122,7 @@ pub fn bytes_of_frame(layout: &Layout) -> usize {
     (fields.into_iter().max().unwrap_or(0) + 8).min(FRAME_MAX)
 }
 
-/// Decodes a frame's bytes. `instructions` gives the address of the first instruction of a code object.
+/// Decodes a frame. `instructions` gives the address of a code object's first instruction.
 pub fn parse(
     layout: &Layout,
     address: Address,
@@ -133,7 +132,7 @@ pub fn parse(
     let word = |offset: usize| u64_at(bytes, offset);
     let Some(iframe) = &layout.iframe else {
         let code = Address(word(layout.frame.f_code?)?);
-        // 3.10 counts instructions, before that bytes are counted.
+        // 3.10 counts instructions; earlier versions count bytes.
         let unit = if layout.code.co_linetable.is_some() { 2 } else { 1 };
         let instruction = i64::from(u32_at(bytes, layout.frame.f_lasti?)? as i32) * unit;
         return Some((Some(StackFrame { address, code, instruction }), Address(word(layout.frame.f_back)?)));
@@ -147,20 +146,20 @@ pub fn parse(
     if is_shim || code.is_null() || !code.0.is_multiple_of(8) {
         return Some((None, previous));
     }
-    // An object that is no code (None in a shim of 3.13) has no instructions.
+    // An object that is not code (None in a shim of 3.13) has no instructions.
     let Some(first) = instructions(code) else { return Some((None, previous)) };
     let instruction = at.wrapping_sub(first.0) as i64;
     Some((Some(StackFrame { address, code, instruction }), previous))
 }
 
-/// Where the instructions of a code object start, as a frame counts them. In free-threaded builds each thread may have
-/// its own copy. `None` for what is no code object.
+/// Start of a code object's instructions, as frames refer to it. In free-threaded builds each thread may have its own
+/// copy. `None` if the object is not code.
 pub fn first_instruction<M: Memory + ?Sized>(reader: &Reader<'_, M>, frame: Address, code: Address) -> Option<Address> {
-    /// Copies believed, one for each thread.
+    /// Upper bound on the copies, one per thread.
     const COPIES_MAX: u64 = 1 << 16;
     let layout = reader.layout;
     let adaptive = layout.code.co_code_adaptive?;
-    // There is no flag for it.
+    // There is no flag bit for code.
     reader.is_a(code, "code").then_some(())?;
     let own = code.offset(adaptive);
     let (Some(tlbc_index), Some(co_tlbc)) =

@@ -1,18 +1,18 @@
 //! Bits of `tp_flags` (`Include/object.h`, v3.8 to v3.15).
 //!
-//! Those below 9 mean something else in older versions: use them only where the layout has what they speak of.
+//! Bits below 9 mean something else in older versions: use them only if the layout has the feature.
 
-/// Its per-interpreter parts are in the interpreter's state (3.12+).
+/// Per-interpreter parts of the type are in the interpreter's state (3.12+).
 pub const STATIC_BUILTIN: u32 = 1;
-/// Instances carry their values inline (3.13+).
+/// Instances have inline values (3.13+).
 pub const INLINE_VALUES: u32 = 2;
-/// Weak references in front of the object (3.12+).
+/// Weak references are before the object (3.12+).
 pub const MANAGED_WEAKREF: u32 = 3;
-/// Dict in front of the object (3.11+).
+/// The dict is before the object (3.11+).
 pub const MANAGED_DICT: u32 = 4;
-/// Made at run time.
+/// The type was made at run time.
 pub const HEAPTYPE: u32 = 9;
-/// `PyType_Ready` has finished with it.
+/// `PyType_Ready` has finished.
 pub const READY: u32 = 12;
 /// Instances have a GC head.
 pub const HAVE_GC: u32 = 14;
@@ -30,5 +30,5 @@ pub const UNICODE_SUBCLASS: u32 = 28;
 pub const DICT_SUBCLASS: u32 = 29;
 /// Of BaseException.
 pub const BASE_EXC_SUBCLASS: u32 = 30;
-/// Of type: metatypes.
+/// Of type: the type is a metatype.
 pub const TYPE_SUBCLASS: u32 = 31;

@@ -1,8 +1,8 @@
-//! What the types of a target say of their own C structs: how large an instance is (`tp_basicsize`), where its weak
-//! references and its dict lie (`tp_weaklistoffset`, `tp_dictoffset`), and which fields Python code may ask for
-//! (`tp_members`, a table of names and offsets).
+//! Checks the layout against what types state about their C structs: the size of an instance (`tp_basicsize`), the
+//! offsets of weak references and dict (`tp_weaklistoffset`, `tp_dictoffset`), and the offsets of members
+//! (`tp_members`).
 //!
-//! CPython never changes these while it runs, so that a single disagreement with the layout is drift.
+//! CPython never changes these at run time, so a single disagreement shows a wrong layout.
 
 use crate::process::Address;
 use crate::process::memory::{Memory, MemoryExt};
@@ -11,30 +11,30 @@ use super::layout::{Layout, Offsets};
 use super::proof_error::ProofError;
 use super::reader::Reader;
 
-/// Members read of one type; `code` has 16.
+/// Upper bound on the members of a type; `code` has 16.
 const MEMBERS_MAX: usize = 64;
-/// Bytes of a member's name.
+/// Upper bound on a member's name, bytes.
 const NAME_MAX: usize = 128;
 
-/// A type, by the name that C code gives it, and the C struct of its instances.
+/// A type, by its C name, and the C struct of its instances.
 struct Known {
     tp_name: &'static str,
     /// The struct's name in [`Layout`].
     fields: &'static str,
-    /// What `tp_basicsize` must be, where it is known.
+    /// The expected `tp_basicsize`, if known.
     basicsize: fn(&Layout) -> Option<usize>,
-    /// Members of another name than the field's.
+    /// Members whose name differs from the C field's.
     renamed: &'static [(&'static str, &'static str)],
-    /// Fields of which the type says nothing, and where they must be by what it says of their neighbours.
+    /// Fields that the type does not state, with the offsets that follow from its neighbours.
     beside: fn(&Layout) -> Vec<Beside>,
 }
 
-/// A field, where the layout has it, and where it lies by one that the type speaks of.
+/// A field's name, its offset in the layout, and the offset derived from a neighbour that the type states.
 type Beside = (&'static str, Option<usize>, Option<usize>);
 
 const NONE: &[(&str, &str)] = &[];
 
-/// The whole struct.
+/// A type whose `tp_basicsize` is the size of the struct.
 macro_rules! whole {
     ($tp_name:literal, $fields:ident) => {
         whole!($tp_name, $fields, NONE)
@@ -113,7 +113,7 @@ const KNOWN: &[Known] = &[
     whole!("_asyncio.Task", task),
     whole!("_thread._local", local),
     whole!("_queue.SimpleQueue", simple_queue),
-    // One byte of the text is part of the struct.
+    // The struct includes one byte of the text.
     Known { basicsize: |layout| Some(layout.bytes.ob_sval + 1), ..whole!("bytes", bytes) },
     Known { basicsize: |layout| Some(layout.tuple.ob_item), ..whole!("tuple", tuple) },
     Known { basicsize: |layout| Some(layout.long.ob_digit), ..whole!("int", long) },
@@ -143,13 +143,13 @@ fn of_set(layout: &Layout) -> Vec<Beside> {
     vec![("smalltable", Some(layout.set.smalltable), layout.set.weakreflist.checked_sub(own))]
 }
 
-/// The size of the buffer, and a mask made of it, stand before the dict (`Modules/_io/bufferedio.c`).
+/// The buffer size and mask precede the dict (`Modules/_io/bufferedio.c`).
 fn of_buffered(layout: &Layout) -> Vec<Beside> {
     vec![("buffer_size", Some(layout.buffered.buffer_size), layout.buffered.dict.checked_sub(16))]
 }
 
-/// What tools hang on code stands behind its weak references, and before the caches of opcodes that 3.8 to 3.10 have;
-/// since 3.11 the code itself follows (free-threaded builds since 3.14 have a table of its copies between the two).
+/// `co_extra` follows the weak references and precedes the opcode caches of 3.8 to 3.10; since 3.11 the instructions
+/// follow (free-threaded builds since 3.14 have a table of instruction copies in between).
 fn of_code(layout: &Layout) -> Vec<Beside> {
     let code = &layout.code;
     let (extra, weak) = (Some(code.co_extra), code.co_weakreflist);
@@ -163,12 +163,12 @@ fn of_code(layout: &Layout) -> Vec<Beside> {
     }
 }
 
-/// The code follows the struct since 3.11.
+/// Since 3.11 the instructions follow the struct.
 fn code(layout: &Layout) -> Option<usize> {
     Some(layout.code.co_code_adaptive.unwrap_or(layout.code.size))
 }
 
-/// The frame's own part, since 3.11, ends where its locals begin.
+/// Since 3.11 the frame's own part ends where its locals begin.
 fn frame(layout: &Layout) -> Option<usize> {
     match (layout.frame._f_frame_data, &layout.iframe) {
         (Some(data), Some(iframe)) => data.checked_add(iframe.localsplus),
@@ -183,15 +183,15 @@ fn suspended(layout: &Layout, iframe: Option<usize>, size: usize) -> Option<usiz
     }
 }
 
-/// Whether a type that C code made, with this C name, can be the one that CPython calls so: extensions have types of
-/// the same names (Cython's up to 0.29 are called `generator` and `coroutine`), but a builtin type stands in the
-/// interpreter's own file, and those of its modules are called after them.
+/// Whether a type with this C name, made by C code, can be CPython's own. Extensions may use the same names (those of
+/// Cython until 0.29 are `generator` and `coroutine`), but a builtin type is in the interpreter's own file, and types
+/// of CPython's modules have the module's name as a prefix.
 pub fn is_of(tp_name: &str, is_in_interpreters_file: bool) -> bool {
     is_in_interpreters_file || tp_name.contains('.')
 }
 
-/// Holds what the type at `type_` says against the layout. Nothing is claimed of a type whose name is not known; the
-/// caller must know that C code made it.
+/// Compares what the type at `type_` states with the layout. Types of unknown name pass. The caller must know that C
+/// code made the type.
 ///
 /// # Errors
 /// The first disagreement.
@@ -211,7 +211,7 @@ pub fn prove<M: Memory + ?Sized>(reader: &Reader<'_, M>, type_: Address, tp_name
         _ => Ok(()),
     };
     claim("__basicsize__", word(layout.type_object.tp_basicsize)?, (known.basicsize)(layout))?;
-    // Where these are managed by the interpreter, they are negative or 0 and tell of no field.
+    // If the interpreter manages them, the offsets are negative or 0.
     let of_field = |offset: u64| (offset as i64) > 0;
     let weak = word(layout.type_object.tp_weaklistoffset)?;
     if of_field(weak) {
@@ -241,7 +241,7 @@ fn field_of(fields: &dyn Offsets, is_it: impl Fn(&str) -> bool) -> Option<usize>
     fields.names().into_iter().find(|name| is_it(name)).and_then(|name| fields.get(name))
 }
 
-/// The names and offsets in a type's table of members.
+/// Names and offsets of a type's members.
 fn members<M: Memory + ?Sized>(reader: &Reader<'_, M>, type_: Address) -> Result<Vec<(String, u64)>, ProofError> {
     let table = reader.pointer(type_, reader.layout.type_object.tp_members)?;
     let mut found = Vec::new();

@@ -1,10 +1,9 @@
-//! All types of a target: found through the interpreter's own registry, `tp_subclasses` from `object` downwards.
+//! Collects all types of a target from the interpreter's registry: `tp_subclasses`, starting at `object`.
 //!
-//! Every type that was made ready stands in the list of its bases (`add_subclass`, `Objects/typeobject.c`), heap
-//! types and static ones of extensions alike. A few static types of C modules are used without ever having been made
-//! ready; those are found in the modules' data. So the table is complete: a block whose second word is not in it is
-//! no object. What an object of a type looks like (what lies in front of it, how its size is known) is
-//! worked out here once per type, so that a census only looks it up.
+//! Every ready type is in the list of its bases (`add_subclass`, `Objects/typeobject.c`), heap types as well as static
+//! types of extensions. A few static types of C modules are used without being made ready; they are found in the
+//! modules' data. So the table is complete: a block whose second word is not in it is not an object. The bytes before
+//! an instance and the size rule are worked out here, once per type, so that a census only looks them up.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -24,16 +23,16 @@ use super::reader::{NAME_LENGTH_MAX, Reader};
 use super::sizes::{Basis, SizeRule};
 use super::{type_flags as flag, type_metadata};
 
-/// Types accepted. A large Django site has some 30,000.
+/// Upper bound on the number of types. A large Django site has some 30,000.
 const TYPES_MAX: usize = 4 << 20;
-/// Bytes of one file's writable data that are searched for types; see [`crate::heap::classify::statics`].
+/// Upper bound on a file's writable data searched for types, bytes; see [`crate::heap::classify::statics`].
 const DATA_MAX: u64 = 64 << 20;
-/// The largest `tp_basicsize` and `tp_itemsize` accepted.
+/// Upper bound on `tp_basicsize` and `tp_itemsize`.
 const SIZE_MAX: u64 = 1 << 30;
 
-/// How often the state of a type that has none is looked for.
+/// Number of attempts to find the state of a static type.
 const STATE_TRIES: usize = 20;
-/// Between two of these.
+/// Pause between two attempts.
 const STATE_PAUSE: Duration = Duration::from_millis(1);
 
 /// Index of a type in a [`TypeTable`].
@@ -41,16 +40,16 @@ const STATE_PAUSE: Duration = Duration::from_millis(1);
 pub struct TypeId(pub u32);
 
 impl TypeId {
-    /// As an index.
+    /// The id as an index.
     pub fn index(self) -> usize {
         self.0 as usize
     }
 }
 
-/// One type, and what its instances look like.
+/// A type and the shape of its instances.
 #[derive(Clone, Debug)]
 pub struct TypeInfo {
-    /// Where the type object is.
+    /// Address of the type object.
     pub address: Address,
     /// `__module__`.
     pub module: String,
@@ -62,26 +61,26 @@ pub struct TypeInfo {
     pub itemsize: u64,
     /// `tp_flags`; see [`flag`].
     pub flags: u64,
-    /// Bytes in front of an instance: pre-header and GC head. Of a metatype: in front of heap types; static types,
-    /// which nothing allocates, have nothing in front.
+    /// Bytes before an instance: pre-header and GC head. For a metatype: before heap types; static types are not
+    /// allocated and have none.
     pub front: usize,
-    /// Of these, the GC head's bytes.
+    /// The GC head's part of `front`.
     pub gc_head: usize,
-    /// Whether the values of an instance's attributes follow its `tp_basicsize` (3.13+).
+    /// Whether inline values follow `tp_basicsize` (3.13+).
     pub has_inline_values: bool,
-    /// How instances are sized.
+    /// The rule by which instances are sized.
     pub rule: SizeRule,
-    /// Whether that is what `sys.getsizeof` says, or only the least it can say.
+    /// Whether the size is exact or a lower bound.
     pub basis: Basis,
-    /// Whether code of the type's own says of each instance whether `sys.getsizeof` counts its GC head (greenlets,
-    /// until 3.10). Its sizes are lower bounds then, without the head.
+    /// Whether the type's own code decides per instance if `sys.getsizeof` counts the GC head (greenlets, until 3.10).
+    /// Sizes are then lower bounds without the head.
     pub decides_on_head: bool,
-    /// Whether it is `str`, not a subclass of it. Only its own instances have their text behind the header.
+    /// Whether it is `str` itself, not a subclass. Only `str` itself has compact strings.
     pub is_str_itself: bool,
-    /// Made by a class statement, not by C.
+    /// Whether a class statement made it, not C code.
     pub is_python_class: bool,
-    /// Whether `tp_alloc` is not `object`'s: how much an instance takes is then up to the type. A `datetime.time`
-    /// without a time zone is shorter than its `tp_basicsize`.
+    /// Whether `tp_alloc` differs from `object`'s, so that the type decides how much it allocates. A `datetime.time`
+    /// without time zone is shorter than its `tp_basicsize`.
     pub has_own_allocator: bool,
 }
 
@@ -111,17 +110,17 @@ pub struct TypeTable {
     ids: AddressTable<TypeId>,
     filter: FilterBits,
     type_type: Address,
-    /// Types that could not be read or made no sense.
+    /// Number of types that could not be read or were invalid.
     pub rejected: u64,
 }
 
 impl TypeTable {
-    /// Finds all types of all interpreters. `data` is the writable data of the target's ELF files. Costs some
-    /// milliseconds for a thousand types.
+    /// Finds all types of all interpreters. `data` is the writable data of the target's ELF files. Takes milliseconds
+    /// for a thousand types.
     ///
     /// # Errors
-    /// Where the target cannot be read at all, and where what types say of themselves contradicts the layout. Single
-    /// bad types are counted in [`TypeTable::rejected`].
+    /// The target cannot be read at all, or what types state contradicts the layout. Single bad types are counted in
+    /// [`TypeTable::rejected`].
     pub fn build<M: Memory + ?Sized>(
         memory: &M,
         python: &Python,
@@ -150,45 +149,45 @@ impl TypeTable {
         Ok(builder.table)
     }
 
-    /// The filter that nearly all words fail that are no type's address.
+    /// A filter that rejects nearly all words that are not a type's address.
     pub fn filter(&self) -> AddressFilter<'_> {
         self.filter.filter()
     }
 
-    /// A type by its address.
+    /// Looks up a type by address.
     #[inline(always)]
     pub fn find(&self, address: u64) -> Option<TypeId> {
         let hash = hash(address);
         self.filter.filter().passes(hash).then(|| self.ids.find(address, hash).copied())?
     }
 
-    /// What is known of a type.
+    /// The type with this id.
     #[inline(always)]
     pub fn get(&self, id: TypeId) -> &TypeInfo {
         &self.types[id.index()]
     }
 
-    /// All types, by id.
+    /// All types with their ids.
     pub fn iter(&self) -> impl Iterator<Item = (TypeId, &TypeInfo)> {
         self.types.iter().enumerate().map(|(index, info)| (TypeId(index as u32), info))
     }
 
-    /// `type` itself.
+    /// Address of the type `type`.
     pub fn type_type(&self) -> Address {
         self.type_type
     }
 
-    /// How many there are.
+    /// Number of types.
     pub fn len(&self) -> usize {
         self.types.len()
     }
 
-    /// Whether there is none.
+    /// Whether the table is empty.
     pub fn is_empty(&self) -> bool {
         self.types.is_empty()
     }
 
-    /// A table of given types: for tests.
+    /// Makes a table from types, for tests.
     pub fn of(types: Vec<TypeInfo>) -> TypeTable {
         let mut table = TypeTable { types, ..TypeTable::default() };
         table.index_addresses();
@@ -202,7 +201,7 @@ impl TypeTable {
     }
 }
 
-/// What is read of a type before its relatives are known.
+/// What is read of a type before related types are known.
 struct RawType {
     address: Address,
     interpreter: Interpreter,
@@ -223,13 +222,13 @@ struct TableBuilder<'a, M: Memory + ?Sized> {
     seen: FxHashSet<Address>,
     well_known: WellKnown,
     generic_alloc: Option<Address>,
-    /// Static types of extensions whose state is the interpreter's: how many were found with it, and which were not.
+    /// Static types of extensions whose state belongs to the interpreter: how many had it, and which had none.
     with_state: usize,
     without_state: Vec<(Address, Interpreter)>,
 }
 
-/// The strings that dicts of types are searched for. Comparing addresses spares reading every key. There are several of
-/// one text where the interpreter was taken down and set up again, or has sub-interpreters: static types keep their
+/// The key strings looked up in type dicts. Comparing addresses avoids reading every key. A text can have several
+/// addresses if the interpreter was finalized and initialized again, or has sub-interpreters: static types keep their
 /// keys.
 #[derive(Default)]
 struct WellKnown {
@@ -263,7 +262,7 @@ impl<M: Memory + ?Sized> TableBuilder<'_, M> {
         }
     }
 
-    /// Finds static types that are in no registry: objects in data whose type is `type` and whose name is one.
+    /// Finds static types outside the registry: objects in data whose type is `type` and whose name is plausible.
     fn collect_static(&mut self, range: &Range<Address>) {
         let Some(main) = self.python.interpreters.first() else { return };
         let length = (range.end.0 - range.start.0).min(DATA_MAX);
@@ -284,7 +283,8 @@ impl<M: Memory + ?Sized> TableBuilder<'_, M> {
         }
     }
 
-    /// Whether there is a static type that nobody made ready: a name that C code gave it, room for a header, a count.
+    /// Whether there is a static type that was never made ready: it has a C name, a plausible size and a reference
+    /// count.
     fn is_unready_type(&self, type_: Address) -> bool {
         let name = self.reader.type_name(type_).unwrap_or_default();
         let is_name = |char: char| char.is_alphanumeric() || matches!(char, '_' | '.' | '-' | ' ' | '<' | '>');
@@ -325,13 +325,13 @@ impl<M: Memory + ?Sized> TableBuilder<'_, M> {
         Some(RawType { address: type_, interpreter, basicsize, itemsize, flags, mro, dict, tp_alloc, tp_is_gc })
     }
 
-    /// `tp_dict` and `tp_subclasses` of a static builtin type, which since 3.12 are the interpreter's, not the type's:
-    /// the type holds the index of its entry in `tp_subclasses` (`Objects/typeobject.c`, `managed_static_type_get`).
+    /// `tp_dict` and `tp_subclasses` of a static builtin type. Since 3.12 they are in the interpreter's state, and
+    /// `tp_subclasses` holds the index of the entry (`Objects/typeobject.c`, `managed_static_type_get`).
     fn static_type_state(&self, type_: Address, interpreter: &Interpreter) -> Option<(Address, Address)> {
         static_type_state(&self.reader, type_, interpreter)
     }
 
-    /// The types registered as direct subclasses: the referents of the weak references in `tp_subclasses`.
+    /// The direct subclasses: the referents of the weak references in `tp_subclasses`.
     fn subclasses(&mut self, type_: Address, interpreter: &Interpreter) -> Vec<Address> {
         let dict = match self.static_type_state(type_, interpreter) {
             Some((_, subclasses)) => subclasses,
@@ -349,7 +349,7 @@ impl<M: Memory + ?Sized> TableBuilder<'_, M> {
         referents.filter(|type_| type_.0 % 8 == 0 && !type_.is_null()).collect()
     }
 
-    /// Notes of a static type of an extension whether its state was found.
+    /// Records whether the state of an extension's static type was found.
     fn note_state(&mut self, raw: &RawType) {
         let Some(state) = &self.reader.layout.types_state else { return };
         let Some(extensions) = state.for_extensions else { return };
@@ -362,8 +362,8 @@ impl<M: Memory + ?Sized> TableBuilder<'_, M> {
         }
     }
 
-    /// Static types of extensions have their state where the layout says. One that is just being made may have none
-    /// yet. What does not lie in a file's data, `data`, is none: a class that just went may look like one.
+    /// Checks that static types of extensions have their state at the layout's offset. A type that is being made may
+    /// not have one yet. Types outside the files' data are ignored: a class that was just freed may look like one.
     fn prove_states(&mut self, data: &[Range<Address>]) -> Result<(), ProofError> {
         let mut missing = std::mem::take(&mut self.without_state);
         missing.retain(|(type_, _)| data.iter().any(|range| range.contains(type_)));
@@ -382,10 +382,10 @@ impl<M: Memory + ?Sized> TableBuilder<'_, M> {
         Err(ProofError::Field { field: "types_state.for_extensions", detail })
     }
 
-    /// Works out names, fronts and size rules, now that every type is known.
+    /// Computes names, sizes of the front and size rules once all types are known.
     ///
     /// # Errors
-    /// Where what types say of themselves contradicts the layout.
+    /// What types state contradicts the layout.
     fn finish(&mut self) -> Result<(), ProofError> {
         let raw = std::mem::take(&mut self.raw);
         self.well_known = self.learn_well_known(&raw);
@@ -402,7 +402,7 @@ impl<M: Memory + ?Sized> TableBuilder<'_, M> {
         };
         for (index, raw) in raw.iter().enumerate().filter(is_cpythons) {
             match type_metadata::prove(&self.reader, raw.address, &tp_names[index]) {
-                // What a core left out proves nothing.
+                // Memory that a core leaves out proves nothing.
                 Ok(()) | Err(ProofError::Read(ReadError::Unreadable { .. })) => {}
                 Err(error) => return Err(error),
             }
@@ -427,7 +427,7 @@ impl<M: Memory + ?Sized> TableBuilder<'_, M> {
         let (module, qualname) = if is_heap {
             let qualname = self.reader.pointer(raw.address, self.reader.layout.heap_type.ht_qualname).ok();
             let qualname = qualname.and_then(|name| self.reader.string(name, NAME_LENGTH_MAX));
-            // Where `__module__` is made on demand, as by Cython, what C code called the type says the same.
+            // If `__module__` is computed on demand, as in Cython, the C name contains the module.
             let of_c = || tp_name.rsplit_once('.').map_or("?", |(module, _)| module).to_owned();
             (own.module.clone().unwrap_or_else(of_c), qualname.unwrap_or_else(|| tp_name.to_owned()))
         } else {
@@ -464,12 +464,12 @@ impl<M: Memory + ?Sized> TableBuilder<'_, M> {
         }
     }
 
-    /// What a type's own dict says.
+    /// Names from a type's own dict.
     fn own_names(&self, raw: &RawType) -> OwnNames {
         let entries = self.reader.dict_entries(raw.dict).unwrap_or_default();
         let known = &self.well_known;
         let by_address = entries.iter().find(|entry| known.module.contains(&entry.key));
-        // A key that was never interned: compare the text.
+        // For keys that were never interned, compare the text.
         let by_text = || entries.iter().find(|entry| self.reader.is_string(entry.key, "__module__"));
         let module = by_address.or_else(by_text).and_then(|entry| self.reader.string(entry.value, NAME_LENGTH_MAX));
         let has_sizeof = entries.iter().any(|entry| known.sizeof.contains(&entry.key));
@@ -480,9 +480,9 @@ impl<M: Memory + ?Sized> TableBuilder<'_, M> {
         raw.flags >> flag::HEAPTYPE & 1 == 1 && self.reader.is_python_class(raw.address)
     }
 
-    /// Reads the keys of all types that C made, each string once, and of some classes.
+    /// Reads the keys in the dicts of types made by C, each string once, and of some classes.
     fn learn_well_known(&self, raw: &[RawType]) -> WellKnown {
-        /// Classes of each interpreter whose dicts are read for the name `__module__`, which all of them have.
+        /// Number of classes per interpreter whose dicts are searched for the key `__module__`.
         const CLASSES: usize = 64;
         let mut known = WellKnown::default();
         let mut read: FxHashSet<Address> = FxHashSet::default();
@@ -510,15 +510,15 @@ impl<M: Memory + ?Sized> TableBuilder<'_, M> {
     }
 }
 
-/// What a type's own dict and name say.
+/// Names from a type's own dict and C name.
 struct OwnNames {
     module: Option<String>,
     has_sizeof: bool,
     is_python_class: bool,
 }
 
-/// `tp_dict` and `tp_subclasses` of a static builtin type of 3.12+, from the interpreter's state. `None` for types
-/// that keep theirs themselves.
+/// `tp_dict` and `tp_subclasses` of a static builtin type (3.12+), from the interpreter's state. `None` for types that
+/// store them themselves.
 pub fn static_type_state<M: Memory + ?Sized>(
     reader: &Reader<'_, M>,
     type_: Address,
@@ -529,7 +529,7 @@ pub fn static_type_state<M: Memory + ?Sized>(
     arrays.into_iter().flatten().find_map(|array| static_type_state_in(reader, type_, interpreter, array))
 }
 
-/// As [`static_type_state`], in the array at this offset of the interpreter's types only.
+/// As [`static_type_state`], but only in the array at this offset of the interpreter's types.
 fn static_type_state_in<M: Memory + ?Sized>(
     reader: &Reader<'_, M>,
     type_: Address,
@@ -550,7 +550,7 @@ fn static_type_state_in<M: Memory + ?Sized>(
     is_its.then(|| Some((reader.pointer(at, entry.tp_dict).ok()?, reader.pointer(at, entry.tp_subclasses).ok()?)))?
 }
 
-/// Bytes in front of an instance of a type with these flags, and how many of them are the GC head.
+/// Bytes before an instance of a type with these flags: total and GC head.
 fn front_of(layout: &Layout, flags: u64) -> (usize, usize) {
     let has = |bit: u32| flags >> bit & 1 == 1;
     let gc_head = if has(flag::HAVE_GC) { layout.constants.gc_head_size } else { 0 };

@@ -1,4 +1,4 @@
-//! The version of the target's interpreter, as the interpreter itself states it.
+//! CPython versions, and differences between them that are not layouts.
 
 use std::fmt;
 
@@ -45,7 +45,7 @@ impl fmt::Display for Version {
     }
 }
 
-/// What differs between versions without being a layout: how the interpreter itself counts.
+/// Behaviour that differs between versions without changing layouts.
 impl Version {
     /// Whether `sys.getsizeof` adds a GC head to static types, which have none (`_PySys_GetSizeOf`,
     /// `Python/sysmodule.c`).
@@ -57,13 +57,13 @@ impl Version {
         }
     }
 
-    /// Whether `sys.getsizeof` counts a GC head only for objects of which the type's `tp_is_gc` says that they have
-    /// one; since 3.11 it goes by the type's flags (`_PySys_GetSizeOf`, `Python/sysmodule.c`).
+    /// Whether `sys.getsizeof` asks `tp_is_gc` if an object has a GC head; since 3.11 it uses the type's flags
+    /// (`_PySys_GetSizeOf`, `Python/sysmodule.c`).
     pub fn getsizeof_asks_tp_is_gc(self) -> bool {
         (self.major, self.minor) < (3, 11)
     }
 
-    /// Whether every int has at least one digit in `int.__sizeof__`: since 3.11 0 counts one, too.
+    /// Whether `int.__sizeof__` counts at least one digit, even for 0: since 3.11.
     pub fn int_sizeof_counts_a_digit_of_zero(self) -> bool {
         (self.major, self.minor) >= (3, 11)
     }
@@ -77,7 +77,7 @@ impl Version {
 }
 
 impl Version {
-    /// Whether `interp.obmalloc` is a pointer to the allocator's state; in 3.12 it is the state itself.
+    /// Whether `interp.obmalloc` is a pointer to the allocator's state. In 3.12 the state is embedded.
     pub fn obmalloc_is_pointer(self) -> bool {
         (self.major, self.minor) >= (3, 13)
     }
@@ -93,10 +93,10 @@ impl Version {
 /// How `sys.getsizeof` treats the GC head that static types lack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StaticTypeHead {
-    /// Until 3.10 it asks the object whether it has one.
+    /// Until 3.10 `sys.getsizeof` asks the object whether it has one.
     NotCounted,
-    /// 3.11 and 3.12 ask the type's type alone.
+    /// 3.11 and 3.12 look at the metatype only.
     Counted,
-    /// Since 3.13 static types whose type is `type` itself are excepted.
+    /// Since 3.13 static types whose type is `type` are exempt.
     CountedUnderMetatypes,
 }

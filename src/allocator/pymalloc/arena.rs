@@ -1,34 +1,34 @@
-//! An arena, and all arenas of a process.
+//! A pymalloc arena, and all arenas of a process.
 
 use std::ops::Range;
 
 use crate::process::Address;
 
-/// One arena, and the part of it that has been cut into pools.
+/// An arena, and the part of it that is divided into pools.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Arena {
     /// Its index in the allocator's array, which each of its pools repeats.
     pub index: u32,
-    /// All of it.
+    /// Its addresses.
     pub range: Range<Address>,
-    /// First pool to one past the last pool that was ever used; pools there may be free again.
+    /// From the first pool to one past the last pool that was ever used; some may be free again.
     pub pools: Range<Address>,
 }
 
-/// All arenas, and what the allocator counts itself.
+/// All arenas, and the allocator's own counts.
 #[derive(Debug, Default)]
 pub struct Arenas {
     /// In order of address.
     pub arenas: Vec<Arena>,
-    /// `raw_allocated_blocks`: blocks beyond pymalloc's size that went to malloc. Known since 3.12.
+    /// `raw_allocated_blocks`: blocks over 512 bytes, which come from malloc. Known since 3.12.
     pub raw_blocks: Option<u64>,
-    /// Slots of the array that make no sense.
+    /// Number of invalid slots in the array.
     pub rejected: u64,
-    /// Pools of which a block is in use, as the arenas count.
+    /// Number of pools with a used block, according to the arenas.
     pub pools_in_use: u64,
-    /// Arenas whose counts of pools disagree: they change just now.
+    /// Number of arenas whose pool counts disagree: they are changing.
     pub(crate) odd: u64,
-    /// Arenas in memory that was not mapped when the target's mappings were read: they are new.
+    /// New arenas, in memory that was not mapped yet when the target's mappings were read.
     pub(crate) newer: Vec<Arena>,
 }
 

@@ -1,8 +1,8 @@
-//! Where are pymalloc's arenas?
+//! Finds pymalloc's arenas.
 //!
 //! Since 3.12 the interpreter's state leads to them. Before, `arenas` is a static variable whose symbol is stripped
-//! from most builds, so it is found by what it must point at: an array of `arena_object`, each of which names a
-//! mapped arena whose pools name the array's index in turn. That is proof enough without any symbol.
+//! from most builds. It is found by its structure: it points to an array of `arena_object`, each of which names a
+//! mapped arena whose pools repeat the array's index. That is sufficient proof without a symbol.
 //!
 //! Mirrors `Objects/obmalloc.c` (v3.8 to v3.15), `struct arena_object`.
 
@@ -22,30 +22,30 @@ use crate::python::proof_error::ProofError;
 use super::arena::{Arena, Arenas};
 use super::{header_scan, state_proof};
 
-/// Arena slots accepted: 1 MiB each, so 16 TiB of arenas.
+/// Upper bound on the arena slots: 1 MiB each, so 16 TiB of arenas.
 const ARENAS_MAX: u64 = 1 << 24;
-/// Bytes of bss scanned for the array's pointer.
+/// Upper bound on the bss scanned for the array's pointer, bytes.
 const SCAN_MAX: usize = 64 << 20;
-/// The array starts with this many slots (`INITIAL_ARENA_OBJECTS`) and is doubled.
+/// Initial number of slots (`INITIAL_ARENA_OBJECTS`); the array grows by doubling.
 const INITIAL_ARENAS: u64 = 16;
-/// Words of data that are looked behind with one call.
+/// Number of pointers whose targets are read with one call.
 const ASKED_AT_ONCE: usize = 512;
-/// How often a state that contradicts itself is read: a running target changes it.
+/// Number of attempts to read a state that contradicts itself: a running target changes it.
 const TRIES: usize = 50;
-/// But no more often than this once so many slots were read: an array may be large, or claim to be.
+/// Number of attempts for an array with many slots, which may be large or claim to be.
 const TRIES_OF_MANY: usize = 3;
 const MANY_SLOTS: u64 = 1 << 17;
-/// Between the later ones of them.
+/// Pause between the later attempts.
 const PAUSE: Duration = Duration::from_micros(500);
 
-/// Finds all arenas of all interpreters. An interpreter run with another allocator has none.
+/// Finds all arenas of all interpreters. An interpreter that uses another allocator has none.
 ///
 /// # Errors
-/// Where the allocator's state contradicts the layout, however often it is read.
+/// The allocator's state contradicts the layout in every attempt.
 pub fn find<M: Memory + ?Sized>(memory: &M, python: &Python) -> Result<Arenas, ProofError> {
     let mut found = Arenas::default();
     let layout = &python.layout;
-    // Free-threaded builds allocate otherwise.
+    // Free-threaded builds use mimalloc.
     let is_in_use = layout.object.ob_ref_shared.is_none();
     if let (Some(state), Some(offset)) = (&layout.obmalloc, layout.interp.obmalloc) {
         let mut seen = Vec::new();
@@ -62,7 +62,7 @@ pub fn find<M: Memory + ?Sized>(memory: &M, python: &Python) -> Result<Arenas, P
     } else if let Some((array, slots)) = search(memory, layout, &python.runtime.elf) {
         read_array(memory, layout, array, slots, &mut found);
     } else {
-        log::debug!("no array of arenas was found; pools are searched for");
+        log::debug!("no array of arenas found; searching for pools");
         found.arenas = header_scan::find(memory, layout);
     }
     found.arenas.sort_by_key(|arena| arena.range.start);
@@ -70,7 +70,7 @@ pub fn find<M: Memory + ?Sized>(memory: &M, python: &Python) -> Result<Arenas, P
     Ok(found)
 }
 
-/// Reads the state at `at`, again where it contradicts itself.
+/// Reads the state at `at`, and again if it contradicts itself.
 fn read_state<M: Memory + ?Sized>(
     memory: &M,
     layout: &Layout,
@@ -88,7 +88,7 @@ fn read_state<M: Memory + ?Sized>(
         found.raw_blocks = memory.read_u64(at.offset(fields.raw_allocated_blocks)).ok();
         match state_proof::prove(memory, layout, fields, at, &found) {
             Ok(()) => return Ok(found),
-            // What a core left out proves nothing.
+            // Memory that a core leaves out proves nothing.
             Err(ProofError::Read(ReadError::Unreadable { .. })) if memory.regions().contains(at, fields.size) => {
                 return Ok(found);
             }
@@ -104,14 +104,14 @@ fn read_state<M: Memory + ?Sized>(
     }
 }
 
-/// Reads an array of `arena_object`. Slots that are in use and make no sense are counted.
+/// Reads an array of `arena_object`. Counts used slots that are invalid.
 fn read_array<M: Memory + ?Sized>(memory: &M, layout: &Layout, array: Address, slots: u64, found: &mut Arenas) {
     if array.is_null() || slots > ARENAS_MAX {
         found.rejected += u64::from(!array.is_null());
         return;
     }
     let size = layout.arena_object.size;
-    // One block of malloc's holds the array, so one region does: no count leads beyond it.
+    // The array is one malloc block and so within one region, which bounds the count.
     let room = memory.regions().find(array).map_or(0, |region| (region.end.0 - array.0) / size as u64);
     if slots > room {
         found.rejected += slots - room;
@@ -170,18 +170,18 @@ fn read_slot(layout: &Layout, index: u32, slot: &[u8]) -> ArenaSlot {
     let sane = address % 4096 == 0
         && (first..=end).contains(&pool_address)
         && pool_address % pool_size == 0
-        // One less where the arena is not aligned to pools.
+        // One pool fewer if the arena is not aligned to pools.
         && total == arena_size / pool_size - u64::from(first != address);
     if !sane {
         return ArenaSlot::Nonsense;
     }
-    // The last pool that fits: an arena that is not aligned to pools ends in a piece that holds none.
+    // The last pool that fits: an arena that is not aligned to pools ends with a piece that holds none.
     let pools = Address(first)..Address(pool_address.min(first + total * pool_size));
     ArenaSlot::Arena(Arena { index, range: Address(address)..Address(end), pools })
 }
 
-/// Pools in use of an arena, as its slot counts: all but those that were never cut and those in the list of free ones.
-/// `None` where the slot contradicts itself: it changes just now.
+/// Number of pools in use according to the arena's slot: all except those never carved and those in the free list.
+/// `None` if the slot contradicts itself because it is changing.
 fn pools_in_use(layout: &Layout, arena: &Arena, slot: &[u8]) -> Option<u64> {
     let fields = &layout.arena_object;
     let total = u64::from(u32_at(slot, fields.ntotalpools)?);
@@ -193,7 +193,7 @@ fn pools_in_use(layout: &Layout, arena: &Arena, slot: &[u8]) -> Option<u64> {
     (is_listed && free <= total).then(|| total - free)
 }
 
-/// Finds `arenas` in the data of the file that holds `_PyRuntime`, by structure. Returns the array and its slots.
+/// Finds `arenas` by structure in the data of the file that holds `_PyRuntime`. Returns the array and its slots.
 fn search<M: Memory + ?Sized>(memory: &M, layout: &Layout, elf: &LoadedElf) -> Option<(Address, u64)> {
     let first_slots = INITIAL_ARENAS as usize * layout.arena_object.size;
     let data = elf.writable_ranges(memory);
@@ -208,7 +208,7 @@ fn search<M: Memory + ?Sized>(memory: &M, layout: &Layout, elf: &LoadedElf) -> O
             .map(Address)
             .filter(|&word| seen.insert(word) && is_writable(word))
             .collect();
-        // Most pointers in data lead to data; the array is malloc's, which seldom lies there.
+        // Most pointers in data point to data; the array is a malloc block, which is seldom there.
         candidates.sort_by_key(|candidate| data.iter().any(|range| range.contains(candidate)));
         for batch in candidates.chunks(ASKED_AT_ONCE) {
             let mut buffers = vec![0; batch.len() * first_slots];
@@ -232,7 +232,7 @@ fn is_arena_array<M: Memory + ?Sized>(memory: &M, layout: &Layout, slots: &[u8])
         match read_slot(layout, index as u32, slot) {
             ArenaSlot::Unused => {}
             ArenaSlot::Arena(arena) => {
-                // An arena of which no pool was cut yet proves nothing.
+                // An arena without a carved pool proves nothing.
                 if !arena.pools.is_empty() {
                     let header = &layout.pool_header;
                     let of_pool = memory.read_u32(arena.pools.start.offset(header.arenaindex));
@@ -248,9 +248,10 @@ fn is_arena_array<M: Memory + ?Sized>(memory: &M, layout: &Layout, slots: &[u8])
     arenas > 0
 }
 
-/// The array's length is a static variable, too; but the array only grows by doubling, so it is the largest doubling
-/// within which used slots make sense; a few may not while the target takes and gives back arenas. What lies behind the
-/// array may make sense as well, zeros above all, so it is no longer than malloc's chunk says, where one does.
+/// Number of slots. The array's length is a static variable, too; but the array grows by doubling only, so it is the
+/// largest doubling in which used slots are valid. A few may be invalid while the target allocates and frees arenas.
+/// Memory after the array may look valid as well, zeros in particular, so the size of malloc's chunk is an upper bound
+/// if it is known.
 fn slots_of<M: Memory + ?Sized>(memory: &M, layout: &Layout, array: Address) -> u64 {
     let mut slots = INITIAL_ARENAS;
     let most = slots_of_chunk(memory, layout, array).unwrap_or(ARENAS_MAX);
@@ -258,9 +259,9 @@ fn slots_of<M: Memory + ?Sized>(memory: &M, layout: &Layout, array: Address) -> 
         let size = layout.arena_object.size as u64;
         let at = Address(array.0.saturating_add(slots * size));
         let Ok(bytes) = memory.read_bytes(at, slots * size, (slots * size) as usize, "arenas") else { break };
-        /// Slots that may be caught in the middle of a change.
+        /// Number of slots that may be read in the middle of a change.
         const MOVING: usize = 2;
-        /// Slots whose first pool is asked, of many: each is in a page of its own.
+        /// Number of slots whose first pool is checked, out of many: each is in a different page.
         const ASKED: u64 = 64;
         let every = (slots / ASKED).max(1) as usize;
         let mut insane = 0;
@@ -282,8 +283,8 @@ fn slots_of<M: Memory + ?Sized>(memory: &M, layout: &Layout, array: Address) -> 
     slots
 }
 
-/// For how many slots the chunk was made in which the array lies. `None` where it is none of glibc's malloc, or has a
-/// debug header in front.
+/// Number of slots for which the array's malloc chunk was made. `None` if it is not a glibc chunk or has a debug
+/// header.
 fn slots_of_chunk<M: Memory + ?Sized>(memory: &M, layout: &Layout, array: Address) -> Option<u64> {
     let size_word = memory.read_u64(Address(array.0.checked_sub(8)?)).ok()?;
     let doubled = std::iter::successors(Some(INITIAL_ARENAS), |slots| Some(slots * 2));
@@ -291,7 +292,7 @@ fn slots_of_chunk<M: Memory + ?Sized>(memory: &M, layout: &Layout, array: Addres
     possible.find(|slots| glibc::may_be_for(size_word, slots * layout.arena_object.size as u64))
 }
 
-/// How many of these arenas, given as index and first pool, are not what their first pool says.
+/// How many of these arenas, given as index and first pool, have a first pool that does not name them.
 fn strangers<M: Memory + ?Sized>(memory: &M, layout: &Layout, arenas: &[(u32, Address)]) -> usize {
     let offset = layout.pool_header.arenaindex;
     let mut indices = vec![[0; 4]; arenas.len()];
@@ -307,8 +308,7 @@ fn strangers<M: Memory + ?Sized>(memory: &M, layout: &Layout, arenas: &[(u32, Ad
     pieces.iter().zip(arenas).filter(|(piece, (index, _))| says(piece) != Some(*index)).count()
 }
 
-/// A slot of which more is asked where it is unused: that it is as `new_arena` leaves it, linked to another slot, or
-/// zero.
+/// Checks that an unused slot is as `new_arena` leaves it: linked to another slot, or zero.
 fn linked_slot<M: Memory + ?Sized>(memory: &M, layout: &Layout, index: u32, slot: &[u8]) -> ArenaSlot {
     let is_link = |next: u64| {
         next == 0 || next.is_multiple_of(16) && memory.regions().contains(Address(next), layout.arena_object.size)

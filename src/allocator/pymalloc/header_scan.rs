@@ -1,8 +1,8 @@
-//! pymalloc's pools without pymalloc's state: found by what their own heads say.
+//! Finds pymalloc pools by their headers, without the allocator's state.
 //!
-//! The last resort for 3.11 and older, where the array of arenas is a static variable that may not be found. A pool
-//! lies at a multiple of its size and its head repeats itself: the class of its blocks follows from the last place for
-//! one, the chain of free blocks and the count make up all blocks that were carved.
+//! The last resort for 3.11 and older, in which the array of arenas is a static variable that may not be found. A pool
+//! is at a multiple of its size, and its header is redundant: the size class follows from the offset of the last block,
+//! and the free chain and the count add up to the number of carved blocks.
 //!
 //! Mirrors `Objects/obmalloc.c` (v3.8 to v3.11), `struct pool_header`.
 
@@ -18,11 +18,11 @@ use super::pools::{Pool, PoolState};
 
 /// Bytes read at a time.
 const WINDOW: usize = 1 << 20;
-/// Arenas accepted, as in an array of them.
+/// Upper bound on arenas, as for the array.
 const ARENAS_MAX: usize = 1 << 24;
 
-/// Finds runs of pools in private anonymous memory; each run is handed on as an arena. Pools that are free, or that
-/// the target changes just now, hold no objects that could be believed and are left out.
+/// Finds runs of pools in private anonymous memory and returns each run as an arena. Pools that are free, or that the
+/// target is changing, are left out.
 pub fn find<M: Memory + ?Sized>(memory: &M, layout: &Layout) -> Vec<Arena> {
     let mut found: Vec<Arena> = Vec::new();
     let anonymous = memory.regions().iter().filter(|region| {
@@ -32,7 +32,7 @@ pub fn find<M: Memory + ?Sized>(memory: &M, layout: &Layout) -> Vec<Arena> {
             && matches!(region.backing, Backing::Anonymous | Backing::Heap)
     });
     for region in anonymous {
-        // Of a pool some pages may never have been written; they are zeros.
+        // Pages of a pool that were never written are zeros.
         let size = layout.constants.pool_size.max(1) as u64;
         let mut done = region.start;
         for piece in memory.resident(region.start..region.end) {
@@ -66,13 +66,13 @@ fn find_in<M: Memory + ?Sized>(memory: &M, layout: &Layout, range: &Range<Addres
     }
 }
 
-/// Whether the head of a pool in use is at the start of `bytes`.
+/// Whether the header of a pool in use is at the start of `bytes`.
 fn is_pool(layout: &Layout, address: Address, bytes: &[u8]) -> bool {
     let PoolState::InUse(pool) = Pool::read(bytes, layout) else { return false };
     pool.free_blocks(address, bytes).is_some()
 }
 
-/// Adds a pool to the run that it continues, or begins one.
+/// Adds a pool to the run that it continues, or starts a new run.
 fn add(found: &mut Vec<Arena>, index: u32, pool: Address, size: usize) {
     let end = pool.offset(size);
     match found.last_mut() {
@@ -89,7 +89,7 @@ mod tests {
     use crate::process::image::{Image, Segment};
     use crate::python::layout::Candidate;
 
-    /// A pool of 32-byte blocks: two carved, the second free.
+    /// A pool of 32-byte blocks: two carved, the second of them free.
     fn pool(layout: &Layout, address: u64, arena: u32) -> Vec<u8> {
         let (header, size) = (&layout.pool_header, layout.constants.pool_size);
         let first = layout.constants.pool_overhead;
@@ -113,7 +113,7 @@ mod tests {
             let mut bytes = vec![0; size];
             bytes.extend(pool(&layout, start + size as u64, 7));
             bytes.extend(pool(&layout, start + 2 * size as u64, 7));
-            // Its chain leads elsewhere; then noise.
+            // Its chain leads elsewhere; then random bytes.
             bytes.extend(pool(&layout, start, 7));
             bytes.extend(vec![0xff; size]);
             bytes.extend(pool(&layout, start + 5 * size as u64, 8));

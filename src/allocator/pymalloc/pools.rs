@@ -1,8 +1,8 @@
-//! The blocks of pymalloc's pools.
+//! The blocks of pymalloc pools.
 //!
-//! A pool is cut into blocks of one size. Those up to `nextoffset` have been handed out at least once; of these the
-//! free ones form a chain from `freeblock`, and what is not in the chain is in use. `ref.count` says how many that
-//! must be, so every pool checks itself.
+//! A pool is divided into blocks of one size. Blocks up to `nextoffset` have been allocated at least once. Of these the
+//! free ones form a chain from `freeblock`; all others are in use. `ref.count` is the number of used blocks, so every
+//! pool can be checked.
 //!
 //! Mirrors `Objects/obmalloc.c` (v3.8 to v3.15), `struct pool_header`.
 
@@ -10,39 +10,39 @@ use crate::process::Address;
 use crate::process::memory::{u32_at, u64_at};
 use crate::python::layout::Layout;
 
-/// Blocks in a pool: 16 KiB in blocks of 16 bytes.
+/// Upper bound on the blocks of a pool: 16 KiB in blocks of 16 bytes.
 const BLOCKS_MAX: usize = 1024;
 
-/// The head of a pool in use, checked.
+/// The checked header of a pool in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pool {
-    /// Blocks in use, as the pool counts them.
+    /// Number of used blocks, according to the pool.
     pub in_use: u32,
-    /// Bytes of a block.
+    /// Size of a block, bytes.
     pub block_size: usize,
-    /// Where the first block starts, from the pool's start.
+    /// Offset of the first block from the pool's start.
     pub first: usize,
-    /// Blocks handed out at least once.
+    /// Number of blocks that were allocated at least once.
     pub carved: usize,
-    /// Head of the chain of free blocks.
+    /// Address of the first free block in the chain.
     free: u64,
 }
 
-/// What the head of a pool says.
+/// The state of a pool according to its header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PoolState {
-    /// No block of it is in use; its head is stale.
+    /// It has no used block; its header is stale.
     Free,
-    /// Some are.
+    /// It has used blocks.
     InUse(Pool),
-    /// The head makes no sense.
+    /// The header is invalid.
     Broken,
 }
 
-/// Which blocks of a pool are free, a bit each.
+/// The free blocks of a pool, one bit each.
 pub struct FreeBlocks {
     bits: [u64; BLOCKS_MAX / 64],
-    /// How many.
+    /// Number of free blocks.
     pub count: usize,
 }
 
@@ -55,7 +55,7 @@ impl FreeBlocks {
 }
 
 impl Pool {
-    /// Reads the head of the pool whose bytes are `bytes`.
+    /// Reads the header of the pool whose bytes are `bytes`.
     pub fn read(bytes: &[u8], layout: &Layout) -> PoolState {
         let fields = &layout.pool_header;
         let half = |offset: usize| u32_at(bytes, offset);
@@ -78,7 +78,7 @@ impl Pool {
         let Some(carved) = (next as usize).checked_sub(first).map(|bytes| bytes / block_size) else {
             return PoolState::Broken;
         };
-        // The last place for a block follows from the class.
+        // The offset of the last block follows from the size class.
         let last = half(fields.maxnextoffset).map(|last| last as usize);
         let sane = last == constants.pool_size.checked_sub(block_size)
             && (next as usize - first).is_multiple_of(block_size)
@@ -89,8 +89,8 @@ impl Pool {
         PoolState::InUse(Pool { in_use, block_size, first, carved, free })
     }
 
-    /// Walks the chain of free blocks of the pool at `address`. `None` where it leaves the pool, meets a block twice
-    /// or disagrees with the count: the pool changed while it was read.
+    /// Walks the free chain of the pool at `address`. `None` if it leaves the pool, visits a block twice or disagrees
+    /// with the count: the pool changed while it was read.
     pub fn free_blocks(&self, address: Address, bytes: &[u8]) -> Option<FreeBlocks> {
         let mut free = FreeBlocks { bits: [0; BLOCKS_MAX / 64], count: 0 };
         let mut next = self.free;

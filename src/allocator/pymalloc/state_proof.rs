@@ -1,8 +1,8 @@
-//! Does pymalloc's state lie where the layout says? Asked of the state itself, before its arenas are believed.
+//! Checks that pymalloc's state is where the layout says, before its arenas are used.
 //!
-//! Since 3.12 the state begins with a table of the pools that have free blocks, a ring for each size of blocks: a pool
-//! in it leads back to the table, names its size, and lies in the arena that it names. A size of which there is no such
-//! pool has a ring of nothing but its place in the table. The state also counts its arenas.
+//! Since 3.12 the state begins with a table of pools that have free blocks, one ring per size class. A pool in a ring
+//! leads back to the table, states its size class, and is in the arena that it names. A size class without such pools
+//! has a ring that contains only its table entry. The state also counts its arenas.
 //!
 //! Mirrors `Objects/obmalloc.c` (v3.12 to v3.15), `struct _obmalloc_pools` and `_obmalloc_mgmt`.
 
@@ -16,12 +16,12 @@ use crate::python::proof_error::ProofError;
 
 use super::arena::{Arena, Arenas};
 
-/// How much of what the state counts and what is found may be in motion: one, and a part of many.
+/// Allowed difference between the state's counts and what is found in a running target: one, plus a 64th.
 const MOVING_PART: u64 = 64;
-/// Slots that one thread may have been stopped at in the middle of a change.
+/// Number of slots that one thread may have been changing when it was stopped.
 const MOVING_SLOTS: u64 = 1;
 
-/// Holds the state at `at`, and what was found with its array, against itself.
+/// Checks the state at `at` against the arenas found through its array.
 ///
 /// # Errors
 /// The field that must be wrong, or unreadable memory. The target may have changed meanwhile.
@@ -39,7 +39,7 @@ pub(crate) fn prove<M: Memory + ?Sized>(
     let classes = layout.constants.pymalloc_max / layout.constants.pymalloc_alignment;
     let (mut rings, mut broken, mut at_home, mut astray) = (0, 0, 0, 0);
     for class in 0..classes {
-        // The table's two words are taken for the links of a pool.
+        // The table's two words have the place of a pool's links.
         let place = at.offset(fields.used + 16 * class).back(header.nextpool);
         let pool = memory.read_pointer(place.offset(header.nextpool))?;
         let is_ring = pool == place
@@ -63,18 +63,18 @@ pub(crate) fn prove<M: Memory + ?Sized>(
         return wrong("_obmalloc_state.pools", format!("{broken} of {classes} rings of pools are broken"));
     }
     if astray > at_home {
-        return wrong("_obmalloc_state.mgmt.arenas", format!("{astray} pools lie in no arena, {at_home} do"));
+        return wrong("_obmalloc_state.mgmt.arenas", format!("{astray} pools are in no arena, {at_home} are"));
     }
     let count = (found.arenas.len() + found.newer.len()) as u64;
     let stated = memory.read_u64(at.offset(fields.narenas_currently_allocated))?;
     if count.abs_diff(stated) > 1 + stated / MOVING_PART {
-        return wrong("_obmalloc_state.mgmt.arenas", format!("{count} arenas, and the allocator counts {stated}"));
+        return wrong("_obmalloc_state.mgmt.arenas", format!("{count} arenas found, the allocator counts {stated}"));
     }
     let (rejected, odd) = (found.rejected - found.newer.len() as u64, found.odd);
     if rejected > count.max(MOVING_SLOTS) || odd > (count / 2).max(MOVING_SLOTS) {
         return wrong(
             "arena_object",
-            format!("of {count} slots {odd} contradict themselves, {rejected} make no sense"),
+            format!("of {count} slots {odd} contradict themselves and {rejected} are invalid"),
         );
     }
     Ok(())

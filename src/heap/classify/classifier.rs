@@ -1,9 +1,9 @@
-//! Is there a live object in this block, and which?
+//! Decides whether a block holds a live object, and which.
 //!
-//! A block of an allocator holds one object, with what lies in front of it, or raw data (dict keys, list items, C
-//! structs). It is an object if the word where `ob_type` must be is a known type whose instances have just that much
-//! in front of them, if the count in front of that word can be one, if the GC head can be one, and if the body makes
-//! sense for the type and fits the block. A dead object on a free list keeps its type but not its count.
+//! A block holds one object with its GC head and pre-header, or raw data (dict keys, list items, C structs). It holds
+//! an object if the word at `ob_type` is a known type with that front, the word before it can be a reference count, the
+//! GC head is plausible, and the body is plausible for the type and fits the block. A dead object on a free list keeps
+//! its type but not its count.
 
 use rustc_hash::FxHashSet;
 
@@ -21,63 +21,63 @@ use crate::python::version::Version;
 
 use super::type_summary::Briefs;
 
-/// What a block is.
+/// What a block holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BlockVerdict {
     /// Raw data, a dead object, or nothing.
     NoObject,
-    /// It names a type and a count, but its body cannot be right.
+    /// The block has a type and a count, but its body cannot be right.
     Implausible(Implausible),
     /// A live object.
     Object(LiveObject),
 }
 
-/// A block that looks like an object only from the front: it changed while it was read, or it is raw data beside what
-/// is left of an object that was there before.
+/// A block that has only the header of an object: it changed while it was read, or it is raw data that contains the
+/// remains of an earlier object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Implausible {
-    /// The type that it names.
+    /// The type in the header.
     pub type_id: TypeId,
-    /// Where the object would be.
+    /// Address of the supposed object.
     pub address: Address,
-    /// Whether the block is one that the allocator would give for an instance that owns no items.
+    /// Whether the allocator would use such a block for an instance without items.
     pub may_hold_one: bool,
 }
 
 /// A live object in a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LiveObject {
-    /// Where it is.
+    /// Its address.
     pub address: Address,
     /// Its type.
     pub type_id: TypeId,
-    /// Its count.
+    /// Its reference count.
     pub refcount: Refcount,
-    /// Whether the collector has it in a list.
+    /// Whether it is in one of the collector's lists.
     pub tracked: bool,
-    /// Its size, or how to know it.
+    /// Its size, or what must be read to compute it.
     pub measured: Measured,
 }
 
-/// Judges blocks. Shared by all workers.
+/// Classifies blocks. All workers share one.
 pub struct Classifier<'a> {
     pub(crate) layout: &'a Layout,
     pub(crate) types: &'a TypeTable,
     pub(crate) measure: Measure<'a>,
     pub(crate) rule: RefcountRule,
-    /// How much may lie in front of an object, smallest first.
+    /// Possible sizes of the front (pre-header and GC head), ascending.
     pub(crate) fronts: Vec<usize>,
     ob_type: usize,
-    /// Whether blocks carry the debug hooks' mark.
+    /// Whether blocks have a debug header.
     pub debug_hooks: bool,
-    /// Objects known to be dead although they may not look it; see [`crate::heap::classify::freelists`].
+    /// Dead objects that look alive; see [`crate::heap::classify::freelists`].
     pub dead: FxHashSet<Address>,
-    /// What the short way needs of each type, by id.
+    /// Type summaries for the fast path.
     pub(crate) briefs: Briefs,
 }
 
 impl<'a> Classifier<'a> {
-    /// For a target with this layout and these types.
+    /// Prepares classification for a layout and its types.
     pub fn new(layout: &'a Layout, version: Version, types: &'a TypeTable, debug_hooks: bool) -> Classifier<'a> {
         let mut fronts: Vec<usize> = types.iter().map(|(_, info)| info.front).collect();
         fronts.push(0);
@@ -107,31 +107,31 @@ impl<'a> Classifier<'a> {
         self.layout
     }
 
-    /// Judges a block at `address` whose bytes are `bytes`: all of them, or the first some thousand of a large one
-    /// whose whole length `room` tells.
+    /// Classifies the block at `address`. `bytes` is all of it, or the first few thousand bytes of a large block, whose
+    /// full length is in `room`.
     pub fn block(&self, address: Address, bytes: &[u8], room: BlockRoom) -> BlockVerdict {
         if !self.debug_hooks {
             return self.request(address, bytes, room);
         }
         let Some((mut header, mut address, mut bytes)) = marked(address, bytes) else { return BlockVerdict::NoObject };
-        // A block that is too large for pymalloc is asked from the raw allocator, which marks it as well.
+        // A block too large for pymalloc comes from the raw allocator, which adds a header, too.
         if header.domain == b'r'
             && let Some(inner) = marked(address, bytes)
         {
             (header, address, bytes) = inner;
         }
-        // Objects are of each domain: extensions take memory for theirs where they like.
+        // Objects occur in every domain: extensions choose where they allocate theirs.
         self.request(address, bytes, BlockRoom::Requested(header.requested))
     }
 
-    /// Judges a block that [`Classifier::quick`] says names this type.
+    /// Classifies a block of which [`Classifier::quick`] found the type.
     #[inline(always)]
     pub fn typed(&self, block: Address, bytes: &[u8], room: BlockRoom, type_id: TypeId) -> BlockVerdict {
         let info = self.types.get(type_id);
         self.object(block, bytes, room, type_id, info, info.front)
     }
 
-    /// Judges what a caller of the allocator got.
+    /// Classifies the caller's part of a block.
     fn request(&self, address: Address, bytes: &[u8], room: BlockRoom) -> BlockVerdict {
         for &front in &self.fronts {
             let Some(word) = u64_at(bytes, front + self.ob_type) else { break };
@@ -148,15 +148,15 @@ impl<'a> Classifier<'a> {
         BlockVerdict::NoObject
     }
 
-    /// Whether there is a type object behind `front` bytes: a heap type behind its GC head, or a type that says it is
-    /// static, which an extension allocated as it allocates anything (numpy's DType classes), behind nothing.
+    /// Whether there is a type object behind `front` bytes: a heap type behind its GC head; or, with no front, a type
+    /// that is flagged static but that an extension allocated dynamically (numpy's DType classes).
     fn is_type_behind(&self, front: usize, info: &TypeInfo, block: Address, body: &[u8]) -> bool {
         let is_heap_type =
             u64_at(body, self.layout.type_object.tp_flags).is_some_and(|flags| flags >> flag::HEAPTYPE & 1 == 1);
         if is_heap_type { front == info.front } else { front == 0 && self.types.find(block.0).is_some() }
     }
 
-    /// Judges the object of type `info` behind the front of the block.
+    /// Classifies an object of type `info` behind the block's front.
     #[inline(always)]
     fn object(
         &self,
@@ -196,8 +196,8 @@ impl<'a> Classifier<'a> {
         }
     }
 
-    /// What a block is whose body cannot be right: nothing, where no instance of the type finds room in it, whatever
-    /// the layout is.
+    /// Classifies a block whose body cannot be right. It is no object if no instance of the type fits into the block
+    /// under any layout.
     #[cold]
     fn implausible(
         &self,
@@ -216,19 +216,19 @@ impl<'a> Classifier<'a> {
         BlockVerdict::Implausible(Implausible { type_id, address, may_hold_one: room.fits(least, is_fixed) })
     }
 
-    /// Bytes that each instance of a type has, by what the type says and not by the layout.
+    /// Size of the smallest instance, from what the type states and independent of the layout.
     fn least_size(&self, info: &TypeInfo) -> u64 {
         let header = self.layout.object.size as u64;
         match info {
-            // Length, hash and state, and the 0 that ends the text (`PyASCIIObject`, in every version).
+            // Length, hash and state, and the 0 that terminates the text (`PyASCIIObject`, in every version).
             _ if info.is_str_itself => header + 3 * 8 + 1,
             _ if info.has(flag::TYPE_SUBCLASS) || info.has_own_allocator => header,
             _ => info.basicsize,
         }
     }
 
-    /// The count in an object's header, and whether the header itself says that the collector tracks the object
-    /// (free-threaded builds). `None` for what is not alive.
+    /// The reference count in an object's header, and whether the header marks the object as tracked (free-threaded
+    /// builds). `None` if the object is not alive.
     #[inline(always)]
     pub(crate) fn header(&self, object: &[u8]) -> Option<(Refcount, bool)> {
         if self.rule == RefcountRule::Shared {
@@ -236,12 +236,12 @@ impl<'a> Classifier<'a> {
         }
         let word = refcount_word(self.layout, object)?;
         let refcount = self.rule.decode(word)?;
-        // A table of pointers to static types, which lie at low addresses in a program that is not relocated.
+        // This is a table of pointers to static types, whose addresses are low in a program that is not relocated.
         if word >= LOWEST_ADDRESS && self.types.find(word).is_some() { None } else { Some((refcount, false)) }
     }
 
-    /// Judges memory of no known structure: `data` from `offset` on, which stands at `address`, as an object that an
-    /// allocator made. `room` bytes follow. Whether its GC head is linked is for the caller to see.
+    /// Classifies an address in memory of unknown structure as an allocated object: `data` from `offset` on, at
+    /// `address`. `room` bytes follow. The caller checks that its GC head is linked.
     #[inline]
     pub fn scanned_object(&self, address: Address, data: &[u8], offset: usize, room: u64) -> BlockVerdict {
         let Some(type_id) = u64_at(data, offset + self.ob_type).and_then(|word| self.types.find(word)) else {
@@ -253,7 +253,7 @@ impl<'a> Classifier<'a> {
             return BlockVerdict::NoObject;
         }
         let room = if self.debug_hooks {
-            // The mark tells the request, so strictly as in any other block.
+            // The debug header states the requested size, so the check is as strict as in any other block.
             let marked = block.checked_sub(DebugHeader::SIZE).and_then(|mark| DebugHeader::read(&data[mark..]));
             match marked {
                 Some(header) if header.requested <= room + info.front as u64 => BlockRoom::Requested(header.requested),
@@ -265,7 +265,7 @@ impl<'a> Classifier<'a> {
         self.object(address.back(info.front), &data[block..], room, type_id, info, info.front)
     }
 
-    /// Whether objects of a type are ever laid out by C: containers that grow never are.
+    /// Whether C code may define static objects of this type. It never does for containers that grow.
     fn may_be_static(&self, info: &TypeInfo) -> bool {
         matches!(
             info.rule,
@@ -278,19 +278,19 @@ impl<'a> Classifier<'a> {
         ) || info.is_str_itself
     }
 
-    /// Whether this looks like a row of a table of small numbers and types, such as the interpreter keeps of its static
-    /// types since 3.12, and numpy of its scalar types: the rows around it look the same. A few may be objects:
-    /// `Ellipsis` and `NotImplemented` stand side by side until 3.11, behind a struct that ends with a type.
+    /// Whether this looks like a row in a table of small numbers and types, as the interpreter (since 3.12) and numpy
+    /// have for static types: the neighbouring rows look the same. A few such rows may be objects: until 3.11
+    /// `Ellipsis` and `NotImplemented` are adjacent, behind a struct that ends with a type.
     fn is_in_table(&self, data: &[u8], offset: usize) -> bool {
-        /// No more interpreters than this share a static type in a program that anybody runs.
+        /// Upper bound on the interpreters that share a static type in a real program.
         const SMALL: u64 = 64;
         let is_row = |at: Option<usize>| {
             at.and_then(|at| Some((u64_at(data, at)?, u64_at(data, at + self.ob_type)?)))
                 .and_then(|(number, type_)| (number < SMALL).then(|| self.types.find(type_)).flatten())
-                // What names a metatype is a type, not a row: static types stand beside other objects.
+                // If it names a metatype, it is a type and not a row: static types are next to other objects.
                 .is_some_and(|named| !self.types.get(named).has(flag::TYPE_SUBCLASS))
         };
-        /// Rows that do not stand side by side by chance; numpy's table has one for each of its 24 types.
+        /// Number of rows that are not adjacent by chance; numpy's table has one for each of its 24 types.
         const ROWS: usize = 6;
         let before = (1..ROWS).take_while(|rows| is_row(offset.checked_sub(16 * rows))).count();
         let behind = (1..ROWS).take_while(|rows| is_row(offset.checked_add(16 * rows))).count();
@@ -298,8 +298,8 @@ impl<'a> Classifier<'a> {
         is_row(Some(offset)) && (rows >= ROWS || self.rule != RefcountRule::Word && rows > 1)
     }
 
-    /// Judges static data: `bytes` from `offset` on, which stands at `address`. Static types have nothing in front of
-    /// them, other objects that the collector could know have a GC head there, used or not.
+    /// Classifies static data: `bytes` from `offset` on, at `address`. Static types have no front; other GC types have
+    /// room for a GC head, used or not.
     #[inline]
     pub fn static_object(&self, address: Address, data: &[u8], offset: usize) -> BlockVerdict {
         let bytes = &data[offset..];
@@ -309,7 +309,7 @@ impl<'a> Classifier<'a> {
         let info = self.types.get(type_id);
         let Some((refcount, tracked)) = self.header(bytes) else { return BlockVerdict::NoObject };
         let is_type = info.has(flag::TYPE_SUBCLASS);
-        // C writes the address of a static type into a static object; a heap type's it cannot know.
+        // C code can store the address of a static type in a static object, but not that of a heap type.
         if info.has(flag::HEAPTYPE) && !is_type {
             return BlockVerdict::NoObject;
         }
@@ -337,9 +337,9 @@ impl<'a> Classifier<'a> {
         }
     }
 
-    /// Whether a block of this room can have been made for the object. Instances of class statements fill just what
-    /// was asked for; C types may allocate more than their `tp_basicsize`, and those with an allocator of their own
-    /// also less.
+    /// Whether a block with this room can have been allocated for the object. Instances of class statements fill
+    /// exactly the requested size. C types may allocate more than their `tp_basicsize`, and those with their own
+    /// allocator also less.
     #[inline(always)]
     fn fits(&self, info: &TypeInfo, measured: &Measured, room: BlockRoom) -> bool {
         if info.has_own_allocator && measured.is_fixed && !info.is_python_class {
@@ -349,8 +349,7 @@ impl<'a> Classifier<'a> {
     }
 }
 
-/// What the debug hooks' caller got of a block that carries their mark: the mark, and where and what the caller's part
-/// is.
+/// Splits a block with a debug header into the header and the caller's address and bytes.
 fn marked(address: Address, block: &[u8]) -> Option<(DebugHeader, Address, &[u8])> {
     let header = DebugHeader::read(block)?;
     let behind = &block[DebugHeader::SIZE..];
@@ -363,7 +362,7 @@ mod tests {
     use super::*;
     use crate::heap::testing::{FLOAT, LIST, START, STR, SUBCLASS_OF_STR, bytes, layout, types};
 
-    /// What is in a block of these words.
+    /// Classifies a block of these words.
     fn verdict(words: &[u64], debug_hooks: bool) -> BlockVerdict {
         let layout = layout();
         let types = TypeTable::of(types(&layout));
@@ -382,15 +381,15 @@ mod tests {
         }
     }
 
-    /// A str's state: one byte a character, text behind the header, ASCII (`PyASCIIObject.state`, 3.12).
+    /// The state of a compact ASCII str: one byte per character (`PyASCIIObject.state`, 3.12).
     const ASCII: u64 = 1 << 2 | 1 << 5 | 1 << 6;
-    /// The same with its text elsewhere.
+    /// The same with the text in a separate block.
     const APART: u64 = 1 << 2 | 1 << 6;
 
     #[test]
     fn a_block_holds_an_object_or_raw_data() {
         assert!(is_object(verdict(&[1, FLOAT, 0, 0], false)));
-        // No count, a pointer for a count, no type, a type elsewhere.
+        // No count, a pointer in place of a count, no type, a type in another word.
         for words in [[0, FLOAT, 0, 0], [START, FLOAT, 0, 0], [1, 0, 0, 0], [1, 0, FLOAT, 0]] {
             assert_eq!(verdict(&words, false), BlockVerdict::NoObject, "{words:x?}");
         }
@@ -404,11 +403,11 @@ mod tests {
         let text = u64::from_le_bytes(*b"x1\0\0\0\0\0\0");
         assert_eq!(verdict(&[text, STR], false), BlockVerdict::NoObject);
         assert_eq!(verdict(&[text, STR, 3, u64::MAX], false), BlockVerdict::NoObject);
-        // Where a str finds room, it may be one that changed.
+        // If a str fits into the block, it may be one that changed.
         let torn = [1, STR, u64::MAX, 0, ASCII, 0];
         assert_eq!(may_hold_one(verdict(&torn, false)), Some(true));
         assert_eq!(may_hold_one(verdict(&[0, 0, 1, LIST, 9, 0, 3, 0], false)), Some(true));
-        // It is none of a class that fills another block.
+        // A class whose instances fill a different block size does not fit.
         assert_eq!(may_hold_one(verdict(&[0, 0, 1, LIST, 9, 0, 3, 0, 0, 0], false)), Some(false));
     }
 

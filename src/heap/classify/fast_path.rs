@@ -1,10 +1,9 @@
-//! The short way to judge a block: few instructions for what most objects are.
+//! Classifies the most common objects with few instructions.
 //!
-//! Nine objects of ten are of a type with no more than a header or its attributes' values, or are short sequences,
-//! lists, dicts, numbers and ASCII text. For these the type's [`Brief`](crate::heap::classify::type_summary::Brief) and
-//! a handful of the block's words tell all there is to know. Everything else, and everything that is odd, takes the
-//! long way through [`Classifier::block`], which says the same: builds with assertions, as those of the tests, take
-//! both ways for every block and compare.
+//! Nine of ten objects have a type with only a header or attribute values, or are short sequences, lists, dicts,
+//! numbers or ASCII text. For these the type's [`Brief`](crate::heap::classify::type_summary::Brief) and a few words of
+//! the block suffice. Everything else, and everything unusual, takes the long path through [`Classifier::block`]. Both
+//! paths agree: builds with assertions, as the tests use, run both for every block and compare.
 
 use crate::heap::object::Object;
 use crate::process::Address;
@@ -23,28 +22,29 @@ use super::type_summary::{Brief, Briefs, SizeShape, WORDS, WordPlaces};
 use crate::allocator::room::BlockRoom;
 use crate::python::object_header::LOWEST_ADDRESS;
 
-/// What the short way says of a block.
+/// The result of the fast path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Quick {
     /// No object.
     Nothing,
-    /// An object, which has been told.
+    /// An object; it has been passed to [`Finds`].
     Told,
-    /// A type is named where it should be; the rest takes the long way.
+    /// The block has a type; the long path decides.
     Typed(TypeId),
-    /// It takes the long way to tell.
+    /// The long path decides.
     Unknown,
 }
 
-/// Takes what the short way finds.
+/// Receives what the fast path finds.
 pub(crate) trait Finds {
-    /// An object, all that there is to know of it.
+    /// An object with its final size.
     fn object(&mut self, object: Object);
-    /// A dict, its size without keys and values; where the keys are, and whether there are values beside them.
+    /// A dict; its size does not include keys and values. Gives the address of the keys and whether there are separate
+    /// values.
     fn dict(&mut self, dict: Object, keys: Address, split: bool);
 }
 
-/// What the short way looks at again and again, at hand.
+/// References to what the fast path uses for every block.
 #[derive(Clone, Copy)]
 pub(crate) struct QuickWay<'a> {
     types: AddressFilter<'a>,
@@ -54,7 +54,7 @@ pub(crate) struct QuickWay<'a> {
     classifier: &'a Classifier<'a>,
 }
 
-/// The words of a block or an object that the short way may look at.
+/// The words of a block or object that the fast path may read.
 type Words = [u8; 8 * WORDS];
 
 #[inline(always)]
@@ -68,16 +68,16 @@ fn word(words: &Words, index: usize) -> u64 {
     u64::from_le_bytes(words[index % WORDS])
 }
 
-/// How many items an object has, where its own words make sense.
+/// Number of items of an object. `None` if the words are invalid.
 #[inline(always)]
 fn bounded(count: u64) -> Option<u64> {
-    // So that no product of it overflows.
+    // Bounded, so that no product overflows.
     (count < 1 << 32).then_some(count)
 }
 
 impl Classifier<'_> {
-    /// The short way, if it may be taken: no marks, no dead to look out for, headers of two words, and three kinds of
-    /// fronts.
+    /// The fast path, if it applies to this target: no debug headers, no dead objects to exclude, two-word headers, and
+    /// three sizes of fronts.
     pub(crate) fn quick_way(&self) -> Option<QuickWay<'_>> {
         let is_open =
             !self.debug_hooks && self.dead.is_empty() && self.layout.object.size == 16 && self.fronts.len() <= 3;
@@ -87,7 +87,7 @@ impl Classifier<'_> {
 }
 
 impl QuickWay<'_> {
-    /// Whether the long way tells the same of a block.
+    /// Whether the long path gives the same result for a block.
     fn agrees(&self, object: &Object, size: Size, block: Address, bytes: &[u8]) -> bool {
         match self.classifier.block(block, bytes, BlockRoom::Class(bytes.len() as u64)) {
             BlockVerdict::Object(found) => {
@@ -99,15 +99,15 @@ impl QuickWay<'_> {
         }
     }
 
-    /// Whether the long way finds nothing in a block.
+    /// Whether the long path finds no object in a block.
     fn is_none(&self, block: Address, pool: &[u8], offset: usize, room: usize) -> bool {
         let bytes = &pool[offset..offset + room];
         self.classifier.block(block, bytes, BlockRoom::Class(room as u64)) == BlockVerdict::NoObject
     }
 
-    /// The common case in few instructions: the block of `room` bytes at `offset` of a pool's bytes, which stands at
-    /// `block`, holds an object whose own words tell its size, or nothing whose type's word is a type. Tells of the
-    /// object what [`Classifier::block`] would say, or that it does not know.
+    /// The common cases in few instructions. The block of `room` bytes is at `offset` in a pool's bytes and at address
+    /// `block`. Reports an object whose own words give its size, or that no word is a type. The result equals that of
+    /// [`Classifier::block`], or is [`Quick::Unknown`].
     #[inline(always)]
     pub(crate) fn quick(
         &self,
@@ -140,7 +140,7 @@ impl QuickWay<'_> {
         if usize::from(brief.front) != front {
             return Quick::Unknown;
         }
-        // Counts of the living that are no address; all others need a second look.
+        // Counts of live objects that are not addresses; all others need the long path.
         let count = word(words_of, 0);
         let refcount = if count.wrapping_sub(1) < LOWEST_ADDRESS - 1 {
             Refcount::Count(count)
@@ -191,8 +191,8 @@ impl QuickWay<'_> {
     }
 }
 
-/// Bytes that an object takes in its block, and counts, beyond those of one without items. `bytes` are those of the
-/// pool from the object on. `None` for what takes the long way: what cannot be, and what seldom is.
+/// Extra bytes that an object takes in its block, and extra bytes that count as its size, beyond those of one without
+/// items. `bytes` are the pool's from the object on. `None` for the long path: invalid and rare cases.
 #[inline(always)]
 fn measure(places: &WordPlaces, brief: &Brief, object: &Words, bytes: &[u8]) -> Option<(u64, u64)> {
     let itemsize = u64::from(brief.itemsize);

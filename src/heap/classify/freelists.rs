@@ -1,8 +1,8 @@
-//! Dead objects that the interpreter keeps for reuse.
+//! Finds dead objects that the interpreter keeps on free lists for reuse.
 //!
-//! Most give themselves away: their count is 0, or (3.14+) a pointer to the next one, which no count can be. Only in
-//! a program that is not relocated and takes its small blocks from malloc can such a pointer be taken for a count;
-//! there the lists are walked.
+//! Most are recognizable: their count is 0 or (3.14+) a pointer to the next one, which cannot be a count. Only in a
+//! program that is not relocated and takes small blocks from malloc can such a pointer look like a count; in that case
+//! the lists are walked.
 //!
 //! Mirrors `Include/internal/pycore_freelist_state.h` (v3.14.0), `struct _Py_freelists`: an array of list heads.
 
@@ -15,14 +15,14 @@ use crate::process::memory::{Memory, MemoryExt};
 use crate::python::interpreter::Python;
 use crate::python::layout::allocators::Freelist;
 
-/// Entries accepted in one list; the interpreter's own limits are at most 2,000.
+/// Upper bound on the entries of a list; the interpreter's own limits are at most 2,000.
 const LIST_MAX: u64 = 1 << 16;
-/// Addresses below this can be taken for counts.
+/// Addresses below this look like counts.
 const LOW: u64 = 1 << 32;
-/// How often a list is read that a running target changes.
+/// Number of attempts to read a list that the running target changes.
 const TRIES: usize = 8;
 
-/// The dead objects that could be taken for live ones. Empty in nearly every target.
+/// Addresses of dead objects that look alive. Empty for nearly every target.
 pub fn ambiguous<M: Memory + ?Sized>(memory: &M, python: &Python, plan: &Plan) -> FxHashSet<Address> {
     let layout = &python.layout;
     let is_low = plan.parts.iter().any(|part| match part {
@@ -51,7 +51,8 @@ pub fn ambiguous<M: Memory + ?Sized>(memory: &M, python: &Python, plan: &Plan) -
     dead
 }
 
-/// The list whose head is at `at`. `None` where it does not hold as many as it says: it changes just now, or is none.
+/// The entries of the list whose head is at `at`. `None` if their number differs from the list's own count: it is
+/// changing, or is not a list.
 fn listed<M: Memory + ?Sized>(memory: &M, list: &Freelist, at: Address) -> Option<Vec<Address>> {
     let mut node = memory.read_pointer(at.offset(list.freelist)).ok()?;
     let count = memory.read_u64(at.offset(list.count)).ok().filter(|&count| count <= LIST_MAX)?;

@@ -1,4 +1,4 @@
-//! Is there a live object in this block, of which type, and how large is it?
+//! Classifies blocks: whether a block holds a live object, its type and its size.
 
 pub mod classifier;
 pub(crate) mod fast_path;

@@ -1,8 +1,8 @@
-//! Objects that no allocator made: static types, `None`, small ints and identifiers in the data of the executable,
-//! of libpython and of extension modules.
+//! Finds objects that no allocator made: static types, `None`, small ints and identifiers in the data of the
+//! executable, libpython and extension modules.
 //!
-//! They are aligned as C aligns structs of pointers: to 8. Only data that is writable now is searched, since every
-//! object has a count that somebody may write.
+//! They are aligned to 8, as C aligns structs of pointers. Only data that is writable is searched, because every object
+//! has a count that may be written.
 
 use crate::process::Address;
 
@@ -10,11 +10,11 @@ use super::classifier::{BlockVerdict, Classifier, LiveObject};
 
 /// Alignment of a static object.
 const ALIGNMENT: usize = 8;
-/// The smallest object: a header.
+/// Size of the smallest object, a header.
 const HEADER: usize = 16;
 
-/// Finds the static objects in `bytes`, the writable data at `start`. The bytes of an object that `visit` accepts are
-/// not searched again: what lies in it is a part of it.
+/// Finds static objects in `bytes`, the writable data at `start`. The bytes of an object that `visit` accepts are not
+/// searched again.
 pub fn for_each(classifier: &Classifier<'_>, start: Address, bytes: &[u8], mut visit: impl FnMut(LiveObject) -> bool) {
     let mut offset = 0;
     while offset + HEADER <= bytes.len() {

@@ -1,5 +1,5 @@
-//! What the short way of judging blocks ([`crate::heap::classify::fast_path`]) needs of a type, in half a cache line,
-//! found by the type's address in one probe.
+//! Summarizes types for the fast path ([`crate::heap::classify::fast_path`]): half a cache line per type, found by the
+//! type's address in one probe.
 
 use crate::allocator::room::ALIGNMENT;
 use crate::python::address_table::AddressTable;
@@ -9,64 +9,63 @@ use crate::python::sizes::SizeRule;
 use crate::python::type_flags as flag;
 use crate::python::types::{TypeId, TypeInfo, TypeTable};
 
-/// How a type's instances are measured.
+/// How instances are measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SizeShape {
-    /// All instances have one size.
+    /// All instances have the same size.
     Fixed,
     /// Items follow the struct.
     Items,
-    /// Bytes follow the struct, and a 0.
+    /// Bytes and a terminating 0 follow the struct.
     Bytes,
-    /// The values of the attributes follow the struct, as many as a byte there says.
+    /// Inline attribute values follow the struct; a byte there gives their number.
     Inline,
     Int,
     Str,
     List,
-    /// Its keys stand elsewhere.
+    /// The keys are in a separate block.
     Dict,
-    /// The long way.
+    /// Not measured by the fast path.
     Long,
 }
 
-/// A type, as the short way sees it.
+/// What the fast path needs of a type.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Brief {
     pub(crate) type_id: TypeId,
-    /// Bytes of a block that holds an object without items, front included.
+    /// Bytes that a block needs for an object without items, including the front.
     pub(crate) needs: u32,
-    /// The size of an object without items, front included.
+    /// Size of an object without items, including the front.
     pub(crate) size: u32,
     pub(crate) itemsize: u32,
-    /// How many bytes more than needed a block may have.
+    /// How much larger than needed a block may be, bytes.
     pub(crate) slack_max: u32,
-    /// Bytes in front of the object; [`Brief::NEVER`] for metatypes, whose instances have two.
+    /// Bytes before the object; [`Brief::NEVER`] for metatypes, whose instances have two different fronts.
     pub(crate) front: u8,
     pub(crate) shape: SizeShape,
     pub(crate) has_gc_head: bool,
 }
 
-/// Where builtin objects keep what their sizes follow from, in words of eight bytes from the object's start; the same
-/// for all types.
+/// Where builtin objects keep the fields that give their sizes, in words of eight bytes from the object's start. The
+/// same for all types.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct WordPlaces {
     pub(crate) ob_size: usize,
     pub(crate) int_size: usize,
-    /// Bits of it that are no part of the number of digits.
+    /// Low bits that are not part of the number of digits.
     pub(crate) int_shift: u32,
-    /// Set where there are no digits.
+    /// Bit that is set if there are no digits.
     pub(crate) int_no_digits: u64,
-    /// In bytes.
+    /// Offset of the digits, bytes.
     pub(crate) digits: usize,
-    /// Where text starts in a bytes object, in bytes.
+    /// Offset of the text in a bytes object, bytes.
     pub(crate) bytes_text: usize,
     pub(crate) str_length: usize,
-    /// The word that holds the bits of a str's state, which of them are looked at, and what they are in ASCII text
-    /// that follows its header.
+    /// The word with a str's state, the mask of the bits to check, and their values for compact ASCII text.
     pub(crate) str_state: usize,
     pub(crate) str_mask: u64,
     pub(crate) str_ascii: u64,
-    /// A `wchar_t` copy of the text, until 3.11; else the type, masked.
+    /// The `wchar_t` copy's pointer, until 3.11; otherwise the type's word, masked out.
     pub(crate) str_wstr: usize,
     pub(crate) str_wstr_mask: u64,
     pub(crate) list_items: usize,
@@ -74,17 +73,17 @@ pub(crate) struct WordPlaces {
     pub(crate) dict_used: usize,
     pub(crate) dict_keys: usize,
     pub(crate) dict_values: usize,
-    /// From an instance's end to the byte that says how many values follow.
+    /// Offset from an instance's end to the byte that holds the number of inline values.
     pub(crate) inline_capacity: usize,
-    /// And to the values.
+    /// Offset from an instance's end to the values.
     pub(crate) inline_values: u64,
 }
 
-/// The briefs of all types, by address.
+/// The summaries of all types, by address.
 #[derive(Debug)]
 pub(crate) struct Briefs {
     table: AddressTable<Brief>,
-    /// `None` where the layout is one that the short way does not know.
+    /// `None` if the fast path does not support the layout.
     pub(crate) places: Option<WordPlaces>,
 }
 
@@ -95,7 +94,7 @@ impl Briefs {
         Briefs { table: AddressTable::new(briefs.into_iter()), places: WordPlaces::new(layout) }
     }
 
-    /// The brief of the type at an address, given the address's [hash](crate::python::address_table::hash).
+    /// The summary of the type at an address with this [hash](crate::python::address_table::hash).
     #[inline(always)]
     pub(crate) fn find(&self, type_: u64, hash: u64) -> Option<&Brief> {
         self.table.find(type_, hash)
@@ -103,7 +102,7 @@ impl Briefs {
 }
 
 impl Default for Brief {
-    /// What takes the long way.
+    /// A type that takes the long path.
     fn default() -> Brief {
         Brief {
             type_id: TypeId(0),
@@ -132,13 +131,13 @@ impl Brief {
         Brief::short(info, layout, long).unwrap_or(long)
     }
 
-    /// The brief of a type whose instances' sizes follow from few of their words; `None` for others.
+    /// The summary of a type whose instances' sizes follow from few words. `None` for others.
     fn short(info: &TypeInfo, layout: &Layout, long: Brief) -> Option<Brief> {
         let small = |number: u64| u32::try_from(number).ok().filter(|&number| number < u32::MAX / 2);
         let end = |words: &[usize]| words.iter().max().map_or(0, |&last| last as u64 + 8);
         let front = info.front as u64;
         let has_own_block = !info.has_inline_values && !info.has_own_allocator;
-        // What a type takes that allocates in its own way is up to it.
+        // A type with its own allocator decides how much it allocates.
         let (dict, list) = (&layout.dict, &layout.list);
         let end_of_dict = end(&[dict.ma_used, dict.ma_keys, dict.ma_values]);
         let needs_of_dict = match info.has_own_allocator && !info.is_python_class {
@@ -170,7 +169,7 @@ impl Brief {
             SizeRule::Dict if !info.has_inline_values => (SizeShape::Dict, needs_of_dict, info.basicsize),
             _ => return None,
         };
-        // What is looked at lies in the object's own block, also where the type's size is nonsense.
+        // What the fast path reads is in the object's own block, even if the type states a nonsensical size.
         let looked_at = match shape {
             SizeShape::Items | SizeShape::Bytes => end(&[layout.var_object.ob_size]),
             SizeShape::List => end(&[layout.var_object.ob_size, list.ob_item, list.allocated]),
@@ -180,7 +179,7 @@ impl Brief {
         if needs < looked_at {
             return None;
         }
-        // Instances of class statements are never shrunk where they are; those with values of their own may be.
+        // Instances of class statements are never shrunk in place, except for those with inline values.
         let is_strict = info.is_python_class && matches!(shape, SizeShape::Fixed | SizeShape::List | SizeShape::Dict);
         Some(Brief {
             shape,
@@ -193,16 +192,16 @@ impl Brief {
     }
 }
 
-/// Words of an object that the short way may look at.
+/// Number of an object's words that the fast path may read.
 pub(crate) const WORDS: usize = 8;
 
 impl WordPlaces {
-    /// `None` where the layout has something elsewhere than the first [`WORDS`] words.
+    /// `None` if a field of the layout is beyond the first [`WORDS`] words.
     fn new(layout: &Layout) -> Option<WordPlaces> {
         let word = |offset: usize| Some(offset / 8).filter(|&word| offset.is_multiple_of(8) && word < WORDS);
         let (long, unicode) = (&layout.long, &layout.unicode);
         let (int_size, int_shift, int_no_digits) = match (long.lv_tag, long.ob_size) {
-            // Two bits of sign, of which the lower says that there are no digits, and one more.
+            // Two sign bits, the lower of which means that there are no digits, and one more.
             (Some(tag), _) => (word(tag)?, 3, 1),
             (None, Some(size)) => (word(size)?, 0, 0),
             (None, None) => return None,
@@ -214,7 +213,7 @@ impl WordPlaces {
         };
         let all = |width: u32| u64::MAX.checked_shr(64 - width).unwrap_or(0);
         let set = bits(unicode.kind, 1)? | bits(unicode.compact, 1)? | bits(unicode.ascii, 1)?;
-        // A str is interned in one of four ways; more there is no str.
+        // A str has one of four interning states; a larger value is not a str.
         let mask = bits(unicode.kind, all(unicode.kind.width))?
             | bits(unicode.compact, 1)?
             | bits(unicode.ascii, 1)?

@@ -1,8 +1,8 @@
-//! The structs of which single objects are checked against the layout.
+//! The C structs whose objects are checked against the layout.
 
 use crate::python::sizes::SizeRule;
 
-/// The kinds that are tried.
+/// The structs that are checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CheckedStruct {
     Text,
@@ -19,7 +19,7 @@ pub(crate) enum CheckedStruct {
     Type,
 }
 
-/// All of them, in that order.
+/// All of them, in declaration order.
 pub(crate) const CHECKED_STRUCTS: [CheckedStruct; CheckedStruct::Type as usize + 1] = [
     CheckedStruct::Text,
     CheckedStruct::Set,
@@ -54,7 +54,7 @@ impl CheckedStruct {
         })
     }
 
-    /// CPython's name of its struct.
+    /// CPython's name for the struct.
     pub(crate) fn name(self) -> &'static str {
         match self {
             CheckedStruct::Text => "PyCompactUnicodeObject",

@@ -1,8 +1,8 @@
-//! Does a census find what must be there? Modules and their specifications exist in every interpreter, and where they
-//! are is known without the heap's structure: from `sys.modules`. So the pools in which they lie are read as a census
-//! reads them, and it must find them at just these addresses.
+//! Checks that a census finds objects that must exist. Every interpreter has modules and their specs, and `sys.modules`
+//! gives their addresses independent of the heap's structure. The pools that contain them are read as in a census,
+//! which must find them at exactly these addresses.
 //!
-//! A running target changes meanwhile, so that most must be found, and it is tried again.
+//! A running target changes meanwhile, so most must be found, and several attempts are made.
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -19,15 +19,15 @@ use crate::python::interpreter::Python;
 use crate::python::proof_error::ProofError;
 use crate::python::reader::Reader;
 
-/// How often it is tried.
+/// Number of attempts.
 const TRIES: usize = 4;
-/// Objects that are too few to say anything.
+/// Below this number of objects, the check proves nothing.
 const FEW: usize = 4;
 
-/// Looks for them.
+/// Runs the check.
 ///
 /// # Errors
-/// Where most are not found, and where the target cannot be read any more.
+/// Most objects are not found, or the target can no longer be read.
 pub(crate) fn prove<M: Memory + ?Sized>(
     memory: &M,
     python: &Python,
@@ -39,12 +39,12 @@ pub(crate) fn prove<M: Memory + ?Sized>(
     for _ in 0..TRIES {
         let cached = CachedMemory::new(memory);
         let reader = Reader { memory: &cached, layout: &python.layout };
-        // What is taken down, or changes just now, says nothing.
+        // An interpreter that is finalizing or changing its modules proves nothing.
         let modules = match heap_types::modules(&reader, main) {
             Err(error @ (ReadError::Gone | ReadError::Denied)) => return Err(error.into()),
             modules => modules.unwrap_or_default(),
         };
-        // Two kinds of objects: what lies in front of them differs.
+        // Two kinds of objects, with different fronts.
         let known: Vec<Address> = modules.iter().map(|module| module.object).collect();
         let instances: Vec<Address> =
             heap_types::specifications(&reader, &modules).iter().map(|&(_, spec)| spec).collect();
@@ -79,25 +79,25 @@ fn look<M: Memory + ?Sized>(
                 pools.entry(Address(pool)).or_default().push(object);
             }
             Part::Segment(_) => segments.entry(index).or_default().push(object),
-            // Other memory is searched, or begins where the object's block need not.
+            // Other memory is scanned, or a block's start is not known.
             _ => {}
         }
     }
     let wrong = |detail: String| Err(ProofError::Field { field: "PyObject", detail });
     if lost > placed && lost > FEW {
-        return wrong(format!("{lost} of {} modules lie in no memory of a known structure", known.len()));
+        return wrong(format!("{lost} of {} modules are not in memory of a known structure", known.len()));
     }
     let mut worker = Worker::new(memory, classifier, Vec::<Object>::new());
     let bases: Vec<Address> = pools.keys().copied().collect();
     worker.read_pools(&bases)?;
-    // One segment holds most.
+    // One segment holds most of them.
     let fullest = segments.into_iter().max_by_key(|(index, objects)| (objects.len(), *index));
     if let Some((index, _)) = &fullest {
         worker.read_part(&plan.parts[*index])?;
     }
     let (found, counts) = worker.finish()?;
     if counts.unreadable_bytes > 0 {
-        // A core leaves out what it likes.
+        // A core may leave out any memory.
         return Ok(());
     }
     let found: FxHashSet<Address> = found.iter().map(|object| object.address).collect();
@@ -105,7 +105,7 @@ fn look<M: Memory + ?Sized>(
         pools.into_values().flatten().chain(fullest.into_iter().flat_map(|of| of.1)).collect();
     let missing = looked_for.iter().filter(|object| !found.contains(object)).count();
     if missing > FEW && 2 * missing > looked_for.len() {
-        return wrong(format!("{missing} of {} modules are not found where they are", looked_for.len()));
+        return wrong(format!("{missing} of {} modules were not found at their addresses", looked_for.len()));
     }
     Ok(())
 }

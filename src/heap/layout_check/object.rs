@@ -1,11 +1,10 @@
-//! One object against the layout: its fields must agree with each other and with what they point at.
+//! Checks one object against the layout: its fields must agree with each other and with what they point to.
 //!
-//! An object that contradicts itself may have changed while it was read, or be none; it is read again, and says
-//! something only if it is still alive and stood still meanwhile. What is made of that says
-//! [`crate::heap::layout_check::votes`].
+//! An object that contradicts itself may have changed while it was read, or may not be an object. It is read again, and
+//! counts only if it is alive and unchanged. [`crate::heap::layout_check::votes`] evaluates the results.
 //!
-//! Mirrors what `Objects/setobject.c`, `bytearrayobject.c`, `codeobject.c`, `odictobject.c`, `genobject.c` and
-//! `Modules/_collectionsmodule.c`, `arraymodule.c`, `_io/bufferedio.c` (v3.8 to v3.15) keep true between any two calls.
+//! Mirrors invariants of `Objects/setobject.c`, `bytearrayobject.c`, `codeobject.c`, `odictobject.c`, `genobject.c` and
+//! `Modules/_collectionsmodule.c`, `arraymodule.c`, `_io/bufferedio.c` (v3.8 to v3.15).
 
 use crate::heap::classify::classifier::Classifier;
 use crate::process::Address;
@@ -19,34 +18,34 @@ use crate::python::types::{TypeInfo, TypeTable};
 
 use super::checked_struct::CheckedStruct;
 
-/// How often an object that contradicts itself is read.
+/// Number of times that a contradicting object is read.
 const TRIES: usize = 8;
-/// How often it must have contradicted itself and been the same afterwards.
+/// Number of reads in which it must contradict itself and be unchanged.
 const STOOD_STILL: usize = 2;
-/// Slots of a set that are looked through.
+/// Upper bound on the slots of a set that are checked.
 const SLOTS_MAX: u64 = 1 << 10;
-/// Bytes of a struct that are read; the largest is a deque's with 248.
+/// Upper bound on a struct's size, bytes; the largest is a deque with 248.
 const STRUCT_MAX: usize = 512;
-/// And behind its end, where a wrong field may lie.
+/// Bytes read behind its end, where a wrong offset may point.
 const BEHIND: usize = 16;
-/// What hangs on a code object: no more than so many pointers.
+/// Upper bound on the pointers in a code object's `co_extra`.
 const EXTRAS_MAX: u64 = 255;
 
-/// What a trial needs.
+/// The context of a check.
 pub(crate) struct Trial<'a, M: Memory + ?Sized> {
     memory: Now<'a, M>,
     classifier: &'a Classifier<'a>,
-    /// No object is larger than this.
+    /// Upper bound on an object's size.
     size_max: u64,
 }
 
-/// What an address is worth.
+/// What a word can be.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Worth {
     Null,
-    /// It may be one.
+    /// Possibly an address.
     Address,
-    /// It cannot be one.
+    /// Not an address.
     Nonsense,
 }
 
@@ -63,7 +62,7 @@ impl<'a, M: Memory + ?Sized> Trial<'a, M> {
         Trial { memory: Now(memory), classifier, size_max }
     }
 
-    /// Whether the object at `address` agrees with the layout; `None` where it tells nothing.
+    /// Whether the object at `address` agrees with the layout. `None` if it proves nothing.
     pub(crate) fn of(&self, kind: CheckedStruct, info: &TypeInfo, address: Address) -> Option<bool> {
         let mut bytes = self.read(info, address)?;
         let mut stood_still = 0;
@@ -86,20 +85,19 @@ impl<'a, M: Memory + ?Sized> Trial<'a, M> {
         None
     }
 
-    /// Whether these bytes are still those of a live object of the type. What is freed loses its count.
+    /// Whether these bytes are still a live object of the type. A freed object loses its count.
     fn is_alive(&self, info: &TypeInfo, bytes: &[u8]) -> bool {
         u64_at(bytes, self.layout().object.ob_type) == Some(info.address.0) && self.classifier.header(bytes).is_some()
     }
 
-    /// Whether there is an object for certain: the collector's list that it is in leads back to it. A row of raw data
-    /// that begins with a number and what is left of an object does not prove anything.
+    /// Whether there certainly is an object: its GC list leads back to it. Raw data that begins with a number and the
+    /// remains of an object does not pass.
     fn is_surely_one(&self, info: &TypeInfo, address: Address) -> bool {
         info.gc_head == 0 || gc_links::is_linked(&self.memory, self.layout(), address)
     }
 
-    /// Whether a block that could hold an object of the type, but whose body cannot be right, speaks against the
-    /// layout: there is an object for certain, it stands still, and of text it is of the form that attaching did not
-    /// prove.
+    /// Whether a block that could hold an object of the type, but has an impossible body, contradicts the layout: there
+    /// certainly is an object, it does not change, and for a str it has the form that attaching did not prove.
     pub(crate) fn speaks_against(&self, kind: CheckedStruct, info: &TypeInfo, address: Address) -> bool {
         let Some(bytes) = self.read(info, address) else { return false };
         let is_of_kind = kind != CheckedStruct::Text || info.is_str_itself && self.is_ascii(&bytes) == Some(false);
@@ -117,11 +115,11 @@ impl<'a, M: Memory + ?Sized> Trial<'a, M> {
         self.classifier.types()
     }
 
-    /// The struct at `address`, and some bytes behind it.
+    /// Reads the struct at `address` and some bytes behind it.
     fn read(&self, info: &TypeInfo, address: Address) -> Option<Vec<u8>> {
         let length = usize::try_from(info.basicsize).ok()?.clamp(self.layout().unicode.size, STRUCT_MAX) + BEHIND;
         let mut bytes = vec![0; length];
-        // At the end of a mapping there may be less.
+        // Near the end of a mapping there may be fewer bytes.
         while self.memory.read_exact_at(address, &mut bytes).is_err() {
             bytes.truncate(bytes.len().checked_sub(16)?);
         }
@@ -152,7 +150,7 @@ impl<'a, M: Memory + ?Sized> Trial<'a, M> {
         u64_at(bytes, self.layout().var_object.ob_size)
     }
 
-    /// Whether a word points at an object of a type whose C name is this.
+    /// Whether a word points to an object whose type has this C name.
     fn is_a(&self, word: u64, name: &str) -> Option<bool> {
         if worth(word, 8) != Worth::Address {
             return Some(false);
@@ -161,7 +159,7 @@ impl<'a, M: Memory + ?Sized> Trial<'a, M> {
         Some(self.types().find(type_).is_some_and(|id| self.types().get(id).qualname == name))
     }
 
-    /// Whether a word points at an object.
+    /// Whether a word points to an object.
     fn is_object(&self, word: u64) -> Option<bool> {
         if worth(word, 8) != Worth::Address {
             return Some(false);
@@ -169,20 +167,20 @@ impl<'a, M: Memory + ?Sized> Trial<'a, M> {
         Some(self.types().find(self.word(Address(word).offset(self.layout().object.ob_type))?).is_some())
     }
 
-    /// Bytes that an allocator can have given.
+    /// Whether an allocator can have given this many bytes.
     fn is_room(&self, bytes: Option<u64>) -> bool {
         bytes.is_some_and(|bytes| bytes <= self.size_max)
     }
 
-    /// Whether a str is ASCII behind its header.
+    /// Whether a str is compact ASCII.
     pub(crate) fn is_ascii(&self, bytes: &[u8]) -> Option<bool> {
         let unicode = &self.layout().unicode;
         let state = |bits: Bits| Some(bits.of(u64::from(u32_at(bytes, bits.byte)?)));
         Some(state(unicode.compact)? != 1 || state(unicode.ascii)? == 1)
     }
 
-    /// Text that is not ASCII: a copy in UTF-8 ends with a 0 and is not shorter than the text. Text that ends with a 0
-    /// itself tells nothing.
+    /// Text that is not ASCII: its UTF-8 copy ends with a 0 and is not shorter than the text. Text that itself ends
+    /// with a 0 proves nothing.
     fn text(&self, bytes: &[u8]) -> Option<bool> {
         let unicode = &self.layout().unicode;
         if self.is_ascii(bytes)? {
@@ -205,7 +203,7 @@ impl<'a, M: Memory + ?Sized> Trial<'a, M> {
         }
     }
 
-    /// A set's table has as many slots in use as it says.
+    /// A set's table has as many used slots as the set states.
     fn set(&self, address: Address, bytes: &[u8]) -> Option<bool> {
         let set = &self.layout().set;
         let word = |offset: usize| u64_at(bytes, offset);
@@ -221,8 +219,8 @@ impl<'a, M: Memory + ?Sized> Trial<'a, M> {
         Some(filled == fill && live == used)
     }
 
-    /// Whether a set counts as many slots that were ever filled as are in use, and as many in use as were ever filled,
-    /// where these are not the same: no damage makes both so, and it stood still.
+    /// Whether a set's counts of filled and used slots would both be right if exchanged, and differ. Damage does not
+    /// produce this, and the set did not change.
     pub(crate) fn is_exchanged_set(&self, info: &TypeInfo, address: Address) -> Option<bool> {
         let bytes = self.read(info, address)?;
         let set = &self.layout().set;
@@ -235,7 +233,7 @@ impl<'a, M: Memory + ?Sized> Trial<'a, M> {
         Some((filled, live) == (used, fill) && self.read(info, address)? == bytes)
     }
 
-    /// The slots of a set's table that were ever filled, and those in use. `None` of a large one.
+    /// Number of slots in a set's table that were ever filled, and of those in use. `None` for a large set.
     fn set_slots(&self, table: u64, mask: u64) -> Option<(u64, u64)> {
         if mask >= SLOTS_MAX {
             return None;
@@ -247,14 +245,14 @@ impl<'a, M: Memory + ?Sized> Trial<'a, M> {
         for slot in slots.chunks_exact(entry.stride()) {
             if u64_at(slot, entry.key)? != 0 {
                 filled += 1;
-                // What was taken out leaves a slot whose hash is none.
+                // A removed entry leaves a slot whose hash is -1.
                 live += u64::from(u64_at(slot, entry.hash)? != u64::MAX);
             }
         }
         Some((filled, live))
     }
 
-    /// What a bytearray shows lies in what it has, and ends with a 0.
+    /// A bytearray's visible part is within its allocation and ends with a 0.
     fn byte_array(&self, bytes: &[u8]) -> Option<bool> {
         let fields = &self.layout().byte_array;
         let word = |offset: usize| u64_at(bytes, offset);
@@ -268,7 +266,7 @@ impl<'a, M: Memory + ?Sized> Trial<'a, M> {
         }
         let gap = start.checked_sub(first);
         let fits = match fields.ob_bytes_object {
-            // The buffer is a bytes object since 3.15, with a 0 behind its end.
+            // Since 3.15 the buffer is a bytes object, followed by a 0.
             Some(object) => {
                 let object = Address(word(object)?);
                 self.word(object.offset(self.layout().var_object.ob_size))? == room
@@ -282,18 +280,18 @@ impl<'a, M: Memory + ?Sized> Trial<'a, M> {
         Some(fits && end == [0])
     }
 
-    /// A deque's ends are as far apart as it is long, and its blocks are linked.
+    /// The distance between a deque's ends equals its length, and its blocks are linked.
     fn deque(&self, bytes: &[u8]) -> Option<bool> {
         let (deque, block) = (&self.layout().deque, &self.layout().deque_block);
         let word = |offset: usize| u64_at(bytes, offset);
         let items = (block.rightlink.checked_sub(block.data)? / 8) as u64;
         let (size, left, right) = (self.ob_size(bytes)?, word(deque.leftindex)?, word(deque.rightindex)?);
         let (first, last) = (word(deque.leftblock)?, word(deque.rightblock)?);
-        // BLOCKLEN is 64; in a deque of one block nothing else tells of its end.
+        // BLOCKLEN is 64; a deque with one block has no other evidence of its end.
         if left > items || right >= items || !items.is_power_of_two() || worth(first, 8) != Worth::Address {
             return Some(false);
         }
-        // An empty one begins right of the middle.
+        // An empty deque begins right of the middle.
         if (left + size + items - 1) % items != right || left == items {
             return Some(false);
         }
@@ -321,7 +319,7 @@ impl<'a, M: Memory + ?Sized> Trial<'a, M> {
             return Some(false);
         }
         let keys = word(self.layout().dict.ma_keys)?;
-        // Else its keys have changed, and the index will be made anew.
+        // Otherwise its keys have changed, and the index will be rebuilt.
         if word(odict.od_resize_sentinel)? == keys {
             let header = KeysHeader::read(&self.memory, self.layout(), Address(keys)).ok()?;
             if header.size != slots {
@@ -339,7 +337,7 @@ impl<'a, M: Memory + ?Sized> Trial<'a, M> {
         Some(back && self.is_object(self.word(Address(first).offset(node.key))?)?)
     }
 
-    /// An array's room fits its items, whose size follows from their code.
+    /// An array's allocation is a multiple of the item size, which follows from its type code.
     fn array(&self, bytes: &[u8]) -> Option<bool> {
         let (array, descr) = (&self.layout().array, &self.layout().array_descr);
         let word = |offset: usize| u64_at(bytes, offset);
@@ -365,8 +363,8 @@ impl<'a, M: Memory + ?Sized> Trial<'a, M> {
         Some(expected.contains(&itemsize) && self.is_room(room.checked_mul(u64::from(itemsize))))
     }
 
-    /// Who reads or writes through a buffer has one, and its size is kept a second time, as a mask, where it is a power
-    /// of two.
+    /// A buffered reader or writer has a buffer. If the buffer's size is a power of two, the mask is the size minus
+    /// one.
     fn buffered(&self, bytes: &[u8]) -> Option<bool> {
         let fields = &self.layout().buffered;
         let word = |offset: usize| u64_at(bytes, offset);
@@ -377,15 +375,14 @@ impl<'a, M: Memory + ?Sized> Trial<'a, M> {
         if buffer == 0 {
             return self.is_open_file(word(fields.raw)?).filter(|&is_open| is_open).map(|_| false);
         }
-        // What is taken for the size may be the mask itself.
+        // The word taken for the size may be the mask itself.
         let before = fields.buffer_size.checked_sub(8).and_then(word);
         let is_mask = size.checked_add(1).is_some_and(u64::is_power_of_two) && before == size.checked_add(1);
         let expected = if size.is_power_of_two() { size - 1 } else { 0 };
         Some(size > 0 && !is_mask && self.is_room(Some(size)) && mask == expected && worth(buffer, 8) == Worth::Address)
     }
 
-    /// Whether a word points at a `FileIO` that is open: its descriptor follows its header. A buffer goes when the file
-    /// is closed.
+    /// Whether a word points to an open `FileIO`: the descriptor follows the header. A closed file has no buffer.
     fn is_open_file(&self, word: u64) -> Option<bool> {
         if !self.is_a(word, "FileIO")? {
             return None;
@@ -394,7 +391,7 @@ impl<'a, M: Memory + ?Sized> Trial<'a, M> {
         Some(descriptor >= 0)
     }
 
-    /// A code object has as many places as it has names for them.
+    /// A code object has as many variables as it has names for them.
     fn code(&self, bytes: &[u8]) -> Option<bool> {
         let code = &self.layout().code;
         let length = |offset: Option<usize>| -> Option<u64> {
@@ -426,7 +423,7 @@ impl<'a, M: Memory + ?Sized> Trial<'a, M> {
         {
             return Some(false);
         }
-        // Which cells are arguments is kept where there are cells.
+        // The mapping from cells to arguments exists only if there are cells.
         if let Some(offset) = code.co_cell2arg
             && u64_at(bytes, offset)? != 0
             && length(code.co_cellvars)? == 0
@@ -440,7 +437,7 @@ impl<'a, M: Memory + ?Sized> Trial<'a, M> {
         self.is_a(word? & !self.layout().constants.stackref_tag_mask, "code")
     }
 
-    /// A frame runs code.
+    /// A frame has a code object.
     fn frame(&self, address: Address, bytes: &[u8]) -> Option<bool> {
         let (fields, Some(pointer)) = (&self.layout().frame, self.layout().frame.f_frame) else {
             return self.names_code(u64_at(bytes, self.layout().frame.f_code?));
@@ -456,7 +453,7 @@ impl<'a, M: Memory + ?Sized> Trial<'a, M> {
         Some(self.names_code(code)? && (own || back == address.0))
     }
 
-    /// A generator runs code, unless it is over.
+    /// A generator has a code object, unless it is finished.
     fn generator(&self, bytes: &[u8]) -> Option<bool> {
         let (Some(frame), Some(iframe)) = (self.layout().generator.gi_iframe, &self.layout().iframe) else {
             return None;

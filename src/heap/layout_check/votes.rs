@@ -1,8 +1,7 @@
-//! Are objects of the rarer kinds laid out as the layout says? What attaching cannot prove, because no object of the
-//! kind need exist, is tried on the first ones that a census meets: their fields must agree with each other and with
-//! what they point at.
+//! Checks rarer objects against the layout. Attaching cannot prove these structs, because no such object need exist. So
+//! the first ones that a census meets are checked: their fields must agree with each other and with what they point to.
 //!
-//! How one is tried says [`crate::heap::layout_check::object`]. A kind of which many objects contradict the layout
+//! [`crate::heap::layout_check::object`] checks single objects. If many objects of a struct contradict the layout, they
 //! would be counted wrongly: that is an error, not a figure.
 
 use crate::process::Address;
@@ -13,50 +12,50 @@ use crate::python::types::TypeInfo;
 use super::checked_struct::{CHECKED_STRUCTS, CheckedStruct};
 use super::object::Trial;
 
-/// Objects of one struct that one worker asks, until so many of them told anything.
+/// Number of conclusive checks per struct and worker.
 const ASKED_MAX: u32 = 512;
 const TOLD_MAX: u32 = 64;
-/// Blocks that one worker asks whether they speak against the layout. Each takes two reads.
+/// Number of refused blocks that one worker checks. Each check takes two reads.
 const REFUSED_ASKED_MAX: u32 = 4096;
-/// Objects in memory of this many bytes were made by the same code, as a rule, so that some of them speak for all: what
-/// one part of a program damaged, or makes in an odd way, does not outvote what all others made.
+/// Objects within this many bytes were usually made by the same code. Only some of each neighborhood are counted, so
+/// that one part of a program that damages objects, or makes unusual ones, does not outvote the rest.
 const NEIGHBORHOOD: u64 = 16 << 10;
 const NEIGHBORS_MAX: u32 = 8;
 const TRIED_NEIGHBORS_MAX: u32 = 16;
-/// So many objects that were tried and agree with the layout in all, and hardly any that does not, are proof that what
-/// was refused was damaged: no wrong layout makes sense of them.
+/// If at least this many objects agree in every field and hardly any does not, refused blocks are taken as damaged: no
+/// wrong layout agrees with so many objects.
 const CONFIRMED_MIN: u32 = 8;
 const CONFIRMED_PART: u32 = 8;
-/// One object may have been stopped in the middle of a change, or be none; some of many may.
+/// Number of failures that count: one object may have been stopped in the middle of a change, or be no object.
 const FAILED_MIN: u32 = 3;
 const MINORITY_MIN: u32 = 8;
-/// Blocks that must speak against the layout before that alone says something.
+/// Number of contradicting blocks that suffice for an error.
 const REFUSED_MIN: u32 = 8;
-/// Of text, which is made everywhere and all the time, more.
+/// The same for text, which is created everywhere and all the time.
 const REFUSED_TEXTS_MIN: u32 = 16;
 
-/// What became of the objects of one kind.
+/// Votes on one struct.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Votes {
     asked: u32,
     held: u32,
     failed: u32,
-    /// Objects that were found, and blocks that speak against the layout; of each neighborhood no more than some.
+    /// Objects found and blocks that contradict the layout, with a limit per neighborhood.
     found: u32,
     refused: u32,
-    /// Blocks that were asked whether they do.
+    /// Number of refused blocks that were checked.
     refused_asked: u32,
-    /// The neighborhood of the last object, and how many of it were found, refused and tried.
+    /// The neighborhood of the last object, and how many in it were found, refused and checked.
     neighborhood: u64,
     found_here: u32,
     refused_here: u32,
     tried_here: u32,
-    /// Of the refused, objects that two fields in each other's place make perfect sense of.
+    /// Of the refused, those that make sense with two fields exchanged.
     exchanged: u32,
 }
 
 impl Votes {
-    /// Turns to the neighborhood of an address.
+    /// Moves to the neighborhood of an address.
     fn turn_to(&mut self, address: Address) {
         let neighborhood = address.0 / NEIGHBORHOOD;
         if neighborhood != self.neighborhood {
@@ -66,20 +65,20 @@ impl Votes {
     }
 }
 
-/// Whether one more of a neighborhood counts.
+/// Whether another object of this neighborhood counts.
 fn counts(here: &mut u32, most: u32) -> bool {
     *here += u32::from(*here <= most);
     *here <= most
 }
 
-/// What became of the objects of each kind.
+/// The votes on every struct.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Trials {
     votes: [Votes; CHECKED_STRUCTS.len()],
 }
 
 impl Trials {
-    /// Adds another worker's.
+    /// Adds the votes of another worker.
     pub fn add(&mut self, other: &Trials) {
         for (own, other) in self.votes.iter_mut().zip(&other.votes) {
             own.asked = own.asked.saturating_add(other.asked);
@@ -92,8 +91,8 @@ impl Trials {
         }
     }
 
-    /// A block names a type and could hold an object of it, but its body cannot be right. Most sets are the same with
-    /// their two counts exchanged; the few that are not are refused, and so are asked why.
+    /// Records a block that names a type and could hold such an object, but has an impossible body. Most sets look the
+    /// same with their two counts exchanged; the few that do not are refused and therefore checked.
     pub(crate) fn refuse<M: Memory + ?Sized>(&mut self, trial: &Trial<'_, M>, info: &TypeInfo, address: Address) {
         let Some(kind) = CheckedStruct::of(info.rule) else { return };
         let votes = &mut self.votes[kind as usize];
@@ -112,8 +111,8 @@ impl Trials {
         }
     }
 
-    /// An object was found: tries it, if there were not enough of its kind yet. `bytes` gives the first of its own,
-    /// where they are at hand; only text is asked for them.
+    /// Records an object, and checks it if more are needed. `bytes` returns its first bytes if they are at hand; only
+    /// text needs them.
     #[inline]
     pub(crate) fn meet<'w, M: Memory + ?Sized>(
         &mut self,
@@ -140,10 +139,10 @@ impl Trials {
         }
     }
 
-    /// The layout holds for most objects of each kind.
+    /// Evaluates the votes.
     ///
     /// # Errors
-    /// The first kind for which it does not.
+    /// The first struct for which more objects contradict the layout than agree.
     pub fn judge(&self) -> Result<(), ProofError> {
         for kind in CHECKED_STRUCTS {
             let Votes { held, failed, found, refused, exchanged, .. } = self.votes[kind as usize];
@@ -153,7 +152,7 @@ impl Trials {
                 return Err(ProofError::Field { field, detail });
             }
             if exchanged > 0 {
-                let detail = format!("objects that make sense only with two of its fields exchanged: {exchanged}");
+                let detail = format!("{exchanged} objects make sense only with two fields exchanged");
                 return Err(ProofError::Field { field, detail });
             }
             let few = if kind == CheckedStruct::Text { REFUSED_TEXTS_MIN } else { REFUSED_MIN };
@@ -175,11 +174,10 @@ mod tests {
     use crate::python::types::TypeTable;
     use crate::python::version::Version;
 
-    /// Bytes from one set to the next; two neighborhoods hold eight.
+    /// Bytes from one set to the next; two neighborhoods hold eight sets.
     const STRIDE: usize = 4096;
 
-    /// What is made of sets in a row that are linked with each other: the first `broken` of them count more slots in
-    /// use than were ever filled.
+    /// The result for linked or unlinked sets in a row, of which the first `broken` have more used than filled slots.
     fn judged(sets: usize, broken: usize, is_linked: bool) -> (Votes, Result<(), ProofError>) {
         let layout = layout();
         let table = TypeTable::of(types(&layout));
@@ -217,11 +215,11 @@ mod tests {
         assert_eq!((votes.refused, votes.found, votes.held), (34, 6, 6));
         assert!(matches!(verdict, Err(ProofError::Field { field: "PySetObject", .. })));
         assert!(judged(40, 10, true).1.is_ok());
-        // Those that agree in all cannot do so by chance.
+        // Sets that agree in every field cannot do so by chance.
         let (votes, verdict) = judged(40, 30, true);
         assert_eq!((votes.refused, votes.found, votes.held), (30, 10, 10));
         assert!(verdict.is_ok());
-        // Too few to say anything.
+        // Too few to decide.
         assert!(judged(7, 7, true).1.is_ok());
     }
 

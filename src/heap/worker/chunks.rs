@@ -1,4 +1,4 @@
-//! Reads the chunks of glibc's malloc: rows of them, parts of rows, and chunks that are mappings of their own.
+//! Reads glibc chunks: heaps, parts of heaps, and mmapped chunks.
 
 use std::ops::Range;
 
@@ -13,16 +13,16 @@ use crate::python::object_header::Refcount;
 
 use super::{WINDOW, Window, Worker};
 
-/// Bytes read behind a window of a heap, so that the last chunk that starts in it can be judged.
+/// Bytes read after a window of a heap, so that the last chunk that starts in it can be classified.
 const LOOK_AHEAD: u64 = 4 << 10;
-/// Bytes read before it: what looks like a row of chunks may begin with a number, but its second chunk is a true one.
+/// Bytes read before a window: the first chunk of a false sequence may be a number, but its second is a real chunk.
 const LOOK_BACK: u64 = 2 << 10;
-/// Both together.
+/// Both margins.
 pub(crate) const MARGIN: u64 = LOOK_BACK + LOOK_AHEAD;
 
 impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
-    /// Reads the chunks of a heap that start in `range`. Where its first one starts is found by looking for a row of
-    /// chunks from some way before it on, unless the heap starts there.
+    /// Reads the chunks of a heap that start in `range`. To find the first one, a sequence of chunks is searched from
+    /// some bytes before the range on, unless the heap starts there.
     ///
     /// # Errors
     /// As [`Worker::read_part`].
@@ -43,7 +43,7 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
             while at < range.start {
                 match word(at.offset(8)).and_then(|word| heap.chunk(at, word)) {
                     Some(chunk) if chunk.end() < range.start || chunk.size < LOOK_BACK => at = chunk.end(),
-                    // What leads so far may be a number.
+                    // A chunk that leads this far may be a number.
                     _ => at = row.first_in(range.clone()).unwrap_or(range.end),
                 }
             }
@@ -64,8 +64,8 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
         })
     }
 
-    /// Walks a row of chunks, a window at a time. Where the row breaks, the target has changed it under our hands:
-    /// it is picked up again at the next place where chunks follow one another.
+    /// Walks a heap of chunks, one window at a time. If the sequence breaks, the target has changed it meanwhile; the
+    /// walk continues at the next valid sequence.
     pub(crate) fn read_heap(&mut self, heap: &ChunkHeap) -> Result<(), ReadError> {
         let mut at = heap.range.start;
         while at.0 + glibc::HEADER <= heap.range.end.0 {
@@ -82,25 +82,25 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
                 Ok(())
             })?;
             if at <= start {
-                // Unreadable: past this window.
+                // Unreadable: skip this window.
                 at = start.offset(length);
             }
         }
         Ok(())
     }
 
-    /// The first part of a window that is resident, up to a gap: a large free chunk has none of its pages but the first
-    /// and the last. Empty at the window's end where no page of it is.
+    /// The first resident part of a window, up to a gap: only the first and last page of a large free chunk are
+    /// resident. Empty at the window's end if no page is resident.
     fn resident_window(&self, window: Range<Address>) -> Range<Address> {
-        /// Gaps of less are read over: a call costs as much as the zeros.
+        /// Smaller gaps are read as well: a system call costs as much as the zeros.
         const GAP: u64 = 16 << 10;
         if self.memory.local(window.start, (window.end.0 - window.start.0) as usize).is_some() {
             return window;
         }
         let mut runs = self.memory.resident(window.clone()).into_iter();
         let Some(first) = runs.next() else { return window.end..window.end };
-        // A chunk may begin where nothing is resident only when the target has changed it under our hands; a row is
-        // looked for from the next page on.
+        // A chunk begins in memory that is not resident only if the target changes it meanwhile; the walk then
+        // continues at the next resident page.
         let join = |joined: Range<Address>, run: Range<Address>| match run.start.0 - joined.end.0 <= GAP {
             true => Ok(joined.start..run.end),
             false => Err(joined),
@@ -108,7 +108,7 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
         runs.try_fold(first, join).unwrap_or_else(|joined| joined)
     }
 
-    /// Walks the chunks of a window; returns where to go on.
+    /// Walks the chunks of a window. Returns where to continue.
     fn read_chunks(&mut self, heap: &ChunkHeap, window: Window<'_>) -> Result<Address, ReadError> {
         let mut at = window.start;
         let end = window.start.offset(window.bytes.len());
@@ -116,7 +116,7 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
             let Some(chunk) = heap.chunk(at, word) else {
                 let rest = &window.bytes[(at.0 - window.start.0) as usize..];
                 let next = heap.resync(at.offset(16), rest.get(16..).unwrap_or_default()).unwrap_or(end);
-                // What ends a heap: the fence behind the last chunk of a thread's arena.
+                // The end of a heap: the fence behind the last chunk of a thread's arena.
                 if heap.range.end.0 - at.0 > 64 {
                     self.counts.unparsed_bytes += next.0 - at.0;
                 }
@@ -124,7 +124,7 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
                 continue;
             };
             if chunk.end() >= heap.range.end {
-                // The top chunk: never handed out.
+                // The top chunk, which was never allocated.
                 return Ok(heap.range.end);
             }
             let next = match window.get(chunk.end().offset(8), 8) {
@@ -159,7 +159,7 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
         let length = chunk.size.min(MAPPED_PREFIX) as usize;
         self.with_bytes(chunk.address, length, |worker, window| {
             let data = window.bytes.get(glibc::HEADER as usize..).unwrap_or_default();
-            // The mapping was rounded up to pages, so the room says little.
+            // The mapping was rounded up to pages, so the block's length says little.
             let verdict = worker.classifier.block(chunk.data(), data, BlockRoom::AtMost(chunk.size - glibc::HEADER));
             worker.judge(verdict, window)
         })

@@ -1,10 +1,9 @@
-//! Objects in memory whose structure we do not know: that of another malloc than glibc's.
+//! Scans memory of unknown structure for objects: that of a malloc other than glibc's.
 //!
-//! pymalloc's pools hold most objects of any process; those beyond 512 bytes are malloc's, and where malloc is
-//! jemalloc, tcmalloc or musl's old one, they are searched for: at every multiple of 16, by a type that is known, a
-//! count that can be one, links of the collector that lead back, and a body that makes sense. What such an allocator
-//! has freed keeps its bytes, so an object that was moved may be met twice; that is why nothing is searched that has a
-//! better reading.
+//! pymalloc's pools hold most objects; those over 512 bytes come from malloc. If malloc is jemalloc, tcmalloc or musl's
+//! old one, its memory is scanned at every multiple of 16 for a known type, a plausible count, GC links that lead back,
+//! and a plausible body. Freed memory keeps its bytes in such allocators, so an object that was moved may be found
+//! twice. That is why a scan is used only where no structure is known.
 
 use std::ops::Range;
 
@@ -15,14 +14,14 @@ use crate::process::memory::{Memory, ReadError};
 
 use super::{WINDOW, Window, Worker};
 
-/// What malloc aligns to.
+/// Alignment of malloc.
 const ALIGNMENT: usize = 16;
-/// Bytes of an object that must be at hand to judge it; types are the largest, of about 1,000.
+/// Bytes needed to classify an object; types are the largest with about 1,000.
 const LOOK: usize = 4096;
-/// Bytes in front of an object that must be at hand: the debug hooks' mark, dict and weak references, GC head.
+/// Bytes needed before an object: debug header, pre-header, GC head.
 const FRONT: usize = 64;
 impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
-    /// Searches memory of unknown structure, a window at a time.
+    /// Scans memory of unknown structure, one window at a time.
     pub(crate) fn read_unstructured(&mut self, range: &Range<Address>) -> Result<(), ReadError> {
         let limit = self.memory.regions().find(range.start).map_or(range.end, |region| region.end).max(range.end);
         let mut at = Address(range.start.0.next_multiple_of(ALIGNMENT as u64));
@@ -36,7 +35,7 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
                 Ok(())
             })?;
             if at <= from {
-                // Unreadable: past this window.
+                // Unreadable: skip this window.
                 at = start.offset(length.max(FRONT + ALIGNMENT));
             }
         }
@@ -44,9 +43,9 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
         Ok(())
     }
 
-    /// Searches a window from `at` on; returns where to go on. Up to `inside` goes the object that was found last:
-    /// within an object there is no other one. But one that the collector knows is alive, so if there is one all the
-    /// same, the one around it is what is left of a dead one.
+    /// Scans a window from `at` on and returns where to continue. The object found last extends to `inside`; no object
+    /// starts within another. But a tracked object is certainly alive, so if one is found inside, the enclosing one is
+    /// the remains of a dead object.
     fn scan_window(
         &mut self,
         window: Window<'_>,
@@ -136,9 +135,9 @@ mod tests {
 
     #[test]
     fn objects_are_found_where_malloc_puts_them_and_only_alive() {
-        // Alive; dead; a pointer for a count; alive, but not where malloc puts anything.
+        // Alive; dead; a pointer in place of a count; alive, but not aligned as malloc does.
         assert_eq!(scanned(&[1, FLOAT, 0, 0, 0, FLOAT, 0, 0, START, FLOAT, 0, 0, 0, 1, FLOAT, 0]), [0]);
-        // Cut off at the end of what there is.
+        // Cut off at the end of the memory.
         assert_eq!(scanned(&[0, 0, 1, FLOAT]), Vec::<u64>::new());
         assert_eq!(scanned(&[1]), Vec::<u64>::new());
         assert_eq!(scanned(&[]), Vec::<u64>::new());
@@ -148,7 +147,7 @@ mod tests {
     fn a_collected_object_must_be_linked_both_ways_or_not_at_all() {
         // Untracked.
         assert_eq!(scanned(&[0, 0, 1, CELL, 0, 0]), [2]);
-        // Two that are linked with each other.
+        // Two objects linked with each other.
         let (first, second) = (START, START + 48);
         let linked = [second, second, 1, CELL, 0, 0, first, first, 1, CELL, 0, 0];
         assert_eq!(scanned(&linked), [2, 8]);
@@ -162,7 +161,7 @@ mod tests {
 
     #[test]
     fn within_an_object_there_is_none_unless_the_collector_knows_it() {
-        // A row of 20 items, in which there is what looks like a float; and then two that are linked with each other.
+        // A row of 20 items that contains what looks like a float, then two objects linked with each other.
         let mut words = vec![1, ROW, 20, 0, 1, FLOAT, 0, 0];
         let (first, second) = (START + 64, START + 112);
         words.extend([second, second, 1, CELL, 0, 0, first, first, 1, CELL, 0, 0]);

@@ -1,7 +1,7 @@
-//! How a worker reads a segment of mimalloc's: head first, then page by page.
+//! Reads a mimalloc segment: the header first, then page by page.
 //!
-//! A page whose chains and count disagree was changed while it was read; its slot and blocks are read again. Memory of
-//! a page that was never written is not read, but taken as the zeros that it is.
+//! If a page's chains and its count disagree, it changed while it was read; its header and blocks are read again. Pages
+//! that were never written are not read but taken as zeros.
 
 use crate::allocator::debug_header::DebugHeader;
 use crate::allocator::mimalloc::{self, FreeBlocks, Kind, Page, PageSegment, Tolerance};
@@ -13,10 +13,10 @@ use crate::process::memory::{Memory, Piece, ReadError};
 
 use super::{POOL_RETRIES, Window, Worker, only_fatal};
 
-/// The kernel's unit of memory.
+/// Bytes of a page.
 const PAGE: u64 = 4096;
 
-/// What is at hand of the blocks of a page.
+/// The bytes of a page's blocks.
 enum PageBlocks<'a> {
     Local(&'a [u8]),
     Read(Vec<u8>),
@@ -52,7 +52,7 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
         Ok(())
     }
 
-    /// Reads a slot that made no sense until it does.
+    /// Reads a page's header again until it is valid.
     fn read_slot_again(
         &self,
         segment: &PageSegment,
@@ -76,7 +76,7 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
         let bytes = match &blocks {
             Some(PageBlocks::Local(bytes)) => bytes,
             Some(PageBlocks::Read(bytes)) => bytes.as_slice(),
-            // Unreadable just now: no block can be judged, and none agrees.
+            // Unreadable at this time: no block can be classified.
             None => &[],
         };
         if !bytes.is_empty()
@@ -87,7 +87,7 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
         let is_local = memory.local(segment.range.start, 8).is_some();
         let mut stands_still = false;
         if is_local {
-            // It will not change any more; its thread was stopped between two steps.
+            // It does not change any more; its thread was stopped between two steps.
             if !bytes.is_empty()
                 && let Some(free) = page.free_blocks(bytes, Tolerance::OneBlock)
             {
@@ -115,7 +115,7 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
                     self.counts.page_chains.unbalanced += u64::from(stands_still && !free.agrees);
                     return self.judge_page(&page, &free, &again);
                 }
-                // Threads that truly run at once change a page faster than it is read.
+                // Threads that run in parallel change a page faster than it is read.
                 if retry == POOL_RETRIES && self.classifier.layout().object.ob_ref_shared.is_some() {
                     self.counts.moving_pools += 1;
                     self.contradicts(&page, stands_still);
@@ -129,7 +129,7 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
         Ok(())
     }
 
-    /// Counts a page that no reading makes sense of.
+    /// Counts a page that no attempt could read consistently.
     fn contradicts(&mut self, page: &Page, stands_still: bool) {
         self.counts.contradicting_pools += u64::from(stands_still);
         if stands_still {
@@ -137,7 +137,7 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
         }
     }
 
-    /// Reads the blocks of a page as they are now. `None` where that is not possible.
+    /// Reads the current blocks of a page. `None` if that fails.
     fn read_blocks(&self, page: &Page) -> Result<Option<Vec<u8>>, ReadError> {
         let mut bytes = vec![0; page.capacity * page.stride()];
         if page.stride() as u64 == page.block_size {
@@ -154,7 +154,7 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
         Ok(all.then_some(bytes))
     }
 
-    /// Judges the blocks of a page in use.
+    /// Classifies the blocks of a page in use.
     fn judge_page(&mut self, page: &Page, free: &FreeBlocks, bytes: &[u8]) -> Result<(), ReadError> {
         self.counts.pools += 1;
         self.counts.blocks_in_use += page.used as u64;
@@ -179,7 +179,7 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
         Ok(())
     }
 
-    /// Whether an object at `object` can be in a block at `block` of such a page. In a default build, all pages are of
+    /// Whether an object at `object` can be in the block at `block` of such a page. In a default build all pages are of
     /// one kind.
     fn may_be_in(&self, kind: Kind, block: Address, object: Address) -> bool {
         let layout = self.classifier.layout();
@@ -188,7 +188,7 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
         }
         let mark = if self.classifier.debug_hooks { DebugHeader::SIZE } else { 0 };
         match kind {
-            // An extension may keep a type in memory that is not an object's.
+            // An extension may allocate a type from memory that is not for objects.
             Kind::Memory => self.classifier.types().find(object.0).is_some(),
             Kind::Object | Kind::Collected => object == block.offset(mark),
             Kind::CollectedBehindFront => object == block.offset(mark + layout.constants.preheader_size),
@@ -196,8 +196,8 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
     }
 }
 
-/// The blocks of a page, or of large ones the first bytes of each: local, or read as far as they were ever written.
-/// `None` where a part cannot be read.
+/// The blocks of a page, or the first bytes of each large one: from local memory, or read as far as they were written.
+/// `None` if a part cannot be read.
 fn blocks<'m, M: Memory + ?Sized>(
     memory: &'m M,
     segment: &PageSegment,
@@ -209,8 +209,8 @@ fn blocks<'m, M: Memory + ?Sized>(
         return Ok(Some(PageBlocks::Local(bytes)));
     }
     let mut bytes = vec![0; page.capacity * stride];
-    // All blocks that were carved were written then, at their start. So nothing of a page of small ones was never
-    // touched, whatever the kernel said: it may have been moving pages when it was asked.
+    // Carving a block writes to its start, so every page with small blocks was written, even if the kernel reports
+    // otherwise while it migrates pages.
     if is_whole && page.block_size <= PAGE {
         return match memory.read_exact_at(page.start, &mut bytes) {
             Ok(()) => Ok(Some(PageBlocks::Read(bytes))),

@@ -1,4 +1,4 @@
-//! One worker of a census: reads a part of memory, judges its blocks, completes sizes, hands objects on, forgets.
+//! A census worker: reads parts of memory, classifies blocks, completes sizes and passes objects to a sink.
 
 pub mod chunks;
 pub mod conservative;
@@ -24,52 +24,52 @@ use super::layout_check::votes::Trials;
 use super::object::{Object, Sink};
 use super::part::Part;
 
-/// Bytes of a heap of chunks read at a time.
+/// Bytes of a heap that are read at a time.
 pub(crate) const WINDOW: usize = 1 << 20;
-/// Sizes that wait to be completed: 20,000 take about 2 MiB.
+/// Number of sizes waiting for completion: 20,000 take about 2 MiB.
 const PENDING_MAX: usize = 20_000;
-/// How often a pool that changed while it was read is read again.
+/// Number of times that a pool is read again if it changed while it was read.
 pub(crate) const POOL_RETRIES: usize = 3;
-/// Bytes between two wanted places that are read along rather than skipped.
+/// Gap between two needed ranges that is read rather than skipped, bytes.
 const GAP: u64 = 512;
-/// Longest run of wanted places that is read as one.
+/// Longest run of needed ranges read at once, bytes.
 const RUN_MAX: u64 = 64 << 10;
 
-/// What a census counted beside the objects. All of it is shown under the report.
+/// The counts of a census besides the objects. Reports show all of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Objects handed on.
+    /// Objects passed on.
     pub objects: u64,
-    /// Pools in use, or mimalloc's pages.
+    /// Pools in use, or mimalloc pages.
     pub pools: u64,
-    /// Blocks in use in them, as the pools count.
+    /// Used blocks according to the pools.
     pub blocks_in_use: u64,
-    /// Pools whose head, count and chain of free blocks disagreed, however often they were read.
+    /// Pools whose header, count and free chain disagreed in every attempt.
     pub torn_pools: u64,
-    /// Pools that changed as fast, and whose blocks were judged one by one.
+    /// Pools that changed in every attempt, whose blocks were classified one by one.
     pub moving_pools: u64,
-    /// Of these two, pools that were the same in two reads one after the other: nothing changed them.
+    /// Of these two, pools that were identical in two consecutive reads: nothing changed them.
     pub contradicting_pools: u64,
-    /// Whether mimalloc's pages agree with the layout.
+    /// Whether mimalloc pages agree with the layout.
     pub page_chains: PageChains,
-    /// Objects whose size could not be completed: what they point at is gone or makes no sense.
+    /// Objects whose size could not be completed: what they point to is gone or invalid.
     pub torn_objects: u64,
-    /// Blocks that name a type and a count, but whose body cannot be right.
+    /// Blocks with a type and a count whose body cannot be right.
     pub implausible_blocks: u64,
-    /// Bytes that should have been readable and were not.
+    /// Bytes that should be readable but were not.
     pub unreadable_bytes: u64,
-    /// Bytes of malloc heaps in which no row of chunks was found.
+    /// Bytes of malloc heaps in which no sequence of chunks was found.
     pub unparsed_bytes: u64,
-    /// Bytes of unknown structure that were searched for objects.
+    /// Bytes of unknown structure that were scanned.
     pub scanned_bytes: u64,
-    /// Objects found in them.
+    /// Objects found by scanning.
     pub scanned_objects: u64,
-    /// Whether objects of the rarer kinds agree with the layout.
+    /// Whether rarer objects agree with the layout.
     pub trials: Trials,
 }
 
 impl Counts {
-    /// Adds another worker's.
+    /// Adds the counts of another worker.
     pub fn add(&mut self, other: &Counts) {
         self.objects += other.objects;
         self.pools += other.pools;
@@ -88,7 +88,7 @@ impl Counts {
     }
 }
 
-/// A worker. It keeps two buffers and a list of sizes to complete, whatever the size of the target.
+/// A worker. It keeps two buffers and a list of pending sizes, independent of the target's size.
 pub struct Worker<'a, M: Memory + ?Sized, S: Sink> {
     pub(crate) memory: &'a M,
     cached: CachedMemory<'a, M>,
@@ -98,11 +98,11 @@ pub struct Worker<'a, M: Memory + ?Sized, S: Sink> {
     pub(crate) window: Vec<u8>,
     pending: Vec<Pending>,
     scratch: Vec<u8>,
-    /// No object is larger than all memory that the target may write.
+    /// Upper bound on an object's size: all writable memory of the target.
     size_max: u64,
 }
 
-/// An object whose size waits for a read.
+/// An object whose size needs another read.
 struct Pending {
     address: Address,
     length: usize,
@@ -110,7 +110,7 @@ struct Pending {
     deferred: Deferred,
 }
 
-/// Memory at hand: the window being worked on.
+/// The window that is being processed.
 #[derive(Clone, Copy)]
 pub(crate) struct Window<'b> {
     pub(crate) start: Address,
@@ -125,7 +125,7 @@ impl<'b> Window<'b> {
 }
 
 impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
-    /// A worker that hands its objects to `sink`.
+    /// Makes a worker that passes objects to `sink`.
     pub fn new(memory: &'a M, classifier: &'a Classifier<'a>, sink: S) -> Self {
         Worker {
             memory,
@@ -143,7 +143,7 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
     /// Reads one part.
     ///
     /// # Errors
-    /// Only where the target cannot be read at all any more.
+    /// The target can no longer be read at all.
     pub fn read_part(&mut self, part: &Part) -> Result<(), ReadError> {
         match part {
             Part::Arena(arena) => self.read_arena(arena),
@@ -156,12 +156,12 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
         }
     }
 
-    /// Objects found so far, those whose sizes wait included.
+    /// Number of objects found so far, including those with pending sizes.
     pub fn found(&self) -> u64 {
         self.counts.objects + self.pending.len() as u64
     }
 
-    /// Completes the sizes that wait, and gives access to the sink: what it got so far is all that was read so far.
+    /// Completes pending sizes and returns the sink, which then has all objects read so far.
     ///
     /// # Errors
     /// As [`Worker::read_part`].
@@ -170,7 +170,7 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
         Ok(&mut self.sink)
     }
 
-    /// Completes the sizes that wait, and gives back the sink and the counts.
+    /// Completes pending sizes and returns the sink and the counts.
     ///
     /// # Errors
     /// As [`Worker::read_part`].
@@ -179,7 +179,7 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
         Ok((self.sink, self.counts))
     }
 
-    /// Runs `work` on the bytes at `start`, which are local already or read into the window.
+    /// Runs `work` on the bytes at `start`, which are local or read into the window.
     pub(crate) fn with_bytes(
         &mut self,
         start: Address,
@@ -206,7 +206,7 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
         result
     }
 
-    /// Whether the target still has these bytes of a copy of it.
+    /// Whether the target still has these bytes of its copy.
     pub(crate) fn is_as_before(&self, address: Address, bytes: &[u8]) -> bool {
         let mut now = vec![0; bytes.len()];
         self.memory.read_now(address, &mut now).is_ok() && now == bytes
@@ -228,7 +228,7 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
         }
     }
 
-    /// Hands an object on, at once or once its size is known.
+    /// Passes an object on, now or once its size is known.
     #[inline(always)]
     pub(crate) fn hand_on(&mut self, found: &LiveObject, window: Window<'_>) -> Result<(), ReadError> {
         let &LiveObject { address, type_id, refcount, tracked, measured } = found;
@@ -251,7 +251,7 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
         self.size_later(object(0), deferred, window)
     }
 
-    /// Hands a dict on whose keys are in the window, or keeps it for later.
+    /// Passes on a dict whose keys are in the window; otherwise queues it.
     #[inline(always)]
     pub(crate) fn tell_dict(
         &mut self,
@@ -271,7 +271,7 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
         }
     }
 
-    /// Completes a size from the window, or keeps the object until a batch is read.
+    /// Completes a size from the window; otherwise queues the object until a batch is read.
     fn size_later(&mut self, object: Object, deferred: Deferred, window: Window<'_>) -> Result<(), ReadError> {
         let (at, length) = deferred.first_read(self.classifier.layout());
         if let Some(bytes) = window.get(at, length).or_else(|| self.memory.local(at, length)) {
@@ -286,7 +286,7 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
         if self.pending.len() >= PENDING_MAX { self.complete_pending() } else { Ok(()) }
     }
 
-    /// Hands an object whose size is known to the sink, unless it is larger than any can be.
+    /// Passes an object of known size to the sink, unless the size exceeds the upper bound.
     #[inline(always)]
     pub(crate) fn tell(&mut self, object: &Object) {
         if object.size > self.size_max {
@@ -308,7 +308,7 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
         }
     }
 
-    /// Completes the sizes that wait, reading what they need in order of address, near places together.
+    /// Completes the pending sizes, reading in order of address and joining near ranges.
     fn complete_pending(&mut self) -> Result<(), ReadError> {
         let mut pending = std::mem::take(&mut self.pending);
         pending.sort_unstable_by_key(|pending| (pending.address, pending.length));
@@ -329,7 +329,7 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
                     let offset = (wait.address.0 - run.start.0) as usize;
                     self.complete(&wait.object, &wait.deferred, &piece.buffer[offset..offset + wait.length]);
                 } else {
-                    // One place of the run is not readable; each is tried by itself.
+                    // If one range of a run is unreadable, each is read separately.
                     match self.memory.read_bytes(wait.address, wait.length as u64, RUN_MAX as usize, "deferred size") {
                         Ok(bytes) => self.complete(&wait.object, &wait.deferred, &bytes),
                         Err(error @ (ReadError::Gone | ReadError::Denied)) => return Err(error),
@@ -343,29 +343,29 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
         Ok(())
     }
 
-    /// Whether a count could as well be an address: in a program that is not relocated, static data lies so low.
+    /// Whether a count could also be an address: static data of a program that is not relocated has low addresses.
     fn is_address(&self, refcount: Refcount) -> bool {
         matches!(refcount, Refcount::Count(count)
             if count >= LOWEST_ADDRESS && count % 8 == 0 && self.memory.regions().contains(Address(count), 8))
     }
 
-    /// Whether an object stands where a count points, if it is an address: then the block is a row of references, such
-    /// as a list's items, in which the word behind is left over from an object that was there before.
+    /// Whether a count, taken as an address, points to an object: then the block is an array of references, such as a
+    /// list's items, and the word behind it is left over from an earlier object.
     fn names_object(&self, refcount: Refcount) -> bool {
         let Refcount::Count(count) = refcount else { return false };
         let type_ = self.cached.read_u64(Address(count).offset(self.classifier.layout().object.ob_type));
         type_.is_ok_and(|type_| self.classifier.types().find(type_).is_some())
     }
 
-    /// Whether the collector's list that an object claims to be in leads back to it. Asked of the few objects that
-    /// need more proof than their own bytes: tables of C data are full of pointers and small numbers.
+    /// Whether the GC list that an object claims to be in leads back to it. Asked of the few objects whose own bytes
+    /// are not enough evidence: tables of C data are full of pointers and small numbers.
     pub(crate) fn is_linked(&self, object: Address) -> bool {
         gc_links::is_linked(&self.cached, self.classifier.layout(), object)
     }
 
     fn read_statics(&mut self, start: Address, end: Address) -> Result<(), ReadError> {
         let Ok(length) = usize::try_from(end.0 - start.0) else { return Ok(()) };
-        // Data is read whole, at most some megabytes, so that no object is cut in two.
+        // Data is read in one piece of at most some megabytes, so that no object is split.
         self.with_bytes(start, length.min(STATICS_MAX), |worker, window| {
             let mut result = Ok(());
             let classifier = worker.classifier;
@@ -381,8 +381,8 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
     }
 }
 
-/// Bytes of one file's writable data that are searched. Python's own has 1 MiB; that of the largest extension
-/// modules some tens.
+/// Upper bound on a file's writable data that is searched, bytes. Python's own has 1 MiB, the largest extension modules
+/// some tens.
 const STATICS_MAX: usize = 64 << 20;
 
 pub(crate) fn only_fatal(error: ReadError) -> Result<(), ReadError> {
@@ -392,14 +392,14 @@ pub(crate) fn only_fatal(error: ReadError) -> Result<(), ReadError> {
     }
 }
 
-/// Places to read that lie near each other.
+/// Ranges to read that are near each other.
 struct ReadRun {
     start: Address,
     length: usize,
     members: std::ops::Range<usize>,
 }
 
-/// Joins sorted places into runs.
+/// Joins sorted ranges into runs.
 fn runs(pending: &[Pending]) -> Vec<ReadRun> {
     let mut runs: Vec<ReadRun> = Vec::new();
     for (index, wait) in pending.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! Reads the groups of musl's malloc: an area, its metas, and the blocks in use of their groups.
+//! Reads the groups of musl's malloc: an area, its metas, and the used blocks of their groups.
 
 use crate::allocator::musl::{AREA, Area, Block, GroupSlot, META, Nonsense, SlotGroup, metas};
 use crate::allocator::room::BlockRoom;
@@ -8,8 +8,8 @@ use crate::process::memory::{Memory, ReadError};
 use super::{POOL_RETRIES, Window, Worker, only_fatal};
 
 impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
-    /// Reads the groups of an area. A meta that contradicts itself or its group was changed while it was read; it is
-    /// read again.
+    /// Reads the groups of an area. A meta that contradicts itself or its group changed while it was read; it is read
+    /// again.
     pub(crate) fn read_area(&mut self, area: &Area) -> Result<(), ReadError> {
         let memory = self.memory;
         let mut bytes = [0; AREA as usize];
@@ -33,7 +33,7 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
         Ok(())
     }
 
-    /// Reads a group and judges its blocks. `false`, and nothing done, where it is not what its meta says.
+    /// Reads a group and classifies its blocks. `false`, and nothing is reported, if it does not match its meta.
     fn read_group(&mut self, group: Result<Option<SlotGroup>, Nonsense>) -> Result<bool, ReadError> {
         let group = match group {
             Ok(Some(group)) => group,

@@ -11,14 +11,13 @@ use crate::process::memory::{Memory, Piece, ReadError};
 
 use super::{POOL_RETRIES, Window, Worker, only_fatal};
 
-/// Bytes of pools read at a time: what stays in the second-level cache until it has been judged. A multiple of every
-/// pool size.
+/// Bytes of pools read at a time, so that they stay in the L2 cache until classified. A multiple of every pool size.
 const POOLS_WINDOW: usize = 1024 << 10;
-/// Pools that one system call reads.
+/// Number of pools read by one system call.
 const POOLS_AT_ONCE: usize = 16;
 
 impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
-    /// Reads single pools, of which [`POOLS_AT_ONCE`] share a system call.
+    /// Reads single pools, [`POOLS_AT_ONCE`] per system call.
     ///
     /// # Errors
     /// As [`Worker::read_part`].
@@ -75,7 +74,7 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
         Ok(())
     }
 
-    /// Reads one pool. A pool that contradicts itself was changed while it was read; it is read again by itself.
+    /// Reads one pool. If it contradicts itself, it changed while it was read, and is read again by itself.
     fn read_pool(&mut self, address: Address, bytes: &[u8], window: Window<'_>) -> Result<(), ReadError> {
         if self.judge_pool(address, bytes, window)? {
             return Ok(());
@@ -98,7 +97,7 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
         Ok(())
     }
 
-    /// Judges all blocks of a pool in use. `false`, and nothing done, where the pool contradicts itself.
+    /// Classifies all blocks of a pool in use. `false`, and nothing is reported, if the pool contradicts itself.
     fn judge_pool(&mut self, address: Address, bytes: &[u8], window: Window<'_>) -> Result<bool, ReadError> {
         let pool = match Pool::read(bytes, self.classifier.layout()) {
             PoolState::Free => return Ok(true),
@@ -138,7 +137,7 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
     }
 }
 
-/// Hands on what the short way finds in a pool.
+/// Passes on what the fast path finds in a pool.
 struct Hands<'w, 'a, 'b, M: Memory + ?Sized, S: Sink> {
     worker: &'w mut Worker<'a, M, S>,
     window: Window<'b>,
@@ -170,7 +169,7 @@ mod tests {
     use crate::python::types::TypeTable;
     use crate::python::version::Version;
 
-    /// A pool of blocks of `size` bytes: these, of which a free one is linked to no other, and then none that was ever
+    /// A pool with blocks of `size` bytes: the given ones (a free one ends its chain), then blocks that were never
     /// used.
     fn pool(layout: &Layout, at: u64, size: usize, blocks: &[Option<&[u64]>]) -> Vec<u8> {
         let (fields, first) = (&layout.pool_header, layout.constants.pool_overhead);
@@ -194,7 +193,7 @@ mod tests {
         bytes
     }
 
-    /// What a worker finds in the pools, read as an arena and one by one: both find the same.
+    /// The objects that a worker finds in the pools, read as an arena and one by one, which must agree.
     fn read(layout: &Layout, bytes: Vec<u8>) -> (Vec<Object>, Counts) {
         let table = TypeTable::of(types(layout));
         let classifier = Classifier::new(layout, Version::release(3, 12, 1), &table, false);
@@ -241,7 +240,7 @@ mod tests {
         let size = layout.constants.pool_size;
         let mut bytes = pool(&layout, START, 32, &[Some(float), None]);
         bytes.extend(pool(&layout, START + size as u64, 32, &[Some(float), None]));
-        // Its chain of free blocks leads into the other pool.
+        // Its free chain leads into the other pool.
         put(&mut bytes, layout.pool_header.freeblock, START + size as u64 + 48);
         let (objects, counts) = read(&layout, bytes);
         assert_eq!(objects.len(), 1);

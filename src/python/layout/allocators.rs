@@ -1,11 +1,11 @@
-//! What the memory allocators' own structures look like.
+//! Offsets of the memory allocators' structs.
 //!
-//! Offsets in bytes. An `Option` is `None` in versions whose C struct lacks the field.
+//! Offsets are in bytes. An `Option` is `None` in versions whose C struct lacks the field.
 
 use super::fields::{Bits, c_structs};
 
 c_structs! {
-    /// The head of a pool. `Objects/obmalloc.c`, since 3.12 `Include/internal/pycore_obmalloc.h`.
+    /// Header of a pool. `Objects/obmalloc.c`, since 3.12 `Include/internal/pycore_obmalloc.h`.
     PoolHeader {
         ref_count: usize = "ref.count",
         freeblock: usize,
@@ -28,7 +28,7 @@ c_structs! {
         prevarena: usize,
     }
 
-    /// pymalloc's state, since 3.12; before it lay in static variables. As above.
+    /// pymalloc's state, since 3.12; before, it was in static variables. As above.
     Obmalloc {
         used: usize = "pools.used",
         arenas: usize = "mgmt.arenas",
@@ -41,7 +41,7 @@ c_structs! {
         arena_map_root: usize = "usage.arena_map_root",
     }
 
-    /// Dead objects that are kept for reuse, since 3.13. `Include/internal/pycore_freelist.h`, since 3.14
+    /// Freelists: dead objects kept for reuse, since 3.13. `Include/internal/pycore_freelist.h`, since 3.14
     /// `pycore_freelist_state.h`.
     Freelists {
         floats: usize,
@@ -69,7 +69,7 @@ c_structs! {
         pymethodobjects: Option<usize>,
     }
 
-    /// One list of them, since 3.14. As above.
+    /// One freelist, since 3.14. As above.
     Freelist {
         freelist: usize,
         count: usize = "self.size",
@@ -97,7 +97,7 @@ c_structs! {
         block_size: usize,
     }
 
-    /// One page of mimalloc, and the stride of a segment's slices. As above.
+    /// A mimalloc page; its size is the stride of a segment's slices. As above.
     MiPage {
         slice_count: usize,
         slice_offset: usize,
@@ -139,14 +139,14 @@ c_structs! {
         slices: usize,
     }
 
-    /// What mimalloc keeps per thread. As above.
+    /// mimalloc's state per thread. As above.
     MiTld {
         heap_backing: usize,
         heaps: usize,
         segments: usize,
     }
 
-    /// What the interpreter keeps per thread for mimalloc (free-threaded). `Include/internal/pycore_mimalloc.h`.
+    /// The interpreter's mimalloc state per thread (free-threaded). `Include/internal/pycore_mimalloc.h`.
     MimallocThread {
         current_object_heap: usize,
         heaps: usize,
@@ -154,19 +154,19 @@ c_structs! {
         initialized: usize,
     }
 
-    /// What it keeps per interpreter for pages of ended threads. As above.
+    /// The interpreter's state for mimalloc pages of ended threads. As above.
     MimallocInterp {
         abandoned_pool: Option<usize>,
         subproc: Option<usize>,
     }
 }
 
-/// The two structs of mimalloc's that its blocks are found by. CPython took in another mimalloc (2.1.9 after 2.1.2)
-/// within 3.14 and 3.15, and publishes neither its version nor these offsets.
+/// The two mimalloc structs by which blocks are found. CPython updated mimalloc (2.1.2 to 2.1.9) within 3.14 and 3.15,
+/// and publishes neither its version nor these offsets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MimallocShape {
-    /// The head of a segment.
+    /// The segment header.
     pub segment: MiSegment,
-    /// The head of a page.
+    /// The page header.
     pub page: MiPage,
 }

@@ -1,37 +1,37 @@
-//! Numbers that are not offsets: sizes of the allocator, masks, enumerators.
+//! Constants of a layout that are not offsets: sizes, masks, enumerators.
 
 use serde::Deserialize;
 
-/// Sizes, masks and enumerators of one version and build.
+/// Sizes, masks and enumerators for one version and build.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Constants {
-    /// Bytes in front of a collected object that its `PyGC_Head` takes; 0 in free-threaded builds.
+    /// Bytes of the `PyGC_Head` before a GC object; 0 in free-threaded builds.
     pub gc_head_size: usize,
-    /// Bytes in front of the GC head (in front of the object in free-threaded builds) that a type with a managed
-    /// dict or weak references adds; 0 before 3.11.
+    /// Bytes of the pre-header before the GC head (before the object in free-threaded builds) of types with a managed
+    /// dict or managed weak references; 0 before 3.11.
     pub preheader_size: usize,
-    /// How far before the object its managed dict's pointer lies, since 3.11.
+    /// Distance from the managed dict's pointer to the object, since 3.11.
     pub managed_dict_before: Option<usize>,
-    /// How far before the object the list of its weak references lies, since 3.12.
+    /// Distance from the weak reference list to the object, since 3.12.
     pub managed_weakref_before: Option<usize>,
-    /// How far before the object the pointer to its values lies, in 3.11 only.
+    /// Distance from the pointer to the values to the object, in 3.11 only.
     pub managed_values_before: Option<usize>,
-    /// pymalloc: bytes of an arena.
+    /// pymalloc: size of an arena, bytes.
     pub arena_size: usize,
-    /// pymalloc: bytes of a pool.
+    /// pymalloc: size of a pool, bytes.
     pub pool_size: usize,
-    /// pymalloc: bytes of a pool's head, rounded up to the alignment.
+    /// pymalloc: size of a pool header, bytes, rounded up to the alignment.
     pub pool_overhead: usize,
     /// pymalloc: the alignment of blocks, and the step of size classes.
     pub pymalloc_alignment: usize,
-    /// pymalloc: the largest block.
+    /// pymalloc: size of the largest block.
     pub pymalloc_max: usize,
-    /// Bits that a reference on a frame's stack carries beside the pointer (`Py_TAG_BITS`); 0 before 3.14.
+    /// Tag bits of a reference on a frame's stack (`Py_TAG_BITS`); 0 before 3.14.
     pub stackref_tag_mask: u64,
     /// The word on a frame's stack that means NULL.
     pub stackref_null: u64,
-    /// `PyGenObject.gi_frame_state` and its kin, since 3.10.
+    /// `PyGenObject.gi_frame_state`, since 3.10; coroutines and asynchronous generators have the same.
     pub frame_state: Option<FrameState>,
     /// `_PyInterpreterFrame.owner`, since 3.11.
     pub frame_owner: Option<FrameOwner>,
@@ -55,7 +55,7 @@ pub struct FrameState {
     pub executing: i64,
     /// `FRAME_COMPLETED` (in 3.10 `FRAME_RETURNED`), until 3.14.
     pub completed: Option<i64>,
-    /// `FRAME_CLEARED`: it owns nothing any more.
+    /// `FRAME_CLEARED`: the frame owns nothing.
     pub cleared: i64,
 }
 

@@ -1,6 +1,6 @@
-//! What dicts, sets and the containers of the standard library look like.
+//! Offsets of dicts, sets and the containers of the standard library.
 //!
-//! Offsets in bytes. An `Option` is `None` in versions whose C struct lacks the field.
+//! Offsets are in bytes. An `Option` is `None` in versions whose C struct lacks the field.
 
 use std::num::NonZeroU64;
 
@@ -80,7 +80,7 @@ c_structs! {
         od_weakreflist: usize,
     }
 
-    /// One node of its order. As above.
+    /// A node of its linked list. As above.
     ODictNode {
         key: usize,
         hash: usize,
@@ -123,7 +123,7 @@ c_structs! {
         ob_exports: usize,
     }
 
-    /// What an array's items are. As above.
+    /// The descriptor of an array's items. As above.
     ArrayDescr {
         typecode: usize,
         itemsize: usize,
@@ -146,7 +146,7 @@ c_structs! {
         lru_list_elem_type: Option<usize>,
     }
 
-    /// One cached call, outside the collector's sight. As above.
+    /// One cached call, which the collector does not track. As above.
     LruElem {
         prev: usize,
         next: usize,
@@ -250,7 +250,7 @@ c_structs! {
         exports: usize,
     }
 
-    /// An `io.BufferedReader` and its kin. `Modules/_io/bufferedio.c`.
+    /// An `io.BufferedReader`, `BufferedWriter` and similar. `Modules/_io/bufferedio.c`.
     Buffered {
         raw: usize,
         buffer: usize,
@@ -298,30 +298,31 @@ c_structs! {
     }
 }
 
-/// Bytes of a pointer, and of a hash.
+/// Bytes of a pointer and of a hash.
 const WORD: usize = 8;
 
 impl SetEntry {
-    /// Bytes from one entry to the next: the hash is the last field, which the proof tries, as it cannot the size.
+    /// Bytes from one entry to the next. The hash is the last field; the proof checks its offset, but cannot check the
+    /// size.
     pub fn stride(&self) -> usize {
         self.key.max(self.hash) + WORD
     }
 }
 
 impl ODictNode {
-    /// Bytes of a node: its links are tried by the proof, and the last one ends it.
+    /// Bytes of a node. The proof checks its links; the last one ends the node.
     pub fn bytes(&self) -> usize {
         self.key.max(self.hash).max(self.next).max(self.prev) + WORD
     }
 }
 
 impl DequeBlock {
-    /// Bytes of a block: as above.
+    /// Bytes of a block; see [`ODictNode::bytes`].
     pub fn bytes(&self) -> usize {
         self.leftlink.max(self.rightlink).max(self.data) + WORD
     }
 
-    /// Items of a block. `None` in a layout that has no room for any, which is wrong.
+    /// Items of a block. `None` in a wrong layout that leaves no room for any.
     pub fn items(&self) -> Option<NonZeroU64> {
         NonZeroU64::new(self.rightlink.checked_sub(self.data)? as u64 / WORD as u64)
     }

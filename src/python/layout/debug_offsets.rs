@@ -1,25 +1,25 @@
-//! What does the interpreter itself say about its layout?
+//! Parses and checks the offsets that the interpreter publishes.
 //!
-//! Since 3.13 `_PyRuntime` starts with `_Py_DebugOffsets`, made for readers like this one. Its fields are inserted in
-//! the middle from version to version, so where each lies is data too: it comes with the tables. What is published is
-//! input from a stranger: all of it is checked once, here. Mirrors `Include/internal/pycore_debug_offsets.h` (v3.14.0).
+//! Since 3.13 `_PyRuntime` starts with `_Py_DebugOffsets`, made for tools like this one. Versions insert fields in the
+//! middle, so the position of each value is part of the tables. Published values are untrusted input: they are checked
+//! here, once. Mirrors `Include/internal/pycore_debug_offsets.h` (v3.14.0).
 
 use std::collections::BTreeMap;
 
 use super::{Candidate, Layout, LayoutError};
 use crate::python::version::Version;
 
-/// What published offsets start with.
+/// The bytes at the start of published offsets.
 const COOKIE: [u8; 8] = *b"xdebugpy";
-/// The cookie, the version and whether the build is free-threaded, 8 bytes each, in every version.
+/// Cookie, version and free-threaded flag, 8 bytes each, in every version.
 const HEAD: usize = 24;
-/// No offset inside a struct is believed beyond this: the largest struct other than the runtime is the interpreter,
-/// of 250 KB in 3.15t (377 KB in 3.12).
+/// Upper bound on an offset. Apart from the runtime, the largest struct is the interpreter: 250 KB in 3.15t (377 KB in
+/// 3.12).
 const OFFSET_LIMIT: u64 = 1 << 20;
-/// The runtime holds the main interpreter and static objects: 410 KB in 3.15t.
+/// Upper bound on offsets in the runtime, which holds the main interpreter and static objects: 410 KB in 3.15t.
 const RUNTIME_LIMIT: u64 = 1 << 24;
 
-/// The published offsets of one interpreter, checked.
+/// The checked published offsets of one interpreter.
 #[derive(Clone, Debug)]
 pub struct DebugOffsets {
     version_hex: u64,
@@ -28,35 +28,35 @@ pub struct DebugOffsets {
     values: BTreeMap<String, usize>,
 }
 
-/// An offset that the table had wrong.
+/// A difference between table and target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Correction {
     /// The member of [`Layout`].
     pub struct_name: &'static str,
     /// The field.
     pub field: &'static str,
-    /// What the table said.
+    /// The offset in the table.
     pub table: usize,
-    /// What is published, or for a field that is not published what follows from its neighbours.
+    /// The published offset, or for a field that is not published the one derived from its neighbours.
     pub published: usize,
 }
 
-/// What became of a table when published offsets were laid over it.
+/// The result of applying published offsets to a table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Overlay {
-    /// How many published offsets the table had right.
+    /// Number of published offsets that agree with the table.
     pub agreed: usize,
-    /// Those that it had wrong, and fields that were moved together with them.
+    /// Corrected fields, including fields moved with their neighbours.
     pub corrected: Vec<Correction>,
 }
 
 /// How a published value relates to a field of the layout.
 enum OffsetKind {
-    /// It is the field's offset, or the struct's size.
+    /// The field's offset, or the struct's size.
     Is,
-    /// It is, but 0 means that this build does not have the field.
+    /// The same, but 0 means that this build lacks the field.
     IsOrAbsent,
-    /// It is counted from the start of the interpreter, the field from the start of its own GIL.
+    /// An offset from the start of the interpreter; the layout's field counts from the start of its GIL.
     InGil,
 }
 
@@ -166,7 +166,7 @@ const MEANINGS: &[(&str, &str, &str, OffsetKind)] = &[
     ("debugger_support.remote_debugger_support", "thread", "remote_debugger_support", OffsetKind::Is),
 ];
 
-/// Published fields that are no pointers or words, so that nothing can be said of their alignment.
+/// Published fields that are not pointers or words, so their alignment is not checked.
 const UNALIGNED: &[&str] = &[
     "interpreter_frame.owner",
     "interpreter_frame.tlbc_index",
@@ -191,8 +191,8 @@ const UNALIGNED: &[&str] = &[
 ];
 
 impl DebugOffsets {
-    /// Reads and checks published offsets. `bytes` is what lies at the start of `_PyRuntime`; more than needed does
-    /// not hurt, and [`DebugOffsets::MAX_SIZE`] is enough for every known version.
+    /// Parses and checks published offsets. `bytes` starts at `_PyRuntime` and may be longer than needed;
+    /// [`DebugOffsets::MAX_SIZE`] bytes suffice for every known version.
     pub fn parse(bytes: &[u8]) -> Result<DebugOffsets, LayoutError> {
         let cookie = word(bytes, 0)?;
         if cookie.to_le_bytes() != COOKIE {
@@ -234,7 +234,7 @@ impl DebugOffsets {
         Ok(DebugOffsets { version_hex, version, free_threaded, values })
     }
 
-    /// How many bytes to read at `_PyRuntime` at most: 888 in 3.15.
+    /// Number of bytes to read at `_PyRuntime`; 3.15 needs 888.
     pub const MAX_SIZE: usize = 1024;
 
     /// The interpreter's `PY_VERSION_HEX`.
@@ -242,12 +242,12 @@ impl DebugOffsets {
         self.version_hex
     }
 
-    /// The same, decoded.
+    /// The interpreter's version, decoded.
     pub fn version(&self) -> Version {
         self.version
     }
 
-    /// Whether the interpreter was built without the global interpreter lock.
+    /// Whether the build is free-threaded.
     pub fn free_threaded(&self) -> bool {
         self.free_threaded
     }
@@ -264,10 +264,10 @@ fn word(bytes: &[u8], at: usize) -> Result<u64, LayoutError> {
 }
 
 impl Layout {
-    /// Writes the published offsets into the layout, and moves fields that are not published along with their
-    /// neighbours: fields of the interpreter behind `gc` when all published ones there moved by one distance (as
-    /// between 3.14.4 and 3.14.5, where the collector's state grew by 24 bytes), and fields of
-    /// `_PyThreadStateImpl` when the `PyThreadState` at its start has another size.
+    /// Applies the published offsets to the layout and moves unpublished fields along with their neighbours: fields of
+    /// the interpreter behind `gc`, if all published ones there moved by the same distance (as between 3.14.4 and
+    /// 3.14.5, where the collector's state grew by 24 bytes), and fields of `_PyThreadStateImpl`, if the
+    /// `PyThreadState` at its start has another size.
     pub fn overlay(&mut self, published: &DebugOffsets) -> Overlay {
         let mut overlay = Overlay::default();
         let before = self.clone();
@@ -308,7 +308,7 @@ impl Layout {
         overlay
     }
 
-    /// Moves the fields of one struct that lie behind an offset and that are not published.
+    /// Moves the unpublished fields of a struct that are behind an offset.
     fn shift(&mut self, member: &'static str, before: &Layout, after: usize, by: isize, overlay: &mut Overlay) {
         let Some(offsets) = before.c_struct(member) else { return };
         let names = offsets.names();
@@ -335,7 +335,7 @@ impl Layout {
     }
 }
 
-/// How far `to` lies behind `from`.
+/// The signed distance from `from` to `to`.
 fn distance(from: usize, to: usize) -> Option<isize> {
     isize::try_from(to).ok()?.checked_sub(isize::try_from(from).ok()?)
 }

@@ -1,7 +1,7 @@
 use super::*;
 use crate::python::layout::Build;
 
-/// The bytes that an interpreter of this layout would publish: each value from the table, at the table's place.
+/// The bytes that an interpreter with this layout would publish.
 fn publish(candidate: &Candidate, layout: &Layout, change: impl Fn(&str, u64) -> u64) -> Option<Vec<u8>> {
     let shape = candidate.published_shape()?;
     let mut bytes = vec![0; shape.size];
@@ -118,7 +118,7 @@ fn damage_is_refused_with_its_cause() {
 fn bit_flips_never_panic_nor_yield_an_offset_beyond_the_limits() {
     for (candidate, layout) in published().filter(|(c, _)| c.build == Build::Default) {
         let good = publish(&candidate, &layout, |_, value| value).unwrap();
-        // Of each word the lowest bits, those around the limits, and the highest.
+        // Flips the lowest bits of each word, those around the limits, and the highest.
         let bits = (0..good.len() * 8).filter(|bit| matches!(bit % 64, 0 | 2 | 3 | 19 | 20 | 24 | 63));
         for bit in bits.step_by(3) {
             let mut bytes = good.clone();

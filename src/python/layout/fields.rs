@@ -1,12 +1,12 @@
-//! How a C struct becomes a Rust struct of offsets, and how its fields are found by their C names.
+//! Declares C structs as Rust structs of offsets, with access to fields by their C names.
 //!
-//! One macro declares each struct once. From that single list come the plain struct, its reading from a table, the
-//! list of fields that `fixtures/layouts/generate.rs` looks for in DWARF, and the access by name that the overlay of
-//! published offsets needs. So a field is added in one place, and a table cannot silently lack it.
+//! One macro declares each struct once. It generates the plain struct, its parser, the list of fields that
+//! `fixtures/layouts/generate.rs` looks up in DWARF, and the access by name that published offsets need. So a field is
+//! added in one place, and a table cannot silently lack it.
 
 use serde::Deserialize;
 
-/// Where a bitfield lies inside its struct.
+/// Position of a bitfield in its struct.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Bits {
@@ -31,12 +31,12 @@ impl Bits {
 pub struct Wanted {
     /// The field's name in Rust.
     pub name: &'static str,
-    /// The C names that it has had, newest first; nested ones are dotted. Empty where it is the Rust name. A C field
-    /// that is itself called `size` is written `self.size`, since `size` in a table is the struct's own.
+    /// The C names that the field has had, newest first; nested ones are dotted. Empty if it equals the Rust name. A C
+    /// field that is itself named `size` is written `self.size`, since `size` in a table is the size of the struct.
     pub paths: &'static [&'static str],
     /// Whether every supported version has it.
     pub required: bool,
-    /// Whether it is a bitfield in some version.
+    /// Whether it is a bitfield in any version.
     pub bits: bool,
 }
 
@@ -49,19 +49,19 @@ pub struct WantedStruct {
     pub names: &'static [&'static str],
     /// Whether every supported version has it.
     pub required: bool,
-    /// Its fields.
+    /// The struct's fields.
     pub fields: &'static [Wanted],
 }
 
-/// The type of a field of a struct of offsets.
+/// The type of a field in a struct of offsets.
 pub trait Slot: Copy {
     /// Whether a table must have it.
     const REQUIRED: bool;
-    /// Whether it is a bitfield.
+    /// Whether it can hold a bitfield.
     const BITS: bool;
-    /// Its offset, where there is one and it is not a bitfield.
+    /// The offset, unless the field is missing or a bitfield.
     fn offset(self) -> Option<usize>;
-    /// Writes the offset. Nothing happens to a field that this version does not have, and to a bitfield.
+    /// Sets the offset. Does nothing if this version lacks the field or it is a bitfield.
     fn set_offset(&mut self, offset: usize);
 }
 
@@ -98,7 +98,7 @@ impl<T: Slot> Slot for Option<T> {
     }
 }
 
-/// A struct of offsets, or the absence of one.
+/// A struct of offsets, or an optional one.
 pub trait CStruct {
     /// Whether a table must have it.
     const REQUIRED: bool;
@@ -106,7 +106,7 @@ pub trait CStruct {
     const FIELDS: &'static [Wanted];
     /// The offset of the field with this Rust name.
     fn offset(&self, name: &str) -> Option<usize>;
-    /// Writes the offset of the field with this Rust name, where this version has it.
+    /// Sets the offset of the field with this Rust name, if this version has it.
     fn set_offset(&mut self, name: &str, offset: usize);
 }
 
@@ -123,9 +123,9 @@ impl<T: CStruct> CStruct for Option<T> {
     }
 }
 
-/// Declares structs of offsets. `field: usize` is in every supported version, `field: Option<usize>` in some;
-/// `= "c.path" | "older_name"` says where the C name differs from the Rust one. Every struct has `size`, the
-/// `sizeof` of the C struct.
+/// Declares structs of offsets. `field: usize` exists in every supported version, `field: Option<usize>` in some; `=
+/// "c.path" | "older_name"` gives C names that differ from the Rust name. Every struct has `size`, the `sizeof` of the
+/// C struct.
 macro_rules! c_structs {
     ($(
         $(#[$meta:meta])*

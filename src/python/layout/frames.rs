@@ -1,6 +1,6 @@
-//! What code, frames and generators look like.
+//! Offsets of code, frames and generators.
 //!
-//! Offsets in bytes. An `Option` is `None` in versions whose C struct lacks the field.
+//! Offsets are in bytes. An `Option` is `None` in versions whose C struct lacks the field.
 
 use super::fields::c_structs;
 
@@ -147,7 +147,7 @@ c_structs! {
         ag_iframe: Option<usize>,
     }
 
-    /// What awaits the next item of one. `Objects/genobject.c`.
+    /// The awaitable for the next item of an asynchronous generator. `Objects/genobject.c`.
     AsyncGenASend {
         ags_gen: usize,
         ags_sendval: usize,

@@ -1,18 +1,18 @@
-//! What the cyclic collector's state looks like.
+//! Offsets of the cyclic garbage collector's state.
 //!
-//! Offsets in bytes. An `Option` is `None` in versions whose C struct lacks the field.
+//! Offsets are in bytes. An `Option` is `None` in versions whose C struct lacks the field.
 
 use super::fields::c_structs;
 
 c_structs! {
-    /// What stands before a collected object (not in free-threaded builds). `Include/internal/pycore_gc.h`, since 3.14
+    /// The GC head before an object (not in free-threaded builds). `Include/internal/pycore_gc.h`, since 3.14
     /// `pycore_interp_structs.h`.
     GcHead {
         gc_next: usize = "_gc_next",
         gc_prev: usize = "_gc_prev",
     }
 
-    /// The collector; 3.14.0 to 3.14.4 have `young` and `old` where others have `generations`. As above.
+    /// The collector's state. 3.14.0 to 3.14.4 have `young` and `old` instead of `generations`. As above.
     GcState {
         enabled: usize,
         generations: Option<usize>,
@@ -43,7 +43,7 @@ c_structs! {
         count: usize,
     }
 
-    /// What one generation has done; since 3.15 what one collection has. As above.
+    /// Statistics of a generation; since 3.15, of a collection. As above.
     GcGenerationStats {
         collections: usize,
         collected: usize,
@@ -55,7 +55,7 @@ c_structs! {
         ts_stop: Option<usize>,
     }
 
-    /// The rings of statistics of 3.15. `Include/internal/pycore_interp_structs.h`.
+    /// The ring buffers of statistics in 3.15. `Include/internal/pycore_interp_structs.h`.
     GcStats {
         young: usize,
         old: usize,

@@ -1,6 +1,6 @@
-//! What the runtime, interpreters and threads look like.
+//! Offsets of the runtime, interpreters and threads.
 //!
-//! Offsets in bytes. An `Option` is `None` in versions whose C struct lacks the field.
+//! Offsets are in bytes. An `Option` is `None` in versions whose C struct lacks the field.
 
 use super::fields::c_structs;
 
@@ -79,7 +79,7 @@ c_structs! {
         monitoring_callables: Option<usize>,
     }
 
-    /// One atexit callback of 3.10 to 3.13. `Modules/atexitmodule.c`, since 3.12 `Include/internal/pycore_atexit.h`.
+    /// An atexit callback in 3.10 to 3.13. `Modules/atexitmodule.c`, since 3.12 `Include/internal/pycore_atexit.h`.
     AtexitCallback {
         func: usize,
         args: usize,
@@ -150,7 +150,7 @@ c_structs! {
         brc: Option<usize>,
     }
 
-    /// One exception that is being handled. `Include/cpython/pystate.h`.
+    /// An exception that is being handled. `Include/cpython/pystate.h`.
     ErrStackItem {
         exc_type: Option<usize>,
         exc_value: usize,
@@ -187,7 +187,7 @@ c_structs! {
         prev: usize,
     }
 
-    /// Where static types keep what belongs to one interpreter. `Include/internal/pycore_typeobject.h`, since 3.14
+    /// Per-interpreter state of static types. `Include/internal/pycore_typeobject.h`, since 3.14
     /// `pycore_interp_structs.h`.
     TypesState {
         num_builtins: usize = "builtins.num_initialized" | "num_builtins_initialized",
@@ -196,7 +196,7 @@ c_structs! {
         for_extensions: Option<usize> = "for_extensions.initialized",
     }
 
-    /// One entry of it: `types_state.builtins` is an array of these. As above.
+    /// An element of the array `types_state.builtins`. As above.
     StaticType {
         type_: usize = "type",
         readying: usize,

@@ -1,12 +1,12 @@
-//! Where do the fields of CPython's C structs lie in this version, in this build?
+//! Offsets of the fields of CPython's C structs, per version and build.
 //!
-//! Layouts are data. One table per changed layout lies in `tables/`, written by `fixtures/layouts/generate.rs` from
-//! debug information and never by hand; [`Layout::candidates`] picks tables, [`Layout::load`] reads one,
-//! [`Layout::overlay`] lays what the interpreter itself publishes (`_Py_DebugOffsets`, 3.13+) over it. A layout is a
-//! claim until the caller has proved it against the target.
+//! Layouts are data. `tables/` holds one table per changed layout, written by `fixtures/layouts/generate.rs` from debug
+//! information and never by hand. [`Layout::candidates`] selects tables, [`Layout::load`] reads one,
+//! [`Layout::overlay`] applies what the interpreter publishes (`_Py_DebugOffsets`, 3.13+). A layout is a hypothesis
+//! until the caller has proved it on the target.
 //!
-//! Invariants: tables of one build do not overlap in versions, a distributor's patched ones apart; a field that a
-//! version lacks is `None`, never 0; an offset is smaller than 2^24.
+//! Invariants: the version ranges of tables for one build do not overlap, except for those of patched distributions; a
+//! field that a version lacks is `None`, never 0; offsets are smaller than 2^24.
 
 pub mod allocators;
 pub mod constants;
@@ -31,31 +31,31 @@ pub use select::{Build, Candidate};
 
 use super::version::Version;
 
-/// Why a layout cannot be had.
+/// Why a layout is not available.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum LayoutError {
-    /// The published offsets end too early.
+    /// The published offsets are too short.
     #[error("published offsets are {found} bytes long, {expected} are needed")]
     PublishedTooShort {
-        /// How many bytes there are.
+        /// Their length in bytes.
         found: usize,
-        /// How many are needed.
+        /// The length needed.
         expected: usize,
     },
-    /// The bytes do not start with the cookie of published offsets.
+    /// The bytes do not start with the cookie.
     #[error("published offsets do not start with \"xdebugpy\" but with {found:#018x}")]
     PublishedCookie {
         /// The first eight bytes, as a little-endian number.
         found: u64,
     },
-    /// The published version is no Python version.
+    /// The published version is not a Python version.
     #[error("published version {found:#x} is not a Python version")]
     PublishedVersion {
-        /// What is there instead.
+        /// The published value.
         found: u64,
     },
-    /// No table says where the fields of this version's published offsets lie.
+    /// No table gives the positions of this version's published offsets.
     #[error("published offsets of Python {version} are not known")]
     PublishedUnknown {
         /// The version.
@@ -64,27 +64,27 @@ pub enum LayoutError {
     /// A flag is neither 0 nor 1.
     #[error("published {field} is {found}, neither 0 nor 1")]
     PublishedFlag {
-        /// Its name.
+        /// The flag's name.
         field: &'static str,
-        /// Its value.
+        /// The flag's value.
         found: u64,
     },
-    /// An offset or size is larger than any that CPython has.
-    #[error("published {field} is {found}, at most {limit} is believed")]
+    /// An offset or size exceeds the limit.
+    #[error("published {field} is {found}, larger than the limit of {limit}")]
     PublishedTooLarge {
-        /// Its name.
+        /// The offset's name.
         field: String,
-        /// Its value.
+        /// Its published value.
         found: u64,
         /// The limit.
         limit: u64,
     },
-    /// An offset of a pointer is not a multiple of 8.
+    /// A pointer's offset is not a multiple of 8.
     #[error("published {field} is {found}, not a multiple of 8")]
     PublishedMisaligned {
-        /// Its name.
+        /// The offset's name.
         field: String,
-        /// Its value.
+        /// Its published value.
         found: u64,
     },
 }
@@ -92,14 +92,14 @@ pub enum LayoutError {
 /// Declares [`Layout`]: one member per C struct, with the names that the struct has had.
 macro_rules! layout {
     ($( $(#[$meta:meta])* $member:ident : $ty:ty = $path:tt $(| $old:tt)* ),* $(,)?) => {
-        /// Where everything lies in one version and build: a member per C struct, named in [`Layout::WANTED`].
+        /// All offsets of one version and build: one member per C struct, named in [`Layout::WANTED`].
         #[derive(Clone, Debug)]
         pub struct Layout {
-            /// Which table this is, as "3.13.18" or "3.14t".
+            /// The table's name, as "3.13.18" or "3.14t".
             pub name: String,
-            /// The build that the table is of.
+            /// The table's build.
             pub build: Build,
-            /// What the table was made from.
+            /// The source of the table.
             pub source: String,
             /// Sizes, masks and enumerators.
             pub constants: Constants,
@@ -110,7 +110,7 @@ macro_rules! layout {
             )*
         }
 
-        /// The structs of a table.
+        /// The structs in a table.
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
         struct Structs {
@@ -121,7 +121,7 @@ macro_rules! layout {
         }
 
         impl Layout {
-            /// Every C struct and field that this crate reads, for the program that makes the tables.
+            /// Every C struct and field that this crate reads, for the program that generates the tables.
             pub const WANTED: &'static [WantedStruct] = &[$(
                 WantedStruct {
                     name: stringify!($member),
@@ -137,7 +137,7 @@ macro_rules! layout {
                 Layout { name, build, source, constants, $($member),* }
             }
 
-            /// The struct with this member name, for access by name.
+            /// The struct with this member name.
             pub fn c_struct(&self, member: &str) -> Option<&dyn Offsets> {
                 match member {
                     $(stringify!($member) => Some(&self.$member),)*
@@ -145,7 +145,7 @@ macro_rules! layout {
                 }
             }
 
-            /// The struct with this member name, to change.
+            /// The struct with this member name, mutable.
             pub fn c_struct_mut(&mut self, member: &str) -> Option<&mut dyn Offsets> {
                 match member {
                     $(stringify!($member) => Some(&mut self.$member),)*
@@ -156,11 +156,11 @@ macro_rules! layout {
     };
 }
 
-/// Access to one struct's offsets by name, whichever struct it is.
+/// Access to a struct's offsets by name.
 pub trait Offsets {
     /// The offset of the field with this Rust name, `size` included; `None` where this version lacks it.
     fn get(&self, field: &str) -> Option<usize>;
-    /// Writes it, where this version has it.
+    /// Sets it, if this version has it.
     fn set(&mut self, field: &str, offset: usize);
     /// The Rust names of the struct's fields, without `size`.
     fn names(&self) -> Vec<&'static str>;
@@ -282,17 +282,17 @@ layout! {
     mimalloc_interp: Option<allocators::MimallocInterp> = "_mimalloc_interp_state",
 }
 
-/// Where the fields of a version's `_Py_DebugOffsets` lie, which is itself read from debug information.
+/// Positions of the values in a version's `_Py_DebugOffsets`, which come from debug information too.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PublishedShape {
     /// `sizeof(_Py_DebugOffsets)`.
     pub size: usize,
-    /// Dotted C names and where each value lies.
+    /// Dotted C names and the position of each value.
     pub fields: BTreeMap<String, usize>,
 }
 
-/// A table as it lies in `tables/`.
+/// A table as stored in `tables/`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Table {

@@ -1,6 +1,6 @@
-//! What an object of each builtin type looks like.
+//! Offsets of the builtin types' C structs.
 //!
-//! Offsets in bytes. An `Option` is `None` in versions whose C struct lacks the field.
+//! Offsets are in bytes. An `Option` is `None` in versions whose C struct lacks the field.
 
 use super::fields::{Bits, c_structs};
 
@@ -49,7 +49,7 @@ c_structs! {
         tp_weaklist: usize,
     }
 
-    /// A type that was made at run time. `Include/cpython/object.h`.
+    /// A type made at run time. `Include/cpython/object.h`.
     HeapType {
         ht_name: usize,
         ht_slots: usize,
@@ -177,7 +177,7 @@ c_structs! {
         m_weakreflist: usize,
     }
 
-    /// A builtin method that knows its class. `Include/cpython/methodobject.h`.
+    /// A builtin method with its defining class. `Include/cpython/methodobject.h`.
     CMethod {
         mm_class: usize,
     }
@@ -259,7 +259,7 @@ c_structs! {
         ob_array: usize,
     }
 
-    /// What memoryviews of one object share. `Include/cpython/memoryobject.h`.
+    /// The buffer that memoryviews of one object share. `Include/cpython/memoryobject.h`.
     ManagedBuffer {
         flags: usize,
         exports: usize,
@@ -269,7 +269,7 @@ c_structs! {
         len: usize = "master.len",
     }
 
-    /// A struct sequence: a tuple under another name until 3.7 and again since. `Include/structseq.h`.
+    /// A struct sequence, which is a tuple: it had a struct of its own in some versions. `Include/structseq.h`.
     StructSequence {
         ob_item: usize,
     }
@@ -319,7 +319,7 @@ c_structs! {
         b_array: usize,
     }
 
-    /// A node of equal hashes. As above.
+    /// A node of colliding hashes. As above.
     HamtCollision {
         c_hash: usize,
         c_array: usize,

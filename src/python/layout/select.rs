@@ -1,4 +1,4 @@
-//! Which table fits a version? The one whose range holds it; else its neighbours of the same minor version.
+//! Selects layout tables for a version: those whose range contains it, then neighbours of the same minor version.
 
 use std::cmp::Reverse;
 
@@ -8,7 +8,7 @@ use super::allocators::MimallocShape;
 use super::{Layout, PublishedShape, Table};
 use crate::python::version::Version;
 
-/// How an interpreter was configured, as far as it changes layouts.
+/// The build options that change layouts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Build {
@@ -18,26 +18,26 @@ pub enum Build {
     FreeThreaded,
     /// `--with-pydebug`.
     Debug,
-    /// Both.
+    /// `--disable-gil` and `--with-pydebug`.
     DebugFreeThreaded,
 }
 
-/// A table that may fit. Cheap: the table is parsed by [`Layout::load`] only.
+/// A table that may fit. Cheap to copy: only [`Layout::load`] parses the table.
 #[derive(Clone, Copy, Debug)]
 pub struct Candidate {
     /// The table's name, as "3.13.18".
     pub name: &'static str,
-    /// The first version that the table holds for.
+    /// First version of the table's range.
     pub from: Version,
-    /// The last version that it holds for.
+    /// Last version of the table's range.
     pub until: Version,
-    /// The build that it holds for.
+    /// Build of the table.
     pub build: Build,
     json: &'static str,
 }
 
-/// Embeds tables by name. The version ranges stand here too, so that nothing is parsed to pick one;
-/// a test holds the two together.
+/// Embeds tables by name. The version ranges are repeated here so that selecting one needs no parsing; a test compares
+/// both.
 macro_rules! tables {
     ($($name:literal $build:ident $minor:literal $from:literal ..= $until:literal,)*) => {
         const TABLES: &[Candidate] = &[$(Candidate {
@@ -92,18 +92,18 @@ tables! {
 }
 
 impl Candidate {
-    /// Every table there is, in the order of versions within each build.
+    /// All tables, ordered by version within each build.
     pub fn all() -> &'static [Candidate] {
         TABLES
     }
 
-    /// Whether the table's own range holds the version. Pre-releases count as the release that they precede.
+    /// Whether the table's own range contains the version. A pre-release counts as its release.
     pub fn is_exact(&self, version: Version) -> bool {
         self.distance(version) == 0
     }
 
-    /// Whether the table is of a CPython that a distributor patches: its range then overlaps that of the original,
-    /// and only the proof against the target tells the two apart.
+    /// Whether the table is for a CPython patched by a distributor. Its range overlaps that of the original; only the
+    /// proof on the target tells them apart.
     pub fn is_patched(&self) -> bool {
         self.name.contains("-debian")
     }
@@ -113,7 +113,7 @@ impl Candidate {
         self.json
     }
 
-    /// How many micro versions lie between the range and the version.
+    /// Distance between the range and the version, in micro versions.
     fn distance(&self, version: Version) -> u8 {
         let below = self.from.micro.saturating_sub(version.micro);
         let above = version.micro.saturating_sub(self.until.micro);
@@ -124,16 +124,16 @@ impl Candidate {
         serde_json::from_str(self.json).expect("tables are part of the program, and a test parses every one")
     }
 
-    /// Where this version's published offsets lie; `None` before 3.13.
+    /// Positions of this version's published offsets; `None` before 3.13.
     pub fn published_shape(&self) -> Option<PublishedShape> {
         self.table().debug_offsets
     }
 }
 
 impl Layout {
-    /// The tables that may fit, best first: those whose range holds the version (two where a distributor patches this
-    /// version, the original first), then the others of the same minor version by distance. None for a minor version
-    /// that no table knows: layouts of different minor versions differ too much to guess.
+    /// Candidate tables, best first: those whose range contains the version (two if a distributor patches it, the
+    /// original first), then others of the same minor version by distance. Empty for an unknown minor version: layouts
+    /// differ too much between minor versions to guess.
     pub fn candidates(version: Version, build: Build) -> Vec<Candidate> {
         let same_minor = |c: &&Candidate| c.from.major == version.major && c.from.minor == version.minor;
         let mut candidates: Vec<_> = TABLES.iter().filter(|c| c.build == build).filter(same_minor).copied().collect();
@@ -141,8 +141,8 @@ impl Layout {
         candidates
     }
 
-    /// How mimalloc's structs may lie in a target of this layout: as in its own table, then as in any other of its
-    /// build, each once. None before 3.13. Which it is, the segments themselves tell.
+    /// Possible mimalloc layouts for a target with this layout: its own table's, then those of other tables for the
+    /// same build, without duplicates. Empty before 3.13. The segments themselves tell which one applies.
     pub fn mimalloc_shapes(&self) -> Vec<MimallocShape> {
         let mut shapes: Vec<MimallocShape> = self.mimalloc_shape().into_iter().collect();
         if shapes.is_empty() {
@@ -159,7 +159,7 @@ impl Layout {
         Some(MimallocShape { segment: self.mi_segment.clone()?, page: self.mi_page.clone()? })
     }
 
-    /// Reads a table.
+    /// Parses a table.
     pub fn load(candidate: &Candidate) -> Layout {
         Layout::from_table(candidate.table())
     }
