@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use crate::heap::block_use::{Extent, PoolFill, Use, Visit};
 use crate::process::Address;
-use crate::process::regions::Backing;
+use crate::process::mapping_kind::MappingKind;
 use crate::process::residency::Residency;
 use crate::process::smaps::{Mapping, Rollup};
 use crate::process::thread_stacks::Stack;
@@ -338,31 +338,20 @@ impl<'a> Builder<'a> {
             objects: 0,
             shallow_bytes: 0,
         };
-        let is_shared_name = ["/dev/shm/", "/memfd:", "/SYSV", "/dev/zero", "/anon_hugepage"]
-            .iter()
-            .any(|prefix| mapping.name.starts_with(prefix));
-        match &mapping.region.backing {
-            _ if is_shared_name => self.add_row(row(RowKind::SharedMemory, resident)),
-            Backing::Anonymous | Backing::Heap if mapping.region.shared => {
-                self.add_row(row(RowKind::SharedMemory, resident));
+        match MappingKind::of(mapping, before) {
+            MappingKind::Shared => self.add_row(row(RowKind::SharedMemory, resident)),
+            MappingKind::Library => {
+                // Objects in data are in pages that were written to.
+                let data = mapping.anonymous.cast_signed() - claimed.cast_signed();
+                self.add_row(row(RowKind::LibraryData, data));
+                self.add_row(Row { swapped: 0, mapped: 0, ..row(RowKind::LibraryText, resident - data) });
             }
-            Backing::File(path) => {
-                let path = path.to_string_lossy();
-                let is_library = path.contains(".so") || self.is_program(&path);
-                if is_library {
-                    // Objects in data are in pages that were written to.
-                    let data = mapping.anonymous.cast_signed() - claimed.cast_signed();
-                    self.add_row(row(RowKind::LibraryData, data));
-                    self.add_row(Row { swapped: 0, mapped: 0, ..row(RowKind::LibraryText, resident - data) });
-                } else {
-                    self.add_row(row(RowKind::MappedFiles, resident));
-                }
-            }
-            Backing::Stack => self.add_row(row(RowKind::MainStack, resident)),
-            Backing::Kernel => self.add_row(row(RowKind::Kernel, resident)),
-            Backing::Heap => self.add_row(row(RowKind::Allocator(Use::Unknown), resident)),
-            Backing::Anonymous if is_bss(mapping, before) => self.add_row(row(RowKind::LibraryData, resident)),
-            Backing::Anonymous => {
+            MappingKind::LibraryBss => self.add_row(row(RowKind::LibraryData, resident)),
+            MappingKind::File => self.add_row(row(RowKind::MappedFiles, resident)),
+            MappingKind::Stack => self.add_row(row(RowKind::MainStack, resident)),
+            MappingKind::Kernel => self.add_row(row(RowKind::Kernel, resident)),
+            MappingKind::Heap => self.add_row(row(RowKind::Allocator(Use::Unknown), resident)),
+            MappingKind::Anonymous => {
                 self.add_row(row(RowKind::OtherAnonymous, resident));
                 if let Ok(resident @ 1..) = u64::try_from(resident) {
                     anonymous.push(Anonymous { range, name: mapping.name.clone(), resident });
@@ -370,21 +359,6 @@ impl<'a> Builder<'a> {
             }
         }
     }
-
-    /// Whether a file without `.so` in its name is a program: the kernel maps nothing of ours that is executable
-    /// otherwise.
-    fn is_program(&self, path: &str) -> bool {
-        path.contains("/bin/") || path.rsplit('/').next().is_some_and(|name| name.starts_with("python"))
-    }
-}
-
-/// Whether anonymous memory is the part of a library's data that is not in its file: right behind its writable data.
-fn is_bss(mapping: &Mapping, before: Option<&Mapping>) -> bool {
-    before.is_some_and(|before| {
-        before.region.end == mapping.region.start
-            && before.region.writable
-            && matches!(before.region.backing, Backing::File(_))
-    })
 }
 
 /// Extents that rows have already, in order of address, not overlapping.

@@ -6,6 +6,7 @@ pub mod edges;
 pub mod frames;
 pub mod histogram;
 pub mod memory_account;
+pub mod memory_line;
 pub mod memory_verdicts;
 pub mod names;
 pub mod native_memory;

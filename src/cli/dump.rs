@@ -63,7 +63,7 @@ pub fn run(options: &Dump) -> Result<()> {
         (Some(Ok(answer)), Ok(())) => target::said(answer),
         (None, Ok(())) => return Ok(()),
     };
-    Ok(summary::write_problems(&mut std::io::stderr().lock(), &answer.problems)?)
+    Ok(summary::write_problems(&mut std::io::stderr().lock(), &answer.problems, &answer.reading)?)
 }
 
 /// Collects the objects of one worker in runs.
@@ -134,5 +134,5 @@ fn with_references(target: &mut Target, options: &Dump, destination: &Destinatio
     if answer.result > 0 {
         log::warn!("the references of {} objects could not all be read", answer.result);
     }
-    Ok(summary::write_problems(&mut std::io::stderr().lock(), &answer.problems)?)
+    Ok(summary::write_problems(&mut std::io::stderr().lock(), &answer.problems, &answer.reading)?)
 }

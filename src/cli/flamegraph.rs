@@ -88,7 +88,7 @@ pub fn run(options: &Flamegraph) -> Result<()> {
         writeln!(err, "{}", summary::paused(answer.reading.paused))?;
         report::graph::write(&mut err, graph)?;
     }
-    Ok(summary::write_problems(&mut err, &answer.problems)?)
+    Ok(summary::write_problems(&mut err, &answer.problems, &answer.reading)?)
 }
 
 /// What is drawn, and the figures that go with it.

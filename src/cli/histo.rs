@@ -82,7 +82,7 @@ pub fn run(options: &Histo) -> Result<()> {
         if let Some(graph) = &graph {
             report::graph::write(out, graph)?;
         }
-        summary::write_problems(out, &answer.problems)?;
+        summary::write_problems(out, &answer.problems, &answer.reading)?;
         if is_plain && is_read_by_a_person && !answer.reading.is_core {
             writeln!(out, "next: heapsonde histo --by holder {}", about_target.pid)?;
         }

@@ -45,7 +45,7 @@ pub fn run(options: &MemoryOptions) -> Result<()> {
             let about = memory_json::About { target: &about, reading: &answer.reading, problems: &answer.problems };
             return memory_json::write(out, &answer.result, &verdicts, &about);
         }
-        summary::write_head(out, &about, &answer.reading)?;
+        summary::write_process(out, &about, &answer.reading)?;
         writeln!(out)?;
         memory_table::write(out, &answer.result, &verdicts)
     })

@@ -166,7 +166,7 @@ pub fn run(options: &Why) -> Result<()> {
         writeln!(out)?;
         report::graph::write(out, &found.graph)
     })?;
-    Ok(summary::write_problems(&mut std::io::stderr().lock(), &answer.problems)?)
+    Ok(summary::write_problems(&mut std::io::stderr().lock(), &answer.problems, &answer.reading)?)
 }
 
 /// The PID, if one was typed, and the address or type.

@@ -166,6 +166,18 @@ impl Plan {
         resident_bytes(memory, &ranges)
     }
 
+    /// What is resident of all memory that belongs to an allocator.
+    pub fn allocators_memory<M: Memory + ?Sized>(&self, memory: &M) -> Vec<Range<Address>> {
+        let whole = |part: &Part| match part {
+            Part::Arena(arena) => vec![arena.range.clone()],
+            Part::Mapped(chunk) => vec![chunk.address..chunk.end()],
+            Part::Groups(area) => area.whole.clone(),
+            Part::Heap(_) | Part::Segment(_) => part.ranges(),
+            Part::Statics(_) | Part::Unstructured(_) => Vec::new(),
+        };
+        self.parts.iter().flat_map(whole).flat_map(|range| memory.resident(range)).collect()
+    }
+
     /// Bytes of the parts, resident or not.
     pub fn total_bytes(&self) -> u64 {
         self.parts.iter().map(Part::len).sum()

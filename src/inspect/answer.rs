@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::analysis::memory_line::MemoryLine;
 use crate::heap::survey::Outcome;
 
 use super::warning::Warning;
@@ -60,6 +61,9 @@ pub struct Reading {
     /// Whether the target is a core, not a process.
     #[serde(rename = "from_core")]
     pub is_core: bool,
+    /// How much of the resident memory is objects; `None` where the kernel does not tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<MemoryLine>,
 }
 
 pub(crate) fn seconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {

@@ -70,12 +70,15 @@ impl ProcessFamily {
 
     /// Sums of bytes and times: members are read, and paused, one after another.
     pub fn reading(&self) -> Reading {
-        let mut sum = Reading { read_bytes: 0, duration: Duration::ZERO, paused: None, is_core: false };
+        let mut sum = Reading { read_bytes: 0, duration: Duration::ZERO, paused: None, is_core: false, memory: None };
         for member in &self.members {
             sum.read_bytes = sum.read_bytes.saturating_add(member.reading.read_bytes);
             sum.duration += member.reading.duration;
             if let Some(paused) = member.reading.paused {
                 sum.paused = Some(sum.paused.unwrap_or_default() + paused);
+            }
+            if let Some(memory) = &member.reading.memory {
+                sum.memory = Some(sum.memory.unwrap_or_default().plus(memory));
             }
         }
         sum

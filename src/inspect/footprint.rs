@@ -1,6 +1,7 @@
 //! What the kernel says of a target's memory: sums, mappings and pages, read at one moment.
 
 use crate::process::Address;
+use crate::process::copy::resident_bytes;
 use crate::process::memory::Memory;
 use crate::process::residency::Residency;
 use crate::process::smaps::{self, Mapping, Rollup};
@@ -38,32 +39,39 @@ impl Footprint {
 
     /// A core holds what was in memory, so that is its RSS.
     fn of_core(source: &Source) -> Footprint {
-        let mappings: Vec<Mapping> = source
-            .regions()
-            .iter()
-            .map(|region| {
-                let held: u64 = source
-                    .resident(region.start..region.end)
-                    .iter()
-                    .map(|range| range.end.0.saturating_sub(range.start.0))
-                    .sum();
-                let name = region.path().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();
-                let is_file = region.path().is_some();
-                Mapping {
-                    region: region.clone(),
-                    name,
-                    rss: held,
-                    anonymous: if is_file && !region.writable { 0 } else { held },
-                    private_dirty: 0,
-                    private_clean: 0,
-                    swap: 0,
-                }
-            })
-            .collect();
+        let mappings = mappings_of_core(source);
         let held = mappings.iter().flat_map(|mapping| source.resident(mapping.region.start..mapping.region.end));
         let residency = Residency::of_ranges(held);
         Footprint { rollup: sum_of(&mappings), mappings, residency, stack_pointers: Vec::new() }
     }
+}
+
+/// What the kernel says of each mapping of a process now; of a core, what it holds.
+///
+/// # Errors
+/// As [`Footprint::of`].
+pub fn mappings(source: &Source) -> std::io::Result<Vec<Mapping>> {
+    if source.core().is_some() { Ok(mappings_of_core(source)) } else { smaps::of_process(source.pid()) }
+}
+
+fn mappings_of_core(source: &Source) -> Vec<Mapping> {
+    let regions = source.regions().iter();
+    regions
+        .map(|region| {
+            let held = resident_bytes(source, &[region.start..region.end]);
+            let name = region.path().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();
+            let is_file = region.path().is_some();
+            Mapping {
+                region: region.clone(),
+                name,
+                rss: held,
+                anonymous: if is_file && !region.writable { 0 } else { held },
+                private_dirty: 0,
+                private_clean: 0,
+                swap: 0,
+            }
+        })
+        .collect()
 }
 
 /// The sums, where the kernel has no `smaps_rollup` (before 4.14). PSS and USS are not known then.

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::analysis::memory_line::MemoryLine;
 use crate::heap::census::Progress;
 use crate::heap::survey::{Outcome, Survey};
 use crate::process::core::backing::Places;
@@ -13,6 +14,7 @@ use crate::process::freeze::{Freeze, FreezeError};
 use crate::process::gates::{self, Gate, Standing};
 use crate::process::live::Process;
 use crate::process::memory::Memory;
+use crate::process::residency::Residency;
 use crate::process::source::Source;
 use crate::process::spawn::{SpawnOptions, Spawned};
 use crate::process::{ReadError, host, procfs};
@@ -26,6 +28,7 @@ use crate::python::types::TypeTable;
 use super::answer::{AllocatorSummary, Inspected, Problems, Reading, TargetSummary};
 use super::attached::Attached;
 use super::error::Error;
+use super::footprint;
 use super::warning::Warning;
 
 /// How long a started program may take until its interpreter is up.
@@ -363,7 +366,13 @@ impl Target {
     pub(crate) fn inspected<R>(&self, read: Read<'_>, result: impl FnOnce() -> R) -> Inspected<R> {
         let Read { survey, types, outcome, bytes, start, paused, warnings } = read;
         let is_core = self.source.core().is_some();
-        let reading = Reading { read_bytes: bytes, duration: start.elapsed(), paused, is_core };
+        let duration = start.elapsed();
+        let memory = footprint::mappings(&self.source).ok().map(|mappings| {
+            let owned = Residency::of_ranges(survey.plan.allocators_memory(&self.source).into_iter());
+            MemoryLine::of(&mappings, &owned, &outcome.counts.bytes)
+        });
+        log::debug!("the line on memory took {:?}", start.elapsed() - duration);
+        let reading = Reading { read_bytes: bytes, duration, paused, is_core, memory };
         let unknown: u64 = survey.plan.unknown.iter().map(|range| range.end.0 - range.start.0).sum();
         let missing = self.source.core().map_or(0, |core| core.gaps().cut_off + core.gaps().left_out);
         let problems = Problems::new(&outcome, unknown, missing, types.rejected, survey.arenas.rejected);

@@ -169,7 +169,9 @@ impl Target {
         let outcome = Outcome { counts, lists: None };
         let (bytes, paused) = (sample.read_bytes, freeze.map(Freeze::release));
         let read = Read { survey: &survey, types: &types, outcome, bytes, start, paused, warnings };
-        let answer = self.inspected(read, || histogram);
+        let objects = histogram.total.bytes;
+        let mut answer = self.inspected(read, || histogram);
+        answer.reading.memory = answer.reading.memory.map(|line| line.estimated(objects));
         let duration = answer.reading.duration;
         let sampled = SampleSummary { seed, pools_read, pools, share_of_bytes, confidence: 0.95, duration };
         let accuracy = if sample.is_complete { Accuracy::Exact } else { Accuracy::Sampled(sampled) };

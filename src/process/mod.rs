@@ -13,6 +13,7 @@ pub mod image;
 pub mod layered;
 pub mod live;
 pub mod mapped_files;
+pub mod mapping_kind;
 pub mod memory;
 pub mod page_cache;
 #[expect(unsafe_code, reason = "advises the kernel about memory of our own")]

@@ -44,5 +44,5 @@ pub fn write_problems(out: &mut dyn Write, family: &ProcessFamily) -> io::Result
         let (command, why) = (printable(&unread.command), printable(&unread.why));
         writeln!(out, "Not read: process {} ({command}): {why}", unread.pid)?;
     }
-    summary::write_problems(out, &family.problems())
+    summary::write_problems(out, &family.problems(), &family.reading())
 }

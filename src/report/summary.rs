@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use crate::analysis::histogram::Histogram;
+use crate::analysis::memory_line::MemoryLine;
 use crate::inspect::answer::{Problems, Reading, TargetSummary};
 use crate::inspect::sample::{Accuracy, SampleSummary};
 
@@ -38,8 +39,13 @@ pub fn basis(accuracy: &Accuracy, histogram: &Histogram) -> String {
 ///
 /// # Errors
 /// Errors of the writer.
-pub fn write_problems(out: &mut dyn Write, problems: &Problems) -> io::Result<()> {
+pub fn write_problems(out: &mut dyn Write, problems: &Problems, reading: &Reading) -> io::Result<()> {
     let mut lines = Vec::new();
+    if let Some(memory) = reading.memory.filter(MemoryLine::is_mostly_other) {
+        let percent = memory.objects as f64 * 100.0 / memory.rss.max(1) as f64;
+        let other = units::bytes(memory.rss - memory.objects);
+        lines.push(format!("objects are {percent:.0} % of RSS: `heapsonde memory` says where the other {other} is"));
+    }
     let mut say = |amount: u64, text: &str| {
         if amount > 0 {
             lines.push(format!("{} {text}", units::count(amount)));
@@ -91,11 +97,37 @@ pub fn paused(paused: Option<Duration>) -> String {
     }
 }
 
-/// Writes the head of a report: the process, its Python, and how it was read.
+/// `RSS 307 MiB: objects 5.00 MiB, allocator free 291 MiB, ...`: parts that add up to it.
+pub fn memory_line(line: &MemoryLine) -> String {
+    // Of a sample it is not known what is free.
+    let (objects, native) = match line.allocator_free {
+        Some(_) => ("objects", "native"),
+        None => ("objects about", "free and native"),
+    };
+    let free = line.allocator_free.unwrap_or(0);
+    let parts = [(objects, line.objects), ("allocator free", free), (native, line.native), ("files", line.files)];
+    let shown = parts.into_iter().chain([("shared", line.shared)]).filter(|&(_, bytes)| bytes > 0);
+    let parts: Vec<String> = shown.map(|(name, bytes)| format!("{name} {}", units::bytes(bytes))).collect();
+    format!("RSS {}: {}", units::bytes(line.rss), parts.join(", "))
+}
+
+/// Writes the head of a report: the process, its Python, how it was read, and what its resident memory is.
 ///
 /// # Errors
 /// Errors of the writer.
 pub fn write_head(out: &mut dyn Write, target: &TargetSummary, reading: &Reading) -> io::Result<()> {
+    write_process(out, target, reading)?;
+    match &reading.memory {
+        Some(memory) => writeln!(out, "{}", memory_line(memory)),
+        None => Ok(()),
+    }
+}
+
+/// Writes the process, its Python, and how it was read.
+///
+/// # Errors
+/// Errors of the writer.
+pub fn write_process(out: &mut dyn Write, target: &TargetSummary, reading: &Reading) -> io::Result<()> {
     let interpreters =
         if target.interpreters > 1 { format!(", {} interpreters", target.interpreters) } else { String::new() };
     let paused = if reading.is_core { "from a core".to_owned() } else { paused(reading.paused) };

@@ -79,7 +79,13 @@ fn the_document() {
         command: "python3 app.py --name \"x\"".to_owned(),
         interpreters: 1,
     };
-    let reading = Reading { read_bytes: 64 << 20, duration: Duration::from_millis(16), paused: None, is_core: false };
+    let reading = Reading {
+        read_bytes: 64 << 20,
+        duration: Duration::from_millis(16),
+        paused: None,
+        is_core: false,
+        memory: None,
+    };
     let about = histogram_json::About {
         target: &target,
         reading: &reading,

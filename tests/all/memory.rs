@@ -52,6 +52,8 @@ fn account(interpreter: &Interpreter, shapes: &[&str]) -> Result<(Value, Value),
     let first = rss(&target)?;
     let account = tool::run(&["memory", "--json", "--pause", &target.pid().to_string()])?.ok()?.json()?;
     let then = rss(&target)?;
+    truth["line"] =
+        tool::run(&["histo", "--json", &target.pid().to_string()])?.ok()?.json()?["reading"]["memory"].take();
     target.write(b"\n")?;
     let is_trimmed = target.read_line()? != "trimmed None";
     // Pages of files that the tool reads may become the target's.
@@ -94,6 +96,7 @@ fn adds_up(interpreter: &Interpreter) -> Result<(), String> {
             return Err(format!("a row has less than nothing: {row}"));
         }
     }
+    one_line(&account, &truth["line"])?;
     let in_use = rows(&account, &["pymalloc_objects", "pymalloc_raw_blocks"], "mapped");
     if let Some(expected) = truth["pymalloc"]["bytes in allocated blocks"].as_u64() {
         near("pymalloc's blocks in use", in_use, expected, ASKING)?;
@@ -115,6 +118,29 @@ fn adds_up(interpreter: &Interpreter) -> Result<(), String> {
     near("malloc's mappings", mapped, truth["malloc"]["hblkhd"].as_u64().ok_or("no hblkhd")?, ASKING)?;
     let Some(trimmed) = truth["trimmed"].as_u64() else { return Ok(()) };
     near("what malloc_trim gives back", account["trimmable"].as_i64().unwrap_or(0), trimmed, ASKING + trimmed / 20)
+}
+
+/// The line in the head of other reports says what the account says in its groups.
+fn one_line(account: &Value, line: &Value) -> Result<(), String> {
+    let rss = line["rss"].as_u64().ok_or("no line on memory")?;
+    let group = |names: &[&str]| -> i64 {
+        let all = account["rows"].as_array().into_iter().flatten();
+        all.filter(|row| names.iter().any(|name| row["group"] == *name))
+            .filter_map(|row| row["resident"].as_i64())
+            .sum()
+    };
+    let groups: [(&str, &[&str]); 5] = [
+        ("objects", &["objects"]),
+        ("allocator_free", &["allocator free"]),
+        ("native", &["native", "stacks"]),
+        ("files", &["files"]),
+        ("shared", &["shared"]),
+    ];
+    for (part, names) in groups {
+        near(part, line[part].as_i64().ok_or(part)?, group(names).cast_unsigned(), rss / 50)?;
+    }
+    let sum: u64 = groups.iter().filter_map(|(part, _)| line[part].as_u64()).sum();
+    near("the parts of the line", sum.cast_signed(), rss, 0)
 }
 
 /// Of one kind of memory a known amount, which is in its row.

@@ -152,6 +152,7 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
         {
             return Ok(());
         }
+        self.count_block(chunk.address, chunk.size, &verdict);
         self.judge(verdict, window)
     }
 
@@ -161,6 +162,7 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
             let data = window.bytes.get(glibc::HEADER as usize..).unwrap_or_default();
             // The mapping was rounded up to pages, so the block's length says little.
             let verdict = worker.classifier.block(chunk.data(), data, BlockRoom::AtMost(chunk.size - glibc::HEADER));
+            worker.count_block(chunk.address, chunk.size, &verdict);
             worker.judge(verdict, window)
         })
     }

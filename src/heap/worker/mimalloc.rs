@@ -170,11 +170,15 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
             }
             let at = page.block(index);
             let verdict = classifier.block(at, block, BlockRoom::Bin(page.block_size));
-            match verdict {
-                BlockVerdict::Object(found) if !self.may_be_in(page.kind, at, found.address) => {}
-                BlockVerdict::Implausible(block) if !self.may_be_in(page.kind, at, block.address) => {}
-                verdict => self.judge(verdict, window)?,
-            }
+            let verdict = match verdict {
+                BlockVerdict::Object(found) if !self.may_be_in(page.kind, at, found.address) => BlockVerdict::NoObject,
+                BlockVerdict::Implausible(block) if !self.may_be_in(page.kind, at, block.address) => {
+                    BlockVerdict::NoObject
+                }
+                verdict => verdict,
+            };
+            self.count_block(at, page.block_size, &verdict);
+            self.judge(verdict, window)?;
         }
         Ok(())
     }

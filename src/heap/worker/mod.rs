@@ -8,6 +8,7 @@ pub mod pools;
 
 use crate::allocator::page_chains::PageChains;
 use crate::process::cache::CachedMemory;
+use crate::process::copy::resident_bytes;
 use crate::process::memory::{Memory, Piece, ReadError};
 use crate::process::regions::Region;
 use crate::process::{Address, MemoryExt};
@@ -28,12 +29,36 @@ use super::part::Part;
 pub(crate) const WINDOW: usize = 1 << 20;
 /// Number of sizes waiting for completion: 20,000 take about 2 MiB.
 const PENDING_MAX: usize = 20_000;
+/// Blocks of which the kernel is asked how much is in memory: glibc maps those of twice the size by themselves.
+const LARGE_BLOCK: u64 = 64 << 10;
 /// Number of times that a pool is read again if it changed while it was read.
 pub(crate) const POOL_RETRIES: usize = 3;
 /// Gap between two needed ranges that is read rather than skipped, bytes.
 const GAP: u64 = 512;
 /// Longest run of needed ranges read at once, bytes.
 const RUN_MAX: u64 = 64 << 10;
+
+/// Bytes of blocks in use, by what a census found in them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BlockBytes {
+    /// Of blocks that hold an object, and of all blocks of pymalloc's pools.
+    pub with_object: u64,
+    /// Of other blocks in use.
+    pub without_object: u64,
+    /// Shallow bytes of all objects.
+    pub shallow: u64,
+    /// Of these, in the data of the program and its libraries.
+    pub shallow_static: u64,
+}
+
+impl BlockBytes {
+    fn add(&mut self, other: &BlockBytes) {
+        self.with_object = self.with_object.saturating_add(other.with_object);
+        self.without_object = self.without_object.saturating_add(other.without_object);
+        self.shallow = self.shallow.saturating_add(other.shallow);
+        self.shallow_static = self.shallow_static.saturating_add(other.shallow_static);
+    }
+}
 
 /// The counts of a census besides the objects. Reports show all of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,6 +69,8 @@ pub struct Counts {
     pub pools: u64,
     /// Used blocks according to the pools.
     pub blocks_in_use: u64,
+    /// Bytes of blocks.
+    pub bytes: BlockBytes,
     /// Pools whose header, count and free chain disagreed in every attempt.
     pub torn_pools: u64,
     /// Pools that changed in every attempt, whose blocks were classified one by one.
@@ -74,6 +101,7 @@ impl Counts {
         self.objects += other.objects;
         self.pools += other.pools;
         self.blocks_in_use += other.blocks_in_use;
+        self.bytes.add(&other.bytes);
         self.torn_pools += other.torn_pools;
         self.moving_pools += other.moving_pools;
         self.contradicting_pools += other.contradicting_pools;
@@ -295,7 +323,20 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
             return;
         }
         self.counts.objects += 1;
+        self.counts.bytes.shallow = self.counts.bytes.shallow.saturating_add(object.size);
         self.sink.object(object);
+    }
+
+    /// Counts a block in use: of a large one, only what is in memory.
+    pub(crate) fn count_block(&mut self, start: Address, length: u64, verdict: &BlockVerdict) {
+        let range = start..Address(start.0.saturating_add(length));
+        let is_large = length >= LARGE_BLOCK;
+        let bytes = if is_large { resident_bytes(self.memory, std::slice::from_ref(&range)) } else { length };
+        let sum = match verdict {
+            BlockVerdict::Object(_) => &mut self.counts.bytes.with_object,
+            _ => &mut self.counts.bytes.without_object,
+        };
+        *sum = sum.saturating_add(bytes);
     }
 
     fn complete(&mut self, object: &Object, deferred: &Deferred, bytes: &[u8]) {
@@ -368,7 +409,7 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
         // Data is read in one piece of at most some megabytes, so that no object is split.
         self.with_bytes(start, length.min(STATICS_MAX), |worker, window| {
             let mut result = Ok(());
-            let classifier = worker.classifier;
+            let (classifier, before) = (worker.classifier, worker.counts.bytes.shallow);
             statics::for_each(classifier, window.start, window.bytes, |found| {
                 let accepted = result.is_ok() && (!found.tracked || worker.is_linked(found.address));
                 if accepted {
@@ -376,6 +417,7 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
                 }
                 accepted
             });
+            worker.counts.bytes.shallow_static += worker.counts.bytes.shallow - before;
             result
         })
     }

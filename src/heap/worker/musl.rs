@@ -69,7 +69,10 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
                         BlockRoom::Requested(asked) => &behind[..behind.len().min(usize::try_from(asked).unwrap_or(0))],
                         _ => behind,
                     };
-                    self.judge(classifier.block(group.start.offset(offset), data, room), window)?;
+                    let at = group.start.offset(offset);
+                    let verdict = classifier.block(at, data, room);
+                    self.count_block(at, group.stride, &verdict);
+                    self.judge(verdict, window)?;
                 }
             }
         }

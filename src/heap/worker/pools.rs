@@ -107,6 +107,7 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
         let Some(free) = pool.free_blocks(address, bytes) else { return Ok(false) };
         self.counts.pools += 1;
         self.counts.blocks_in_use += u64::from(pool.in_use);
+        self.counts.bytes.with_object += u64::from(pool.in_use) * pool.block_size as u64;
         let room = BlockRoom::Class(pool.block_size as u64);
         let classifier = self.classifier;
         let quick_way = classifier.quick_way();
