@@ -1,5 +1,4 @@
-//! What are classes called? As they call themselves; those that were made in a function as the module that keeps them
-//! does.
+//! Names of classes: their own, or for a class made in a function, the name in the module that keeps it.
 
 use crate::graph::ObjectId;
 use crate::graph::objects::{GraphRoot, ObjectGraph};
@@ -9,7 +8,7 @@ use crate::references::roots::RootKind;
 
 use super::names::Names;
 
-/// The module and the name of an object that is a class; `None` of any other.
+/// The module and name of a class object. `None` for other objects.
 pub fn name<M: Memory + ?Sized>(
     graph: &ObjectGraph<'_>,
     names: &Names<'_, M>,

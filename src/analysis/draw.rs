@@ -1,10 +1,11 @@
-//! Draws a tree of objects together: siblings of one name (and, in pictures, one type) become one frame.
+//! Merges a tree of objects into frames: siblings with the same name (and, in pictures, the same type) become one
+//! frame.
 //!
-//! The tree is either that of dominators, where what stands above a frame is freed with it, or that of shortest paths.
-//! In the tree of dominators, what is held through several of those that its dominator holds belongs to all of them. By
-//! when it is its turn, all that refer to it have frames, but for those that it reaches itself; so it goes where these
-//! frames say: into one, where they are the same; under the module or class that defines it, where the others only have
-//! a name for it; else into a frame that names who shares it.
+//! The tree is the dominator tree, in which everything above a frame is freed with it, or the tree of shortest paths.
+//! In the dominator tree, an object that several children of its dominator hold belongs to all of them. When such an
+//! object is processed, all its referrers have frames, except those that it reaches itself. If these frames would put
+//! it into the same frame, it goes there; if a module or class defines it and the others only have a name for it, it
+//! goes under the definition; otherwise it goes into a frame that names all who share it.
 
 use std::sync::mpsc;
 
@@ -26,23 +27,23 @@ use super::edges::Steps;
 use super::frames::{Frame, FrameKind, Frames, NONE};
 use super::names::Names;
 
-/// Objects whose references are read in one go, and goes that are read before the first is used.
+/// Number of objects whose references are read at once, and number of such batches read ahead.
 const OBJECTS_AHEAD: usize = 1 << 15;
 const BATCHES_AHEAD: usize = 2;
-/// Frames from which one object is held that are told apart. A report names three.
+/// Upper bound on the frames that hold one object and are told apart. A report names three.
 const HOLDERS_MAX: usize = 16;
 
-/// Which tree.
+/// The tree that is drawn.
 #[derive(Clone, Copy)]
 pub enum Tree<'t> {
-    /// Who alone holds an object.
+    /// Who alone holds an object: the dominator tree.
     Owners(&'t Dominators),
-    /// From where an object is reached first.
+    /// From where an object is reached first: shortest paths.
     Paths(&'t Paths),
 }
 
 impl Tree<'_> {
-    /// What is above an object.
+    /// The parent of an object in the tree.
     pub fn above(&self, object: ObjectId) -> Dominator {
         match self {
             Tree::Owners(dominators) => dominators.of(object),
@@ -54,7 +55,7 @@ impl Tree<'_> {
         }
     }
 
-    /// Its objects, each after the one above it.
+    /// The tree's objects, parents first.
     fn order(&self) -> Box<dyn Iterator<Item = ObjectId> + '_> {
         match self {
             Tree::Owners(dominators) => Box::new(dominators.order()),
@@ -63,23 +64,23 @@ impl Tree<'_> {
     }
 }
 
-/// What a frame says.
+/// What a frame's title contains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Detail {
-    /// The step and the type of the object: for pictures.
+    /// The step and the object's type: for pictures.
     Types,
-    /// The step alone: for chains, which go without the number of the thread as well.
+    /// The step only: for chains, which also leave out thread numbers.
     Steps,
 }
 
-/// From where an object is held that no single reference keeps.
+/// The holders of an object that no single reference keeps alive.
 #[derive(Debug, Default)]
 struct Holders {
-    /// The frames that it would have by each, the first ones.
+    /// The frames that it would have under each holder, up to the limit.
     frames: Vec<u32>,
-    /// What all of these stand on, and all beyond.
+    /// The frame that all holders are above.
     common: Option<u32>,
-    /// Whether there are more.
+    /// Whether there are more holders than the limit.
     has_more: bool,
 }
 
@@ -99,8 +100,7 @@ impl Holders {
     }
 }
 
-/// Draws a tree together. Of the objects for which `wanted` is false, nothing that is above them is drawn, either,
-/// unless it is wanted itself.
+/// Merges a tree into frames. Only objects for which `wanted` is true, and those on the paths to them, are drawn.
 pub fn draw<M: Memory + ?Sized, S: Memory + Sync + ?Sized>(
     graph: &ObjectGraph<'_>,
     names: &Names<'_, M>,
@@ -126,7 +126,7 @@ pub fn draw<M: Memory + ?Sized, S: Memory + Sync + ?Sized>(
         };
         is_held && wanted(to)
     };
-    // References are read ahead, on other threads, of those whose names are put together here.
+    // References are read ahead on other threads; names are assembled on this one.
     std::thread::scope(|scope| {
         let (to_here, batches) = mpsc::sync_channel(BATCHES_AHEAD);
         let (wanted, has_children) = (&wanted, &has_children);
@@ -142,7 +142,7 @@ pub fn draw<M: Memory + ?Sized, S: Memory + Sync + ?Sized>(
                 }
             }
         });
-        // Children that so far are known by a key only.
+        // Children for which only a reference as a key has been seen so far.
         let mut by_key: Vec<ObjectId> = Vec::new();
         for (batch, of_batch) in batches {
             let mut of_batch = of_batch.iter().flatten().peekable();
@@ -179,7 +179,7 @@ pub fn draw<M: Memory + ?Sized, S: Memory + Sync + ?Sized>(
     drawing.frames
 }
 
-/// The objects that no reference of what is above them holds, and which are no roots.
+/// Objects that no reference from their parent in the tree holds and that are not roots.
 fn shared(graph: &ObjectGraph<'_>, tree: Tree<'_>) -> Vec<bool> {
     let mut is_shared: Vec<bool> = pages::zeros(graph.len());
     let Tree::Owners(dominators) = tree else { return is_shared };
@@ -199,13 +199,13 @@ struct Drawing<'d, 'm, M: Memory + ?Sized> {
     names: &'d Names<'m, M>,
     detail: Detail,
     frames: Frames,
-    /// By the frame below, the shape of the step and the type.
+    /// Known frames by parent frame, shape of the step, and type.
     memo: FxHashMap<(u32, StepShape, u32), u32>,
     root_of: FxHashMap<ObjectId, &'d GraphRoot>,
-    /// How many threads or tasks have roots of one name.
+    /// Number of threads or tasks with roots of the same name.
     threads: FxHashMap<&'d str, FxHashSet<&'d str>>,
     holders: FxHashMap<ObjectId, Holders>,
-    /// Modules in the order in which they were put into `sys.modules`: whoever imports comes before what it imports.
+    /// Position of each module in `sys.modules`: an importing module comes before what it imports.
     modules: FxHashMap<&'d str, usize>,
 }
 
@@ -240,7 +240,7 @@ impl<'d, 'm, M: Memory + ?Sized> Drawing<'d, 'm, M> {
         (self.detail == Detail::Types).then(|| self.names.short_type_name(object))
     }
 
-    /// The frame of an object by a reference from one that has a frame.
+    /// The frame of an object that is referred to from an object with a frame.
     fn child(&mut self, from: ObjectId, to: ObjectId, label: Label) -> u32 {
         let (parent, in_namespace) = (self.frames.of[from.index()], self.frames.in_namespace[from.index()]);
         if parent == NONE {
@@ -268,7 +268,7 @@ impl<'d, 'm, M: Memory + ?Sized> Drawing<'d, 'm, M> {
         frame
     }
 
-    /// Notes one of those who hold an object together.
+    /// Records one of the holders of a shared object.
     fn holder(&mut self, from: ObjectId, to: ObjectId, label: Label) {
         let frame = self.child(from, to, label);
         if frame != NONE {
@@ -276,7 +276,7 @@ impl<'d, 'm, M: Memory + ?Sized> Drawing<'d, 'm, M> {
         }
     }
 
-    /// The frame of what is held through several of those that its dominator holds.
+    /// The frame of an object that several children of its dominator hold.
     fn held_by_several(&mut self, object: ObjectId, above: Dominator) -> u32 {
         let below = match above {
             Dominator::Object(above) => Some(self.frames.of[above.index()]).filter(|&frame| frame != NONE),
@@ -293,7 +293,7 @@ impl<'d, 'm, M: Memory + ?Sized> Drawing<'d, 'm, M> {
         if let Some(frame) = (!holders.has_more).then(|| self.defined(object, &holders.frames)).flatten() {
             return frame;
         }
-        // Labels could not be read again: the target has changed meanwhile.
+        // The labels could not be read again: the target has changed meanwhile.
         let common = if holders.frames.is_empty() { below } else { holders.common };
         let names = self.holders_by_name(common, &holders);
         if let ([name], Some(common)) = (names.as_slice(), common) {
@@ -303,7 +303,7 @@ impl<'d, 'm, M: Memory + ?Sized> Drawing<'d, 'm, M> {
         self.frames.add(shared, String::new(), type_name, false)
     }
 
-    /// Who shares an object, by name.
+    /// The names of those who share an object.
     fn holders_by_name(&self, common: Option<u32>, holders: &Holders) -> Vec<String> {
         let is_whole = common.is_none_or(|common| self.frames.is_within_holder(common));
         let mut names: Vec<(Option<Rank>, String)> = Vec::new();
@@ -327,11 +327,10 @@ impl<'d, 'm, M: Memory + ?Sized> Drawing<'d, 'm, M> {
         names
     }
 
-    /// Of objects that modules and classes name, and nothing else holds: the name where it is defined; the others are
-    /// also noted there.
+    /// The defining frame of an object that only modules and classes refer to. The other names are recorded there.
     fn defined(&mut self, object: ObjectId, frames: &[u32]) -> Option<u32> {
         let mut names: Vec<(bool, bool, usize, usize, u32)> = Vec::new();
-        // A function knows its module: the one that it looks names up in.
+        // A function knows its module through its globals.
         let mut own = self.graph.forward.targets(object).filter_map(|target| self.root_of.get(&target));
         let own = own.find(|root| root.kind == RootKind::Module && root.is_namespace).map(|root| root.full_name());
         for &frame in frames {
@@ -341,7 +340,7 @@ impl<'d, 'm, M: Memory + ?Sized> Drawing<'d, 'm, M> {
             }
             let module = self.frames.line(scope).first()?.step.clone();
             let imported = self.modules.get(module.as_str()).copied().unwrap_or(0);
-            // Of the rest, what is not `__main__`, then what is deepest in a package, then what was imported last.
+            // Otherwise: not `__main__`, then the module deepest in a package, then the one imported last.
             let is_own = own == Some(module.as_str());
             names.push((is_own, module != "__main__", module.matches('.').count(), imported, frame));
         }
@@ -377,7 +376,7 @@ impl<'d, 'm, M: Memory + ?Sized> Drawing<'d, 'm, M> {
             let held = match kind {
                 Some(RootKind::Native) => "held by native code",
                 Some(_) => "kept by the interpreter",
-                // Chains may start where they are told to.
+                // Chains may start at a given object instead of a root.
                 None => return self.frames.add_root(names.type_name(object), None),
             };
             if self.detail == Detail::Steps {
@@ -388,7 +387,7 @@ impl<'d, 'm, M: Memory + ?Sized> Drawing<'d, 'm, M> {
         };
         self.frames.in_namespace[object.index()] = root.is_namespace;
         let name = match root.thread_and_rest() {
-            // One thread of many that do the same.
+            // One of several threads that run the same function.
             Some((_, rest)) if self.detail == Detail::Steps && root.kind != RootKind::Thread => rest.to_owned(),
             Some((thread, rest)) => match self.threads.get(rest).map_or(1, FxHashSet::len) {
                 0 | 1 => root.name().into_owned(),
@@ -400,7 +399,7 @@ impl<'d, 'm, M: Memory + ?Sized> Drawing<'d, 'm, M> {
             return self.scope(None, name, None, root.kind);
         }
         let frame = self.frames.add_root(name, Some(root.kind));
-        // Names of modules are enough; what a local variable holds is not known from its name.
+        // A module's name is sufficient; the name of a local variable does not tell what it holds.
         let is_of_frame = Rank::of(root.kind) > Rank::Context;
         match self.frames.frames.get_mut(frame as usize) {
             Some(at) if is_of_frame && self.detail == Detail::Types && at.type_name.is_none() => {
@@ -411,7 +410,7 @@ impl<'d, 'm, M: Memory + ?Sized> Drawing<'d, 'm, M> {
         frame
     }
 
-    /// The frame of a module or a class.
+    /// The frame of a module or class.
     fn scope(&mut self, module: Option<u32>, name: String, type_name: Option<String>, kind: RootKind) -> u32 {
         let frame = match module {
             None => self.frames.add_root(name, Some(kind)),

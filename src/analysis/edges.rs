@@ -1,4 +1,4 @@
-//! By which references does a tree of objects hold together? Of many objects at a time, on several threads.
+//! Finds the references along which a tree of objects is connected, for many objects at a time and on several threads.
 
 use rayon::prelude::*;
 
@@ -8,21 +8,21 @@ use crate::process::cache::CachedMemory;
 use crate::process::memory::Memory;
 use crate::references::{Label, References};
 
-/// Objects that one thread looks at in one go.
+/// Number of objects that one thread processes at once.
 const OBJECTS_AT_ONCE: usize = 1 << 12;
 
 /// A reference from an object to one of its children.
 #[derive(Clone, Copy, Debug)]
 pub struct Step {
-    /// Who refers.
+    /// The referring object.
     pub from: ObjectId,
-    /// To whom.
+    /// The child.
     pub to: ObjectId,
-    /// How.
+    /// The reference's label.
     pub label: Label,
 }
 
-/// Reads references with their labels. Nothing is kept: asking again costs as much.
+/// Reads references with their labels. Nothing is cached: a repeated query costs the same.
 pub struct Steps<'a, M: Memory + ?Sized> {
     memory: &'a M,
     objects: &'a Objects,
@@ -30,13 +30,13 @@ pub struct Steps<'a, M: Memory + ?Sized> {
 }
 
 impl<'a, M: Memory + Sync + ?Sized> Steps<'a, M> {
-    /// The steps between numbered objects in the memory that `references` reads.
+    /// Prepares queries on the memory that `references` reads.
     pub fn new(memory: &'a M, objects: &'a Objects, references: &'a References<'a, M>) -> Self {
         Steps { memory, objects, references }
     }
 
-    /// The references of objects to those that are their children, in the order of the objects, of each as its rule
-    /// visits them. One that is referred to twice is there twice.
+    /// The references of objects to their children, in the order of the objects and, for each, of its rule. Repeated
+    /// references are repeated.
     pub fn of(&self, objects: &[ObjectId], is_child: impl Fn(ObjectId, ObjectId) -> bool + Sync) -> Vec<Vec<Step>> {
         let steps_of = |objects: &[ObjectId]| {
             let cached = CachedMemory::new(self.memory);

@@ -1,4 +1,4 @@
-//! Frames: objects of one name and one type under one frame, drawn together. See [`super::draw`] for how they are made.
+//! Frames: objects with the same name and type are merged into one. [`super::draw`] makes them.
 
 use rustc_hash::FxHashMap;
 
@@ -6,51 +6,51 @@ use crate::graph::ObjectId;
 use crate::graph::ownership::Rank;
 use crate::references::roots::RootKind;
 
-/// Frames above one another; what is deeper counts for the last one. Deeper pictures cannot be read.
+/// Maximum depth; deeper objects are counted in the last frame. Deeper pictures are not readable.
 const DEPTH_MAX: u32 = 64;
-/// Names of a holder behind its root: `app.server.sessions`.
+/// Number of names of a holder after its root: `app.server.sessions`.
 const HOLDER_NAMES_MAX: usize = 3;
 /// No frame.
 pub(super) const NONE: u32 = u32::MAX;
 
-/// What a frame stands for.
+/// What a frame represents.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FrameKind {
-    /// Objects reached by one step.
+    /// Objects that are reached by the same step.
     #[default]
     Step,
-    /// A module or a class: what it names is its own, whoever else has a name for it.
+    /// A module or class, which owns what it defines even if others have a name for it.
     Scope,
-    /// Objects that the same ones hold together.
+    /// Objects that several holders share.
     Shared,
 }
 
-/// One frame. Parents come before their children.
+/// A frame. Parents come before their children.
 #[derive(Clone, Debug)]
 pub struct Frame {
-    /// The one below it in the picture.
+    /// The parent frame.
     pub parent: Option<u32>,
     /// How it is referred to: a root's name, `SESSIONS`, `['…']`, `.user`.
     pub step: String,
-    /// Its objects' type, in pictures.
+    /// The type of its objects, in pictures.
     pub type_name: Option<String>,
-    /// Whether the step is a name that a programmer gave.
+    /// Whether the step is a name from source code.
     pub is_named: bool,
-    /// The kind of a root; `None` above roots.
+    /// The kind of root, if it is a root frame.
     pub root: Option<RootKind>,
-    /// What it stands for.
+    /// What it represents.
     pub kind: FrameKind,
-    /// The rank of what is in it, as far as it is known.
+    /// The rank of its objects, if known.
     pub rank: Option<Rank>,
-    /// Other names of the same objects, or of objects that several hold, all who do.
+    /// Other names of the same objects, or for shared objects the names of all holders.
     pub names: Vec<String>,
-    /// How many objects have it, but for dicts of attributes.
+    /// Number of objects in the frame, without attribute dicts.
     pub(super) objects: u32,
     pub(super) depth: u32,
 }
 
 impl Frame {
-    /// As pictures show it.
+    /// The title in pictures.
     pub fn title(&self) -> String {
         let mut title = match &self.type_name {
             Some(type_name) => format!("{} {type_name}", self.step.trim_start_matches('.')),
@@ -69,7 +69,7 @@ impl Frame {
     }
 }
 
-/// Names in a row: at most three, and how many more.
+/// A list of at most three names and the number of others.
 pub(super) fn list(names: &[String]) -> String {
     const NAMED_MAX: usize = 3;
     match names {
@@ -80,10 +80,10 @@ pub(super) fn list(names: &[String]) -> String {
     }
 }
 
-/// The frames, and each object's.
+/// All frames, and the frame of each object.
 #[derive(Debug)]
 pub struct Frames {
-    /// All frames.
+    /// The frames.
     pub frames: Vec<Frame>,
     pub(super) of: Vec<u32>,
     pub(super) in_namespace: Vec<bool>,
@@ -106,7 +106,7 @@ impl Frames {
 }
 
 impl Frames {
-    /// The frame of an object; `None` of one that is not in the tree.
+    /// The frame of an object. `None` if it is not in the tree.
     pub fn of(&self, object: ObjectId) -> Option<u32> {
         self.of.get(object.index()).copied().filter(|&frame| frame != NONE)
     }
@@ -116,7 +116,7 @@ impl Frames {
         self.in_namespace.get(object.index()).copied().unwrap_or(false)
     }
 
-    /// A frame and those below it, from the root on.
+    /// The frames from the root to this one.
     pub fn line(&self, frame: u32) -> Vec<&Frame> {
         let mut line = Vec::new();
         let mut at = Some(frame);
@@ -128,8 +128,8 @@ impl Frames {
         line
     }
 
-    /// The nearest name that a person would look for, under which a frame is: a module's attribute, or one of that, as
-    /// long as it is the name of one thing.
+    /// The nearest name above a frame that a reader would search for: a module's attribute or an attribute of one, as
+    /// long as each frame has a single object.
     pub fn holder(&self, frame: u32) -> String {
         let line = self.line(frame);
         let Some((root, above)) = line.split_first() else { return String::new() };
@@ -152,13 +152,13 @@ impl Frames {
         holder + &also
     }
 
-    /// Whether all frames of a line are names, so that a holder may end above it.
+    /// Whether all frames of a path are names, so that the holder may be further up.
     pub(super) fn is_within_holder(&self, frame: u32) -> bool {
         let line = self.line(frame);
         line.len() <= HOLDER_NAMES_MAX && line.iter().skip(1).all(|frame| frame.is_named)
     }
 
-    /// The highest frame that two stand on; `None` where they have no root in common.
+    /// The nearest common ancestor of two frames. `None` if they have no root in common.
     pub(super) fn common(&self, one: u32, other: u32) -> Option<u32> {
         let (mut one, mut other) = (one, other);
         while one != other {
@@ -172,7 +172,7 @@ impl Frames {
         Some(one)
     }
 
-    /// The frame that stands on `below` and under `frame`, or is it.
+    /// The ancestor of `frame` (or itself) whose parent is `below`.
     pub(super) fn first_above(&self, below: Option<u32>, frame: u32) -> u32 {
         let mut at = frame;
         while let Some(parent) = self.frames.get(at as usize).and_then(|frame| frame.parent) {
@@ -184,7 +184,7 @@ impl Frames {
         at
     }
 
-    /// Says which frame an object has.
+    /// Sets the frame of an object.
     pub(super) fn assign(&mut self, object: ObjectId, frame: u32) {
         self.of[object.index()] = frame;
         if let (Some(frame), false) = (self.frames.get_mut(frame as usize), self.in_namespace[object.index()]) {
@@ -192,7 +192,7 @@ impl Frames {
         }
     }
 
-    /// The root frame of a name.
+    /// The root frame with this name.
     pub(super) fn add_root(&mut self, name: String, kind: Option<RootKind>) -> u32 {
         let count = self.frames.len() as u32;
         let frame = *self.known.entry((NONE, name.clone())).or_insert(count);
@@ -213,8 +213,8 @@ impl Frames {
         frame
     }
 
-    /// The frame of a step and a type on another one; that one where the picture would be too high, or where the step
-    /// repeats: lists that are linked by one attribute are one frame, however long.
+    /// The frame of a step and type above `parent`. It is `parent` itself at the maximum depth, or if the step repeats:
+    /// a linked list is one frame, however long.
     pub(super) fn add(&mut self, parent: u32, step: String, type_name: Option<String>, is_named: bool) -> u32 {
         let Some(below) = self.frames.get(parent as usize) else { return self.add_root(step, None) };
         let depth = below.depth + 1;
@@ -237,7 +237,7 @@ impl Frames {
         frame
     }
 
-    /// The frame of what several hold together, on what holds them all.
+    /// The frame of objects that several hold together, above the frame that holds them all.
     pub(super) fn add_shared(&mut self, below: Option<u32>, names: Vec<String>, rank: Option<Rank>) -> u32 {
         let step = format!("shared by {}", list(&names));
         let frame = match below {

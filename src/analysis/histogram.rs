@@ -1,4 +1,4 @@
-//! Objects and bytes per type.
+//! Histograms: objects and bytes per type or per module.
 
 use rustc_hash::FxHashMap;
 
@@ -14,7 +14,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// An empty tally for a target with so many types.
+    /// An empty tally for a target with this many types.
     pub fn new(types: usize) -> Tally {
         Tally { by_type: vec![Amount::default(); types] }
     }
@@ -32,17 +32,17 @@ impl Sink for Tally {
 /// One line of a histogram.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
-    /// `__module__` of the type; the module itself in a histogram by module.
+    /// `__module__` of the type, or the module in a histogram by module.
     pub module: String,
     /// `__qualname__` of the type; `None` in a histogram by module.
     pub name: Option<String>,
-    /// Its objects.
+    /// Number and bytes of its objects.
     pub amount: Amount,
-    /// Whether the bytes are exact.
+    /// Whether the bytes are exact or a lower bound.
     pub basis: Basis,
-    /// Between which amounts the truth lies, where an estimate was asked for.
+    /// The confidence interval, if the figures are estimated.
     pub interval: Option<Interval>,
-    /// Bytes that would be freed if the row's objects went away, where that was asked for.
+    /// Bytes that would be freed with the row's objects, if requested.
     pub retained: Option<u64>,
 }
 
@@ -53,22 +53,22 @@ pub struct Interval {
     pub low: Amount,
     /// The upper limits.
     pub high: Amount,
-    /// Whether only the upper limit means much: the type is too rare for more to be said.
+    /// Whether only the upper limit is meaningful, because the type is too rare.
     pub is_upper_bound: bool,
-    /// Whether its objects' interval is much wider than the spread of what was seen says, since there may be units that
-    /// no sample of this size is sure to meet. Such ones hold the truth in more than 95 of 100 samples.
+    /// Whether the interval is much wider than the observed spread suggests, because there may be unusual units that
+    /// most samples miss. Such intervals hold the truth in more than 95 of 100 samples.
     pub is_cautious: bool,
 }
 
 impl Interval {
-    /// Of what was counted.
+    /// The interval of an exact count.
     fn certain(amount: Amount) -> Interval {
         Interval { low: amount, high: amount, ..Interval::default() }
     }
 }
 
 impl Row {
-    /// What the row is called: `module.qualname`, or the module.
+    /// The row's label: `module.qualname`, or the module.
     pub fn label(&self) -> String {
         match &self.name {
             Some(name) => format!("{}.{name}", self.module),
@@ -77,7 +77,7 @@ impl Row {
     }
 }
 
-/// What rows are sorted by.
+/// Sort order of rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SortKey {
     /// Most bytes first.
@@ -91,19 +91,19 @@ pub enum SortKey {
     Name,
 }
 
-/// Objects and bytes per type or per module. Types of one name are one row.
+/// Objects and bytes per type or per module. Types with the same name share a row.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Histogram {
-    /// The rows, sorted.
+    /// The rows in sort order.
     pub rows: Vec<Row>,
     /// Sum of all rows.
     pub total: Amount,
-    /// Between which amounts the true total lies, where an estimate was asked for.
+    /// The confidence interval of the total, if it is estimated.
     pub interval: Option<Interval>,
 }
 
 impl Histogram {
-    /// Adds up the workers' tallies. The total is the sum of the tallies and, asserted, the sum of the rows.
+    /// Adds up the workers' tallies. The total is the sum of the tallies; asserts that it is also the sum of the rows.
     pub fn new(types: &TypeTable, tallies: &[Tally], sort: SortKey) -> Histogram {
         let mut rows: FxHashMap<(&str, &str), Row> = FxHashMap::default();
         let mut total = Amount::default();
@@ -132,7 +132,7 @@ impl Histogram {
         Histogram::of(rows.into_values().collect(), total, sort)
     }
 
-    /// The row of each type, by type id: types of one name share one, a type without objects has none.
+    /// The row of each type, by type id. `None` for types without objects.
     pub fn row_of_type(&self, types: &TypeTable) -> Vec<Option<usize>> {
         let rows: FxHashMap<(&str, &str), usize> = self
             .rows
@@ -143,20 +143,20 @@ impl Histogram {
         types.iter().map(|(_, info)| rows.get(&(info.module.as_str(), info.qualname.as_str())).copied()).collect()
     }
 
-    /// Says what each row retains, in the rows' order, and sorts anew.
+    /// Sets what each row retains, in the rows' order, and sorts again.
     pub fn with_retained(mut self, retained: &[u64], sort: SortKey) -> Histogram {
         self.rows.iter_mut().zip(retained).for_each(|(row, &bytes)| row.retained = Some(bytes));
         Histogram::of(self.rows, self.total, sort)
     }
 
-    /// The same amounts by module.
+    /// The same figures by module.
     pub fn by_module(&self, sort: SortKey) -> Histogram {
         let mut rows: FxHashMap<&str, Row> = FxHashMap::default();
         for row in &self.rows {
             let module = rows.entry(&row.module).or_insert_with(|| Row {
                 name: None,
                 amount: Amount::default(),
-                // What modules retain is not the sum of what their types do.
+                // A module's retained size is not the sum of its types' sizes.
                 retained: None,
                 ..row.clone()
             });
@@ -168,7 +168,7 @@ impl Histogram {
         Histogram::of(rows.into_values().collect(), self.total, sort)
     }
 
-    /// The sum of several histograms: rows of one name are one row.
+    /// The sum of several histograms; rows with the same name are added up.
     pub fn merged<'a>(histograms: impl Iterator<Item = &'a Histogram>, sort: SortKey) -> Histogram {
         let mut rows: FxHashMap<(&str, Option<&str>), Row> = FxHashMap::default();
         let mut total = Amount::default();
@@ -206,7 +206,7 @@ impl Histogram {
         Histogram { rows, total, interval: None }
     }
 
-    /// Of a sample that left nothing out: the limits of each figure are the figure.
+    /// Marks a sample that read everything as exact: the limits equal the figures.
     pub fn certain(mut self) -> Histogram {
         self.rows.iter_mut().for_each(|row| row.interval = Some(Interval::certain(row.amount)));
         self.interval = Some(Interval::certain(self.total));

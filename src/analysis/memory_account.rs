@@ -1,8 +1,8 @@
-//! Where the resident memory of a process goes: rows that add up to its RSS.
+//! Accounts for a process's resident memory in rows that add up to its RSS.
 //!
-//! Each byte is in one row. Extents of the allocators come first ([`block_use`](crate::heap::block_use)), then stacks
-//! of threads, then what is left of each mapping by what stands behind it. What no row explains is a row of its own, so
-//! the sum is RSS by construction and a mistake shows as a row that is not near zero.
+//! Each byte is in one row. Extents of the allocators come first ([`block_use`](crate::heap::block_use)), then thread
+//! stacks, then the rest of each mapping by its backing. What no row explains is a row of its own, so the sum equals
+//! RSS by construction, and a mistake shows as a remainder that is not near zero.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -17,23 +17,23 @@ use crate::process::thread_stacks::Stack;
 use super::native_memory::NativeMemory;
 
 const PAGE: u64 = 4096;
-/// Pools are sparse below this share of blocks in use.
+/// Share of used blocks below which a pool is sparse.
 pub const SPARSE: f64 = 0.1;
 
-/// What a row is about.
+/// The subject of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RowKind {
     /// Memory of an allocator.
     Allocator(Use),
-    /// Stacks of threads that run.
+    /// Stacks of running threads.
     ThreadStacks,
-    /// Stacks that glibc keeps after their threads ended.
+    /// Stacks that glibc keeps after their threads have ended.
     EndedStacks,
     /// The stack of the main thread.
     MainStack,
-    /// Pages of the program and its libraries that this process wrote to.
+    /// Pages of the program and its libraries that this process has written to.
     LibraryData,
-    /// Pages of the program and its libraries as they are in the file.
+    /// Pages of the program and its libraries that are unchanged from the file.
     LibraryText,
     /// Pages of other mapped files.
     MappedFiles,
@@ -41,14 +41,14 @@ pub enum RowKind {
     SharedMemory,
     /// Pages that the kernel maps: vdso.
     Kernel,
-    /// Anonymous memory of no known structure.
+    /// Anonymous memory of unknown structure.
     OtherAnonymous,
     /// RSS minus all other rows.
     NotAccounted,
 }
 
 impl RowKind {
-    /// As reports call it.
+    /// The name in reports.
     pub fn name(self) -> &'static str {
         match self {
             RowKind::Allocator(usage) => match usage {
@@ -56,7 +56,7 @@ impl RowKind {
                 Use::PoolRaw => "pymalloc: blocks of objects (keys, items) and C code",
                 Use::PoolFree => "pymalloc: free blocks",
                 Use::PoolUnused => "pymalloc: free pools",
-                Use::PoolOverhead => "pymalloc: pool headers and room never used",
+                Use::PoolOverhead => "pymalloc: pool headers and unused room",
                 Use::ArenaSlack => "pymalloc: arenas' unused ends",
                 Use::ChunkObject => "Python objects in malloc",
                 Use::ChunkRaw => "malloc: in use, no Python object",
@@ -89,7 +89,7 @@ impl RowKind {
         }
     }
 
-    /// The part of the one-line account that the row belongs to.
+    /// The group of the one-line account that the row belongs to.
     pub fn group(self) -> Group {
         match self {
             RowKind::Allocator(usage) => match usage {
@@ -122,14 +122,14 @@ impl RowKind {
     }
 }
 
-/// The parts of the one-line account.
+/// The groups of the one-line account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Group {
     /// Python objects and their small blocks.
     Objects,
-    /// What allocators have and do not use.
+    /// Memory that allocators hold but do not use.
     AllocatorFree,
-    /// In use without a Python object.
+    /// Memory in use without a Python object.
     Native,
     /// Stacks.
     Stacks,
@@ -137,12 +137,12 @@ pub enum Group {
     Files,
     /// Shared memory.
     Shared,
-    /// What no row explains.
+    /// Memory that no row explains.
     NotAccounted,
 }
 
 impl Group {
-    /// As the one-line account calls it.
+    /// The name in the one-line account.
     pub fn name(self) -> &'static str {
         match self {
             Group::Objects => "objects",
@@ -156,79 +156,79 @@ impl Group {
     }
 }
 
-/// One row. Bytes in memory may be negative in [`RowKind::NotAccounted`] only: rows that say more than RSS.
+/// A row. Resident bytes are negative only in [`RowKind::NotAccounted`], if the other rows exceed RSS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row {
-    /// What it is about.
+    /// The subject.
     pub kind: RowKind,
-    /// Bytes in memory.
+    /// Resident bytes.
     pub resident: i64,
-    /// Bytes swapped out.
+    /// Swapped bytes.
     pub swapped: u64,
     /// Bytes of address space.
     pub mapped: u64,
-    /// Python objects in it.
+    /// Number of Python objects.
     pub objects: u64,
-    /// Their shallow bytes, as `sys.getsizeof` counts.
+    /// Their shallow size as in `sys.getsizeof`, bytes.
     pub shallow_bytes: u64,
 }
 
-/// Anonymous memory of no known structure, in one mapping.
+/// Anonymous memory of unknown structure in one mapping.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Anonymous {
-    /// Where.
+    /// Its addresses.
     pub range: Range<Address>,
-    /// The name that the program gave it, if any.
+    /// Its name, if the program gave it one.
     pub name: String,
-    /// Bytes in memory that no other row has.
+    /// Resident bytes that are in no other row.
     pub resident: u64,
 }
 
 /// How full pymalloc's pools are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PoolFills {
-    /// Pools in use.
+    /// Number of pools in use.
     pub pools: u64,
-    /// By tenths of their blocks in use: up to 10 %, 20 %, ...
+    /// Number of pools by tenths of used blocks: up to 10 %, 20 %, ...
     pub by_tenth: [u64; 10],
-    /// Bytes of pools of which less than [`SPARSE`] is in use.
+    /// Bytes of sparse pools ([`SPARSE`]).
     pub sparse_bytes: u64,
-    /// Blocks in use in these.
+    /// Used blocks in sparse pools.
     pub sparse_blocks: u64,
 }
 
 /// The account.
 #[derive(Clone, Debug)]
 pub struct Account {
-    /// RSS, PSS, USS and swap, as the kernel sums them up.
+    /// RSS, PSS, USS and swap according to the kernel.
     pub rollup: Rollup,
-    /// All rows that are not empty, largest first; [`RowKind::NotAccounted`] always, and last.
+    /// The rows that are not empty, largest first; [`RowKind::NotAccounted`] is always there and last.
     pub rows: Vec<Row>,
-    /// Anonymous memory of no known structure, largest first.
+    /// Anonymous memory of unknown structure, largest first.
     pub anonymous: Vec<Anonymous>,
     /// How full pools are.
     pub fills: PoolFills,
-    /// Bytes in memory that `malloc_trim(0)` would give back: whole pages within free chunks and tops.
+    /// Resident bytes that `malloc_trim(0)` would return: whole pages within free chunks and top chunks.
     pub trimmable: u64,
-    /// Threads that run, and stacks of ended ones.
+    /// Number of running threads, and of stacks of ended threads.
     pub stacks: (u64, u64),
-    /// Who owns native memory, where that was asked for.
+    /// Owners of native memory, if requested.
     pub native: Option<NativeMemory>,
 }
 
 impl Account {
-    /// Bytes in memory of one group.
+    /// Resident bytes of a group.
     pub fn group(&self, group: Group) -> i64 {
         self.rows.iter().filter(|row| row.kind.group() == group).map(|row| row.resident).sum()
     }
 
-    /// Bytes in memory of one row; 0 where there is none.
+    /// Resident bytes of a row; 0 if there is no such row.
     pub fn resident(&self, kind: RowKind) -> i64 {
         self.rows.iter().find(|row| row.kind == kind).map_or(0, |row| row.resident)
     }
 }
 
-/// Adds up an account. Extents of allocators first, then [`Builder::finish`].
+/// Builds an account: extents of allocators first, then [`Builder::finish`].
 pub struct Builder<'a> {
     residency: &'a Residency,
     rows: BTreeMap<RowKind, Row>,
@@ -242,7 +242,7 @@ impl Visit for Builder<'_> {
         self.add(RowKind::Allocator(extent.usage), &extent.range, extent.objects, extent.shallow_bytes);
         self.claims.push(extent.range.clone());
         if matches!(extent.usage, Use::ChunkFree | Use::Top) {
-            // The first page holds the chunk's header and links.
+            // The first page contains the chunk's header and links.
             let whole =
                 Address((extent.range.start.0 + 32).next_multiple_of(PAGE))..Address(extent.range.end.0 / PAGE * PAGE);
             self.trimmable += self.residency.resident(&whole);
@@ -289,7 +289,7 @@ impl<'a> Builder<'a> {
         row.shallow_bytes = row.shallow_bytes.saturating_add(more.shallow_bytes);
     }
 
-    /// Adds stacks and all that is left of the mappings.
+    /// Adds stacks and the rest of the mappings, and returns the account.
     pub fn finish(mut self, rollup: Rollup, mappings: &[Mapping], stacks: &[Stack]) -> Account {
         for stack in stacks {
             let kind = if stack.is_in_use { RowKind::ThreadStacks } else { RowKind::EndedStacks };
@@ -322,7 +322,7 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// Adds what no extent has of a mapping. `before` is the mapping below it.
+    /// Adds the part of a mapping that no extent covers. `before` is the previous mapping.
     fn add_rest(&mut self, mapping: &Mapping, before: Option<&Mapping>, anonymous: &mut Vec<Anonymous>) {
         let range = mapping.region.start..mapping.region.end;
         let claimed: u64 = self.claims.within(&range).map(|range| self.residency.resident(&range)).sum();
@@ -361,14 +361,14 @@ impl<'a> Builder<'a> {
     }
 }
 
-/// Extents that rows have already, in order of address, not overlapping.
+/// Ranges that rows already cover, in order of address, without overlaps.
 #[derive(Debug, Default)]
 struct Claims {
     ranges: BTreeMap<u64, u64>,
 }
 
 impl Claims {
-    /// Adds a range; what touches is joined.
+    /// Adds a range, joining adjacent ones.
     fn push(&mut self, range: Range<Address>) {
         let (mut start, mut end) = (range.start.0, range.end.0);
         if start >= end {
@@ -386,7 +386,7 @@ impl Claims {
         self.ranges.insert(start, end);
     }
 
-    /// The parts of `range` that are claimed.
+    /// The covered parts of `range`.
     fn within(&self, range: &Range<Address>) -> impl Iterator<Item = Range<Address>> {
         let (low, high) = (range.start.0, range.end.0);
         let first = self.ranges.range(..=low).next_back().map_or(low, |(&start, _)| start);
@@ -396,7 +396,7 @@ impl Claims {
         })
     }
 
-    /// The parts of `range` that are not.
+    /// The parts of `range` that are not covered.
     fn without(&self, range: &Range<Address>) -> Vec<Range<Address>> {
         let mut rest = Vec::new();
         let mut from = range.start;
@@ -471,7 +471,7 @@ mod tests {
         }
         assert_eq!(account.rows.iter().map(|row| row.resident).sum::<i64>(), 121 * 1024);
         assert_eq!(account.rows.last().map(|row| row.kind), Some(RowKind::NotAccounted));
-        // 0x1120 to 0x9000 in whole pages.
+        // 0x1120 to 0x9000, in whole pages.
         assert_eq!(account.trimmable, 0x7000);
         assert_eq!(account.anonymous.len(), 1);
         assert_eq!(account.stacks, (1, 0));

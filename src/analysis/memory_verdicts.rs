@@ -1,56 +1,56 @@
-//! What an account of memory means, and what to do about it: rules with a figure each.
+//! Interprets an account of memory: rules with thresholds, and advice for each.
 //!
-//! The thresholds separated twelve programs whose causes were known: memory freed and not returned, arenas pinned by
-//! survivors, buffers of C extensions, pools of other allocators, stacks of many threads; and plain, web, numpy and
-//! threaded programs, of which none gets a verdict.
+//! The thresholds separated twelve programs with known causes (memory freed but not returned, arenas pinned by
+//! survivors, buffers of C extensions, pools of other allocators, stacks of many threads) from plain, web, numpy and
+//! threaded programs, none of which gets a verdict.
 
 use crate::heap::block_use::Use;
 
 use super::memory_account::{Account, RowKind};
 
-/// Shares of RSS, and bytes, from which on a rule speaks. Below 32 MiB nobody looks for memory.
+/// Share of RSS, and number of bytes, from which a rule applies. Below 32 MiB nobody searches for memory.
 const SHARE: f64 = 0.25;
 const BYTES_MIN: i64 = 32 << 20;
-/// Native memory without an owner is a leak long before it is a quarter.
+/// The same for native memory without an owner, which indicates a leak long before it reaches a quarter.
 const NATIVE_SHARE: f64 = 0.10;
 const NATIVE_MIN: i64 = 5 << 20;
-/// A heap is fragmented where half of its pools are sparse.
+/// Share of sparse pools from which a heap counts as fragmented.
 const SPARSE_POOLS: f64 = 0.5;
 
-/// What is wrong.
+/// The cause of a verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// malloc keeps what was freed.
+    /// malloc keeps freed memory.
     FreedNotReturned,
-    /// Few survivors keep pymalloc's arenas.
+    /// Few surviving blocks pin pymalloc's arenas.
     Fragmentation,
-    /// malloc's memory is in use without a Python object.
+    /// malloc memory is in use without a Python object.
     NativeMemory,
-    /// Anonymous mappings of no known structure.
+    /// Anonymous mappings of unknown structure.
     AnonymousMappings,
     /// Stacks of threads.
     ThreadStacks,
     /// Memory shared with other processes.
     SharedMemory,
-    /// Much is swapped out.
+    /// A large part is swapped out.
     Swap,
 }
 
-/// A verdict: the cause, its bytes in memory, and a sentence each on what it is and what to do.
+/// A verdict: the cause, its resident bytes, a finding and advice, one sentence each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// What is wrong.
+    /// The cause.
     pub cause: Cause,
-    /// Bytes that are concerned.
+    /// Resident bytes concerned.
     pub bytes: u64,
-    /// What was seen.
+    /// What was observed.
     pub finding: String,
     /// What to do.
     pub advice: &'static str,
 }
 
 impl Cause {
-    /// As JSON calls it.
+    /// The name in JSON.
     pub fn name(self) -> &'static str {
         match self {
             Cause::FreedNotReturned => "freed_not_returned",
@@ -64,16 +64,16 @@ impl Cause {
     }
 }
 
-/// Native memory that is in use.
+/// Uses that are native memory.
 const NATIVE: [Use; 3] = [Use::ChunkRaw, Use::MappedRaw, Use::PageRaw];
 
-/// Whether native memory is so much that it matters whose it is.
+/// Whether there is enough native memory that its owners matter.
 pub fn has_much_native(account: &Account) -> bool {
     let native: i64 = NATIVE.iter().map(|&usage| account.resident(RowKind::Allocator(usage))).sum();
     native >= NATIVE_MIN && native as f64 >= NATIVE_SHARE * account.rollup.rss.max(1) as f64
 }
 
-/// The verdicts on an account, largest first. Empty where nothing stands out. `size` writes an amount of bytes.
+/// The verdicts on an account, largest first; empty if nothing stands out. `size` formats bytes.
 pub fn of(account: &Account, size: impl Fn(u64) -> String) -> Vec<Verdict> {
     let rss = account.rollup.rss.max(1) as f64;
     let sum = |uses: &[Use]| -> i64 { uses.iter().map(|&usage| account.resident(RowKind::Allocator(usage))).sum() };
@@ -131,7 +131,7 @@ pub fn of(account: &Account, size: impl Fn(u64) -> String) -> Vec<Verdict> {
         add(
             Cause::AnonymousMappings,
             anonymous,
-            format!("{} ({}) lies in anonymous mappings{largest}", size(bytes(anonymous)), percent(anonymous)),
+            format!("{} ({}) is in anonymous mappings{largest}", size(bytes(anonymous)), percent(anonymous)),
             "A library maps memory of its own: an allocator that it brings (pyarrow, jemalloc, torch), mmap objects, a \
              compiler's code.",
         );
@@ -143,7 +143,7 @@ pub fn of(account: &Account, size: impl Fn(u64) -> String) -> Vec<Verdict> {
             Cause::ThreadStacks,
             stacks,
             format!(
-                "{} ({}) is stacks: {running} threads, {ended} that have ended",
+                "{} ({}) is stacks: {running} running threads, {ended} ended ones",
                 size(bytes(stacks)),
                 percent(stacks)
             ),
@@ -172,7 +172,7 @@ pub fn of(account: &Account, size: impl Fn(u64) -> String) -> Vec<Verdict> {
     found
 }
 
-/// Of native memory: that which objects own is one verdict, the rest another one.
+/// Adds verdicts on native memory: one for what objects own, one for the rest.
 fn add_native(
     account: &Account,
     native: i64,

@@ -1,4 +1,4 @@
-//! Answers: what the objects add up to.
+//! Answers questions about a heap: histograms, owners, chains from roots, the account of memory.
 
 pub mod classes;
 pub mod draw;

@@ -1,4 +1,4 @@
-//! How is each object called by the one that refers to it?
+//! Names of references between objects.
 
 use crate::graph::ObjectId;
 use crate::heap::object_table::Objects;
@@ -7,8 +7,8 @@ use crate::python::types::TypeTable;
 use crate::references::notation::{Spelled, Speller};
 use crate::references::{Label, Reads, References};
 
-/// Labels of references between numbered objects, in words. Nothing is kept: a walk through an object's references
-/// costs what they are many.
+/// Labels of references between numbered objects, as text. Nothing is cached: a query takes time proportional to the
+/// object's references.
 pub struct Names<'a, M: Memory + ?Sized> {
     objects: &'a Objects,
     types: &'a TypeTable,
@@ -18,14 +18,14 @@ pub struct Names<'a, M: Memory + ?Sized> {
 }
 
 impl<'a, M: Memory + ?Sized> Names<'a, M> {
-    /// The names in the memory that `references` reads.
+    /// Prepares queries on the memory that `references` reads.
     pub fn new(memory: &'a M, objects: &'a Objects, types: &'a TypeTable, references: &'a References<'a, M>) -> Self {
         let speller = Speller::new(memory, objects, types, references);
         Names { objects, types, references, reads: references.reads(), speller }
     }
 
-    /// Calls `visit` with each object that one refers to, and how. Meant for one pass over the objects: what it may
-    /// read in all is bounded.
+    /// Calls `visit` with each object that `from` refers to, and the label. For one pass over the objects: the total
+    /// number of reads is bounded.
     pub fn for_each(&self, from: ObjectId, visit: &mut impl FnMut(ObjectId, Label)) {
         self.walk(&self.reads, from, visit);
     }
@@ -39,11 +39,11 @@ impl<'a, M: Memory + ?Sized> Names<'a, M> {
         });
     }
 
-    /// How one object refers to another: what holds by value says more than what holds by key. `None` where it does
-    /// not.
+    /// The label of the reference between two objects; a reference by value is preferred to one by key. `None` if there
+    /// is none.
     pub fn label(&self, from: ObjectId, to: ObjectId) -> Option<Label> {
         let mut found = None;
-        // One object may be asked about as often as it stands in answers, so each question has a budget of its own.
+        // An object may be asked about many times, so each query has a budget of its own.
         self.walk(&self.references.reads(), from, &mut |target, label| {
             if target == to && matches!(found, None | Some(Label::Key)) {
                 found = Some(label);
@@ -52,18 +52,18 @@ impl<'a, M: Memory + ?Sized> Names<'a, M> {
         found
     }
 
-    /// A label of an object's reference in words.
+    /// A label as text.
     pub fn spell(&self, from: ObjectId, label: Label) -> Spelled {
         let type_id = self.objects.type_id(from.index());
         self.speller.spell(type_id, self.types.get(type_id).address, self.objects.address(from.index()), label)
     }
 
-    /// Walks that ended where memory could not be read or made no sense.
+    /// Number of walks that ended at unreadable or invalid memory.
     pub fn torn(&self) -> u64 {
         self.reads.torn()
     }
 
-    /// The speller itself.
+    /// The speller that writes labels.
     pub fn speller(&self) -> &Speller<'a, M> {
         &self.speller
     }
@@ -73,7 +73,7 @@ impl<'a, M: Memory + ?Sized> Names<'a, M> {
         self.types.get(self.objects.type_id(object.index())).full_name()
     }
 
-    /// The module and the qualified name of an object that is a class.
+    /// The module and qualified name of an object that is a class.
     pub fn own_class(&self, object: ObjectId) -> Option<(&'a str, &'a str)> {
         let info = self.types.get(self.types.find(self.objects.address(object.index()).0)?);
         Some((&info.module, &info.qualname))

@@ -1,10 +1,10 @@
-//! Whose is native memory: blocks in use in which no Python object begins.
+//! Finds the owners of native memory: used blocks in which no Python object begins.
 //!
-//! A block belongs to whoever holds its exact start: first the objects, through the words of their C structs, then
-//! blocks that belong already, to the end; then the data of libraries. Pointers into the middle of blocks are not
-//! followed, since old words that happen to point there are common. What nothing reaches is told by components: a block
-//! that no other such block points to is a root, and all below it goes with it. Roots of one size that begin with a
-//! word of one library are a group.
+//! A block belongs to whoever holds a pointer to its start: first the objects, through the words of their C structs,
+//! then blocks that already have an owner, transitively; then the data of libraries. Pointers into the middle of blocks
+//! are not followed, because stale words that point there are common. Blocks that nothing reaches are reported by
+//! component: a block to which no other such block points is a root, and everything it reaches belongs to it. Roots of
+//! the same size that begin with a pointer into the same place of a library form a group.
 
 use std::collections::BTreeMap;
 use std::collections::hash_map::Entry;
@@ -20,21 +20,21 @@ use crate::process::regions::Backing;
 use crate::process::residency::Residency;
 use crate::python::types::TypeTable;
 
-/// Blocks that are followed. Each takes some 60 bytes.
+/// Upper bound on the blocks that are followed. Each takes some 60 bytes.
 pub const BLOCKS_MAX: usize = 8 << 20;
 /// Bytes of an object's C struct that are searched: more than any static type's `tp_basicsize`.
 const STRUCT_MAX: u64 = 4096;
-/// Bytes of one block that are searched for pointers, and of all blocks together.
+/// Bytes searched for pointers in one block, and in all blocks together.
 const BLOCK_MAX: u64 = 16 << 20;
 const SEARCH_MAX: u64 = 4 << 30;
-/// Groups of roots that are kept, largest first.
+/// Number of groups of roots that are kept, largest first.
 const GROUPS_MAX: usize = 32;
 
-/// Collects the blocks in use without an object.
+/// Collects the used blocks without an object.
 #[derive(Debug, Default)]
 pub struct Blocks {
     blocks: Vec<Range<Address>>,
-    /// Blocks beyond [`BLOCKS_MAX`].
+    /// Number of blocks beyond [`BLOCKS_MAX`].
     pub left_out: u64,
 }
 
@@ -44,7 +44,7 @@ impl Visit for Blocks {
         if !is_raw {
             return;
         }
-        // What malloc returned for a mapping of its own lies behind its header.
+        // In an mmapped chunk, the data that malloc returned follows the header.
         let start = if extent.usage == Use::MappedRaw { extent.range.start.offset(16) } else { extent.range.start };
         if self.blocks.len() < BLOCKS_MAX {
             self.blocks.push(start..extent.range.end);
@@ -54,7 +54,7 @@ impl Visit for Blocks {
     }
 }
 
-/// Hands extents on to two visitors.
+/// Passes extents to two visitors.
 pub struct Both<'a, A: Visit, B: Visit>(pub &'a mut A, pub &'a mut B);
 
 impl<A: Visit, B: Visit> Visit for Both<'_, A, B> {
@@ -69,50 +69,50 @@ impl<A: Visit, B: Visit> Visit for Both<'_, A, B> {
     }
 }
 
-/// Native memory of one owner.
+/// The native memory of one owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owned {
-    /// A type's name, or a library's.
+    /// The name of a type or library.
     pub owner: String,
-    /// Whether objects own it; else data of a library.
+    /// Whether objects of a type own it; otherwise the data of a library.
     pub is_type: bool,
-    /// Objects of the type that own any.
+    /// Number of objects of the type that own any.
     pub holders: u64,
-    /// Blocks.
+    /// Number of blocks.
     pub blocks: u64,
-    /// Their bytes in memory.
+    /// Resident bytes of the blocks.
     pub resident: u64,
 }
 
-/// Blocks that nothing reaches, by the root of their component.
+/// Blocks that nothing reaches, by the roots of their components.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unowned {
-    /// Bytes of a root.
+    /// Size of a root, bytes.
     pub size: u64,
-    /// The library that a root's first word points into, with the offset; empty where there is none.
+    /// The library and offset that a root's first word points to; empty if it points to none.
     pub first_word: String,
-    /// Roots.
+    /// Number of roots.
     pub roots: u64,
-    /// Blocks in all.
+    /// Number of blocks.
     pub blocks: u64,
-    /// Their bytes in memory.
+    /// Resident bytes of the blocks.
     pub resident: u64,
 }
 
-/// Who owns native memory.
+/// The owners of native memory.
 #[derive(Clone, Debug, Default)]
 pub struct NativeMemory {
-    /// Largest first.
+    /// Memory with an owner, largest first.
     pub owned: Vec<Owned>,
-    /// Largest first, at most [`GROUPS_MAX`].
+    /// Memory without an owner, largest first, at most [`GROUPS_MAX`].
     pub unowned: Vec<Unowned>,
-    /// Bytes in memory that somebody owns, and that nobody does.
+    /// Resident bytes with an owner, and without one.
     pub resident: (u64, u64),
-    /// Blocks that were not looked at, since there are too many.
+    /// Number of blocks that were not examined because there are too many.
     pub left_out: u64,
 }
 
-/// Says whose the blocks are. `memory` should be a copy.
+/// Finds the owners of the blocks. `memory` should be a local copy.
 pub fn owners<M: Memory + ?Sized>(
     memory: &M,
     types: &TypeTable,
@@ -123,11 +123,11 @@ pub fn owners<M: Memory + ?Sized>(
 ) -> NativeMemory {
     let left_out = blocks.left_out;
     let mut search = Search::new(memory, blocks.blocks);
-    // By the objects.
+    // Owned by objects.
     let mut holders: FxHashMap<u32, u64> = FxHashMap::default();
     for object in objects.iter() {
         let info = types.get(object.type_id);
-        // Dict and values of an instance may be in front of it.
+        // The dict and values of an instance may be before it.
         let front = info.front as u64;
         let start = Address(object.address.0.saturating_sub(front));
         let length = front + info.basicsize.clamp(16, STRUCT_MAX);
@@ -136,7 +136,7 @@ pub fn owners<M: Memory + ?Sized>(
         }
     }
     search.close();
-    // By the data of libraries: by one step, then to the end.
+    // Owned by the data of libraries: one step, then transitively.
     for range in data {
         let owner = Owner::Library(library(memory, range.start));
         search.take_from(range.start, range.end.0.saturating_sub(range.start.0), owner);
@@ -147,7 +147,7 @@ pub fn owners<M: Memory + ?Sized>(
     native
 }
 
-/// Who owns a block. Libraries by the start of their first mapping.
+/// The owner of a block. Libraries are identified by the start of their first mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Owner {
     Type(u32),
@@ -157,7 +157,7 @@ enum Owner {
 struct Search<'a, M: Memory + ?Sized> {
     memory: &'a M,
     blocks: Vec<Range<Address>>,
-    /// Numbers of blocks by their start.
+    /// Block numbers by start address.
     by_start: FxHashMap<u64, u32>,
     span: Range<u64>,
     owners: Vec<Option<Owner>>,
@@ -176,8 +176,8 @@ impl<'a, M: Memory + ?Sized> Search<'a, M> {
         Search { memory, blocks, by_start, span: low..high, owners, queue: Vec::new(), searched: 0, words: Vec::new() }
     }
 
-    /// Gives the blocks that words of `length` bytes from `start` on point to to `owner`, unless they have one. How
-    /// many.
+    /// Assigns blocks without an owner to `owner` if one of the words in `length` bytes from `start` on points to them.
+    /// Returns their number.
     fn take_from(&mut self, start: Address, length: u64, owner: Owner) -> usize {
         let before = self.queue.len();
         let mut found = std::mem::take(&mut self.queue);
@@ -192,7 +192,7 @@ impl<'a, M: Memory + ?Sized> Search<'a, M> {
         self.queue.len() - before
     }
 
-    /// What belongs already has what it points to.
+    /// Assigns what owned blocks point to, transitively.
     fn close(&mut self) {
         while let Some(number) = self.queue.pop() {
             let (Some(block), Some(Some(owner))) = (self.blocks.get(number as usize), self.owners.get(number as usize))
@@ -241,7 +241,7 @@ impl<'a, M: Memory + ?Sized> Search<'a, M> {
         native
     }
 
-    /// Groups what nothing reaches by the roots of its components.
+    /// Groups the blocks that nothing reaches by the roots of their components.
     fn components(&mut self, residency: &Residency) -> Vec<Unowned> {
         let mut pointed: FxHashSet<u32> = FxHashSet::default();
         let mut below: FxHashMap<u32, Vec<u32>> = FxHashMap::default();
@@ -265,7 +265,7 @@ impl<'a, M: Memory + ?Sized> Search<'a, M> {
         let mut met: FxHashSet<u32> = FxHashSet::default();
         let unowned = |number: &u32| self.owners[*number as usize].is_none();
         let all = || (0..self.blocks.len() as u32).filter(unowned);
-        // Rings have no root: whichever comes first stands for it.
+        // A ring has no root: the block that comes first represents it.
         let roots: Vec<u32> = all().filter(|number| !pointed.contains(number)).chain(all()).collect();
         for root in roots {
             if !met.insert(root) {
@@ -299,8 +299,8 @@ impl<'a, M: Memory + ?Sized> Search<'a, M> {
         groups
     }
 
-    /// `libfoo.so+0x1234`, where a block begins with a pointer into a file: that of a C++ class's table of functions,
-    /// as a rule.
+    /// `libfoo.so+0x1234`, if a block begins with a pointer into a file; usually the virtual function table of a C++
+    /// class.
     fn first_word(&self, block: Address) -> String {
         let mut bytes = [0; 8];
         if self.memory.read_exact_at(block, &mut bytes).is_err() {
@@ -315,7 +315,7 @@ impl<'a, M: Memory + ?Sized> Search<'a, M> {
     }
 }
 
-/// Calls `each` with the number of every block whose start one of the words names.
+/// Calls `each` with the number of every block to whose start one of the words points.
 fn each_pointer<M: Memory + ?Sized>(
     memory: &M,
     by_start: &FxHashMap<u64, u32>,
@@ -346,7 +346,7 @@ fn each_pointer<M: Memory + ?Sized>(
     }
 }
 
-/// Where the first mapping of the file is that is mapped at or just below an address; null where none is.
+/// Start of the first mapping of the file that is mapped at or directly below an address; null if there is none.
 fn library<M: Memory + ?Sized>(memory: &M, address: Address) -> Address {
     let Some(path) = memory.regions().find(address).and_then(|region| region.path()) else { return Address::NULL };
     let first = memory.regions().iter().find(|region| matches!(&region.backing, Backing::File(other) if other == path));
@@ -372,7 +372,7 @@ mod tests {
         put(8, BASE + 64);
         put(2 * 64 + 16, BASE + 3 * 64);
         put(3 * 64, BASE + 2 * 64);
-        // A pointer into the middle of a block counts for nothing.
+        // A pointer into the middle of a block is ignored.
         put(4 * 64, BASE + 5 * 64 + 8);
         // A struct that holds block 0.
         put(0x800, BASE);
@@ -390,7 +390,7 @@ mod tests {
         assert_eq!(search.owners[..3], [Some(Owner::Type(7)), Some(Owner::Type(7)), None]);
         let groups = search.components(&residency);
         let told: Vec<_> = groups.iter().map(|group| (group.size, group.roots, group.blocks, group.resident)).collect();
-        // The ring, and two blocks alone, all of one size and without a name.
+        // The ring and two single blocks, all of one size and without a name.
         assert_eq!(told, [(64, 3, 4, 256)]);
     }
 }

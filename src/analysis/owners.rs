@@ -1,7 +1,7 @@
-//! Who owns the heap? Frames of a tree of objects, with what is in them; the whole is the whole heap.
+//! Computes who owns the heap: frames of a tree of objects with their sizes, which add up to the whole heap.
 //!
-//! In the tree of dominators the width of a frame is what would be freed if its objects went away. In the tree of
-//! shortest paths it is what is reached through them first, and no more.
+//! In the dominator tree, the width of a frame is what would be freed with its objects. In the tree of shortest paths
+//! it is what is reached through them first.
 
 use rustc_hash::FxHashMap;
 
@@ -13,15 +13,15 @@ use super::frames::{Frame, FrameKind, Frames};
 use super::histogram::{Amount, Histogram, Row, SortKey};
 use crate::python::sizes::Basis;
 
-/// Frames thinner than one in so many of the whole are summed into one: a screen is some thousand pixels wide.
+/// Frames narrower than this fraction of the whole are summed into one: a screen is some thousand pixels wide.
 const THIN: u64 = 5000;
-/// Frames that are drawn; the thinnest beyond are summed as well. An SVG has some 300 bytes for each, and browsers open
-/// a few megabytes at once.
+/// Upper bound on the frames drawn; the narrowest ones beyond it are summed as well. An SVG takes some 300 bytes per
+/// frame, and browsers open a few megabytes instantly.
 const FRAMES_MAX: usize = 12_000;
-/// What no root reaches.
+/// Name of the frame of unreachable objects.
 const GARBAGE: &str = "garbage awaiting collection";
 
-/// A merged tree, and what each frame holds itself.
+/// A tree of frames with what each frame holds itself.
 #[derive(Debug)]
 pub struct Owners {
     frames: Frames,
@@ -29,34 +29,34 @@ pub struct Owners {
     garbage: Amount,
 }
 
-/// Who holds a part of the heap.
+/// A holder of a part of the heap.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owner {
-    /// By name.
+    /// Its name.
     pub holder: String,
-    /// Objects and bytes.
+    /// Number and bytes of the objects it holds.
     pub amount: Amount,
-    /// From the holder on to where most of it is, and the type there.
+    /// The path from the holder to the largest part, with the type there.
     pub chain: String,
 }
 
-/// A frame with all that is above it, for programs.
+/// A frame with all frames above it, for output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
-    /// What it says.
+    /// Its title.
     pub name: String,
-    /// Its objects and all above them.
+    /// Its own objects and those of all frames above it.
     pub total: Amount,
     /// Its own objects.
     pub own: Amount,
-    /// The frames above it, largest first; thin ones are summed in one at the end.
+    /// The frames above it, largest first; narrow ones are summed in one at the end.
     pub children: Vec<Node>,
-    /// The rank of the roots that own what is in it, where that is known.
+    /// The rank of the roots that own its objects, if known.
     pub rank: Option<Rank>,
 }
 
 impl Node {
-    /// The frames of a histogram: package, module, type. Frames of the same name merge.
+    /// The frames of a histogram: package, module, type. Frames with the same name are merged.
     pub fn of_types(histogram: &Histogram, name: &str) -> Node {
         let node = |name: &str| Node {
             name: name.to_owned(),
@@ -85,7 +85,7 @@ impl Node {
 }
 
 impl Owners {
-    /// Counts the objects of each frame. What is in no frame is garbage, so that the whole is the whole heap.
+    /// Counts the objects of each frame. Objects without a frame are garbage, so the sum is the whole heap.
     pub fn new(graph: &ObjectGraph<'_>, frames: Frames) -> Owners {
         let mut own = vec![Amount::default(); frames.frames.len()];
         let mut garbage = Amount::default();
@@ -99,11 +99,12 @@ impl Owners {
         Owners { frames, own, garbage }
     }
 
-    /// What each frame holds with all above it, and the whole.
+    /// What each frame holds including all frames above it, and the total.
     fn totals(&self) -> (Vec<Amount>, Amount) {
         let mut totals = self.own.clone();
         let mut whole = self.garbage;
-        // Children come after parents, so backwards every subtree is complete when it is handed up.
+        // Children come after their parents, so in reverse order each subtree is complete before it is added to its
+        // parent.
         for index in (0..totals.len()).rev() {
             let total = totals[index];
             match self.frames.frames[index].parent {
@@ -114,7 +115,7 @@ impl Owners {
         (totals, whole)
     }
 
-    /// The tree, under a root that is the whole heap. Thin by `weight`.
+    /// The tree under a root that represents the whole heap. Frames narrow by `weight` are summed.
     pub fn tree(&self, weight: impl Fn(Amount) -> u64) -> Node {
         let (totals, whole) = self.totals();
         let mut weights: Vec<u64> = totals.iter().map(|&total| weight(total)).collect();
@@ -125,7 +126,7 @@ impl Owners {
         let (name, own, rank) = ("heap".to_owned(), Amount::default(), None);
         let mut root = Node { name, total: whole, own, children: Vec::new(), rank };
         let mut children: Vec<Vec<Node>> = vec![Vec::new(); totals.len()];
-        // Thin frames are summed, and counted.
+        // Narrow frames are summed and counted.
         let mut thin = vec![(Amount::default(), 0u64); totals.len()];
         let mut thin_roots = (Amount::default(), 0u64);
         let add = |sum: &mut (Amount, u64), amount: Amount| {
@@ -176,12 +177,12 @@ impl Owners {
         root
     }
 
-    /// The whole, and the holders of most bytes, each with where most of it is.
+    /// The total, and the holders of the most bytes with the path to their largest part.
     pub fn largest(&self, count: usize) -> (Amount, Vec<Owner>) {
-        /// Steps of a chain below its holder.
+        /// Maximum number of steps after the holder.
         const STEPS_MAX: usize = 12;
         let (totals, whole) = self.totals();
-        // Of each frame, the widest one on it.
+        // The widest child of each frame.
         let mut widest: Vec<Option<usize>> = vec![None; totals.len()];
         let mut owners: FxHashMap<String, (Amount, usize)> = FxHashMap::default();
         for (index, frame) in self.frames.frames.iter().enumerate().filter(|(index, _)| totals[*index].objects > 0) {
@@ -226,8 +227,8 @@ impl Owners {
         (whole, owners.into_iter().take(count).map(owner).collect())
     }
 
-    /// Objects and bytes by holder: the nearest name that a person would look for, a module's attribute or one of that,
-    /// under which everything is dominated.
+    /// Objects and bytes by holder: the nearest name that a reader would search for (a module's attribute or an
+    /// attribute of one) that dominates them.
     pub fn by_holder(&self, sort: SortKey) -> Histogram {
         let mut rows: FxHashMap<String, Amount> = FxHashMap::default();
         for (index, own) in self.own.iter().enumerate().filter(|(_, own)| own.objects > 0) {
@@ -252,7 +253,7 @@ impl Owners {
     }
 }
 
-/// A number with commas.
+/// A number with thousands separators.
 fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut grouped = String::new();
@@ -275,7 +276,8 @@ mod tests {
 
     #[test]
     fn thin_frames_are_summed_and_pictures_are_bounded() {
-        // 300 towers of 60 frames, the last of which holds all; and a thousand frames that nobody could see.
+        // 300 towers of 60 frames, the last of which holds everything; and a thousand frames that are too narrow to
+        // see.
         let mut frames: Vec<Frame> = Vec::new();
         let mut own = Vec::new();
         for tower in 0..300 {

@@ -1,4 +1,4 @@
-//! Why is it alive? The shortest named chain from a root to each object, and which shapes of chain hold how much.
+//! Finds the shortest named chain from a root to each object, and groups chains by shape.
 
 use std::cmp::Reverse;
 
@@ -18,72 +18,71 @@ use super::draw::{Detail, Tree, draw};
 use super::edges::Steps;
 use super::names::Names;
 
-/// What is asked.
+/// A query.
 #[derive(Clone, Debug, Default)]
 pub struct Question {
-    /// Whose chains.
+    /// The objects whose chains are wanted.
     pub targets: Vec<ObjectId>,
-    /// Where chains start instead of at the roots; empty: at the roots.
+    /// Objects at which chains start; if empty, at the roots.
     pub from: Vec<ObjectId>,
-    /// Chains of more steps are only counted.
+    /// Chains with more steps are only counted.
     pub max_depth: Option<usize>,
     /// Whether keys that are data are shown.
     pub show_values: bool,
-    /// So many groups are written out; of a single object, so many chains more: through the nearest objects that refer
-    /// to it.
+    /// Number of groups written out. For a single object: number of further chains, through its nearest referrers.
     pub top: usize,
 }
 
-/// Chains of one shape, of which one is written out.
+/// Chains of the same shape, one of which is written out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChainGroup {
-    /// The chain of the first object, as Python.
+    /// The chain of the first object in Python's notation.
     pub chain: String,
-    /// What the chains have in common.
+    /// The common part of the chains.
     pub shape: String,
-    /// What kind of root they start from; `None` where they were told where to start.
+    /// The kind of root they start from. `None` if the query gave the start.
     pub kind: Option<RootKind>,
-    /// How many objects are held so.
+    /// Number of objects held this way.
     pub objects: u64,
     /// Their shallow bytes.
     pub bytes: u64,
-    /// Steps of the shortest one.
+    /// Number of steps of the shortest chain.
     pub steps: usize,
     /// The object whose chain is written out.
     pub example: ObjectId,
-    /// Who else holds so many of these objects, those of most first.
+    /// Other holders of these objects, most first.
     pub also_held_by: Vec<OtherHolder>,
 }
 
-/// Another reference by which objects of a group are held, so that nobody mends half a leak.
+/// Another reference that holds objects of a group, so that both sides of a leak are known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OtherHolder {
-    /// What the chains by way of it have in common.
+    /// The common part of the chains through it.
     pub shape: String,
-    /// How many of the group's objects it holds.
+    /// Number of the group's objects that it holds.
     pub objects: u64,
 }
 
-/// The answer.
+/// The result of a query.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Answer {
-    /// By bytes held, most first; `top` of them.
+    /// Groups by bytes held, largest first; at most `top`.
     pub groups: Vec<ChainGroup>,
-    /// Objects that nothing asked for reaches: garbage awaiting collection, if the chains start at the roots.
+    /// Number of objects that the start does not reach: garbage, if chains start at the roots.
     pub unreached: u64,
-    /// Objects whose chains are longer than allowed.
+    /// Number of objects whose chains are longer than allowed.
     pub too_deep: u64,
-    /// Groups beyond `top`.
+    /// Number of groups beyond `top`.
     pub more_groups: u64,
 }
 
-/// Shortest paths from the roots of the best rank that reaches an object: a longer chain from a module says more than a
-/// short one from C.
+/// Shortest paths from the roots of the best rank that reaches an object: a longer chain from a module is more useful
+/// than a short one from C code.
 pub fn named_paths(graph: &ObjectGraph<'_>) -> Paths {
     Paths::tiered(&graph.forward, &[graph.ownership().roots().to_vec()], |from, to| graph.owns(from, to))
 }
 
-/// Answers a question.
+/// Answers a query.
 pub fn chains<M: Memory + ?Sized, S: Memory + Sync + ?Sized>(
     graph: &ObjectGraph<'_>,
     names: &Names<'_, M>,
@@ -106,13 +105,14 @@ pub fn chains<M: Memory + ?Sized, S: Memory + Sync + ?Sized>(
     }
 }
 
-/// Like steps behind the first one that a chain writes out: a table of tables of lists. More are links of a list.
+/// Number of repeated steps that a chain writes out after the first: tables of tables of lists. More of them are links
+/// of a list.
 const REPEATS_WRITTEN: usize = 2;
 
-/// Other holders of a group that are shown.
+/// Number of other holders shown per group.
 const OTHERS_SHOWN: usize = 3;
 
-/// By the frame of a referrer: how many objects it holds, and one of each.
+/// By a referrer's frame: the number of objects it holds, and one example of referrer and object.
 type Others = FxHashMap<u32, (u64, ObjectId, ObjectId)>;
 
 struct Asking<'q, M: Memory + ?Sized> {
@@ -128,7 +128,7 @@ impl<M: Memory + ?Sized> Asking<'_, M> {
         self.question.max_depth.is_some_and(|limit| steps > limit)
     }
 
-    /// Each chain by itself.
+    /// Chains of a single object, each by itself.
     fn about_one(&self, target: ObjectId) -> Answer {
         let mut answer = Answer::default();
         let mut found = vec![self.paths.path(target)];
@@ -158,11 +158,11 @@ impl<M: Memory + ?Sized> Asking<'_, M> {
         answer
     }
 
-    /// Chains of one shape together. Only what lies on the way to a target, or to another object that refers to one, is
-    /// looked at, and only the largest groups are written out.
+    /// Chains of many objects, grouped by shape. Only objects on the way to a target, or to another referrer of one,
+    /// are read, and only the largest groups are written out.
     fn about_many<S: Memory + Sync + ?Sized>(&self, steps: &Steps<'_, S>) -> Answer {
         let mut answer = Answer::default();
-        // Steps from the root; of what is not reached, none.
+        // Number of steps from the root; 0 if not reached.
         let mut depths: Vec<u32> = pages::zeros(self.graph.len());
         for object in self.paths.order() {
             if let PathStep::From(before) = self.paths.step(object) {
@@ -245,13 +245,13 @@ impl<M: Memory + ?Sized> Asking<'_, M> {
         answer
     }
 
-    /// Objects that own a target beside the one that its path comes from, but for those that are reached through it.
+    /// Objects that own a target besides its predecessor on the path, except those that are reached through it.
     fn other_referrers<'s>(
         &'s self,
         target: ObjectId,
         depth: &'s impl Fn(ObjectId) -> usize,
     ) -> impl Iterator<Item = ObjectId> + 's {
-        /// Referrers of one target that are looked at, and steps from one of them up to the target.
+        /// Upper bounds on the referrers examined per target, and on the steps from one of them up to the target.
         const REFERRERS_MAX: usize = 32;
         let before = match self.paths.step(target) {
             PathStep::From(before) => Some(before),
@@ -277,7 +277,7 @@ impl<M: Memory + ?Sized> Asking<'_, M> {
         })
     }
 
-    /// A chain as Python, and what chains of its shape have in common.
+    /// A chain in Python's notation, and its shape.
     fn write(&self, path: &[ObjectId]) -> (String, String) {
         let Some(&first) = path.first() else { return Default::default() };
         let type_name = || self.names.type_name(first);
@@ -304,7 +304,7 @@ impl<M: Memory + ?Sized> Asking<'_, M> {
                 }
             }
         };
-        // Links of a chain are written once, and that there are more. A few containers in containers are written out.
+        // Links of a list are written once, with a mark that there are more. A few nested containers are written out.
         let (mut last, mut repeats) = (String::new(), Vec::new());
         let end_of_repeats = |repeats: &mut Vec<(String, String)>, chain: &mut String, shape: &mut String| {
             if repeats.len() > REPEATS_WRITTEN {
@@ -331,7 +331,7 @@ impl<M: Memory + ?Sized> Asking<'_, M> {
             end_of_repeats(&mut repeats, &mut chain, &mut shape);
             chain.push_str(&exact);
             shape.push_str(&general);
-            // A step into a namespace is written as nothing.
+            // A step into a namespace is not written.
             if !general.is_empty() {
                 last = general;
             }
@@ -344,9 +344,9 @@ impl<M: Memory + ?Sized> Asking<'_, M> {
         (chain, shape)
     }
 
-    /// Paths that end with each of the objects that refer to this one, shortest first.
+    /// Paths that end with each of the referrers of this object, shortest first.
     fn through_referrers(&self, target: ObjectId) -> Vec<Vec<ObjectId>> {
-        /// Referrers that are looked at: `None` has millions.
+        /// Upper bound on the referrers examined: `None` has millions.
         const REFERRERS_MAX: usize = 10_000;
         let referrers = self.graph.reverse.targets(target).take(REFERRERS_MAX);
         let mut found: Vec<Vec<ObjectId>> = referrers

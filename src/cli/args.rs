@@ -56,7 +56,7 @@ pub enum Verb {
     },
 }
 
-/// A core instead of a process.
+/// A core file to read instead of a process.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Target")]
 pub struct CoreFile {
@@ -103,7 +103,7 @@ pub struct ProcessArguments {
 }
 
 impl ProcessArguments {
-    /// The process id that was typed.
+    /// The process id on the command line.
     pub fn pid(&self) -> Option<i32> {
         self.pid.or(self.pid_option)
     }
@@ -235,7 +235,7 @@ pub struct Histo {
     #[arg(long, value_enum, default_value_t = By::Type)]
     pub by: By,
 
-    /// JSON instead of a table
+    /// Write JSON instead of a table
     #[arg(short, long)]
     pub json: bool,
 
@@ -253,19 +253,19 @@ pub struct MemoryOptions {
     #[command(flatten)]
     pub output: Output,
 
-    /// JSON instead of a table
+    /// Write JSON instead of a table
     #[arg(short, long)]
     pub json: bool,
 
-    /// Say whose native memory is (by itself where there is much of it)
+    /// Find the owners of native memory (by default only if there is much of it)
     #[arg(long)]
     pub native: bool,
 
-    /// Account again and again, this far apart, as CSV (bytes)
+    /// Repeat at this interval, as CSV in bytes
     #[arg(long, value_name = "TIME", value_parser = duration, conflicts_with_all = ["json", "core"])]
     pub interval: Option<Duration>,
 
-    /// End after N accounts (default: when the target ends)
+    /// Stop after N repetitions (default: when the target ends)
     #[arg(long, value_name = "N", requires = "interval")]
     pub count: Option<u32>,
 }
@@ -275,7 +275,7 @@ pub struct Ps {
     #[command(flatten)]
     pub output: Output,
 
-    /// JSON instead of a table
+    /// Write JSON instead of a table
     #[arg(short, long)]
     pub json: bool,
 }
@@ -297,7 +297,7 @@ pub struct Doctor {
     #[command(flatten)]
     pub output: Output,
 
-    /// JSON instead of text
+    /// Write JSON instead of text
     #[arg(short, long)]
     pub json: bool,
 }
@@ -379,7 +379,7 @@ pub enum View {
 }
 
 impl View {
-    /// As it is typed.
+    /// The name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             View::Owners => "owners",
@@ -444,7 +444,7 @@ pub struct Why {
     #[command(flatten)]
     pub following: Following,
 
-    /// JSON instead of text
+    /// Write JSON instead of text
     #[arg(short, long)]
     pub json: bool,
 
@@ -476,7 +476,7 @@ pub struct Record {
     #[arg(short, long, value_enum, default_value_t = RecordFormat::Svg)]
     pub format: RecordFormat,
 
-    /// Show allocations that are still alive at the end (the default)
+    /// Show allocations that are alive at the end (the default)
     #[arg(long)]
     pub survivors: bool,
 
@@ -535,7 +535,7 @@ pub struct Dump {
     pub format: Option<String>,
 }
 
-/// [`CopyOptions::MAX_PAUSE`], as it is typed.
+/// [`CopyOptions::MAX_PAUSE`] as typed on the command line.
 const MAX_PAUSE: &str = "500ms";
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use super::args::Dump;
 use super::output::Destination;
 use super::target;
 
-/// Objects that a worker collects before they are written; 2^17 take 5 MiB.
+/// Number of objects that a worker collects before they are written; 2^17 take 5 MiB.
 const RUN: usize = 1 << 17;
 
 /// Objects in order of address, and their writer.
@@ -56,7 +56,7 @@ pub fn run(options: &Dump) -> Result<()> {
             result.and(is_whole)
         })
     });
-    // An error of reading comes first: it may be why nothing was written.
+    // A reading error has priority: it may be the reason why nothing was written.
     let answer = match (answer, written) {
         (Some(Err(error)), _) => return Err(error.into()),
         (_, Err(error)) => return Err(error),
@@ -104,7 +104,7 @@ impl Sink for Runs {
     }
 }
 
-/// The same with references. A reference that repeats the one before it is written once.
+/// The same with references. Consecutive equal references are written once.
 fn with_references(target: &mut Target, options: &Dump, destination: &Destination) -> Result<()> {
     let copy_options = options.target.stopping.for_references(&options.following);
     let answer = target.heap(&copy_options, |heap| {

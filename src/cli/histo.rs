@@ -16,7 +16,7 @@ use super::args::{By, Histo, View};
 use super::output::Destination;
 use super::{flamegraph, target};
 
-/// Rows that a person is shown without being asked how many.
+/// Number of rows shown by default.
 const ROWS_DEFAULT: usize = 20;
 
 /// Takes a census or a sample and prints it.
@@ -57,7 +57,7 @@ pub fn run(options: &Histo) -> Result<()> {
         By::Module if options.sampling.sample => answer.result,
         By::Module => answer.result.by_module(sort),
     };
-    // A person reads the first rows; a program gets all.
+    // Tables show the first rows; JSON contains all.
     let top = options.top.or(Some(ROWS_DEFAULT));
     let is_plain = options.by == By::Type && options.top.is_none() && !options.retained && !options.sampling.sample;
     let is_read_by_a_person = destination.file().is_none() && std::io::stdout().is_terminal();
@@ -118,7 +118,9 @@ fn with_retained(histogram: Histogram, heap: &Heap<'_>, graph: &ObjectGraph<'_>,
     let sums = joint::of_kinds(&graph.forward, &roots, count, row, |object| graph.shallow(object));
     log::debug!("what is freed with each type took {}", units::duration(start.elapsed()));
     let sums = sums.unwrap_or_else(|| {
-        log::warn!("too many types hold one another: what objects of one type share is not in its retained size");
+        log::warn!(
+            "types refer to each other in too many ways: retained sizes do not include what objects of one type share"
+        );
         let dominators = graph.dominators();
         let retained = graph.retained(&dominators);
         retained::by_kind(&dominators, &retained, count, row)

@@ -1,4 +1,4 @@
-//! `memory`: where the resident memory of a process goes.
+//! `memory`: accounts for the resident memory of a process.
 
 use std::thread;
 use std::time::Instant;
@@ -12,7 +12,7 @@ use super::args::MemoryOptions;
 use super::output::Destination;
 use super::target;
 
-/// Accounts for a target's memory, once or again and again.
+/// Accounts for a target's memory, once or repeatedly.
 pub fn run(options: &MemoryOptions) -> Result<()> {
     let destination = Destination::new(&options.output, || None)?;
     let mut target = target::open(&options.target)?;

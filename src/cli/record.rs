@@ -1,4 +1,4 @@
-//! `record`: which Python stacks allocate, and how much of it survives.
+//! `record`: samples which Python stacks allocate, and how much of it survives.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -34,7 +34,7 @@ pub fn run(options: &Record) -> Result<()> {
     let csv = csv.transpose()?;
     let stop = Arc::new(AtomicBool::new(false));
     signals::ask_first(Arc::clone(&stop));
-    // What a program does first is of interest, so a started one is recorded from its beginning.
+    // The start of a program is of interest, so a started one is recorded from its beginning.
     let opened = target::open_process(&options.process, options.process.after.or(Some(Duration::ZERO)))?;
     let target = opened.summary();
     if matches!(opened.python().build, Build::FreeThreaded | Build::DebugFreeThreaded) {
@@ -67,7 +67,7 @@ pub fn run(options: &Record) -> Result<()> {
     let profile = Profile::new(&recording.allocations, &recording.stacks, recording.seconds, by, options.show_values);
     if (1..SIGHTINGS_FEW).contains(&profile.sightings) {
         recording.course.warnings.push(format!(
-            "births were seen at {} instants only: record for longer (-d) or look more often (-r)",
+            "births were seen at only {} instants: record for longer (-d) or sample more often (-r)",
             profile.sightings
         ));
     }
@@ -78,7 +78,7 @@ pub fn run(options: &Record) -> Result<()> {
     Ok(say(&mut std::io::stderr().lock(), options, &destination, &target, &profile, &recording)?)
 }
 
-/// What a stack weighs.
+/// The weight of a stack.
 fn amount(options: &Record) -> impl Fn(&StackBorn) -> u64 {
     let weight: Weight = options.weight.into();
     let allocated = options.allocated;
@@ -116,7 +116,7 @@ fn write(
                 lines.push("(nothing was seen) 1".to_owned());
             }
             let title = format!("{what}: {}", units::command(&target.command));
-            // As long as the picture is wide; the rest is printed.
+            // Limited to the width of the picture; the rest is printed.
             let subtitle = format!(
                 "process {}: {} of {} objects allocated in {} are alive, {} % of births are without a stack",
                 target.pid,
@@ -133,7 +133,7 @@ fn write(
     }
 }
 
-/// The figures in a line.
+/// The figures as a sentence.
 fn sentence(options: &Record, profile: &Profile, course: &Course) -> String {
     format!(
         "{} objects allocated in {}, of which {} live; {} samples at {} per second, {} % of births without a stack",
@@ -146,7 +146,7 @@ fn sentence(options: &Record, profile: &Profile, course: &Course) -> String {
     )
 }
 
-/// Both ends are told: where little was seen they are not equally far.
+/// States both limits, since with few observations the interval is asymmetric.
 fn figure(figure: &Figure) -> String {
     let [value, low, high] = [figure.value, figure.low(), figure.high()].map(|it| units::count(it.round() as u64));
     format!("{value} ({low} to {high})")

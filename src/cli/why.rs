@@ -37,7 +37,7 @@ struct Found {
     objects: u64,
     shallow_bytes: u64,
     retained_bytes: u64,
-    /// Objects that no root reaches, or nothing of `--from-type`.
+    /// Objects that no root (or nothing of `--from-type`) reaches.
     garbage_objects: u64,
     too_deep_objects: u64,
     chains: Vec<Chain>,
@@ -68,7 +68,7 @@ struct FoundOwner {
     holder: String,
     objects: u64,
     shallow_bytes: u64,
-    /// Where most of it is.
+    /// The path to the largest part.
     chain: String,
 }
 
@@ -159,7 +159,7 @@ pub fn run(options: &Why) -> Result<()> {
             None => "garbage awaiting collection",
         };
         line(out, found.garbage_objects, unreached)?;
-        line(out, found.too_deep_objects, "by longer chains than --max-depth")?;
+        line(out, found.too_deep_objects, "with chains longer than --max-depth")?;
         if found.more_chains > 0 {
             writeln!(out, "{:>12} {:>12}  more shapes of chains (-n)", units::count(found.more_chains), "")?;
         }
@@ -169,7 +169,7 @@ pub fn run(options: &Why) -> Result<()> {
     Ok(summary::write_problems(&mut std::io::stderr().lock(), &answer.problems, &answer.reading)?)
 }
 
-/// The PID, if one was typed, and the address or type.
+/// The PID, if given, and the address or type.
 fn words(options: &Why) -> Result<(Option<i32>, Option<&str>)> {
     match (options.words.as_slice(), options.pid_option, &options.core.core) {
         ([], Some(pid), None) => Ok((Some(pid), None)),
@@ -248,7 +248,7 @@ fn owners(options: &Why, heap: &Heap<'_>) -> FoundOwners {
     FoundOwners { objects: total.objects, shallow_bytes: total.bytes, owners, graph: summary }
 }
 
-/// The objects that were asked for.
+/// The objects that the query names.
 fn targets(what: &str, heap: &Heap<'_>) -> Result<Vec<ObjectId>> {
     if let Some(digits) = what.strip_prefix("0x") {
         let Ok(address) = u64::from_str_radix(digits, 16) else { bail!("{what:?} is not an address") };
@@ -258,7 +258,7 @@ fn targets(what: &str, heap: &Heap<'_>) -> Result<Vec<ObjectId>> {
     of_type(what, heap)
 }
 
-/// The objects of the types of this name.
+/// The objects of all types with this name.
 fn of_type(name: &str, heap: &Heap<'_>) -> Result<Vec<ObjectId>> {
     let wanted: Vec<bool> =
         heap.types.iter().map(|(_, info)| info.full_name() == name || info.qualname == name).collect();
@@ -269,9 +269,9 @@ fn of_type(name: &str, heap: &Heap<'_>) -> Result<Vec<ObjectId>> {
     Ok((0..heap.objects.len()).filter(|&id| is_wanted(id)).map(|id| ObjectId(id as u32)).collect())
 }
 
-/// What else may be meant: `; did you mean app.Order or store.Order?`.
+/// Similar names: `; did you mean app.Order or store.Order?`.
 fn nearest(name: &str, heap: &Heap<'_>) -> String {
-    /// Names that are like each other by less are not meant: what clap takes for subcommands.
+    /// Minimum similarity of suggestions, the same as clap uses for subcommands.
     const LIKE_MIN: f64 = 0.7;
     const SHOWN: usize = 3;
     let wanted = name.to_lowercase();

@@ -51,7 +51,7 @@ use super::interval::{Estimate, RowEstimator};
 use super::large_blocks::LARGE;
 use super::sample::{EVERYWHERE, HeapSample, UnitCount, merge};
 
-/// What rows of a histogram are.
+/// What the rows of a histogram are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GroupBy {
     /// Types; those of one name are one row.
@@ -188,7 +188,7 @@ impl RowData {
         if self.owns_blocks && !self.observed.is_empty() {
             high.bytes = high.bytes.saturating_add(estimator.sample.raw_bytes);
         }
-        // If most of it is always read, the rest may be as rare as it likes.
+        // Although most of it is always read, the rest may be arbitrarily rare.
         let is_upper_bound = self.observed.len() < RARE && objects.high > 1.5 * objects.estimate;
         let low = amount(|estimate| estimate.low);
         let interval = Interval { low, high, is_upper_bound, is_cautious: objects.is_cautious };

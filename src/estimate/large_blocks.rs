@@ -30,7 +30,7 @@ use super::sample::{CERTAIN, CERTAIN_OF_LIST};
 
 /// Blocks that malloc maps on their own are larger than this: its threshold, less a page for headers.
 pub const LARGE: u64 = (128 << 10) - PAGE;
-/// Mappings are whole pages.
+/// Size of a page; mappings are whole pages.
 const PAGE: u64 = 4096;
 /// Bytes of an object that contain the reference to its items, and how far behind the start of the block that may
 /// point: debug hooks put two words in front.

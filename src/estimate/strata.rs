@@ -75,7 +75,7 @@ pub fn draw(sizes: &[f64], weights: &[f64], wanted: u64, keeps: bool, rng: &mut 
 /// Marks the units whose probability would reach 1 if `wanted` were drawn in proportion to size.
 fn certain(sizes: &[f64], wanted: u64) -> Vec<bool> {
     if wanted >= sizes.len() as u64 {
-        // Not left to rounding.
+        // Not affected by rounding.
         return vec![true; sizes.len()];
     }
     let mut certain = vec![false; sizes.len()];
@@ -121,7 +121,7 @@ fn draw_stratum(
             break each;
         }
         drawing.selections.extend(certain.iter().map(always));
-        // Never fewer than two: one unit has no variance.
+        // At least two: one unit has no variance.
         draws = draws.saturating_sub(certain.len()).max(2);
         members = rest;
     };

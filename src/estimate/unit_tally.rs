@@ -24,7 +24,7 @@ pub(crate) struct UnitTally {
 }
 
 impl UnitTally {
-    /// From now on objects outside pools belong to `unit`.
+    /// Counts objects outside pools in `unit` from now on.
     pub(crate) fn turn_to(&mut self, unit: u32) {
         self.file();
         (self.elsewhere, self.last) = (unit, (u64::MAX, unit));

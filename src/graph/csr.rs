@@ -1,19 +1,20 @@
-//! Stores edges in compressed rows: `targets[offsets[i]..offsets[i + 1]]` are the targets of node i.
+//! Stores edges in compressed sparse rows: `targets[offsets[i]..offsets[i + 1]]` are the targets of node i.
 //!
-//! Built as Go's heap dump reader builds its reverse edges (golang/debug, `gocore/reverse.go`): count, sum up, fill.
+//! Built as Go's heap dump reader builds its reverse edges (golang/debug, `gocore/reverse.go`): count, prefix sum,
+//! fill.
 
 use crate::process::pages;
 
 use super::ObjectId;
 
-/// A graph of numbered nodes in one direction. 4 bytes per edge and 4 per node; 8 per node from 2^32 edges on.
+/// A directed graph of numbered nodes. 4 bytes per edge and 4 per node; 8 per node from 2^32 edges on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Csr {
     offsets: EdgeOffsets,
     targets: Vec<u32>,
 }
 
-/// Ascending numbers, in 4 bytes as long as they fit.
+/// Ascending numbers, 4 bytes each as long as they fit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum EdgeOffsets {
     Small(Vec<u32>),
@@ -27,7 +28,7 @@ impl Default for EdgeOffsets {
 }
 
 impl EdgeOffsets {
-    /// So many zeros, with room for values up to `largest`.
+    /// `count` zeros, with room for values up to `largest`.
     fn zeros(count: usize, largest: usize) -> EdgeOffsets {
         match u32::try_from(largest) {
             Ok(_) => EdgeOffsets::Small(pages::zeros(count)),
@@ -73,7 +74,7 @@ impl EdgeOffsets {
         }
     }
 
-    /// Takes one from a value and returns the rest.
+    /// Subtracts one from a value and returns the result.
     #[inline(always)]
     fn decrement(&mut self, index: usize) -> usize {
         match self {
@@ -88,7 +89,7 @@ impl EdgeOffsets {
         }
     }
 
-    /// Each value becomes the sum of all up to it.
+    /// Replaces each value by the sum of all values up to it.
     fn sum_up(&mut self) {
         match self {
             EdgeOffsets::Small(values) => {
@@ -108,47 +109,47 @@ impl EdgeOffsets {
 }
 
 impl Csr {
-    /// An empty graph to which rows are added.
+    /// An empty graph with room for this many nodes.
     pub fn with_nodes(nodes: usize) -> Csr {
         let mut offsets = pages::with_capacity(nodes + 1);
         offsets.push(0);
         Csr { offsets: EdgeOffsets::Small(offsets), targets: Vec::new() }
     }
 
-    /// A graph of so many nodes with these edges. Edges to nodes that do not exist are left out.
+    /// A graph with this many nodes and these edges. Edges to nodes that do not exist are left out.
     pub fn of_edges(nodes: usize, edges: &[(u32, u32)]) -> Csr {
         let known = |&&(from, to): &&(u32, u32)| (from as usize) < nodes && (to as usize) < nodes;
         Csr::fill(nodes, || edges.iter().rev().filter(known).copied())
     }
 
-    /// The children of each node of a forest, ascending, from each one's parent.
+    /// The children of each node of a forest, ascending, computed from each node's parent.
     pub fn of_parents(nodes: usize, parent: impl Fn(ObjectId) -> Option<ObjectId>) -> Csr {
         let edge = |node: u32| Some((parent(ObjectId(node)).filter(|parent| parent.index() < nodes)?.0, node));
         Csr::fill(nodes, || (0..nodes as u32).rev().filter_map(edge))
     }
 
-    /// Count, sum up, fill, with the edges from last to first. They must be the same each time they are asked for, and
-    /// between nodes that exist.
+    /// Counts, sums up, fills, with the edges from last to first. `edges` must return the same edges each time, between
+    /// nodes that exist.
     fn fill<E: Iterator<Item = (u32, u32)>>(nodes: usize, edges: impl Fn() -> E) -> Csr {
         // Count.
         let count = edges().count();
         let mut offsets = EdgeOffsets::zeros(nodes + 1, count);
         edges().for_each(|(from, _)| offsets.increment(from as usize));
-        // Sum up: each offset is where its row ends.
+        // Prefix sum: each offset becomes the end of its row.
         offsets.sum_up();
-        // Fill from the end, after which each offset is where its row starts.
+        // Fill from the end, after which each offset is the start of its row.
         let mut targets = pages::zeros(count);
         edges().for_each(|(from, to)| targets[offsets.decrement(from as usize)] = to);
         Csr { offsets, targets }
     }
 
-    /// Adds an edge from the node whose row is open: the one after those that were closed.
+    /// Adds an edge from the node of the open row, which follows the last closed one.
     #[inline(always)]
     pub fn push(&mut self, target: ObjectId) {
         self.targets.push(target.0);
     }
 
-    /// The target that the open row ends with.
+    /// The last target of the open row.
     #[inline(always)]
     pub fn last_of_row(&self) -> Option<ObjectId> {
         self.targets.get(self.offsets.last()..)?.last().map(|&target| ObjectId(target))
@@ -159,13 +160,13 @@ impl Csr {
         self.offsets.push(self.targets.len());
     }
 
-    /// Makes room for so many edges.
+    /// Reserves memory for this many edges.
     pub fn reserve(&mut self, edges: usize) {
         self.targets.reserve_exact(edges);
         self.targets = pages::in_large_pages(std::mem::take(&mut self.targets));
     }
 
-    /// The same graph with more edges at the ends of rows. `edges` is sorted by source; the first row is that of
+    /// The same graph with more edges at the ends of rows. `edges` is sorted by source; the first row belongs to
     /// `start`.
     pub fn with(&self, start: usize, mut edges: &[(u32, u32)]) -> Csr {
         let mut rows = Csr::with_nodes(self.len());
@@ -192,7 +193,7 @@ impl Csr {
             .for_each(|end| self.offsets.push(base + end));
     }
 
-    /// The same edges the other way round.
+    /// The same edges in the opposite direction.
     pub fn reversed(&self) -> Csr {
         let nodes = self.len();
         let exists = move |&(to, _): &(u32, u32)| (to as usize) < nodes;
@@ -202,7 +203,7 @@ impl Csr {
         })
     }
 
-    /// The targets of a node; none of one that does not exist.
+    /// The targets of a node; empty if it does not exist.
     #[inline(always)]
     pub fn row(&self, node: usize) -> &[u32] {
         match (self.offsets.get(node), self.offsets.get(node + 1)) {
@@ -221,22 +222,22 @@ impl Csr {
         &self.targets
     }
 
-    /// How many nodes.
+    /// Number of nodes.
     pub fn len(&self) -> usize {
         self.offsets.len().saturating_sub(1)
     }
 
-    /// Whether there is no node.
+    /// Whether there are no nodes.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// How many edges.
+    /// Number of edges.
     pub fn edge_count(&self) -> usize {
         self.targets.len()
     }
 
-    /// Bytes that it takes.
+    /// Memory that it takes, bytes.
     pub fn size_bytes(&self) -> u64 {
         let per_node = match self.offsets {
             EdgeOffsets::Small(_) => 4,
@@ -267,7 +268,7 @@ mod tests {
         rows.close_row();
         let mut all = graph.clone();
         all.append(rows);
-        // EdgeOffsets that no longer fit.
+        // Offsets that no longer fit into 4 bytes.
         let mut offsets = EdgeOffsets::zeros(2, 7);
         offsets.push(u32::MAX as usize + 5);
         assert_eq!((offsets.get(1), offsets.last(), offsets.len()), (Some(0), u32::MAX as usize + 5, 3));

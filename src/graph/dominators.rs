@@ -1,9 +1,10 @@
-//! Computes immediate dominators: for each object, the last node that every path from the roots to it goes through.
+//! Computes immediate dominators: for each object, the last node on every path from the roots to it.
 //!
 //! Semi-NCA: L. Georgiadis, "Linear-Time Algorithms for Dominators and Related Problems" (Princeton, TR-737-05, 2005),
-//! section 2.2.3, which takes the semidominators of T. Lengauer and R. E. Tarjan, "A Fast Algorithm for Finding
-//! Dominators in a Flowgraph" (TOPLAS 1979), with simple path compression. Steps are labelled as there. Everything is
-//! iterative: heaps hold lists that are millions of links deep. The roots are children of a pseudo-root, not a node.
+//! section 2.2.3, which uses the semidominators of T. Lengauer and R. E. Tarjan, "A Fast Algorithm for Finding
+//! Dominators in a Flowgraph" (TOPLAS 1979), with simple path compression. Steps are numbered as there. Everything is
+//! iterative, because heaps contain lists with millions of links. The roots are children of a pseudo-root, which is not
+//! a node.
 
 use crate::process::pages;
 
@@ -11,55 +12,55 @@ use super::ObjectId;
 use super::csr::Csr;
 use super::ownership::{Lookups, Ownership};
 
-/// No number: of a node that was not reached, or the dominator of the pseudo-root.
+/// Marks a node that was not reached, and the dominator of the pseudo-root.
 const NONE: u32 = u32::MAX;
 
-/// The dominator tree of what is reachable. 8 bytes per node; 29 while it is made.
+/// The dominator tree of the reachable objects. 8 bytes per node; 29 while it is computed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dominators {
-    /// Of each node: its immediate dominator; [`Dominator`] as a number.
+    /// The immediate dominator of each node; [`Dominator`] as a number.
     parents: Vec<u32>,
-    /// Reached nodes in the order in which a depth-first search leaves them: backwards, each one comes after its
-    /// dominator, and after all that refer to it but those that it reaches itself.
+    /// Reachable nodes in postorder of a depth-first search. In reverse, each node comes after its dominator, and after
+    /// all nodes that refer to it except those that it reaches itself.
     left: Vec<u32>,
 }
 
-/// What dominates a node immediately.
+/// The immediate dominator of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dominator {
     /// Another object.
     Object(ObjectId),
-    /// No single object: it is a root, or several hold it.
+    /// No single object: it is a root, or several objects hold it.
     Root,
-    /// Nothing: it cannot be reached.
+    /// None: it is not reachable.
     Unreachable,
 }
 
-/// The pseudo-root among dominators.
+/// The pseudo-root as a dominator.
 const ROOT: u32 = u32::MAX - 1;
 
 impl Dominators {
-    /// The dominators of a graph, given both directions, in which the roots are held from outside.
+    /// Computes the dominators of a graph, given in both directions, with these roots.
     pub fn new(forward: &Csr, reverse: &Csr, roots: &[ObjectId]) -> Dominators {
         Dominators::among(forward, reverse, roots, |_, _| true)
     }
 
-    /// The same, of the references that own.
+    /// The same with owning references only.
     pub fn owning(forward: &Csr, reverse: &Csr, ownership: &Ownership, lookups: &impl Lookups) -> Dominators {
         Dominators::among(forward, reverse, ownership.roots(), |from, to| ownership.owns(from, to, lookups))
     }
 
-    /// The dominators by way of the edges that `counts`.
+    /// Computes dominators along the edges that `counts` accepts.
     fn among(forward: &Csr, reverse: &Csr, roots: &[ObjectId], counts: impl Fn(u32, u32) -> bool) -> Dominators {
         let nodes = forward.len();
-        // Step 1: number the nodes by a depth-first search. Number 0 is the pseudo-root's.
+        // Step 1: number the nodes by a depth-first search. Number 0 is the pseudo-root.
         let DepthFirst { number, vertex, parent, left } = search(forward, roots, &counts);
         let reached = vertex.len();
         let mut is_root: Vec<bool> = pages::zeros(nodes);
         roots.iter().filter(|root| root.index() < nodes).for_each(|root| is_root[root.index()] = true);
 
         // Step 2: semidominators, in reverse order of the search. `label` and `ancestor` are the forest of LINK and
-        // EVAL; a node is linked to its parent in the search when it is done.
+        // EVAL; a node is linked to its parent in the search once it is done.
         let numbers = || {
             let mut numbers = pages::with_capacity(reached);
             numbers.extend(0..reached as u32);
@@ -70,7 +71,7 @@ impl Dominators {
         let mut stack = Vec::new();
         for w in (1..reached as u32).rev() {
             let node = vertex[w as usize] as usize;
-            // What the pseudo-root holds needs no other look.
+            // For a root no other referrer matters.
             let referrers = if is_root[node] { &[] } else { reverse.row(node) };
             let mut least = if is_root[node] { 0 } else { parent[w as usize] };
             for &from in referrers {
@@ -87,10 +88,10 @@ impl Dominators {
         }
 
         // Step 3: the immediate dominator is the nearest common ancestor, in the tree so far, of the parent in the
-        // search and the semidominator: climb from the parent until the number is not above the semidominator's. Where
-        // that takes many steps, as in a chain whose links an index holds too, by jumps: each node keeps one to an
-        // ancestor, such that any climb takes O(log n) of them (E. W. Myers, "An Applicative Random-Access Stack",
-        // Information Processing Letters 1983).
+        // search and the semidominator: climb from the parent until the number is not above the semidominator's. If
+        // that takes many steps, as in a chain whose links are also held by an index, jumps are used: each node keeps a
+        // jump to an ancestor, such that any climb takes O(log n) jumps (E. W. Myers, "An Applicative Random-Access
+        // Stack", Information Processing Letters 1983).
         drop((number, label, ancestor, is_root, stack));
         let (mut depth, mut jump): (Vec<u32>, Vec<u32>) = (pages::zeros(reached), pages::zeros(reached));
         let mut idom = parent;
@@ -125,22 +126,22 @@ impl Dominators {
         }
     }
 
-    /// All reachable objects, each after its dominator, and after all that refer to it but those that it reaches
-    /// itself.
+    /// All reachable objects, each after its dominator, and after all objects that refer to it except those that it
+    /// reaches itself.
     pub fn order(&self) -> impl DoubleEndedIterator<Item = ObjectId> + '_ {
         self.left.iter().rev().map(|&node| ObjectId(node))
     }
 }
 
-/// A depth-first search: numbers, and what they are numbers of.
+/// The result of a depth-first search.
 struct DepthFirst {
-    /// Of each node, its number.
+    /// The number of each node.
     number: Vec<u32>,
-    /// Of each number, its node. Number 0 is none.
+    /// The node of each number. Number 0 is no node.
     vertex: Vec<u32>,
-    /// Of each number, the number of the node that it was reached from.
+    /// For each number, that of the node from which it was reached.
     parent: Vec<u32>,
-    /// The nodes in the order in which they were left.
+    /// The nodes in postorder.
     left: Vec<u32>,
 }
 
@@ -151,7 +152,7 @@ fn search(forward: &Csr, roots: &[ObjectId], counts: &impl Fn(u32, u32) -> bool)
     parent.push(NONE);
     let left = pages::with_capacity(nodes);
     let mut found = DepthFirst { number: pages::filled(NONE, nodes), vertex, parent, left };
-    // The open nodes, and how many targets of each are done.
+    // Open nodes, with the number of targets already visited.
     let mut open: Vec<(u32, u32)> = Vec::new();
     let enter = |node: u32, from: u32, found: &mut DepthFirst| {
         let number = found.vertex.len() as u32;
@@ -185,7 +186,7 @@ fn search(forward: &Csr, roots: &[ObjectId], counts: &impl Fn(u32, u32) -> bool)
     found
 }
 
-/// EVAL(v): the node of least semidominator on the path from v up its tree in the forest, roots of trees excluded;
+/// EVAL(v): the node with the smallest semidominator on the path from v up its tree in the forest, excluding the root;
 /// COMPRESS on the way, without recursion.
 fn eval(v: u32, ancestor: &mut [u32], label: &mut [u32], semi: &[u32], stack: &mut Vec<u32>) -> u32 {
     if ancestor[v as usize] == NONE {
@@ -206,8 +207,8 @@ fn eval(v: u32, ancestor: &mut [u32], label: &mut [u32], semi: &[u32], stack: &m
     label[v as usize]
 }
 
-/// The same by the definition, for tests: a node's dominators are itself and what dominates all that lead to it
-/// (the data-flow equations of Allen and Cocke, 1972), solved by repetition.
+/// The same by definition, for tests: a node's dominators are itself and those common to all its predecessors (the
+/// data-flow equations of Allen and Cocke, 1972), iterated to a fixed point.
 #[cfg(test)]
 pub(crate) fn naive(forward: &Csr, reverse: &Csr, roots: &[ObjectId]) -> Vec<Dominator> {
     let nodes = forward.len();
@@ -229,7 +230,7 @@ pub(crate) fn naive(forward: &Csr, reverse: &Csr, roots: &[ObjectId]) -> Vec<Dom
             break;
         }
     }
-    // The immediate one is the strict dominator that all others dominate.
+    // The immediate dominator is the strict dominator that all others dominate.
     let size = |node: usize| sets[node].iter().filter(|&&bit| bit).count();
     (0..nodes)
         .map(|node| {
@@ -272,7 +273,7 @@ mod tests {
         //   0 -> 2 <- 1,  2 -> 3 -> 2
         let found = dominators(4, &[(0, 2), (1, 2), (2, 3), (3, 2)], &[0, 1]);
         assert_eq!(found, [Dominator::Root, Dominator::Root, Dominator::Root, object(2)]);
-        // A root inside is held by the roots, whoever refers to it.
+        // A node that is a root has no dominator, whatever refers to it.
         assert_eq!(dominators(2, &[(0, 1)], &[0, 1, 1, 7]), [Dominator::Root, Dominator::Root]);
     }
 
@@ -286,7 +287,7 @@ mod tests {
 
     #[test]
     fn a_long_chain_whose_links_an_index_holds_too_takes_no_square() {
-        // 0 is the index, which holds each link; links form a chain that is entered at its far end.
+        // 0 is an index that holds each link; the links form a chain that is entered at its far end.
         let nodes = 1 << 19;
         let chain = (2..nodes).map(|node| (node - 1, node));
         let index = (1..nodes).rev().map(|node| (0, node));

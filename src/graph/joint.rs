@@ -1,13 +1,13 @@
-//! Computes what would be freed with all objects of a set: what the roots reach, less what they reach without the set.
+//! Computes what would be freed with all objects of a set: what the roots reach, minus what they reach without the set.
 //!
-//! That is more than the sum of what each object retains: what two objects of a set share is retained by neither of
-//! them, and freed with both.
+//! That is more than the sum of what each object retains: what two objects of the set share is retained by neither, but
+//! freed with both.
 //!
-//! For one set it takes one pass. For the sets of all types at once, each object gets the set of kinds that every path
-//! to it goes through: its own kind, and what the sets of all that lead to it have in common. These are the data-flow
-//! equations of dominators (F. E. Allen and J. Cocke, "Graph-theoretic constructs for program flow analysis", IBM
-//! RC 3923, 1972) over kinds in place of nodes, solved by working off what changed. Sets are numbered and what two have
-//! in common is remembered, so that an edge costs one look-up.
+//! One set takes one pass. For the sets of all types at once, each object gets the set of kinds that every path to it
+//! passes: its own kind, and the intersection of the sets of all objects that refer to it. These are the data-flow
+//! equations of dominators (F. E. Allen and J. Cocke, "Graph-theoretic constructs for program flow analysis", IBM RC
+//! 3923, 1972) with kinds in place of nodes, solved with a worklist. Sets are numbered and intersections are cached, so
+//! an edge takes one lookup.
 
 use rustc_hash::FxHashMap;
 
@@ -17,10 +17,10 @@ use super::ObjectId;
 use super::csr::Csr;
 use super::retained::Retained;
 
-/// Members of all sets of kinds together: 64 MiB. Paths meet tens of kinds, and most sets are met again and again.
+/// Upper bound on the members of all sets of kinds: 64 MiB. Paths pass tens of kinds, and most sets repeat.
 const MEMBERS_MAX: usize = 1 << 24;
 
-/// What would be freed with all objects for which `is_member` holds, themselves included. `shallow` gives bytes.
+/// What would be freed with all objects for which `is_member` holds, including themselves. `shallow` gives bytes.
 pub fn of_set(
     forward: &Csr,
     roots: &[ObjectId],
@@ -29,7 +29,7 @@ pub fn of_set(
 ) -> Retained {
     let mut seen: Vec<bool> = pages::zeros(forward.len());
     let mut enter = |object: ObjectId| seen.get_mut(object.index()).is_some_and(|seen| !std::mem::replace(seen, true));
-    // Without the set: its members are met and not passed through.
+    // Without the set: stop at its members.
     let (mut open, mut members): (Vec<ObjectId>, Vec<ObjectId>) = Default::default();
     let mut sort = |object: ObjectId, open: &mut Vec<ObjectId>| match is_member(object) {
         true => members.push(object),
@@ -49,8 +49,8 @@ pub fn of_set(
     sum
 }
 
-/// What would be freed with all objects of each kind below `kinds`, of each kind by itself. `None` where there are more
-/// sets of kinds than memory for them.
+/// What would be freed with all objects of each kind below `kinds`, each kind by itself. `None` if the sets of kinds
+/// exceed [`MEMBERS_MAX`].
 pub fn of_kinds(
     forward: &Csr,
     roots: &[ObjectId],
@@ -60,10 +60,10 @@ pub fn of_kinds(
 ) -> Option<Vec<Retained>> {
     let order = breadth_first(forward, roots);
     let mut sets = KindSets::new();
-    // Of each object, what the sets of all that lead to it have in common.
+    // For each object, the intersection of the sets of its referrers.
     let mut above: Vec<u32> = pages::filled(ALL, forward.len());
     roots.iter().for_each(|root| _ = above.get_mut(root.index()).map(|above| *above = EMPTY));
-    // Objects whose set changed and was not handed on; most are handed on in the order of the search.
+    // Objects whose set changed and was not propagated yet. Most are propagated in the order of the search.
     let mut changed: Vec<bool> = pages::zeros(forward.len());
     order.iter().for_each(|&object| changed[object as usize] = true);
     let mut has_changed = true;
@@ -104,7 +104,7 @@ pub fn of_kinds(
     Some(sums)
 }
 
-/// All that the roots reach, breadth first: paths are short, and so are the sets of kinds on them.
+/// All objects that the roots reach, breadth first: paths are short, and so are the sets of kinds on them.
 fn breadth_first(forward: &Csr, roots: &[ObjectId]) -> Vec<u32> {
     let mut seen: Vec<bool> = pages::zeros(forward.len());
     let mut order: Vec<u32> = pages::with_capacity(forward.len());
@@ -123,17 +123,17 @@ fn breadth_first(forward: &Csr, roots: &[ObjectId]) -> Vec<u32> {
     order
 }
 
-/// The set without members.
+/// The empty set.
 const EMPTY: u32 = 0;
-/// The set of all kinds: of an object that nothing has led to yet.
+/// The set of all kinds: of an object that has not been reached yet.
 const ALL: u32 = u32::MAX;
 
-/// Sets of kinds, each with a number.
+/// Numbered sets of kinds.
 struct KindSets {
     sets: Vec<Box<[u32]>>,
     numbers: FxHashMap<Box<[u32]>, u32>,
     members: usize,
-    /// What was worked out: a set and a kind; two sets.
+    /// Cached results: a set plus a kind, and intersections.
     with: FxHashMap<(u32, u32), u32>,
     common: FxHashMap<(u32, u32), u32>,
 }
@@ -155,7 +155,7 @@ impl KindSets {
         self.sets.get(set as usize).map_or(&[], |set| set)
     }
 
-    /// The number of a set; `None` where there is no memory for another one.
+    /// The number of a set. `None` if there is no room for another one.
     fn number(&mut self, set: Vec<u32>) -> Option<u32> {
         let set: Box<[u32]> = set.into();
         if let Some(&number) = self.numbers.get(&set) {
@@ -168,7 +168,7 @@ impl KindSets {
         Some(number)
     }
 
-    /// A set with one kind more.
+    /// A set with one more kind.
     fn with(&mut self, set: u32, kind: u32) -> Option<u32> {
         if let Some(&known) = self.with.get(&(set, kind)) {
             return Some(known);
@@ -182,7 +182,7 @@ impl KindSets {
         Some(number)
     }
 
-    /// What two sets have in common.
+    /// The intersection of two sets.
     #[inline]
     fn common(&mut self, a: u32, b: u32) -> Option<u32> {
         match (a, b) {
@@ -213,7 +213,7 @@ mod tests {
         16 + u64::from(object.0)
     }
 
-    /// The same by the definition.
+    /// The same by definition.
     fn recounted(forward: &Csr, roots: &[ObjectId], is_member: impl Fn(ObjectId) -> bool) -> Retained {
         let edges: Vec<(u32, u32)> = (0..forward.len() as u32)
             .flat_map(|from| forward.row(from as usize).iter().map(move |&to| (from, to)))
@@ -245,18 +245,18 @@ mod tests {
         assert_eq!(found, [sum(&[0, 1, 2, 3, 4, 5]), sum(&[1, 2, 3, 4]), sum(&[3, 4]), sum(&[4, 5])]);
         let pair = of_set(&forward, &[ObjectId(0)], |object| kind(object) == 1, bytes);
         assert_eq!(pair, sum(&[1, 2, 3, 4]));
-        // One of the two alone frees itself.
+        // One of the two alone frees only itself.
         assert_eq!(of_set(&forward, &[ObjectId(0)], |object| object.0 == 1, bytes), sum(&[1]));
     }
 
     #[test]
     fn too_many_sets_are_said() {
-        // A chain of objects that are of a kind each: as many sets as objects, each one larger than the one before.
+        // A chain of objects, each of its own kind: as many sets as objects, each larger than the previous.
         let nodes = 8192u32;
         let edges: Vec<(u32, u32)> = (1..nodes).map(|node| (node - 1, node)).collect();
         let forward = Csr::of_edges(nodes as usize, &edges);
         assert_eq!(of_kinds(&forward, &[ObjectId(0)], nodes as usize, ObjectId::index, bytes), None);
-        // All of one kind are a list like any other.
+        // With one kind for all it is an ordinary list.
         let list = of_kinds(&forward, &[ObjectId(0)], 1, |_| 0, bytes).expect("one kind");
         assert_eq!(list[0].objects, u64::from(nodes));
     }

@@ -1,4 +1,4 @@
-//! From objects to the graph of a heap: reads every reference once, in parallel, and finds the roots.
+//! Links objects to a graph: reads every reference once, in parallel, and finds the roots.
 
 use std::ops::Range;
 use std::sync::Mutex;
@@ -19,20 +19,20 @@ use crate::references::{Certain, Label, References, roots};
 use super::ObjectId;
 use super::objects::{Classes, OBJECTS_AT_ONCE, ObjectGraph};
 
-/// References to what is no object that `-v` tells of one by one.
+/// Number of dropped references that `-v` logs one by one.
 const DROPPED_TOLD: u64 = 20;
 
-/// What was not followed.
+/// References that were not followed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Dropped {
-    /// References that led to no object: torn, or from one moment to another.
+    /// References to something that is not an object: torn, or changed while the heap was read.
     pub references: u64,
-    /// Objects whose references could not be followed to their end.
+    /// Objects whose references could not be followed completely.
     pub walks: u64,
 }
 
-/// Builds the graph of all objects. `memory` is a copy or the process itself: each thread reads through a cache of its
-/// own, which a copy passes by.
+/// Builds the graph of all objects. `memory` is a copy or the process itself: each thread reads through its own cache,
+/// which a copy bypasses.
 pub fn link<'a, M: Memory + Sync + ?Sized>(
     memory: &M,
     python: &Python,
@@ -53,7 +53,7 @@ pub fn link<'a, M: Memory + Sync + ?Sized>(
     (graph, Dropped { references: walk.dropped.into_inner(), walks: walk.torn.into_inner() })
 }
 
-/// Settles which words of opaque structs are references without a graph: counts all others first.
+/// Settles which words of opaque structs are references, without building a graph: counts all other references first.
 pub fn settle<M: Memory + Sync + ?Sized>(
     memory: &M,
     python: &Python,
@@ -91,7 +91,7 @@ fn classes(types: &TypeTable, objects: &Objects) -> Classes {
     }
 }
 
-/// How many edges the graph would have: reads every reference and keeps none.
+/// Number of edges that the graph would have: reads every reference and keeps none.
 pub fn count_edges<M: Memory + Sync + ?Sized>(
     memory: &M,
     python: &Python,
@@ -104,7 +104,7 @@ pub fn count_edges<M: Memory + Sync + ?Sized>(
     let count = |start: usize| {
         let (mut edges, mut last) = (0u64, None);
         walk.references_of(start..objects.len().min(start + OBJECTS_AT_ONCE), &mut |id, target| {
-            // As in the graph, the same target next to itself is one edge.
+            // As in the graph, consecutive equal targets are one edge.
             edges += u64::from(last != Some((id, target)));
             last = Some((id, target));
         });
@@ -113,7 +113,7 @@ pub fn count_edges<M: Memory + Sync + ?Sized>(
     starts.into_par_iter().map(count).sum()
 }
 
-/// What reads the references of ranges of objects, on several threads.
+/// Reads the references of ranges of objects, on several threads.
 struct Walk<'w, 'r, M: Memory + ?Sized> {
     memory: &'w M,
     python: &'w Python,
@@ -125,7 +125,7 @@ struct Walk<'w, 'r, M: Memory + ?Sized> {
     dropped: AtomicU64,
     torn: AtomicU64,
     told: AtomicU64,
-    /// References that only look something up.
+    /// References that are lookups.
     lookups: Mutex<FxHashSet<(u32, u32)>>,
 }
 
@@ -143,7 +143,7 @@ impl<'w, 'r, M: Memory + Sync + ?Sized> Walk<'w, 'r, M> {
         Walk { memory, python, types, objects, references, interned, dict, dropped, torn, told, lookups }
     }
 
-    /// Calls back with each object of a range that refers to another one.
+    /// Calls back with each reference of a range of objects.
     fn references_of(&self, ids: Range<usize>, visit: &mut dyn FnMut(usize, u32)) {
         let Walk { python, types, objects, .. } = *self;
         let cached = CachedMemory::new(self.memory);
@@ -151,10 +151,10 @@ impl<'w, 'r, M: Memory + Sync + ?Sized> Walk<'w, 'r, M> {
         let reads = references.reads();
         let mut missing = 0;
         let mut lookups: Vec<(u32, u32)> = Vec::new();
-        // Of one object, what it owns and what it looks up.
+        // Owned and looked-up targets of one object.
         let (mut owned, mut looked_up): (Vec<u32>, Vec<u32>) = Default::default();
         for (id, object) in objects.from(ids.start).take(ids.len()) {
-            // Interned strings are not kept by the dict that interns them.
+            // The dict of interned strings does not keep them alive.
             let keeps_nothing = self.interned.contains(&object.address)
                 || Some(object.type_id) == self.dict && roots::looks_interning(&cached, python, object.address);
             if keeps_nothing {
@@ -173,7 +173,7 @@ impl<'w, 'r, M: Memory + Sync + ?Sized> Walk<'w, 'r, M> {
                     missing += 1;
                     if self.told.fetch_add(1, Ordering::Relaxed) < DROPPED_TOLD {
                         let (at, name) = (object.address, types.get(object.type_id).full_name());
-                        log::debug!("no object at {word:#x}, {label:?} of the {name} at {at}");
+                        log::debug!("no object at {word:#x}, which is {label:?} of the {name} at {at}");
                     }
                 }
                 None => {}
@@ -190,8 +190,8 @@ impl<'w, 'r, M: Memory + Sync + ?Sized> Walk<'w, 'r, M> {
     }
 }
 
-/// Whether a word that is read under such a label is always an object, where nothing changed meanwhile. Fields are not:
-/// bodies are read word by word.
+/// Whether a word with this label is always an object if nothing changed meanwhile. Fields are not, because bodies are
+/// read word by word.
 fn is_surely_a_reference(label: Label) -> bool {
     matches!(
         label,

@@ -1,4 +1,4 @@
-//! The graph of objects: who refers to whom, who holds what. Only [`link`], which makes it, reads target memory.
+//! The graph of objects: references, reachability, dominators. Only [`link`], which builds it, reads target memory.
 
 pub mod csr;
 pub mod dominators;
@@ -9,12 +9,12 @@ pub mod ownership;
 pub mod reach;
 pub mod retained;
 
-/// Index of an object: its rank by address.
+/// Number of an object: its rank by address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectId(pub u32);
 
 impl ObjectId {
-    /// As an index.
+    /// The id as an index.
     #[inline(always)]
     pub fn index(self) -> usize {
         self.0 as usize

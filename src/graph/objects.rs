@@ -1,8 +1,8 @@
-//! The graph of one heap: columns by object, edges both ways, roots.
+//! The graph of a heap: columns by object, edges in both directions, roots.
 //!
-//! Edges are kept as targets only; how each is labelled is asked again of the heap by whoever shows it. The same
-//! target next to itself (a list of a million `None`s) is one edge, but counts as often as it is there when references
-//! are compared with the object's own count.
+//! Edges are stored as targets only; labels are read from the heap when they are displayed. Consecutive equal targets
+//! (a list of a million `None`s) are one edge, but all of them count in the comparison with the object's reference
+//! count.
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
@@ -23,10 +23,10 @@ use super::ownership::{Lookups, Ownership, RANKS, Rank};
 use super::retained::{self, Retained};
 use super::{ObjectId, reach};
 
-/// Objects whose references one task reads.
+/// Number of objects whose references one task reads.
 pub(crate) const OBJECTS_AT_ONCE: usize = 1 << 14;
 
-/// Every object, and who refers to whom.
+/// All objects and the references between them.
 #[derive(Debug)]
 pub struct ObjectGraph<'a> {
     /// The objects, by id.
@@ -35,12 +35,12 @@ pub struct ObjectGraph<'a> {
     pub forward: Csr,
     /// References to each object.
     pub reverse: Csr,
-    /// What holds the heap from outside, by kind; an object may be there more than once.
+    /// The roots, by kind. An object may occur more than once.
     pub roots: Vec<GraphRoot>,
-    /// Objects with more references than their count says: torn or misread.
+    /// Number of objects with more references than their count: torn or misread.
     pub overcounted: u64,
     classes: Classes,
-    /// References that only look something up, but for those from objects to their types.
+    /// References that are lookups, except those from objects to their types.
     lookups: FxHashSet<(u32, u32)>,
     ownership: Ownership,
 }
@@ -48,13 +48,13 @@ pub struct ObjectGraph<'a> {
 /// Which objects are types.
 #[derive(Clone, Debug, Default)]
 pub struct Classes {
-    /// Of each type, its own object, if it is one of the graph's.
+    /// For each type, its own object, if it is in the graph.
     pub object_of: Vec<Option<ObjectId>>,
-    /// Of each type, whether its instances are types.
+    /// For each type, whether its instances are types.
     pub is_metatype: Vec<bool>,
     /// The type `dict`.
     pub dict: Option<TypeId>,
-    /// Types that were made in a function: what they call themselves, nobody finds.
+    /// Types that were made in a function, which no module namespace contains.
     pub local: FxHashSet<ObjectId>,
 }
 
@@ -71,16 +71,16 @@ impl Lookups for ObjectGraph<'_> {
     }
 }
 
-/// A root among the graph's objects.
+/// A root among the objects of the graph.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GraphRoot {
     /// The object.
     pub object: ObjectId,
-    /// What kind of thing holds it.
+    /// The kind of the root.
     pub kind: RootKind,
-    /// Whether the object is the dict of what the name names.
+    /// Whether the object is the namespace of what the name names.
     pub is_namespace: bool,
-    /// References that nothing was found for.
+    /// Number of references that were not found.
     pub excess: u32,
     name: Box<str>,
 }
@@ -95,12 +95,12 @@ impl GraphRoot {
         }
     }
 
-    /// The name of a root that has one.
+    /// The root's name; empty for kinds without one.
     pub fn full_name(&self) -> &str {
         &self.name
     }
 
-    /// Of what a thread or a task holds: the thread, and what holds it there: `loop() at app.py:7, local rows`.
+    /// For a root of a thread or task: the thread, and the rest of the name: `loop() at app.py:7, local rows`.
     pub fn thread_and_rest(&self) -> Option<(&str, &str)> {
         use RootKind::{Exception, Frame, Stack, Task, Thread};
         match self.kind {
@@ -109,7 +109,7 @@ impl GraphRoot {
         }
     }
 
-    /// The name without the numbers that tell it from its siblings: `atexit callbacks[…]`.
+    /// The name without the numbers that distinguish it from its siblings: `atexit callbacks[…]`.
     pub fn shape(&self) -> String {
         let (Some(open), Some(close)) = (self.name.find('['), self.name.rfind(']')) else {
             return self.name.to_string();
@@ -125,16 +125,16 @@ impl GraphRoot {
 /// Objects that no named root holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Unnamed {
-    /// Those that no root reaches: cycles which the collector has yet to find.
+    /// Objects that no root reaches: cycles that the collector has not freed yet.
     pub garbage: Retained,
-    /// Those that only native code holds: retained by objects that nothing else reaches.
+    /// Objects that only native code holds, and what they retain.
     pub native: Retained,
 }
 
 impl<'a> ObjectGraph<'a> {
-    /// Builds the graph. `references` calls back with each object of a range of ids that refers to another one, as
-    /// often as it does, in the order of the range; it is called from several threads. `settle` gets how many
-    /// references to each object there are then, those of roots included, and returns more, by the object that refers.
+    /// Builds the graph. `references` calls back with each reference of a range of ids, as often as it occurs, in the
+    /// order of the range; it is called from several threads. `settle` receives the number of references to each object
+    /// found so far, including those of roots, and returns more references, by source.
     pub fn new(
         objects: &'a Objects,
         roots: Vec<Root>,
@@ -184,24 +184,24 @@ impl<'a> ObjectGraph<'a> {
         }
     }
 
-    /// Says which objects are types, and which references, beside those from an object to its type, are lookups; and
-    /// ranks all objects by that.
+    /// Sets which objects are types and which references (besides those from objects to their types) are lookups, and
+    /// ranks all objects accordingly.
     pub fn set_lookups(&mut self, classes: Classes, lookups: FxHashSet<(u32, u32)>) {
         (self.classes, self.lookups) = (classes, lookups);
         self.ownership = self.rank();
     }
 
-    /// How many objects.
+    /// Number of objects.
     pub fn len(&self) -> usize {
         self.objects.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are no objects.
     pub fn is_empty(&self) -> bool {
         self.objects.is_empty()
     }
 
-    /// Shallow bytes of an object.
+    /// Shallow size of an object, bytes.
     pub fn shallow(&self, object: ObjectId) -> u64 {
         self.objects.size(object.index())
     }
@@ -211,8 +211,8 @@ impl<'a> ObjectGraph<'a> {
         self.objects.type_id(object.index())
     }
 
-    /// The roots' objects, each once, in the order of their kinds. Tasks are not among them: the event loop holds them,
-    /// or nobody.
+    /// The objects held by roots, without duplicates, by kind of root. Tasks are left out: if nothing else holds them,
+    /// they are garbage.
     pub fn root_objects(&self) -> Vec<ObjectId> {
         let mut seen = vec![false; self.len()];
         let mut is_new =
@@ -226,8 +226,7 @@ impl<'a> ObjectGraph<'a> {
         self.classes.is_metatype.get(self.type_id(object).index()) == Some(&true)
     }
 
-    /// Classes that stand in the namespace of a module, or in that of such a class: what hangs on them is theirs,
-    /// whoever imports them.
+    /// Classes in the namespace of a module or of such a class. They own what hangs on them, whoever imports them.
     fn named_classes(&self) -> Vec<ObjectId> {
         let mut known = vec![false; self.len()];
         let mut found: Vec<ObjectId> = Vec::new();
@@ -250,7 +249,7 @@ impl<'a> ObjectGraph<'a> {
         found
     }
 
-    /// The namespace of a module in which a class stands that was made in a function.
+    /// The module namespace that contains a class made in a function.
     pub fn namespace_of_local(&self, class: ObjectId) -> Option<ObjectId> {
         let is_namespace = |root: &&GraphRoot| root.kind == RootKind::Module && root.is_namespace;
         let holds = |root: &&GraphRoot| self.forward.targets(root.object).any(|target| target == class);
@@ -258,7 +257,7 @@ impl<'a> ObjectGraph<'a> {
         self.classes.local.contains(&class).then(found).flatten().map(|root| root.object)
     }
 
-    /// Who may own what: the ranks of all that is reachable.
+    /// The ranks of all reachable objects, which decide ownership.
     pub fn ownership(&self) -> &Ownership {
         &self.ownership
     }
@@ -271,7 +270,7 @@ impl<'a> ObjectGraph<'a> {
 
     fn rank(&self) -> Ownership {
         let has_tasks = self.roots.iter().any(|root| root.kind == RootKind::Task);
-        // A task that nothing holds is garbage like anything else.
+        // A task that nothing holds is garbage.
         let reached = if has_tasks { reach::from(&self.forward, &self.root_objects()) } else { Vec::new() };
         let mut roots: Vec<Vec<ObjectId>> = vec![Vec::new(); RANKS.len()];
         for root in &self.roots {
@@ -279,8 +278,8 @@ impl<'a> ObjectGraph<'a> {
                 roots[Rank::of(root.kind) as usize - 1].push(root.object);
             }
         }
-        // Among equals the module that defines comes before those that import: `__main__` is last, what is deeper in a
-        // package and what was imported later comes first.
+        // Among equals the defining module comes before those that import it: `__main__` is last; modules deeper in a
+        // package and those imported later come first.
         let modules = self.roots.iter().filter(|root| root.kind == RootKind::Module).rev();
         let mut modules: Vec<(bool, Reverse<usize>, ObjectId)> = modules
             .map(|root| (&*root.name == "__main__", Reverse(root.name.matches('.').count()), root.object))
@@ -292,7 +291,7 @@ impl<'a> ObjectGraph<'a> {
         Ownership::new(&self.forward, &roots, self)
     }
 
-    /// The dominators of all that is reachable, by the references that own.
+    /// The dominators of all reachable objects, along owning references.
     pub fn dominators(&self) -> Dominators {
         Dominators::owning(&self.forward, &self.reverse, &self.ownership, self)
     }
@@ -317,14 +316,14 @@ impl<'a> ObjectGraph<'a> {
         retained::sizes(dominators, self.len(), |object| self.shallow(object))
     }
 
-    /// Bytes that the graph takes, its objects included.
+    /// Memory that the graph takes, including its objects, bytes.
     pub fn size_bytes(&self) -> u64 {
         let roots = self.roots.len() * size_of::<GraphRoot>();
         self.forward.size_bytes() + self.reverse.size_bytes() + self.objects.size_bytes() + roots as u64
     }
 }
 
-/// The forward edges in pieces, and how many references to each object there are.
+/// The forward edges in pieces, and the number of references to each object.
 fn edges(
     objects: usize,
     references: &(impl Fn(Range<usize>, &mut dyn FnMut(usize, u32)) + Sync),
@@ -335,7 +334,7 @@ fn edges(
         .map(|start| {
             let ids = start..objects.min(start + OBJECTS_AT_ONCE);
             let mut rows = Csr::with_nodes(ids.len());
-            // Targets that repeat, and how often beyond the first time.
+            // Repeated targets, and how often they occur beyond the first time.
             let mut repeated: Vec<(u32, u32)> = Vec::new();
             let mut open = start;
             references(ids.clone(), &mut |id, target| {
@@ -366,7 +365,7 @@ fn edges(
     (pieces.into_iter().map(|(rows, _)| rows).collect(), incoming)
 }
 
-/// Puts the pieces together, with `more` edges, by source, behind those of their sources.
+/// Joins the pieces, with `more` edges (sorted by source) appended to the rows of their sources.
 fn joined(objects: usize, pieces: Vec<Csr>, mut more: &[(u32, u32)]) -> Csr {
     let mut forward = Csr::with_nodes(objects);
     forward.reserve(pieces.iter().map(Csr::edge_count).sum::<usize>() + more.len());

@@ -1,9 +1,9 @@
-//! Decides which references own. Roots have ranks, and no rank owns what a better one reaches.
+//! Decides which references own their targets. Roots have ranks, and no rank owns what a better one reaches.
 //!
-//! Rank by rank, everything is marked that the roots of the rank reach and no better rank did. A reference owns only
-//! between objects of one rank: a local variable or an iterator that a running frame holds for a moment takes nothing
-//! away from the module that keeps it. A lookup (an instance's class, a function's globals, the value stack of a frame)
-//! owns only what nothing else of its rank reaches.
+//! Rank by rank, everything is marked that the roots of the rank reach and no better rank does. A reference owns only
+//! between objects of one rank: a local variable or iterator that a running frame holds for a moment takes nothing away
+//! from the module that keeps it. A lookup (an instance's class, a function's globals, a frame's evaluation stack) owns
+//! only what nothing else of its rank reaches.
 
 use crate::process::pages;
 use crate::references::roots::RootKind;
@@ -11,20 +11,20 @@ use crate::references::roots::RootKind;
 use super::ObjectId;
 use super::csr::Csr;
 
-/// How good a root is at owning; the best first.
+/// The rank of a root; the best comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Rank {
-    /// Namespaces of modules, classes, the interpreter's registries.
+    /// Namespaces of modules, classes, and the interpreter's registries.
     Namespace = 1,
     /// Thread-locals, contexts, suspended tasks.
     Context,
-    /// Named local variables of running frames, exceptions that are being handled.
+    /// Local variables of running frames, and exceptions being handled.
     Local,
-    /// The value stack of running frames.
+    /// Evaluation stacks of running frames.
     Stack,
-    /// What only native code can explain.
+    /// References that only native code explains.
     Native,
-    /// What is never freed.
+    /// Immortal objects.
     Immortal,
 }
 
@@ -44,7 +44,7 @@ impl Rank {
         }
     }
 
-    /// What JSON and legends call it.
+    /// The name in JSON and legends.
     pub fn name(self) -> &'static str {
         match self {
             Rank::Namespace => "module or class",
@@ -57,11 +57,11 @@ impl Rank {
     }
 }
 
-/// Which references only look something up.
+/// Tells which references are lookups.
 pub trait Lookups {
-    /// Whether the reference is a lookup. Asked only about targets that may be.
+    /// Whether the reference is a lookup. Called only for possible targets of lookups.
     fn is_lookup(&self, from: u32, to: u32) -> bool;
-    /// The objects that may be looked up.
+    /// The possible targets of lookups.
     fn targets(&self) -> Vec<ObjectId>;
 }
 
@@ -79,18 +79,18 @@ impl Lookups for NoLookups {
     }
 }
 
-/// The bits of an object's state: its rank, and
+/// Bits of an object's state: its rank;
 const RANK: u8 = 0x07;
-/// whether it is a root of its rank,
+/// whether it is a root of its rank;
 const ROOT: u8 = 0x08;
-/// whether it may be the target of a lookup,
+/// whether it may be the target of a lookup;
 const LOOKED_UP: u8 = 0x10;
-/// whether only a lookup reached it,
+/// whether only a lookup reached it;
 const BY_LOOKUP: u8 = 0x20;
-/// whether a lookup of it waits until the rest of the rank is reached.
+/// whether a lookup of it is deferred until the rest of the rank is reached.
 const WAITS: u8 = 0x40;
 
-/// Each object's rank, and which references own. One byte per object.
+/// The rank of each object, and which references own. One byte per object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ownership {
     state: Vec<u8>,
@@ -98,7 +98,7 @@ pub struct Ownership {
 }
 
 impl Ownership {
-    /// Marks what each rank reaches. `roots` are those of each rank, in the order of [`RANKS`].
+    /// Marks what each rank reaches. `roots` has the roots of each rank, in the order of [`RANKS`].
     pub fn new(forward: &Csr, roots: &[Vec<ObjectId>], lookups: &impl Lookups) -> Ownership {
         let mut state: Vec<u8> = pages::zeros(forward.len());
         for target in lookups.targets() {
@@ -153,7 +153,7 @@ impl Ownership {
         }
     }
 
-    /// The rank that reaches an object first; `None` of what no root reaches: garbage.
+    /// The best rank that reaches an object. `None` if no root does: garbage.
     pub fn rank(&self, object: ObjectId) -> Option<Rank> {
         let rank = self.state.get(object.index())? & RANK;
         RANKS.get(usize::from(rank).checked_sub(1)?).copied()
@@ -174,7 +174,7 @@ impl Ownership {
         (above ^ below) & RANK == 0 && below & RANK != 0 && (is_plain || !lookups.is_lookup(from, to))
     }
 
-    /// The roots that count: of each rank those that no better one reaches.
+    /// The roots that are effective: those of each rank that no better rank reaches.
     pub fn roots(&self) -> &[ObjectId] {
         &self.roots
     }
@@ -197,7 +197,7 @@ mod tests {
         }
     }
 
-    /// The ranks by the words of the module's first lines: repeated until nothing changes. Of each object its rank, and
+    /// Ranks by the definition in the module docs, repeated until nothing changes: for each object its rank, and
     /// whether a lookup was needed.
     fn slow(
         nodes: usize,
@@ -226,7 +226,7 @@ mod tests {
                 if changed {
                     continue;
                 }
-                // All that one round of lookups reaches.
+                // Everything that one round of lookups reaches.
                 let by_lookup: Vec<u32> = edges
                     .iter()
                     .filter(|&&(from, to)| found[from as usize].0 == rank && found[to as usize].0 == 0)
@@ -264,7 +264,7 @@ mod tests {
             for (node, &(rank, _)) in expected.iter().enumerate() {
                 prop_assert_eq!(found.rank(ObjectId(node as u32)).map_or(0, |rank| rank as usize), rank);
             }
-            // Who owns alone: the dominators of what is left when references that do not own are taken away.
+            // Sole owners are the dominators of the graph without references that do not own.
             let owning: Vec<(u32, u32)> = edges.iter().copied().filter(|&(from, to)| {
                 let ((above, _), (below, by_lookup)) = (expected[from as usize], expected[to as usize]);
                 above == below && above != 0 && (by_lookup || !lookups.contains(&(from, to)))

@@ -3,7 +3,7 @@
 use super::ObjectId;
 use super::csr::Csr;
 
-/// Which objects can be reached.
+/// Which objects are reachable.
 pub fn from(forward: &Csr, roots: &[ObjectId]) -> Vec<bool> {
     let mut reached = vec![false; forward.len()];
     let mut open: Vec<ObjectId> = Vec::new();
@@ -20,20 +20,20 @@ pub fn from(forward: &Csr, roots: &[ObjectId]) -> Vec<bool> {
     reached
 }
 
-/// A tree of shortest paths from the roots, breadth first: of each object, the one before it, and its distance.
+/// A tree of shortest paths from the roots, breadth first: the previous object and the distance of each object.
 #[derive(Clone, Debug)]
 pub struct Paths {
     before: Vec<u32>,
-    /// Reached objects, each after the one before it.
+    /// Reached objects, each after its predecessor.
     order: Vec<u32>,
 }
 
 /// Not reached.
 const NONE: u32 = u32::MAX;
-/// Reached from no object: a root.
+/// A root, which has no predecessor.
 const ROOT: u32 = u32::MAX - 1;
 
-/// Where a shortest path comes from.
+/// The step before an object on a shortest path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PathStep {
     /// The object before it.
@@ -45,11 +45,11 @@ pub enum PathStep {
 }
 
 impl Paths {
-    /// Shortest paths from the roots of the first tier; what they do not reach, from those of the next, and so on.
-    /// Among equal ones those from the root that comes first. Edges for which `follow` is false are not taken.
+    /// Shortest paths from the roots of the first tier; for what they do not reach, from those of the next, and so on.
+    /// Among equal paths, the root that comes first wins. Edges for which `follow` is false are not taken.
     pub fn tiered(forward: &Csr, tiers: &[Vec<ObjectId>], follow: impl Fn(ObjectId, ObjectId) -> bool) -> Paths {
         let mut before = vec![NONE; forward.len()];
-        // What is behind `done` in the order is still to be looked from.
+        // Objects after `done` in the order have not been expanded yet.
         let (mut order, mut done): (Vec<u32>, usize) = (Vec::new(), 0);
         for roots in tiers {
             for &root in roots {
@@ -73,12 +73,12 @@ impl Paths {
         Paths { before, order }
     }
 
-    /// All reachable objects, each after the one that it is reached from.
+    /// All reachable objects, each after its predecessor.
     pub fn order(&self) -> impl Iterator<Item = ObjectId> + '_ {
         self.order.iter().map(|&object| ObjectId(object))
     }
 
-    /// Where the shortest path to an object comes from.
+    /// The predecessor on the shortest path to an object.
     pub fn step(&self, object: ObjectId) -> PathStep {
         match self.before.get(object.index()) {
             None | Some(&NONE) => PathStep::Unreachable,
@@ -87,7 +87,7 @@ impl Paths {
         }
     }
 
-    /// The objects from a root to this one, both included; empty where there is no path.
+    /// The objects from a root to this one, both included. Empty if there is no path.
     pub fn path(&self, object: ObjectId) -> Vec<ObjectId> {
         let mut path = vec![object];
         let mut at = object;

@@ -1,4 +1,4 @@
-//! Computes retained sizes: an object's is what would be freed with it, itself and all that it dominates.
+//! Computes retained sizes: what would be freed with an object, which is itself and everything that it dominates.
 
 use crate::process::pages;
 
@@ -6,21 +6,22 @@ use super::ObjectId;
 use super::csr::Csr;
 use super::dominators::{Dominator, Dominators};
 
-/// Objects and bytes.
+/// A number of objects and their bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Retained {
-    /// How many objects, itself included.
+    /// Number of objects, including itself.
     pub objects: u64,
-    /// Their shallow bytes.
+    /// Sum of their shallow sizes, bytes.
     pub bytes: u64,
 }
 
-/// Retained objects and bytes of every object, by id; of what cannot be reached, 0. `shallow` gives bytes by id.
-/// Asserted: what the roots' children retain adds up to all that is reachable.
+/// Retained objects and bytes of every object, by id; 0 for unreachable objects. `shallow` gives bytes by id. Asserts
+/// that what the roots' children retain adds up to everything reachable.
 pub fn sizes(dominators: &Dominators, nodes: usize, shallow: impl Fn(ObjectId) -> u64) -> Vec<Retained> {
     let mut retained: Vec<Retained> = pages::filled(Retained::default(), nodes);
     let (mut at_root, mut total) = (Retained::default(), Retained::default());
-    // Children come after their dominators, so that going backwards every subtree is complete when it is handed up.
+    // Children come after their dominators, so in reverse order each subtree is complete before it is added to its
+    // parent.
     for object in dominators.order().rev() {
         let bytes = shallow(object);
         let Some(own) = retained.get_mut(object.index()) else { continue };
@@ -37,8 +38,8 @@ pub fn sizes(dominators: &Dominators, nodes: usize, shallow: impl Fn(ObjectId) -
     retained
 }
 
-/// What the objects of each kind retain together, nothing counted twice: an object that is dominated by another of its
-/// kind is part of what that one retains. `kind` gives a number below `kinds` by id.
+/// What the objects of each kind retain together, without counting anything twice: an object that is dominated by
+/// another of its kind is part of what that one retains. `kind` gives a number below `kinds` by id.
 pub fn by_kind(
     dominators: &Dominators,
     retained: &[Retained],
@@ -46,7 +47,7 @@ pub fn by_kind(
     kind: impl Fn(ObjectId) -> usize,
 ) -> Vec<Retained> {
     let mut sums = vec![Retained::default(); kinds];
-    // A walk through the dominator tree; of each kind, how many objects are open above.
+    // A walk through the dominator tree, with the number of open ancestors of each kind.
     let children = children(dominators, retained.len());
     let mut open_of_kind = vec![0u32; kinds];
     let mut stack: Vec<(ObjectId, u32)> = Vec::new();
@@ -78,7 +79,7 @@ pub fn by_kind(
     sums
 }
 
-/// The dominator tree from above: of each object, those that it dominates immediately.
+/// The children of each object in the dominator tree.
 pub fn children(dominators: &Dominators, nodes: usize) -> Csr {
     Csr::of_parents(nodes, |object| match dominators.of(object) {
         Dominator::Object(above) => Some(above),
@@ -93,7 +94,7 @@ mod tests {
     use crate::graph::reach;
     use proptest::prelude::*;
 
-    /// The same by the definition: take an object away, and see what can no longer be reached.
+    /// The same by definition: remove an object, and see what is no longer reachable.
     fn recounted(forward: &Csr, roots: &[ObjectId], shallow: &[u64], without: ObjectId) -> Retained {
         let edges: Vec<(u32, u32)> = (0..forward.len() as u32)
             .flat_map(|from| forward.row(from as usize).iter().map(move |&to| (from, to)))

@@ -1,4 +1,4 @@
-//! What comes with every answer: which process it is about, how it was read, and what could not be read.
+//! What accompanies every answer: the process, how it was read, and what could not be read.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ pub struct Inspected<T> {
 }
 
 impl<T> Inspected<T> {
-    /// The same with another answer.
+    /// The same with a different result.
     pub fn map<U>(self, map: impl FnOnce(T) -> U) -> Inspected<U> {
         let Inspected { result, reading, problems, allocator, warnings } = self;
         Inspected { result: map(result), reading, problems, allocator, warnings }
@@ -37,13 +37,13 @@ impl<T> Inspected<T> {
 pub struct TargetSummary {
     /// Its process id.
     pub pid: i32,
-    /// Its Python version, as it states itself.
+    /// Its Python version, as the interpreter states it.
     pub version: String,
     /// `default`, `free-threaded` or `debug`.
     pub build: &'static str,
     /// Program and script of its command line, without arguments: `python3 app.py`.
     pub command: String,
-    /// How many interpreters it has.
+    /// Number of interpreters.
     pub interpreters: usize,
 }
 
@@ -74,7 +74,7 @@ fn optional_seconds<S: serde::Serializer>(duration: &Option<Duration>, serialize
     duration.map(|duration| duration.as_secs_f64()).serialize(serializer)
 }
 
-/// What could not be read, and what the ways of finding objects disagree about. All zero is best.
+/// What could not be read, and where methods of finding objects disagree. Ideally all zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Problems {
     /// Pools that changed on every read; their blocks are missing from the figures.
@@ -110,7 +110,7 @@ pub struct Problems {
 }
 
 impl Problems {
-    /// Builds it from a census's outcome and from what was found before it.
+    /// Combines the outcome of a census with what was found before it.
     pub fn new(
         outcome: &Outcome,
         unsearched_bytes: u64,
@@ -138,7 +138,7 @@ impl Problems {
         }
     }
 
-    /// Adds two of them. Lists count as walked if they were in either.
+    /// Adds the problems of another process. Lists count as walked if they were in either.
     pub fn plus(&self, other: &Problems) -> Problems {
         let either = |a: Option<u64>, b: Option<u64>| a.map_or(b, |a| Some(a + b.unwrap_or(0)));
         Problems {
@@ -161,25 +161,25 @@ impl Problems {
     }
 }
 
-/// Figures of the allocator.
+/// Figures of the allocators.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct AllocatorSummary {
-    /// pymalloc's arenas.
+    /// Number of pymalloc arenas.
     pub arenas: u64,
-    /// pymalloc's pools in use.
+    /// Number of pymalloc pools in use.
     pub pools: u64,
-    /// pymalloc's blocks in use.
+    /// Number of used blocks in them.
     pub blocks_in_use: u64,
-    /// Blocks in use plus larger blocks from malloc, if their number is known: `sys.getallocatedblocks()`.
+    /// Used blocks plus larger blocks from malloc, if their number is known: `sys.getallocatedblocks()`.
     pub allocated_blocks: u64,
     /// Whether the number of larger blocks is known (3.12+).
     pub raw_blocks_known: bool,
-    /// Whether the debug hooks are on.
+    /// Whether blocks have debug headers.
     pub debug_hooks: bool,
 }
 
 impl AllocatorSummary {
-    /// Adds two of them.
+    /// Adds the figures of another process.
     pub fn plus(&self, other: &AllocatorSummary) -> AllocatorSummary {
         AllocatorSummary {
             arenas: self.arenas + other.arenas,

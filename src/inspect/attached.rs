@@ -1,6 +1,6 @@
-//! A proved interpreter in some memory, and what every answer about it starts from.
+//! A proved interpreter in some memory, from which every answer starts.
 //!
-//! This file alone knows the order: mapped ELF files, the interpreter and its proved layout, the survey of where
+//! This file alone knows the order: mapped ELF images, the interpreter and its proved layout, the survey of where
 //! objects may be, the types.
 
 use crate::heap::survey::Survey;
@@ -13,7 +13,7 @@ use crate::python::layout::Layout;
 use crate::python::proof_error::ProofError;
 use crate::python::types::TypeTable;
 
-/// A proved interpreter, and the ELF files mapped beside it.
+/// A proved interpreter and the mapped ELF images.
 #[derive(Debug)]
 pub struct Attached {
     /// The mapped ELF files, in order of address.
@@ -22,7 +22,7 @@ pub struct Attached {
     pub python: Python,
 }
 
-/// Gives the file behind a mapped ELF, where it can be had and is the same one.
+/// Opens the file behind an ELF image, if it is available and the same.
 pub type OpenElf<'a, M> = dyn Fn(&CachedMemory<'_, M>, &LoadedElf) -> Option<ElfFile> + 'a;
 
 impl Attached {
@@ -34,7 +34,7 @@ impl Attached {
         Attached::with_layouts(memory, open, &|_, candidates| candidates.iter().map(Layout::load).collect())
     }
 
-    /// As [`Attached::new`], with layouts that `load` makes: for tests, whose layouts are wrong on purpose.
+    /// As [`Attached::new`], with layouts made by `load`. Tests use it to pass wrong layouts.
     ///
     /// # Errors
     /// As [`Attached::new`].
@@ -50,10 +50,10 @@ impl Attached {
         Ok(Attached { elfs, python })
     }
 
-    /// Finds out where objects may be. Costs milliseconds, or one read per page of memory of unknown structure.
+    /// Finds the memory that may hold objects. Takes milliseconds, or one read per page of memory of unknown structure.
     ///
     /// # Errors
-    /// Where the memory cannot be read, or what is found contradicts the layout.
+    /// The memory cannot be read, or what is found contradicts the layout.
     pub fn survey<M: Memory + ?Sized>(&self, memory: &M) -> Result<Survey, ProofError> {
         Survey::new(memory, &self.python, &self.elfs)
     }
@@ -61,7 +61,7 @@ impl Attached {
     /// Reads the types.
     ///
     /// # Errors
-    /// Where the memory cannot be read, or what is found contradicts the layout.
+    /// The memory cannot be read, or what is found contradicts the layout.
     pub fn types<M: Memory + ?Sized>(&self, memory: &M, survey: &Survey) -> Result<TypeTable, ProofError> {
         TypeTable::build(&CachedMemory::new(memory), &self.python, &survey.plan.statics())
     }

@@ -1,4 +1,4 @@
-//! A census of a target: every live object, once.
+//! Takes a census of a target: every live object, once.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -19,21 +19,21 @@ use super::error::Error;
 use super::open::{ATTEMPTS, Pause, Read, Target};
 use super::warning::Warning;
 
-/// Targets of at most so many bytes are copied before they are read, so that the ways of finding objects can be
-/// checked against each other. A third of what a census may use beyond its base.
+/// Targets up to this size are copied before they are read, so that the methods of finding objects can be compared. A
+/// third of the memory that a census may use beyond its base, bytes.
 const COPY_SMALL: u64 = 24 << 20;
 
 impl Target {
     /// Counts objects and bytes per type, exactly.
     ///
     /// # Errors
-    /// If the target cannot be read or stopped, or if what was found contradicts the layout.
+    /// The target cannot be read or stopped, or what was found contradicts the layout.
     pub fn histogram(&mut self, pause: Pause, sort: SortKey) -> Result<Inspected<Histogram>, Error> {
         self.census(pause, |types| Tally::new(types.len()), |types, tallies| Histogram::new(types, &tallies, sort))
     }
 
     /// Passes every live object to sinks, one per worker thread, and the sinks to `collect`. A target that is small or
-    /// does not run is copied first.
+    /// not running is copied first.
     ///
     /// # Errors
     /// As [`Target::histogram`].
@@ -45,7 +45,7 @@ impl Target {
     ) -> Result<Inspected<R>, Error> {
         let start = Instant::now();
         let mut attempt = 1;
-        // What contradicts the layout is believed only when it does so again.
+        // A contradiction of the layout is reported only if it occurs again.
         let Counted { survey, types, sinks, outcome, bytes, paused, warnings } = loop {
             match self.count(pause, &sink) {
                 Ok(counted) => break counted,
@@ -60,14 +60,14 @@ impl Target {
         Ok(self.inspected(read, || collect(&types, sinks)))
     }
 
-    /// One try of a census.
+    /// One attempt at a census.
     fn count<S: Sink>(&mut self, pause: Pause, sink: &(impl Fn(&TypeTable) -> S + Sync)) -> Result<Counted<S>, Error> {
         let mut warnings = Vec::new();
         let mut survey = self.survey()?;
         let mut bytes = survey.plan.resident_bytes(&self.source);
         let stands_still = pause == Pause::Always || self.source.core().is_some();
         let copies = stands_still && fits(bytes) || bytes <= COPY_SMALL;
-        // All that can be prepared is, so that the process stands still only while it is copied.
+        // Everything is prepared before, so that the process is stopped only while it is copied.
         let buffer = if copies { Buffer::prepare(&self.source, &ranges_of(&survey)) } else { Buffer::default() };
         let mut freeze = self.freeze(pause, &mut warnings)?;
         if freeze.is_some() {
@@ -98,7 +98,7 @@ impl Target {
     }
 }
 
-/// What one try of a census gave.
+/// The result of one attempt.
 struct Counted<S> {
     survey: Survey,
     types: TypeTable,

@@ -60,9 +60,9 @@ impl Default for CopyOptions {
     }
 }
 
-/// Every object of a target, and how to follow its references.
+/// All objects of a target, and the means to follow their references.
 pub struct Heap<'a> {
-    /// The copy, and the process behind it; without a copy, the process alone.
+    /// The copy with the process behind it; without a copy, the process alone.
     pub memory: &'a Layered<'a, Source>,
     /// The Python in it.
     pub python: &'a Python,
@@ -72,9 +72,9 @@ pub struct Heap<'a> {
     pub objects: &'a Objects,
     /// Their references.
     pub references: &'a References<'a, Layered<'a, Source>>,
-    /// Where they lie.
+    /// Where the objects are.
     pub survey: &'a Survey,
-    /// What the kernel says of its memory, where it was asked.
+    /// The kernel's figures on its memory, if requested.
     pub footprint: Option<&'a Footprint>,
     /// How it was read.
     pub read_mode: ReadMode,
@@ -85,9 +85,9 @@ pub struct Heap<'a> {
 pub struct ReadMode {
     /// Whether it was copied first.
     pub is_copied: bool,
-    /// Whether it was stopped all the time.
+    /// Whether it was stopped throughout.
     pub is_consistent: bool,
-    /// How long we stopped it, if that is over.
+    /// How long we stopped it, once that is over.
     pub paused: Option<Duration>,
 }
 
@@ -114,10 +114,10 @@ struct Snapshot {
 }
 
 impl Target {
-    /// Finds every object and hands them to `work` with the means to follow their references.
+    /// Finds every object and passes them to `work` with the means to follow their references.
     ///
     /// # Errors
-    /// Where the target cannot be read, where there is too little memory, and as `work`.
+    /// The target cannot be read, there is too little memory, or those of `work`.
     pub fn heap<R, E: From<Error>>(
         &mut self,
         options: &CopyOptions,
@@ -126,7 +126,7 @@ impl Target {
         self.follow_all(options, work).map_err(|error| self.explained(error))?
     }
 
-    /// The outer error is ours.
+    /// The outer error is ours, the inner one that of `work`.
     fn follow_all<R, E>(
         &mut self,
         options: &CopyOptions,
@@ -177,7 +177,7 @@ impl Target {
     }
 
     /// Copies the target, at one instant if it may be stopped for long enough. `ranges` is what would be copied now;
-    /// finding it took `survey_time`.
+    /// finding them took `survey_time`.
     fn copy_at_once(
         &mut self,
         options: &CopyOptions,
@@ -202,7 +202,7 @@ impl Target {
             }
         };
         let freeze = match patience {
-            // Letting threads go takes about as long as stopping them.
+            // Releasing threads takes about as long as stopping them.
             Some(max_pause) => self.freeze_within(max_pause / 2, warnings),
             None => self.freeze(stop, warnings)?,
         };
@@ -226,8 +226,9 @@ impl Target {
         Ok(Snapshot { survey, copy, total, read_mode, footprint })
     }
 
-    /// Finds the objects, in the copy or in the process itself, and does the work. The outer error is ours.
-    #[expect(clippy::too_many_arguments, reason = "the one place where all that was decided meets")]
+    /// Finds the objects, in the copy or the process itself, and runs `work`. The outer error is ours, the inner one
+    /// that of `work`.
+    #[expect(clippy::too_many_arguments, reason = "the one place that uses all of the decisions")]
     fn follow<R, E>(
         &self,
         start: Instant,

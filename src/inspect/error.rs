@@ -70,7 +70,7 @@ pub enum Error {
     CoreNotAttached {
         /// The core file.
         path: PathBuf,
-        /// Files that the core needs and that were not found.
+        /// Files that the core needs but that were not found.
         missing: Vec<PathBuf>,
         /// Why. Its message includes its own sources.
         error: Box<AttachError>,
@@ -80,7 +80,7 @@ pub enum Error {
     NotStarted {
         /// The program.
         program: String,
-        /// What the operating system says.
+        /// The error of the operating system.
         error: io::Error,
     },
     /// The started program ended before its Python could be read.
@@ -90,10 +90,10 @@ pub enum Error {
         program: String,
         /// How it ended.
         status: ExitStatus,
-        /// Whether a Python was up by then.
+        /// Whether a Python was running by then.
         was_up: bool,
     },
-    /// The started program runs no Python that can be read.
+    /// The started program is not a Python that can be read.
     #[error("{program:?} did not start a Python: {error}")]
     NoPythonStarted {
         /// The program.
@@ -101,13 +101,13 @@ pub enum Error {
         /// Why its process could not be read.
         error: Box<Error>,
     },
-    /// None of the descendants is a Python either.
+    /// No descendant is a Python either.
     #[error("no Python runs in process {root} or its descendants")]
     NoFamily {
         /// The process at the top.
         root: i32,
     },
-    /// The state of a started program cannot be learned.
+    /// The state of a started program is not available.
     #[error("cannot wait for the program: {0}")]
     Wait(io::Error),
     /// The process cannot be stopped.
@@ -125,16 +125,16 @@ pub enum Error {
     /// The thread that copied the process failed.
     #[error("the copying thread failed")]
     CopyFailed,
-    /// The kernel does not say how much memory the target uses.
+    /// The kernel does not report how much memory the target uses.
     #[error("cannot read /proc/PID/smaps and pagemap of the target")]
     NoFootprint,
-    /// A core does not run, so it cannot be recorded.
+    /// A core is not running, so it cannot be recorded.
     #[error("a core does not run")]
     NotRunning,
 }
 
 impl Error {
-    /// Why no Python could be attached to, where that is the error.
+    /// Why no Python could be attached to, if that is the error.
     pub fn attach_error(&self) -> Option<&AttachError> {
         match self {
             Error::NotAttached { error, .. } | Error::CoreNotAttached { error, .. } => Some(error),
@@ -143,7 +143,7 @@ impl Error {
         }
     }
 
-    /// The version of a Python that could not be read, where the error knows it.
+    /// The version of a Python that could not be read, if known.
     pub fn version(&self) -> Option<String> {
         match self.attach_error()? {
             AttachError::UnknownVersion(version) => Some(version.to_string()),
@@ -166,18 +166,18 @@ impl Error {
     if *.is_users_limit { "is the limit" } else { "may be used, three quarters of what is available here" },
 )]
 pub struct NoRoom {
-    /// Objects.
+    /// Number of objects.
     pub objects: u64,
-    /// Whether their number is an estimate.
+    /// Whether this number is an estimate.
     pub is_estimate: bool,
-    /// Bytes that their graph takes.
+    /// Memory for their graph, bytes.
     pub graph_bytes: u64,
-    /// The same with a copy of the target, where that was considered.
+    /// The same with a copy of the target, if one was considered, bytes.
     pub with_copy_bytes: Option<u64>,
-    /// Bytes that may be used.
+    /// The memory that may be used, bytes.
     pub limit_bytes: u64,
-    /// Whether that is the user's limit, not what the host has left.
+    /// Whether this is the user's limit, or what the host has available.
     pub is_users_limit: bool,
-    /// Whether two passes over the process itself would do.
+    /// Whether two passes over the process itself would fit.
     pub(crate) fits_without_copy: bool,
 }

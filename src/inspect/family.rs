@@ -52,7 +52,7 @@ pub struct ProcessFamily {
 }
 
 impl ProcessFamily {
-    /// All types of all members; types of one name are one row.
+    /// All types of all members; types with the same name share a row.
     pub fn merged(&self, sort: SortKey) -> Histogram {
         Histogram::merged(self.members.iter().map(|member| &member.histogram), sort)
     }
@@ -62,7 +62,7 @@ impl ProcessFamily {
         self.members.iter().fold(Problems::default(), |sum, member| sum.plus(&member.problems))
     }
 
-    /// Sums of the members' allocator figures; larger blocks are known if every member's are.
+    /// Sums of the members' allocator figures; the number of larger blocks is known if it is for every member.
     pub fn allocator(&self) -> AllocatorSummary {
         let start = AllocatorSummary { raw_blocks_known: true, ..AllocatorSummary::default() };
         self.members.iter().fold(start, |sum, member| sum.plus(&member.allocator))
@@ -84,17 +84,17 @@ impl ProcessFamily {
         sum
     }
 
-    /// Counts the objects of a process and of each of its descendants that is a Python. Processes that are born while
-    /// others are read are missed. One process at a time is held in memory.
+    /// Counts the objects of a process and of each descendant that is a Python. Processes that start meanwhile are
+    /// missed. Only one process is held in memory at a time.
     ///
     /// # Errors
-    /// Where none of them can be read: why the first one cannot.
+    /// None of them can be read: the error of the first one.
     pub fn read(root: i32, pause: Pause, sort: SortKey) -> Result<ProcessFamily, Error> {
         let mut family = ProcessFamily::default();
         let mut first_error = None;
         for pid in procfs::descendants(root) {
             let command = procfs::command(pid);
-            // The root is always tried: its error is the answer where there is nothing else.
+            // The root is always tried: if there is nothing else, its error is the answer.
             let is_candidate = || Status::of(pid).is_some_and(|status| processes::is_candidate(pid, &status, &command));
             if pid != root && !is_candidate() {
                 continue;

@@ -1,4 +1,4 @@
-//! What the kernel says of a target's memory: sums, mappings and pages, read at one moment.
+//! The kernel's figures on a target's memory: sums, mappings and pages, read at one time.
 
 use crate::process::Address;
 use crate::process::copy::resident_bytes;
@@ -8,24 +8,24 @@ use crate::process::smaps::{self, Mapping, Rollup};
 use crate::process::source::Source;
 use crate::process::thread_stacks;
 
-/// What the kernel says of a target's memory, at one moment.
+/// The kernel's figures on a target's memory, read at one time.
 #[derive(Clone, Debug)]
 pub struct Footprint {
     /// The sums.
     pub rollup: Rollup,
-    /// Each mapping.
+    /// The mappings.
     pub mappings: Vec<Mapping>,
-    /// Each page.
+    /// The resident pages.
     pub residency: Residency,
-    /// Where the stacks of threads are in use.
+    /// Stack pointers of running threads.
     pub stack_pointers: Vec<Address>,
 }
 
 impl Footprint {
-    /// Of a live process: what `/proc` says now. Of a core: what it holds.
+    /// For a live process, from `/proc`. For a core, what it holds.
     ///
     /// # Errors
-    /// As the kernel says: the process is gone, or may not be read.
+    /// Those of the kernel: the process is gone or may not be read.
     pub fn of(source: &Source) -> std::io::Result<Footprint> {
         if source.core().is_some() {
             return Ok(Footprint::of_core(source));
@@ -37,7 +37,7 @@ impl Footprint {
         Ok(Footprint { rollup, mappings, residency, stack_pointers: thread_stacks::stack_pointers(pid) })
     }
 
-    /// A core holds what was in memory, so that is its RSS.
+    /// A core holds what was resident, so its size is taken as RSS.
     fn of_core(source: &Source) -> Footprint {
         let mappings = mappings_of_core(source);
         let held = mappings.iter().flat_map(|mapping| source.resident(mapping.region.start..mapping.region.end));
@@ -74,7 +74,7 @@ fn mappings_of_core(source: &Source) -> Vec<Mapping> {
         .collect()
 }
 
-/// The sums, where the kernel has no `smaps_rollup` (before 4.14). PSS and USS are not known then.
+/// The sums of all mappings, if the kernel has no `smaps_rollup` (before 4.14). PSS and USS are then unknown.
 fn sum_of(mappings: &[Mapping]) -> Rollup {
     let sum = |of: fn(&Mapping) -> u64| mappings.iter().map(of).sum();
     Rollup {

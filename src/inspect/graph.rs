@@ -1,4 +1,4 @@
-//! The graph of a target, and what every report about it says.
+//! Builds the graph of a target, with the figures that every report on it states.
 
 use std::time::Instant;
 
@@ -19,20 +19,20 @@ pub struct GraphSummary {
     /// Whether the target was copied first; otherwise objects and references were read in two passes.
     #[serde(rename = "copied")]
     pub is_copied: bool,
-    /// Whether the target was stopped all the time. If not, some references may be out of date.
+    /// Whether the target was stopped throughout. If not, some references may be out of date.
     #[serde(rename = "consistent")]
     pub is_consistent: bool,
-    /// Objects.
+    /// Number of objects.
     pub objects: u64,
-    /// References between them.
+    /// Number of references between them.
     pub references: u64,
-    /// Roots: what holds objects from outside the heap.
+    /// Number of roots, which hold objects from outside the heap.
     pub roots: u64,
-    /// References that did not lead to an object and were dropped.
+    /// Number of references that did not lead to an object and were dropped.
     pub dropped_references: u64,
-    /// Objects whose references could not all be read.
+    /// Number of objects whose references could not all be read.
     pub torn_walks: u64,
-    /// Objects with more references found than their reference count.
+    /// Number of objects with more references found than their reference count.
     pub overcounted_objects: u64,
     /// Objects that no root reaches.
     pub garbage: HeldAmount,
@@ -49,9 +49,9 @@ pub struct GraphSummary {
 /// Objects and bytes.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct HeldAmount {
-    /// How many objects.
+    /// Number of objects.
     pub objects: u64,
-    /// Their shallow bytes.
+    /// Their shallow size, bytes.
     pub shallow_bytes: u64,
 }
 
@@ -61,7 +61,7 @@ impl From<Retained> for HeldAmount {
     }
 }
 
-/// Reads all references and finds the roots. `how`: whether the target was copied, and whether it stood still.
+/// Reads all references and finds the roots. `how` tells whether the target was copied, and whether it was stopped.
 pub(crate) fn build<'a, M: Memory + Sync>(
     memory: &M,
     python: &Python,

@@ -1,4 +1,4 @@
-//! Accounts for the resident memory of a target: which part is objects, which is free, which is somebody else's.
+//! Accounts for the resident memory of a target: objects, free memory, native memory, files.
 
 use crate::allocator::glibc_arena;
 use crate::analysis::memory_account::{Account, Builder};
@@ -16,20 +16,20 @@ use super::error::Error;
 use super::footprint::Footprint;
 use super::open::Target;
 
-/// Whether it is found out who owns native memory, which costs more than all the rest.
+/// Whether to find the owners of native memory, which takes longer than everything else.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum NativeOwners {
-    /// Not.
+    /// Do not.
     Never,
-    /// Where there is so much of it that a verdict says so.
+    /// Only if there is so much that a verdict mentions it.
     #[default]
     WhereItMatters,
-    /// In any case.
+    /// Always.
     Always,
 }
 
 impl Target {
-    /// Accounts for the target's resident memory. Stops it while it is copied, as `options` allow.
+    /// Accounts for the target's resident memory. Stops it while it is copied, as far as `options` allow.
     ///
     /// # Errors
     /// As [`Target::heap`].
@@ -42,7 +42,7 @@ impl Target {
     }
 }
 
-/// Goes through all blocks, then through all mappings.
+/// Visits all blocks, then all mappings.
 fn account(heap: &Heap<'_>, footprint: &Footprint, native: NativeOwners) -> Account {
     let Heap { memory, python, objects, survey, .. } = *heap;
     let statics = survey.plan.statics();
@@ -52,7 +52,7 @@ fn account(heap: &Heap<'_>, footprint: &Footprint, native: NativeOwners) -> Acco
     let mut blocks = Blocks::default();
     let mut both = Both(&mut builder, &mut blocks);
     block_use::visit(memory, &python.layout, &survey.plan, &arenas, objects, &mut both);
-    // A thread's `struct pthread` lies at the top of its stack, and glibc's thread ids are its address.
+    // A thread's `struct pthread` is at the top of its stack, and its address is glibc's thread id.
     let reader = Reader { memory, layout: &python.layout };
     let threads = python.interpreters.iter().flat_map(|interpreter| stack::threads(&reader, interpreter));
     let mut inside = footprint.stack_pointers.clone();

@@ -1,12 +1,12 @@
-//! The library's front door: opens a target and gets answers from it.
+//! The library's entry point: opens a target and gets answers from it.
 //!
-//! [`Target`] is a process, a core file, or a program that was started for it. It gives a census
+//! [`Target`] is a process, a core file, or a program that was started for it. It provides a census
 //! ([`Target::histogram`], [`Target::census`]), an estimate ([`Target::sample`]), or every object with the references
-//! between them ([`Target::heap`]); [`recording`] watches it over time. Answers are data, and so are warnings; errors
+//! between them ([`Target::heap`]); [`recording`] observes it over time. Answers are data, and so are warnings; errors
 //! are typed. Nothing here prints.
 //!
-//! [`attached`] alone knows the order in which an interpreter is found, proved and surveyed. It also reads memory that
-//! is no target: an image, a damaged copy.
+//! Only [`attached`] knows the order in which an interpreter is found, proved and surveyed. It also reads memory
+//! without a target: an image, a damaged copy.
 
 pub mod answer;
 pub mod attached;

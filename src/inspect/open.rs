@@ -31,18 +31,18 @@ use super::error::Error;
 use super::footprint;
 use super::warning::Warning;
 
-/// How long a started program may take until its interpreter is up.
+/// Time limit until the interpreter of a started program is running.
 const START_LIMIT: Duration = Duration::from_secs(30);
-/// How long a started program may be busy before it is read all the same.
+/// Time limit until a started program is idle; then it is read while busy.
 const QUIET_LIMIT: Duration = Duration::from_secs(15);
 
-/// How often a target is looked at that contradicts itself, or executes another program meanwhile.
+/// Number of attempts to read a target that contradicts itself, or executes another program meanwhile.
 pub(crate) const ATTEMPTS: u32 = 3;
-/// How long stopping may take where the process is to stand still until it has been read. A thread that waits in the
-/// kernel for longer may do so for minutes, and all the others would stand still.
+/// Time limit to stop a process that is to stay stopped until it has been read. A thread may wait in the kernel for
+/// minutes, and all others would be stopped for that long.
 const STOP_LIMIT: Duration = Duration::from_secs(1);
 
-/// A process, or a core, with a proved Python in it.
+/// A process or core with a proved Python.
 pub struct Target {
     /// Its memory.
     pub source: Source,
@@ -51,13 +51,13 @@ pub struct Target {
     /// Warnings from opening it.
     pub warnings: Vec<Warning>,
     observer: Option<Arc<dyn Observer>>,
-    /// Killed when this is dropped, unless it is to be kept.
+    /// The program started for it, killed when this is dropped unless it is to be kept.
     started: Option<Spawned>,
-    /// Whether the layouts are our own, so that the Python may be looked for again.
+    /// Whether the built-in layouts are used, so that the Python may be attached to again.
     has_own_layouts: bool,
 }
 
-/// Whether a live process may be stopped while it is read. A core does not run.
+/// Whether a live process may be stopped while it is read. A core is never running.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Pause {
     /// It is not stopped.
@@ -75,9 +75,9 @@ pub enum Pause {
 pub struct Program {
     /// The program and its arguments.
     pub command: Vec<String>,
-    /// Who it runs as, and whether it lives on when the [`Target`] is dropped.
+    /// The user it runs as, and whether it keeps running when the [`Target`] is dropped.
     pub options: SpawnOptions,
-    /// How long after its Python is up it is read; `None`: once it is idle.
+    /// How long after its Python is running it is read. `None`: once it is idle.
     pub after: Option<Duration>,
 }
 
@@ -93,7 +93,7 @@ pub trait Observer: Send + Sync {
 pub(crate) struct Read<'a> {
     pub(crate) survey: &'a Survey,
     pub(crate) types: &'a TypeTable,
-    /// Of a sample, pools and blocks in use are estimates.
+    /// For a sample, pools and used blocks are estimates.
     pub(crate) outcome: Outcome,
     pub(crate) bytes: u64,
     pub(crate) start: Instant,
@@ -111,7 +111,7 @@ impl Target {
         Ok(Target { has_own_layouts: true, ..Target::process_with_layouts(pid, load)? })
     }
 
-    /// As [`Target::process`], with layouts that `load` makes: for tests, whose layouts are wrong on purpose.
+    /// As [`Target::process`], with layouts made by `load`. Tests use it to pass wrong layouts.
     ///
     /// # Errors
     /// As [`Target::process`].
@@ -119,7 +119,7 @@ impl Target {
         if pid <= 0 {
             return Err(Error::Refused { pid, gate: Gate::NoSuchProcess });
         }
-        // A program that we have started must not inherit this, so it comes here.
+        // Started programs inherit this, so it is set after starting one.
         host::go_first_when_memory_is_short();
         let refused = || Error::Refused { pid, gate: gates::diagnose(pid) };
         for attempt in 1.. {
@@ -136,7 +136,7 @@ impl Target {
                 Err(error) => error,
             };
             match error {
-                // It has become another program, or is about to be gone.
+                // The process has executed another program, or is exiting.
                 _ if !source.is_alive() && attempt < ATTEMPTS => {}
                 _ if !source.is_alive() => return Err(gone(pid)),
                 AttachError::Read(ReadError::Denied | ReadError::Gone) => return Err(refused()),
@@ -146,7 +146,7 @@ impl Target {
         Err(gone(pid))
     }
 
-    /// Opens a core file. What is missing from it is in [`Target::warnings`].
+    /// Opens a core file. [`Target::warnings`] lists what it lacks.
     ///
     /// # Errors
     /// [`Error::NotADirectory`], [`Error::Core`], [`Error::CoreNotAttached`].
@@ -154,7 +154,7 @@ impl Target {
         Target::opened_core(open_core(path, places)?, path)
     }
 
-    /// As [`Target::core`], of a core that [`open_core`] has opened.
+    /// As [`Target::core`], for a core that [`open_core`] has opened.
     ///
     /// # Errors
     /// [`Error::CoreNotAttached`].
@@ -179,11 +179,11 @@ impl Target {
         }
     }
 
-    /// Starts a program and opens its Python once that is up. If the program is a shell or a launcher, the first of its
-    /// descendants that is a Python is opened.
+    /// Starts a program and opens its Python once it is running. If the program is a shell or launcher, its first
+    /// descendant that is a Python is opened.
     ///
     /// # Errors
-    /// If it cannot be started, ends too early or runs no Python; and as [`Target::process`].
+    /// It cannot be started, ends too early or runs no Python; and those of [`Target::process`].
     pub fn start(program: &Program) -> Result<Target, Error> {
         let name = || program.command.first().cloned().unwrap_or_default();
         let mut spawned = Spawned::start(&program.command, program.options)
@@ -214,7 +214,7 @@ impl Target {
         if let Some(status) = spawned.exited().map_err(Error::Wait)? {
             return Err(Error::Ended { program: name(), status, was_up: true });
         }
-        // Attached again: the program has loaded more since.
+        // Attached again, because the program has loaded more since.
         Ok(Target { started: Some(spawned), ..Target::process(python_pid)? })
     }
 
@@ -269,11 +269,11 @@ impl Target {
         result
     }
 
-    /// Finds the memory that may hold objects now; a live process maps more as it runs. What contradicts the layout is
-    /// believed only when it does so again, because the process may have changed meanwhile.
+    /// Finds the memory that may hold objects now; a live process maps more as it runs. A contradiction of the layout
+    /// is reported only if it occurs again, because the process may have changed meanwhile.
     ///
     /// # Errors
-    /// If the process is gone, or if what is found contradicts the layout.
+    /// The process is gone, or what is found contradicts the layout.
     pub fn survey(&mut self) -> Result<Survey, Error> {
         let mut attempt = 1;
         loop {
@@ -288,7 +288,7 @@ impl Target {
         }
     }
 
-    /// Whether an error may come from what a running process changed between two reads.
+    /// Whether an error may be caused by a running process changing between two reads.
     pub(crate) fn may_have_changed(&self, error: &Error) -> bool {
         let is_of_reading = match error {
             Error::Unreadable { error, .. } => return self.may_have_changed(error),
@@ -301,12 +301,12 @@ impl Target {
         is_of_reading && self.has_own_layouts && self.source.core().is_none() && self.source.is_alive()
     }
 
-    /// Finds the Python anew: sub-interpreters come and go.
+    /// Attaches again, because sub-interpreters start and end.
     ///
     /// # Errors
     /// As [`Target::process`].
     pub(crate) fn attach_again(&mut self, because: &Error) -> Result<(), Error> {
-        log::debug!("{because}; the process may have changed meanwhile, so once more");
+        log::debug!("{because}; trying again, since the process may have changed meanwhile");
         let load: &Load<'_> = &|_, candidates| candidates.iter().map(Layout::load).collect();
         let pid = self.source.pid();
         match Target::attach(&self.source, load) {
@@ -319,7 +319,7 @@ impl Target {
         }
     }
 
-    /// An error of reading with the process that it is about, and with what became of that.
+    /// Adds to a reading error the process and what happened to it.
     pub(crate) fn explained(&self, error: Error) -> Error {
         let pid = self.source.pid();
         match error {
@@ -330,19 +330,19 @@ impl Target {
         }
     }
 
-    /// Stops the process, if `pause` says so.
+    /// Stops the process if `pause` requests it.
     pub(crate) fn freeze(&self, pause: Pause, warnings: &mut Vec<Warning>) -> Result<Option<Freeze>, Error> {
         if pause != Pause::Always || self.source.core().is_some() {
             return Ok(None);
         }
         match Freeze::within(self.source.pid(), Some(STOP_LIMIT)) {
-            // That it is to stand still was asked for.
+            // The user asked for the process to be stopped.
             Err(error @ FreezeError::Refused { .. }) => Err(error.into()),
             stopped => Ok(self.stopped(stopped, warnings)),
         }
     }
 
-    /// Stops the process, if that takes no longer than this.
+    /// Stops the process if that takes no longer than `limit`.
     pub(crate) fn freeze_within(&self, limit: Duration, warnings: &mut Vec<Warning>) -> Option<Freeze> {
         self.stopped(Freeze::within(self.source.pid(), Some(limit)), warnings)
     }
@@ -362,7 +362,7 @@ impl Target {
         }
     }
 
-    /// Adds to an answer how it was obtained. Everything has been read when this is called.
+    /// Adds to an answer how it was obtained. Everything has been read by now.
     pub(crate) fn inspected<R>(&self, read: Read<'_>, result: impl FnOnce() -> R) -> Inspected<R> {
         let Read { survey, types, outcome, bytes, start, paused, warnings } = read;
         let is_core = self.source.core().is_some();
@@ -389,7 +389,7 @@ impl Target {
     }
 }
 
-/// Opens a core file, and looks for the files that hold what it leaves out.
+/// Opens a core file, and finds the files with what it leaves out.
 ///
 /// # Errors
 /// [`Error::NotADirectory`], [`Error::Core`].
@@ -400,7 +400,7 @@ pub fn open_core(path: &Path, places: &Places) -> Result<Core, Error> {
     Ok(Core::open(path, places)?)
 }
 
-/// What a build is called in reports.
+/// The name of a build in reports.
 pub fn build_name(build: Build) -> &'static str {
     match build {
         Build::Default => "default",
@@ -409,7 +409,7 @@ pub fn build_name(build: Build) -> &'static str {
     }
 }
 
-/// The process itself, or the first of its descendants that is a Python.
+/// The process itself, or its first descendant that is a Python.
 fn find_in_family(pid: i32) -> Result<i32, Error> {
     let error = match Target::process(pid) {
         Ok(_) => return Ok(pid),
@@ -422,7 +422,7 @@ fn find_in_family(pid: i32) -> Result<i32, Error> {
         .ok_or(error)
 }
 
-/// What became of a process whose memory is gone.
+/// The error for a process whose memory is gone.
 fn gone(pid: i32) -> Error {
     if is_replaced(pid) { Error::Replaced { pid } } else { Error::Exited { pid } }
 }

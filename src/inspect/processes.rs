@@ -1,4 +1,4 @@
-//! Which processes of this machine are Pythons?
+//! Finds the Python processes of this machine.
 
 use std::path::Path;
 
@@ -11,32 +11,32 @@ use crate::python::{recognize, runtime};
 use super::error::Error;
 use super::open::{Target, build_name};
 
-/// A process that is a Python, or seems to be one.
+/// A process that is a Python or seems to be one.
 #[derive(Debug)]
 pub struct PythonProcess {
     /// Its process id.
     pub pid: i32,
-    /// What the kernel says of it.
+    /// Its status from the kernel.
     pub status: Status,
     /// Its command line, words separated by spaces.
     pub command: String,
-    /// What contains it and not us.
+    /// The container it is in, if we are not.
     pub container: Option<String>,
-    /// Its Python, or why that cannot be read.
+    /// Its Python, or why it cannot be read.
     pub python: Result<PythonBuild, Error>,
 }
 
-/// Which Python a process runs.
+/// The Python that a process runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PythonBuild {
-    /// The version, as it states itself.
+    /// The version, as the interpreter states it.
     pub version: String,
     /// `default`, `free-threaded` or `debug`.
     pub build: &'static str,
 }
 
 impl PythonProcess {
-    /// Looks at a process; `None` where it is no Python, or is gone.
+    /// Examines a process. `None` if it is not a Python or is gone.
     pub fn find(pid: i32, status: Status) -> Option<PythonProcess> {
         if status.is_kernel_thread || status.has_exited() {
             return None;
@@ -64,7 +64,7 @@ impl PythonProcess {
     }
 }
 
-/// Whether a process is worth an attempt: by what it has mapped, or where we may not know that, by its names.
+/// Whether attaching is worth an attempt, judging by the mapped files or, if these are not known, by names.
 pub(crate) fn is_candidate(pid: i32, status: &Status, command: &str) -> bool {
     let exe = procfs::exe(pid);
     match Process::open(pid) {

@@ -1,4 +1,4 @@
-//! How much memory following references takes, and how much may be used. Both are known before it starts.
+//! Computes how much memory following references takes, and how much may be used, before it starts.
 
 use crate::analysis::histogram::SortKey;
 use crate::estimate::design::{Effort, SamplingFrame};
@@ -14,29 +14,29 @@ use crate::references::References;
 use super::error::{Error, NoRoom};
 use super::open::Target;
 
-/// What a graph and the largest analysis of it take per object; see `cargo bench --bench graph`.
+/// Memory per object for a graph and the largest analysis of it, bytes; see `cargo bench --bench graph`.
 const BYTES_PER_OBJECT: u64 = 64;
-/// What they take per edge: a number in each direction.
+/// Memory per edge, bytes: a number in each direction.
 const BYTES_PER_EDGE: u64 = 8;
-/// Edges of an object that is no long container, where only a part of the heap was looked at.
+/// Assumed edges per object other than long containers, if only a part of the heap was read.
 const EDGES_PER_OBJECT: u64 = 2;
-/// What heapsonde takes whatever the target: types, caches, buffers of its threads.
+/// Memory independent of the target, bytes: types, caches, buffers of threads.
 const BYTES_BASE: u64 = 64 << 20;
-/// The least memory per object that a target has in use.
+/// Lower bound on a target's memory per object, bytes.
 const OBJECT_MIN: u64 = 24;
 /// Bytes of a reference.
 const WORD: u64 = 8;
-/// Read to estimate how many objects there are, where that decides.
+/// Bytes read to estimate the number of objects, if that is needed for the decision.
 const SAMPLE: u64 = 16 << 20;
 
-/// How much memory may be used.
+/// The memory that may be used.
 pub(crate) struct Room {
     pub(crate) limit: u64,
     is_users_limit: bool,
 }
 
 impl Room {
-    /// `max_memory`, or three quarters of what the host and its control group have left, if that is less.
+    /// `max_memory`, or three quarters of what is left on the host and in its control group, whichever is less.
     pub(crate) fn new(max_memory: Option<u64>) -> Room {
         let host = host::available_bytes().map_or(u64::MAX, |available| available / 4 * 3);
         match max_memory {
@@ -45,10 +45,10 @@ impl Room {
         }
     }
 
-    /// Whether a copy of so many bytes fits beside the graph.
+    /// Whether a copy of this size fits in addition to the graph.
     ///
     /// # Errors
-    /// Where not even the graph fits.
+    /// Not even the graph fits.
     pub(crate) fn fits_a_copy(&self, target: &Target, survey: &Survey, copy: u64) -> Result<bool, Error> {
         // An upper bound: every word is a reference.
         let most = graph_bytes(copy / OBJECT_MIN, copy / WORD);
@@ -72,11 +72,11 @@ impl Room {
         }))
     }
 
-    /// Checks the same once the objects are counted: by the most edges that objects of such sizes can have, and where
-    /// that does not fit, by those that they have.
+    /// Checks again once the objects are counted: first with the maximum number of edges for objects of such sizes, and
+    /// if that does not fit, with the actual number.
     ///
     /// # Errors
-    /// Where the graph does not fit beside `copied` bytes.
+    /// The graph does not fit in addition to `copied` bytes.
     pub(crate) fn check<M: Memory + ?Sized>(
         &self,
         copied: u64,
@@ -84,10 +84,10 @@ impl Room {
         references: &References<'_, M>,
         count_edges: impl FnOnce() -> u64,
     ) -> Result<(), NoRoom> {
-        /// An estimate is not refused for the last few percent.
+        /// Tolerance in percent, because the estimate is not exact.
         const SLACK: u64 = 10;
         let count = objects.len() as u64;
-        // The host may have filled up since: what is left of it now counts, with what we hold already.
+        // The host may have less memory available by now; count what is left and what we already hold.
         let now = host::available_bytes().map_or(u64::MAX, |left| left.saturating_add(host::resident_bytes()) / 4 * 3);
         let limit = self.limit.min(now);
         let limit = limit.saturating_add(limit / SLACK);
@@ -119,14 +119,14 @@ fn graph_bytes(objects: u64, edges: u64) -> u64 {
     objects.saturating_add(edges).saturating_add(BYTES_BASE)
 }
 
-/// About how many objects and references there are, from a part of the heap. In long containers that hold nothing but
-/// references, each word counts as one.
+/// Estimates the number of objects and references from a part of the heap. In long containers each word counts as a
+/// reference.
 fn estimate_objects(target: &Target, survey: &Survey) -> Result<(u64, u64), Error> {
     const LONG: [&str; 3] = ["builtins.list", "builtins.tuple", "collections.deque"];
     let (memory, python) = (&target.source, target.python());
     let types = target.attached.types(memory, survey)?;
     let classifier = Classifier::new(&python.layout, python.version, &types, survey.debug_hooks);
-    // A fixed seed: the limit named in an error works when it is used.
+    // A fixed seed, so that the limit named in an error is sufficient when used.
     let mut rng = fastrand::Rng::with_seed(1);
     let first = FirstHeaders::read(memory, &python.layout, &survey.plan, HEADERS_MAX, &mut rng)?;
     let frame = SamplingFrame::new(memory, &classifier, &survey.plan, first, HeaderLimit::default(), &mut rng)?;

@@ -77,7 +77,7 @@ pub enum Budget {
     Error(f64),
 }
 
-/// What is estimated, and how.
+/// Options of a sample.
 #[derive(Clone, Copy, Debug)]
 pub struct SampleOptions {
     /// How much is read.
@@ -93,8 +93,8 @@ pub struct SampleOptions {
 }
 
 impl Target {
-    /// Draws a part of the heap, reads it, and estimates objects and bytes per type with their errors. Where a census
-    /// takes no longer, one is taken.
+    /// Draws a part of the heap, reads it, and estimates objects and bytes per type with their errors. If a census
+    /// takes no longer, it is taken instead.
     ///
     /// # Errors
     /// As [`Target::histogram`]: a sample makes the same proofs as a census.
@@ -115,7 +115,7 @@ impl Target {
         });
         let (types, first) = (types?, first?);
         log::debug!("types known: {:?}", start.elapsed());
-        // What counts bytes must draw the same sample again, whatever the time.
+        // A budget in bytes must draw the same sample each time, however long it takes.
         let (end, is_timed) = match options.budget {
             Budget::Usual => (start + BUDGET, true),
             Budget::Time(budget) => (start + budget, true),

@@ -1,4 +1,4 @@
-//! What a user should know about a reading that succeeded.
+//! Warnings about a reading that succeeded.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -6,17 +6,17 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 
-/// What a user should know about a reading that succeeded.
+/// A warning about a reading that succeeded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Warning {
-    /// Files that hold what the core left out were not found.
+    /// Files with what the core left out were not found.
     MissingFiles {
-        /// The first.
+        /// The first of them.
         path: PathBuf,
-        /// Why it does not serve.
+        /// Why it cannot be used.
         why: String,
-        /// How many more.
+        /// Number of further files.
         others: usize,
     },
     /// The end of the core is missing.
@@ -24,26 +24,26 @@ pub enum Warning {
         /// Bytes of memory that are missing.
         bytes: u64,
     },
-    /// The process had been stopped by somebody else, and was left so.
+    /// The process was already stopped by someone else, and stays stopped.
     WasStopped {
         /// The process.
         pid: i32,
     },
     /// The process could not be stopped, so it was read while it ran.
     CannotStop {
-        /// Why, with the process.
+        /// The reason, including the process.
         why: String,
     },
     /// Copying would have stopped the process for longer than is allowed, so it was copied while it ran.
     NotStopped {
         /// How long a copy takes.
         expected: Duration,
-        /// How long was allowed.
+        /// The maximum pause.
         max_pause: Duration,
     },
     /// Copying took longer than was allowed, so the process ran again before the copy was complete.
     StoppedTooShort {
-        /// How long was allowed.
+        /// The maximum pause.
         max_pause: Duration,
     },
 }

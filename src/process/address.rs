@@ -1,8 +1,8 @@
-//! An address in the target's address space. Never a pointer of ours.
+//! Addresses in the target's address space, which are never pointers of this process.
 
 use std::fmt;
 
-/// An address in the target, in bytes from 0. Any value may come from a hostile target.
+/// An address in the target. Any value may come from a hostile target.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Address(pub u64);
 
@@ -15,13 +15,13 @@ impl Address {
         self.0 == 0
     }
 
-    /// The address `offset` bytes further on. Wraps, since the target chose the base: a wrapped address is
-    /// refused by the read that follows, like every other address outside the target's regions.
+    /// The address `offset` bytes higher. Wraps, since the target chose the base; the next read refuses a wrapped
+    /// address, as any other outside the target's regions.
     pub fn offset(self, offset: usize) -> Address {
         Address(self.0.wrapping_add(offset as u64))
     }
 
-    /// The address `offset` bytes before.
+    /// The address `offset` bytes lower. Wraps, too.
     pub fn back(self, offset: usize) -> Address {
         Address(self.0.wrapping_sub(offset as u64))
     }

@@ -1,7 +1,7 @@
-//! A memory that keeps what it read: many small reads that fall near each other cost one system call.
+//! A memory with a cache of pages: many small reads near each other cost one system call.
 //!
-//! Used while types and names are learned, where reads are small, scattered and repeated. A census streams and goes
-//! past it. Each page is that of the moment at which it was first read.
+//! Used while types and names are read, where reads are small, scattered and repeated. A census streams and bypasses
+//! it. Each page has the content of its first read.
 
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
@@ -12,16 +12,16 @@ use super::address::Address;
 use super::memory::{Memory, Piece, ReadError};
 use super::regions::RegionMap;
 
-/// Mappings begin and end at multiples of this, so a page is readable as a whole or not at all.
+/// Size of a page. Mappings consist of whole pages, so a page is readable completely or not at all.
 const PAGE: u64 = 4096;
 
-/// Bytes read on a miss, cut to the region: a 4 KiB read and a 16 KiB read cost nearly the same system call.
+/// Bytes read on a miss, cut to the region: reads of 4 KiB and 16 KiB cost nearly the same.
 const WINDOW: u64 = 16 << 10;
 
-/// Pages kept before the cache starts again from empty: 24 MiB, well within what a census may use.
+/// Number of pages after which the cache is emptied: 24 MiB, well within the memory of a census.
 const PAGES_MAX: usize = (24 << 20) / PAGE as usize;
 
-/// A caching view of another memory. Not for threads: each worker makes its own.
+/// A caching view of another memory. Not shared by threads: each worker makes its own.
 pub struct CachedMemory<'a, M: Memory + ?Sized> {
     inner: &'a M,
     pages: RefCell<FxHashMap<u64, Box<[u8]>>>,
@@ -29,12 +29,12 @@ pub struct CachedMemory<'a, M: Memory + ?Sized> {
 }
 
 impl<'a, M: Memory + ?Sized> CachedMemory<'a, M> {
-    /// An empty cache over `inner`.
+    /// Makes an empty cache over `inner`.
     pub fn new(inner: &'a M) -> Self {
         CachedMemory { inner, pages: RefCell::default(), reads: Cell::new(0) }
     }
 
-    /// Reads passed on to the memory below.
+    /// Number of reads passed on to the memory below.
     pub fn reads(&self) -> u64 {
         self.reads.get()
     }
@@ -44,7 +44,7 @@ impl<'a, M: Memory + ?Sized> CachedMemory<'a, M> {
         self.inner
     }
 
-    /// Reads the window around `page` and keeps its pages.
+    /// Reads the window around `page` and caches its pages.
     fn load(&self, page: u64) -> Result<(), ReadError> {
         let unreadable = || ReadError::Unreadable { address: Address(page), length: PAGE as usize };
         let region =
@@ -57,8 +57,8 @@ impl<'a, M: Memory + ?Sized> CachedMemory<'a, M> {
         match self.inner.read_exact_at(Address(start), &mut bytes) {
             Ok(()) => {}
             Err(error @ (ReadError::Gone | ReadError::Denied)) => return Err(error),
-            // A core or a file may end within a region, and the guard of a thread's stack is in the middle of its
-            // region since glibc 2.42 (MADV_GUARD_INSTALL): then this page alone.
+            // A core or a file may end within a region, and since glibc 2.42 a thread stack's guard is within its
+            // region (MADV_GUARD_INSTALL): read only this page.
             Err(_) => {
                 (start, bytes) = (page, vec![0; PAGE as usize]);
                 self.reads.set(self.reads.get() + 1);
@@ -75,7 +75,7 @@ impl<'a, M: Memory + ?Sized> CachedMemory<'a, M> {
         Ok(())
     }
 
-    /// Copies out of one page, reading it first if need be.
+    /// Copies from one page, reading it first if it is not cached.
     fn copy_from_page(&self, page: u64, within: usize, piece: &mut [u8]) -> Result<(), ReadError> {
         if !self.pages.borrow().contains_key(&page) {
             self.load(page)?;
@@ -115,7 +115,7 @@ impl<M: Memory + ?Sized> Memory for CachedMemory<'_, M> {
         self.inner.regions()
     }
 
-    /// Past the cache: many reads that are asked for together are not repeated.
+    /// Bypasses the cache: reads in a batch are not repeated.
     fn read_pieces(&self, pieces: &mut [Piece<'_>]) -> Result<(), ReadError> {
         self.reads.set(self.reads.get() + 1);
         self.inner.read_pieces(pieces)
@@ -144,7 +144,7 @@ mod tests {
     use crate::process::image::{Image, Segment};
     use crate::process::memory::MemoryExt;
 
-    /// An image that hides that its bytes are local, so that the cache has something to do.
+    /// An image that hides that it is local, so that reads go through the cache.
     struct Remote(Image);
 
     impl Memory for Remote {

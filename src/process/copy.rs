@@ -1,7 +1,7 @@
-//! Copies ranges of a target into our own memory: one pass, on all cores, in large reads.
+//! Copies ranges of a target into local memory: one pass, on all processors, in large reads.
 //!
-//! Only what is resident is copied and takes memory; the rest of a range holds zeros, and is kept as such. This is the
-//! speed of light of the project: every timing is told as a ratio to it.
+//! Only resident pages are copied and take memory; other pages read as zeros. The speed of this copy is the reference
+//! for all timings of the project.
 
 use std::ops::Range;
 use std::time::Instant;
@@ -13,38 +13,37 @@ use super::image::{Image, Placed};
 use super::memory::{Memory, ReadError};
 use super::pages;
 
-/// Bytes per read. Large enough that the call's own cost vanishes, small enough to share between threads.
+/// Bytes per read: large enough that the system call's overhead is negligible, small enough to balance threads.
 const CHUNK: usize = 4 << 20;
 
-/// The smallest piece that is tried by itself once a chunk turned out not to be readable: a page.
+/// The smallest piece that is read separately after a chunk was not readable: a page.
 const PAGE: usize = 4096;
 
-/// A copy and what it could not hold.
+/// A copy, and the size of what it lacks.
 #[derive(Debug)]
 pub struct Copy {
     /// The bytes.
     pub image: Image,
-    /// Bytes asked for that could not be read: guard pages, regions unmapped meanwhile, file pages past the end.
+    /// Bytes that could not be read: guard pages, regions unmapped meanwhile, file pages beyond the file's end.
     pub unreadable_bytes: u64,
 }
 
-/// Copies these address ranges. Costs the size of what is resident of them in memory; the caller has decided that it
-/// fits.
+/// Copies these address ranges. Takes as much memory as is resident of them; the caller has checked that it fits.
 ///
 /// # Errors
-/// Only where the target as a whole cannot be read: it is gone, or we may not. What else fails is counted.
+/// The target as a whole cannot be read: it is gone or access is denied. Other failures are counted.
 pub fn copy_ranges<M: Memory + Sync + ?Sized>(memory: &M, ranges: &[Range<Address>]) -> Result<Copy, ReadError> {
     copy_into(memory, ranges, Buffer::default())
 }
 
-/// Bytes of these ranges that are resident: what a copy of them takes.
+/// Resident bytes of these ranges, which is what a copy takes.
 pub fn resident_bytes<M: Memory + ?Sized>(memory: &M, ranges: &[Range<Address>]) -> u64 {
     let resident = ranges.iter().flat_map(|range| memory.resident(range.clone()));
     resident.map(|run| run.end.0.saturating_sub(run.start.0)).sum()
 }
 
-/// Memory that was made ready for a copy, so that a target need not stand still while the kernel finds us pages: that
-/// takes longer than the copy itself.
+/// Memory prepared for a copy, so that a target is not stopped while the kernel allocates pages, which takes longer
+/// than the copy itself.
 #[derive(Debug, Default)]
 pub struct Buffer {
     bytes: Vec<u8>,
@@ -54,9 +53,9 @@ pub struct Buffer {
 const TRIAL: u64 = 32 << 20;
 
 impl Buffer {
-    /// Touches memory for a copy of these ranges, and for what they may grow by until then.
+    /// Allocates and touches memory for a copy of these ranges, with some room for growth.
     pub fn prepare<M: Memory + ?Sized>(memory: &M, ranges: &[Range<Address>]) -> Buffer {
-        /// A heap that grows by more between a first look and the stop pays for that while it stands still.
+        /// The room for growth is one part in this many. A heap that grows more before the stop prolongs the pause.
         const GROWTH: u64 = 32;
         let resident = resident_bytes(memory, ranges);
         let Ok(length) = usize::try_from((resident + resident / GROWTH).next_multiple_of(PAGE as u64)) else {
@@ -69,7 +68,8 @@ impl Buffer {
         Buffer { bytes }
     }
 
-    /// Bytes per second at which the target can be copied into this buffer, by trial; `None` where nothing can be read.
+    /// Measures the rate at which the target can be copied into this buffer, in bytes per second. `None` if nothing can
+    /// be read.
     pub fn measure_rate<M: Memory + Sync + ?Sized>(&mut self, memory: &M, ranges: &[Range<Address>]) -> Option<f64> {
         let mut left = TRIAL;
         let mut runs = Vec::new();
@@ -89,7 +89,7 @@ impl Buffer {
     }
 }
 
-/// As [`copy_ranges`], into memory that was prepared, as far as that suffices.
+/// As [`copy_ranges`], into prepared memory as far as it suffices.
 ///
 /// # Errors
 /// As [`copy_ranges`].
@@ -113,7 +113,7 @@ pub fn copy_into<M: Memory + Sync + ?Sized>(
         }
     }
     let mut buffers = vec![buffer.bytes];
-    // Where a buffer ends in the middle of a page, the page begins the next one.
+    // If a buffer ends in the middle of a page, the page starts the next buffer.
     let missing = (runs.iter().map(size).sum::<u64>() + PAGE as u64).saturating_sub(buffers[0].len() as u64);
     buffers.push(vec![0; usize::try_from(missing).unwrap_or(0)]);
     let (placed, jobs) = lay_out(&runs, &mut buffers);
@@ -127,10 +127,10 @@ fn size(range: &Range<Address>) -> u64 {
     range.end.0.saturating_sub(range.start.0)
 }
 
-/// A read to be done: from where, and to where.
+/// A pending read: source address and destination.
 type Job<'b> = (Address, &'b mut [u8]);
 
-/// Places runs one behind another in buffers, as far as these reach, and cuts them into reads of at most [`CHUNK`].
+/// Places runs consecutively in buffers, as far as these suffice, and cuts them into reads of at most [`CHUNK`].
 fn lay_out<'b>(runs: &[Range<Address>], buffers: &'b mut [Vec<u8>]) -> (Vec<Placed>, Vec<Job<'b>>) {
     let (mut placed, mut jobs): (Vec<Placed>, Vec<Job<'b>>) = (Vec::new(), Vec::new());
     let mut buffers = buffers.iter_mut().enumerate().map(|(index, bytes)| (index, 0, bytes.as_mut_slice()));
@@ -145,7 +145,7 @@ fn lay_out<'b>(runs: &[Range<Address>], buffers: &'b mut [Vec<u8>]) -> (Vec<Plac
             }
             let left = usize::try_from(run.end.0 - at.0).unwrap_or(usize::MAX);
             let mut length = left.min(bytes.len()).min(CHUNK);
-            // Reads end where pages do, so that one that cannot be read is alone.
+            // Reads end at page boundaries, so that an unreadable page is isolated.
             let over = (at.0 % PAGE as u64) as usize + length;
             if length < left && over >= PAGE {
                 length -= over % PAGE;
@@ -167,7 +167,7 @@ fn lay_out<'b>(runs: &[Range<Address>], buffers: &'b mut [Vec<u8>]) -> (Vec<Plac
     (placed, jobs)
 }
 
-/// Does these reads on all cores; returns what could not be read.
+/// Executes these reads on all processors. Returns what could not be read.
 fn fill_all<M: Memory + Sync + ?Sized>(memory: &M, jobs: Vec<Job<'_>>) -> Result<Vec<Range<Address>>, ReadError> {
     jobs.into_par_iter().map(|(address, bytes)| fill(memory, address, bytes)).try_reduce(Vec::new, |mut all, more| {
         all.extend(more);
@@ -175,7 +175,7 @@ fn fill_all<M: Memory + Sync + ?Sized>(memory: &M, jobs: Vec<Job<'_>>) -> Result
     })
 }
 
-/// Fills a chunk; returns the holes that could not be read, found by halving.
+/// Fills a chunk. Returns the unreadable ranges, found by bisection.
 fn fill<M: Memory + ?Sized>(memory: &M, start: Address, chunk: &mut [u8]) -> Result<Vec<Range<Address>>, ReadError> {
     match memory.read_exact_at(start, chunk) {
         Ok(()) => Ok(Vec::new()),
@@ -192,7 +192,7 @@ fn fill<M: Memory + ?Sized>(memory: &M, start: Address, chunk: &mut [u8]) -> Res
     }
 }
 
-/// Keeps what was read: the runs between the holes.
+/// The runs between the unreadable ranges.
 fn without_holes(placed: Vec<Placed>, mut holes: Vec<Range<Address>>) -> Vec<Placed> {
     if holes.is_empty() {
         return placed;
@@ -235,7 +235,7 @@ mod tests {
         assert!(copy.image.read_u8(Address(0x3000)).is_err());
 
         let ranges = [Address(0x1000)..Address(0x3000), Address(0x3000)..Address(0x6000)];
-        // Prepared for all of it, and for less than there is by then.
+        // Prepared for everything, for less than needed, and for nothing.
         for prepared in [&ranges[..], &ranges[..1], &[]] {
             let mut buffer = Buffer::prepare(&source, prepared);
             assert_eq!(buffer.measure_rate(&source, &ranges).is_some_and(|rate| rate > 0.0), !prepared.is_empty());

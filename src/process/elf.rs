@@ -1,8 +1,8 @@
-//! What the ELF files mapped into a target say: where they are loaded, what they export, where their data lies.
+//! Reads the ELF images mapped into a target: where they are loaded, what they export, where their data is.
 //!
-//! Everything that the loader maps is read from the target's memory, not from a file: a deleted, replaced or
-//! container-bound file makes no difference. Only `.symtab` and the section headers, which are never mapped, come
-//! from the file, through `/proc/PID/exe` or `/proc/PID/root`.
+//! Everything that the loader maps is read from the target's memory and not from a file, so deleted, replaced or
+//! containerized files make no difference. Only `.symtab` and the section headers, which are never mapped, come from
+//! the file, through `/proc/PID/exe` or `/proc/PID/root`.
 
 use std::io::Read;
 use std::ops::Range;
@@ -18,43 +18,43 @@ use super::memory::{Memory, MemoryExt, u32_at, u64_at};
 use super::procfs::{self, FileId};
 use super::regions::Region;
 
-/// Size of an ELF64 header and of one program header (`elf.h`).
+/// Sizes of an ELF64 header and of a program header (`elf.h`).
 const HEADER_SIZE: usize = 64;
 const PROGRAM_HEADER_SIZE: usize = 56;
-/// Program headers accepted: real files have about 12.
+/// Upper bound on program headers; real files have about 12.
 const PROGRAM_HEADERS_MAX: u16 = 256;
-/// Dynamic entries accepted: real files have about 40.
+/// Upper bound on dynamic entries; real files have about 40.
 const DYNAMIC_ENTRIES_MAX: u64 = 1024;
-/// Symbols accepted in one hash chain. A libpython exports about 2,500 symbols in 1,000 chains.
+/// Upper bound on the symbols of a hash chain. A libpython exports about 2,500 symbols in 1,000 chains.
 const CHAIN_MAX: u32 = 1 << 16;
 /// Size of an ELF64 symbol.
 const SYMBOL_SIZE: u64 = 24;
 const PAGE: u64 = 4096;
-/// Kind of the note that holds a build id (`elf.h`), and bytes of notes looked through: real ones have about 100.
+/// Type of the note with the build id (`elf.h`), and upper bound on notes in bytes; real ones have about 100.
 const NT_GNU_BUILD_ID: u32 = 3;
 const NOTES_MAX: usize = 1 << 16;
-/// Largest file read whole for its section headers; a debug build of libpython has 40 MiB.
+/// Upper bound on a file that is read completely; a debug build of libpython has 40 MiB.
 const FILE_SIZE_MAX: u64 = 1 << 30;
 
-/// One loadable segment.
+/// A loadable segment.
 #[derive(Clone, Debug)]
 pub struct LoadSegment {
-    /// Where it lies in the target, bss included.
+    /// Its addresses in the target, including bss.
     pub range: Range<Address>,
-    /// Whether the target may write it.
+    /// Whether the target may write to it.
     pub writable: bool,
     /// Whether it is code.
     pub executable: bool,
 }
 
-/// An ELF file as the loader placed it in the target.
+/// An ELF image in the target.
 #[derive(Clone, Debug)]
 pub struct LoadedElf {
     /// Its path in the target's mount namespace.
     pub path: PathBuf,
-    /// Where its header is mapped.
+    /// Address of its header.
     pub header: Address,
-    /// What to add to an address of the file to get one of the target.
+    /// Difference between addresses in the target and in the file.
     pub bias: u64,
     /// The loadable segments, in file order.
     pub segments: Vec<LoadSegment>,
@@ -64,15 +64,15 @@ pub struct LoadedElf {
 /// A symbol found in a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Symbol {
-    /// Where it stands in the target.
+    /// Its address in the target.
     pub address: Address,
-    /// Its size in bytes as the file states it; may be 0.
+    /// Its size in bytes according to the file; may be 0.
     pub size: u64,
 }
 
 impl LoadedElf {
-    /// All ELF files of a target, in order of address. Mappings that are not ELF files, or whose headers make no
-    /// sense, are left out.
+    /// All ELF images of a target, in order of address. Mappings that are not ELF files, or have invalid headers, are
+    /// left out.
     pub fn all<M: Memory + ?Sized>(memory: &M) -> Vec<LoadedElf> {
         let mut found: Vec<LoadedElf> = Vec::new();
         for region in memory.regions() {
@@ -86,7 +86,7 @@ impl LoadedElf {
         found
     }
 
-    /// The one with the lowest address of which `wanted` holds by path, as [`LoadedElf::all`] finds them.
+    /// The one with the lowest address whose path `wanted` accepts, of those that [`LoadedElf::all`] finds.
     pub fn find<M: Memory + ?Sized>(memory: &M, wanted: impl Fn(&Path) -> bool) -> Option<LoadedElf> {
         let begins = |region: &&Region| region.file_offset == 0 && region.readable;
         memory.regions().iter().filter(begins).find_map(|region| {
@@ -95,7 +95,7 @@ impl LoadedElf {
         })
     }
 
-    /// The one whose header is mapped at `start`, if there is one.
+    /// The image whose header is mapped at `start`, if there is one.
     pub fn at<M: Memory + ?Sized>(memory: &M, start: Address, path: &Path) -> Option<LoadedElf> {
         let mut header = [0; HEADER_SIZE];
         memory.read_exact_at(start, &mut header).ok()?;
@@ -135,9 +135,8 @@ impl LoadedElf {
         })
     }
 
-    /// Data and bss as the target may write them: the writable segments, cut to what is mapped writable now (the
-    /// loader takes write permission from relocated read-only data). Data and bss are two mappings of one segment, and
-    /// what lies across their border is in one piece.
+    /// Data and bss: the writable segments, cut to what is mapped writable now (the loader makes relocated read-only
+    /// data read-only). Data and bss are two mappings of one segment, and are returned in one piece.
     pub fn writable_ranges<M: Memory + ?Sized>(&self, memory: &M) -> Vec<Range<Address>> {
         let mut ranges: Vec<Range<Address>> = Vec::new();
         for segment in self.segments.iter().filter(|segment| segment.writable) {
@@ -154,14 +153,14 @@ impl LoadedElf {
         ranges
     }
 
-    /// The address range from the first segment to the end of the last.
+    /// The address range from the first to the last segment.
     pub fn span(&self) -> Range<Address> {
         let start = self.segments.iter().map(|segment| segment.range.start).min().unwrap_or_default();
         let end = self.segments.iter().map(|segment| segment.range.end).max().unwrap_or_default();
         start..end
     }
 
-    /// An exported, defined symbol, looked up in the mapped hash table as the loader would.
+    /// An exported, defined symbol, looked up in the mapped hash table as the loader does.
     pub fn dynamic_symbol<M: Memory + ?Sized>(&self, memory: &M, name: &str) -> Option<Symbol> {
         let tables = DynamicTables::read(memory, self)?;
         let index = match tables.gnu_hash {
@@ -211,7 +210,7 @@ impl DynamicTables {
     fn read<M: Memory + ?Sized>(memory: &M, elf: &LoadedElf) -> Option<DynamicTables> {
         let start = elf.dynamic?;
         let lowest = elf.span().start;
-        // glibc relocates these pointers in place, musl leaves them as in the file.
+        // glibc relocates these pointers in place; musl leaves them as in the file.
         let place = |value: u64| if value >= lowest.0 { Address(value) } else { Address(value.wrapping_add(elf.bias)) };
         let (mut symbols, mut strings, mut gnu_hash, mut hash) = (None, None, None, None);
         for index in 0..DYNAMIC_ENTRIES_MAX {
@@ -241,7 +240,7 @@ impl DynamicTables {
         })
     }
 
-    /// Whether symbol `index` is defined here and bears that name.
+    /// Whether symbol `index` is defined and has this name.
     fn is<M: Memory + ?Sized>(&self, memory: &M, index: u32, name: &str) -> bool {
         self.symbol(memory, index).is_some_and(|symbol| {
             symbol.section != 0
@@ -251,7 +250,7 @@ impl DynamicTables {
         })
     }
 
-    /// The layout of `.gnu.hash`: bucket count, first hashed symbol, bloom words, shift; bloom; buckets; chains.
+    /// Looks up a name in `.gnu.hash`: bucket count, first hashed symbol, bloom words, shift; bloom; buckets; chains.
     fn find_by_gnu_hash<M: Memory + ?Sized>(&self, memory: &M, table: Address, name: &str) -> Option<u32> {
         let wanted = name.bytes().fold(5381u32, |hash, byte| hash.wrapping_mul(33).wrapping_add(u32::from(byte)));
         let (buckets, first) = (memory.read_u32(table).ok()?, memory.read_u32(table.offset(4)).ok()?);
@@ -279,7 +278,7 @@ impl DynamicTables {
         None
     }
 
-    /// The layout of `.hash`: bucket count, chain count; buckets; chains.
+    /// Looks up a name in `.hash`: bucket count, chain count; buckets; chains.
     fn find_by_hash<M: Memory + ?Sized>(&self, memory: &M, table: Address, name: &str) -> Option<u32> {
         let wanted = name.bytes().fold(0u32, |hash, byte| {
             let hash = (hash << 4).wrapping_add(u32::from(byte));
@@ -305,15 +304,15 @@ impl DynamicTables {
     }
 }
 
-/// Bytes of an ELF header and the program headers, which stand right behind it in every file that a linker made.
+/// Bytes of an ELF header and the program headers, which follow it in every file that a linker made.
 fn headers_length(bytes: &[u8]) -> Option<usize> {
     let count = usize::from(u16::from_le_bytes([*bytes.get(56)?, *bytes.get(57)?]));
     let end = u64_at(bytes, 32)?.checked_add((count * PROGRAM_HEADER_SIZE) as u64)?;
-    // patchelf moves the program headers away; then only the ELF header is compared.
+    // patchelf moves the program headers; then only the ELF header is compared.
     Some(if end <= PAGE { end as usize } else { HEADER_SIZE })
 }
 
-/// Whether these notes (name length, data length, kind; name; data; each part padded to 4) hold a build id.
+/// Whether these notes (name length, data length, type; name; data; each padded to 4) contain a build id.
 fn has_build_id(notes: &[u8]) -> bool {
     let mut at = 0;
     while let (Some(name), Some(data), Some(kind)) = (u32_at(notes, at), u32_at(notes, at + 4), u32_at(notes, at + 8)) {
@@ -326,19 +325,19 @@ fn has_build_id(notes: &[u8]) -> bool {
     false
 }
 
-/// Why the file behind a mapped ELF cannot be had.
+/// Why the file behind an ELF image is not available.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("cannot read the file {path} of the process: {source}", path = path.display())]
     File {
         /// Its path in the target's namespace.
         path: PathBuf,
-        /// What the file system says.
+        /// The error of the file system.
         source: std::io::Error,
     },
-    /// What stands at its path now is another file: it was deleted or upgraded since the process started.
+    /// The path leads to another file now: the original was deleted or upgraded since the process started.
     #[error("the file {path} is not the one that the process has mapped, and is not used", path = path.display())]
     Replaced {
         /// Its path in the target's namespace.
@@ -349,27 +348,26 @@ pub enum OpenError {
 /// Whether a file is the one that was loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Likeness {
-    /// Its build id is the same.
+    /// The build ids are equal.
     Same,
-    /// It is another.
+    /// It is another file.
     Other,
-    /// Its headers are the same, and it has no build id; or neither can be read.
+    /// The headers are equal and there is no build id, or the headers cannot be read.
     Unknown,
 }
 
-/// What only the file tells: local symbols and sections.
+/// An ELF file with what is not mapped: local symbols and sections.
 pub struct ElfFile {
     bytes: Vec<u8>,
 }
 
 impl ElfFile {
-    /// Reads the file behind a loaded ELF: the target's own executable through `/proc/PID/exe` (which works when it
-    /// was deleted), everything else through `/proc/PID/root` (which works when the target lives in a container), or
-    /// through `/proc/PID/map_files` (which works when it was deleted and we are root). A file that was put in its
-    /// place since is not taken: see [`OpenError::Replaced`].
+    /// Reads the file behind an ELF image: the target's executable through `/proc/PID/exe` (also if deleted), others
+    /// through `/proc/PID/root` (also in a container) or `/proc/PID/map_files` (also if deleted; root only). A file
+    /// that replaced it since is not used: see [`OpenError::Replaced`].
     ///
     /// # Errors
-    /// Where no file can be read, or none is the one that is mapped.
+    /// No file can be read, or none is the mapped one.
     pub fn open<M: Memory + ?Sized>(pid: i32, memory: &M, elf: &LoadedElf) -> Result<ElfFile, OpenError> {
         let mapped = procfs::mapped_file(pid, elf.header.0);
         let exe = procfs::exe(pid).is_some_and(|exe| exe == elf.path);
@@ -386,7 +384,7 @@ impl ElfFile {
                     return Ok(file);
                 }
                 Ok(_) => error = Some(OpenError::Replaced { path: elf.path.clone() }),
-                // That another file stands there says more than that a further way is shut.
+                // That another file is there is more informative than a further failure.
                 Err(source) => _ = error.get_or_insert(OpenError::File { path: elf.path.clone(), source }),
             }
         }
@@ -395,10 +393,10 @@ impl ElfFile {
         Err(error)
     }
 
-    /// Reads an ELF file of this machine, whichever it is.
+    /// Reads any ELF file of this machine.
     ///
     /// # Errors
-    /// As the file system; `InvalidData` where it is no ELF file of 64 bits.
+    /// Those of the file system; `InvalidData` if it is not a 64-bit ELF file.
     pub fn read(path: &Path) -> std::io::Result<ElfFile> {
         let (file, _) = ElfFile::open_path(path)?;
         let is_elf =
@@ -407,7 +405,7 @@ impl ElfFile {
     }
 
     fn open_path(path: &Path) -> std::io::Result<(ElfFile, FileId)> {
-        // The target chose what stands there: a pipe must not make us wait.
+        // The target chose the path: do not block on a pipe.
         let file = std::fs::File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)?;
         let metadata = file.metadata()?;
         if !metadata.is_file() || metadata.len() > FILE_SIZE_MAX {
@@ -419,9 +417,9 @@ impl ElfFile {
         Ok((ElfFile { bytes }, FileId { device, inode: metadata.ino() }))
     }
 
-    /// Whether this file is the mapped one. Its headers must be those in memory; beyond that its build id decides, or
-    /// where it has none, device and inode. (The device alone would not do: overlay file systems and btrfs show
-    /// another one in `/proc/PID/maps` than `stat` does.)
+    /// Whether this file is the mapped one. Its headers must equal those in memory; then the build id decides, or if
+    /// there is none, device and inode. (The device alone is not enough: overlay file systems and btrfs report
+    /// different devices in `/proc/PID/maps` and `stat`.)
     fn is_mapped<M: Memory + ?Sized>(&self, memory: &M, elf: &LoadedElf, id: FileId, mapped: Option<FileId>) -> bool {
         match self.likeness(memory, elf) {
             Likeness::Same => true,
@@ -430,7 +428,7 @@ impl ElfFile {
         }
     }
 
-    /// Whether this file is the one that `elf` was loaded from, as far as headers and build id tell.
+    /// Whether this file is the one that `elf` was loaded from, judging by headers and build id.
     pub fn likeness<M: Memory + ?Sized>(&self, memory: &M, elf: &LoadedElf) -> Likeness {
         let Some(headers) = headers_length(&self.bytes).and_then(|length| self.bytes.get(..length)) else {
             return Likeness::Other;
@@ -451,8 +449,8 @@ impl ElfFile {
         }
     }
 
-    /// Whether these stretches of memory, each with its offset in the file, can be mappings of this file: each lies
-    /// in a loadable segment, and all with one bias.
+    /// Whether these memory ranges, each with its file offset, can be mappings of this file: each is in a loadable
+    /// segment, and all have the same bias.
     pub fn lies_as(&self, stretches: &[(Range<Address>, u64)]) -> bool {
         let loads: Vec<ProgramHeader> = self.program_headers().filter(|header| header.kind == PT_LOAD).collect();
         let biases = |range: &Range<Address>, offset: u64| -> Vec<u64> {
@@ -464,7 +462,7 @@ impl ElfFile {
             let bias = |load: &ProgramHeader| {
                 (range.start.0.wrapping_sub(offset)).wrapping_sub(load.address.wrapping_sub(load.offset))
             };
-            // The loader maps the file as a whole first, and the segments over that: between two some of it may stay.
+            // The loader maps the whole file first and the segments over it, so parts between two segments may remain.
             loads.first().into_iter().chain(loads.iter().filter(holds)).map(bias).collect()
         };
         let Some((first, rest)) = stretches.split_first() else { return false };
@@ -481,7 +479,7 @@ impl ElfFile {
         table().unwrap_or_default().chunks_exact(PROGRAM_HEADER_SIZE).filter_map(ProgramHeader::parse)
     }
 
-    /// The notes that hold the build id: where in the file, and their address.
+    /// The notes that contain the build id: range in the file, and address.
     fn build_id_range(&self) -> Option<(Range<usize>, u64)> {
         self.program_headers().find_map(|header| {
             let start = usize::try_from(header.offset).ok()?;
@@ -491,7 +489,7 @@ impl ElfFile {
         })
     }
 
-    /// A symbol of `.symtab` or `.dynsym`, at its address in the file; add the bias of the loaded one.
+    /// A symbol of `.symtab` or `.dynsym` at its address in the file; add the image's bias.
     pub fn symbol(&self, name: &str) -> Option<Symbol> {
         let elf = goblin::elf::Elf::parse(&self.bytes).ok()?;
         let in_table = |symbols: &goblin::elf::Symtab<'_>, names: &goblin::strtab::Strtab<'_>| {
@@ -503,7 +501,7 @@ impl ElfFile {
         in_table(&elf.syms, &elf.strtab).or_else(|| in_table(&elf.dynsyms, &elf.dynstrtab))
     }
 
-    /// A section, at its address in the file; add the bias of the loaded one.
+    /// A section at its address in the file; add the image's bias.
     pub fn section(&self, name: &str) -> Option<Symbol> {
         find_section(name, &|offset, length| {
             let start = usize::try_from(offset).ok()?;
@@ -512,9 +510,9 @@ impl ElfFile {
     }
 }
 
-/// Whether the ELF file at `path` has a section of this name. Three short reads, whatever the size of the file.
+/// Whether the ELF file at `path` has a section with this name. Takes three short reads, whatever the file's size.
 pub fn has_section(path: &Path, name: &str) -> bool {
-    // The target chose what stands there: a pipe must not make us wait.
+    // The target chose the path: do not block on a pipe.
     let file = std::fs::File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path);
     let Some(file) = file.ok().filter(|file| file.metadata().is_ok_and(|metadata| metadata.is_file())) else {
         return false;
@@ -526,11 +524,11 @@ pub fn has_section(path: &Path, name: &str) -> bool {
     find_section(name, &read).is_some()
 }
 
-/// Finds a section by its name in a file of which `read` gives some bytes at an offset.
+/// Finds a section by name in a file. `read` returns bytes at an offset.
 fn find_section(name: &str, read: &dyn Fn(u64, usize) -> Option<Vec<u8>>) -> Option<Symbol> {
     /// Size of an ELF64 section header.
     const SIZE: usize = 64;
-    /// Bytes of names accepted: real files have some hundred.
+    /// Upper bound on section names, bytes; real files have some hundred.
     const NAMES_MAX: u64 = 1 << 20;
     let header = read(0, HEADER_SIZE)?;
     if !header.starts_with(ELFMAG) || header[EI_CLASS] == ELFCLASS32 {
@@ -553,7 +551,7 @@ fn find_section(name: &str, read: &dyn Fn(u64, usize) -> Option<Vec<u8>>) -> Opt
     Some(Symbol { address: Address(u64_at(section, 16)?), size: u64_at(section, 32)? })
 }
 
-/// Whether the file at `path` is a 32-bit ELF. `None` where it cannot be read or is no ELF.
+/// Whether the file at `path` is a 32-bit ELF file. `None` if it cannot be read or is not ELF.
 pub fn is_32_bit(path: &Path) -> Option<bool> {
     let mut header = [0; 16];
     std::fs::File::open(path).ok()?.read_exact(&mut header).ok()?;

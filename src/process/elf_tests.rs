@@ -12,7 +12,7 @@ fn the_file_that_is_mapped_is_told_from_one_that_replaced_it() {
     let file = ElfFile::open(me, &memory, &elf).unwrap();
     let (_, id) = ElfFile::open_path(&exe).unwrap();
     assert!(file.is_mapped(&memory, &elf, id, Some(id)));
-    // Another build has another build id, and whatever has other headers is another file.
+    // Another build has another build id; a file with other headers is another file.
     let damaged = |at: usize| {
         let mut bytes = file.bytes.clone();
         bytes[at] ^= 1;
@@ -37,7 +37,7 @@ fn sections_are_found_by_name_and_damage_is_none() {
         bytes[at..at + 2].copy_from_slice(&word.to_le_bytes());
         ElfFile { bytes }.section(".text")
     };
-    // Where the table is, the size of a header, how many, which holds the names.
+    // Offset of the table, size of a header, their number, index of the names.
     for (at, word) in [(40, 0xffff), (46, 0xffff), (58, 32), (60, 0), (60, 0xffff), (62, 0xffff), (62, 0), (0, 0)] {
         assert_eq!(with(at, word), None, "{at} {word:#x}");
     }

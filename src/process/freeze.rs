@@ -1,12 +1,12 @@
-//! Stops a process while its bytes are copied, and lets it run again on every path.
+//! Stops a process while its memory is copied, and resumes it on every path.
 //!
-//! Every thread is seized by ptrace (PTRACE_SEIZE and PTRACE_INTERRUPT: no signal is sent that the target could see).
-//! A thread that waits in the kernel for something that cannot be interrupted (state D) does not stop until that is
-//! over, so there is a limit to how long stopping may take; when it passes, all threads are let go.
+//! Every thread is seized by ptrace (PTRACE_SEIZE and PTRACE_INTERRUPT, which send no signal that the target could
+//! notice). A thread in an uninterruptible wait (state D) does not stop until that is over, so stopping has a time
+//! limit; when it expires, all threads are released.
 //!
-//! ptrace belongs to a thread, so a thread of our own does all of it. The kernel lets go of everything when that
-//! thread ends, so a heapsonde that is killed leaves no stopped process behind. While the target stands still, signals
-//! that would stop us (Ctrl-Z) wait.
+//! ptrace is bound to a thread, so a dedicated thread does all of it. The kernel releases everything when that thread
+//! ends, so killing heapsonde leaves no stopped process behind. While the target is stopped, signals that would stop
+//! heapsonde (Ctrl-Z) are deferred.
 
 use std::fs;
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -23,21 +23,21 @@ use rustc_hash::FxHashMap;
 use super::gates;
 use super::stop_signals::StopSignals;
 
-/// How often threads that have not stopped yet are looked at.
+/// Interval at which threads that have not stopped yet are polled.
 const LOOK: Duration = Duration::from_micros(200);
 
-/// Why a process could not be stopped. It runs on.
+/// Why a process could not be stopped. It keeps running.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FreezeError {
-    /// ptrace refuses.
+    /// ptrace was refused.
     #[error("cannot stop process {pid}: {source}{}", tracer.as_deref().unwrap_or_default())]
     Refused {
-        /// The process.
+        /// The process id.
         pid: i32,
-        /// What ptrace said.
+        /// The error of ptrace.
         source: Errno,
-        /// Who traces it already, in words.
+        /// The process that already traces it, as text.
         tracer: Option<String>,
     },
     /// Some threads did not stop in time.
@@ -46,21 +46,21 @@ pub enum FreezeError {
         limit.as_millis()
     )]
     TooSlow {
-        /// The process.
+        /// The process id.
         pid: i32,
-        /// How long stopping could take.
+        /// The time limit.
         limit: Duration,
-        /// Threads that did not stop.
+        /// Number of threads that did not stop.
         running: usize,
-        /// Threads that there are.
+        /// Number of threads.
         threads: usize,
-        /// What one of the first does.
+        /// What the first of them is doing.
         state: &'static str,
     },
 }
 
 impl FreezeError {
-    /// The process.
+    /// The process id.
     pub fn pid(&self) -> i32 {
         match self {
             FreezeError::Refused { pid, .. } | FreezeError::TooSlow { pid, .. } => *pid,
@@ -68,21 +68,20 @@ impl FreezeError {
     }
 }
 
-/// A stopped process. It runs again when this is dropped.
+/// A stopped process. It is resumed when this is dropped.
 pub struct Freeze {
-    /// `None` for a process that was stopped already, by a signal or a debugger: we did not stop it and we do not
-    /// let it go.
+    /// `None` for a process that was already stopped by a signal or a debugger, which is not resumed.
     tracer: Option<Tracer>,
     since: Instant,
-    /// How long stopping took, which letting go takes about, too.
+    /// How long stopping took. Releasing takes about as long.
     stopping: Duration,
     _signals: Option<StopSignals>,
 }
 
-/// Our thread that holds the target's.
+/// The tracing thread.
 struct Tracer {
     thread: Option<JoinHandle<()>>,
-    /// When this ends, the threads are let go.
+    /// Dropping it releases the threads.
     release: Option<Sender<()>>,
 }
 
@@ -96,18 +95,18 @@ impl Drop for Tracer {
 }
 
 impl Freeze {
-    /// Stops all threads of `pid`, however long that takes.
+    /// Stops all threads of `pid`, without a time limit.
     ///
     /// # Errors
-    /// Where ptrace refuses.
+    /// ptrace was refused.
     pub fn new(pid: i32) -> Result<Freeze, FreezeError> {
         Freeze::within(pid, None)
     }
 
-    /// Stops all threads of `pid`, in at most so long: else none is stopped.
+    /// Stops all threads of `pid` within a time limit; otherwise none stays stopped.
     ///
     /// # Errors
-    /// Where ptrace refuses, and where a thread does not stop in time.
+    /// ptrace was refused, or a thread did not stop in time.
     pub fn within(pid: i32, limit: Option<Duration>) -> Result<Freeze, FreezeError> {
         let since = Instant::now();
         if matches!(gates::process_state(pid), Some('T' | 't')) {
@@ -118,18 +117,18 @@ impl Freeze {
         let (report, reported) = mpsc::channel();
         let thread = thread::spawn(move || trace(pid, limit, &report, &released));
         let tracer = Tracer { thread: Some(thread), release: Some(release) };
-        // A thread that ended without a word has let go of everything.
+        // A tracing thread that panicked has released everything.
         let stopped = reported.recv().unwrap_or(Err(FreezeError::Refused { pid, source: Errno::ECHILD, tracer: None }));
         stopped.map(|()| Freeze { tracer: Some(tracer), since, stopping: since.elapsed(), _signals: Some(signals) })
     }
 
-    /// Whether the process stood still before we came.
+    /// Whether the process was already stopped.
     pub fn was_stopped_already(&self) -> bool {
         self.tracer.is_none()
     }
 
-    /// Lets the process run and says for how long it stood still because of us, from the first thread seized to the
-    /// last one released.
+    /// Resumes the process. Returns how long it was stopped by this, from the first thread seized to the last one
+    /// released.
     pub fn release(self) -> Duration {
         let Freeze { tracer, since, .. } = self;
         let stopped = tracer.is_some();
@@ -137,13 +136,13 @@ impl Freeze {
         if stopped { since.elapsed() } else { Duration::ZERO }
     }
 
-    /// What is left of so much time for work while the process stands still: letting it go takes some, too.
+    /// The time that is left for work while the process is stopped; releasing it takes some, too.
     fn left_of(&self, patience: Duration) -> Duration {
         patience.saturating_sub(self.since.elapsed()).saturating_sub(self.stopping)
     }
 }
 
-/// Stops a process, says how that went, and lets it go when told to.
+/// Stops a process, reports the result, and releases it on request.
 fn trace(pid: i32, limit: Option<Duration>, report: &Sender<Result<(), FreezeError>>, released: &Receiver<()>) {
     let mut threads = Threads::default();
     let stopped = threads.stop(pid, limit);
@@ -159,16 +158,16 @@ fn trace(pid: i32, limit: Option<Duration>, report: &Sender<Result<(), FreezeErr
     }
 }
 
-/// Where a seized thread is.
+/// The state of a seized thread.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Held {
-    /// It was told to stop.
+    /// It was interrupted and has not stopped yet.
     Running,
-    /// It stands still; a signal that it was about to get comes with it.
+    /// It is stopped; holds a signal that is to be delivered on release.
     Stopped(Option<Signal>),
 }
 
-/// The threads of one process that this thread has seized.
+/// The threads of a process that this thread has seized.
 #[derive(Default)]
 struct Threads {
     held: FxHashMap<i32, Held>,
@@ -176,8 +175,8 @@ struct Threads {
 }
 
 impl Threads {
-    /// Seizes all threads and waits until they stand still. They may start others meanwhile, so the list is read until
-    /// it names none that is new after all stood still.
+    /// Seizes all threads and waits until they have stopped. They may start others meanwhile, so the list is read again
+    /// until it has no new threads.
     fn stop(&mut self, pid: i32, limit: Option<Duration>) -> Result<(), FreezeError> {
         let since = Instant::now();
         let is_late = || limit.is_some_and(|limit| since.elapsed() >= limit);
@@ -209,13 +208,13 @@ impl Threads {
         }
     }
 
-    /// Seizes a thread and tells it to stop. `false` where it has exited.
+    /// Seizes a thread and interrupts it. `false` if it has exited.
     fn seize(&mut self, pid: i32, thread: i32) -> Result<bool, FreezeError> {
         let id = Pid::from_raw(thread);
         match ptrace::seize(id, ptrace::Options::empty()) {
             Ok(()) => {}
             Err(Errno::ESRCH) => return Ok(false),
-            // Of a thread that is exiting the kernel says the same.
+            // The kernel returns the same for an exiting thread.
             Err(Errno::EPERM) if is_exiting(thread) => return Ok(false),
             Err(source) => {
                 let tracer = gates::tracer(thread).map(|tracer| {
@@ -233,7 +232,7 @@ impl Threads {
         Ok(true)
     }
 
-    /// Takes note of the threads that have stopped or exited since.
+    /// Updates the state of threads that have stopped or exited since.
     fn collect(&mut self) {
         let held = &mut self.held;
         self.running.retain(|&thread| {
@@ -243,7 +242,7 @@ impl Threads {
                     held.insert(thread, Held::Stopped(Some(signal)));
                     false
                 }
-                // A signal without a name (a real-time one) came with it: it gets that when this thread ends.
+                // A real-time signal, which has no name here: the thread gets it when this thread ends.
                 Err(Errno::EINVAL) => false,
                 Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) | Err(_) => {
                     held.remove(&thread);
@@ -268,7 +267,7 @@ impl Threads {
         }
     }
 
-    /// Lets all threads run. Those that have not stopped yet are let go by the kernel, when this thread ends.
+    /// Releases all threads. The kernel releases those that have not stopped when this thread ends.
     fn let_go(&mut self) {
         self.collect();
         for (thread, held) in self.held.drain() {
@@ -288,19 +287,19 @@ fn is_exiting(thread: i32) -> bool {
     matches!(gates::process_state(thread), None | Some('Z' | 'X'))
 }
 
-/// What came of work on a stopped process.
+/// The result of work on a stopped process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Watched<R> {
-    /// What the work gave; `None` where it panicked.
+    /// The result; `None` if the work panicked.
     pub result: Option<R>,
-    /// For how long the process stood still because of us; `None` where it was not to be stopped.
+    /// How long the process was stopped; `None` if it was not to be stopped.
     pub paused: Option<Duration>,
-    /// Whether the work ended before the process was let go.
+    /// Whether the work was finished before the process was resumed.
     pub in_time: bool,
 }
 
-/// Works on a process that is stopped, for at most so long: then the process runs again, and the work goes on
-/// meanwhile. The work is done on another thread, since this one watches the clock.
+/// Runs work while a process is stopped. After `patience` the process is resumed and the work continues. The work runs
+/// on another thread, since this one watches the clock.
 pub fn while_stopped<R: Send>(
     freeze: Option<Freeze>,
     patience: Option<Duration>,
@@ -312,7 +311,7 @@ pub fn while_stopped<R: Send>(
             let _done = done;
             work()
         });
-        // The channel ends when the work is done; nothing is ever sent.
+        // The channel closes when the work is done; nothing is ever sent.
         let in_time = match (&freeze, patience) {
             (Some(freeze), Some(patience)) => {
                 is_done.recv_timeout(freeze.left_of(patience)) != Err(mpsc::RecvTimeoutError::Timeout)
@@ -329,7 +328,7 @@ mod tests {
     use super::*;
     use std::process::{Child, Command, Stdio};
 
-    /// A process that waits until its input ends.
+    /// A process that waits until its input is closed.
     fn waiting() -> Child {
         Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("cat starts")
     }
@@ -342,7 +341,7 @@ mod tests {
     fn work_that_takes_too_long_does_not_hold_the_process() {
         let mut child = waiting();
         let pid = child.id() as i32;
-        // Work that ends only once the process runs again: were it not let go, the deadline would end it.
+        // Work that ends only once the process has been resumed; if it were not, the deadline would end it.
         let work = || {
             let since = Instant::now();
             let was_stopped = is_stopped(pid);
@@ -352,11 +351,11 @@ mod tests {
             (was_stopped, is_stopped(pid))
         };
         let freeze = Freeze::new(pid).expect("a child may be stopped");
-        // Long enough for a busy machine to begin the work in.
+        // Long enough for a busy machine to start the work in.
         let watched = while_stopped(Some(freeze), Some(Duration::from_secs(2)), work);
         assert_eq!(watched.result, Some((true, false)));
         assert!(!watched.in_time && watched.paused < Some(Duration::from_secs(60)), "{watched:?}");
-        // What is quick is done while it stands still, and it runs afterwards.
+        // Short work is done while the process is stopped, which is resumed afterwards.
         let freeze = Freeze::new(pid).expect("a child may be stopped");
         let watched = while_stopped(Some(freeze), Some(Duration::from_secs(60)), || is_stopped(pid));
         assert!(watched.in_time && watched.result == Some(true) && !is_stopped(pid), "{watched:?}");
@@ -369,7 +368,7 @@ mod tests {
         let mut child = waiting();
         let pid = child.id() as i32;
         let freeze = Freeze::new(pid).expect("a child may be stopped");
-        let watched = while_stopped(Some(freeze), None, || assert!(!is_stopped(pid), "as it must be"));
+        let watched = while_stopped(Some(freeze), None, || assert!(!is_stopped(pid), "the process is stopped"));
         assert!(watched.result.is_none() && !is_stopped(pid));
         child.kill().expect("it is ours");
         child.wait().expect("it is ours");
@@ -383,7 +382,7 @@ mod tests {
         let error = Freeze::within(pid, Some(Duration::ZERO)).err().expect("there is no time");
         assert!(matches!(error, FreezeError::TooSlow { .. }), "{error}");
         assert!(!is_stopped(pid) && gates::tracer(pid).is_none());
-        // Letting go and stopping anew is possible at once.
+        // Releasing and stopping again is possible immediately.
         let freeze = Freeze::within(pid, Some(Duration::from_secs(60))).expect("it stops");
         assert!(is_stopped(pid) && gates::tracer(pid).is_some());
         freeze.release();

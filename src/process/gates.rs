@@ -1,9 +1,9 @@
-//! Why a process cannot be read: which of the kernel's gates is shut, and what opens it.
+//! Diagnoses why a process cannot be read: which permission check of the kernel fails, and how to pass it.
 //!
-//! The kernel's rule is `__ptrace_may_access` (`kernel/ptrace.c`): same user and group ids and a dumpable target, or
-//! CAP_SYS_PTRACE in the target's user namespace; then the security modules: capabilities (`cap_ptrace_access_check`,
-//! `security/commoncap.c`: the target has none that we lack) and Yama. It answers only "no", so the gates are tried one
-//! by one here, from what `/proc` shows to everybody.
+//! The kernel's rule is `__ptrace_may_access` (`kernel/ptrace.c`): the same user and group ids and a dumpable target,
+//! or CAP_SYS_PTRACE in the target's user namespace; then the security modules: capabilities
+//! (`cap_ptrace_access_check`, `security/commoncap.c`: the target has none that we lack) and Yama. The kernel only
+//! answers "no", so the checks are repeated here from what `/proc` shows to everyone.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -18,29 +18,29 @@ use super::procfs::{self, Status};
 /// Linux's number of CAP_SYS_PTRACE (`linux/capability.h`).
 const CAP_SYS_PTRACE: u32 = 19;
 
-/// Host processes named where a PID of a container was given.
+/// Number of host processes named if a PID of a container was given.
 const HOST_PIDS_SHOWN: usize = 5;
 
-/// The first gate found shut.
+/// The first check that fails.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Gate {
     /// There is no such process.
     NoSuchProcess,
-    /// There is none of that id here, but inside of a container (a PID namespace below ours).
+    /// No process has this id here, but some have it in a container (a PID namespace below ours).
     InnerPid {
-        /// The same processes' ids here.
+        /// The ids of these processes here.
         host_pids: Vec<i32>,
     },
-    /// It is there, and `/proc` hides it (`hidepid`).
+    /// It exists, but `/proc` hides it (`hidepid`).
     Hidden,
     /// It has exited; only its exit status is left.
     Zombie,
-    /// It is exiting: its memory is gone already.
+    /// It is exiting; its memory is gone.
     Exiting,
-    /// A kernel thread: it has no memory of its own.
+    /// A kernel thread, which has no memory of its own.
     KernelThread,
-    /// It belongs to another user and we lack CAP_SYS_PTRACE.
+    /// It belongs to another user, and we lack CAP_SYS_PTRACE.
     OtherUser {
         /// The target's user.
         target: u32,
@@ -49,25 +49,25 @@ pub enum Gate {
     },
     /// It has capabilities that we lack.
     MoreCapable {
-        /// Those, a bit each.
+        /// These capabilities, one bit each.
         lacking: u64,
     },
-    /// Yama allows only descendants (1), only CAP_SYS_PTRACE (2), or nobody (3).
+    /// Yama allows only descendants (1), only CAP_SYS_PTRACE (2), or nothing (3).
     PtraceScope(u8),
-    /// It runs as our user but has forbidden dumping (a set-uid program, or `prctl(PR_SET_DUMPABLE, 0)`).
+    /// It runs as our user but is not dumpable (a set-uid program, or `prctl(PR_SET_DUMPABLE, 0)`).
     NotDumpable,
-    /// It is in another user namespace than ours, and we lack CAP_SYS_PTRACE there.
+    /// It is in another user namespace, and we lack CAP_SYS_PTRACE there.
     OtherNamespace,
-    /// We are root, but without CAP_SYS_PTRACE: a container's root.
+    /// We are root without CAP_SYS_PTRACE, as in a container.
     MissingCapability,
-    /// A seccomp filter or the kernel's configuration refuses the system call whatever the process.
+    /// A seccomp filter or the kernel's configuration refuses the system call for every process.
     CallRefused,
-    /// None of the above explains it: a security module.
+    /// None of the above: a security module.
     Unknown,
 }
 
 impl Gate {
-    /// What is shut, and the exact command or setting that opens it, each a line.
+    /// What fails, and the exact command or setting that fixes it, one line each.
     pub fn explain(&self, pid: i32) -> (String, Option<String>) {
         let sudo = || Some("run it as root: sudo env \"PATH=$PATH\" heapsonde …".to_owned());
         let listing = || Some("list the Python processes here: heapsonde ps".to_owned());
@@ -146,13 +146,13 @@ impl Gate {
         }
     }
 
-    /// Whether it is a permission that is missing, rather than a process.
+    /// Whether a permission is missing, rather than a process.
     pub fn is_permission(&self) -> bool {
         !matches!(self, Gate::NoSuchProcess | Gate::InnerPid { .. } | Gate::Zombie | Gate::Exiting | Gate::KernelThread)
     }
 }
 
-/// A command line short enough for a sentence.
+/// Shortens a command line to fit a sentence.
 pub fn crop(command: &str) -> String {
     let safe: String = command.chars().map(|char| if char.is_control() { ' ' } else { char }).collect();
     match safe.char_indices().nth(40) {
@@ -161,7 +161,7 @@ pub fn crop(command: &str) -> String {
     }
 }
 
-/// What is known of a target and of us before the gates are judged.
+/// What is known about the target and us.
 struct Parties {
     pid: i32,
     target: Status,
@@ -169,19 +169,19 @@ struct Parties {
 }
 
 impl Parties {
-    /// Whether we have CAP_SYS_PTRACE, in whatever namespace.
+    /// Whether we have CAP_SYS_PTRACE in any namespace.
     fn capable(&self) -> bool {
         self.ours.effective_capabilities >> CAP_SYS_PTRACE & 1 == 1
     }
 
-    /// All ids of the target are those that we act with.
+    /// Whether all ids of the target are those that we act with.
     fn same_user(&self) -> bool {
         let all = |ids: &[u32], own: Option<&u32>| ids.iter().take(3).all(|id| Some(id) == own);
         all(&self.target.uids, self.ours.uids.get(3)) && all(&self.target.gids, self.ours.gids.get(3))
     }
 
     fn dumpable(&self) -> bool {
-        // The kernel gives the files of a process that is not dumpable to root.
+        // The kernel assigns the files of a process that is not dumpable to root.
         let owner = fs::metadata(format!("/proc/{}/environ", self.pid)).map(|metadata| metadata.uid());
         owner.is_ok_and(|owner| owner == self.target.effective_uid())
     }
@@ -189,7 +189,7 @@ impl Parties {
     fn other_namespace(&self) -> bool {
         match (procfs::namespace(self.pid, "user"), procfs::own_namespace("user")) {
             (Some(theirs), Some(ours)) => theirs != ours,
-            // What we may not even ask is outside of a namespace that we were put into.
+            // If we may not even ask, it is outside the namespace we were put into.
             _ => !procfs::in_initial_user_namespace(),
         }
     }
@@ -203,7 +203,7 @@ fn ptrace_scope() -> Option<u8> {
     fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").ok()?.trim().parse().ok()
 }
 
-/// Why there is no status of a process.
+/// Why a process has no status.
 fn absent(pid: i32) -> Gate {
     let host_pids = procfs::pids_with_inner(pid);
     if pid > 0 && matches!(kill(Pid::from_raw(pid), None), Ok(()) | Err(Errno::EPERM)) {
@@ -212,9 +212,9 @@ fn absent(pid: i32) -> Gate {
     if pid > 0 && !host_pids.is_empty() { Gate::InnerPid { host_pids } } else { Gate::NoSuchProcess }
 }
 
-/// Why a process that is there has no memory; `None`: it has some.
+/// Why an existing process has no memory. `None` if it has.
 fn without_memory(pid: i32, status: &Status) -> Option<Gate> {
-    // The first thread may have exited while others run on.
+    // The first thread may have exited while others run.
     let thread = procfs::thread_with_memory(pid);
     if status.has_exited() && thread == pid {
         return Some(Gate::Zombie);
@@ -222,12 +222,12 @@ fn without_memory(pid: i32, status: &Status) -> Option<Gate> {
     if status.is_kernel_thread {
         return Some(Gate::KernelThread);
     }
-    // One that can be read and is empty: the kernel took the memory away.
+    // If it is readable and empty, the kernel has released the memory.
     let empty = fs::read(format!("/proc/{thread}/maps")).is_ok_and(|maps| maps.is_empty());
     (empty && (status.rss_bytes.is_none() || thread != pid)).then_some(Gate::Exiting)
 }
 
-/// Finds the gate that is shut for `pid`. Call it after a read was refused: an open gate is reported as
+/// Finds the check that fails for `pid`. Call it after a read was refused: if every check passes, the result is
 /// [`Gate::Unknown`].
 pub fn diagnose(pid: i32) -> Gate {
     let Some(target) = Status::of(pid) else { return absent(pid) };
@@ -264,25 +264,25 @@ pub fn diagnose(pid: i32) -> Gate {
     }
 }
 
-/// How one gate stands.
+/// The result of a check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// Open.
+    /// Passed.
     Open,
-    /// Shut, and in the way.
+    /// Failed, and prevents reading.
     Shut(Gate),
-    /// It is not asked here, or shut and not in the way.
+    /// Not applicable, or failed without preventing reading.
     NotApplicable,
 }
 
-/// One gate, judged.
+/// A check and its result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Check {
-    /// The gate's name: a few words, always the same.
+    /// Its name, a constant.
     pub name: &'static str,
-    /// How it stands.
+    /// Its result.
     pub standing: Standing,
-    /// What was seen, in a few words.
+    /// What was observed, in a few words.
     pub detail: String,
 }
 
@@ -291,13 +291,13 @@ impl Check {
         Check { name, standing, detail: detail.into() }
     }
 
-    /// `open`, or the gate where it is shut.
+    /// Passed if `open`, otherwise failed because of `gate`.
     fn judged(name: &'static str, open: bool, gate: Gate, detail: impl Into<String>) -> Check {
         Check::new(name, if open { Standing::Open } else { Standing::Shut(gate) }, detail)
     }
 }
 
-/// Whether there is a process with memory.
+/// Checks whether there is a process with memory.
 pub fn check_existence(pid: i32) -> Check {
     let name = "exists";
     let Some(status) = Status::of(pid) else { return Check::judged(name, false, absent(pid), "no such process here") };
@@ -307,7 +307,7 @@ pub fn check_existence(pid: i32) -> Check {
     }
 }
 
-/// Judges the kernel's gates between us and a process that exists, in the order in which the kernel asks.
+/// Runs the kernel's checks between us and an existing process, in the kernel's order.
 pub fn check_permissions(pid: i32) -> Vec<Check> {
     let (Some(target), Some(ours)) = (Status::of(pid), Status::of_self()) else { return Vec::new() };
     let parties = Parties { pid, target, ours };
@@ -318,7 +318,7 @@ pub fn check_permissions(pid: i32) -> Vec<Check> {
     let by_file = Way::ProcMem.probe(thread);
     let readable = by_call.is_ok() || by_file.is_ok();
     let mut checks = Vec::new();
-    // A gate that is shut while the process can be read is one that the kernel did not ask.
+    // If the process can be read, the kernel did not apply a check that fails here.
     let mut push = |name, open: bool, gate: Gate, detail: String| {
         checks.push(match !open && readable {
             true => Check::new(name, Standing::NotApplicable, detail),
@@ -378,12 +378,12 @@ pub fn check_permissions(pid: i32) -> Vec<Check> {
     checks
 }
 
-/// The state letter of a process: R, S, D, T (stopped), t (traced), Z (zombie), X (dead); `None` if it is gone.
+/// The state letter of a process: R, S, D, T (stopped), t (traced), Z (zombie), X (dead). `None` if it is gone.
 pub fn process_state(pid: i32) -> Option<char> {
     Status::of(pid)?.state
 }
 
-/// The debugger, or other tracer, that holds a process.
+/// The debugger or other tracer of a process.
 pub fn tracer(pid: i32) -> Option<i32> {
     Status::of(pid).map(|status| status.tracer).filter(|&tracer| tracer != 0)
 }

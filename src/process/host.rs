@@ -1,12 +1,12 @@
-//! The machine that we run on: how much memory there is to work with, and who goes first when there is none.
+//! Properties of this machine: available memory, and who is killed first when it runs out.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 
-/// Bytes that can be allocated without pushing anything out: the kernel's own estimate, cut to what the control
-/// groups that we run in and our own limits have left. `None` where `/proc` does not say.
+/// Bytes that can be allocated without evicting anything: the kernel's estimate, limited by our control groups and
+/// resource limits. `None` if `/proc` does not tell.
 pub fn available_bytes() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
@@ -17,8 +17,8 @@ pub fn available_bytes() -> Option<u64> {
     Some(limits.into_iter().flatten().fold(host, u64::min))
 }
 
-/// What our own limits leave of address space and of data (`RLIMIT_AS`, `RLIMIT_DATA`, getrlimit(2)). `None` where
-/// there is no limit.
+/// Bytes left by our limits on address space and data (`RLIMIT_AS`, `RLIMIT_DATA`, getrlimit(2)). `None` if there is no
+/// limit.
 fn left_below_limits() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let used = |name: &str| {
@@ -32,14 +32,14 @@ fn left_below_limits() -> Option<u64> {
     [left(Resource::RLIMIT_AS, "VmSize:"), left(Resource::RLIMIT_DATA, "VmData:")].into_iter().flatten().min()
 }
 
-/// The most memory that we have had resident, bytes. `None` where `/proc` does not say.
+/// Our peak resident memory, bytes. `None` if `/proc` does not tell.
 pub fn peak_bytes() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     Some(line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()?.saturating_mul(1024))
 }
 
-/// The memory that we have resident now, bytes; 0 where `/proc` does not say.
+/// Our resident memory, bytes; 0 if `/proc` does not tell.
 pub fn resident_bytes() -> u64 {
     let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -47,18 +47,18 @@ pub fn resident_bytes() -> u64 {
     kibibytes.unwrap_or(0).saturating_mul(1024)
 }
 
-/// Makes us the first that the kernel ends when memory is short: never the program that we look at. Needs no right;
-/// what we start inherits it.
+/// Makes us the first process that the kernel kills when memory runs out, before the target. Needs no permission;
+/// children inherit it.
 pub fn go_first_when_memory_is_short() {
-    /// The most that there is (`proc_pid_oom_score_adj(5)`).
+    /// The maximum (`proc_pid_oom_score_adj(5)`).
     const FIRST: &str = "1000";
     if let Err(error) = std::fs::write("/proc/self/oom_score_adj", FIRST) {
-        log::debug!("oom_score_adj stays as it is: {error}");
+        log::debug!("oom_score_adj is unchanged: {error}");
     }
 }
 
-/// What the control groups of `/proc/self/cgroup` have left below their limits, and those above them; both versions'
-/// files are looked for under `mount`. `None` where none has a limit.
+/// Bytes left by the control groups in `/proc/self/cgroup` and their parents; files of both versions are searched under
+/// `mount`. `None` if no group has a limit.
 ///
 /// Mirrors the kernel's `Documentation/admin-guide/cgroup-v2.rst` and `cgroup-v1/memory.rst`.
 fn left_in_groups(groups: &str, mount: &Path) -> Option<u64> {
@@ -71,7 +71,7 @@ fn left_in_groups(groups: &str, mount: &Path) -> Option<u64> {
             _ if controllers.split(',').any(|controller| controller == "memory") => (mount.join("memory"), &V1),
             _ => continue,
         };
-        // In a container the path may be the host's, and the limit stands at the top of what is mounted.
+        // In a container the path may be the host's, and the limit is at the top of the mount.
         let mut group = PathBuf::from(path.trim_start_matches('/'));
         loop {
             left.extend(files.left(&mount.join(&group)));
@@ -83,11 +83,11 @@ fn left_in_groups(groups: &str, mount: &Path) -> Option<u64> {
     left.into_iter().min()
 }
 
-/// What a version calls its files.
+/// File names of a cgroup version.
 struct Files {
     limit: &'static str,
     used: &'static str,
-    /// A line of `memory.stat`: file pages that can be dropped at once, which count as used.
+    /// The line of `memory.stat` with file pages that can be dropped immediately but count as used.
     droppable: &'static str,
 }
 
@@ -106,16 +106,16 @@ impl Files {
     }
 }
 
-/// Lets the calling thread sleep for microseconds: the kernel otherwise adds some 50 to each sleep, to wake fewer
-/// times. And asks that it be let run soon when it wakes, in turn for running only briefly then: since Linux 6.12 the
-/// scheduler lets those that ask for short slices go before others (`PREEMPT_SHORT`, `kernel/sched/features.h`).
+/// Lets the calling thread sleep for microseconds: by default the kernel adds some 50 µs to each sleep. Also asks for a
+/// short time slice, because since Linux 6.12 the scheduler lets threads with short slices preempt others when they
+/// wake (`PREEMPT_SHORT`, `kernel/sched/features.h`).
 pub fn allow_short_sleeps() {
-    // Where it is refused, sleeps are longer: windows are then longer, too.
+    // If it is refused, sleeps and therefore windows are longer.
     let _ = nix::sys::prctl::set_timerslack(1);
     ask_for_short_slices();
 }
 
-/// `sched_setattr(2)` with the shortest slice that there is (`__setparam_fair`, `kernel/sched/fair.c`). Needs no right.
+/// `sched_setattr(2)` with the shortest possible slice (`__setparam_fair`, `kernel/sched/fair.c`). Needs no permission.
 fn ask_for_short_slices() {
     /// `struct sched_attr` (`include/uapi/linux/sched/types.h`), first version.
     #[repr(C)]
@@ -142,10 +142,10 @@ fn ask_for_short_slices() {
         deadline: 0,
         period: 0,
     };
-    // SAFETY: the kernel reads `size` bytes of a structure that lives until the call returns, and writes nothing.
+    // SAFETY: the kernel reads `size` bytes of a struct that lives until the call returns, and writes nothing.
     let answer = unsafe { nix::libc::syscall(nix::libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
     if answer != 0 {
-        log::debug!("slices stay as they are: {}", std::io::Error::last_os_error());
+        log::debug!("time slices are unchanged: {}", std::io::Error::last_os_error());
     }
 }
 
@@ -171,7 +171,7 @@ mod tests {
         assert_eq!(left_in_groups("0::/a/b\n", mount.path()), Some(350));
         group(&at("memory/x"), &[("memory.limit_in_bytes", "90"), ("memory.usage_in_bytes", "100")]);
         assert_eq!(left_in_groups("7:cpu,memory:/x\n3:pids:/y\n0::/a/b\n", mount.path()), Some(0));
-        // A path that is not there: the top of the mount.
+        // A path that does not exist: the top of the mount.
         group(&at("memory"), &[("memory.limit_in_bytes", "9223372036854771712"), ("memory.usage_in_bytes", "12")]);
         assert_eq!(left_in_groups("7:memory:/docker/0123\n", mount.path()), Some(9_223_372_036_854_771_700));
         assert_eq!(left_in_groups("nonsense\n::\n1:memory\n", mount.path()), None);

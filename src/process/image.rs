@@ -1,4 +1,4 @@
-//! Target memory that lies in our own: a copy taken from a process, or an image that a test made.
+//! Target memory in our own memory: a copy of a process, or an image made by a test.
 
 use std::ops::Range;
 
@@ -9,37 +9,37 @@ use super::regions::{Backing, Region, RegionMap};
 /// A run of bytes at an address.
 #[derive(Debug, Clone)]
 pub struct Segment {
-    /// Where the first byte stands in the target.
+    /// Address of the first byte in the target.
     pub start: Address,
     /// The bytes.
     pub bytes: Vec<u8>,
 }
 
-/// Where a run of the target's bytes lies: in which buffer, and where in it.
+/// A run of the target's bytes: its buffer and the offset in it.
 #[derive(Clone, Copy, Debug)]
 pub struct Placed {
-    /// Where the first byte stands in the target.
+    /// Address of the first byte in the target.
     pub start: Address,
-    /// How many bytes.
+    /// Number of bytes.
     pub length: usize,
     /// Index of the buffer.
     pub buffer: usize,
-    /// Where in that.
+    /// Offset in the buffer.
     pub offset: usize,
 }
 
-/// Memory held as runs, in order of address. Reads are looked up and sliced; nothing is copied twice.
+/// Memory held as runs, in order of address. Reads slice the buffers; nothing is copied twice.
 #[derive(Debug, Default)]
 pub struct Image {
     buffers: Vec<Vec<u8>>,
     placed: Vec<Placed>,
-    /// What holds zeros, and takes no memory of ours: in order of address.
+    /// Ranges of zeros, which take no memory, in order of address.
     zeros: Vec<Range<Address>>,
     regions: RegionMap,
 }
 
 impl Image {
-    /// An image of these segments, with the target's own map of regions. Overlapping segments: the first one counts.
+    /// Makes an image of these segments, with the target's region map. If segments overlap, the first one applies.
     pub fn new(segments: Vec<Segment>, regions: RegionMap) -> Image {
         let place = |(buffer, segment): (usize, &Segment)| Placed {
             start: segment.start,
@@ -52,8 +52,8 @@ impl Image {
         Image::of_buffers(buffers, placed, Vec::new(), regions)
     }
 
-    /// An image of runs in these buffers, and of what holds zeros. Where runs overlap, the first one counts; one that
-    /// does not lie in its buffer is dropped.
+    /// Makes an image of runs in buffers and ranges of zeros. If runs overlap, the first one applies; a run outside its
+    /// buffer is dropped.
     pub fn of_buffers(
         buffers: Vec<Vec<u8>>,
         mut placed: Vec<Placed>,
@@ -70,7 +70,7 @@ impl Image {
         Image { buffers, placed, zeros, regions }
     }
 
-    /// An image whose regions are just its segments, writable and anonymous: for tests.
+    /// Makes an image whose regions are its segments, writable and anonymous. For tests.
     pub fn of_segments(segments: Vec<Segment>) -> Image {
         let regions = segments
             .iter()
@@ -88,12 +88,12 @@ impl Image {
         Image::new(segments, RegionMap::new(regions))
     }
 
-    /// Bytes held. What holds zeros is not.
+    /// Bytes held, without ranges of zeros.
     pub fn size_bytes(&self) -> u64 {
         self.placed.iter().map(|run| run.length as u64).sum()
     }
 
-    /// Whether it has the byte at `address`.
+    /// Whether the image has the byte at `address`.
     pub fn holds(&self, address: Address) -> bool {
         self.from(address).is_some_and(|rest| !rest.is_empty()) || self.zeros_from(address) > 0
     }
@@ -106,7 +106,7 @@ impl Image {
         bytes.get(usize::try_from(address.0 - run.start.0).ok()?..)
     }
 
-    /// How many zeros stand from `address` on.
+    /// Number of zeros from `address` on.
     fn zeros_from(&self, address: Address) -> usize {
         let after = self.zeros.partition_point(|range| range.start <= address);
         let left = self.zeros[..after].last().map_or(0, |range| range.end.0.saturating_sub(address.0));
@@ -116,7 +116,7 @@ impl Image {
 
 impl Memory for Image {
     fn read_exact_at(&self, address: Address, buffer: &mut [u8]) -> Result<(), ReadError> {
-        // A read may span runs that touch.
+        // A read may span adjacent runs.
         let mut done = 0;
         while done < buffer.len() {
             let at = address.offset(done);

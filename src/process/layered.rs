@@ -1,5 +1,5 @@
-//! A copy with the process it was taken from behind it: what was copied is read from the copy, and what was not
-//! (names in read-only data, which do not change) from the process.
+//! A copy in front of the process it was taken from: what was copied is read from the copy, the rest (names in
+//! read-only data, which do not change) from the process.
 
 use std::ops::Range;
 
@@ -15,7 +15,7 @@ pub struct Layered<'a, M: Memory + ?Sized> {
 }
 
 impl<'a, M: Memory + ?Sized> Layered<'a, M> {
-    /// Reads come from `image` where it has all the bytes, and from `below` elsewhere.
+    /// Reads come from `image` if it has all bytes, otherwise from `below`.
     pub fn new(image: &'a Image, below: &'a M) -> Self {
         Layered { image, below }
     }

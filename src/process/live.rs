@@ -1,12 +1,12 @@
-//! A live process: its memory by `/proc/PID/mem` or `process_vm_readv`, its identity from `/proc`.
+//! Reads a live process: its memory by `/proc/PID/mem` or `process_vm_readv`, its identity from `/proc`.
 //!
-//! Being read changes nothing in the process:
+//! Reading changes nothing in the process:
 //!
-//! - `process_vm_readv` pins the pages that it reads (FOLL_PIN), and since Linux 5.19 a pinned page that a fork shares
-//!   gets a copy of its own (`gup_must_unshare`, `mm/gup.c`). A read of `/proc/PID/mem` (FOLL_GET) does not do that, so
-//!   it is the first choice, and the call is for where the file is refused.
-//! - Reading a page that is not resident makes the kernel find one and map it. So only resident pages are read: what
-//!   else is private and anonymous holds zeros, and what else has a file behind it is read from that file.
+//! - `process_vm_readv` pins the pages that it reads (FOLL_PIN). Since Linux 5.19 a pinned page that is shared after a
+//!   fork is unshared, which makes a copy (`gup_must_unshare`, `mm/gup.c`). A read of `/proc/PID/mem` (FOLL_GET) does
+//!   not do that, so it is preferred; the system call is used if the file is refused.
+//! - Reading a page that is not resident makes the kernel allocate and map one. So only resident pages are read: other
+//!   private anonymous pages are zeros, and other file-backed pages are read from the file.
 
 use std::fs::File;
 use std::io;
@@ -26,26 +26,27 @@ use super::procfs;
 use super::regions::{Backing, Region, RegionMap};
 use super::resident::PageMap;
 
-/// Pieces per system call: the kernel's UIO_MAXIOV.
+/// Maximum number of pieces per system call: the kernel's UIO_MAXIOV.
 const PIECES_MAX: usize = 1024;
 
 const PAGE: usize = 4096;
 
-/// An address that no program maps (the first page is kept free), for questions about permission alone.
+/// An address that no program maps (the first page stays unmapped), to ask for permission only.
 const NOWHERE: usize = 8;
 
-/// A way to a process's memory. The kernel asks the same of both (`ptrace_may_access`), but containers' seccomp
-/// filters refuse the call alone, and a user with CAP_SYS_PTRACE is refused the file alone (it belongs to another).
+/// A method to read a process's memory. Both need the same permission (`ptrace_may_access`), but seccomp filters of
+/// containers may refuse only the system call, and a user with CAP_SYS_PTRACE may be refused only the file, which
+/// belongs to another user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
-    /// The file, one `pread` for each piece.
+    /// The file `/proc/PID/mem`, one `pread` per piece.
     ProcMem,
     /// The system call, which takes many pieces at once.
     VmReadv,
 }
 
 impl Way {
-    /// The other one.
+    /// The other method.
     pub fn other(self) -> Way {
         match self {
             Way::VmReadv => Way::ProcMem,
@@ -53,7 +54,7 @@ impl Way {
         }
     }
 
-    /// What it is called.
+    /// Its name.
     pub fn name(self) -> &'static str {
         match self {
             Way::VmReadv => "process_vm_readv",
@@ -64,13 +65,13 @@ impl Way {
     /// Whether the kernel lets us read `pid` this way. Reads nothing.
     ///
     /// # Errors
-    /// What the kernel answers: EPERM or EACCES (no permission), ENOSYS (no such call), ESRCH (no such process).
+    /// The kernel's answer: EPERM or EACCES (no permission), ENOSYS (no such call), ESRCH (no such process).
     pub fn probe(self, pid: i32) -> Result<(), Errno> {
         match self {
             Way::VmReadv => {
                 let remote = [RemoteIoVec { base: NOWHERE, len: 1 }];
                 match process_vm_readv(Pid::from_raw(pid), &mut [io::IoSliceMut::new(&mut [0])], &remote) {
-                    // The permission is asked first: a bad address is a yes.
+                    // The permission is checked first, so a bad address means yes.
                     Ok(_) | Err(Errno::EFAULT) => Ok(()),
                     Err(error) => Err(error),
                 }
@@ -80,15 +81,15 @@ impl Way {
     }
 }
 
-/// A running process whose memory we may read. Reading never stops it.
+/// A running process with readable memory. Reading never stops it.
 ///
-/// The files in `/proc` are opened once. They stay with the memory that they were opened on, so a process that executes
-/// another program meanwhile is [`ReadError::Gone`], and never read as if it were the same.
+/// The files in `/proc` are opened once and stay bound to the memory of the program that ran then. A process that
+/// executes another program meanwhile is [`ReadError::Gone`]; the new program is never read as if it were the old one.
 pub struct Process {
     pid: i32,
-    /// One of its threads that has memory: itself, unless its first thread has exited and others run on.
+    /// A thread that has memory: the first one, unless it has exited while others run.
     thread: i32,
-    /// `/proc/PID/mem`, where that is the way.
+    /// `/proc/PID/mem`, if that method is used.
     mem: Option<File>,
     maps: File,
     pages: PageMap,
@@ -97,17 +98,17 @@ pub struct Process {
 }
 
 impl Process {
-    /// Opens a process and reads its map of regions. Its memory is not touched yet. It will be read by
-    /// `/proc/PID/mem`, or by `process_vm_readv` where that is refused.
+    /// Opens a process and reads its region map, but not its memory. It will be read through `/proc/PID/mem`, or with
+    /// `process_vm_readv` if that is refused.
     ///
     /// # Errors
-    /// As the kernel says: no such process, or no permission. [`crate::process::gates`] says which gate is shut.
+    /// Those of the kernel: no such process, or no permission. [`crate::process::gates`] tells which check failed.
     pub fn open(pid: i32) -> io::Result<Process> {
         Process::open_by(pid, Way::ProcMem)
     }
 
-    /// As [`Process::open`], the other way round with [`Way::VmReadv`]: the way given is taken where it is open, else
-    /// the other one where that is. Where both are shut, each read is [`ReadError::Denied`].
+    /// As [`Process::open`], with a preferred method. The other one is used if the preferred one is refused and the
+    /// other is not. If both are refused, each read is [`ReadError::Denied`].
     ///
     /// # Errors
     /// As [`Process::open`].
@@ -135,22 +136,22 @@ impl Process {
         Ok(Process { pid, thread, mem, maps, pages, files: MappedFiles::new(&folder), regions })
     }
 
-    /// The process id, as this host sees it.
+    /// The process id on this host.
     pub fn pid(&self) -> i32 {
         self.pid
     }
 
-    /// One of its threads that has memory: the process itself, unless its first thread has exited.
+    /// A thread that has memory: the process itself, unless its first thread has exited.
     pub fn thread(&self) -> i32 {
         self.thread
     }
 
-    /// How its memory is read.
+    /// The method by which its memory is read.
     pub fn way(&self) -> Way {
         if self.mem.is_some() { Way::ProcMem } else { Way::VmReadv }
     }
 
-    /// Whether the kernel lets us read the process, the way that was chosen.
+    /// Whether the kernel lets us read the process by the selected method.
     ///
     /// # Errors
     /// As [`Way::probe`].
@@ -158,7 +159,7 @@ impl Process {
         self.way().probe(self.thread)
     }
 
-    /// Whether the program that was opened is still there. `false` once it has exited or has executed another program.
+    /// Whether the program that was opened is still running. `false` once it has exited or executed another program.
     pub fn is_alive(&self) -> bool {
         let mut byte = [0];
         match (&self.mem, self.regions.iter().find(|region| region.readable)) {
@@ -167,7 +168,7 @@ impl Process {
         }
     }
 
-    /// Reads the map of regions again: a running target maps more as it goes.
+    /// Reads the region map again: a running target maps more memory.
     ///
     /// # Errors
     /// As [`Process::open`].
@@ -181,7 +182,7 @@ impl Process {
         Ok(())
     }
 
-    /// Reads what is resident.
+    /// Reads resident pages.
     fn read_resident(&self, address: Address, buffer: &mut [u8]) -> Result<(), ReadError> {
         if let Some(mem) = &self.mem {
             return read_file(mem, address, buffer);
@@ -190,7 +191,7 @@ impl Process {
         let (Ok(handle), Ok(base)) = (ProcessHandle::try_from(self.thread), usize::try_from(address.0)) else {
             return Err(unreadable);
         };
-        // The kernel copies 2 GiB less a page at most.
+        // The kernel copies at most 2 GiB minus a page.
         const CALL_MAX: usize = 1 << 30;
         for (index, piece) in buffer.chunks_mut(CALL_MAX).enumerate() {
             let read = handle.copy_address(base + index * CALL_MAX, piece);
@@ -199,14 +200,14 @@ impl Process {
         Ok(())
     }
 
-    /// Reads what lies in no resident page.
+    /// Reads pages that are not resident.
     fn read_absent(&self, address: Address, buffer: &mut [u8]) -> Result<(), ReadError> {
         let unreadable = |at: Address, length| ReadError::Unreadable { address: at, length };
         let mut done = 0;
         while done < buffer.len() {
             let at = address.offset(done);
             let Some(region) = self.regions.find(at) else {
-                // Mapped since the map was read, or not at all: the kernel tells.
+                // Mapped since the map was read, or not mapped: the kernel decides.
                 return self.read_resident(at, &mut buffer[done..]);
             };
             let left = usize::try_from(region.end.0 - at.0).unwrap_or(usize::MAX);
@@ -230,13 +231,13 @@ impl Process {
     }
 }
 
-/// What stands in a page of a region that is not resident.
+/// The content of a page that is not resident.
 enum Absent {
-    /// The target may not read there.
+    /// The target may not read it.
     Nothing,
-    /// It was never written.
+    /// Zeros: it was never written.
     Zeros,
-    /// What stands in the file.
+    /// The content of the file.
     InFile,
     /// Another process may have written it.
     AskTheKernel,
@@ -310,7 +311,7 @@ impl Memory for Process {
             let part = region.start.max(range.start)..region.end.min(range.end);
             match absent(region) {
                 Absent::Zeros | Absent::Nothing => self.pages.resident(part).into_iter().for_each(&mut add),
-                // What its pages hold stands elsewhere, too.
+                // The content of its pages is also elsewhere.
                 Absent::InFile | Absent::AskTheKernel => add(part),
             }
         }
@@ -318,7 +319,7 @@ impl Memory for Process {
     }
 }
 
-/// The bytes of `buffer`, which begins at `start`, for a range of addresses.
+/// The part of `buffer`, which begins at `start`, for a range of addresses.
 fn part(buffer: &mut [u8], start: Address, range: Range<Address>) -> &mut [u8] {
     let offset = |at: Address| usize::try_from(at.0.saturating_sub(start.0)).unwrap_or(usize::MAX);
     buffer.get_mut(offset(range.start)..offset(range.end)).unwrap_or_default()
@@ -337,7 +338,7 @@ fn errno(error: io::Error) -> Errno {
     error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw)
 }
 
-/// What an error says of the process as a whole; `None`: only of these bytes.
+/// What an error means for the process as a whole. `None` if it concerns only these bytes.
 fn refusal(error: Errno) -> Option<ReadError> {
     match error {
         Errno::ESRCH => Some(ReadError::Gone),
@@ -346,8 +347,8 @@ fn refusal(error: Errno) -> Option<ReadError> {
     }
 }
 
-/// Reads from `/proc/PID/mem`, whose offsets are addresses. Its end is met only when the process has exited, or has
-/// become another program: the file stays with the memory that it was opened on.
+/// Reads from `/proc/PID/mem`, whose offsets are addresses. It ends only if the process has exited or executed another
+/// program, since the file stays bound to the memory it was opened on.
 fn read_file(mem: &File, address: Address, buffer: &mut [u8]) -> Result<(), ReadError> {
     let unreadable = ReadError::Unreadable { address, length: buffer.len() };
     let mut done = 0;
@@ -363,7 +364,7 @@ fn read_file(mem: &File, address: Address, buffer: &mut [u8]) -> Result<(), Read
     Ok(())
 }
 
-/// Reads pieces from `/proc/PID/mem`, in order of address: those that lie in one page by one call, since a page costs
+/// Reads pieces from `/proc/PID/mem` in order of address. Pieces in the same page share one call, because a page costs
 /// hardly more than a word.
 fn read_pieces_of_file(mem: &File, pieces: &mut [&mut Piece<'_>]) -> Result<(), ReadError> {
     let page = |address: Address| address.0 / PAGE as u64;
@@ -396,7 +397,7 @@ fn read_pieces_of_file(mem: &File, pieces: &mut [&mut Piece<'_>]) -> Result<(), 
 /// Whether a read succeeded.
 ///
 /// # Errors
-/// Where it failed for the process as a whole.
+/// It failed for the process as a whole.
 fn only_of_these_bytes(read: Result<(), ReadError>) -> Result<bool, ReadError> {
     match read {
         Ok(()) => Ok(true),
@@ -405,8 +406,8 @@ fn only_of_these_bytes(read: Result<(), ReadError>) -> Result<bool, ReadError> {
     }
 }
 
-/// One system call for a run of pieces. Returns how many are settled: the filled ones, and the one that stopped the
-/// call, which is marked as not filled. At least one, so that the caller's loop ends.
+/// One system call for a run of pieces. Returns how many are done: the filled ones, and the one that failed, which is
+/// marked as not filled. At least one, so that the caller's loop terminates.
 fn read_run(pid: i32, pieces: &mut [&mut Piece<'_>]) -> Result<usize, ReadError> {
     let remote: Vec<RemoteIoVec> =
         pieces.iter().map(|piece| RemoteIoVec { base: piece.address.0 as usize, len: piece.buffer.len() }).collect();

@@ -1,4 +1,4 @@
-//! Reads pages that a process has mapped from a file and not touched yet from that file, not through the process.
+//! Reads file pages that a process has mapped but not touched from the file, not through the process.
 
 use std::fs::File;
 use std::io;
@@ -13,26 +13,26 @@ use super::procfs::FileId;
 use super::regions::Region;
 
 const PAGE: u64 = 4096;
-/// Files held open: a process with more libraries has those read through itself.
+/// Upper bound on open files. Further files are read through the process.
 const FILES_MAX: usize = 512;
 
-/// The files that one process has mapped, opened as they are needed.
+/// The files that a process has mapped, opened on demand.
 pub struct MappedFiles {
     folder: PathBuf,
     opened: Mutex<FxHashMap<FileId, Option<Arc<File>>>>,
 }
 
 impl MappedFiles {
-    /// Of the process whose folder in `/proc` this is. Opens nothing yet.
+    /// For the process with this directory in `/proc`. Opens nothing yet.
     pub fn new(folder: &Path) -> MappedFiles {
         MappedFiles { folder: folder.to_owned(), opened: Mutex::default() }
     }
 
-    /// Reads what the file behind a region holds at an address in it; the rest of its last page is zeros. `None` where
-    /// the file cannot be had.
+    /// Reads from the file behind a region at an address in it; the rest of its last page is zeros. `None` if the file
+    /// is not available.
     ///
     /// # Errors
-    /// Where the file ends before, or cannot be read.
+    /// The file ends earlier or cannot be read.
     pub fn read(&self, region: &Region, address: Address, buffer: &mut [u8]) -> Option<io::Result<()>> {
         let file = self.file(region)?;
         let offset = address.0.checked_sub(region.start.0)?.checked_add(region.file_offset)?;
@@ -48,7 +48,7 @@ impl MappedFiles {
         opened.entry(id).or_insert_with(|| self.open(region, id).map(Arc::new)).clone()
     }
 
-    /// Opens the mapping's own file where we may, else what stands at its path, if that is the same file.
+    /// Opens the mapping's own file if permitted, otherwise the file at its path, if it is the same one.
     fn open(&self, region: &Region, id: FileId) -> Option<File> {
         let mapping = format!("map_files/{:x}-{:x}", region.start.0, region.end.0);
         let inside = region.path().map(|path| path.strip_prefix("/").unwrap_or(path));
@@ -59,7 +59,7 @@ impl MappedFiles {
 }
 
 fn regular_file(path: &Path) -> Option<File> {
-    // The target chose what stands there: a pipe must not make us wait.
+    // The target chose the path: do not block on a pipe.
     let file = File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path).ok()?;
     file.metadata().is_ok_and(|metadata| metadata.is_file()).then_some(file)
 }

@@ -1,51 +1,51 @@
-//! How bytes of a target are read, whatever the target is: a live process, a copy, a core, a test's array.
+//! Traits for reading bytes of a target: a live process, a copy, a core, or a test's array.
 //!
-//! Invariant: a failed read is an error that carries the address and the length, never zeros; there is no partial
-//! success. Everything above this trait is generic over it, so the same walk runs on every kind of target.
+//! Invariant: a failed read is an error with address and length, never zeros; there is no partial success. Everything
+//! above is generic over [`Memory`], so the same code runs on every kind of target.
 
 use std::ops::Range;
 
 use super::address::Address;
 use super::regions::RegionMap;
 
-/// A read that did not succeed.
+/// A failed read.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReadError {
-    /// No bytes there: unmapped, guarded, or gone since the map was read.
+    /// No bytes are there: unmapped, a guard page, or unmapped since the map was read.
     #[error("cannot read {length} bytes at {address}")]
     Unreadable {
-        /// First byte wanted.
+        /// First requested address.
         address: Address,
-        /// How many bytes were wanted.
+        /// Number of bytes requested.
         length: usize,
     },
     /// The process is gone.
     #[error("the process exited while it was read")]
     Gone,
-    /// The kernel refuses to let us read that process at all.
+    /// The kernel denies reading the process.
     #[error("no permission to read the memory of the process")]
     Denied,
-    /// A length or count read from the target is beyond what we accept.
-    #[error("{what} at {address} claims {found}, more than the {limit} that can be right")]
+    /// A length or count in the target exceeds the limit.
+    #[error("{what} at {address} claims {found}, more than the limit of {limit}")]
     TooLarge {
         /// What was to be read.
         what: &'static str,
-        /// Where it was.
+        /// Its address.
         address: Address,
-        /// What the target claims.
+        /// The value in the target.
         found: u64,
-        /// The most we accept.
+        /// The limit.
         limit: u64,
     },
 }
 
-/// One piece of a batched read: where from, and where to.
+/// One piece of a batched read.
 #[derive(Debug)]
 pub struct Piece<'a> {
-    /// First byte in the target.
+    /// First address in the target.
     pub address: Address,
-    /// Filled whole, or left alone where the read fails.
+    /// Filled completely, or unchanged if the read fails.
     pub buffer: &'a mut [u8],
     /// Whether the read succeeded; set by [`Memory::read_pieces`].
     pub filled: bool,
@@ -56,16 +56,16 @@ pub trait Memory {
     /// Fills `buffer` from `address`.
     ///
     /// # Errors
-    /// [`ReadError`]; the contents of `buffer` are then unspecified and must not be used.
+    /// [`ReadError`]; the content of `buffer` is then unspecified and must not be used.
     fn read_exact_at(&self, address: Address, buffer: &mut [u8]) -> Result<(), ReadError>;
 
-    /// What is mapped, in order of address.
+    /// The mapped regions, in order of address.
     fn regions(&self) -> &RegionMap;
 
-    /// Fills many pieces with as few system calls as the target allows; says of each whether it was filled.
+    /// Fills many pieces with as few system calls as possible, and marks those that were filled.
     ///
     /// # Errors
-    /// Only for a target that cannot be read at all any more ([`ReadError::Gone`], [`ReadError::Denied`]).
+    /// Only if the target can no longer be read at all ([`ReadError::Gone`], [`ReadError::Denied`]).
     fn read_pieces(&self, pieces: &mut [Piece<'_>]) -> Result<(), ReadError> {
         for piece in pieces {
             match self.read_exact_at(piece.address, piece.buffer) {
@@ -77,31 +77,30 @@ pub trait Memory {
         Ok(())
     }
 
-    /// As [`Memory::read_exact_at`], past whatever was copied or kept of the target: its bytes as they are now.
+    /// As [`Memory::read_exact_at`], bypassing copies and caches: the target's current bytes.
     ///
     /// # Errors
-    /// As there.
+    /// As [`Memory::read_exact_at`].
     fn read_now(&self, address: Address, buffer: &mut [u8]) -> Result<(), ReadError> {
         self.read_exact_at(address, buffer)
     }
 
-    /// Forgets what was read and kept, so that the next read sees the target as it is then. Nothing where nothing is
-    /// kept.
+    /// Clears caches, so that the next read returns the current bytes. Does nothing without a cache.
     fn forget(&self) {}
 
-    /// The bytes themselves, where they already lie in our own memory: a copy or a core. `None` elsewhere.
+    /// The bytes themselves if they are in our own memory (a copy). `None` otherwise.
     fn local(&self, _address: Address, _length: usize) -> Option<&[u8]> {
         None
     }
 
-    /// The parts of `range`, in order, that hold anything, as far as it is known. What is left out of a mapping was
-    /// never written and is all zeros; what is mapped nowhere may be left out, too.
+    /// The resident parts of `range`, in order, as far as known. Mapped memory that is left out was never written and
+    /// is zero; unmapped memory may be left out, too.
     fn resident(&self, range: Range<Address>) -> Vec<Range<Address>> {
         vec![range]
     }
 }
 
-/// The target as it is now, whatever was copied of it: parts of a copy of a running target are not of one moment.
+/// The current state of the target, bypassing copies: the parts of a running target's copy are from different instants.
 pub struct Now<'a, M: Memory + ?Sized>(pub &'a M);
 
 impl<M: Memory + ?Sized> Memory for Now<'_, M> {
@@ -114,7 +113,7 @@ impl<M: Memory + ?Sized> Memory for Now<'_, M> {
     }
 }
 
-/// Typed reads. Every value read this way is the target's word, and no more.
+/// Typed reads. Every value read is untrusted.
 pub trait MemoryExt: Memory {
     /// A little-endian `u64`.
     fn read_u64(&self, address: Address) -> Result<u64, ReadError> {
@@ -152,7 +151,7 @@ pub trait MemoryExt: Memory {
         self.read_u64(address).map(Address)
     }
 
-    /// `length` bytes, at most `limit`, which bounds the allocation whatever the target claims.
+    /// Reads `length` bytes. `limit` bounds the allocation, whatever the target claims.
     fn read_bytes(
         &self,
         address: Address,
@@ -170,9 +169,9 @@ pub trait MemoryExt: Memory {
         }
     }
 
-    /// A NUL-terminated string of at most `limit` bytes, decoded with replacement; cut at the limit.
+    /// Reads a NUL-terminated string of at most `limit` bytes, cut at the limit. Invalid UTF-8 is replaced.
     fn read_c_string(&self, address: Address, limit: usize) -> Result<String, ReadError> {
-        // Pieces end at multiples of 64, so that no read crosses into a page that holds none of the string.
+        // Pieces end at multiples of 64, so that no read extends into a page without any of the string.
         const STEP: u64 = 64;
         let mut bytes = Vec::new();
         let mut at = address;

@@ -1,4 +1,4 @@
-//! Bytes: processes, regions, reads, and what an ELF file says. Nothing here knows Python.
+//! Reads bytes: processes, regions, cores, ELF images. Nothing here knows about Python.
 
 pub mod address;
 pub mod cache;

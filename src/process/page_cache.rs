@@ -1,8 +1,7 @@
-//! A memory that keeps what it read for a moment: for walks through a process that runs, whose mappings come and go.
+//! A memory that caches pages briefly: for repeated walks through a running process, whose mappings change.
 //!
-//! [`crate::process::cache`] looks at the map of the process first, which was read when it was opened: what has been
-//! mapped since is not in it. Here each page is read when it is first needed, and the one who walks says when it is to
-//! be forgotten.
+//! [`crate::process::cache`] checks the region map that was read when the process was opened, so memory mapped since is
+//! missing. Here each page is read on first use, and the caller decides when to forget it.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -13,19 +12,19 @@ use super::address::Address;
 use super::memory::{Memory, ReadError};
 use super::regions::RegionMap;
 
-/// Mappings begin and end at multiples of this.
+/// Size of a page; mappings consist of whole pages.
 const PAGE: usize = 4096;
-/// Pages kept before it starts again from empty: 24 MiB.
+/// Number of pages after which the cache is emptied: 24 MiB.
 const PAGES_MAX: usize = (24 << 20) / PAGE;
 
-/// A view of another memory. Not for threads.
+/// A caching view of another memory. Not shared by threads.
 pub struct Momentary<'a, M: Memory + ?Sized> {
     inner: &'a M,
     pages: RefCell<FxHashMap<u64, Option<Box<[u8]>>>>,
 }
 
 impl<'a, M: Memory + ?Sized> Momentary<'a, M> {
-    /// That has read nothing yet.
+    /// Makes an empty cache over `inner`.
     pub fn new(inner: &'a M) -> Self {
         Momentary { inner, pages: RefCell::default() }
     }

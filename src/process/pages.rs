@@ -1,18 +1,18 @@
-//! Large tables in large pages: a graph is walked in no order of addresses, and with pages of 4 KiB every step misses
-//! the processor's table of pages.
+//! Allocates large tables in huge pages: a graph is walked in random order, and with 4 KiB pages every step misses the
+//! TLB.
 
 use std::ffi::c_void;
 use std::ptr::NonNull;
 
 use nix::sys::mman::{MmapAdvise, madvise};
 
-/// A page, to which the kernel wants advice aligned.
+/// Size of a page; the kernel requires advice to be aligned to it.
 const PAGE: usize = 4096;
-/// Tables of less gain nothing: a large page has 2 MiB.
+/// Minimum size of a table that gains from huge pages of 2 MiB, bytes.
 const LEAST: usize = 8 << 20;
 
-/// Asks for large pages (`Documentation/admin-guide/mm/transhuge.rst`) for the memory of a table that was allocated and
-/// not touched yet. Changes nothing but speed; where the kernel has none, nothing at all.
+/// Requests huge pages (`Documentation/admin-guide/mm/transhuge.rst`) for a table that was allocated but not touched
+/// yet. Affects only speed; does nothing if the kernel has none.
 pub fn in_large_pages<T>(table: Vec<T>) -> Vec<T> {
     let bytes = table.capacity() * size_of::<T>();
     if bytes < LEAST {
@@ -21,23 +21,23 @@ pub fn in_large_pages<T>(table: Vec<T>) -> Vec<T> {
     let start = table.as_ptr() as usize;
     let (from, to) = (start.next_multiple_of(PAGE), (start + bytes) / PAGE * PAGE);
     if let Some(address) = NonNull::new(from as *mut c_void).filter(|_| to > from) {
-        // SAFETY: the range lies within the table's own allocation, and this advice neither reads nor writes it.
+        // SAFETY: the range is within the table's own allocation, and this advice neither reads nor writes it.
         let _ = unsafe { madvise(address, to - from, MmapAdvise::MADV_HUGEPAGE) };
     }
     table
 }
 
-/// A table of so many zeros, in large pages.
+/// A table of `count` zeros in huge pages.
 pub fn zeros<T: Clone + Default>(count: usize) -> Vec<T> {
     in_large_pages(vec![T::default(); count])
 }
 
-/// An empty table with room for so many entries, in large pages.
+/// An empty table with room for `count` entries, in huge pages.
 pub fn with_capacity<T>(count: usize) -> Vec<T> {
     in_large_pages(Vec::with_capacity(count))
 }
 
-/// A table of one value, in large pages.
+/// A table filled with one value, in huge pages.
 pub fn filled<T: Clone>(value: T, count: usize) -> Vec<T> {
     let mut table = with_capacity(count);
     table.resize(count, value);

@@ -1,8 +1,8 @@
-//! On which processors does a target run, and which are left to us?
+//! Finds the processors that a target runs on, and keeps the calling thread off them.
 //!
-//! What runs can be watched only from another processor: on its own one it stands still while we look. The scheduler
-//! likes to wake a sleeper where the target runs, so we move away from there. Where all processors are taken, or there
-//! is only one, we stay where we are put.
+//! A running thread can be observed only from another processor, because on its own it is preempted while we look. The
+//! scheduler tends to wake a sleeper where the target runs, so we move away. If all processors are busy, or there is
+//! only one, we stay.
 //!
 //! Mirrors `do_task_stat` (`fs/proc/array.c`) and `sched_setaffinity(2)` of Linux.
 
@@ -13,27 +13,27 @@ use std::time::{Duration, Instant};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
-/// Threads that are asked where they run; of programs with more only these.
+/// Upper bound on the threads whose processor is read.
 const THREADS_MAX: usize = 64;
-/// How long a list of threads holds.
+/// How long a list of threads stays valid.
 const LIST_AGE_MAX: Duration = Duration::from_millis(500);
 /// Bytes of a `stat` file: some fifty numbers.
 const STAT_MAX: usize = 1024;
 
-/// The processors of this machine, as far as they concern one target.
+/// The processors of this machine with respect to a target.
 #[derive(Debug)]
 pub struct Processors {
     pid: i32,
-    /// Those that we may use.
+    /// Processors that we may use.
     ours: Vec<usize>,
     stats: Vec<File>,
     listed: Option<Instant>,
-    /// Those that we keep off now.
+    /// Processors that we avoid now.
     kept_off: Vec<usize>,
 }
 
 impl Processors {
-    /// Of the calling thread and a target.
+    /// For the calling thread and a target.
     pub fn of(pid: i32) -> Processors {
         let allowed = sched_getaffinity(Pid::from_raw(0));
         let is_ours = |&cpu: &usize| allowed.as_ref().is_ok_and(|allowed| allowed.is_set(cpu).unwrap_or(false));
@@ -41,8 +41,8 @@ impl Processors {
         Processors { pid, ours, stats: Vec::new(), listed: None, kept_off: Vec::new() }
     }
 
-    /// Moves the calling thread to where no thread of the target runs. Returns whether there is such a place. Some ten
-    /// microseconds for each thread.
+    /// Moves the calling thread to a processor on which no thread of the target runs. Returns whether there is one.
+    /// Takes some 10 µs per thread.
     pub fn keep_off(&mut self) -> bool {
         if self.ours.len() < 2 {
             return false;
@@ -57,7 +57,7 @@ impl Processors {
         if !is_apart {
             taken.clear();
         }
-        // Where nothing runs we may stay where we are.
+        // If nothing runs on our processor, we may stay.
         if taken != self.kept_off && (!taken.is_empty() || !is_apart) {
             self.move_off(&taken);
         }
@@ -71,7 +71,7 @@ impl Processors {
         });
         match sched_setaffinity(Pid::from_raw(0), &left) {
             Ok(()) => self.kept_off = taken.to_vec(),
-            Err(error) => log::debug!("we stay on our processor: {error}"),
+            Err(error) => log::debug!("the processor affinity is unchanged: {error}"),
         }
     }
 
@@ -89,16 +89,16 @@ impl Drop for Processors {
     }
 }
 
-/// The processor of a thread that runs, or waits to.
+/// The processor of a thread that is runnable.
 fn running_on(stat: &File) -> Option<usize> {
     let mut bytes = [0; STAT_MAX];
     let length = stat.read_at(&mut bytes, 0).ok()?;
     parse(bytes.get(..length)?)
 }
 
-/// Out of the text of a `stat` file. The name in it is the program's own, and may hold anything.
+/// Parses a `stat` file. The name in it is the program's choice and may contain any bytes.
 fn parse(text: &[u8]) -> Option<usize> {
-    /// Fields between the name and the processor.
+    /// Number of fields between the name and the processor.
     const BETWEEN: usize = 36;
     let end = text.iter().rposition(|&byte| byte == b')')?;
     let mut fields = text.get(end + 1..)?.split(|byte| byte.is_ascii_whitespace()).filter(|field| !field.is_empty());
@@ -124,7 +124,7 @@ mod tests {
     #[test]
     fn we_run_ourselves_and_keep_off_that() {
         let all = |set: CpuSet| (0..CpuSet::count()).filter(|&cpu| set.is_set(cpu).unwrap()).collect::<Vec<_>>();
-        // On a thread of its own: others of this test would be moved by nobody, but run anywhere.
+        // On a thread of its own, so that other tests are not moved.
         std::thread::spawn(move || {
             let before = all(sched_getaffinity(Pid::from_raw(0)).unwrap());
             let mut processors = Processors::of(std::process::id() as i32);

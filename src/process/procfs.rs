@@ -1,62 +1,62 @@
-//! What `/proc` tells everybody about a process: its state, its family, whose it is, where it is contained.
+//! Reads what `/proc` shows to everyone about a process: state, family, user, container.
 //!
-//! Nothing here needs a permission; what the kernel hides is `None`. Texts in `/proc` hold names that the process
-//! chose, so every parser takes any bytes. Mirrors `fs/proc/array.c` (`proc_pid_status`) of Linux.
+//! Nothing here needs a permission; what the kernel hides is `None`. Files in `/proc` contain names that the process
+//! chose, so every parser accepts any bytes. Mirrors `fs/proc/array.c` (`proc_pid_status`) of Linux.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Command lines are read so far: enough to tell programs apart, whatever the process wrote into its own.
+/// Upper bound on the bytes of a command line: enough to distinguish programs.
 const COMMAND_MAX: usize = 4096;
-/// Digits of a container's name that are shown, as `docker ps` shows them.
+/// Number of digits shown of a container id, as in `docker ps`.
 const CONTAINER_ID_SHOWN: usize = 12;
-/// Least hexadecimal digits that make the last part of a control group a container's id: engines use 64, some 32.
+/// Minimum number of hexadecimal digits for a container id in a control group's name: engines use 64, some 32.
 const CONTAINER_ID_MIN: usize = 32;
 
-/// Container engines, as they name control groups.
+/// Container engines as they appear in control groups.
 const ENGINES: [&str; 8] = ["docker", "libpod", "cri-containerd", "crio", "containerd", "nerdctl", "garden", "ecs"];
 
-/// What `/proc/PID/status` tells everybody.
+/// The content of `/proc/PID/status`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
-    /// The name of the main thread, at most 15 bytes (`comm`).
+    /// The main thread's name, at most 15 bytes (`comm`).
     pub name: String,
     /// R, S, D, T (stopped), t (traced), Z (zombie), X (dead).
     pub state: Option<char>,
-    /// The parent, 0 where it is outside of our PID namespace.
+    /// The parent's id; 0 if it is outside our PID namespace.
     pub parent: i32,
-    /// The process that traces this one, 0 for none.
+    /// The tracer's id; 0 for none.
     pub tracer: i32,
     /// Real, effective, saved and file system user ids.
     pub uids: Vec<u32>,
-    /// The same of the group.
+    /// Real, effective, saved and file system group ids.
     pub gids: Vec<u32>,
-    /// Its ids from our PID namespace to its own; one where it shares ours.
+    /// Its ids from our PID namespace to its own; a single one if it shares ours.
     pub pids_inward: Vec<i32>,
-    /// Permitted capabilities, a bit each.
+    /// Permitted capabilities, one bit each.
     pub permitted_capabilities: u64,
-    /// Effective capabilities, a bit each.
+    /// Effective capabilities, one bit each.
     pub effective_capabilities: u64,
-    /// 0 no seccomp, 1 strict, 2 filter. `None`: the kernel has none.
+    /// 0: no seccomp, 1: strict, 2: filter. `None` if the kernel has no seccomp.
     pub seccomp: Option<u8>,
-    /// Resident memory; `None` for kernel threads and what has exited.
+    /// Resident memory, bytes. `None` for kernel threads and exited processes.
     pub rss_bytes: Option<u64>,
     /// Whether it is a kernel thread.
     pub is_kernel_thread: bool,
 }
 
 impl Status {
-    /// Of a process; `None` if there is none, or it is hidden.
+    /// The status of a process. `None` if there is none, or it is hidden.
     pub fn of(pid: i32) -> Option<Status> {
         Status::parse(&fs::read(format!("/proc/{pid}/status")).ok()?)
     }
 
-    /// Of ourselves.
+    /// Our own status.
     pub fn of_self() -> Option<Status> {
         Status::parse(&fs::read("/proc/self/status").ok()?)
     }
 
-    /// Reads the text of a status file. `None` where it has no user ids, which every process has.
+    /// Parses a status file. `None` if it lacks user ids, which every process has.
     pub fn parse(text: &[u8]) -> Option<Status> {
         let text = String::from_utf8_lossy(text);
         let field =
@@ -81,7 +81,7 @@ impl Status {
             effective_capabilities: bits("CapEff"),
             seccomp: field("Seccomp").and_then(|text| text.parse().ok()),
             rss_bytes: kibibytes.map(|kibibytes| kibibytes.saturating_mul(1024)),
-            // Older kernels do not say it; there a process without memory that has not exited is one.
+            // Older kernels do not state it; there it is a process without memory that has not exited.
             is_kernel_thread: match field("Kthread") {
                 Some(answer) => answer == "1",
                 None => field("VmSize").is_none() && field("PPid").is_some_and(|parent| parent == "2" || parent == "0"),
@@ -105,13 +105,13 @@ impl Status {
         matches!(self.state, Some('Z' | 'X'))
     }
 
-    /// The id that it has in its own PID namespace, where that is not ours.
+    /// The id in its own PID namespace, if that is not ours.
     pub fn inner_pid(&self) -> Option<i32> {
         if self.pids_inward.len() > 1 { self.pids_inward.last().copied() } else { None }
     }
 }
 
-/// All processes that `/proc` shows, in order of id.
+/// All processes shown in `/proc`, in order of id.
 pub fn all_pids() -> Vec<i32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let mut pids: Vec<i32> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
@@ -119,8 +119,8 @@ pub fn all_pids() -> Vec<i32> {
     pids
 }
 
-/// A thread of a process that has its memory: its first one, or where that has exited while others run on, one of them.
-/// The process itself where there is none, or nothing is known of it.
+/// A thread of a process that has its memory: the first one or, if it has exited, another one. The process's own id if
+/// there is none or nothing is known.
 pub fn thread_with_memory(pid: i32) -> i32 {
     let is_living = |thread: i32| Status::of(thread).is_some_and(|status| !status.has_exited());
     if pid <= 0 || is_living(pid) {
@@ -131,19 +131,19 @@ pub fn thread_with_memory(pid: i32) -> i32 {
     threads.find(|&thread| is_living(thread)).unwrap_or(pid)
 }
 
-/// The processes of ours whose id in a PID namespace below ours is `inner`.
+/// The processes that have the id `inner` in a PID namespace below ours.
 pub fn pids_with_inner(inner: i32) -> Vec<i32> {
     let is_it = |pid: &i32| Status::of(*pid).is_some_and(|status| status.inner_pid() == Some(inner));
     all_pids().into_iter().filter(is_it).collect()
 }
 
-/// `root` and all processes below it, parents before their children. `root` itself is always in it.
+/// `root` and all its descendants, parents before their children. `root` itself is always included.
 pub fn descendants(root: i32) -> Vec<i32> {
     let parents: Vec<(i32, i32)> =
         all_pids().into_iter().filter_map(|pid| Some((pid, Status::of(pid)?.parent))).collect();
     let mut family = vec![root];
     let mut next = 0;
-    // Each process is taken at most once, so a circle (ids are used again while we look) ends.
+    // Each process is added at most once, which ends a cycle (ids may be reused meanwhile).
     while let Some(&parent) = family.get(next) {
         next += 1;
         let children = parents.iter().filter(|&&(_, of)| of == parent).map(|&(pid, _)| pid);
@@ -153,14 +153,13 @@ pub fn descendants(root: i32) -> Vec<i32> {
     family
 }
 
-/// The command line, words apart by spaces, its first 4 KiB; the name in brackets, as `ps` writes it, where the
-/// process has none.
+/// The command line (first 4 KiB) with words separated by spaces; for a process without one, its name in brackets, as
+/// in `ps`.
 pub fn command(pid: i32) -> String {
     arguments(pid).join(" ")
 }
 
-/// The words of the command line, of its first 4 KiB; the name in brackets, as `ps` writes it, where the process has
-/// none.
+/// The words of the command line (first 4 KiB); for a process without one, its name in brackets, as in `ps`.
 pub fn arguments(pid: i32) -> Vec<String> {
     use std::io::Read;
     let mut bytes = Vec::new();
@@ -173,15 +172,15 @@ pub fn arguments(pid: i32) -> Vec<String> {
     }
 }
 
-/// The words of a command line as `/proc` gives it: each ends with a zero byte.
+/// Splits a command line as stored in `/proc`, where each word ends with a zero byte.
 pub fn words_of_command(bytes: &[u8]) -> Vec<String> {
     let end = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
     let words = bytes[..end].split(|&byte| byte == 0).filter(|_| end > 0);
     words.map(|word| String::from_utf8_lossy(word).into_owned()).collect()
 }
 
-/// The executable's path in the namespace of the process, as [`crate::process::regions`] names it: without the mark of
-/// a file that was deleted. `None` where we may not know it.
+/// The executable's path in the process's namespace, without the mark of a deleted file, as in
+/// [`crate::process::regions`]. `None` if we may not know it.
 pub fn exe(pid: i32) -> Option<PathBuf> {
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;
@@ -190,25 +189,25 @@ pub fn exe(pid: i32) -> Option<PathBuf> {
     Some(PathBuf::from(OsStr::from_bytes(bytes.strip_suffix(b" (deleted)").unwrap_or(bytes))))
 }
 
-/// The namespace of `kind` (`user`, `pid`, `mnt`) that a process is in, such as `user:[4026531837]`; `None` where we
-/// may not know it.
+/// The namespace of `kind` (`user`, `pid`, `mnt`) of a process, such as `user:[4026531837]`. `None` if we may not know
+/// it.
 pub fn namespace(pid: i32, kind: &str) -> Option<PathBuf> {
     fs::read_link(format!("/proc/{pid}/ns/{kind}")).ok()
 }
 
-/// The same of ourselves.
+/// Our own namespace.
 pub fn own_namespace(kind: &str) -> Option<PathBuf> {
     fs::read_link(format!("/proc/self/ns/{kind}")).ok()
 }
 
-/// Whether we are in the first user namespace, the host's, where all ids mean themselves.
+/// Whether we are in the initial user namespace, in which ids are not mapped.
 pub fn in_initial_user_namespace() -> bool {
     let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
-/// What contains a process and not us: a container engine's name and id from its control group, or the namespaces
-/// that differ from ours. `None`: it is here.
+/// What contains a process but not us: a container engine's name and id from its control group, or the namespaces that
+/// differ from ours. `None` if nothing does.
 pub fn container(pid: i32, status: &Status) -> Option<String> {
     let group = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
     let own_group = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
@@ -224,8 +223,8 @@ pub fn container(pid: i32, status: &Status) -> Option<String> {
     differs("mnt").then(|| "own mounts".to_owned()).or_else(|| differs("user").then(|| "own users".to_owned()))
 }
 
-/// The container that a text of `/proc/PID/cgroup` speaks of: `docker-…`, `/docker/…`, `cri-containerd-…`, `libpod-…`,
-/// `/lxc/name`, a Kubernetes pod.
+/// The container named in `/proc/PID/cgroup`: `docker-…`, `/docker/…`, `cri-containerd-…`, `libpod-…`, `/lxc/name`, a
+/// Kubernetes pod.
 fn container_of_group(text: &str) -> Option<String> {
     text.lines().find_map(|line| {
         let path = line.splitn(3, ':').nth(2)?;
@@ -248,17 +247,17 @@ fn container_of_group(text: &str) -> Option<String> {
     })
 }
 
-/// A mapped file's identity: device (major, minor) and inode, as `/proc/PID/maps` gives them.
+/// Identity of a mapped file: device and inode, as in `/proc/PID/maps`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FileId {
-    /// Major and minor number of the device.
+    /// Major and minor device number.
     pub device: (u64, u64),
-    /// The inode on it.
+    /// The inode number.
     pub inode: u64,
 }
 
-/// The identity of the file that a process has mapped at `start`, and the name of that mapping in
-/// `/proc/PID/map_files`. `None` where nothing begins there.
+/// The identity of the file that a process has mapped at `start`, and the mapping's name in `/proc/PID/map_files`.
+/// `None` if no mapping begins there.
 pub fn mapped_file(pid: i32, start: u64) -> Option<(FileId, String)> {
     let text = fs::read(format!("/proc/{pid}/maps")).ok()?;
     text.split(|&byte| byte == b'\n').find_map(|line| {
@@ -272,7 +271,7 @@ pub fn mapped_file(pid: i32, start: u64) -> Option<(FileId, String)> {
     })
 }
 
-/// The last part of a path, as text; empty where there is none.
+/// The last part of a path as text; empty if there is none.
 pub fn file_name(path: &Path) -> String {
     path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
@@ -308,7 +307,7 @@ mod tests {
     #[test]
     fn a_command_line_is_cut_into_words() {
         assert_eq!(words_of_command(b"python3\0-c\0\0x y\0"), ["python3", "-c", "", "x y"]);
-        // A process that writes its own title leaves a tail of zero bytes.
+        // A process that changes its title leaves zero bytes at the end.
         assert_eq!(words_of_command(b"gunicorn: master\0\0\0\0"), ["gunicorn: master"]);
         assert!(words_of_command(b"\0\0").is_empty() && words_of_command(b"").is_empty());
     }

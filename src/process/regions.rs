@@ -1,4 +1,4 @@
-//! What is mapped in the target: the lines of `/proc/PID/maps`, or the segments of a core.
+//! The mapped regions of a target: lines of `/proc/PID/maps`, or segments of a core.
 
 use std::ffi::OsStr;
 use std::ops::Range;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::address::Address;
 use super::procfs::FileId;
 
-/// What stands behind a region.
+/// The backing of a region.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Backing {
     /// No file: malloc, arenas, thread stacks, bss.
@@ -17,22 +17,22 @@ pub enum Backing {
     Heap,
     /// The main thread's stack, `[stack]`.
     Stack,
-    /// A file, as the target names it (its own mount namespace; ` (deleted)` cut off).
+    /// A file, by its path in the target's mount namespace, without ` (deleted)`.
     File(PathBuf),
-    /// `[vdso]`, `[vvar]` and their like.
+    /// `[vdso]`, `[vvar]` and similar.
     Kernel,
 }
 
-/// One mapping: an address range of one backing and one set of rights.
+/// A mapping: an address range with one backing and one set of permissions.
 #[derive(Clone, Debug)]
 pub struct Region {
     /// First byte.
     pub start: Address,
     /// One past the last byte.
     pub end: Address,
-    /// Whether the target may read there.
+    /// Whether the target may read it.
     pub readable: bool,
-    /// Whether the target may write there. Objects have reference counts, so they live where this holds.
+    /// Whether the target may write to it. Objects have reference counts, so they are in writable memory.
     pub writable: bool,
     /// Whether the mapping is shared with other processes.
     pub shared: bool,
@@ -40,7 +40,7 @@ pub struct Region {
     pub file_offset: u64,
     /// What stands behind it.
     pub backing: Backing,
-    /// Which file that is: device and inode, as the kernel's map gives them. `None` without a file, and for a core.
+    /// Device and inode of the file. `None` without a file, and in a core.
     pub file: Option<FileId>,
 }
 
@@ -50,12 +50,12 @@ impl Region {
         self.end.0.saturating_sub(self.start.0)
     }
 
-    /// Whether it has no bytes.
+    /// Whether its length is 0.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The file's path in the target's namespace, if a file stands behind it.
+    /// The file's path in the target's namespace, if it is file-backed.
     pub fn path(&self) -> Option<&Path> {
         match &self.backing {
             Backing::File(path) => Some(path),
@@ -64,14 +64,14 @@ impl Region {
     }
 }
 
-/// All regions of a target, in order of address, not overlapping.
+/// All regions of a target, in order of address, without overlaps.
 #[derive(Clone, Debug, Default)]
 pub struct RegionMap {
     regions: Vec<Region>,
 }
 
 impl RegionMap {
-    /// Sorts the regions by address; of overlapping ones (a damaged core) the later is dropped.
+    /// Sorts the regions by address. Of overlapping ones (in a damaged core) the later is dropped.
     pub fn new(mut regions: Vec<Region>) -> RegionMap {
         regions.retain(|region| region.start < region.end);
         regions.sort_by_key(|region| region.start);
@@ -86,25 +86,25 @@ impl RegionMap {
         RegionMap { regions }
     }
 
-    /// The regions of a live process.
+    /// Reads the regions of a live process.
     ///
     /// # Errors
-    /// As the kernel says: no such process, or no permission.
+    /// Those of the kernel: no such process, or no permission.
     pub fn of_process(pid: i32) -> std::io::Result<RegionMap> {
         Ok(RegionMap::parse(&std::fs::read(format!("/proc/{pid}/maps"))?))
     }
 
-    /// Reads the text of `/proc/PID/maps`, whose names may be any bytes. Lines that make no sense are left out.
+    /// Parses `/proc/PID/maps`, whose names may contain any bytes. Invalid lines are left out.
     pub fn parse(text: &[u8]) -> RegionMap {
         RegionMap::new(text.split(|&byte| byte == b'\n').filter_map(parse_line).collect())
     }
 
-    /// In order of address.
+    /// All regions in order of address.
     pub fn iter(&self) -> std::slice::Iter<'_, Region> {
         self.regions.iter()
     }
 
-    /// The region that holds `address`.
+    /// The region that contains `address`.
     pub fn find(&self, address: Address) -> Option<&Region> {
         let after = self.regions.partition_point(|region| region.start <= address);
         self.regions[..after].last().filter(|region| address < region.end)
@@ -117,7 +117,7 @@ impl RegionMap {
         self.regions[first..].iter().take_while(move |region| region.start < end)
     }
 
-    /// Whether `length` bytes at `address` lie in one readable region.
+    /// Whether `length` bytes at `address` are in one readable region.
     pub fn contains(&self, address: Address, length: usize) -> bool {
         self.find(address)
             .is_some_and(|region| region.readable && (length as u64) <= region.end.0.saturating_sub(address.0))
@@ -133,8 +133,8 @@ impl<'a> IntoIterator for &'a RegionMap {
     }
 }
 
-/// A line such as `7f12a000-7f12c000 r-xp 0001f000 08:01 1234    /usr/lib/x.so`. The name begins at the first byte
-/// behind the inode that is no space and goes to the end of the line.
+/// Parses a line such as `7f12a000-7f12c000 r-xp 0001f000 08:01 1234    /usr/lib/x.so`. The name starts at the first
+/// non-space byte after the inode and extends to the end of the line.
 fn parse_line(line: &[u8]) -> Option<Region> {
     let mut rest = line;
     let mut word = || {
@@ -166,7 +166,7 @@ fn backing(name: Option<&Path>, inode: u64) -> Backing {
     let Some(path) = name.filter(|name| !name.as_os_str().is_empty()) else {
         return Backing::Anonymous;
     };
-    // A name that is no text is a file's: the kernel's own are ASCII.
+    // A name that is not UTF-8 is a file's: the kernel's own names are ASCII.
     let Some(text) = path.to_str() else {
         let bytes = path.as_os_str().as_bytes();
         let bytes = bytes.strip_suffix(b" (deleted)").unwrap_or(bytes);
@@ -175,7 +175,7 @@ fn backing(name: Option<&Path>, inode: u64) -> Backing {
     match text {
         "[heap]" => Backing::Heap,
         "[stack]" => Backing::Stack,
-        // A kernel built with CONFIG_ANON_VMA_NAME lets a process name its own anonymous memory.
+        // With CONFIG_ANON_VMA_NAME a process may name its anonymous memory.
         name if name.starts_with("[anon:") || name.starts_with("[anon_shmem:") => Backing::Anonymous,
         name if name.starts_with('[') && inode == 0 => Backing::Kernel,
         name => Backing::File(PathBuf::from(name.strip_suffix(" (deleted)").unwrap_or(name))),

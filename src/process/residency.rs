@@ -1,10 +1,9 @@
-//! How many bytes of any extent of a target are in memory, in time that does not depend on its length.
+//! Counts the resident bytes of any extent of a target, in time that does not depend on its length.
 //!
-//! Page by page, `/proc/PID/pagemap` says which pages are in memory and which are swapped out
-//! (`Documentation/admin-guide/mm/pagemap.rst`). PageRuns of such pages are kept with the sum of all runs before them,
-//! so an extent costs two binary searches. RSS does not count the kernel's shared page of zeros, which a program maps
-//! by reading memory that it has not written: such pages are left out where the kernel shows page frames
-//! (`CAP_SYS_ADMIN`).
+//! `/proc/PID/pagemap` tells for each page whether it is resident or swapped out
+//! (`Documentation/admin-guide/mm/pagemap.rst`). Runs of such pages are stored with the running total before each, so
+//! an extent takes two binary searches. RSS does not count the kernel's shared zero page, which a program maps by
+//! reading memory that it has not written: such pages are left out if the kernel shows page frames (`CAP_SYS_ADMIN`).
 
 use std::fs::File;
 use std::io;
@@ -17,20 +16,20 @@ use super::address::Address;
 use super::smaps::Mapping;
 
 const PAGE: u64 = 4096;
-/// Words of pagemap read at a time: those of 64 MiB.
+/// Number of pagemap entries read at a time: 64 MiB of memory.
 const BATCH: usize = 16 << 10;
 const PRESENT: u64 = 1 << 63;
 const SWAPPED: u64 = 1 << 62;
 const FRAME: u64 = (1 << 55) - 1;
 
-/// Which pages of a target are in memory, and which are swapped out.
+/// Which pages of a target are resident, and which are swapped out.
 #[derive(Clone, Debug, Default)]
 pub struct Residency {
     present: PageRuns,
     swapped: PageRuns,
 }
 
-/// PageRuns of pages in order of address, with the bytes of all runs before each.
+/// Runs of pages in order of address, with the bytes of all runs before each.
 #[derive(Clone, Debug, Default)]
 struct PageRuns {
     runs: Vec<(Range<u64>, u64)>,
@@ -58,16 +57,16 @@ impl PageRuns {
 }
 
 impl Residency {
-    /// Of a live process. Pages of mappings of which nothing is in memory or swapped out are not asked for.
+    /// Reads the pages of a live process. Skips mappings that are neither resident nor swapped out.
     ///
     /// # Errors
-    /// As the kernel says: no such process, or no permission.
+    /// Those of the kernel: no such process, or no permission.
     pub fn of_process(pid: i32, mappings: &[Mapping]) -> io::Result<Residency> {
         let file = File::open(format!("/proc/{pid}/pagemap"))?;
         Ok(Residency::read(mappings, |page, bytes| file.read_exact_at(bytes, page / PAGE * 8).is_ok()))
     }
 
-    /// Of a core file: what it holds is what was in memory.
+    /// For a core file: the pages that it holds were resident.
     pub fn of_ranges(ranges: impl Iterator<Item = Range<Address>>) -> Residency {
         let mut ranges: Vec<_> = ranges.collect();
         ranges.sort_by_key(|range| range.start);
@@ -83,7 +82,7 @@ impl Residency {
         residency
     }
 
-    /// As [`Residency::of_process`], with `fill` to read the words from that of the page at an address on.
+    /// As [`Residency::of_process`]; `fill` reads entries from that of the page at an address on.
     fn read(mappings: &[Mapping], fill: impl Fn(u64, &mut [u8]) -> bool) -> Residency {
         let mut residency = Residency::default();
         let mut zeros = None;
@@ -108,13 +107,13 @@ impl Residency {
             for (index, word) in words.iter().enumerate() {
                 let at = start + index as u64 * PAGE;
                 if word & PRESENT != 0 {
-                    // Only a mapping that has more pages than RSS counts can hold the page of zeros.
+                    // Only a mapping with more present pages than RSS counts can contain the zero page.
                     if present > mapping.rss && zeros.is_some_and(|zeros| word & FRAME == zeros) {
                         continue;
                     }
                     residency.present.push(at, at + PAGE);
                 } else if word & SWAPPED != 0 && mapping.swap > 0 {
-                    // Pages that `MADV_GUARD_INSTALL` marks look swapped out, too.
+                    // Pages marked by `MADV_GUARD_INSTALL` look swapped out, too.
                     residency.swapped.push(at, at + PAGE);
                 }
             }
@@ -122,24 +121,24 @@ impl Residency {
         residency
     }
 
-    /// Bytes of the extent that are in memory.
+    /// Resident bytes of the extent.
     pub fn resident(&self, extent: &Range<Address>) -> u64 {
         self.present.of(extent)
     }
 
-    /// Bytes of the extent that are swapped out.
+    /// Swapped bytes of the extent.
     pub fn swapped(&self, extent: &Range<Address>) -> u64 {
         self.swapped.of(extent)
     }
 
-    /// Bytes in memory, in all.
+    /// Total resident bytes.
     pub fn total(&self) -> u64 {
         self.present.total
     }
 }
 
-/// The frame that most of these pages are in: the page of zeros, where one frame is met more than once. `None` where
-/// the kernel hides frames.
+/// The page frame of most of these pages: the zero page, if one frame occurs more than once. `None` if the kernel hides
+/// frames.
 fn commonest_frame(words: &[u64]) -> Option<u64> {
     let mut counts: FxHashMap<u64, u64> = FxHashMap::default();
     for word in words.iter().filter(|&&word| word & PRESENT != 0) {
@@ -183,7 +182,7 @@ mod tests {
         assert_eq!(residency.resident(&extent(0, u64::MAX)), 3 * PAGE);
         assert_eq!(residency.resident(&extent(0x3000, 0x4000)), 0);
         assert_eq!(residency.swapped(&extent(0x5800, 0x9000)), 0x800);
-        // Damaged extents measure nothing.
+        // Invalid extents have no bytes.
         assert_eq!(residency.resident(&extent(0x4000, 0x1000)), 0);
     }
 

@@ -1,9 +1,9 @@
-//! Tells which pages of a live process hold anything. An allocator may reserve a gigabyte and use a hundredth of it:
-//! what was never touched holds zeros, and reading it would make the kernel map pages into the target.
+//! Finds the pages of a live process that have content. An allocator may reserve a gigabyte and use a hundredth of it:
+//! memory that was never touched is zero, and reading it would make the kernel map pages into the target.
 //!
-//! The kernel's map of pages is opened once and asked in bulk: by PAGEMAP_SCAN where the kernel has it (Linux 6.7),
-//! whose cost follows what is resident; else by reading a word for each page. What was seen is kept, a bit for each
-//! page, so that small reads need not ask again.
+//! The pagemap is opened once and queried in bulk: by PAGEMAP_SCAN if the kernel has it (Linux 6.7), which takes time
+//! proportional to resident pages; otherwise by reading one word per page. Results are cached, one bit per page, so
+//! that small reads need no further query.
 //!
 //! Mirrors the kernel's `Documentation/admin-guide/mm/pagemap.rst` and `include/uapi/linux/fs.h`.
 
@@ -21,45 +21,45 @@ use rustc_hash::FxHashMap;
 use super::address::Address;
 
 const PAGE: u64 = 4096;
-/// Pages whose bits stand together: those of one table of the processor's, 2 MiB.
+/// Number of pages whose bits are stored together: one page table, 2 MiB.
 const BLOCK_PAGES: u64 = 512;
-/// Words read at a time where the kernel cannot scan: those of 64 MiB.
+/// Number of words read at a time without PAGEMAP_SCAN: 64 MiB of memory.
 const BATCH: usize = 16 << 10;
-/// In a word: the page is in memory, or in swap.
+/// Bits of a pagemap word: the page is in memory or in swap.
 const PRESENT: u64 = 0b11 << 62;
-/// Runs of pages that one scan returns: 24 KiB of answers.
+/// Number of runs that one scan returns: 24 KiB.
 const RUNS: usize = 1024;
-/// Blocks whose bits are kept before it starts anew: those of 128 GiB, in some 6 MiB.
+/// Number of blocks after which the cache is emptied: 128 GiB of memory in some 6 MiB.
 const BLOCKS_MAX: usize = 1 << 16;
 
 /// The bits of one block.
 type PageBits = [u64; (BLOCK_PAGES / 64) as usize];
 
-/// The map of pages of one process.
+/// The pagemap of a process.
 pub struct PageMap {
-    /// `None` where it may not be opened: then every page may hold something.
+    /// `None` if it may not be opened: then every page may have content.
     file: Option<File>,
     scans: AtomicBool,
     known: RwLock<FxHashMap<u64, PageBits>>,
 }
 
 impl PageMap {
-    /// Of the process, or thread, whose folder in `/proc` this is.
+    /// For the process or thread with this directory in `/proc`.
     pub fn open(folder: &Path) -> PageMap {
         let file = File::open(folder.join("pagemap"));
         if let Err(error) = &file {
-            log::debug!("which pages are resident is not known: {error}");
+            log::debug!("resident pages are not known: {error}");
         }
         PageMap { file: file.ok(), scans: AtomicBool::new(true), known: RwLock::default() }
     }
 
-    /// Forgets what was seen.
+    /// Clears the cache.
     pub fn forget(&self) {
         self.known.write().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// The parts of `range`, in whole pages cut to it, that are in memory or in swap, as the kernel says now. All of it
-    /// where the kernel does not tell.
+    /// The parts of `range`, in whole pages cut to it, that are in memory or in swap now. All of it if the kernel does
+    /// not tell.
     pub fn resident(&self, range: Range<Address>) -> Vec<Range<Address>> {
         if range.start >= range.end || self.is_resident(range.start, range.end.0 - range.start.0) {
             return vec![range];
@@ -67,7 +67,7 @@ impl PageMap {
         self.ask(&range)
     }
 
-    /// Whether all pages of so many bytes hold something, as far as was seen before. Asks nobody.
+    /// Whether all pages of this range are known to have content from earlier queries. Makes no query.
     pub fn is_resident(&self, address: Address, length: u64) -> bool {
         if self.file.is_none() {
             return true;
@@ -87,14 +87,14 @@ impl PageMap {
         true
     }
 
-    /// Whether the memory that this was opened on still is a program's: it goes when that exits or executes another.
-    /// `true` where it cannot be told.
+    /// Whether the memory this was opened on still belongs to a program: it ends when the process exits or executes
+    /// another program. `true` if that is not known.
     pub fn is_alive(&self) -> bool {
-        // The scan of a memory that is gone finds nothing, whereas a read finds the file's end.
+        // A scan of memory that is gone finds nothing, while a read returns the end of the file.
         self.file.as_ref().is_none_or(|file| file.read_at(&mut [0; 8], 0).is_ok_and(|length| length > 0))
     }
 
-    /// Asks the kernel, and keeps the answer.
+    /// Queries the kernel and caches the result.
     fn ask(&self, range: &Range<Address>) -> Vec<Range<Address>> {
         let Some(file) = &self.file else { return vec![range.clone()] };
         let pages =
@@ -103,7 +103,7 @@ impl PageMap {
         let is_scanned = self.scans.load(Ordering::Relaxed)
             && match scan(file, &pages, |run| add(&mut found, run)) {
                 Ok(()) => true,
-                // Before Linux 6.7 the file takes no such call; some containers' filters refuse it.
+                // Before Linux 6.7 there is no such call, and filters of some containers refuse it.
                 Err(Errno::ENOTTY | Errno::EINVAL | Errno::EPERM | Errno::ENOSYS) => {
                     self.scans.store(false, Ordering::Relaxed);
                     false
@@ -188,8 +188,8 @@ nix::ioctl_readwrite!(
     ScanArguments
 );
 
-/// Hands on the runs of pages in `pages` that are in memory or in swap, as PAGEMAP_SCAN finds them. Pages of which the
-/// target has only read zeros (the kernel's one page of zeros) hold nothing.
+/// Passes on the runs in `pages` that are in memory or in swap, as found by PAGEMAP_SCAN. Pages of which the target has
+/// only read zeros (the kernel's zero page) have no content.
 fn scan(file: &File, pages: &Range<u64>, mut found: impl FnMut(Range<u64>)) -> Result<(), Errno> {
     const IS_PRESENT: u64 = 1 << 3;
     const IS_SWAPPED: u64 = 1 << 4;
@@ -222,8 +222,7 @@ fn scan(file: &File, pages: &Range<u64>, mut found: impl FnMut(Range<u64>)) -> R
     Ok(())
 }
 
-/// The same by a word for each page, of which `fill` reads those from the page at an address on. `false` where it
-/// cannot.
+/// The same with one word per page; `fill` reads words from that of the page at an address on. `false` if that fails.
 fn read_words(pages: &Range<u64>, fill: impl Fn(u64, &mut [u8]) -> bool, mut found: impl FnMut(Range<u64>)) -> bool {
     let mut words = vec![0; BATCH * 8];
     let mut page = pages.start;
@@ -267,7 +266,7 @@ mod tests {
     #[test]
     fn what_this_process_has_touched_is_resident_and_what_it_has_not_is_not() {
         let map = PageMap::open(Path::new("/proc/self"));
-        // Memory of its own mapping, of which every other page of the first half is touched.
+        // Memory in a mapping of its own; every second page of the first half is touched.
         let mut bytes = vec![0u8; 64 << 20];
         let first = bytes.as_ptr().align_offset(PAGE as usize);
         let start = Address(bytes.as_ptr() as u64 + first as u64);
@@ -283,7 +282,7 @@ mod tests {
             assert!(!map.is_resident(at(0), 1));
             assert_eq!(map.resident(at(0)..at(pages)), expected, "{scans}");
             assert!(map.is_resident(at(2), PAGE) && !map.is_resident(at(2), PAGE + 1));
-            // Cut to what was asked for.
+            // Cut to the requested range.
             let within = at(2).offset(8)..at(3).offset(8);
             assert_eq!(map.resident(within), [at(2).offset(8)..at(3)]);
         }

@@ -1,4 +1,4 @@
-//! How many bytes of each mapping are in memory, by `/proc/PID/smaps`.
+//! Reads the resident bytes of each mapping from `/proc/PID/smaps`.
 //!
 //! Mirrors the kernel's `Documentation/filesystems/proc.rst`, *smaps*. All amounts are bytes.
 
@@ -6,26 +6,26 @@ use std::io;
 
 use super::regions::{Region, RegionMap};
 
-/// One mapping and what of it is in memory.
+/// A mapping and its resident bytes.
 #[derive(Clone, Debug)]
 pub struct Mapping {
-    /// Where it is, and what stands behind it.
+    /// The mapping.
     pub region: Region,
     /// The name that the kernel shows; empty for anonymous memory.
     pub name: String,
-    /// In memory.
+    /// Resident.
     pub rss: u64,
-    /// In memory and of no file: written to since it was mapped, or never of a file.
+    /// Resident and not file-backed: written to since it was mapped, or anonymous from the start.
     pub anonymous: u64,
-    /// In memory, mapped by this process only, and written to.
+    /// Resident, mapped only by this process, and written to.
     pub private_dirty: u64,
-    /// In memory, mapped by this process only, and as in the file.
+    /// Resident, mapped only by this process, and unchanged.
     pub private_clean: u64,
     /// Swapped out.
     pub swap: u64,
 }
 
-/// The sums over all mappings, by `/proc/PID/smaps_rollup`.
+/// The sums over all mappings, from `/proc/PID/smaps_rollup`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rollup {
     /// Resident set size.
@@ -34,17 +34,17 @@ pub struct Rollup {
     pub pss: u64,
     /// Unique set size: pages that only this process maps.
     pub uss: u64,
-    /// Pages that no file stands behind.
+    /// Resident pages that are not file-backed.
     pub anonymous: u64,
     /// Swapped out.
     pub swap: u64,
 }
 
 impl Rollup {
-    /// Of a live process. Costs the kernel a walk over the page tables: about 1 ms for 100 MiB.
+    /// Reads the sums of a live process. The kernel walks its page tables: about 1 ms per 100 MiB.
     ///
     /// # Errors
-    /// As the kernel says: no such process, or no permission.
+    /// Those of the kernel: no such process, or no permission.
     pub fn of_process(pid: i32) -> io::Result<Rollup> {
         Ok(Rollup::parse(&std::fs::read(format!("/proc/{pid}/smaps_rollup"))?))
     }
@@ -66,15 +66,15 @@ impl Rollup {
     }
 }
 
-/// The mappings of a live process, in order of address.
+/// Reads the mappings of a live process, in order of address.
 ///
 /// # Errors
-/// As the kernel says: no such process, or no permission.
+/// Those of the kernel: no such process, or no permission.
 pub fn of_process(pid: i32) -> io::Result<Vec<Mapping>> {
     Ok(parse(&std::fs::read(format!("/proc/{pid}/smaps"))?))
 }
 
-/// Reads the text of `/proc/PID/smaps`: for each mapping its line of `maps`, then a line for each amount.
+/// Parses `/proc/PID/smaps`: for each mapping its line of `maps`, then a line per amount.
 pub fn parse(text: &[u8]) -> Vec<Mapping> {
     let mut found: Vec<Mapping> = Vec::new();
     for line in text.split(|&byte| byte == b'\n') {
@@ -103,7 +103,7 @@ pub fn parse(text: &[u8]) -> Vec<Mapping> {
     found
 }
 
-/// A line such as `Rss:       1234 kB`. A line of `maps` has a `-` before the first colon.
+/// Parses a line such as `Rss:       1234 kB`. A line of `maps` has a `-` before the first colon.
 fn field(line: &[u8]) -> Option<(&str, u64)> {
     let text = std::str::from_utf8(line).ok()?;
     let (key, rest) = text.split_once(':')?;
@@ -111,7 +111,7 @@ fn field(line: &[u8]) -> Option<(&str, u64)> {
     (!key.contains(' ')).then_some((key, kibibytes.saturating_mul(1024)))
 }
 
-/// The sixth word of a line of `maps` to its end.
+/// The sixth word of a line of `maps`, to the end of the line.
 fn name_of(line: &[u8]) -> String {
     let text = String::from_utf8_lossy(line);
     let mut rest = text.as_ref();
@@ -156,7 +156,7 @@ mod tests {
         let pid = std::process::id() as i32;
         let rollup = Rollup::of_process(pid).unwrap();
         let sum: u64 = of_process(pid).unwrap().iter().map(|mapping| mapping.rss).sum();
-        // Other tests run in this process and allocate meanwhile.
+        // Other tests in this process allocate meanwhile.
         assert!(rollup.rss.abs_diff(sum) < 64 << 20, "{rollup:?} {sum}");
         assert!(rollup.uss <= rollup.rss && rollup.pss <= rollup.rss);
     }

@@ -1,4 +1,4 @@
-//! What is read: a process that lives, or the core that it left.
+//! A source of target memory: a live process or a core file.
 
 use std::io;
 use std::ops::Range;
@@ -10,7 +10,7 @@ use super::live::Process;
 use super::memory::{Memory, Piece, ReadError};
 use super::regions::RegionMap;
 
-/// A target of either kind. Everything above reads it the same way.
+/// A process or a core; everything above reads both the same way.
 pub enum Source {
     /// A process.
     Live(Process),
@@ -19,7 +19,7 @@ pub enum Source {
 }
 
 impl Source {
-    /// The process id. That of a core is what the process itself saw; 0 where it is not known.
+    /// The process id. For a core the id in its own namespace; 0 if it is not known.
     pub fn pid(&self) -> i32 {
         match self {
             Source::Live(process) => process.pid(),
@@ -27,7 +27,7 @@ impl Source {
         }
     }
 
-    /// Whether the program that was opened is still there; a core always is.
+    /// Whether the program that was opened is still running; always true for a core.
     pub fn is_alive(&self) -> bool {
         match self {
             Source::Live(process) => process.is_alive(),
@@ -43,7 +43,7 @@ impl Source {
         }
     }
 
-    /// The words of the command line; none where they cannot be had.
+    /// The words of the command line; empty if they are not available.
     pub fn arguments(&self) -> Vec<String> {
         match self {
             Source::Live(process) => {
@@ -53,7 +53,7 @@ impl Source {
         }
     }
 
-    /// The file behind a mapped ELF, where it can be had and is the same one.
+    /// The file behind an ELF image, if it is available and the same.
     pub fn elf_file<M: Memory + ?Sized>(&self, memory: &M, elf: &LoadedElf) -> Option<ElfFile> {
         match self {
             Source::Live(process) => ElfFile::open(process.thread(), memory, elf).ok(),
@@ -61,7 +61,7 @@ impl Source {
         }
     }
 
-    /// Reads the map of regions again: a running target maps more as it goes. Nothing for a core.
+    /// Reads the region map again: a running target maps more memory. Does nothing for a core.
     ///
     /// # Errors
     /// As [`Process::open`].

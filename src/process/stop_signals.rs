@@ -1,5 +1,5 @@
-//! Holds back the signals that would stop us (Ctrl-Z, and output of a program in the background) while a target stands
-//! still: a target whose tracer is stopped would stand still until somebody thinks of that.
+//! Defers signals that would stop this process (Ctrl-Z, terminal output in the background) while a target is stopped:
+//! the target of a stopped tracer would stay stopped until someone notices.
 
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -7,30 +7,30 @@ use std::sync::{Mutex, PoisonError};
 use nix::libc::c_int;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
 
-/// The signals whose default is to stop the process, and that can be handled.
+/// Signals that stop a process by default and can be handled.
 const STOPPING: [Signal; 3] = [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU];
 
-/// How many hold them back now.
+/// The previous handlers, while the signals are deferred.
 static HOLDERS: Mutex<Vec<(Signal, SigAction)>> = Mutex::new(Vec::new());
 static COUNT: AtomicUsize = AtomicUsize::new(0);
-/// The last one that came meanwhile; 0 for none.
+/// The last deferred signal; 0 for none.
 static CAME: AtomicI32 = AtomicI32::new(0);
 
 extern "C" fn remember(signal: c_int) {
     CAME.store(signal, Ordering::Relaxed);
 }
 
-/// While this is there, these signals wait. When the last is dropped, the one that came takes effect.
+/// While this exists, these signals are deferred. When the last one is dropped, a deferred signal takes effect.
 pub struct StopSignals(());
 
 impl StopSignals {
-    /// Holds them back from now on.
+    /// Defers the signals from now on.
     pub fn hold() -> StopSignals {
         let mut before = HOLDERS.lock().unwrap_or_else(PoisonError::into_inner);
         if COUNT.fetch_add(1, Ordering::Relaxed) == 0 {
             let action = SigAction::new(SigHandler::Handler(remember), SaFlags::SA_RESTART, SigSet::empty());
             for signal in STOPPING {
-                // SAFETY: the handler stores a number in an atomic, which is safe in a signal handler.
+                // SAFETY: the handler stores a number in an atomic, which is async-signal-safe.
                 if let Ok(old) = unsafe { sigaction(signal, &action) } {
                     before.push((signal, old));
                 }
@@ -47,7 +47,7 @@ impl Drop for StopSignals {
             return;
         }
         for (signal, old) in before.drain(..) {
-            // SAFETY: restores what was set before.
+            // SAFETY: restores the previous handler.
             let _ = unsafe { sigaction(signal, &old) };
         }
         drop(before);
@@ -61,7 +61,7 @@ impl Drop for StopSignals {
 mod tests {
     use super::*;
 
-    /// What is held is held for the whole process, in which other tests hold it, too: so in a process of its own.
+    /// The signals are deferred for the whole process, in which other tests run, so this uses a process of its own.
     #[test]
     fn a_stop_signal_waits_in_a_process_of_its_own() {
         let test = "process::stop_signals::tests::a_stop_signal_waits_until_it_is_let_through";
@@ -74,7 +74,7 @@ mod tests {
     #[test]
     #[ignore = "run by the test above, in a process of its own"]
     fn a_stop_signal_waits_until_it_is_let_through() {
-        // A signal that is ignored before and after, so that the test itself is not stopped by it.
+        // The signal is ignored before and after, so that it does not stop the test.
         let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
         // SAFETY: no handler of ours.
         let before = unsafe { sigaction(Signal::SIGTTOU, &ignore) }.unwrap();

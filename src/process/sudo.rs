@@ -1,4 +1,4 @@
-//! Who called `sudo`, where that made us root: what we write and start is theirs, not root's.
+//! Finds the user who called `sudo`: files and programs that we create belong to that user, not to root.
 
 use std::ffi::{CString, OsString};
 
@@ -9,13 +9,13 @@ use nix::unistd::{Gid, Uid, User, geteuid, getgrouplist};
 pub struct Caller {
     /// The user.
     pub user: Uid,
-    /// Their first group.
+    /// Their primary group.
     pub group: Gid,
     /// All their groups.
     pub groups: Vec<Gid>,
 }
 
-/// The user that called `sudo`, by the variables that it sets (sudo(8)). `None` where we are not root, or were root
+/// The user who called `sudo`, from the variables that it sets (sudo(8)). `None` if we are not root, or were root
 /// before.
 pub fn caller() -> Option<Caller> {
     let number = |name: &str| std::env::var(name).ok()?.parse::<u32>().ok();
@@ -23,14 +23,14 @@ pub fn caller() -> Option<Caller> {
     if !geteuid().is_root() || user.is_root() {
         return None;
     }
-    // Somebody without an account has no other groups.
+    // A user without an account has no other groups.
     let name = User::from_uid(user).ok().flatten().and_then(|account| CString::new(account.name).ok());
     let groups = name.and_then(|name| getgrouplist(&name, group).ok()).unwrap_or_else(|| vec![group]);
     Some(Caller { user, group, groups })
 }
 
 impl Caller {
-    /// The variables of the environment that say who somebody is, which `sudo` sets to root's.
+    /// The environment variables that identify a user, which `sudo` sets to root's.
     pub fn environment(&self) -> Vec<(&'static str, OsString)> {
         let Some(account) = User::from_uid(self.user).ok().flatten() else { return Vec::new() };
         let name = OsString::from(account.name);

@@ -1,10 +1,10 @@
-//! Where the stacks of threads are, those of threads that have ended included.
+//! Finds the stacks of threads, including those of ended threads.
 //!
-//! glibc maps a stack with a guard at its lower end that may not be touched (a mapping of its own; since 2.42 pages
-//! that `MADV_GUARD_INSTALL` marks, so that stacks side by side are one mapping), and keeps `struct pthread` at its
-//! top. That begins with a pointer to itself, twice (`tcbhead_t`), and names where the whole block begins and how long
-//! it is (`stackblock`, `stackblock_size`; `nptl/descr.h`), at an offset that differs between versions and is searched
-//! for. Stacks of ended threads are kept for the next ones (`nptl/allocatestack.c`, 40 MiB by default).
+//! glibc maps a stack with a guard at its lower end (a mapping of its own; since 2.42 pages marked by
+//! `MADV_GUARD_INSTALL`, so that adjacent stacks share a mapping) and `struct pthread` at its top. This struct begins
+//! with a pointer to itself, which is repeated (`tcbhead_t`), and stores the start and length of the whole block
+//! (`stackblock`, `stackblock_size`; `nptl/descr.h`) at an offset that differs between versions and is searched for.
+//! Stacks of ended threads are kept for reuse (`nptl/allocatestack.c`, 40 MiB by default).
 
 use std::fs;
 use std::ops::Range;
@@ -13,42 +13,42 @@ use super::address::Address;
 use super::memory::{Memory, u64_at};
 use super::regions::{Backing, Region};
 
-/// The least stack: `PTHREAD_STACK_MIN`.
+/// Minimum size of a stack: `PTHREAD_STACK_MIN`.
 const STACK_MIN: u64 = 16 << 10;
-/// The largest believed: what `ulimit -s` is set to by those who set it high.
+/// Upper bound on a stack: a high `ulimit -s`.
 const STACK_MAX: u64 = 1 << 30;
-/// Bytes in memory that are searched of one mapping, from its end.
+/// Upper bound on the resident bytes searched in a mapping, from its end.
 const SEARCH_MAX: u64 = 64 << 20;
-/// Alignment of `struct pthread` (`TCB_ALIGNMENT`), where it names itself for the second time, and bytes of it that are
+/// Alignment of `struct pthread` (`TCB_ALIGNMENT`), offset of its second self pointer, and bytes of it that are
 /// searched.
 const ALIGNMENT: u64 = 64;
 const SELF: usize = 16;
 const DESCRIPTOR: usize = 2304;
 const PAGE: u64 = 4096;
 
-/// The stack of a thread.
+/// A thread's stack.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stack {
-    /// All of it, the guard included.
+    /// Its addresses, including the guard.
     pub range: Range<Address>,
-    /// Whether a thread runs on it.
+    /// Whether a running thread uses it.
     pub is_in_use: bool,
 }
 
-/// The stack pointers of a process's threads, as far as the kernel tells: not of threads that run just now.
+/// The stack pointers of a process's threads, except of those on a processor, for which the kernel does not tell.
 pub fn stack_pointers(pid: i32) -> Vec<Address> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let pointer = |task: fs::DirEntry| {
         let text = fs::read_to_string(task.path().join("syscall")).ok()?;
-        // The number of the call, six arguments, the stack pointer, the instruction pointer.
+        // System call number, six arguments, stack pointer, instruction pointer.
         let pointer = text.split_whitespace().rev().nth(1)?;
         u64::from_str_radix(pointer.strip_prefix("0x")?, 16).ok().map(Address)
     };
     tasks.filter_map(pointer).collect()
 }
 
-/// Finds the stacks of threads; that of the main thread is none of them. `inside` are addresses of which each lies in
-/// the stack of a thread that runs: stack pointers, or `struct pthread`s.
+/// Finds the stacks of threads, except the main thread's. `inside` are addresses in the stacks of running threads:
+/// stack pointers, or addresses of `struct pthread`.
 pub fn find<M: Memory + ?Sized>(memory: &M, inside: &[Address]) -> Vec<Stack> {
     let mut found = Vec::new();
     let mut guard: Option<&Region> = None;
@@ -71,7 +71,7 @@ pub fn find<M: Memory + ?Sized>(memory: &M, inside: &[Address]) -> Vec<Stack> {
     found
 }
 
-/// The stacks in a region, lowest first; the lowest may begin in the guard below it, at `first`.
+/// The stacks in a region, lowest first. The lowest may begin in the guard below it, at `first`.
 fn blocks<M: Memory + ?Sized>(memory: &M, first: Address, region: &Region) -> Vec<Range<Address>> {
     let mut found: Vec<Range<Address>> = Vec::new();
     let mut left = SEARCH_MAX;
@@ -81,7 +81,7 @@ fn blocks<M: Memory + ?Sized>(memory: &M, first: Address, region: &Region) -> Ve
         let start = Address((piece.end.0 - length).next_multiple_of(ALIGNMENT));
         let mut bytes = vec![0; usize::try_from(piece.end.0.saturating_sub(start.0)).unwrap_or(0)];
         if memory.read_exact_at(start, &mut bytes).is_err() {
-            // Marked guards between stacks look as if they were in memory. What cannot be read stays zeros.
+            // Guards marked within a mapping look resident. What cannot be read stays zero.
             for (page, bytes) in bytes.chunks_mut(PAGE as usize).enumerate() {
                 let _ = memory.read_exact_at(start.offset(page * PAGE as usize), bytes);
             }
@@ -102,7 +102,7 @@ fn blocks<M: Memory + ?Sized>(memory: &M, first: Address, region: &Region) -> Ve
     found
 }
 
-/// The block that the `struct pthread` at `at`, whose bytes are `bytes`, says that it lies in.
+/// The block that the `struct pthread` at `at`, with these bytes, says it is in.
 fn block(bytes: &[u8], at: Address, within: Range<Address>) -> Option<Range<Address>> {
     (0..DESCRIPTOR.min(bytes.len())).step_by(8).find_map(|offset| {
         let (start, size) = (u64_at(bytes, offset)?, u64_at(bytes, offset + 8)?);

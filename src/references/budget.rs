@@ -1,9 +1,9 @@
-//! Decides which words are references by what the reference counts of their targets leave room for.
+//! Decides which words are references, using the reference counts of their targets.
 //!
-//! A word that holds the address of an object is a reference, or it was one before its memory was used again. The
-//! object itself tells them apart: its reference count less the references that are certain is how many more there
-//! are. Of nearly all objects that is zero, so a word that fits is strong evidence. Words are judged in groups that
-//! mean the same (a field of a C struct, the words of one block of memory), because a single one may fit by chance.
+//! A word that holds the address of an object is a reference, or it is left over from earlier use of the memory. The
+//! target's count tells them apart: the count minus the certain references is the number of references not yet found.
+//! For nearly all objects it is zero, so a word that fits is strong evidence. Words are judged in groups with the same
+//! meaning (a field of a C struct, the words of one memory block), because a single word may fit by chance.
 //!
 //! Pure functions over columns; nothing here reads memory.
 
@@ -11,24 +11,24 @@ use std::cmp::Reverse;
 
 use rustc_hash::FxHashMap;
 
-/// Of a group's words with a known room, the share that must fit, in percent. A group of references falls short where
-/// counts changed while they were read, or an owner is counted twice; one of old words seldom exceeds a few percent.
-/// Between 80 and 100 the results on 18 programs were the same.
+/// Percentage of a group's words with known room that must fit. A group of references may fall short if counts changed
+/// while they were read or an owner was counted twice; a group of stale words seldom exceeds a few percent. On 18
+/// programs the results were the same for all values from 80 to 100.
 const FIT_PERCENT: u64 = 90;
 
 /// A word that may be a reference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct WordCandidate {
-    /// The object that would refer.
+    /// The object that may refer.
     pub owner: u32,
-    /// The object that it would refer to.
+    /// The object that it may refer to.
     pub target: u32,
-    /// What it is judged with.
+    /// The group it is judged with.
     pub group: u32,
 }
 
-/// How many references to each object are still to be accounted for. An object that is not in it has no known count:
-/// it is immortal, or its count is kept elsewhere.
+/// The number of references to each object that have not been found yet. Objects without an entry have no known count:
+/// they are immortal, or their count is kept elsewhere.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Rooms {
     left: FxHashMap<u32, u64>,
@@ -40,12 +40,12 @@ impl Rooms {
         self.left.insert(object, room);
     }
 
-    /// The room of an object, where it is known.
+    /// The room of an object, if known.
     pub fn left(&self, object: u32) -> Option<u64> {
         self.left.get(&object).copied()
     }
 
-    /// Takes one reference from an object's room; `false` where there is none left.
+    /// Takes one reference from an object's room. `false` if none is left.
     fn take(&mut self, object: u32) -> bool {
         match self.left.get_mut(&object) {
             None => true,
@@ -58,28 +58,28 @@ impl Rooms {
     }
 }
 
-/// Whether a group is accepted of which no target has a known room.
+/// Whether a group is accepted if no target has a known room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Evidence {
-    /// It is: a field of a struct.
+    /// Accepted: a field of a struct.
     NotNeeded,
-    /// It is not: memory of C that may be full of old words.
+    /// Not accepted: native memory, which may be full of stale words.
     Needed,
 }
 
 /// How well a group fits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Fit {
-    /// Words whose targets have a known room.
+    /// Number of words whose targets have a known room.
     words: u64,
-    /// Of these, how many there is room for.
+    /// Of these, the number that fit.
     fitting: u64,
-    /// Different targets among them.
+    /// Number of different targets.
     targets: u64,
 }
 
 impl Fit {
-    /// Of candidates of one group, sorted by target.
+    /// Computes the fit of one group's candidates, sorted by target.
     fn of(candidates: &[WordCandidate], order: &[u32], rooms: &Rooms) -> Fit {
         let mut fit = Fit::default();
         let target = |&index: &u32| candidates.get(index as usize).map(|candidate| candidate.target);
@@ -93,21 +93,20 @@ impl Fit {
         fit
     }
 
-    /// Whether the words of a group are references. Nothing speaks against a group without a known room, and nothing
-    /// for it.
+    /// Whether the words of a group are references. Without a known room there is no evidence either way.
     fn is_enough(self, evidence: Evidence) -> bool {
         let is_blank = self.words == 0 && evidence == Evidence::Needed;
         !is_blank && self.fitting * 100 >= self.words * FIT_PERCENT
     }
 
-    /// The share that fits, in parts of a million.
+    /// The share that fits, in parts per million.
     fn share(self) -> u64 {
         (self.fitting * 1_000_000).checked_div(self.words).unwrap_or(1_000_000)
     }
 }
 
-/// Accepts the groups that fit, those that fit best first, and of each as many words as there is room for. Returns the
-/// indices of what was accepted, ascending; their room is taken.
+/// Accepts the groups that fit, best first, and of each group as many words as there is room for. Returns the indices
+/// of the accepted words, ascending; their room is taken.
 pub(crate) fn accept(candidates: &[WordCandidate], rooms: &mut Rooms, evidence: Evidence) -> Vec<u32> {
     let mut order: Vec<u32> = (0..candidates.len() as u32).collect();
     let key = |&index: &u32| candidates.get(index as usize).map(|word| (word.group, word.target, index));
@@ -121,7 +120,7 @@ pub(crate) fn accept(candidates: &[WordCandidate], rooms: &mut Rooms, evidence: 
     groups.sort_by_key(|(fit, _)| Reverse((fit.share(), fit.targets)));
     let mut accepted = Vec::new();
     for (_, words) in groups {
-        // Others may have taken what there was.
+        // Other groups may have taken the room.
         if Fit::of(candidates, words, rooms).is_enough(evidence) {
             let fits = |&&index: &&u32| candidates.get(index as usize).is_some_and(|word| rooms.take(word.target));
             accepted.extend(words.iter().filter(fits));
@@ -152,7 +151,7 @@ mod tests {
 
     #[test]
     fn a_field_that_fits_is_kept_and_one_of_old_words_is_not() {
-        // Field 0 of ten objects refers to an object each, field 1 holds old addresses of objects with other owners.
+        // Field 0 of ten objects refers to an object each; field 1 holds stale addresses of objects with other owners.
         let field = |group: u32, first: u32| (0..10).map(move |n| (n, first + n, group));
         let found = words(&field(0, 100).chain(field(1, 200)).collect::<Vec<_>>());
         let mut room = rooms(&(100..110).map(|n| (n, 1)).chain((200..210).map(|n| (n, 0))).collect::<Vec<_>>());
@@ -171,7 +170,7 @@ mod tests {
 
     #[test]
     fn what_fits_best_comes_first_and_takes_the_room() {
-        // Both groups want the one reference to object 9 that is left; group 1 fits in all else as well.
+        // Both groups claim the one reference to object 9 that is left; group 1 fits in everything else, too.
         let mut list = vec![(0, 9, 0)];
         list.extend((0..9).map(|n| (0, n, 0)));
         list.push((1, 9, 1));
@@ -189,7 +188,7 @@ mod tests {
         assert_eq!(accept(&found, &mut Rooms::default()), [0, 1, 2]);
         assert_eq!(accept(&found, &mut rooms(&[(6, 0)])), [2]);
         assert!(accept(&[], &mut Rooms::default()).is_empty());
-        // In memory of C they say nothing, and go with what else is there.
+        // In native memory they prove nothing and follow the rest of their group.
         let needed = |rooms: &mut Rooms| super::accept(&found, rooms, Evidence::Needed);
         assert!(needed(&mut Rooms::default()).is_empty());
         assert_eq!(needed(&mut rooms(&[(6, 1)])), [0, 1]);

@@ -1,4 +1,4 @@
-//! What is known of the references to each object before anything is settled.
+//! The number of certain references to each object, and the number still to be found.
 
 use rustc_hash::FxHashMap;
 
@@ -9,20 +9,20 @@ use crate::python::object_header::{self, Refcount};
 use crate::python::type_flags as flag;
 use crate::python::types::TypeTable;
 
-/// The objects of a target, and how often each is referred to for certain.
+/// The objects of a target, and the number of certain references to each.
 pub struct Certain<'c> {
     /// The objects.
     pub objects: &'c Objects,
     /// Their types.
     pub types: &'c TypeTable,
-    /// References to each object that are certain, by id.
+    /// Number of certain references to each object, by id.
     pub incoming: &'c [u32],
 }
 
 impl Certain<'_> {
-    /// How many references to an object are still to be accounted for; `None` where its count is not known: it is
-    /// immortal, or its count leaves out references of frames and threads, as free-threaded builds count, or it is one
-    /// of the values of which there is one for all (until 3.11 these are counted, in C as in Python).
+    /// Number of references to an object that have not been found. `None` if its count is not known: it is immortal,
+    /// its count leaves out references from frames and threads (free-threaded builds), or it is a shared value such as
+    /// `None` (counted until 3.11, from C as well as from Python).
     pub(crate) fn room<M: Memory + ?Sized>(
         &self,
         memory: &M,
@@ -44,28 +44,28 @@ impl Certain<'_> {
         Some(count.saturating_sub(u64::from(owning)))
     }
 
-    /// Whether an object is a value of which there is one for all: `None`, a small number, at most one character.
-    /// Larger numbers are not told apart.
+    /// Whether an object is a value of which there is a single instance: `None`, a small int, a string of at most one
+    /// character. Larger ints are excluded by size only.
     fn is_for_all(&self, layout: &Layout, target: u32) -> bool {
         let info = self.types.get(self.objects.type_id(target as usize));
         info.module == "builtins"
             && match info.qualname.as_str() {
                 "NoneType" | "bool" | "ellipsis" | "int" => true,
-                // A header, the characters and a zero, which the size of bytes counts in.
+                // A header, the characters and a zero, which a bytes object's size includes.
                 "str" => self.objects.size(target as usize) <= layout.ascii_unicode.size as u64 + 2,
                 "bytes" => self.objects.size(target as usize) <= info.basicsize + 1,
                 _ => false,
             }
     }
 
-    /// How many pointers to each object count as certain though they own nothing: a static type borrows the base that
-    /// it was written with.
+    /// Number of pointers to each object that count as certain but own nothing: a static type borrows the base it was
+    /// compiled with.
     pub(crate) fn borrowed<M: Memory + ?Sized>(&self, memory: &M, layout: &Layout) -> FxHashMap<u32, u32> {
         let offset = layout.type_object.tp_base;
         let mut borrowed = FxHashMap::default();
         for (_, info) in self.types.iter().filter(|(_, info)| !info.has(flag::HEAPTYPE)) {
             let base = memory.read_u64(info.address.offset(offset)).unwrap_or(0);
-            // The type itself may be no object: then nothing counts its pointers.
+            // If the type itself is not a known object, its pointers were not counted.
             if let (Some(_), Some(base)) = (self.objects.find(info.address.0), self.objects.find(base)) {
                 *borrowed.entry(base).or_default() += 1;
             }

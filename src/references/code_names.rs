@@ -1,9 +1,8 @@
-//! Tells keys that are names of the program from keys that are data.
+//! Distinguishes keys that are names in the program from keys that are data.
 //!
-//! A string that stands in a code object's names or constants is part of the program's text; one that names a module, a
-//! `ContextVar` or a logger is a name as well. All other keys are data. Strings are compared by the hash that each one
-//! carries (`PyASCIIObject.hash`, `Include/cpython/unicodeobject.h`) and then by their text: whatever was a key has
-//! one.
+//! A string in a code object's names or constants is part of the program's text; the name of a module, a `ContextVar`
+//! or a logger is a name, too. All other keys are data. Strings are compared by their cached hash
+//! (`PyASCIIObject.hash`, `Include/cpython/unicodeobject.h`) and then by their text: every key has a hash.
 
 use std::cell::RefCell;
 
@@ -19,16 +18,16 @@ use crate::python::types::TypeTable;
 
 use super::{Label, Reads, References};
 
-/// Strings that are kept. CPython's whole standard library has some hundred thousand in its code.
+/// Upper bound on the strings kept. CPython's whole standard library has some hundred thousand in its code.
 const NAMES_MAX: usize = 1 << 22;
-/// Constants within constants: tuples and frozensets as the compiler folds them.
+/// Upper bound on nested constants: tuples and frozensets that the compiler folds.
 const DEPTH_MAX: usize = 8;
 
-/// The strings of the program's text, by their hash.
+/// The strings in the program's text, by hash.
 #[derive(Debug, Default)]
 pub(super) struct CodeNames {
     by_hash: FxHashMap<u64, Address>,
-    /// Keys that were asked for and have a hash in the table: they come again and again.
+    /// Cached answers for keys, which are asked about repeatedly.
     known: RefCell<FxHashMap<Address, bool>>,
 }
 
@@ -44,7 +43,7 @@ impl CodeNames {
         CodeNames { by_hash: gatherer.gather(objects), known: RefCell::default() }
     }
 
-    /// Whether the text of a key stands in the program.
+    /// Whether the text of a key occurs in the program.
     pub(super) fn contains<M: Memory + ?Sized>(&self, reader: &Reader<'_, M>, key: Address) -> bool {
         let name = hash(reader, key).and_then(|hash| self.by_hash.get(&hash)).copied();
         let Some(name) = name else { return false };
@@ -52,14 +51,14 @@ impl CodeNames {
     }
 }
 
-/// The hash that a str keeps; `None` where it was never asked for.
+/// The cached hash of a str. `None` if it was never computed.
 fn hash<M: Memory + ?Sized>(reader: &Reader<'_, M>, text: Address) -> Option<u64> {
     reader.memory.read_u64(text.offset(reader.layout.unicode.hash)).ok().filter(|&hash| hash != u64::MAX)
 }
 
 fn is_same_text<M: Memory + ?Sized>(reader: &Reader<'_, M>, one: Address, other: Address) -> bool {
     let length = |text: Address| reader.memory.read_u64(text.offset(reader.layout.unicode.length)).ok();
-    // Of longer ones only the beginning is read.
+    // Of longer strings only the beginning is read.
     length(one).is_some_and(|found| found <= NAME_LENGTH_MAX && length(other) == Some(found))
         && reader.string(one, NAME_LENGTH_MAX).is_some_and(|text| reader.string(other, NAME_LENGTH_MAX) == Some(text))
 }
@@ -69,7 +68,7 @@ struct Gatherer<'a, M: Memory + ?Sized> {
     reader: Reader<'a, M>,
     types: &'a TypeTable,
     reads: Reads,
-    /// Strings and containers that were looked at.
+    /// Strings and containers already visited.
     seen: FxHashSet<Address>,
 }
 
@@ -135,7 +134,7 @@ impl<M: Memory + ?Sized> Gatherer<'_, M> {
         }
     }
 
-    /// A string, or what a tuple or a frozenset among constants holds.
+    /// Adds a string, or the contents of a tuple or frozenset among the constants.
     fn constant(&mut self, names: &mut FxHashMap<u64, Address>, value: Address, depth: usize) {
         if value.is_null() || !self.seen.insert(value) {
             return;
@@ -166,7 +165,7 @@ impl<M: Memory + ?Sized> Gatherer<'_, M> {
     }
 }
 
-/// What has a name that may be a key.
+/// Objects whose names may be keys.
 #[derive(Clone, Copy, Debug)]
 enum Named {
     Code,

@@ -1,4 +1,4 @@
-//! Lists, tuples, dicts, sets, deques.
+//! Follows references of lists, tuples, dicts, sets and deques.
 //!
 //! Mirrors `list_traverse` (`Objects/listobject.c`), `tupletraverse`, `dict_traverse`, `set_traverse`, and
 //! `deque_traverse` (`Modules/_collectionsmodule.c`), v3.8 to v3.15.
@@ -11,9 +11,9 @@ use crate::python::reader::KeysHeader;
 
 use super::{KeyReferences, Label, Reads, References, Subject};
 
-/// Entries of a dict or slots of a set that are believed; memory ends long before.
+/// Upper bound on the entries of a dict and the slots of a set; memory ends long before.
 const ENTRIES_MAX: u64 = 1 << 40;
-/// Entries of a dict read at a time where the table is not local.
+/// Number of dict entries read at a time if the table is not local.
 const ENTRIES_AT_ONCE: u64 = 512;
 
 impl<M: Memory + ?Sized> References<'_, M> {
@@ -22,7 +22,7 @@ impl<M: Memory + ?Sized> References<'_, M> {
         let items = self.word(reads, object, self.layout.list.ob_item);
         let room = self.word(reads, object, self.layout.list.allocated);
         let (Some(size), Some(items), Some(room)) = (size, items, room) else { return };
-        // Nothing bounds the items but the list's own word; two that agree are rarely both wrong.
+        // Only the list itself states its number of items; size and capacity that agree are rarely both wrong.
         if size > room {
             return reads.tear();
         }
@@ -31,12 +31,12 @@ impl<M: Memory + ?Sized> References<'_, M> {
 
     pub(super) fn tuple(&self, reads: &Reads, subject: &Subject<'_>, visit: &mut impl FnMut(u64, Label)) {
         let Some(size) = self.word(reads, subject.address, self.layout.var_object.ob_size) else { return };
-        // A struct sequence holds more items than it shows.
+        // A struct sequence holds more items than its length says.
         let size = size.max(u64::from(subject.rule.items_min));
         self.index_words(reads, subject.address.offset(self.layout.tuple.ob_item), size, visit);
     }
 
-    /// Items that follow the fixed part of any other object with a length.
+    /// The items after the fixed part of any other object with a length.
     pub(super) fn items(&self, reads: &Reads, subject: &Subject<'_>, visit: &mut impl FnMut(u64, Label)) {
         let Some(size) = self.word(reads, subject.address, self.layout.var_object.ob_size) else { return };
         self.index_words(reads, subject.address.offset(subject.rule.basicsize as usize), size, visit);
@@ -64,7 +64,7 @@ impl<M: Memory + ?Sized> References<'_, M> {
         if values.is_null() {
             return self.entries(reads, keys, key_references, visit);
         }
-        // Split: the type's own table names the values, and owns the names.
+        // Split table: the keys belong to the type, which owns the names.
         let Some(values_layout) = &layout.dict_values else {
             return self.split_values(reads, keys, values, visit);
         };
@@ -75,7 +75,7 @@ impl<M: Memory + ?Sized> References<'_, M> {
             },
             None => false,
         };
-        // The values lie in the instance, which owns them.
+        // Inline values belong to the instance.
         if !is_embedded {
             self.split_values(reads, keys, values.offset(values_layout.values), visit);
         }
@@ -89,7 +89,7 @@ impl<M: Memory + ?Sized> References<'_, M> {
         header
     }
 
-    /// Calls `each` with number, key and value of each entry of a table that is not deleted or (split) empty there.
+    /// Calls `each` with number, key and value of each entry that is not deleted or, in a split table, empty.
     fn for_each_entry(&self, reads: &Reads, keys: Address, each: &mut impl FnMut(u64, u64, u64)) {
         let Some(header) = self.header(reads, keys) else { return };
         let size = header.entry_size(self.layout);
@@ -138,7 +138,7 @@ impl<M: Memory + ?Sized> References<'_, M> {
 
     fn split_values(&self, reads: &Reads, keys: Address, values: Address, visit: &mut impl FnMut(u64, Label)) {
         self.for_each_entry(reads, keys, &mut |index, key, _| {
-            // The buffer of the entries is in use, and values are few: one word at a time.
+            // The entries' buffer is in use, and there are few values: read one word at a time.
             let at = Address(values.0.wrapping_add(8 * index));
             let value = match self.memory.local(at, 8) {
                 Some(bytes) => u64_at(bytes, 0),
@@ -152,7 +152,7 @@ impl<M: Memory + ?Sized> References<'_, M> {
         });
     }
 
-    /// The names in a table that a type keeps for its instances.
+    /// The names in a type's shared keys.
     pub(super) fn shared_keys(&self, reads: &Reads, keys: Address, visit: &mut impl FnMut(u64, Label)) {
         self.for_each_entry(reads, keys, &mut |_, key, _| {
             if key != 0 {
@@ -161,7 +161,7 @@ impl<M: Memory + ?Sized> References<'_, M> {
         });
     }
 
-    /// How many values a type's instances may have.
+    /// Upper bound on the number of values of a type's instances.
     pub(super) fn shared_key_count(&self, reads: &Reads, keys: Address) -> Option<u64> {
         self.header(reads, keys).map(|header| header.nentries)
     }
@@ -174,7 +174,7 @@ impl<M: Memory + ?Sized> References<'_, M> {
         let Some(slots) = mask.checked_add(1).filter(|&slots| slots.is_power_of_two() && slots < ENTRIES_MAX) else {
             return reads.tear();
         };
-        /// What no object's hash is: of an element that was removed, whose key is a static `dummy` without a type.
+        /// The hash of a removed element (-1), whose key is a static `dummy` without a type.
         const REMOVED: u64 = u64::MAX;
         let words = entry.size as u64 / 8;
         let (key_at, hash_at) = (entry.key as u64 / 8, entry.hash as u64 / 8);
@@ -203,7 +203,7 @@ impl<M: Memory + ?Sized> References<'_, M> {
             return reads.tear();
         }
         let mut index = 0;
-        // Each block costs words from the budget, so that a ring of blocks ends.
+        // Each block takes words from the budget, which ends a ring of blocks.
         while rest > 0 {
             let count = rest.min(per_block - left);
             let start = Address(at).offset(block.data + 8 * left as usize);

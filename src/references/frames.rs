@@ -1,7 +1,8 @@
-//! Frames, generators, coroutines, code.
+//! Follows references of frames, generators, coroutines and code.
 //!
 //! Mirrors `gen_traverse` (`Objects/genobject.c`), `frame_traverse` (`Objects/frameobject.c`) and `_PyFrame_Traverse`
-//! (`Python/frame.c`), v3.8 to v3.15. A frame that runs belongs to its thread, not to the frame object that shows it.
+//! (`Python/frame.c`), v3.8 to v3.15. A running frame belongs to its thread, not to the frame object that represents
+//! it.
 
 use crate::process::Address;
 use crate::process::memory::{Memory, u32_at};
@@ -12,7 +13,7 @@ use crate::python::types::TypeId;
 use super::storage::Storage;
 use super::{Label, Reads, References, Subject};
 
-/// Slots of one frame that are believed: locals and stack.
+/// Upper bound on the slots of a frame: locals and stack.
 const SLOTS_MAX: u64 = 1 << 20;
 
 impl<M: Memory + ?Sized> References<'_, M> {
@@ -46,7 +47,7 @@ impl<M: Memory + ?Sized> References<'_, M> {
         self.old_frame(reads, object, visit);
     }
 
-    /// Until 3.10: locals, cells and free variables, then the stack, all behind the fixed part.
+    /// Until 3.10: locals, cells and free variables, then the stack, after the fixed part.
     fn old_frame(&self, reads: &Reads, object: Address, visit: &mut impl FnMut(u64, Label)) {
         let layout = &self.layout.frame;
         let (Some(locals), Some(valuestack)) = (layout.f_localsplus, layout.f_valuestack) else { return };
@@ -76,7 +77,7 @@ impl<M: Memory + ?Sized> References<'_, M> {
         self.for_each_word(reads, start, count, &mut |_, word| self.stack_reference(word, Label::Stack, visit));
     }
 
-    /// A word of a frame, which since 3.14 carries tags: a reference that is borrowed, a plain number, NULL.
+    /// A word of a frame. Since 3.14 it may be tagged: a borrowed reference, an integer, or NULL.
     fn stack_reference(&self, word: u64, label: Label, visit: &mut impl FnMut(u64, Label)) {
         let constants = &self.layout.constants;
         let mask = constants.stackref_tag_mask;
@@ -85,8 +86,8 @@ impl<M: Memory + ?Sized> References<'_, M> {
                 visit(word, label);
             }
         } else if word != constants.stackref_null && word & mask != mask {
-            // A deferred reference: whoever gave it away keeps the object alive, and so does this frame as the
-            // collector sees it.
+            // A deferred reference: its origin keeps the object alive, and the collector attributes it to this frame,
+            // too.
             visit(word & !mask, label);
         }
     }
@@ -97,7 +98,7 @@ impl<M: Memory + ?Sized> References<'_, M> {
         Some(Address(word & !self.layout.constants.stackref_tag_mask))
     }
 
-    /// What an interpreter frame (3.11+) owns.
+    /// The references owned by an interpreter frame (3.11+).
     pub(super) fn interpreter_frame(&self, reads: &Reads, frame: Address, visit: &mut impl FnMut(u64, Label)) {
         let Some(layout) = &self.layout.iframe else { return };
         let Some(code) = self.executable(reads, frame, visit) else { return };
@@ -129,7 +130,7 @@ impl<M: Memory + ?Sized> References<'_, M> {
         }
     }
 
-    /// How many slots are in use; -1 while the frame runs.
+    /// Number of slots in use; -1 while the frame is running.
     fn stacktop(&self, reads: &Reads, frame: Address, offset: usize) -> u64 {
         let mut bytes = [0; 4];
         if self.memory.read_exact_at(frame.offset(offset), &mut bytes).is_err() {
@@ -149,8 +150,7 @@ impl<M: Memory + ?Sized> References<'_, M> {
         Some(u64::from(u32::from_le_bytes(bytes))).filter(|&locals| locals <= SLOTS_MAX)
     }
 
-    /// A code object's fields, and what it keeps outside its body: since 3.12 a struct of objects made on demand
-    /// (`_PyCoCached`).
+    /// The fields of a code object, and since 3.12 a separate struct of objects made on demand (`_PyCoCached`).
     pub(super) fn code(&self, reads: &Reads, subject: &Subject<'_>, visit: &mut impl FnMut(u64, Label)) {
         /// `_co_code`, `_co_varnames`, `_co_cellvars`, `_co_freevars`.
         const CACHED_WORDS: u64 = 4;
@@ -189,11 +189,11 @@ impl<M: Memory + ?Sized> References<'_, M> {
         self.name_of_local(code, index)
     }
 
-    /// The name of the n-th local variable of a code object, cells and free variables included.
+    /// The name of the n-th local variable of a code object; cells and free variables are included.
     pub fn name_of_local(&self, code: Address, index: u32) -> Option<String> {
         let reader = Reader { memory: self.memory, layout: self.layout };
         let layout = &self.layout.code;
-        // Since 3.11 one tuple; before, one for each kind.
+        // Since 3.11 one tuple; before, one tuple per kind of variable.
         let tuples = match layout.co_localsplusnames {
             Some(offset) => vec![offset],
             None => [layout.co_varnames, layout.co_cellvars, layout.co_freevars].into_iter().flatten().collect(),
@@ -201,7 +201,7 @@ impl<M: Memory + ?Sized> References<'_, M> {
         let names = tuples.into_iter().filter_map(|offset| reader.pointer(code, offset).ok());
         let name = names.flat_map(|tuple| reader.tuple_items(tuple)).nth(index as usize)?;
         let name = reader.string(name, NAME_LENGTH_MAX)?;
-        // The compiler calls what a comprehension goes through `.0`.
+        // `.0` is the compiler's name for the iterator of a comprehension.
         let is_shown = self.shows_values || name == ".0" || identifier::is_identifier(&name);
         Some(if is_shown { name } else { HIDDEN.to_owned() })
     }

@@ -1,4 +1,4 @@
-//! Attributes of instances: dicts and values that lie in front of, inside or behind an object.
+//! Follows the attributes of instances: dicts and values before, inside or after an object.
 //!
 //! Mirrors `PyObject_VisitManagedDict` (`Objects/dictobject.c`, v3.13 to v3.15), `_PyObject_VisitInstanceAttributes`
 //! (v3.11, v3.12), and `_PyObject_GetDictPtr` (`Objects/object.c`) for negative `tp_dictoffset`.
@@ -11,11 +11,12 @@ use crate::python::types::TypeTable;
 
 use super::{Label, Reads, References, Subject};
 
-/// Names that a type shares with its instances: at most 30 (`SHARED_KEYS_MAX_SIZE`), and 254 in any version.
+/// Upper bound on the names that a type shares with its instances: at most 30 (`SHARED_KEYS_MAX_SIZE`), and 254 in any
+/// version.
 const SHARED_MAX: u64 = 254;
 
 impl<M: Memory + ?Sized> References<'_, M> {
-    /// The value of an instance's attribute, by name. `None` of an object of no known type.
+    /// The value of an instance's attribute by name. `None` if the object's type is unknown.
     pub fn attribute(&self, reads: &Reads, types: &TypeTable, object: Address, name: &str) -> Option<Address> {
         let reader = Reader { memory: self.memory, layout: self.layout };
         let type_ = reader.type_of(object).ok()?;
@@ -26,7 +27,7 @@ impl<M: Memory + ?Sized> References<'_, M> {
                 value = found.filter(|&found| reader.is_string(found, name)).map(|_| Address(word));
             }
             Label::Dict => dict = Some(Address(word)),
-            // Until 3.10 the dict is a field like others.
+            // Until 3.10 the dict is an ordinary field.
             Label::Field(_) if reader.has_type_flag(Address(word), flag::DICT_SUBCLASS) => dict = Some(Address(word)),
             _ => {}
         });
@@ -38,14 +39,14 @@ impl<M: Memory + ?Sized> References<'_, M> {
         let Some(before) = constants.managed_dict_before else { return };
         let Some(dict) = self.word(reads, subject.address.back(before), 0) else { return };
         if let Some(before) = constants.managed_values_before {
-            // 3.11: two words in front; values, or a dict.
+            // 3.11: two words before the object, for values or a dict.
             match self.word(reads, subject.address.back(before), 0) {
                 Some(0) => {}
                 Some(values) => return self.values(reads, subject, Address(values), visit),
                 None => return,
             }
         } else if dict & 1 == 1 && !subject.rule.has_inline_values {
-            // 3.12: one word, whose lowest bit says which.
+            // 3.12: one word, whose lowest bit tells which.
             return self.values(reads, subject, Address(dict.wrapping_add(1)), visit);
         }
         if subject.rule.has_inline_values
@@ -63,7 +64,7 @@ impl<M: Memory + ?Sized> References<'_, M> {
         }
     }
 
-    /// The values behind a pointer of 3.11 and 3.12, as many as the type has names.
+    /// The values behind a pointer (3.11 and 3.12): one for each name of the type.
     fn values(&self, reads: &Reads, subject: &Subject<'_>, values: Address, visit: &mut impl FnMut(u64, Label)) {
         let Some(keys) = self.word(reads, subject.type_, self.layout.heap_type.ht_cached_keys) else { return };
         let Some(count) = self.shared_key_count(reads, Address(keys)) else { return };
@@ -79,7 +80,7 @@ impl<M: Memory + ?Sized> References<'_, M> {
         });
     }
 
-    /// The dict of an instance whose size varies stands behind its items (until 3.11).
+    /// The dict of an instance of variable size, which follows its items (until 3.11).
     pub(super) fn dict_behind(&self, reads: &Reads, subject: &Subject<'_>, visit: &mut impl FnMut(u64, Label)) {
         let rule = subject.rule;
         let Some(size) = self.word(reads, subject.address, self.layout.var_object.ob_size) else { return };

@@ -1,21 +1,21 @@
-//! What does an object refer to?
+//! Finds the objects that an object refers to.
 //!
-//! Each type has a rule, made once: which C struct its instances have, where the words lie that own a
-//! reference, where words lie that only look so. Types that keep references outside their own body (lists, dicts,
-//! frames) are walked as CPython walks them; the rest of the body is read word by word, and a word that is the address
-//! of a known object is a reference to it. So a rule says little more than what must *not* be read: weak references
-//! and borrowed pointers.
+//! Each type has a rule, made once: the C struct of its instances, which words own references, and which words only
+//! look like references. Types with references outside their own body (lists, dicts, frames) are walked as CPython
+//! walks them. The rest of the body is read word by word, and a word that is the address of a known object is a
+//! reference to it. So a rule mainly states what must *not* be read: weak references and borrowed pointers.
 //!
-//! Emitted is what owns, which is a little more than `gc.get_referents` tells (it leaves out string keys, names, and
-//! whatever types without `tp_traverse` hold) and in one place less: the links of an `lru_cache` are objects, which the
-//! cache owns as its dict does, and own what `gc` ascribes to the cache.
+//! References that own are reported. These are slightly more than `gc.get_referents` returns, which leaves out string
+//! keys, names, and what types without `tp_traverse` hold. One case differs: the links of an `lru_cache` are objects
+//! that the cache owns, as its dict does, and they own what `gc` attributes to the cache.
 //!
-//! Of structs that only an extension knows, most words are not certain to be references. They are read once all
-//! certain ones are counted, and settled by what the reference counts leave room for: see [`References::settle`]. Until
-//! then they are left out.
+//! In structs that only an extension knows, most words are uncertain. They are read after all certain references have
+//! been counted, and decided by what the reference counts leave room for: see [`References::settle`]. Until then they
+//! are left out.
 //!
-//! Visitors get every candidate word; whoever asks decides by a [`crate::heap::address_index::ObjectIndex`] which are
-//! objects. Nothing is trusted: each walk ends with readable memory, with a limit, or with the budget of its reader.
+//! Visitors receive every candidate word; the caller uses a [`crate::heap::address_index::ObjectIndex`] to find which
+//! ones are objects. Nothing is trusted: each walk is bounded by readable memory, by a limit, or by the budget of its
+//! reader.
 
 mod budget;
 mod certain;
@@ -51,16 +51,16 @@ use crate::python::layout::Layout;
 use crate::python::reader::NAME_LENGTH_MAX;
 use crate::python::types::{TypeId, TypeTable};
 
-/// How an object refers to another. Names are addresses in the target, looked up by whoever shows them.
+/// How an object refers to another. Names are addresses in the target; whoever displays them reads them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Label {
     /// Its type.
     Class,
-    /// The n-th name that the type keeps for its instances.
+    /// The n-th name in the type's shared keys.
     SharedAttribute(u32),
     /// `__dict__`.
     Dict,
-    /// The word at this offset of the object: a slot, a field of a C struct.
+    /// The word at this offset of the object: a slot, or a field of a C struct.
     Field(u32),
     /// The n-th item.
     Index(u64),
@@ -72,27 +72,27 @@ pub enum Label {
     Element,
     /// A local variable of a frame, by number.
     Local(u32),
-    /// A value on a frame's stack of unfinished expressions.
+    /// A value on a frame's evaluation stack.
     Stack,
-    /// Something in the state that a C module keeps.
+    /// A field of a C module's state.
     ModuleState,
-    /// In memory that the object owns in another way.
+    /// In other memory that the object owns.
     Inside,
-    /// In memory of C that the object leads to and of which nothing is known, or in the rest of its own block.
+    /// In native memory of unknown structure that the object points to, or in the rest of its own block.
     Native,
 }
 
-/// Words that a chunked read takes at a time.
+/// Number of words that a chunked read takes at a time.
 const WORDS_AT_ONCE: usize = 512;
 
-/// Times that a pass over all objects may read each word of the target. A word is reached by one object, frames and
-/// rings by two, and a table of keys by every instance that shares it, which has values of its own beside them. Beyond
-/// it the target is lying.
+/// How often a pass over all objects may read each word of the target. One object reads each word; frames and rings
+/// read it twice; a shared keys table is read by every instance, which has values of its own. Beyond this limit the
+/// target's data is inconsistent.
 const READINGS_PER_WORD: u64 = 4;
-/// Words that a pass may read whatever the target's size.
+/// Number of words that a pass may read, whatever the target's size.
 const BUDGET_MIN: u64 = 1 << 18;
 
-/// Reads the references of one target's objects. Shared by threads; each makes its own [`Reads`].
+/// Reads the references of a target's objects. Shared by threads; each makes its own [`Reads`].
 pub struct References<'a, M: Memory + ?Sized> {
     memory: &'a M,
     layout: &'a Layout,
@@ -104,7 +104,7 @@ pub struct References<'a, M: Memory + ?Sized> {
     shows_values: bool,
 }
 
-/// What one thread's reads came to.
+/// Budget and counts of one thread's reads.
 #[derive(Debug)]
 pub struct Reads {
     budget: Cell<u64>,
@@ -113,7 +113,7 @@ pub struct Reads {
 }
 
 impl Reads {
-    /// Walks that ended where memory could not be read or made no sense.
+    /// Number of walks that ended at unreadable or invalid memory.
     pub fn torn(&self) -> u64 {
         self.torn.get()
     }
@@ -122,7 +122,7 @@ impl Reads {
         self.torn.set(self.torn.get() + 1);
     }
 
-    /// Takes so many words from the budget; `false` once it is spent.
+    /// Takes this many words from the budget. `false` once it is spent.
     fn spend(&self, words: u64) -> bool {
         let left = self.budget.get();
         self.budget.set(left.saturating_sub(words));
@@ -130,7 +130,7 @@ impl Reads {
     }
 }
 
-/// One object being read.
+/// The object being read.
 struct Subject<'r> {
     address: Address,
     rule: &'r Rule,
@@ -138,8 +138,8 @@ struct Subject<'r> {
 }
 
 impl<'a, M: Memory + ?Sized> References<'a, M> {
-    /// Makes the rules of all types. `bytes` is how much memory the target's objects may lie in: it bounds what is
-    /// read on their behalf.
+    /// Makes the rules of all types. `bytes` is the size of the memory that may hold the target's objects; it bounds
+    /// what is read for them.
     pub fn new(memory: &'a M, python: &'a Python, types: &'a TypeTable, bytes: u64) -> Self {
         let rules = rules::make(memory, python, types).into();
         let budget = (bytes / 8).saturating_mul(READINGS_PER_WORD).saturating_add(BUDGET_MIN);
@@ -147,19 +147,19 @@ impl<'a, M: Memory + ?Sized> References<'a, M> {
         References { memory, layout: &python.layout, python, rules, plan: None, settled, budget, shows_values: false }
     }
 
-    /// The same references, read from another view of the same target: a cache of one thread's own.
+    /// The same references read from another view of the same target, such as a thread's cache.
     pub fn over<'b, N: Memory + ?Sized>(&'b self, memory: &'b N) -> References<'b, N> {
         let References { layout, python, plan, ref rules, ref settled, budget, shows_values, .. } = *self;
         let (rules, settled) = (rules.clone(), settled.clone());
         References { memory, layout, python, rules, plan, settled, budget, shows_values }
     }
 
-    /// The same references, whose roots may have names that are data; see [`crate::python::identifier`].
+    /// The same references, with root names that are data shown; see [`crate::python::identifier`].
     pub fn showing_values(self, shows_values: bool) -> Self {
         References { shows_values, ..self }
     }
 
-    /// The same references, with those in native memory behind objects: `plan` says where that is.
+    /// The same references plus those in native memory behind objects, located by `plan`.
     pub fn with_native(self, plan: &'a Plan) -> Self {
         References { plan: Some(plan), ..self }
     }
@@ -169,12 +169,12 @@ impl<'a, M: Memory + ?Sized> References<'a, M> {
         self.shows_values
     }
 
-    /// What a thread needs to read with.
+    /// Makes a thread's reader.
     pub fn reads(&self) -> Reads {
         Reads { budget: Cell::new(self.budget), torn: Cell::new(0), buffer: RefCell::default() }
     }
 
-    /// Calls `visit` with every word of an object that owns a reference, if it is the address of an object.
+    /// Calls `visit` with every word of an object that owns a reference, if the word is the address of an object.
     pub fn for_each(&self, reads: &Reads, object: Address, type_id: TypeId, visit: &mut impl FnMut(u64, Label)) {
         let Some(rule) = self.rules.get(type_id.index()) else { return };
         if rule.is_heap_type {
@@ -214,20 +214,20 @@ impl<'a, M: Memory + ?Sized> References<'a, M> {
         }
     }
 
-    /// Whether instances of a type refer to nothing but their type.
+    /// Whether instances of a type refer only to their type.
     pub fn is_leaf(&self, type_id: TypeId) -> bool {
         self.rules.get(type_id.index()).is_none_or(|rule| rule.storage == Storage::Leaf)
     }
 
-    /// Whether instances of a type refer to some objects only to look something up.
+    /// Whether instances of a type have references that are lookups.
     pub fn may_look_up(&self, type_id: TypeId) -> bool {
         self.rules
             .get(type_id.index())
             .is_some_and(|rule| !rule.lookups.is_empty() || matches!(rule.storage, Storage::Generator | Storage::Frame))
     }
 
-    /// Whether such a reference only looks something up: globals, builtins, the frame that called; or is gone with the
-    /// expression that is being worked out.
+    /// Whether a reference is a lookup: globals, builtins, the calling frame; or belongs to an expression that is being
+    /// evaluated.
     pub fn is_lookup(&self, type_id: TypeId, label: Label) -> bool {
         match label {
             Label::Stack => true,
@@ -241,12 +241,12 @@ impl<'a, M: Memory + ?Sized> References<'a, M> {
         self.python
     }
 
-    /// What a running frame (3.11+) holds.
+    /// The references of a running frame (3.11+).
     pub fn for_each_of_frame(&self, reads: &Reads, frame: Address, visit: &mut impl FnMut(u64, Label)) {
         self.interpreter_frame(reads, frame, visit);
     }
 
-    /// What the word at an offset of the instances of a type is called, as C or CPython's documentation calls it.
+    /// The name of the word at an offset in instances of a type, from C or CPython's documentation.
     pub fn field_name(&self, type_id: TypeId, offset: u32) -> Option<String> {
         match self.rules.get(type_id.index())?.name(offset)? {
             FieldName::Known(name) => Some(name.to_owned()),
@@ -254,7 +254,7 @@ impl<'a, M: Memory + ?Sized> References<'a, M> {
         }
     }
 
-    /// The n-th name that a type keeps for its instances.
+    /// The n-th name in a type's shared keys.
     pub fn shared_name(&self, type_: Address, index: u32) -> Option<Address> {
         let keys = Address(self.memory.read_u64(type_.offset(self.layout.heap_type.ht_cached_keys)).ok()?);
         let mut found = None;
@@ -268,7 +268,7 @@ impl<'a, M: Memory + ?Sized> References<'a, M> {
         found
     }
 
-    /// Reads the rest of the body word by word.
+    /// Reads the rest of the body, word by word.
     #[inline]
     fn body(&self, reads: &Reads, subject: &Subject<'_>, visit: &mut impl FnMut(u64, Label)) {
         let rule = subject.rule;
@@ -276,8 +276,8 @@ impl<'a, M: Memory + ?Sized> References<'a, M> {
         let mut each = |index: u64, word: u64| {
             let offset = rule.body.start + 8 * index as u32;
             let word = if rule.tagged.contains(&offset) { word & !1 } else { word };
-            // What C lets point to its own object is borrowed: Cython's functions are their own `m_self`. What Python
-            // put there, through a member, is owned.
+            // A pointer from C to its own object is borrowed: Cython's functions are their own `m_self`. One set by
+            // Python through a member is owned.
             let is_borrowed = word == subject.address.0 && rule.name(offset).is_none();
             if word != 0 && !is_borrowed && !rule.skipped.contains(&offset) {
                 visit(word, Label::Field(offset));
@@ -319,7 +319,7 @@ impl<'a, M: Memory + ?Sized> References<'a, M> {
         reads.buffer.replace(buffer);
     }
 
-    /// The word at `base + offset`; a walk that cannot read it is torn.
+    /// The word at `base + offset`. A failed read marks the walk as torn.
     fn word(&self, reads: &Reads, base: Address, offset: usize) -> Option<u64> {
         let at = base.offset(offset);
         let word = match self.memory.local(at, 8) {
@@ -341,11 +341,11 @@ impl<'a, M: Memory + ?Sized> References<'a, M> {
     }
 }
 
-/// How many references a mapping holds to each key.
+/// Number of references that a mapping holds to each key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum KeyReferences {
-    /// One, of the table.
+    /// One, from the table.
     Once,
-    /// Another one, of the node that keeps the order.
+    /// Two: one from the table, one from the node that keeps the order.
     Twice,
 }

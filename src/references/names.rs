@@ -1,18 +1,18 @@
-//! What are the words of a C struct called? As Python shows them; where it does not, as the C source does.
+//! Names of words in C structs: as Python shows them, otherwise as in the C source.
 
 use crate::process::Address;
 use crate::python::layout::Layout;
 
-/// What a word of the body is called.
+/// The name of a word in an object's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FieldName {
-    /// A C string in the target.
+    /// Address of a C string in the target.
     Declared(Address),
-    /// As CPython's documentation calls it.
+    /// The name in CPython's documentation.
     Known(&'static str),
 }
 
-/// Names of fields that CPython shows under a name but does not declare as members of the type, by offset.
+/// Names of fields that CPython documents but does not declare as members of the type, by offset.
 pub(crate) fn known(layout: &Layout, type_name: &str) -> Vec<(u32, FieldName)> {
     let fields: Vec<(Option<usize>, &'static str)> = match type_name {
         "builtins.function" => {
@@ -73,7 +73,7 @@ pub(crate) fn known(layout: &Layout, type_name: &str) -> Vec<(u32, FieldName)> {
         // `Context` until 3.9, `_contextvars.Context` since 3.10; `hamt` likewise.
         "builtins.Context" | "_contextvars.Context" => vec![(Some(layout.context.ctx_vars), "ctx_vars")],
         "builtins.hamt" | "_contextvars.hamt" => vec![(Some(layout.hamt.h_root), "h_root")],
-        // Where the dicts of all threads are: until 3.12 by way of what stands for it in each.
+        // The dicts of all threads; until 3.12 through a dummy object per thread.
         "_thread._local" => vec![(layout.local.localdicts, "localdicts"), (layout.local.dummies, "dummies")],
         "functools._lru_cache_wrapper" => {
             vec![(Some(layout.lru_cache.func), "__wrapped__"), (Some(layout.lru_cache.cache), "cache")]
@@ -120,7 +120,7 @@ pub(crate) fn known(layout: &Layout, type_name: &str) -> Vec<(u32, FieldName)> {
     fields.into_iter().filter_map(|(offset, name)| Some((offset? as u32, FieldName::Known(name)))).collect()
 }
 
-/// The fields in which a code object owns others, in the order in which a person would name them.
+/// The fields in which a code object owns others, in the order of preference for display.
 fn code(layout: &Layout) -> Vec<(Option<usize>, &'static str)> {
     let code = &layout.code;
     vec![

@@ -1,4 +1,4 @@
-//! Types, modules, and C structs that keep references behind pointers of their own.
+//! Follows references of types, modules, and C structs with pointers to structures of their own.
 //!
 //! Mirrors `type_traverse` (`Objects/typeobject.c`), `module_traverse` (`Objects/moduleobject.c`),
 //! `element_gc_traverse` (`Modules/_elementtree.c`), `simplequeue_traverse` (`Modules/_queuemodule.c`), `time_dealloc`
@@ -12,9 +12,9 @@ use crate::python::types::static_type_state;
 
 use super::{Label, Reads, References, Subject};
 
-/// Bytes of a module's state that are read. The largest in the standard library is below 8 KiB.
+/// Upper bound on the bytes read of a module's state. The largest in the standard library is below 8 KiB.
 const STATE_MAX: u64 = 1 << 20;
-/// Children of an XML element that are believed.
+/// Upper bound on the children of an XML element.
 const CHILDREN_MAX: u64 = 1 << 32;
 
 impl<M: Memory + ?Sized> References<'_, M> {
@@ -34,7 +34,7 @@ impl<M: Memory + ?Sized> References<'_, M> {
             let fields = [Some(heap.ht_name), Some(heap.ht_slots), Some(heap.ht_qualname), heap.ht_module];
             fields.into_iter().flatten().for_each(&mut field);
         }
-        // A dict of weak references: the type owns the dict, and nobody the types in it. Since 3.12 a number in
+        // A dict of weak references: the type owns the dict, but not the types in it. Since 3.12 it is an index in
         // static types, whose dicts belong to each interpreter.
         if self.layout.static_type.is_none() || flags >> flag::STATIC_BUILTIN & 1 == 0 {
             field(layout.tp_subclasses);
@@ -85,15 +85,15 @@ impl<M: Memory + ?Sized> References<'_, M> {
         self.index_words(reads, Address(children), length.min(CHILDREN_MAX), visit);
     }
 
-    /// The links of a cache: a ring that starts and ends in the cache itself, and owns each link beside the dict
+    /// The links of a cache: a ring that starts and ends at the cache, which owns each link in addition to the dict
     /// (`lru_cache_append_link`, `Modules/_functoolsmodule.c`).
     pub(super) fn lru_cache(&self, reads: &Reads, object: Address, visit: &mut impl FnMut(u64, Label)) {
         let root = object.offset(self.layout.lru_cache.root);
         let mut link = self.word(reads, root, self.layout.lru_elem.next).unwrap_or(0);
-        // A ring that closes elsewhere than in the cache is broken: a mark that moves on at each power of two meets it
-        // (R. P. Brent, An improved Monte Carlo factorization algorithm, BIT 20, 1980).
+        // A broken ring may close without the cache. A mark that moves on at each power of two detects that (R. P.
+        // Brent, An improved Monte Carlo factorization algorithm, BIT 20, 1980).
         let (mut mark, mut steps) = (link, 0u64);
-        // A cache without a limit has no ring.
+        // An unbounded cache has no ring.
         while link != 0 && link != root.0 {
             if !reads.spend(1) {
                 return reads.tear();
@@ -110,7 +110,7 @@ impl<M: Memory + ?Sized> References<'_, M> {
         }
     }
 
-    /// Since 3.13 a ring of references; before, a list in the body.
+    /// Since 3.13 a ring buffer of references; before, a list in the body.
     pub(super) fn simple_queue(&self, reads: &Reads, object: Address, visit: &mut impl FnMut(u64, Label)) {
         let queue = &self.layout.simple_queue;
         let (Some(items), Some(capacity)) = (queue.ring_items, queue.ring_items_cap) else { return };
@@ -119,9 +119,9 @@ impl<M: Memory + ?Sized> References<'_, M> {
         self.index_words(reads, Address(items), capacity, visit);
     }
 
-    /// The time zone: a time that has none is shorter than its type says (`_PyDateTime_BaseDateTime`).
+    /// The time zone. A time without one is shorter than its type states (`_PyDateTime_BaseDateTime`).
     pub(super) fn time_of_day(&self, reads: &Reads, subject: &Subject<'_>, visit: &mut impl FnMut(u64, Label)) {
-        // Behind the header and the hash: `hastzinfo`.
+        // `hastzinfo` follows the header and the hash.
         let has_zone = self.byte(reads, subject.address, self.layout.object.size + 8);
         let Some(offset) = subject.rule.body.start.checked_sub(8).filter(|_| has_zone == Some(1)) else { return };
         if let Some(zone) = self.word(reads, subject.address, offset as usize).filter(|&zone| zone != 0) {
@@ -129,9 +129,9 @@ impl<M: Memory + ?Sized> References<'_, M> {
         }
     }
 
-    /// What one piece of a doubled iterator (`itertools.tee`) read: of its array, so many as it counts.
+    /// The items read so far by one piece of an `itertools.tee` iterator, as many as it counts.
     pub(super) fn tee_piece(&self, reads: &Reads, subject: &Subject<'_>, visit: &mut impl FnMut(u64, Label)) {
-        // `teedataobject`: the source, two numbers of half a word, the next piece, the array to the end.
+        // `teedataobject`: the source, two 32-bit numbers, the next piece, and the array up to the end.
         let header = self.layout.object.size as u32;
         let values = header + 24;
         let room = u64::from(subject.rule.basicsize.saturating_sub(values)) / 8;
@@ -139,10 +139,10 @@ impl<M: Memory + ?Sized> References<'_, M> {
         self.index_words(reads, subject.address.offset(values as usize), u64::from(count as u32).min(room), visit);
     }
 
-    /// The items of a numpy array of objects, where it owns them and they lie in one row.
+    /// The items of a numpy object array that owns contiguous data.
     pub(super) fn ndarray(&self, reads: &Reads, object: Address, visit: &mut impl FnMut(u64, Label)) {
-        // `PyArrayObject_fields` (numpy/core/include/numpy/ndarraytypes.h, 1.7 to 2.4), behind the header: data, nd,
-        // dimensions, strides, base, descr, flags; the kind of a descr behind its `typeobj`.
+        // `PyArrayObject_fields` (numpy/core/include/numpy/ndarraytypes.h, 1.7 to 2.4), after the header: data, nd,
+        // dimensions, strides, base, descr, flags. A descr's kind follows its `typeobj`.
         const OWNS_DATA: u64 = 4;
         const DIMENSIONS_MAX: u64 = 64;
         let header = self.layout.object.size;

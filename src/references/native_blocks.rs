@@ -1,8 +1,8 @@
-//! Which live block of memory starts at an address? Of pymalloc's and glibc's, those included that hold no object.
+//! Finds the live block that starts at an address, in pymalloc and glibc, whether or not it holds an object.
 //!
-//! Exact: a block of a pool is live if it was handed out and is not in the pool's chain of free blocks; a chunk of a
-//! heap is live if a walk from the heap's start meets it, the next one says so, and it does not wait in a thread's
-//! cache. Pools and heaps are read when the first address in them is asked about.
+//! The answer is exact. A block of a pool is live if it was allocated and is not in the pool's free chain. A chunk of a
+//! heap is live if a walk from the heap's start reaches it, the next chunk says so, and it is not in a thread's cache.
+//! Pools and heaps are read when the first address in them is looked up.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -19,14 +19,14 @@ use crate::process::Address;
 use crate::process::memory::{Memory, MemoryExt, u64_at};
 use crate::python::layout::Layout;
 
-/// What malloc aligns to, and pymalloc since 3.9.
+/// Alignment of malloc, and of pymalloc since 3.9.
 const ALIGNMENT: u64 = 16;
-/// Bytes in which the start of a heap is looked for behind a chunk that makes no sense.
+/// Bytes after an invalid chunk in which the next sequence of chunks is searched.
 const RESYNC: usize = 64 << 10;
-/// How often that is done in one heap: each time costs a read.
+/// Upper bound on such searches per heap: each takes a read.
 const RESYNCS_MAX: usize = 64;
 
-/// A pool in use with its free blocks, if it makes sense.
+/// A pool in use with its free blocks, if it is valid.
 type CheckedPool = Option<Rc<(Pool, FreeBlocks)>>;
 
 /// Finds live blocks by their addresses.
@@ -45,7 +45,7 @@ impl<'a, M: Memory + ?Sized> NativeBlocks<'a, M> {
         NativeBlocks { memory, layout, parts: &plan.parts, pools: RefCell::default(), heaps: RefCell::default() }
     }
 
-    /// Usable bytes of the live block that starts at an address; `None` where none does.
+    /// Usable bytes of the live block that starts at an address. `None` if there is none.
     pub fn starting_at(&self, address: Address) -> Option<u64> {
         if !address.0.is_multiple_of(self.layout.constants.pymalloc_alignment.min(ALIGNMENT as usize) as u64) {
             return None;
@@ -55,7 +55,7 @@ impl<'a, M: Memory + ?Sized> NativeBlocks<'a, M> {
         self.block(part, address).or_else(|| self.marked_block(part, address))
     }
 
-    /// A block behind the debug hooks' mark.
+    /// A block with a debug header.
     fn marked_block(&self, part: &Part, address: Address) -> Option<u64> {
         let start = Address(address.0.checked_sub(DebugHeader::SIZE as u64)?);
         let usable = self.block(part, start)?;
@@ -97,7 +97,7 @@ impl<'a, M: Memory + ?Sized> NativeBlocks<'a, M> {
         if !map.is_live(address) {
             return None;
         }
-        // What waits in a thread's cache looks live, and has the cache's mark in its second word.
+        // A chunk in a thread's cache looks live, but has the cache's mark in its second word.
         let mark = self.memory.read_u64(address.offset(8)).ok()?;
         if map.cache_marks.contains(&mark) {
             return None;
@@ -111,10 +111,10 @@ impl<'a, M: Memory + ?Sized> NativeBlocks<'a, M> {
 /// The live chunks of one heap.
 struct HeapMap {
     range: Range<Address>,
-    /// A bit for each place where a block can start.
+    /// One bit for each address at which a block can start.
     live: Vec<u64>,
-    /// Second words of chunks that wait in the cache of the heap's first thread: since 2.34 the same in all threads, a
-    /// random number; before, the address of the cache (`tcache_put`, `malloc/malloc.c`).
+    /// Second words of chunks in the cache of the heap's first thread. Since 2.34 a random number, the same in all
+    /// threads; before, the address of the cache (`tcache_put`, `malloc/malloc.c`).
     cache_marks: Vec<u64>,
 }
 
@@ -169,7 +169,7 @@ impl HeapMap {
     }
 }
 
-/// Where chunks follow one another again behind one that makes no sense.
+/// The next valid sequence of chunks after an invalid one.
 fn next_row<M: Memory + ?Sized>(memory: &M, heap: &ChunkHeap, at: Address) -> Option<Address> {
     let from = at.offset(ALIGNMENT as usize);
     let length = usize::try_from(heap.range.end.0.checked_sub(from.0)?).ok()?.min(RESYNC);
@@ -178,10 +178,10 @@ fn next_row<M: Memory + ?Sized>(memory: &M, heap: &ChunkHeap, at: Address) -> Op
     heap.resync(from, &bytes)
 }
 
-/// The marks of what waits in the cache that the first chunk of a heap may be (`tcache_perthread_struct`): its words
-/// are counts, and addresses of chunks that wait.
+/// The marks of cached chunks, if the first chunk of a heap is a thread's cache (`tcache_perthread_struct`): its words
+/// are counts and addresses of cached chunks.
 fn cache_marks<M: Memory + ?Sized>(memory: &M, range: &Range<Address>, first: Chunk) -> Vec<u64> {
-    /// Bytes of the cache's state: 64 sizes before glibc 2.42, 76 since.
+    /// Upper bound on the cache's state, bytes: 64 sizes before glibc 2.42, 76 since.
     const CACHE_MAX: u64 = 1024;
     let Some(length) = usize::try_from(first.usable()).ok().filter(|_| first.usable() <= CACHE_MAX) else {
         return Vec::new();
@@ -209,7 +209,7 @@ mod tests {
         const START: u64 = 0x10_0000;
         let mut words = vec![0u64; 64];
         let mut put = |at: usize, values: &[u64]| words[at..at + values.len()].copy_from_slice(values);
-        // A cache of 48 bytes with one waiting chunk; a live chunk; a free one; the waiting one; a live one; the rest.
+        // A cache of 48 bytes with one cached chunk; a live chunk; a free one; the cached one; a live one; the rest.
         put(0, &[0, 65, 1, 0, START + 208, 0, 0, 0]);
         put(8, &[0, 49, 7, 7, 7, 7]);
         put(14, &[0, 81, 1, 2]);

@@ -1,4 +1,4 @@
-//! How would a person write in Python that one object refers to another?
+//! Writes references in Python's notation.
 
 use std::cell::{OnceCell, RefCell};
 
@@ -15,64 +15,64 @@ use crate::python::types::{TypeId, TypeTable};
 use super::code_names::CodeNames;
 use super::{Label, References};
 
-/// Characters of a value that are shown.
+/// Upper bound on the characters shown of a value.
 const VALUE_LENGTH_MAX: u64 = 40;
 
-/// One step of a chain, by name.
+/// A step of a chain, by name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Spelled {
-    /// Into the dict of attributes of a module, class or instance: written as nothing, since the next step names the
+    /// Into the attribute dict of a module, class or instance. Written as nothing, because the next step names the
     /// attribute.
     Namespace,
     /// `.name`.
     Attribute(String),
-    /// An attribute whose name is no identifier, and so is data.
+    /// An attribute whose name is not an identifier and so is data.
     AttributeData(String),
-    /// The value under a key that is a str: the name of an attribute where it comes from a namespace, otherwise data.
+    /// The value of a str key: an attribute name if the dict is a namespace, otherwise data.
     Text(String),
-    /// The same of a str that stands in the program's text: `['name']`.
+    /// The value of a str key that occurs in the program's text: `['name']`.
     CodeText(String),
-    /// The value under any other key, as far as it can be shown.
+    /// The value of any other key, with the key's text if it can be shown.
     Data(Option<String>),
     /// `[n]`.
     Index(u64),
-    /// A local variable of a frame, a generator, a coroutine.
+    /// A local variable of a frame, generator or coroutine.
     Local(String),
-    /// In native memory of an object of this type.
+    /// In native memory owned by an object of this type.
     Native(String),
     /// Anything else, in words.
     Other(&'static str),
 }
 
-/// What decides how a label is written, in figures.
+/// A compact key that determines how a label is written.
 pub type StepShape = (u8, u32, u32);
 
-/// Puts labels into words.
+/// Writes labels as text.
 pub struct Speller<'a, M: Memory + ?Sized> {
     references: &'a References<'a, M>,
     reader: Reader<'a, M>,
     objects: &'a Objects,
     types: &'a TypeTable,
     code_names: OnceCell<CodeNames>,
-    /// Names of attributes and fields by type and number: they are asked for again and again.
+    /// Cache of attribute and field names by type and number.
     known: RefCell<FxHashMap<(TypeId, Label), Spelled>>,
 }
 
 impl<'a, M: Memory + ?Sized> Speller<'a, M> {
-    /// A speller over the memory that `references` reads.
+    /// Makes a speller for the memory that `references` reads.
     pub fn new(memory: &'a M, objects: &'a Objects, types: &'a TypeTable, references: &'a References<'a, M>) -> Self {
         let reader = Reader { memory, layout: &references.python().layout };
         let (code_names, known) = (OnceCell::new(), RefCell::default());
         Speller { references, reader, objects, types, code_names, known }
     }
 
-    /// Whether a key is a name of the program. The names are read when the first key is asked about.
+    /// Whether a key is a name in the program. The names are read on first use.
     fn is_code(&self, key: Address) -> bool {
         let read = || CodeNames::read(self.references, self.reader, self.objects, self.types);
         self.code_names.get_or_init(read).contains(&self.reader, key)
     }
 
-    /// A label in words: of an object at `from`, of type `type_id` at `type_`.
+    /// Spells the label of a reference from an object at `from`, of type `type_id` at `type_`.
     pub fn spell(&self, type_id: TypeId, type_: Address, from: Address, label: Label) -> Spelled {
         match label {
             Label::Class => Spelled::Attribute("__class__".to_owned()),
@@ -116,8 +116,8 @@ impl<'a, M: Memory + ?Sized> Speller<'a, M> {
         self.known.borrow_mut().entry((type_id, label)).or_insert_with(find).clone()
     }
 
-    /// What decides how a label of an instance of this type is written, in figures: equal ones are written the same.
-    /// `None` where only the text itself tells, or nothing is written.
+    /// A compact key: labels of a type's instances with equal keys are written the same. `None` if only the text tells,
+    /// or nothing is written.
     pub fn shape(&self, type_id: TypeId, label: Label, in_namespace: bool) -> Option<StepShape> {
         Some(match label {
             Label::Index(_) => (1, 0, 0),
@@ -142,8 +142,9 @@ impl<'a, M: Memory + ?Sized> Speller<'a, M> {
 }
 
 impl Spelled {
-    /// The step as Python, behind a step into a namespace or not; and the same without what differs between objects
-    /// of one shape. Values that are data are left out unless `show_values`.
+    /// The step in Python's notation, once in full and once without what differs between objects of the same shape.
+    /// `in_namespace` tells whether the previous step led into a namespace. Values that are data are left out unless
+    /// `show_values`.
     pub fn write(&self, in_namespace: bool, show_values: bool) -> (String, String) {
         let same = |text: String| (text.clone(), text);
         match self {
@@ -173,13 +174,13 @@ fn attribute_data(name: &str, show_values: bool) -> (String, String) {
     (if show_values { format!(".__dict__[{}]", quoted(&beginning(name))) } else { hidden.clone() }, hidden)
 }
 
-/// As much of a value as is shown.
+/// The part of a value that is shown.
 fn beginning(text: &str) -> String {
     text.chars().take(VALUE_LENGTH_MAX as usize).collect()
 }
 
 impl Spelled {
-    /// Whether the step is an attribute with a name that a programmer gave; `in_namespace` as for [`Spelled::write`].
+    /// Whether the step is an attribute whose name comes from source code; `in_namespace` as for [`Spelled::write`].
     pub fn is_named(&self, in_namespace: bool) -> bool {
         match self {
             Spelled::Attribute(name) => !name.starts_with("__"),
@@ -190,7 +191,7 @@ impl Spelled {
         }
     }
 
-    /// The step by itself, for lists of references: `.name`, `['…']`, `.__dict__`.
+    /// The step alone, for lists of references: `.name`, `['…']`, `.__dict__`.
     pub fn name(&self, show_values: bool) -> String {
         match self {
             Spelled::Namespace => ".__dict__".to_owned(),

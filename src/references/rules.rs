@@ -1,5 +1,5 @@
-//! Which words of a type's instances own a reference? Worked out once per type, from its line of base types and the
-//! members that it declares.
+//! Decides which words of a type's instances own references. Computed once per type, from its chain of base types and
+//! the members that it declares.
 
 use std::ops::Range;
 use std::path::Path;
@@ -18,13 +18,13 @@ use super::names::{self, FieldName};
 use super::shapes::BodyShape;
 use super::storage::Storage;
 
-/// Bytes of one object's body that are read word by word. The largest C structs of known extensions have some
-/// thousand; metatypes of numpy below two thousand.
+/// Upper bound on the bytes of an object's body that are read word by word. The largest C structs of known extensions
+/// have some thousand bytes; numpy's metatypes have fewer than two thousand.
 pub(crate) const BODY_MAX: usize = 1 << 16;
 
-/// Modules that are linked into every interpreter (`Modules/Setup.bootstrap.in`, `PyImport_Inittab` of
-/// `Modules/config.c.in`, 3.8 to 3.15), by the names that their types bear. Words of their structs that own nothing are
-/// left out by [`BodyShape`], so that all others are references.
+/// Modules linked into every interpreter (`Modules/Setup.bootstrap.in`, `PyImport_Inittab` of `Modules/config.c.in`,
+/// 3.8 to 3.15), by the names in their types. [`BodyShape`] leaves out the words of their structs that own nothing, so
+/// all others are references.
 const INTERPRETERS_OWN: [&str; 31] = [
     "_abc",
     "_ast",
@@ -59,50 +59,50 @@ const INTERPRETERS_OWN: [&str; 31] = [
     "weakref",
 ];
 
-/// Base types followed from one type: `tp_base` of the deepest known hierarchies has some tens.
+/// Upper bound on the chain of base types; the deepest known hierarchies have some tens.
 const BASES_MAX: usize = 512;
-/// Members accepted in one table; a class has as many as it names in `__slots__`.
+/// Upper bound on the members of a type; a class has one per name in `__slots__`.
 const MEMBERS_MAX: usize = 4096;
-/// Kinds of members that are objects (`Include/descrobject.h`): `_Py_T_OBJECT`, `Py_T_OBJECT_EX`.
+/// Types of members that are objects (`Include/descrobject.h`): `_Py_T_OBJECT`, `Py_T_OBJECT_EX`.
 const MEMBER_OBJECT: u32 = 6;
 /// See [`MEMBER_OBJECT`].
 const MEMBER_OBJECT_EX: u32 = 16;
 
-/// A type's rule.
+/// The rule of a type.
 #[derive(Clone, Debug)]
 pub(crate) struct Rule {
     pub type_: Address,
     /// Instances of heap types own their type.
     pub is_heap_type: bool,
     pub storage: Storage,
-    /// Offsets of the body that is read word by word.
+    /// Offsets of the body that are read word by word.
     pub body: Range<u32>,
-    /// Of these, offsets of words that own nothing.
+    /// Offsets within the body that own nothing.
     pub skipped: Vec<u32>,
     /// Offsets of words whose lowest bit is a flag.
     pub tagged: Vec<u32>,
-    /// Of [`Storage::Opaque`], the C struct, whose words may be references or not.
+    /// For [`Storage::Opaque`]: the C struct, whose words may or may not be references.
     pub opaque: Range<u32>,
-    /// Of these, offsets of words that are known to own an object: the dict of attributes, and fields of the library's
-    /// structs. What a type declares as a member it may as well borrow (`sqlite3.Connection.Error`).
+    /// Offsets within it that are known to own an object: the attribute dict and fields of the standard library's
+    /// structs. A declared member may be borrowed (`sqlite3.Connection.Error`).
     pub owned: Vec<u32>,
-    /// The C type whose struct it is.
+    /// The C type that the struct belongs to.
     pub c_type: Address,
     pub basicsize: u32,
     pub itemsize: u64,
-    /// Items that are there whatever the object's length says.
+    /// Minimum number of items, whatever the object's length says.
     pub items_min: u32,
     pub has_managed_dict: bool,
     pub has_inline_values: bool,
-    /// `tp_dictoffset`, where it is meant as such.
+    /// `tp_dictoffset`, if it is a plain offset.
     pub dict_offset: i64,
     pub names: Vec<(u32, FieldName)>,
-    /// Offsets of words that refer to something only to look it up.
+    /// Offsets of words that are lookups.
     pub lookups: Vec<u32>,
 }
 
 impl Rule {
-    /// What the word at an offset is called.
+    /// The name of the word at an offset.
     pub fn name(&self, offset: u32) -> Option<FieldName> {
         self.names.iter().find(|(at, _)| *at == offset).map(|&(_, name)| name)
     }
@@ -116,15 +116,15 @@ pub(crate) fn make<M: Memory + ?Sized>(memory: &M, python: &Python, types: &Type
     types.iter().map(|(_, info)| rule(&reader, types, info, image)).collect()
 }
 
-/// The file in which the code of a type is.
+/// The file that contains a type's code.
 fn image_of<'m, M: Memory + ?Sized>(reader: &Reader<'m, M>, info: &TypeInfo) -> Option<&'m Path> {
     let code = reader.pointer(info.address, reader.layout.type_object.tp_dealloc).ok()?;
     reader.memory.regions().find(code)?.path()
 }
 
-/// Whether a type's struct is the interpreter's own; `image` is the file in which its code is, where that is known.
+/// Whether a type's struct is the interpreter's own. `image` is the file that contains its code, if known.
 fn is_interpreters_own<M: Memory + ?Sized>(reader: &Reader<'_, M>, info: &TypeInfo, image: Option<&Path>) -> bool {
-    // A type of an extension may have the name of a builtin, since it may leave out its module's.
+    // A type of an extension may have the name of a builtin, since the module's name may be missing.
     INTERPRETERS_OWN.contains(&info.module.as_str()) && (image.is_none() || image_of(reader, info) == image)
 }
 
@@ -132,7 +132,7 @@ fn rule<M: Memory + ?Sized>(reader: &Reader<'_, M>, types: &TypeTable, info: &Ty
     let layout = reader.layout;
     let bases = line_of_bases(reader, types, info);
     let basicsize = usize::try_from(info.basicsize).unwrap_or(0).min(BODY_MAX);
-    // The C struct of its instances, before what Python classes add behind it.
+    // The C struct of its instances, without what Python classes append.
     let c_type = bases.iter().find(|base| !base.is_python_class);
     let c_size = usize::try_from(c_type.map_or(0, |base| base.basicsize)).unwrap_or(0).min(basicsize);
     let known = bases
@@ -153,8 +153,8 @@ fn rule<M: Memory + ?Sized>(reader: &Reader<'_, M>, types: &TypeTable, info: &Ty
     let has_managed_dict = layout.constants.managed_dict_before.is_some() && info.has(flag::MANAGED_DICT);
     let dict_offset = if has_managed_dict { 0 } else { word(layout.type_object.tp_dictoffset) };
     let has_dict = has_managed_dict || dict_offset != 0;
-    // Whatever is known of the struct: a later version may have put a dict where a word was free, as numpy's ufuncs
-    // did.
+    // Regardless of what is known of the struct: a later version may have placed a dict in a word that was unused, as
+    // numpy's ufuncs did.
     skipped.retain(|&offset| dict_offset <= 0 || offset as i64 != dict_offset);
     let storage = if has_dict && shape.storage == Storage::Leaf { Storage::Plain } else { shape.storage };
     let mut names: Vec<(u32, FieldName)> = bases.iter().flat_map(|base| members(reader, base)).collect();
@@ -199,7 +199,7 @@ fn rule<M: Memory + ?Sized>(reader: &Reader<'_, M>, types: &TypeTable, info: &Ty
 /// Types whose instances refer to namespaces that they do not own.
 const LOOK_UP: [&str; 2] = ["builtins.function", "builtins.frame"];
 
-/// Whether a field is one through which names are looked up, or the frame that called.
+/// Whether a field is used for name lookup, or is the calling frame.
 fn is_lookup<M: Memory + ?Sized>(reader: &Reader<'_, M>, name: FieldName) -> bool {
     const NAMES: [&str; 5] = ["__globals__", "__builtins__", "f_globals", "f_builtins", "f_back"];
     match name {
@@ -211,7 +211,7 @@ fn is_lookup<M: Memory + ?Sized>(reader: &Reader<'_, M>, name: FieldName) -> boo
     }
 }
 
-/// A type and its `tp_base`, that type's and so on.
+/// A type and its chain of `tp_base`.
 fn line_of_bases<'t, M: Memory + ?Sized>(
     reader: &Reader<'_, M>,
     types: &'t TypeTable,
@@ -228,9 +228,9 @@ fn line_of_bases<'t, M: Memory + ?Sized>(
     bases
 }
 
-/// Items of a struct sequence that its length leaves out: `n_fields` in the type's dict counts all.
+/// Number of items of a struct sequence that its length leaves out: `n_fields` in the type's dict counts all.
 fn hidden_items<M: Memory + ?Sized>(reader: &Reader<'_, M>, info: &TypeInfo) -> u32 {
-    /// `os.stat_result`, the longest, has some twenty.
+    /// Upper bound on the fields; `os.stat_result`, the longest, has some twenty.
     const FIELDS_MAX: i64 = 256;
     if info.is_python_class || info.address.is_null() {
         return 0;
@@ -240,7 +240,7 @@ fn hidden_items<M: Memory + ?Sized>(reader: &Reader<'_, M>, info: &TypeInfo) -> 
     count.filter(|count| (0..=FIELDS_MAX).contains(count)).unwrap_or(0) as u32
 }
 
-/// The objects that a type declares as members: `__slots__` of a class, fields of a C struct.
+/// The object members that a type declares: `__slots__` of a class, fields of a C struct.
 fn members<M: Memory + ?Sized>(reader: &Reader<'_, M>, info: &TypeInfo) -> Vec<(u32, FieldName)> {
     let table = reader.pointer(info.address, reader.layout.type_object.tp_members).unwrap_or_default();
     let mut found = Vec::new();

@@ -1,5 +1,5 @@
-//! Looks for the references of opaque structs: in the struct itself, in the rest of its block, and in the native memory
-//! behind it, nearest first. What is found there is judged by [`super::budget`] before anything farther is looked at.
+//! Searches for the references of opaque structs: in the struct, in the rest of its block, and in the native memory
+//! behind it, nearest first. [`super::budget`] judges what is found before anything farther is read.
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -13,26 +13,28 @@ use super::rules::{BODY_MAX, Rule};
 use super::storage::Storage;
 use super::{Label, Reads, References};
 
-/// Bytes read of one block: tables of C and Rust that hold references are smaller, and arrays of numbers are larger.
+/// Upper bound on the bytes read of a block: tables in C and Rust that hold references are smaller, arrays of numbers
+/// are larger.
 const BLOCK_MAX: u64 = 64 << 10;
-/// Blocks read on behalf of one object. Trees of C that are larger (an XML document) hold no references of Python's.
+/// Upper bound on the blocks read for one object. Larger trees in C (an XML document) hold no Python references.
 const BLOCKS_MAX: u32 = 400;
-/// Blocks on the way from an object to a reference: four in validators of pydantic-core, whose Rust structs are boxed
-/// in one another.
+/// Upper bound on the blocks between an object and a reference: four in pydantic-core's validators, which are nested
+/// boxes in Rust.
 const DEPTH_MAX: usize = 4;
-/// Owners from which on the same word of the same kind of block is judged by itself; of fewer, their whole blocks are.
+/// With at least this many owners, the same word of the same kind of block is judged by itself; with fewer, whole
+/// blocks are judged.
 const OWNERS_MIN: usize = 3;
-/// Marks the place of a word behind the struct, in the rest of its block.
+/// Marks a word after the struct, in the rest of its block.
 const BEHIND: u32 = 1 << 31;
 
-/// A place from which native memory is reached: the C type of the owner, and the offsets of the words on the way.
+/// A path to native memory: the C type of the owner, and the offsets of the words that lead to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Route {
     c_type: Address,
     offsets: [u32; DEPTH_MAX],
 }
 
-/// A block of native memory to be looked at.
+/// A block of native memory to be read.
 struct NativeBlock {
     owner: u32,
     route: Route,
@@ -40,18 +42,18 @@ struct NativeBlock {
     bytes: u64,
 }
 
-/// A word that may be a reference, where it is, and how it would be called.
+/// A word that may be a reference: its address and label.
 struct UncertainWord {
     owner: u32,
     target: u32,
-    /// What it is judged with where there are several of its kind.
+    /// The group it is judged with if there are several of its kind.
     key: u32,
-    /// The block in which it is.
+    /// The block that contains it.
     block: u32,
     label: Label,
 }
 
-/// One search.
+/// A search.
 pub(crate) struct ReferenceSearch<'s, 'r, M: Memory + ?Sized> {
     references: &'s References<'r, M>,
     certain: &'s Certain<'s>,
@@ -61,13 +63,13 @@ pub(crate) struct ReferenceSearch<'s, 'r, M: Memory + ?Sized> {
     unknown_rooms: FxHashSet<u32>,
     borrowed: FxHashMap<u32, u32>,
     keys: FxHashMap<(Route, u64, u32), u32>,
-    /// Blocks that were looked at, or belong to others.
+    /// Blocks already read, or belonging to others.
     claimed: FxHashSet<u64>,
     found: Vec<(WordCandidate, Label)>,
 }
 
 impl<'s, 'r, M: Memory + ?Sized> ReferenceSearch<'s, 'r, M> {
-    /// A search through the objects of opaque types, and what they own.
+    /// Prepares a search through the objects of opaque types and what they own.
     pub fn new(references: &'s References<'r, M>, certain: &'s Certain<'s>) -> Self {
         let References { memory, layout, plan, .. } = *references;
         ReferenceSearch {
@@ -84,7 +86,7 @@ impl<'s, 'r, M: Memory + ?Sized> ReferenceSearch<'s, 'r, M> {
         }
     }
 
-    /// The references that were found, with their labels.
+    /// Runs the search. Returns the references found, with their labels.
     pub fn run(mut self) -> Vec<(WordCandidate, Label)> {
         let rules = self.references.rules.clone();
         let is_opaque = |rule: &Rule| rule.storage == Storage::Opaque && !rule.opaque.is_empty();
@@ -120,13 +122,13 @@ impl<'s, 'r, M: Memory + ?Sized> ReferenceSearch<'s, 'r, M> {
         self.found
     }
 
-    /// The state of a module is walked as the module's.
+    /// Excludes the state of a module, which is walked with the module.
     fn claim_state(&mut self, module: Address) {
         let state = self.references.word(&self.reads, module, self.references.layout.module.md_state);
         self.claimed.extend(state.filter(|&state| state != 0));
     }
 
-    /// Gathers the words of an opaque struct that are addresses of objects, and the blocks that it leads to.
+    /// Collects the words of an opaque struct that are addresses of objects, and the blocks that it points to.
     fn read_body(&mut self, owner: u32, rule: &Rule, words: &mut Vec<UncertainWord>, level: &mut Vec<NativeBlock>) {
         let references = self.references;
         let object = self.certain.objects.address(owner as usize);
@@ -145,7 +147,7 @@ impl<'s, 'r, M: Memory + ?Sized> ReferenceSearch<'s, 'r, M> {
                 read.push((offset, word));
             }
         });
-        // An object whose memory goes away while it is read is judged by nothing.
+        // An object whose memory disappears while it is read is skipped.
         if self.reads.torn() > torn {
             return;
         }
@@ -153,7 +155,7 @@ impl<'s, 'r, M: Memory + ?Sized> ReferenceSearch<'s, 'r, M> {
             let (place, label) = match offset.checked_sub(rule.opaque.end) {
                 None => (offset, Label::Field(offset)),
                 Some(_) if offset >= struct_end => (offset | BEHIND, Label::Native),
-                // Items are alike.
+                // All items have the same structure.
                 Some(behind) => (rule.opaque.end + behind % item, Label::Index(u64::from(behind / item))),
             };
             let route = Route { c_type: rule.c_type, offsets: [0; DEPTH_MAX] };
@@ -168,7 +170,7 @@ impl<'s, 'r, M: Memory + ?Sized> ReferenceSearch<'s, 'r, M> {
         }
     }
 
-    /// One past the last byte of an object's struct, its items included.
+    /// End of an object's struct, including its items.
     fn end_of_body(&self, object: Address, rule: &Rule) -> u32 {
         let basic = rule.opaque.end;
         if rule.itemsize == 0 || rule.basicsize > basic {
@@ -180,16 +182,16 @@ impl<'s, 'r, M: Memory + ?Sized> ReferenceSearch<'s, 'r, M> {
         basic.saturating_add(u32::try_from(items).unwrap_or(u32::MAX)).min(BODY_MAX as u32)
     }
 
-    /// One past the last byte of the block in which an object is.
+    /// End of the block that contains an object.
     fn end_of_block(&self, id: u32, object: Address) -> Option<u32> {
         let front = self.certain.types.get(self.certain.objects.type_id(id as usize)).front as u64;
         let usable = self.blocks.as_ref()?.starting_at(Address(object.0.checked_sub(front)?))?;
         Some(u32::try_from(usable.checked_sub(front)?).unwrap_or(u32::MAX).min(BODY_MAX as u32))
     }
 
-    /// Usable bytes of the live block at an address, if it is no object's.
+    /// Usable bytes of the live block at an address, unless it holds an object.
     fn native_block(&self, address: Address) -> Option<u64> {
-        /// A GC head, and what stands in front of it: two words each.
+        /// Bytes before an object: none, a GC head, or a GC head and a pre-header, two words each.
         const FRONTS: [u64; 3] = [0, 16, 32];
         let bytes = self.blocks.as_ref()?.starting_at(address)?;
         let is_objects = FRONTS.iter().any(|&front| {
@@ -229,14 +231,14 @@ impl<'s, 'r, M: Memory + ?Sized> ReferenceSearch<'s, 'r, M> {
         }
     }
 
-    /// The number of what is judged together: the same word, reached the same way from objects of one C type, in blocks
-    /// of one size.
+    /// The number of a group: the same word, reached by the same path from objects of one C type, in blocks of one
+    /// size.
     fn key(&mut self, route: Route, bytes: u64, place: u32) -> u32 {
         let next = self.keys.len() as u32;
         *self.keys.entry((route, bytes, place)).or_insert(next)
     }
 
-    /// Accepts what fits: by key; of blocks, by key where enough objects own such a block, and then by block.
+    /// Accepts the words that fit: by group; in blocks by group if enough objects own such a block, then by block.
     fn judge(&mut self, words: Vec<UncertainWord>, in_blocks: bool) {
         words.iter().for_each(|word| self.set_room(word.target));
         let mut owners: FxHashMap<u32, FxHashSet<u32>> = FxHashMap::default();
@@ -259,7 +261,7 @@ impl<'s, 'r, M: Memory + ?Sized> ReferenceSearch<'s, 'r, M> {
         }
     }
 
-    /// Accepts words in groups; returns those that were not.
+    /// Accepts words by group. Returns those that were not accepted.
     fn accept(
         &mut self,
         words: Vec<UncertainWord>,

@@ -1,5 +1,4 @@
-//! Settles which words of opaque structs are references: keeps the answer of [`super::search`] for whoever
-//! asks for an object's references.
+//! Settles which words of opaque structs are references, and keeps the result of [`super::search`] for later queries.
 
 use crate::process::Address;
 use crate::process::memory::Memory;
@@ -9,18 +8,18 @@ use super::rules::Rule;
 use super::search::ReferenceSearch;
 use super::{Label, Reads, References};
 
-/// References that were settled, by the objects that own them.
+/// Settled references, by the objects that own them.
 #[derive(Debug, Default)]
 pub(crate) struct Settled {
     /// Addresses of the owners, ascending.
     owners: Vec<u64>,
-    /// Where the references of each begin.
+    /// Start of each owner's references.
     starts: Vec<usize>,
     references: Vec<(u64, Label)>,
 }
 
 impl Settled {
-    /// Adds a reference of the last owner, or of one behind it.
+    /// Adds a reference of the last owner or of one with a higher address.
     fn push(&mut self, owner: Address, target: Address, label: Label) {
         if self.owners.last() != Some(&owner.0) {
             self.owners.push(owner.0);
@@ -38,10 +37,10 @@ impl Settled {
 }
 
 impl<M: Memory + ?Sized> References<'_, M> {
-    /// Settles which words of opaque structs are references. From then on they are among the references of their
-    /// owners, whoever asks. Returns them as ids of owner and target, by owner; nothing where it was done before.
+    /// Settles which words of opaque structs are references; from then on they are part of their owners' references.
+    /// Returns them as pairs of owner and target ids, by owner; empty if they were settled before.
     ///
-    /// Reads the structs of all objects of opaque types, which are few as a rule, and the native memory behind them.
+    /// Reads the structs of all objects of opaque types, which are usually few, and the native memory behind them.
     pub fn settle(&self, certain: &Certain<'_>) -> Vec<(u32, u32)> {
         if self.settled.get().is_some() {
             return Vec::new();
@@ -52,15 +51,15 @@ impl<M: Memory + ?Sized> References<'_, M> {
         let address = |id: u32| certain.objects.address(id as usize);
         found.iter().for_each(|&(word, label)| settled.push(address(word.owner), address(word.target), label));
         log::debug!("{} references of {} opaque objects", settled.references.len(), settled.owners.len());
-        // Whoever was first has settled the same.
+        // If another thread was first, it settled the same references.
         let _ = self.settled.set(settled);
         found.iter().map(|&(word, _)| (word.owner, word.target)).collect()
     }
 
-    /// What an opaque object refers to, as far as that is known or settled.
+    /// The references of an opaque object, as far as they are known or settled.
     pub(super) fn opaque(&self, reads: &Reads, object: Address, rule: &Rule, visit: &mut impl FnMut(u64, Label)) {
         for &offset in &rule.owned {
-            // C lets its own pointers refer to their object without owning it, but not these.
+            // C may hold borrowed pointers to its own object, but not in these words.
             if let Some(word) = self.word(reads, object, offset as usize).filter(|&word| word != 0) {
                 visit(word, Label::Field(offset));
             }

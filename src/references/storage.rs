@@ -1,11 +1,11 @@
-//! Where the instances of a type keep their references.
+//! Where instances of a type keep their references.
 
-/// How the instances of a type keep references outside their body.
+/// How instances of a type keep references outside their body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Storage {
-    /// They keep none anywhere: numbers, strings.
+    /// No references at all: numbers, strings.
     Leaf,
-    /// They keep none outside.
+    /// No references outside the body.
     Plain,
     List,
     Tuple,
@@ -13,10 +13,10 @@ pub(crate) enum Storage {
     OrderedDict,
     Set,
     Deque,
-    /// A C struct of which nothing is known but its dict. Which other words own a reference is settled by
-    /// reference counts; see [`super::settle`].
+    /// A C struct of which only the dict is known. Reference counts decide which other words own a reference; see
+    /// [`super::settle`].
     Opaque,
-    /// Objects follow the fixed part.
+    /// Items after the fixed part.
     Items,
     /// Generators, coroutines, asynchronous generators.
     Generator,
@@ -27,9 +27,9 @@ pub(crate) enum Storage {
     Element,
     SimpleQueue,
     LruCache,
-    /// A time zone is its last word, where it has one.
+    /// A time zone in the last word, if there is one.
     TimeOfDay,
-    /// What an iterator that was doubled read so far.
+    /// The items that an `itertools.tee` iterator has read so far.
     TeePiece,
     NdArray,
 }

@@ -1,10 +1,10 @@
-//! Escapes what a name must not do to a terminal, a line or a document.
+//! Escapes characters in names that would affect a terminal, a line or a document.
 //!
-//! Names come from the target and may be any text. Control characters drive terminals, bidirectional controls and line
-//! separators reorder or split what is shown (Unicode UAX #9, *Trojan Source*), and noncharacters are not allowed in
-//! XML.
+//! Names come from the target and may be any text. Control characters control terminals, bidirectional controls and
+//! line separators reorder or split what is shown (Unicode UAX #9, *Trojan Source*), and noncharacters are not allowed
+//! in XML.
 
-/// Whether a character is shown by its number instead.
+/// Whether a character is escaped by its number.
 pub fn is_unsafe(char: char) -> bool {
     char.is_control()
         // Marks, embeddings, overrides and isolates of the bidirectional algorithm.
@@ -14,12 +14,12 @@ pub fn is_unsafe(char: char) -> bool {
         || is_noncharacter(char)
 }
 
-/// Whether Unicode says that a code point will never be a character: the last two of each plane, and 32 more.
+/// Whether a code point is a Unicode noncharacter: the last two of each plane, and 32 others.
 fn is_noncharacter(char: char) -> bool {
     u32::from(char) & 0xfffe == 0xfffe || matches!(char, '\u{fdd0}'..='\u{fdef}')
 }
 
-/// A name that is safe on a terminal, in a line and in XML (once its marks are escaped).
+/// A name that is safe on a terminal, in a line and (once markup is escaped) in XML.
 pub fn printable(name: &str) -> String {
     let mut printable = String::with_capacity(name.len());
     for char in name.chars() {

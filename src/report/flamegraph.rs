@@ -24,8 +24,8 @@ pub fn write(out: &mut dyn Write, lines: &[String], title: &str, subtitle: &str,
     draw(out, lines, options)
 }
 
-/// Draws a tree under a frame that is the whole: of siblings the widest one first, and where ranks are known, a hue for
-/// each rank of owners; see [`LEGEND`].
+/// Draws a tree under a frame that represents the whole, siblings by width. If ranks are known, each rank of owners has
+/// a hue; see [`LEGEND`].
 ///
 /// # Errors
 /// Errors of the writer, and of inferno if there is no stack to draw.
@@ -35,14 +35,14 @@ pub fn write_tree(out: &mut dyn Write, root: &Node, title: &str, subtitle: &str,
     let lines: Vec<String> =
         folded::widest_first(root, weight).into_iter().rev().map(|line| format!("{whole};{line}")).collect();
     let mut options = options(title, subtitle, weight);
-    // The one way in which inferno keeps the order of stacks: from the last to the first.
+    // The only mode in which inferno keeps the order of stacks; it draws the last one first.
     options.flame_chart = true;
     let mut palette = PaletteMap::default();
     let mut open: Vec<&Node> = root.children.iter().rev().collect();
     let has_ranks = open.iter().any(|node| node.rank.is_some());
     while let Some(node) = open.pop().filter(|_| has_ranks) {
         let name = folded::escape(&node.name);
-        // Frames of one name have one colour: that of the first.
+        // Frames with the same name have the colour of the first one.
         if palette.get(&name).is_none() {
             let color = shade(hue(node.rank), &name);
             palette.insert(name, color);
@@ -56,7 +56,7 @@ pub fn write_tree(out: &mut dyn Write, root: &Node, title: &str, subtitle: &str,
     draw(out, &lines, options)
 }
 
-/// What the hues of [`write_tree`] mean.
+/// The meaning of the hues of [`write_tree`].
 pub const LEGEND: &str =
     "green: modules, classes; blue: threads, tasks; orange: running frames; purple: native code; grey: the rest";
 
@@ -71,9 +71,9 @@ fn hue(rank: Option<Rank>) -> (u8, u8, u8) {
     }
 }
 
-/// A shade of a colour by name, so that neighbours can be told apart.
+/// A shade of a colour chosen by name, so that neighbours differ.
 fn shade((r, g, b): (u8, u8, u8), name: &str) -> Color {
-    /// Levels of lightness, and how much one is.
+    /// Number of lightness levels, and the step between them.
     const LEVELS: u32 = 5;
     const LEVEL: u32 = 8;
     let sum = name.bytes().fold(0u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(byte)));

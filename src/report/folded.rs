@@ -50,12 +50,12 @@ pub fn of_tree(root: &Node, weight: Weight) -> Vec<String> {
     lines
 }
 
-/// The same stacks in the order of a picture: of siblings the widest one first.
+/// The same stacks in the order of a picture: siblings by width, widest first.
 pub fn widest_first(root: &Node, weight: Weight) -> Vec<String> {
     let children = |node: &'_ Node| -> Vec<usize> {
         let mut order: Vec<usize> = (0..node.children.len()).collect();
         let key = |&index: &usize| (amount_of(node.children[index].total, weight), Reverse(&node.children[index].name));
-        // What is opened last comes first.
+        // The last one pushed is visited first.
         order.sort_by(|a, b| key(a).cmp(&key(b)));
         order
     };

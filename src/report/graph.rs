@@ -1,4 +1,4 @@
-//! What every report on a graph states besides its figures: how the graph was built, what is garbage, and what only C
+//! Writes what every report on a graph states besides its figures: how the graph was built, garbage, and what only C
 //! code holds.
 
 use std::io::{self, Write};

@@ -1,5 +1,5 @@
-//! JSON whose strings are safe on a terminal as well: what [`escape::is_unsafe`] names is written by its number, so
-//! that a document stays the same document.
+//! Writes JSON that is safe on a terminal: characters for which [`escape::is_unsafe`] holds are escaped by number,
+//! which does not change the document.
 
 use std::io::{self, Write};
 
@@ -12,24 +12,24 @@ use super::escape;
 /// Writes a value on one line, without a newline.
 ///
 /// # Errors
-/// As the writer.
+/// Errors of the writer.
 pub fn write(out: &mut dyn Write, value: &(impl Serialize + ?Sized)) -> io::Result<()> {
     Ok(value.serialize(&mut Serializer::with_formatter(out, Safe(CompactFormatter)))?)
 }
 
-/// Writes a value with line breaks and indents, and a newline behind it.
+/// Writes a value with line breaks and indentation, and a newline.
 ///
 /// # Errors
-/// As the writer.
+/// Errors of the writer.
 pub fn write_pretty(out: &mut dyn Write, value: &(impl Serialize + ?Sized)) -> io::Result<()> {
     value.serialize(&mut Serializer::with_formatter(&mut *out, Safe(PrettyFormatter::new())))?;
     writeln!(out)
 }
 
-/// A formatter that escapes more than JSON must.
+/// A formatter that escapes more characters than JSON requires.
 struct Safe<F>(F);
 
-/// Methods that are the inner formatter's.
+/// Forwards methods to the inner formatter.
 macro_rules! inner {
     ($($method:ident $(($argument:ident: $type:ty))?),* $(,)?) => {$(
         fn $method<W: ?Sized + Write>(&mut self, writer: &mut W $(, $argument: $type)?) -> io::Result<()> {

@@ -1,4 +1,4 @@
-//! An account of memory as JSON. All amounts are bytes.
+//! Writes an account of memory as JSON. All amounts are bytes.
 
 use std::io::{self, Write};
 
@@ -120,9 +120,9 @@ struct VerdictOut<'a> {
     advice: &'a str,
 }
 
-/// What the document says beside the account.
+/// What the document states besides the account.
 pub struct About<'a> {
-    /// Of which process.
+    /// The process.
     pub target: &'a TargetSummary,
     /// How it was read.
     pub reading: &'a Reading,
@@ -133,7 +133,7 @@ pub struct About<'a> {
 /// Writes the document.
 ///
 /// # Errors
-/// As the writer.
+/// Errors of the writer.
 pub fn write(out: &mut dyn Write, account: &Account, verdicts: &[Verdict], about: &About<'_>) -> io::Result<()> {
     let rows = account.rows.iter().map(|row| RowOut {
         row: key(row.kind),
@@ -184,7 +184,7 @@ pub fn write(out: &mut dyn Write, account: &Account, verdicts: &[Verdict], about
     super::json::write_pretty(out, &document)
 }
 
-/// A row's name for programs. It stays as it is.
+/// A row's name in JSON. It never changes.
 fn key(kind: RowKind) -> &'static str {
     match kind {
         RowKind::Allocator(usage) => match usage {

@@ -1,4 +1,4 @@
-//! An account of memory as text: a line of sums, a table of rows that add up to RSS, and what stands out.
+//! Writes an account of memory as text: a line of sums, a table of rows that add up to RSS, and verdicts.
 
 use std::io::{self, Write};
 
@@ -9,15 +9,15 @@ use crate::analysis::native_memory::NativeMemory;
 use super::escape::printable;
 use super::units;
 
-/// Owners of native memory shown, and groups of blocks without one.
+/// Number of owners of native memory shown, and of groups of blocks without one.
 const OWNERS_SHOWN: usize = 8;
 const UNOWNED_SHOWN: usize = 4;
 
-/// Anonymous mappings shown one by one, and the share of RSS below which they are not.
+/// Number of anonymous mappings listed, and the share of RSS below which none is.
 const MAPPINGS_SHOWN: usize = 5;
 const MAPPING_SHARE: f64 = 0.02;
 
-/// `RSS 307 MiB: objects 5.00 MiB, allocator free 291 MiB, ...`: all groups, which add up.
+/// `RSS 307 MiB: objects 5.00 MiB, allocator free 291 MiB, ...`: all groups, which add up to RSS.
 pub fn line(account: &Account) -> String {
     const GROUPS: [Group; 7] = [
         Group::Objects,
@@ -36,7 +36,7 @@ pub fn line(account: &Account) -> String {
 /// Writes the account.
 ///
 /// # Errors
-/// As the writer.
+/// Errors of the writer.
 pub fn write(out: &mut dyn Write, account: &Account, verdicts: &[Verdict]) -> io::Result<()> {
     writeln!(out, "{}", line(account))?;
     let rollup = &account.rollup;
@@ -67,7 +67,7 @@ pub fn write(out: &mut dyn Write, account: &Account, verdicts: &[Verdict]) -> io
     let (sum, swapped) =
         account.rows.iter().fold((0, 0), |(sum, swapped), row| (sum + row.resident, swapped + row.swapped));
     let swapped = if swapped > 0 { units::bytes(swapped) } else { String::new() };
-    writeln!(out, "{:>10} {:>6.1} {swapped:>10} {:>11}  in all, as smaps_rollup says", signed(sum), 100.0, "")?;
+    writeln!(out, "{:>10} {:>6.1} {swapped:>10} {:>11}  total, as in smaps_rollup", signed(sum), 100.0, "")?;
     write_mappings(out, account)?;
     if let Some(native) = &account.native {
         write_native(out, native)?;
@@ -86,7 +86,7 @@ pub fn write(out: &mut dyn Write, account: &Account, verdicts: &[Verdict]) -> io
     Ok(())
 }
 
-/// The largest anonymous mappings.
+/// Writes the largest anonymous mappings.
 fn write_mappings(out: &mut dyn Write, account: &Account) -> io::Result<()> {
     let least = (account.rollup.rss as f64 * MAPPING_SHARE) as u64;
     let shown = account.anonymous.iter().take(MAPPINGS_SHOWN).filter(|found| found.resident >= least);
@@ -101,9 +101,9 @@ fn write_mappings(out: &mut dyn Write, account: &Account) -> io::Result<()> {
     Ok(())
 }
 
-/// Whose native memory is.
+/// Writes the owners of native memory.
 fn write_native(out: &mut dyn Write, native: &NativeMemory) -> io::Result<()> {
-    writeln!(out, "\nNative memory, by who holds its start:")?;
+    writeln!(out, "\nNative memory, by the holder of a pointer to its start:")?;
     writeln!(out, "{:>10} {:>11} {:>11}  owner", "resident", "blocks", "objects")?;
     for owned in native.owned.iter().take(OWNERS_SHOWN) {
         let holders = if owned.is_type { units::count(owned.holders) } else { String::new() };
@@ -118,7 +118,7 @@ fn write_native(out: &mut dyn Write, native: &NativeMemory) -> io::Result<()> {
         writeln!(out, "{resident:>10} {blocks:>11} {:>11}  ({} more)", "", rest.len())?;
     }
     let unowned = native.resident.1;
-    writeln!(out, "{:>10} {:>11} {:>11}  nothing that was found points to it", units::bytes(unowned), "", "")?;
+    writeln!(out, "{:>10} {:>11} {:>11}  no pointer to it was found", units::bytes(unowned), "", "")?;
     for group in native.unowned.iter().take(UNOWNED_SHOWN).filter(|group| group.resident * 50 >= unowned.max(1)) {
         let (resident, roots) = (units::bytes(group.resident), units::count(group.roots));
         let name = if group.first_word.is_empty() {
@@ -133,12 +133,12 @@ fn write_native(out: &mut dyn Write, native: &NativeMemory) -> io::Result<()> {
         writeln!(out, "{resident:>21}  of that: {roots} blocks of {} bytes{name}{below}", group.size)?;
     }
     if native.left_out > 0 {
-        writeln!(out, "{} blocks were not looked at: too many", units::count(native.left_out))?;
+        writeln!(out, "{} blocks were not examined: there are too many", units::count(native.left_out))?;
     }
     Ok(())
 }
 
-/// How full pools are, in one line.
+/// Writes how full pools are, in one line.
 fn write_fills(out: &mut dyn Write, fills: &PoolFills) -> io::Result<()> {
     if fills.pools == 0 {
         return Ok(());
@@ -155,29 +155,29 @@ fn write_fills(out: &mut dyn Write, fills: &PoolFills) -> io::Result<()> {
     )
 }
 
-/// Bytes that may be less than none.
+/// Formats bytes with a sign.
 fn signed(bytes: i64) -> String {
     let text = units::bytes(bytes.unsigned_abs());
     if bytes < 0 { format!("-{text}") } else { text }
 }
 
-/// The verdicts on an account, with amounts as this report writes them.
+/// The verdicts on an account, with amounts formatted as in this report.
 pub fn verdicts(account: &Account) -> Vec<Verdict> {
     memory_verdicts::of(account, units::bytes)
 }
 
-/// The columns of [`csv_row`].
+/// Writes the header line of [`csv_row`].
 ///
 /// # Errors
-/// As the writer.
+/// Errors of the writer.
 pub fn csv_head(out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "seconds,rss,pss,uss,swap,objects,allocator_free,native,stacks,files,shared,not_accounted,trimmable")
 }
 
-/// One line of figures, in bytes.
+/// Writes one line of figures, in bytes.
 ///
 /// # Errors
-/// As the writer.
+/// Errors of the writer.
 pub fn csv_row(out: &mut dyn Write, seconds: f64, account: &Account) -> io::Result<()> {
     let Account { rollup, .. } = account;
     let group = |group: Group| account.group(group);

@@ -1,4 +1,4 @@
-//! Output, one file per format. Everything here writes to a `Write` and knows no terminal.
+//! Writes results, one file per format. Everything here writes to a `Write` and knows nothing about terminals.
 
 pub mod checkup;
 pub mod escape;

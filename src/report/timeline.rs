@@ -26,7 +26,7 @@ const HEIGHT: f64 = 64.0;
 /// Horizontal range of the curves.
 const LEFT: f64 = 330.0;
 const RIGHT: f64 = 1180.0;
-/// Points of a curve, at most.
+/// Maximum number of points of a curve.
 const POINTS: usize = 400;
 
 /// A curve's name, colour, text position, values and number format.

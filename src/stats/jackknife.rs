@@ -9,7 +9,7 @@ use super::quantiles;
 
 /// Groups of the jackknife.
 pub const GROUPS: usize = 20;
-/// Fewer instants or windows with births than this are few: errors are a half and more.
+/// Fewer instants or windows with births than this are too few: errors are half the value or more.
 pub const SIGHTINGS_FEW: u64 = 20;
 /// Factor on the variance for so few groups: the squared ratio of Student's quantile at 19 degrees of freedom to the
 /// normal distribution's.
@@ -26,7 +26,7 @@ pub struct Figure {
     replicates: Groups,
     /// The largest weight of one observation.
     pub(crate) largest: f64,
-    /// What may come on top without having been observed.
+    /// What may exist beyond it without having been observed.
     pub(crate) unknown: f64,
 }
 

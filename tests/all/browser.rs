@@ -1,7 +1,7 @@
-//! The SVG in a browser: it opens, a click on a frame zooms, a search marks what it finds.
+//! Opens the SVG in a browser: a click on a frame zooms, and a search highlights what it finds.
 //!
-//! Headless Chromium runs a script that is put into a copy of the picture, and prints the document when it is done.
-//! Where there is no Chromium, that is said.
+//! Headless Chromium runs a script inserted into a copy of the picture, and prints the document at the end. Without
+//! Chromium the test is skipped with a message.
 
 use std::process::Command;
 

@@ -1,4 +1,4 @@
-//! A test by name. Tests that depend on the interpreters present are made at run time, so there is no `#[test]` here.
+//! A named test. Tests that depend on the interpreters present are made at run time, so `#[test]` is not used here.
 
 use std::fs::File;
 use std::io::Write;

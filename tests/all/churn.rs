@@ -1,10 +1,10 @@
-//! A target that allocates and frees in four threads is read again and again, without pausing it.
+//! Reads a target again and again while four of its threads allocate and free, without pausing it.
 //!
-//! Never a crash, nothing negative, and the part of the heap that stands still is counted within 2 %: objects that
-//! churn around it may be torn, but may not spoil what is next to them. Some reads follow references as well.
+//! Reads must not crash or report negative numbers, and the part of the heap that does not change is counted within 2
+//! %: objects that change may be torn, but must not affect their neighbours. Some reads follow references as well.
 //! `fixtures/programs/churn.py` prints what it holds.
 //!
-//!     cargo test --test all -- churn [NAME]             HEAPSONDE_CHURN_READS=300 reads each interpreter so often
+//!     cargo test --test all -- churn [NAME]    HEAPSONDE_CHURN_READS=300 sets the reads per interpreter
 
 use std::collections::HashMap;
 

@@ -1,7 +1,7 @@
-//! The command line: what is refused, and how it is said; what a command leaves behind; the shape of each output.
+//! Tests the command line: refusals and their messages, what a command leaves behind, the format of each output.
 //!
-//! Refusals end with exit code 2, an empty stdout and a sentence on stderr. A test of a verb that this build of the
-//! tool does not have yet says so and is skipped.
+//! Refusals end with exit code 2, an empty stdout and one sentence on stderr. A test of a verb that this build does not
+//! have is skipped with a message.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};

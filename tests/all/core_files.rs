@@ -1,5 +1,5 @@
-//! A core says what the process said: every verb, of the kernel's cores, of gdb's, and of one that the tests write as
-//! the kernel would (`common::core`), which is there on every machine.
+//! Compares every verb on a core with the same verb on the process: cores by the kernel, by gdb, and by the tests
+//! themselves (`common::core`), which work on every machine.
 //!
 //! The target builds the zoo and blocks, so that nothing changes between the reports.
 
@@ -255,7 +255,7 @@ fn packed_cores_are_read(interpreter: &Interpreter) -> Result<(), Failed> {
         // What was cut off says so, and what is there is read, or refused in words.
         fs::write(packed, &output.stdout[..output.stdout.len() / 2])?;
         let run = tool::run(&["histo", "--core", packed])?;
-        if !run.stderr.contains("packed and damaged") || !matches!(run.status.code(), Some(0 | 2)) {
+        if !run.stderr.contains("compressed and damaged") || !matches!(run.status.code(), Some(0 | 2)) {
             return Err(format!("{program}, cut: {} {}", run.status, run.stderr).into());
         }
         fs::write(packed, &output.stdout[..3])?;

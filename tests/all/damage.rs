@@ -1,11 +1,11 @@
-//! Memory that was damaged on purpose, read as if it were a process's.
+//! Reads damaged memory as if it were a process's.
 //!
-//! The writable memory of a real target is copied once, and then spoiled by a seeded generator: single bits turned,
-//! words made absurdly large, pointers bent to other pointers' targets or to themselves (cycles), runs of bytes zeroed,
-//! pages taken away. Whatever is there, an attach, a census and following the references must end, without a panic and
-//! within a multiple of the bytes that the undamaged memory takes, and what makes no sense must be counted.
+//! The writable memory of a real target is copied once and then damaged by a seeded generator: single bits flipped,
+//! words made very large, pointers redirected to other pointers' targets or to themselves (cycles), runs of bytes
+//! zeroed, pages removed. In every case attaching, a census and following references must end without a panic, within a
+//! multiple of the bytes that the undamaged memory takes, and invalid data must be counted.
 //!
-//!     cargo test --test all -- damage [NAME]            HEAPSONDE_ONLY=3.12,3.14 narrows
+//!     cargo test --test all -- damage [NAME]    HEAPSONDE_ONLY=3.12,3.14 selects versions
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};

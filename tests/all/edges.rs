@@ -1,17 +1,16 @@
-//! References are what the target's own collector sees: one body for every build.
+//! Compares references with those that the target's own collector reports, on every build.
 //!
 //! The target builds the zoo (`fixtures/programs/zoo.py`) and blocks; `dump --references` reads it from outside; then
-//! the target tells what `gc.get_referents` says of each of its objects. Asserted are, over all edges whose ends the
-//! tool found:
+//! the target reports `gc.get_referents` of each of its objects. Over all edges between objects that the tool found:
 //!
-//! * 99.9 % of the target's edges are in the dump;
-//! * at most 0.1 % of the dump's edges are false: from an object that the collector traverses to one that it could
-//!   reach, and yet not among those that it reports, and not one of those that it is known to leave out.
+//! - 99.9 % of the target's edges are in the dump;
+//! - at most 0.1 % of the dump's edges are false: they start at an object that the collector traverses and end at one
+//!   that it tracks, but the collector does not report them, and they are not among those that it is known to omit.
 //!
-//! A second target builds the zoo in memory that is full of old addresses (`fixtures/programs/stale.py`): none of them
-//! may be taken for a reference.
+//! A second target builds the zoo in memory full of stale addresses (`fixtures/programs/stale.py`): none of them may be
+//! taken for a reference.
 //!
-//!     cargo test --test all -- edges [NAME]            HEAPSONDE_ONLY=3.12,sid-3.14 narrows, HEAPSONDE_BIN takes another tool
+//!     cargo test --test all -- edges [NAME]    HEAPSONDE_ONLY=3.12,sid-3.14 selects, HEAPSONDE_BIN another tool
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 

@@ -1,12 +1,13 @@
-//! Estimates keep what they promise: over many seeds, the 95 % interval holds the truth in 95 of 100.
+//! Tests that estimates are honest: over many seeds, 95 of 100 intervals hold the truth.
 //!
 //! A target is read once into an image. A census of the image is the truth; then the image is sampled with one seed
-//! after another, by the code that samples a process. Nothing here is measured in time.
+//! after another, by the code that samples a process. Nothing here depends on time.
 //!
-//!     cargo test --test all -- estimate [NAME]                  150 seeds, with bounds that chance leaves once in a million runs
-//!     cargo test --test all -- estimate [NAME] -- --ignored     1,000 seeds, with the bounds that are meant
+//!     cargo test --test all -- estimate [NAME]    150 seeds, with bounds that chance exceeds once in a million runs
+//!     cargo test --test all -- estimate [NAME] -- --ignored    1,000 seeds, with the intended bounds
 //!
-//! HEAPSONDE_SEEDS and HEAPSONDE_OBJECTS set how many seeds and how large a heap, HEAPSONDE_HEAP which random one.
+//! HEAPSONDE_SEEDS and HEAPSONDE_OBJECTS set the number of seeds and the size of the heap, HEAPSONDE_HEAP the random
+//! heap.
 
 use std::collections::HashMap;
 

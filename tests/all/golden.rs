@@ -1,6 +1,5 @@
-//! Reports that must not change unseen: each is made from the same figures and compared byte for byte with a file in
-//! fixtures/golden. After a change that is meant, `HEAPSONDE_BLESS=1 cargo test --test all -- golden ` writes the files
-//! anew; look at the difference before it is committed.
+//! Compares reports made from fixed figures with files in fixtures/golden, byte for byte. After an intended change,
+//! `HEAPSONDE_BLESS=1 cargo test --test all -- golden ` rewrites the files; review the difference before committing it.
 
 use crate::case::{TestCase, cases};
 use std::fs;

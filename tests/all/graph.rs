@@ -1,10 +1,11 @@
-//! The graph of a real heap against slow twins, and the two ways of building it against each other.
+//! Compares the graph of a real heap with slow reference implementations, and the two ways of building it with each
+//! other.
 //!
-//! Dominators are compared with the data-flow equations that define them, retained sizes with taking an object away and
-//! counting what can no longer be reached: on each build but those on musl, for a program with little in it. One in
-//! seven objects is taken away, one after the other.
+//! Dominators are compared with the data-flow equations that define them, and retained sizes with what becomes
+//! unreachable when an object is removed, on each build except those on musl, for a small program. One in seven objects
+//! is removed in turn.
 //!
-//!     cargo test --test all -- graph [NAME]            HEAPSONDE_ONLY=3.12,sid-3.14 narrows, HEAPSONDE_BIN takes another tool
+//!     cargo test --test all -- graph [NAME]    HEAPSONDE_ONLY=3.12,sid-3.14 selects, HEAPSONDE_BIN another tool
 
 use crate::case::TestCase;
 use crate::common;

@@ -1,6 +1,6 @@
-//! What suspended greenlets hold is named by their functions, lines and locals.
+//! Tests that what suspended greenlets hold is named by function, line and local variable.
 //!
-//! `HEAPSONDE_GREENLET` says where the package is, `{}` standing for the minor version: `/packages/3.{}`.
+//! `HEAPSONDE_GREENLET` gives the package's directory, with `{}` for the minor version: `/packages/3.{}`.
 
 use serde_json::Value;
 

@@ -1,5 +1,5 @@
-//! A good guest: being read changes nothing in a process and its family, stops nothing for longer than allowed, and
-//! costs what is resident, not what is mapped.
+//! Tests the effect on the target: reading changes nothing in a process and its family, stops nothing for longer than
+//! allowed, and takes time and memory in proportion to resident, not mapped, memory.
 
 use std::fs;
 use std::path::Path;

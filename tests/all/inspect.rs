@@ -1,4 +1,4 @@
-//! The library's front door, as another program uses it.
+//! Tests the library interface as another program would use it.
 
 use std::path::Path;
 use std::process::Command;

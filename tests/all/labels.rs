@@ -1,14 +1,14 @@
-//! References are called what Python calls them: one body for every build.
+//! Compares the labels of references with Python's own names, on every build.
 //!
-//! The target builds one of everything that refers to something (`fixtures/programs/labels.py`) and blocks;
-//! `dump --references --labels` reads it from outside; then the target tells by which names each of its objects knows
-//! others. Asserted are, over all references for which Python has a name:
+//! The target builds an example of each object with references (`fixtures/programs/labels.py`) and blocks; `dump
+//! --references --labels` reads it from outside; then the target reports by which names each of its objects refers to
+//! others. Over all references for which Python has a name:
 //!
-//! * a label is one of these names, or says that it is none (`<field>`);
-//! * at least 99.8 % have a name;
-//! * of each kind of label there is one.
+//! - a label is one of these names, or states that there is none (`<field>`);
+//! - at least 99.8 % have a name;
+//! - each kind of label occurs.
 //!
-//!     cargo test --test all -- labels [NAME]            HEAPSONDE_ONLY=3.12,sid-3.14 narrows, HEAPSONDE_BIN takes another tool
+//!     cargo test --test all -- labels [NAME]    HEAPSONDE_ONLY=3.12,sid-3.14 selects, HEAPSONDE_BIN another tool
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 

@@ -1,5 +1,5 @@
-//! The tables of layouts: each is whole, they cover what they claim, they agree where they must, and they can be made
-//! again from an interpreter with debug information.
+//! Tests the layout tables: each is complete, they cover the versions they claim, they agree where they must, and they
+//! can be regenerated from an interpreter with debug information.
 
 use crate::case::{TestCase, cases};
 use std::collections::BTreeMap;

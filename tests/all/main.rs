@@ -1,10 +1,10 @@
-//! The tests that read real processes, in one program: linking takes longer than most tests.
+//! All tests that read real processes, in one binary: linking takes longer than most tests.
 //!
 //!     cargo test --test all -- parity::pyenv-3.12     all tests whose names contain this
-//!     HEAPSONDE_ONLY=3.12,sid-3.14 cargo test         on these interpreters only, by version or name
-//!     cargo test --test all -- --ignored              the tests that take too long for every change
+//!     HEAPSONDE_ONLY=3.12,sid-3.14 cargo test         only these interpreters, by version or name
+//!     cargo test --test all -- --ignored              tests that take too long for every change
 //!
-//! As many tests run at once as there are processors, unless `--test-threads` says otherwise.
+//! As many tests run at once as there are processors, unless `--test-threads` is given.
 
 mod browser;
 mod case;

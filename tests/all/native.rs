@@ -1,11 +1,11 @@
-//! References of structs that only an extension knows, against the truth by death: in a fork of the target an object is
-//! deallocated, and what it owned is what lost a reference. `gc.get_referents` sees nothing of types that take no part
-//! in collection, and leaves out whatever their authors did not visit.
+//! Tests references in structs that only an extension knows. The truth comes from deallocation: in a fork of the target
+//! an object is deallocated, and what it owned loses a reference. `gc.get_referents` does not know types that do not
+//! take part in collection, and omits what their authors did not visit.
 //!
-//! The target (`fixtures/programs/deaths.py`) makes objects of the library's C types and of packages, once in memory
-//! that is full of old addresses. Asserted over all owners that died: at most 1 % of what was reported is false (3 %
-//! where `None`, small numbers and short strings are counted, until 3.11), and 94 % of what is true is reported; each
-//! type that falls short is said.
+//! The target (`fixtures/programs/deaths.py`) makes objects of the standard library's C types and of packages, once in
+//! memory full of stale addresses. Over all deallocated owners, at most 1 % of what was reported is false (3 % where
+//! `None`, small numbers and short strings are counted, until 3.11), and 94 % of the true references are reported. Each
+//! type that falls short is listed.
 //!
 //!     cargo test --test all -- native [NAME]
 

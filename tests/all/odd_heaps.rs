@@ -1,7 +1,7 @@
-//! Heaps that are not like most: live blocks that look like objects and are none, objects that only extensions make,
-//! and objects that were damaged. None is a reason to refuse the process, and all else is counted as ever.
+//! Tests unusual heaps: live blocks that look like objects but are not, objects that only extensions make, and damaged
+//! objects. None is a reason to refuse the process, and everything else is counted as usual.
 //!
-//! The target tells how many objects it made and how large they are (`fixtures/programs/odd_heap.py`).
+//! The target reports how many objects it made and how large they are (`fixtures/programs/odd_heap.py`).
 
 use crate::case::TestCase;
 use crate::common::interpreters::{self, Interpreter};

@@ -1,4 +1,4 @@
-//! Processes that are not what a plain `python app.py` is: relocated, deleted, contained, embedded, and families.
+//! Tests processes other than a plain `python app.py`: relocated, deleted, in containers, embedded, and families.
 
 use std::fs;
 use std::os::unix::fs::symlink;

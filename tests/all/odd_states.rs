@@ -1,7 +1,8 @@
-//! Pythons that are not up yet, or not any more: each state is read if it can be, and else refused with one sentence.
+//! Tests Pythons that are starting up or shutting down: each state is read if possible, otherwise refused with one
+//! sentence.
 //!
-//! A target is held in a state by a pipe with a name (FIFO) that it opens for reading: opening the other end waits
-//! until it has come so far, and then it waits for words that never come.
+//! A target is held in a state by a named pipe (FIFO) that it opens for reading: opening the other end waits until the
+//! target has got there, and the target then waits for input that never comes.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

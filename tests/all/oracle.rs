@@ -1,10 +1,10 @@
-//! The oracle, proved before anything is proved by it. The tool is not used here.
+//! Validates the oracle before other tests rely on it. The tool is not used here.
 //!
-//! On every interpreter: the target counts what it made itself and agrees with its own truth; a second truth from the
-//! same process says the same; the bytes of every object that it told of were there before it was asked; and the judge
-//! of unknown addresses accepts all of these objects, and hardly any address that is none.
+//! On every interpreter: the target counts what it made and agrees with its own truth; a second truth from the same
+//! process is the same; the bytes of every reported object existed before it was asked; and the judge of unknown
+//! addresses accepts all of these objects, and hardly any other address.
 //!
-//!     cargo test --test all -- oracle [NAME]            HEAPSONDE_ONLY=3.12,3.14 narrows
+//!     cargo test --test all -- oracle [NAME]    HEAPSONDE_ONLY=3.12,3.14 selects versions
 
 use std::collections::HashMap;
 

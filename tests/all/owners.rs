@@ -1,7 +1,7 @@
-//! The first row of `histo --by holder` is the culprit, the flame graph of owners is widest there, and `why` names it
-//! first: for leaks of several kinds, each of which keeps most of its heap.
+//! Tests that the culprit of a leak is the first row of `histo --by holder`, the widest frame of the owners flame
+//! graph, and the first chain of `why`: for several kinds of leaks, each of which holds most of its heap.
 //!
-//!     cargo test --test all -- owners           HEAPSONDE_ONLY=3.12,sid-3.14 narrows, HEAPSONDE_BIN takes another tool
+//!     cargo test --test all -- owners    HEAPSONDE_ONLY=3.12,sid-3.14 selects, HEAPSONDE_BIN another tool
 
 use crate::case::TestCase;
 use crate::common::interpreters::{self, Interpreter};

@@ -1,15 +1,15 @@
-//! What heapsonde sees is what the target knows: one body for every interpreter, environment and option.
+//! Compares what heapsonde sees with what the target knows, on every interpreter, environment and option.
 //!
-//! The target builds the zoo (`fixtures/programs/zoo.py`), blocks, is read from outside, and then tells the truth about
-//! itself (`fixtures/programs/oracle.py`). Asserted are, by address:
+//! The target builds the zoo (`fixtures/programs/zoo.py`), blocks, is read from outside, and then reports the truth
+//! about itself (`fixtures/programs/oracle.py`). By address:
 //!
-//! * every object that the collector tracks is found, and 99.9 % of all that can be reached;
-//! * of those, type and tracking agree for 99.9 %, and so does the size wherever it can be known from outside;
-//! * at most 0.1 % of what the tool reports is false (`common::image` says how that is judged);
-//! * the number of allocated blocks is the target's own, where the tool says that it could read the raw counter;
-//! * the histogram is the sum of the dump, and counts what the program says that it made.
+//! - every object that the collector tracks is found, and 99.9 % of all reachable ones;
+//! - of these, type and tracking agree for 99.9 %, and so does the size if it can be known from outside;
+//! - at most 0.1 % of what the tool reports is false (`common::image` decides);
+//! - the number of allocated blocks is the target's own, if the tool says that it could read the raw counter;
+//! - the histogram is the sum of the dump, and counts what the program says it made.
 //!
-//!     cargo test --test all -- parity [NAME]            HEAPSONDE_ONLY=3.12,sid-3.14 narrows, HEAPSONDE_BIN takes another tool
+//!     cargo test --test all -- parity [NAME]    HEAPSONDE_ONLY=3.12,sid-3.14 selects, HEAPSONDE_BIN another tool
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Write;

@@ -1,7 +1,8 @@
-//! Who may read whom: the kernel's matrix, each cell with the message that a person gets. Needs root, to become others.
+//! Tests who may read whom: a matrix of users and settings, each with the expected message. Needs root, to become other
+//! users.
 //!
-//! Readers and targets are made with `setpriv`, which becomes the program by exec: its PID is the program's. Targets
-//! run the system's Python, since pyenv's may lie in a folder that is closed to others.
+//! Readers and targets are started with `setpriv`, which executes the program, so its PID is the program's. Targets run
+//! the system's Python, since pyenv's may be in a directory that is closed to others.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -1,7 +1,7 @@
-//! pymalloc's pools are found without pymalloc's array of arenas, as they must be where 3.11 or older is stripped and
-//! the array cannot be told from other data: the same objects, by address, type and size.
+//! Tests that pymalloc pools are found without the array of arenas, as needed if 3.11 or older is stripped and the
+//! array cannot be distinguished from other data: the same objects, by address, type and size.
 //!
-//! The array is hidden from the library by telling it that the interpreter has no data of its own.
+//! The array is hidden by telling the library that the interpreter has no data of its own.
 
 use crate::case::{TestCase, cases};
 use crate::common;

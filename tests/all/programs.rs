@@ -1,14 +1,14 @@
-//! Programs that people run: heaps made with real packages, told by the programs themselves, object by object.
+//! Tests heaps made with real packages; the programs themselves report every object.
 //!
-//! `fixtures/programs/packages.py` has some forty programs; each imports a package (Django, pandas, lxml, gevent, ...),
-//! makes a varied heap of its objects and blocks. Asserted are, of what the oracle tells:
+//! `fixtures/programs/packages.py` has some forty programs. Each imports a package (Django, pandas, lxml, gevent, ...),
+//! makes a varied heap of its objects and blocks. Compared with the oracle:
 //!
-//! * the program is read, not refused;
-//! * every object is found, with its type;
-//! * 99.95 % of the sizes are `sys.getsizeof`'s, where no Python code computes them; a lower bound is not above it;
-//! * at most 0.1 % of what the tool reports is false (`common::image` says how that is judged).
+//! - the program is read, not refused;
+//! - every object is found, with its type;
+//! - 99.95 % of the sizes equal `sys.getsizeof` unless Python code computes them; a lower bound does not exceed it;
+//! - at most 0.1 % of what the tool reports is false (`common::image` decides).
 //!
-//! Each program runs on one version at each landing, on all of them with `--ignored`, where `OPEN` says what does not
+//! Each program runs on one version at each landing, and on all of them with `--ignored`; `OPEN` lists what does not
 //! hold yet. `tests/interpreters.sh packages` fetches the packages.
 //!
 //!     cargo test --test all -- programs::lxml_tree --include-ignored

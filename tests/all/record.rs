@@ -1,9 +1,8 @@
-//! `record` finds who allocates, and what stays: the programs of `fixtures/programs/rates.py` count for themselves.
+//! Tests that `record` finds who allocates and what survives: the programs of `fixtures/programs/rates.py` count.
+//! Tests of amounts and shares need a quiet machine and run only with `--ignored`. The others run at each landing:
+//! formats, endings, refusals, and that the function that keeps objects comes first.
 //!
-//! Tests of amounts and shares need a quiet machine, where the recorder gets its samples when it asks for them: they
-//! run only with `--ignored`. At each landing: formats, endings, refusals, and the function that keeps is named first.
-//!
-//!     cargo test --test all -- record [NAME]           HEAPSONDE_ONLY=3.12,sid-3.14 narrows, HEAPSONDE_SECONDS=20 is longer
+//!     cargo test --test all -- record [NAME]    HEAPSONDE_ONLY=3.12,sid-3.14 selects, HEAPSONDE_SECONDS=20 is longer
 
 use std::collections::HashMap;
 

@@ -1,4 +1,4 @@
-//! What follows references, on the command line: pause, memory, views, holders, labels, chains.
+//! Tests the verbs that follow references: pause, memory, views, holders, labels, chains.
 
 use std::fs;
 use std::io::{BufRead, BufReader};

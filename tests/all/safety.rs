@@ -1,4 +1,4 @@
-//! No file is harmed, no data shown, nothing left running or lying about, whatever ends the tool.
+//! Tests that no file is damaged, no data disclosed, and nothing left running or behind, however the tool ends.
 
 use std::fs;
 use std::io::{BufRead, BufReader};

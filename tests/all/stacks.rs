@@ -1,6 +1,6 @@
-//! Stacks read from outside are those that the interpreter tells of itself: functions, lines, order, every thread.
+//! Compares stacks read from outside with those that the interpreter reports: functions, lines, order, every thread.
 //!
-//!     cargo test --test all -- stacks [NAME]           HEAPSONDE_ONLY=3.12,sid-3.14 narrows
+//!     cargo test --test all -- stacks [NAME]    HEAPSONDE_ONLY=3.12,sid-3.14 selects interpreters
 
 use crate::case::TestCase;
 use crate::common;

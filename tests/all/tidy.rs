@@ -1,7 +1,7 @@
-//! The rules of the house, held by a test: which folder may use which, no circles, short files, short lines, one name
-//! for one type, and what may stand in one folder only.
+//! Checks the structure of the sources: which folder may use which, no cycles, short files, short lines, one type per
+//! name, and what is restricted to one folder.
 //!
-//! Reads the sources of `src` as text. `record` is left out of all but the arrows.
+//! Reads the sources in `src` as text. `record` is exempt from all rules except the order of folders.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -1,6 +1,7 @@
-//! `why` names the culprit of each leak of `fixtures/programs/leaks.py`, on every build but those on musl.
+//! Tests that `why` names the culprit of each leak of `fixtures/programs/leaks.py`, on every build except those on
+//! musl.
 //!
-//!     cargo test --test all -- why [NAME]              HEAPSONDE_ONLY=3.12,sid-3.14 narrows, HEAPSONDE_BIN takes another tool
+//!     cargo test --test all -- why [NAME]    HEAPSONDE_ONLY=3.12,sid-3.14 selects, HEAPSONDE_BIN another tool
 
 use crate::case::TestCase;
 use crate::common;

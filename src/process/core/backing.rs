@@ -1,8 +1,7 @@
-//! The files whose bytes a core leaves out: where they are here, and whether they are the same ones.
+//! Finds the files whose content a core leaves out, and checks that they are the same files.
 //!
-//! A file is used where its build id is the one in the core; where the core does not hold that, where its segments lie
-//! as the core's mappings do. Only ELF files are read: a core names any path it likes, and might be made to let us read
-//! another's secrets aloud.
+//! A file is used if its build id equals the one in the core or, if the core lacks it, if its segments match the core's
+//! mappings. Only ELF files are read: a core may name any path, and must not make us disclose other files.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -13,26 +12,26 @@ use crate::process::memory::Memory;
 
 use super::notes::MappedFile;
 
-/// What is said of a file that is no program and no library.
+/// Reported for a file that is neither a program nor a library.
 const NO_ELF: &str = "it is not an ELF file";
 
-/// Where files are looked for.
+/// Where to look for files.
 #[derive(Clone, Debug, Default)]
 pub struct Places {
-    /// The program itself.
+    /// The program.
     pub executable: Option<PathBuf>,
-    /// The root of the system that the core came from; `None`: this one.
+    /// The root directory of the system that the core came from. `None`: this system.
     pub sysroot: Option<PathBuf>,
 }
 
-/// A file that stands in for what a core left out.
+/// A file that replaces what a core left out.
 #[derive(Debug)]
 pub struct BackingFile {
     /// Its path in the core.
     pub path: PathBuf,
-    /// Where it is here.
+    /// Its path on this system.
     pub found: PathBuf,
-    /// Whether its build id, or its headers, are those in the core; else only its segments' places are.
+    /// Whether its build id or headers equal those in the core; otherwise only its segments match.
     pub is_proved: bool,
     file: File,
     length: u64,
@@ -43,19 +42,19 @@ pub struct BackingFile {
 pub struct Missing {
     /// Its path in the core.
     pub path: PathBuf,
-    /// Why.
+    /// The reason.
     pub why: String,
 }
 
-/// The files of a core.
+/// The files used for a core.
 #[derive(Debug, Default)]
 pub struct BackingFiles {
     files: Vec<BackingFile>,
 }
 
 impl BackingFiles {
-    /// Finds the files of whose mappings something is `needed`. Says which are missing. `dumped` is what the core
-    /// itself holds.
+    /// Finds the files that back `needed` mappings and reports missing ones. `dumped` is the content of the core
+    /// itself.
     pub fn find<M: Memory + ?Sized>(
         dumped: &M,
         mapped: &[MappedFile],
@@ -80,13 +79,13 @@ impl BackingFiles {
                     Ok((file, length, is_proved)) => {
                         Some(BackingFile { path: path.clone(), found: candidate, is_proved, file, length })
                     }
-                    // Mapped data, of locales say: gdb does not note which mappings are code.
+                    // Mapped data such as locales: gdb does not record which mappings are code.
                     Err(error) if error == NO_ELF => {
                         is_data = true;
                         None
                     }
                     Err(error) => {
-                        // What is wrong with the first one says most.
+                        // The first failure is the most informative one.
                         why.get_or_insert(format!("{}: {error}", candidate.display()));
                         None
                     }
@@ -101,18 +100,18 @@ impl BackingFiles {
         (BackingFiles { files }, missing)
     }
 
-    /// In order of address.
+    /// All files in order of address.
     pub fn files(&self) -> &[BackingFile] {
         &self.files
     }
 
-    /// The number of a file.
+    /// The index of a file.
     pub fn index(&self, path: &Path) -> Option<usize> {
         self.files.iter().position(|file| file.path == path)
     }
 
-    /// Fills `buffer` from a place in a file. The last page is filled up with zeros, as a mapping's is. `false`: there
-    /// is nothing.
+    /// Fills `buffer` from an offset in a file. The last page is padded with zeros, as in a mapping. `false` if nothing
+    /// is there.
     pub fn read(&self, file: usize, offset: u64, buffer: &mut [u8]) -> bool {
         const PAGE: u64 = 4096;
         let Some(file) = self.files.get(file) else { return false };
@@ -127,13 +126,13 @@ impl BackingFiles {
     }
 }
 
-/// Where a file may be, best first. The program that was given stands in for the one that was started, and for any of
-/// its name: a loader may have been started, and the program by it.
+/// Paths where a file may be, best first. The given program replaces the started one and any with its name, because a
+/// loader may have been started that loaded the program.
 fn candidates(path: &Path, executable: Option<&Path>, places: &Places) -> impl Iterator<Item = PathBuf> {
     let given =
         places.executable.clone().filter(|given| executable == Some(path) || given.file_name() == path.file_name());
     let there = match &places.sysroot {
-        // gdb writes paths as it sees them itself: those of a container may have its root in front already.
+        // gdb writes paths as it sees them: for a container they may already include its root.
         Some(root) if path.starts_with(root) => path.to_owned(),
         Some(root) => root.join(path.strip_prefix("/").unwrap_or(path)),
         None => path.to_owned(),
@@ -141,7 +140,7 @@ fn candidates(path: &Path, executable: Option<&Path>, places: &Places) -> impl I
     given.into_iter().chain(std::iter::once(there))
 }
 
-/// Opens a candidate. The flag: whether it is proved to be the same file.
+/// Opens a candidate. The flag tells whether it is proved to be the same file.
 fn open<M: Memory + ?Sized>(dumped: &M, mapped: &[&MappedFile], path: &Path) -> Result<(File, u64, bool), String> {
     let elf = ElfFile::read(path).map_err(|error| match error.kind() {
         std::io::ErrorKind::InvalidData => NO_ELF.to_owned(),
@@ -149,7 +148,7 @@ fn open<M: Memory + ?Sized>(dumped: &M, mapped: &[&MappedFile], path: &Path) -> 
     })?;
     let stretches: Vec<_> = mapped.iter().map(|file| (file.range.clone(), file.offset)).collect();
     if !elf.lies_as(&stretches) {
-        return Err("it is another build: its segments lie otherwise".to_owned());
+        return Err("it is another build: its segments differ".to_owned());
     }
     let header = mapped.iter().find(|file| file.offset == 0);
     let loaded = header.and_then(|file| LoadedElf::at(dumped, file.range.start, &file.path));

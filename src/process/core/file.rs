@@ -1,9 +1,9 @@
-//! A core file: the memory of a process as the kernel, or gdb's `gcore`, wrote it down.
+//! Reads a core file: the memory of a process as written by the kernel or by gdb's `gcore`.
 //!
-//! A core is an ELF file whose `PT_LOAD` segments are the mappings and whose notes say what they were. Memory that
-//! could be read again from a file (code, constants, data that was never written) is left out: it is taken from that
-//! file here, once it has been checked to be the same one ([`crate::process::core::backing`]). It is read by position
-//! and not mapped: a file that shrinks while it is read is then an error and not a signal.
+//! A core is an ELF file whose `PT_LOAD` segments are the mappings and whose notes describe them. Memory that is
+//! available in a file (code, constants, unwritten data) is left out; it is read from that file after checking that it
+//! is the same one ([`crate::process::core::backing`]). The core is read and not mapped, so that truncating it
+//! meanwhile causes an error instead of a signal.
 //!
 //! Mirrors `fs/binfmt_elf.c`, `fs/coredump.c` (Linux 6.1), and `gdb/gcore.c` (13).
 
@@ -27,17 +27,17 @@ use super::headers::{Headers, ProgramHeader, ReadAt};
 use super::notes::{MappedFile, Notes};
 use super::unpack::{self, Packing};
 
-/// Bytes of notes read at most. Each thread costs some 3 KiB, with AVX-512.
+/// Upper bound on notes, bytes. A thread takes some 3 KiB with AVX-512.
 const NOTES_MAX: u64 = 256 << 20;
 const PAGE: u64 = 4096;
-/// How far behind the executable's end the kernel puts the heap, at most (`arch_randomize_brk`: 1 GiB since 6.9).
+/// Maximum distance from the executable's end to the heap (`arch_randomize_brk`: 1 GiB since 6.9).
 const HEAP_DISTANCE: u64 = 1 << 30;
-/// Where it puts it for a loader that was started itself (`ELF_ET_DYN_BASE`).
+/// Where the heap is if the loader itself was started (`ELF_ET_DYN_BASE`).
 const HEAP_OF_LOADER: u64 = 0x5555_5555_4000;
-/// Bytes of stack looked through for the arguments, from the random bytes downwards: the environment's pointers are
-/// there.
+/// Bytes of stack searched for the arguments, from the random bytes downwards; the environment's pointers are in
+/// between.
 const STACK_LOOK: u64 = 4 << 20;
-/// Arguments, bytes of one, and bytes of all, that are read.
+/// Upper bounds: number of arguments, bytes of one, bytes of all.
 const ARGUMENTS_MAX: usize = 4096;
 const ARGUMENT_LENGTH_MAX: usize = 64 << 10;
 const ARGUMENTS_LENGTH_MAX: usize = 2 << 20;
@@ -46,15 +46,15 @@ const ARGUMENTS_LENGTH_MAX: usize = 2 << 20;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CoreError {
-    /// The file itself.
+    /// The file cannot be read.
     #[error("cannot read the core {path}: {source}", path = path.display())]
     File {
         /// Its path.
         path: PathBuf,
-        /// What the file system, or unpacking, says.
+        /// The error of the file system or of unpacking.
         source: io::Error,
     },
-    /// It is something else.
+    /// The file is not a usable core.
     #[error("{path} is {what}", path = path.display())]
     Foreign {
         /// Its path.
@@ -62,7 +62,7 @@ pub enum CoreError {
         /// What it is.
         what: &'static str,
     },
-    /// The program that was given is not the one of the core.
+    /// The given program is not the one in the core.
     #[error("{path} is not the program of this core ({executable})", path = path.display(), executable = executable.display())]
     OtherProgram {
         /// The file given.
@@ -76,11 +76,11 @@ pub enum CoreError {
 #[derive(Debug)]
 struct Piece {
     range: Range<Address>,
-    /// Where its bytes are in the core, and how many really are.
+    /// Its bytes in the core file, as far as they exist.
     dumped: Range<u64>,
-    /// The file behind the rest, by number, and where this piece begins in it.
+    /// The file with the remaining bytes, by index, and the offset of this piece in it.
     backing: Option<(usize, u64)>,
-    /// Whether it may hold code, as far as the core says.
+    /// Whether it may hold code, according to the core.
     executable: bool,
 }
 
@@ -90,22 +90,22 @@ impl Piece {
     }
 }
 
-/// What a core should hold, or needs, and has not.
+/// What a core should hold, or needs, but lacks.
 #[derive(Clone, Debug, Default)]
 pub struct Gaps {
-    /// Bytes that its headers speak of and that are not there: the file was cut off.
+    /// Bytes that the headers describe but that are beyond the end of the file.
     pub cut_off: u64,
-    /// Bytes of writable memory that no file has, where the core holds none of that kind at all: it was left out
+    /// Bytes of writable memory in no file, of a kind of which the core holds nothing: it was excluded
     /// (`/proc/PID/coredump_filter`).
     pub left_out: u64,
-    /// Bytes of mappings that it does not hold though it holds others like them: the kernel leaves out what was never
-    /// written, and what the process asked to leave out (MADV_DONTDUMP). Not read as zeros, but as not readable.
+    /// Bytes of mappings that the core lacks although it holds similar ones: the kernel leaves out pages that were
+    /// never written, and those the process excluded (MADV_DONTDUMP). They are treated as unreadable, not as zeros.
     pub untouched: u64,
     /// Files that are needed and could not be used.
     pub files: Vec<Missing>,
 }
 
-/// A core whose memory can be read.
+/// An open core file.
 pub struct Core {
     path: PathBuf,
     file: File,
@@ -117,10 +117,11 @@ pub struct Core {
 }
 
 impl Core {
-    /// Opens a core, packed or not. `places` says where the files that it needs are looked for.
+    /// Opens a core, compressed or not. `places` tells where to look for the files that it needs. Takes milliseconds;
+    /// unpacking takes disk space of the core's size.
     ///
     /// # Errors
-    /// [`CoreError`]. Costs some milliseconds; unpacking costs the core's size on disk.
+    /// [`CoreError`].
     pub fn open(path: &Path, places: &Places) -> Result<Core, CoreError> {
         let at = |source| CoreError::File { path: path.to_owned(), source };
         let mut file = open_file(path).map_err(at)?;
@@ -130,7 +131,7 @@ impl Core {
             file.rewind().map_err(at)?;
             let (unpacked, broken) = unpack::unpack(file, packing).map_err(at)?;
             if let Some(error) = broken {
-                log::warn!("{} is packed and damaged, its beginning is read: {error}", path.display());
+                log::warn!("{} is compressed and damaged; only its beginning is read: {error}", path.display());
             }
             file = unpacked;
         }
@@ -160,17 +161,17 @@ impl Core {
         Ok(core)
     }
 
-    /// Its file.
+    /// The path of the core file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The id of the process, as the process saw it; 0 where the core does not say.
+    /// The process id in its own namespace; 0 if the core does not state it.
     pub fn pid(&self) -> i32 {
         self.notes.pid.unwrap_or(0)
     }
 
-    /// Mappings, threads, and the signal that ended it (0: none did).
+    /// The number of mappings and threads, and the signal that ended the process (0: none).
     pub fn describe(&self) -> String {
         let (mappings, threads) = (self.pieces.len(), self.notes.threads);
         match self.notes.signal {
@@ -179,42 +180,42 @@ impl Core {
         }
     }
 
-    /// What it should hold and has not.
+    /// What it should hold but lacks.
     pub fn gaps(&self) -> &Gaps {
         &self.gaps
     }
 
-    /// The files that stand in for what was left out: path in the core, path here, and whether they were checked.
+    /// The files used for what was left out.
     pub fn files(&self) -> &[BackingFile] {
         self.backing.files()
     }
 
-    /// The words of the command line: those on the stack, or where they cannot be found, those of the first 80 bytes
-    /// that the kernel noted.
+    /// The words of the command line from the stack; if they are not found, those of the first 80 bytes that the kernel
+    /// recorded.
     pub fn arguments(&self) -> Vec<String> {
         self.arguments_on_stack()
             .filter(|arguments| !arguments.is_empty())
             .unwrap_or_else(|| self.notes.command.split_whitespace().map(str::to_owned).collect())
     }
 
-    /// The file of an ELF that was mapped, where it was found.
+    /// The file behind a mapped ELF image, if it was found.
     pub fn elf_file(&self, elf: &LoadedElf) -> Option<ElfFile> {
         let file = self.backing.files().iter().find(|file| file.path == elf.path)?;
         ElfFile::read(&file.found).ok()
     }
 
-    /// Notes are read whole, each segment of them. What a cut file has not is missing.
+    /// Reads the notes of each segment as far as the file contains them.
     fn read_notes(&mut self, headers: &Headers) {
         for header in headers.programs.iter().filter(|header| header.kind == PT_NOTE) {
             let mut bytes = Vec::new();
             let mut part = ReadAt { file: &self.file, at: header.offset };
-            // What can be read counts: a note that is not whole is left out.
+            // An incomplete note is left out.
             let _ = (&mut part).take(header.file_size.min(NOTES_MAX)).read_to_end(&mut bytes);
             self.notes.add(&bytes);
         }
     }
 
-    /// Makes pieces and regions of segments and mapped files.
+    /// Builds pieces and regions from segments and mapped files.
     fn lay_out(&mut self, headers: &Headers, length: u64) {
         let mut regions = Vec::new();
         let mut has_anonymous = false;
@@ -252,7 +253,7 @@ impl Core {
         let files = std::mem::take(&mut self.notes.files);
         for header in loads {
             let limit = header.address.saturating_add(header.memory_size);
-            // Damaged: mappings do not overlap.
+            // In a damaged core mappings may overlap.
             let mut at = header.address.max(end);
             let first = files.partition_point(|file| file.range.end.0 <= at);
             for file in files[first..].iter().take_while(|file| file.range.start.0 < limit) {
@@ -271,7 +272,7 @@ impl Core {
             }
             end = end.max(limit);
         }
-        // Some writers leave out the segments of what is only in files.
+        // Some writers leave out segments that are only in files.
         let nothing = |address: u64| ProgramHeader {
             kind: PT_LOAD,
             flags: PF_R | PF_X,
@@ -296,7 +297,7 @@ impl Core {
         self.regions = RegionMap::new(regions);
     }
 
-    /// A core does not say which mappings are the stack and the heap; the auxiliary vector lets us know.
+    /// Names the stack and the heap, which a core does not mark; the auxiliary vector helps to find them.
     fn name_stack_and_heap(&self, regions: &mut [Region]) {
         regions.sort_by_key(|region| region.start);
         if let Some(stack) = self.notes.in_stack()
@@ -307,14 +308,14 @@ impl Core {
         let Some(executable) = self.notes.in_executable() else { return };
         let end = if self.notes.is_started_by_loader() {
             let is_program = self.elf_at(executable, regions).is_some_and(|end| end < Address(HEAP_OF_LOADER));
-            // A static program is started without a loader, too, and stays where it was linked.
+            // A static program is started without a loader, too, and is not relocated.
             if is_program { self.elf_at(executable, regions) } else { Some(Address(HEAP_OF_LOADER)) }
         } else {
             self.elf_at(executable, regions)
         };
         let Some(end) = end else { return };
         let limit = Address(end.0.saturating_add(HEAP_DISTANCE));
-        // The first anonymous memory that ends behind it: without randomness it begins within, joined to its last page.
+        // The first anonymous memory that ends behind it. Without randomization it begins in the program's last page.
         let heap = regions
             .iter_mut()
             .filter(|region| region.backing == Backing::Anonymous && region.writable)
@@ -324,11 +325,11 @@ impl Core {
         }
     }
 
-    /// The end, in whole pages, of the program that `address` is in.
+    /// The page-aligned end of the program that contains `address`.
     fn elf_at(&self, address: Address, regions: &[Region]) -> Option<Address> {
         let path = regions.iter().find(|region| region.start <= address && address < region.end)?.path()?;
         let first = regions.iter().find(|region| region.path() == Some(path) && region.file_offset == 0)?;
-        // The program's own header may be left out; then the end of its last mapping is near enough.
+        // The program's header may be missing; then the end of its last mapping is a good approximation.
         let by_header = LoadedElf::at(&Dumped(self), first.start, path).map(|elf| elf.span().end.0);
         let last = regions.iter().rev().find(|region| region.path() == Some(path))?.end.0;
         Some(Address(by_header.unwrap_or(last).max(last).checked_next_multiple_of(PAGE)?))
@@ -345,7 +346,7 @@ impl Core {
             let after = self.pieces.partition_point(|piece| piece.range.start < file.range.end);
             self.pieces[first..after.max(first)].iter()
         };
-        // Programs and libraries have code; other files (of locales, say) hold nothing that is asked for.
+        // Programs and libraries have code; other files (locales, for example) are not needed.
         let needed = |mapped: &[&MappedFile]| {
             let of_file = || mapped.iter().flat_map(|file| pieces(file));
             of_file().any(|piece| piece.executable) && of_file().any(Piece::is_incomplete)
@@ -375,7 +376,7 @@ impl Core {
         self.pieces[..after].last().filter(|piece| address < piece.range.end)
     }
 
-    /// Fills `buffer` from the core, and from files where it has left something out and that is wanted.
+    /// Fills `buffer` from the core, and from files if it left something out and `with_files` is set.
     fn fill(&self, address: Address, buffer: &mut [u8], with_files: bool) -> Result<(), ReadError> {
         let unreadable = ReadError::Unreadable { address, length: buffer.len() };
         let mut done = 0;
@@ -401,8 +402,8 @@ impl Core {
         Ok(())
     }
 
-    /// The arguments as the kernel put them on the stack: count, pointers, null; the environment's pointers, null; the
-    /// auxiliary vector. The last is known, and leads to the first.
+    /// The arguments as the kernel placed them on the stack: count, pointers, null; environment pointers, null;
+    /// auxiliary vector. The position of the last leads to the first.
     fn arguments_on_stack(&self) -> Option<Vec<String>> {
         let top = self.notes.in_stack()?;
         let region = self.regions.find(top)?;
@@ -415,7 +416,7 @@ impl Core {
         while *words.get(at)? != 0 {
             at = at.checked_sub(1)?;
         }
-        // At the null behind the arguments; the count stands in front of the first.
+        // At the null after the arguments; the count precedes the first one.
         let end = at;
         let count = (1..=ARGUMENTS_MAX).find(|&count| {
             end.checked_sub(count + 1).and_then(|at| words.get(at)).is_some_and(|&word| word == count as u64)
@@ -428,8 +429,8 @@ impl Core {
         Some(text.split(|&byte| byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect())
     }
 
-    /// Where the command line begins that the kernel noted, at or before the first word that the program sees: a loader
-    /// that was started itself takes its own words away.
+    /// Start of the command line that the kernel recorded, at or before the first word that the program sees: a loader
+    /// that was started itself removes its own words.
     fn first_argument(&self, seen: u64) -> Option<u64> {
         let noted: Vec<u8> = self.notes.command.bytes().collect();
         let from = self.regions.find(Address(seen))?.start.0.max(seen.saturating_sub(ARGUMENT_LENGTH_MAX as u64));
@@ -451,13 +452,12 @@ impl Memory for Core {
         &self.regions
     }
 
-    /// What is not in the core, what is a hole of its file, and pages of nothing but zeros hold nothing. Costs a read
-    /// of what is left.
+    /// What the core lacks, holes of its file, and pages of zeros are not resident. Reads the rest.
     fn resident(&self, range: Range<Address>) -> Vec<Range<Address>> {
         let mut found: Vec<Range<Address>> = Vec::new();
         let first = self.pieces.partition_point(|piece| piece.range.end <= range.start);
         for piece in self.pieces[first..].iter().take_while(|piece| piece.range.start < range.end) {
-            // A piece may claim more memory than the file holds, and than a file can.
+            // A piece may claim more memory than the file can hold.
             let dumped = piece.dumped.end.saturating_sub(piece.dumped.start);
             let start = (range.start.max(piece.range.start).0 - piece.range.start.0).min(dumped);
             let end = (range.end.min(piece.range.end).0 - piece.range.start.0).min(dumped);
@@ -473,7 +473,7 @@ impl Memory for Core {
     }
 }
 
-/// Only what is in the core itself: what files are checked by.
+/// Only the content of the core itself, with which files are compared.
 pub struct Dumped<'a>(&'a Core);
 
 impl Memory for Dumped<'_> {
@@ -486,19 +486,19 @@ impl Memory for Dumped<'_> {
     }
 }
 
-/// The pages of a part of a file that hold anything but zeros, in order.
+/// The pages in a part of a file that are not all zeros, in order.
 fn pages_with_data(file: &File, part: Range<u64>) -> Vec<Range<u64>> {
     let mut found: Vec<Range<u64>> = Vec::new();
     let mut bytes = vec![0; 1 << 20];
     let mut at = part.start;
     while at < part.end {
-        // Where the file system does not know of holes, everything is data.
+        // If the file system does not report holes, everything is data.
         let data = match lseek(file.as_fd(), at as i64, Whence::SeekData) {
             Ok(data) => data as u64,
             Err(nix::errno::Errno::ENXIO) => break,
             Err(_) => at,
         };
-        // Pages are those of the memory, not of the file.
+        // Pages are relative to memory, not to the file.
         at = data.saturating_sub((data.saturating_sub(part.start)) % PAGE).max(at);
         if at >= part.end {
             break;
@@ -523,7 +523,7 @@ fn pages_with_data(file: &File, part: Range<u64>) -> Vec<Range<u64>> {
     found
 }
 
-/// Opens a file that a person named; a pipe does not make us wait.
+/// Opens a file that a user named, without blocking on a pipe.
 fn open_file(path: &Path) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
     let file = File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)?;

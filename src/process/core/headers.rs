@@ -1,4 +1,4 @@
-//! The ELF headers of a core file: its segments, and whether it is a core at all.
+//! Reads the ELF headers of a core file, and tells what a file is if it is not a core.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -11,12 +11,12 @@ use crate::process::memory::{u32_at, u64_at};
 
 const HEADER_SIZE: usize = 64;
 const PROGRAM_HEADER_SIZE: usize = 56;
-/// A count of program headers that says: the real one is in the first section header (`PN_XNUM`).
+/// A count of program headers that means: the count is in the first section header (`PN_XNUM`).
 const COUNT_ELSEWHERE: u64 = 0xffff;
-/// Program headers accepted; the kernel allows a process 65,530 mappings by default.
+/// Upper bound on program headers; by default the kernel allows a process 65,530 mappings.
 const PROGRAM_HEADERS_MAX: u64 = 1 << 22;
 
-/// Reads a file from a place on, without moving its position.
+/// Reads a file sequentially from an offset, without moving its position.
 pub(super) struct ReadAt<'a> {
     pub(super) file: &'a File,
     pub(super) at: u64,
@@ -30,7 +30,7 @@ impl Read for ReadAt<'_> {
     }
 }
 
-/// A segment, as its header describes it.
+/// A segment as described by its header.
 pub(super) struct ProgramHeader {
     pub(super) kind: u32,
     pub(super) flags: u32,
@@ -52,7 +52,7 @@ pub(super) struct Headers {
 }
 
 impl Headers {
-    /// Reads the headers of a core; the inner error says what it is instead.
+    /// Reads the headers of a core. The inner error tells what the file is instead.
     pub(super) fn read(file: &File) -> io::Result<Result<Headers, &'static str>> {
         let mut header = [0; HEADER_SIZE];
         let mut filled = 0;
@@ -67,7 +67,9 @@ impl Headers {
             return Ok(Err("empty"));
         }
         if !header.starts_with(ELFMAG) {
-            return Ok(Err("not a core: it is no ELF file (gzip and zstd cores are unpacked, other packings are not)"));
+            return Ok(Err(
+                "not a core: it is not an ELF file (gzip and zstd cores are unpacked, other packings are not)",
+            ));
         }
         if filled < HEADER_SIZE {
             return Ok(Err("cut off within its header"));
@@ -87,12 +89,12 @@ impl Headers {
             let mut section = [0; 64];
             let at = u64_at(&header, 40).unwrap_or(0);
             if file.read_exact_at(&mut section, at).is_err() {
-                return Ok(Err("cut off: how many segments it has stands at its end, which is missing"));
+                return Ok(Err("cut off: the number of its segments is at its end, which is missing"));
             }
             count = u64::from(u32_at(&section, 44).unwrap_or(0));
         }
         if usize::from(half(54)) != PROGRAM_HEADER_SIZE || count == 0 || count > PROGRAM_HEADERS_MAX {
-            return Ok(Err("damaged: its segments' headers make no sense"));
+            return Ok(Err("damaged: its program headers are invalid"));
         }
         let mut bytes = Vec::new();
         ReadAt { file, at: table }.take(count * PROGRAM_HEADER_SIZE as u64).read_to_end(&mut bytes)?;

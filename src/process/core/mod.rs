@@ -1,4 +1,4 @@
-//! A core file as a target: what it holds, its notes, and the files that hold what it leaves out.
+//! Core files as targets: their content, their notes, and the files with what they leave out.
 
 pub mod backing;
 pub mod file;

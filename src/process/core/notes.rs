@@ -1,7 +1,7 @@
-//! What the notes of a core say: which files were mapped where, which process it was, where its stack began.
+//! Reads the notes of a core: which files were mapped where, the process, and where its stack began.
 //!
 //! Mirrors `fs/binfmt_elf.c` and `include/uapi/linux/elfcore.h` (Linux 6.1): `fill_files_note`, `elf_prpsinfo`,
-//! `elf_prstatus`; gdb's `gcore` writes the same notes.
+//! `elf_prstatus`. gdb's `gcore` writes the same notes.
 
 use std::ffi::OsStr;
 use std::ops::Range;
@@ -11,48 +11,48 @@ use std::path::PathBuf;
 use crate::process::address::Address;
 use crate::process::memory::{u32_at, u64_at};
 
-/// Kinds of notes (`elf.h`).
+/// Types of notes (`elf.h`).
 const NT_PRSTATUS: u32 = 1;
 const NT_PRPSINFO: u32 = 3;
 const NT_AUXV: u32 = 6;
 const NT_FILE: u32 = 0x4649_4c45;
-/// Files accepted in `NT_FILE`: the kernel allows 65,530 mappings by default, and writes at most 4 MiB.
+/// Upper bound on the files in `NT_FILE`: by default the kernel allows 65,530 mappings, and writes at most 4 MiB.
 const FILES_MAX: u64 = 1 << 20;
-/// Entries of the auxiliary vector that we use (`elf.h`).
+/// Types of auxiliary vector entries (`elf.h`).
 const AT_PHDR: u64 = 3;
 const AT_BASE: u64 = 7;
 const AT_RANDOM: u64 = 25;
 
-/// A stretch of a file that was mapped.
+/// A range of a file that was mapped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MappedFile {
-    /// Where.
+    /// Its addresses.
     pub range: Range<Address>,
-    /// From which byte of the file on.
+    /// Its offset in the file, bytes.
     pub offset: u64,
-    /// Its path in the namespace of the process; ` (deleted)` cut off.
+    /// Its path in the process's namespace, without ` (deleted)`.
     pub path: PathBuf,
 }
 
-/// All that we take from notes. What is not there is empty.
+/// What the notes contain. Missing parts are empty.
 #[derive(Clone, Debug, Default)]
 pub struct Notes {
     /// The files, in order of address.
     pub files: Vec<MappedFile>,
-    /// The process id, as the process saw it.
+    /// The process id in its own namespace.
     pub pid: Option<i32>,
     /// The first 80 bytes of its command line.
     pub command: String,
-    /// How many threads it had.
+    /// Number of threads.
     pub threads: usize,
-    /// The signal that ended it; 0 where it was not ended.
+    /// The signal that ended it; 0 if none did.
     pub signal: u16,
-    /// The auxiliary vector, as the kernel put it on the stack.
+    /// The auxiliary vector, as on the stack.
     pub auxv: Vec<u8>,
 }
 
 impl Notes {
-    /// Adds the notes of one `PT_NOTE` segment. Damaged ones end the segment.
+    /// Adds the notes of a `PT_NOTE` segment, up to the first damaged one.
     pub fn add(&mut self, bytes: &[u8]) {
         let mut at: usize = 0;
         while let (Some(name), Some(length), Some(kind)) =
@@ -94,7 +94,7 @@ impl Notes {
         u64_at(entry, 8).map(Address)
     }
 
-    /// An address in the executable that the kernel started.
+    /// An address in the executable that was started.
     pub fn in_executable(&self) -> Option<Address> {
         self.auxiliary(AT_PHDR)
     }
@@ -104,13 +104,13 @@ impl Notes {
         self.auxiliary(AT_RANDOM)
     }
 
-    /// Whether the kernel started a loader itself, which then loaded the program: it puts the heap elsewhere.
+    /// Whether the loader itself was started and loaded the program, which changes the address of the heap.
     pub fn is_started_by_loader(&self) -> bool {
         self.auxiliary(AT_BASE).is_none_or(Address::is_null)
     }
 }
 
-/// Count, page size; start, end, offset in pages for each; names, ended by NUL.
+/// Decodes `NT_FILE`: count, page size; start, end and offset in pages for each; NUL-terminated names.
 fn files(body: &[u8]) -> Option<Vec<MappedFile>> {
     let count = u64_at(body, 0).filter(|&count| count <= FILES_MAX)? as usize;
     let page = u64_at(body, 8)?;

@@ -1,7 +1,7 @@
-//! Cores that were packed with gzip or zstd, as `systemd-coredump` and `apport` keep them.
+//! Unpacks cores compressed with gzip or zstd, as `systemd-coredump` and `apport` store them.
 //!
-//! They are unpacked into a temporary file without a name, not into memory: a core is as large as the process was.
-//! Blocks of zeros become holes, so that a core of much reserved memory costs what it really holds.
+//! They are unpacked into an unnamed temporary file and not into memory, because a core is as large as the process was.
+//! Blocks of zeros become holes, so that reserved memory takes no space.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
@@ -10,14 +10,14 @@ use flate2::read::MultiGzDecoder;
 use ruzstd::decoding::StreamingDecoder;
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 
-/// Largest core that is unpacked: 1 TiB, a large machine's memory. A few bytes can claim to be more.
+/// Upper bound on an unpacked core: 1 TiB, the memory of a large machine. A few bytes can claim to be more.
 const SIZE_MAX: u64 = 1 << 40;
-/// The share of the file system's free space that a core may fill.
+/// A core may fill one part in this many of the file system's free space.
 const SPACE_SHARE: u64 = 2;
-/// Bytes of a hole at least.
+/// Minimum size of a hole, bytes.
 const BLOCK: usize = 64 << 10;
 
-/// How a file is packed.
+/// The compression of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Packing {
     /// gzip.
@@ -27,7 +27,7 @@ pub enum Packing {
 }
 
 impl Packing {
-    /// By the first bytes of a file.
+    /// Detects the compression from the first bytes of a file.
     pub fn of(magic: &[u8]) -> Option<Packing> {
         match magic {
             [0x1f, 0x8b, ..] => Some(Packing::Gzip),
@@ -37,11 +37,11 @@ impl Packing {
     }
 }
 
-/// Unpacks `packed` into a temporary file. `Ok((file, Some(error)))`: the packed file ended or broke before its end,
-/// and the file holds what came before.
+/// Unpacks `packed` into a temporary file. `Ok((file, Some(error)))`: the packed file is truncated or damaged, and the
+/// file holds the content before that.
 ///
 /// # Errors
-/// Where there is no room for it, or its very beginning makes no sense.
+/// There is no room for it, or its beginning is invalid.
 pub fn unpack(packed: File, packing: Packing) -> io::Result<(File, Option<io::Error>)> {
     let mut out = Holes { file: tempfile::tempfile()?, length: 0, written: 0, room: 0 };
     out.room = free_bytes(&out.file) / SPACE_SHARE;
@@ -49,7 +49,7 @@ pub fn unpack(packed: File, packing: Packing) -> io::Result<(File, Option<io::Er
     let broken = match packing {
         Packing::Gzip => out.take(&mut MultiGzDecoder::new(&mut input))?,
         Packing::Zstd => loop {
-            // A file may be several frames, one behind the other.
+            // A file may consist of several frames.
             match StreamingDecoder::new(&mut input) {
                 Ok(mut frame) => match out.take(&mut frame)? {
                     None => {}
@@ -75,7 +75,7 @@ fn free_bytes(file: &File) -> u64 {
     nix::sys::statvfs::fstatvfs(file).map_or(u64::MAX, |stat| stat.blocks_available() * stat.fragment_size())
 }
 
-/// A file that is written from front to back, zeros left out.
+/// A file that is written sequentially, with holes for zeros.
 struct Holes {
     file: File,
     length: u64,
@@ -84,7 +84,7 @@ struct Holes {
 }
 
 impl Holes {
-    /// Writes all that `from` gives. `Ok(Some)`: reading broke off.
+    /// Writes everything that `from` returns. `Ok(Some)`: reading failed before the end.
     fn take(&mut self, from: &mut dyn Read) -> io::Result<Option<io::Error>> {
         let mut block = vec![0; BLOCK];
         loop {
@@ -121,7 +121,7 @@ impl Holes {
         if self.written > self.room {
             let place = std::env::temp_dir();
             let text =
-                format!("there is no room for it unpacked in {} (TMPDIR chooses another place)", place.display());
+                format!("there is no room to unpack it in {} (TMPDIR selects another directory)", place.display());
             return Err(io::Error::new(io::ErrorKind::StorageFull, text));
         }
         self.file.write_all(block)
@@ -138,7 +138,7 @@ mod tests {
     use super::*;
     use std::os::unix::fs::MetadataExt;
 
-    /// What gzip makes of it, and the same twice with the second cut off.
+    /// A file compressed by gzip, and the same twice with the second copy truncated.
     #[test]
     fn zeros_become_holes_and_a_cut_is_told() {
         let mut plain = vec![7u8; 3 * BLOCK];

@@ -1,7 +1,7 @@
-//! What waits for the end of the interpreter: callbacks of `atexit`.
+//! Finds `atexit` callbacks.
 //!
 //! Mirrors `Modules/atexitmodule.c` and `Include/internal/pycore_atexit.h`, v3.8 to v3.15: an array of pointers to
-//! structs, until 3.9 in the state of the module and until 3.13 in the interpreter, then a list.
+//! structs, in the module's state until 3.9 and in the interpreter until 3.13; then a list.
 
 use crate::process::Address;
 use crate::process::memory::{Memory, MemoryExt};
@@ -9,7 +9,7 @@ use crate::python::interpreter::Interpreter;
 
 use super::{Finder, RootKind};
 
-/// Callbacks believed. Programs have some tens.
+/// Upper bound on callbacks. Programs have some tens.
 const CALLBACKS_MAX: usize = 1 << 16;
 
 impl<M: Memory + ?Sized> Finder<'_, M> {
@@ -33,7 +33,7 @@ impl<M: Memory + ?Sized> Finder<'_, M> {
             if callback.is_null() {
                 continue;
             }
-            // func, args, kwargs in each version.
+            // func, args and kwargs, in each version.
             for field in 0..3 {
                 let object: Address = self.pointer(callback, 8 * field);
                 self.add(object, RootKind::Interpreter, format!("atexit callbacks[{index}]"), true);

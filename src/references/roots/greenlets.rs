@@ -1,12 +1,12 @@
-//! What suspended greenlets hold: the locals of frames that wait on a stack which lies aside.
+//! Finds the frames of suspended greenlets.
 //!
-//! A greenlet (gevent, eventlet, SQLAlchemy's asyncio bridge) that does not run keeps its topmost frame in a C++ object
-//! of its own; no list of CPython's knows of it, and one that runs has none there: its frames are its thread's. Where
-//! the frame stands in that object is not assumed: the object is known by its pointer back to the greenlet, and the
-//! frame by being one.
+//! A greenlet (gevent, eventlet, SQLAlchemy's asyncio bridge) that is not running keeps its topmost frame in a C++
+//! object, which no list of CPython's includes. A running greenlet has no frame there: its frames are its thread's. The
+//! offset of the frame in that object is not assumed: the object is recognized by its pointer back to the greenlet, and
+//! the frame by its type.
 //!
 //! Mirrors `PyGreenlet` (`src/greenlet/greenlet.h`) and `greenlet::Greenlet` (`src/greenlet/TGreenlet.hpp`), greenlet
-//! 2.0 to 3.5; until 1.1 the frame stood in the `PyGreenlet` itself.
+//! 2.0 to 3.5; until 1.1 the frame was in the `PyGreenlet` itself.
 
 use rustc_hash::FxHashSet;
 
@@ -21,19 +21,19 @@ use crate::references::References;
 
 use super::{Finder, Root, RootKind};
 
-/// Greenlets that are named; who has more sees those.
+/// Upper bound on the greenlets that are named.
 const GREENLETS_MAX: usize = 1 << 20;
-/// Base types followed from one type.
+/// Upper bound on the chain of base types.
 const BASES_MAX: usize = 64;
-/// Bytes of a greenlet's C++ object in which the frame stands: behind the exception state, the arguments and the stack,
-/// at byte 120 at most (3.8). No such object is shorter.
+/// Bytes of a greenlet's C++ object that are searched for the frame: it follows the exception state, the arguments and
+/// the stack, at byte 120 at most (3.8). Every such object has at least this size.
 const STATE_BYTES: usize = 160;
-/// The pointer back is the first word of it, or the second where a table of virtual functions comes first.
+/// The pointer back is the object's first word, or the second after a virtual table pointer.
 const SELF_WORDS: usize = 2;
-/// Bytes of a greenlet that are looked at: its body in every version until 1.1 is shorter.
+/// Bytes of a greenlet that are searched; in every version until 1.1 its body is shorter.
 const BODY_MAX: u64 = 256;
 
-/// Finds the frames of greenlets that do not run.
+/// Finds the frames of greenlets that are not running.
 pub fn greenlets<M: Memory + ?Sized>(
     memory: &M,
     python: &Python,
@@ -54,14 +54,14 @@ pub fn greenlets<M: Memory + ?Sized>(
     finder.roots
 }
 
-/// The types that matter.
+/// The types involved.
 struct Kinds {
     greenlets: FxHashSet<TypeId>,
     frame: TypeId,
 }
 
 impl Kinds {
-    /// `None` where the program has no greenlets.
+    /// `None` if the program has no greenlets.
     fn find<M: Memory + ?Sized>(finder: &Finder<'_, M>) -> Option<Kinds> {
         let is_base = |info: &TypeInfo| info.full_name() == "greenlet.greenlet";
         let bases = finder.types.iter().filter(|(_, info)| is_base(info)).map(|(_, info)| info.address);
@@ -81,7 +81,7 @@ impl Kinds {
 }
 
 impl<M: Memory + ?Sized> Finder<'_, M> {
-    /// The frame object at the top of a greenlet's stack; `None` of one that runs, has not begun or has ended.
+    /// The frame object at the top of a greenlet's stack. `None` if it is running, has not started or has ended.
     fn top_frame(&self, objects: &Objects, kinds: &Kinds, greenlet: Address, size: u64) -> Option<Address> {
         let memory = self.reader.memory;
         let is_frame =
@@ -103,7 +103,7 @@ impl<M: Memory + ?Sized> Finder<'_, M> {
     fn greenlet(&mut self, top: Address, name: &str) {
         let layout = self.reader.layout;
         let (Some(f_frame), Some(iframe)) = (layout.frame.f_frame, &layout.iframe) else {
-            // Frames are objects: the topmost one is the greenlet's, each other one that of the frame above it.
+            // The topmost frame object belongs to the greenlet, each other one to the frame above it.
             for (index, frame) in stack::frames_from(&self.reader, top, FRAMES_MAX).0.into_iter().enumerate() {
                 let function = format!("{name}, {}", self.place(frame));
                 self.add(frame.address, RootKind::Frame, function, index == 0);
@@ -111,7 +111,7 @@ impl<M: Memory + ?Sized> Finder<'_, M> {
             return;
         };
         let first = self.pointer(top, f_frame);
-        // It shows the frame that it says, or is of one that has ended.
+        // The interpreter frame must point back to the frame object, unless it has ended.
         if first.is_null() || self.pointer(first, iframe.frame_obj) != top {
             return;
         }

@@ -1,4 +1,4 @@
-//! From where is everything held? The interpreter's own pointers, by kind and name.
+//! Finds the roots: the interpreter's own references to objects, by kind and name.
 //!
 //! Mirrors what `PyInterpreterState`, `PyThreadState` (`Include/internal/pycore_interp.h`, `Include/cpython/pystate.h`)
 //! and the frames of each thread own, v3.8 to v3.15.
@@ -25,33 +25,33 @@ mod threads;
 pub use greenlets::greenlets;
 pub use tasks::tasks;
 
-/// What kind of thing holds a root.
+/// The kind of a root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RootKind {
     /// A module in `sys.modules`.
     Module,
-    /// A frame of a thread: a local variable, the function that runs.
+    /// A thread's frame: a local variable, or the running function.
     Frame,
-    /// An unfinished task of asyncio. A name for what the event loop holds, and nothing that holds by itself.
+    /// An unfinished asyncio task. It names what the event loop holds, and holds nothing itself.
     Task,
-    /// A thread's own state: its dict, its context.
+    /// A thread's state: its dict, its context.
     Thread,
-    /// An exception that a thread handles.
+    /// An exception that a thread is handling.
     Exception,
-    /// The value stack of a running frame: an expression that is not finished.
+    /// The evaluation stack of a running frame.
     Stack,
-    /// The interpreter's own state: codecs, hooks, callbacks.
+    /// The interpreter's state: codecs, hooks, callbacks.
     Interpreter,
-    /// A type that is part of a program or library.
+    /// A type compiled into a program or library.
     StaticType,
-    /// It is never freed.
+    /// An immortal object.
     Immortal,
-    /// C code holds it: its reference count is higher than the references that were found.
+    /// Held by C code: the reference count is higher than the number of references found.
     Native,
 }
 
 impl RootKind {
-    /// What JSON calls it.
+    /// The name in JSON.
     pub fn name(self) -> &'static str {
         match self {
             RootKind::Module => "module",
@@ -68,24 +68,23 @@ impl RootKind {
     }
 }
 
-/// One pointer from outside the heap.
+/// A reference from outside the heap.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Root {
     /// The object.
     pub object: Address,
-    /// What holds it.
+    /// The kind of the root.
     pub kind: RootKind,
-    /// How a person would call it: `app.cache`, `thread MainThread, handle() at server.py:41, local req`.
+    /// Its name for display: `app.cache`, `thread MainThread, handle() at server.py:41, local req`.
     pub name: String,
-    /// Whether the pointer counts among the object's references. What a name in `sys.modules` refers to is counted by
-    /// that dict.
+    /// Whether the reference is part of the object's count. A module in `sys.modules` is counted through that dict.
     pub is_counted: bool,
-    /// Whether the object is the dict of what the name names: a module's, so that what is in it has a named owner even
-    /// where functions hold the dict as well.
+    /// Whether the object is the namespace of what the name names: a module's dict, so that its contents have a named
+    /// owner even if functions hold the dict, too.
     pub is_namespace: bool,
 }
 
-/// Finds the roots of all interpreters, in the order in which a person would name them.
+/// Finds the roots of all interpreters, in the order of preference for display.
 pub fn find<M: Memory + ?Sized>(
     memory: &M,
     python: &Python,
@@ -107,18 +106,18 @@ pub fn find<M: Memory + ?Sized>(
     finder.roots
 }
 
-/// The dicts that intern strings. They do not keep what is in them alive.
+/// The dicts of interned strings. They do not keep their contents alive.
 pub fn interned<M: Memory + ?Sized>(memory: &M, python: &Python) -> Vec<Address> {
     let Some(offset) = python.layout.interp.cached_objects else { return Vec::new() };
     let dicts = python.interpreters.iter().map(|interpreter| memory.read_pointer(interpreter.address.offset(offset)));
     dicts.flatten().collect()
 }
 
-/// Whether a dict interns strings (until 3.11 nothing names it): a large one, each of whose keys is its own value.
+/// Whether a dict holds interned strings (until 3.11 no variable names it): it is large, and each key is its own value.
 pub fn looks_interning<M: Memory + ?Sized>(memory: &M, python: &Python, dict: Address) -> bool {
-    /// Every interpreter has interned more than this before its first line of Python.
+    /// Lower bound on its entries: every interpreter interns more strings before its first line of Python.
     const ENTRIES_MIN: u64 = 1000;
-    /// Places for entries looked at; strings that are gone leave empty ones.
+    /// Number of slots examined; freed strings leave empty ones.
     const LOOKED_AT: u64 = 1 << 12;
     let reader = Reader { memory, layout: &python.layout };
     let used = memory.read_u64(dict.offset(python.layout.dict.ma_used)).unwrap_or(0);

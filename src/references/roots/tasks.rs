@@ -1,7 +1,7 @@
-//! Unfinished tasks of asyncio, running and suspended, by name and by the line that they wait at.
+//! Finds unfinished asyncio tasks, running and suspended, by name and current line.
 //!
-//! The loop holds them by way of handles and futures, in chains that say nothing to a person; asyncio itself only has
-//! weak references to them. So tasks are found among the objects, and they name what they hold without holding it.
+//! The event loop holds tasks through handles and futures, in chains that do not help a reader; asyncio itself has only
+//! weak references to them. So tasks are found among the objects, and name what they hold without holding it.
 
 use crate::heap::object_table::Objects;
 use crate::process::Address;
@@ -15,10 +15,10 @@ use crate::references::References;
 
 use super::{Finder, Root, RootKind};
 
-/// Tasks that are named; who has more sees those.
+/// Upper bound on the tasks that are named.
 const TASKS_MAX: usize = 1 << 20;
 
-/// Finds the tasks whose coroutine has not ended.
+/// Finds the tasks whose coroutine has not finished.
 pub fn tasks<M: Memory + ?Sized>(
     memory: &M,
     python: &Python,
@@ -55,14 +55,14 @@ impl<M: Memory + ?Sized> Finder<'_, M> {
             (_, _, Some(frame)) if !coroutine.is_null() => self.pointer(coroutine, frame),
             _ => return,
         };
-        // A coroutine that has ended has no frame.
+        // A finished coroutine has no frame.
         let Some((Some(frame), _)) =
             Some(frame).filter(|at| !at.is_null()).and_then(|at| stack::read(&self.reader, at))
         else {
             return;
         };
         let name = self.pointer(task, layout.task.task_name);
-        // Until it is asked for, the name of a task is a number (3.12+).
+        // The name of a task is a number until it is first read (3.12+).
         let name = self
             .reader
             .string(name, NAME_LENGTH_MAX)
@@ -73,7 +73,7 @@ impl<M: Memory + ?Sized> Finder<'_, M> {
             name => name.unwrap_or_else(|| "?".to_owned()).replace(',', ""),
         };
         let name = format!("task {name}, {place}");
-        // The coroutine alone: who asks for the task wants to know what else holds it.
+        // Only the coroutine: a question about the task asks for what else holds it.
         self.add(coroutine, RootKind::Task, name, false);
     }
 }

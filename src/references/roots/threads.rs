@@ -1,4 +1,4 @@
-//! What threads hold: their state, the exceptions that they handle, the locals of the frames that they run.
+//! Finds the roots of threads: their state, the exceptions that they handle, the locals of their running frames.
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -13,7 +13,7 @@ use crate::references::Label;
 
 use super::{Finder, RootKind};
 
-/// Nested exceptions followed in one thread.
+/// Upper bound on a thread's nested exceptions.
 const EXCEPTIONS_MAX: usize = 1 << 12;
 
 impl<M: Memory + ?Sized> Finder<'_, M> {
@@ -30,7 +30,7 @@ impl<M: Memory + ?Sized> Finder<'_, M> {
         }
     }
 
-    /// `threading._active`: from `Thread.ident` to the thread, and its `_name`.
+    /// `threading._active`, which maps `Thread.ident` to threads, and their `_name`.
     fn thread_names(&self, interpreter: &Interpreter) -> FxHashMap<u64, String> {
         let mut names = FxHashMap::default();
         let module = self.reader.dict_get(interpreter.modules, "threading").unwrap_or_default();
@@ -42,7 +42,7 @@ impl<M: Memory + ?Sized> Finder<'_, M> {
             let name = name.and_then(|name| self.reader.string(name, NAME_LENGTH_MAX));
             let is_shown = |name: &String| self.references.shows_values() || identifier::is_of_thread(name);
             if let (Some(ident), Some(name)) = (ident, name.filter(is_shown)) {
-                // The comma stands between the parts of a root's name.
+                // Commas separate the parts of a root's name.
                 names.insert(ident, name.replace(',', ""));
             }
         }
@@ -74,7 +74,7 @@ impl<M: Memory + ?Sized> Finder<'_, M> {
         let mut seen = FxHashSet::default();
         while !item.is_null() && seen.len() < EXCEPTIONS_MAX && seen.insert(item) {
             for offset in [items.exc_type, Some(items.exc_value), items.exc_traceback] {
-                // What a generator handles is counted as the generator's.
+                // An exception that a generator handles is counted as the generator's.
                 let is_own = item == thread.offset(layout.exc_state);
                 let object = offset.map_or(Address::NULL, |offset| self.pointer(item, offset));
                 self.add(object, RootKind::Exception, format!("{name}, exception being handled"), is_own);
@@ -90,7 +90,7 @@ impl<M: Memory + ?Sized> Finder<'_, M> {
             if self.reader.layout.iframe.is_some() {
                 self.interpreter_frame(frame, &function);
             } else {
-                // The topmost frame is the thread's, each other one that of the frame above it.
+                // The topmost frame belongs to the thread, each other one to the frame above it.
                 self.add(frame.address, RootKind::Frame, function, index == 0);
             }
         }
@@ -100,7 +100,7 @@ impl<M: Memory + ?Sized> Finder<'_, M> {
         let layout = self.reader.layout;
         let (Some(iframe), Some(owners)) = (&layout.iframe, &layout.constants.frame_owner) else { return };
         let owner = self.reader.memory.read_u8(frame.address.offset(iframe.owner)).ok().map(i64::from);
-        // What a generator's frame holds is the generator's, as long as it runs as well.
+        // The contents of a generator's frame belong to the generator, even while it is running.
         let is_counted = owner == Some(owners.thread);
         let mut found = Vec::new();
         let mut visit = |word: u64, label: Label| found.push((Address(word), label));

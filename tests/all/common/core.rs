@@ -1,4 +1,4 @@
-//! Cores of a process that stands still: written by ourselves as the kernel would, by gdb, and by the kernel.
+//! Cores of a stopped process: written by the tests as the kernel would, by gdb, and by the kernel.
 
 use std::fs::{self, File};
 use std::io::Write;

@@ -1,18 +1,18 @@
-//! A copy of the target's writable memory, and a judge of objects that the target did not tell of.
+//! A copy of the target's writable memory, and a judge of objects that the target did not report.
 //!
-//! The oracle tells what the collector reaches. An object that only C code holds is alive all the same; so an address
-//! that the tool reports and the target did not tell is not false for that alone. Independent witnesses decide:
+//! The oracle reports what the collector reaches. An object that only C code holds is alive, too; so an address that
+//! the tool reports and the target does not is not necessarily false. Independent evidence decides:
 //!
-//! * its type must be a type that the target told of, or one whose own type is;
-//! * its reference count must be possible, and not above the number of words in memory that hold its address, or of
-//!   words that point at its text (C code that keeps a string for ever, as numpy does its documentation, keeps only
+//! - its type must be a type that the target reported, or one whose own type is;
+//! - its reference count must be plausible, and not above the number of words in memory that hold its address, or of
+//!   words that point to its text (C code that keeps a string forever, as numpy does its documentation, keeps only
 //!   that);
-//! * under `PYTHONMALLOC=debug` (and in debug builds) the allocator's own marks around the block must be whole: the
-//!   object domain, the forbidden bytes before and behind, and a request that is large enough. A freed block has lost
-//!   them, a part of a block never had them.
+//! - under `PYTHONMALLOC=debug` (and in debug builds) the debug header and trailer of the block must be intact: the
+//!   object domain, the forbidden bytes before and after, and a request that is large enough. A freed block has lost
+//!   them; a part of a block never had them.
 //!
-//! What the judge cannot see: a dead block on a free list of CPython passes the marks, but not the reference count; a
-//! raw block that begins with a small number and a type's address passes where something points at it.
+//! Limits: a dead block on a free list of CPython passes the check of debug headers, but not that of the reference
+//! count; a raw block that begins with a small number and a type's address passes if something points to it.
 
 use std::collections::HashMap;
 use std::fs::{self, File};

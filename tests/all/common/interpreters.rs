@@ -1,6 +1,6 @@
-//! Which CPythons are here: those that tests/interpreters.sh fetched, pyenv's, and the system's.
+//! Finds CPythons: those fetched by tests/interpreters.sh, pyenv's, and the system's.
 //!
-//! `HEAPSONDE_INTERPRETERS` names the fetcher's folder, `HEAPSONDE_ONLY=3.12,sid-3.14` narrows by version or name.
+//! `HEAPSONDE_INTERPRETERS` is the fetcher's directory; `HEAPSONDE_ONLY=3.12,sid-3.14` selects by version or name.
 
 use std::collections::HashSet;
 use std::fs;

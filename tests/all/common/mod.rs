@@ -1,8 +1,8 @@
-//! What the integration tests share: interpreters, targets, the truth that targets tell, and runs of the tool.
+//! Shared by the integration tests: interpreters, targets, the truth that targets report, and runs of the tool.
 //!
-//! The oracle is the target itself. `fixtures/programs/oracle.py` says how it is asked; `truth` reads its answers;
-//! `image` keeps a copy of its memory from the moment that the tool looked at it, and judges objects that the target
-//! did not tell of. Nothing here uses the library: a mistake of ours cannot excuse itself.
+//! The oracle is the target itself. `fixtures/programs/oracle.py` describes how it is asked; `truth` parses its
+//! answers; `image` keeps a copy of its memory from the time of reading, and judges objects that the target did not
+//! report. Nothing here uses the library, so that an error there cannot hide itself.
 
 // Each test binary compiles this module and uses its own part of it.
 #![allow(dead_code)]

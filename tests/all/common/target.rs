@@ -1,4 +1,4 @@
-//! A program that runs to be read: started, waited for, asked, and ended with the test.
+//! A target program: started, waited for, asked, and ended with the test.
 
 use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;

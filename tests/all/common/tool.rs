@@ -1,4 +1,4 @@
-//! Runs of the tool, and what it prints.
+//! Runs the tool and parses its output.
 
 use std::io::{Read, Write};
 use std::process::{Command, ExitStatus, Stdio};

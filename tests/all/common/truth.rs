@@ -1,4 +1,4 @@
-//! What the target told about itself, parsed. The format is described in `fixtures/programs/oracle.py`.
+//! Parses what the target reports about itself. `fixtures/programs/oracle.py` describes the format.
 
 use std::collections::{HashMap, HashSet};
 
