@@ -4,6 +4,7 @@ pub mod classes;
 pub mod draw;
 pub mod edges;
 pub mod frames;
+pub mod growth;
 pub mod histogram;
 pub mod memory_account;
 pub mod memory_line;

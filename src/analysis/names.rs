@@ -2,6 +2,7 @@
 
 use crate::graph::ObjectId;
 use crate::heap::object_table::Objects;
+use crate::process::Address;
 use crate::process::memory::Memory;
 use crate::python::types::TypeTable;
 use crate::references::notation::{Spelled, Speller};
@@ -66,6 +67,11 @@ impl<'a, M: Memory + ?Sized> Names<'a, M> {
     /// The speller that writes labels.
     pub fn speller(&self) -> &Speller<'a, M> {
         &self.speller
+    }
+
+    /// Where an object lies.
+    pub fn address(&self, object: ObjectId) -> Address {
+        self.objects.address(object.index())
     }
 
     /// The full name of an object's type.

@@ -99,6 +99,21 @@ impl Owners {
         Owners { frames, own, garbage }
     }
 
+    /// The frames; parents come before their children.
+    pub fn frames(&self) -> &Frames {
+        &self.frames
+    }
+
+    /// What each frame holds itself.
+    pub fn own(&self) -> &[Amount] {
+        &self.own
+    }
+
+    /// What no root reaches.
+    pub fn garbage(&self) -> Amount {
+        self.garbage
+    }
+
     /// What each frame holds including all frames above it, and the total.
     fn totals(&self) -> (Vec<Amount>, Amount) {
         let mut totals = self.own.clone();

@@ -39,6 +39,8 @@ pub enum Verb {
     Flamegraph(Flamegraph),
     /// Show the shortest chains of references that keep an object, or the objects of a type, alive
     Why(Why),
+    /// Look several times, and say what grew and what holds it
+    Leaks(Leaks),
     /// Account for resident memory: objects, free memory of allocators, native memory, files
     Memory(MemoryOptions),
     /// Write every object as a line of JSON
@@ -450,6 +452,31 @@ pub struct Why {
 
     #[command(flatten)]
     pub output: Output,
+}
+
+#[derive(Debug, Args)]
+pub struct Leaks {
+    #[command(flatten)]
+    pub target: TargetArguments,
+
+    #[command(flatten)]
+    pub following: Following,
+
+    #[command(flatten)]
+    pub output: Output,
+
+    /// Look for this long (30, 2m); Ctrl-C ends it earlier
+    #[arg(long = "for", short = 'd', visible_alias = "duration", value_name = "TIME", default_value = "60s")]
+    #[arg(value_parser = recording)]
+    pub duration: Duration,
+
+    /// How often to look; with fewer than 7 looks no suspect is sure
+    #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u32).range(3..=1000))]
+    pub looks: u32,
+
+    /// JSON instead of text
+    #[arg(short, long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

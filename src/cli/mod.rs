@@ -8,6 +8,7 @@ mod doctor;
 mod dump;
 mod flamegraph;
 mod histo;
+mod leaks;
 mod memory;
 mod new_file;
 mod output;
@@ -72,6 +73,7 @@ fn dispatch(arguments: &Arguments) -> anyhow::Result<u8> {
         Verb::Histo(options) => histo::run(options),
         Verb::Flamegraph(options) => flamegraph::run(options),
         Verb::Why(options) => why::run(options),
+        Verb::Leaks(options) => leaks::run(options),
         Verb::Memory(options) => memory::run(options),
         Verb::Dump(options) => dump::run(options),
         Verb::Record(options) => record::run(options),

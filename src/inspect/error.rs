@@ -131,6 +131,12 @@ pub enum Error {
     /// A core is not running, so it cannot be recorded.
     #[error("a core does not run")]
     NotRunning,
+    /// What grew cannot be told.
+    #[error("only {looks} looks at the whole heap could be compared; give it more time (--for)")]
+    TooFewLooks {
+        /// Looks of one quality.
+        looks: usize,
+    },
 }
 
 impl Error {

@@ -16,6 +16,7 @@ pub mod error;
 pub mod family;
 pub mod footprint;
 pub mod graph;
+pub mod growth;
 pub mod memory;
 pub mod open;
 pub mod processes;

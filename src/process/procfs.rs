@@ -5,6 +5,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::unistd::{SysconfVar, sysconf};
 
 /// Upper bound on the bytes of a command line: enough to distinguish programs.
 const COMMAND_MAX: usize = 4096;
@@ -109,6 +112,16 @@ impl Status {
     pub fn inner_pid(&self) -> Option<i32> {
         if self.pids_inward.len() > 1 { self.pids_inward.last().copied() } else { None }
     }
+}
+
+/// How long ago a process was started. `None` if it is gone, or `/proc` is not the kernel's own.
+pub fn uptime(pid: i32) -> Option<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in parentheses, may contain anything. The start time is the 22nd field (proc(5)), the 20th behind it.
+    let started: u64 = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()?;
+    let ticks = u64::try_from(sysconf(SysconfVar::CLK_TCK).ok()??).ok().filter(|&ticks| ticks > 0)?;
+    let now: f64 = fs::read_to_string("/proc/uptime").ok()?.split_whitespace().next()?.parse().ok()?;
+    Duration::try_from_secs_f64(now - started as f64 / ticks as f64).ok()
 }
 
 /// All processes shown in `/proc`, in order of id.

@@ -8,6 +8,8 @@ pub mod flamegraph;
 pub mod flamegraph_json;
 pub mod folded;
 pub mod graph;
+pub mod growth_json;
+pub mod growth_table;
 pub mod histogram_json;
 pub mod histogram_table;
 pub mod json;

@@ -23,6 +23,7 @@ mod guest;
 mod inspect;
 mod labels;
 mod layouts;
+mod leaks;
 mod memory;
 mod native;
 mod odd_heaps;
@@ -63,6 +64,7 @@ const MODULES: &[Module] = &[
     ("inspect", inspect::cases),
     ("labels", labels::cases),
     ("layouts", layouts::cases),
+    ("leaks", leaks::cases),
     ("native", native::cases),
     ("odd_heaps", odd_heaps::cases),
     ("memory", memory::cases),

@@ -1,0 +1,270 @@
+//! Puts suspects into words, at the last look: chains, types, bounds.
+
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+
+use crate::analysis::frames::{Frame, FrameKind, Frames};
+use crate::analysis::names::Names;
+use crate::analysis::owners::Owners;
+use crate::graph::ObjectId;
+use crate::graph::objects::ObjectGraph;
+use crate::process::memory::{Memory, MemoryExt};
+use crate::python::reader::Reader;
+use crate::references::notation::Spelled;
+use crate::references::roots::RootKind;
+
+use super::bounds::Bound;
+use super::figures::Figures;
+use super::paths::PathId;
+use super::series::{Series, TypeGrowth, merged};
+use super::suspects::{Suspect, SuspectKind};
+use super::verdict::{Verdict, judge};
+
+/// Looks from which on a suspect may be called sure.
+pub const LOOKS_SURE: usize = 7;
+/// Owners below a container that are asked for its bound: a cache keeps its entries in a dict of its own.
+const BOUND_OWNERS: usize = 3;
+/// Attributes of one object that are looked at for a bound.
+const ATTRIBUTES_MAX: usize = 4096;
+
+/// Something that grew, in words.
+#[derive(Clone, Debug)]
+pub struct GrowingOwner {
+    /// What grew.
+    pub kind: SuspectKind,
+    /// How its growth looks.
+    pub verdict: Verdict,
+    /// Whether it is called a suspect for sure.
+    pub is_sure: bool,
+    /// The container, as a chain from its root.
+    pub chain: String,
+    /// The container's type.
+    pub type_name: String,
+    /// The type of what became more in it.
+    pub growing_type: String,
+    /// Where most of the growth is, as a chain, and the type there; `None` where that is what became more.
+    pub deepest: Option<(String, String)>,
+    /// How many there were at each look.
+    pub counts: Figures,
+    /// What they retained, in bytes.
+    pub bytes: Figures,
+    /// The types of all objects that are more now, most first.
+    pub types: Vec<TypeGrowth>,
+    /// What the program lets the container take at most.
+    pub bound: Option<Bound>,
+    /// Of what several share, who does.
+    sharers: Vec<String>,
+}
+
+impl GrowingOwner {
+    /// The figures whose growth tells: objects, or bytes where their number stays.
+    pub fn telling(&self) -> &Figures {
+        if self.kind == SuspectKind::Container { &self.counts } else { &self.bytes }
+    }
+}
+
+/// A look whose objects can still be read, with the path of each frame.
+pub struct LastLook<'l, 'm, M: Memory + ?Sized, N: Memory + ?Sized> {
+    /// The objects.
+    pub graph: &'l ObjectGraph<'l>,
+    /// Their names.
+    pub names: &'l Names<'m, M>,
+    /// The memory that they are in.
+    pub reader: Reader<'l, N>,
+    /// Their owners.
+    pub owners: &'l Owners,
+    /// The path of each frame of these.
+    pub path_of: &'l [PathId],
+}
+
+/// Says what suspects are, and judges them, those that look like leaks first. `uptime`: how old the process was at the
+/// first look.
+pub fn describe<M: Memory + ?Sized, N: Memory + ?Sized>(
+    series: &Series,
+    suspects: &[Suspect],
+    last: &LastLook<'_, '_, M, N>,
+    uptime: Option<Duration>,
+) -> Vec<GrowingOwner> {
+    let frames = last.owners.frames();
+    let mut frame_of: FxHashMap<PathId, u32> = FxHashMap::default();
+    for (index, path) in (0..).zip(last.path_of) {
+        let objects = |frame: u32| last.owners.own().get(frame as usize).map_or(0, |own| own.objects);
+        let frame = frame_of.entry(*path).or_insert(index);
+        if objects(*frame) < objects(index) {
+            *frame = index;
+        }
+    }
+    let bounds = bounds(last, suspects.iter().filter_map(|suspect| frame_of.get(&suspect.container).copied()));
+    let mut described: Vec<GrowingOwner> = suspects
+        .iter()
+        .filter_map(|suspect| {
+            let frame = |path: PathId| frame_of.get(&path).copied();
+            let container = frame(suspect.container)?;
+            let growing = frame(suspect.growing[0])?;
+            let bound = bounds.get(&container).cloned();
+            let bound = bound.filter(|_| suspect.kind == SuspectKind::Container);
+            let verdict = judge(suspect.telling(), uptime, bound.as_ref());
+            let is_named = !series.paths.is_unnamed(suspect.container);
+            let is_sure = verdict == Verdict::Steady
+                && is_named
+                && suspect.kind != SuspectKind::Region
+                && series.len() >= LOOKS_SURE;
+            let deepest = frame(suspect.deepest).filter(|&deepest| deepest != growing && deepest != container);
+            let type_of = |frame: u32| frames.frames.get(frame as usize).map(type_name).unwrap_or_default();
+            Some(GrowingOwner {
+                kind: suspect.kind,
+                verdict,
+                is_sure,
+                chain: chain(frames, container),
+                type_name: type_of(container),
+                growing_type: type_of(growing),
+                deepest: deepest.map(|frame| (chain(frames, frame), type_of(frame))),
+                counts: suspect.counts.clone(),
+                bytes: suspect.bytes.clone(),
+                types: series.types(|path| suspect.growing.contains(&path)),
+                bound,
+                sharers: sharers(frames, container),
+            })
+        })
+        .collect();
+    fold_shared(&mut described);
+    described.sort_by(|a, b| {
+        let key = |owner: &GrowingOwner| owner.verdict.is_of_a_leak();
+        key(b).cmp(&key(a)).then(b.bytes.growth().total_cmp(&a.bytes.growth()))
+    });
+    described
+}
+
+/// Who shares what is in a frame; nobody where it has one owner.
+fn sharers(frames: &Frames, frame: u32) -> Vec<String> {
+    let line = frames.line(frame);
+    line.iter().rfind(|frame| frame.kind == FrameKind::Shared).map(|frame| frame.names.clone()).unwrap_or_default()
+}
+
+/// Counts what is shared within one suspect, such as keys that a cache has in two tables, for that suspect.
+fn fold_shared(owners: &mut Vec<GrowingOwner>) {
+    let is_part = |name: &str, chain: &str| {
+        let behind = name.strip_prefix(chain).or_else(|| chain.strip_prefix(name));
+        behind.is_some_and(|behind| behind.is_empty() || behind.starts_with(['.', '[', ',', '<']))
+    };
+    let mut folded: Vec<(usize, usize)> = Vec::new();
+    for (index, shared) in owners.iter().enumerate().filter(|(_, owner)| !owner.sharers.is_empty()) {
+        let into = owners.iter().position(|owner| {
+            owner.sharers.is_empty() && shared.sharers.iter().all(|name| is_part(name, &owner.chain))
+        });
+        folded.extend(into.map(|into| (index, into)));
+    }
+    for &(index, into) in folded.iter().rev() {
+        let shared = owners[index].clone();
+        let owner = &mut owners[into];
+        owner.bytes.values.iter_mut().zip(&shared.bytes.values).for_each(|(sum, bytes)| {
+            *sum = sum.saturating_add(*bytes);
+        });
+        owner.types = merged(std::mem::take(&mut owner.types), &shared.types);
+    }
+    let mut index = 0;
+    owners.retain(|_| {
+        index += 1;
+        !folded.iter().any(|&(folded, _)| folded == index - 1)
+    });
+}
+
+/// The type of what a frame stands for.
+fn type_name(frame: &Frame) -> String {
+    match (&frame.type_name, frame.root) {
+        (Some(type_name), _) => type_name.clone(),
+        (None, Some(RootKind::Module)) => "module".to_owned(),
+        (None, _) => String::new(),
+    }
+}
+
+/// A frame as a chain from its root; from what several share, where that is below it.
+fn chain(frames: &Frames, frame: u32) -> String {
+    let line = frames.line(frame);
+    let mut chain = String::new();
+    for (index, frame) in line.iter().enumerate() {
+        match (frame.kind, frame.root) {
+            (FrameKind::Shared, _) => chain.clone_from(&frame.step),
+            (_, Some(RootKind::Native | RootKind::Immortal)) => {
+                let held = line.get(index + 1).and_then(|above| above.type_name.as_deref()).unwrap_or("object");
+                chain = format!("{held} {}", frame.step);
+            }
+            _ => chain.push_str(&frame.step),
+        }
+    }
+    chain
+}
+
+/// The bounds of containers, by their frames: where a frame is of one object, and that object or one of the owners
+/// below it has an attribute that is a bound.
+fn bounds<M: Memory + ?Sized, N: Memory + ?Sized>(
+    last: &LastLook<'_, '_, M, N>,
+    containers: impl Iterator<Item = u32>,
+) -> FxHashMap<u32, Bound> {
+    let frames = last.owners.frames();
+    let parent = |frame: u32| frames.frames.get(frame as usize).and_then(|frame| frame.parent);
+    let is_one = |frame: u32| last.owners.own().get(frame as usize).is_some_and(|own| (1..=2).contains(&own.objects));
+    let mut of_container: Vec<(u32, Vec<u32>)> = Vec::new();
+    let mut object_of: FxHashMap<u32, Option<ObjectId>> = FxHashMap::default();
+    for container in containers {
+        let line = std::iter::successors(Some(container), |&frame| parent(frame)).take(BOUND_OWNERS);
+        // A module bounds nothing, and many objects of one shape have a bound each.
+        let is_owner =
+            |&frame: &u32| is_one(frame) && frames.frames.get(frame as usize).is_some_and(|it| it.type_name.is_some());
+        let line: Vec<u32> = line.take_while(is_owner).collect();
+        object_of.extend(line.iter().map(|&frame| (frame, None)));
+        of_container.push((container, line));
+    }
+    if object_of.is_empty() {
+        return FxHashMap::default();
+    }
+    for object in (0..last.graph.len() as u32).map(ObjectId) {
+        let frame = frames.of(object).filter(|_| !frames.is_namespace(object));
+        if let Some(slot) = frame.and_then(|frame| object_of.get_mut(&frame)) {
+            slot.get_or_insert(object);
+        }
+    }
+    let bound_of = |frame: &u32| bound_of(last, object_of.get(frame).copied().flatten()?);
+    of_container
+        .into_iter()
+        .filter_map(|(container, line)| Some((container, line.iter().find_map(bound_of)?)))
+        .collect()
+}
+
+/// The bound that an object states.
+fn bound_of<M: Memory + ?Sized, N: Memory + ?Sized>(last: &LastLook<'_, '_, M, N>, object: ObjectId) -> Option<Bound> {
+    let (names, layout) = (last.names, last.reader.layout);
+    let address = names.address(object);
+    let field = |offset: usize| last.reader.memory.read_i64(address.offset(offset)).ok();
+    // -1: none.
+    match names.type_name(object).as_str() {
+        "collections.deque" => return Bound::of("maxlen", field(layout.deque.maxlen)?),
+        "functools._lru_cache_wrapper" => return Bound::of("maxsize", field(layout.lru_cache.maxsize)?),
+        _ => {}
+    }
+    let mut attributes: Vec<(ObjectId, String)> = Vec::new();
+    let mut dicts = Vec::new();
+    names.for_each(object, &mut |target, label| match names.spell(object, label) {
+        Spelled::Namespace => dicts.push(target),
+        Spelled::Attribute(name) if attributes.len() < ATTRIBUTES_MAX => attributes.push((target, name)),
+        _ => {}
+    });
+    for dict in dicts {
+        names.for_each(dict, &mut |target, label| match names.spell(dict, label) {
+            Spelled::Text(name) | Spelled::CodeText(name) if attributes.len() < ATTRIBUTES_MAX => {
+                attributes.push((target, name));
+            }
+            _ => {}
+        });
+    }
+    attributes.into_iter().find_map(|(value, name)| {
+        let at = names.address(value);
+        let float = || {
+            let is_float = names.type_name(value) == "builtins.float";
+            let bits = is_float.then(|| last.reader.memory.read_u64(at.offset(layout.object.size)).ok()).flatten()?;
+            Some(f64::from_bits(bits) as i64)
+        };
+        Bound::of(&name, last.reader.small_int(at).or_else(float)?)
+    })
+}

@@ -1,0 +1,231 @@
+//! Looks at the owners of one heap, one after another.
+
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+
+use crate::analysis::histogram::Amount;
+use crate::analysis::owners::Owners;
+
+use super::figures::Figures;
+use super::paths::{LabelId, PathId, PathTable};
+
+/// What one look found.
+#[derive(Debug, Default)]
+struct Look {
+    at: Duration,
+    /// Of each path, what is there; shorter than the table where later looks found more paths.
+    own: Vec<Amount>,
+    /// The same with all that is above it.
+    total: Vec<Amount>,
+    whole: Amount,
+    garbage: Amount,
+}
+
+/// Some looks at a heap.
+#[derive(Debug, Default)]
+pub struct Series {
+    /// The paths of all looks.
+    pub paths: PathTable,
+    looks: Vec<Look>,
+}
+
+/// What two last labels of paths lead to at one look.
+pub type Endings = FxHashMap<(LabelId, LabelId), (Amount, Amount)>;
+
+/// How objects of a type grew.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TypeGrowth {
+    /// Its name.
+    pub name: String,
+    /// At the first look.
+    pub before: Amount,
+    /// At the last one.
+    pub after: Amount,
+}
+
+impl TypeGrowth {
+    /// Objects more; negative where there are fewer.
+    pub fn objects(&self) -> i64 {
+        self.after.objects as i64 - self.before.objects as i64
+    }
+
+    /// Bytes more.
+    pub fn bytes(&self) -> i64 {
+        self.after.bytes as i64 - self.before.bytes as i64
+    }
+}
+
+/// Two lists as one, most objects first.
+pub fn merged(mut types: Vec<TypeGrowth>, more: &[TypeGrowth]) -> Vec<TypeGrowth> {
+    for grown in more {
+        match types.iter_mut().find(|other| other.name == grown.name) {
+            Some(other) => {
+                other.before.add(grown.before);
+                other.after.add(grown.after);
+            }
+            None => types.push(grown.clone()),
+        }
+    }
+    types.sort_by(|a, b| (b.objects(), &a.name).cmp(&(a.objects(), &b.name)));
+    types
+}
+
+impl Series {
+    /// Adds a look, and returns the path of each frame of its owners.
+    pub fn add(&mut self, at: Duration, owners: &Owners) -> Vec<PathId> {
+        let (frames, own) = (&owners.frames().frames, owners.own());
+        let mut path_of: Vec<PathId> = Vec::with_capacity(frames.len());
+        let mut amounts: Vec<(PathId, Amount)> = Vec::with_capacity(frames.len());
+        for (frame, &own) in frames.iter().zip(own) {
+            let parent = frame.parent.and_then(|parent| path_of.get(parent as usize)).copied();
+            let path = self.paths.of_frame(parent, frame);
+            path_of.push(path);
+            amounts.push((path, own));
+        }
+        self.push(at, amounts, owners.garbage());
+        path_of
+    }
+
+    fn push(&mut self, at: Duration, amounts: impl IntoIterator<Item = (PathId, Amount)>, garbage: Amount) {
+        let mut own = vec![Amount::default(); self.paths.len()];
+        amounts.into_iter().for_each(|(path, amount)| own[path.index()].add(amount));
+        let (mut total, mut whole) = (own.clone(), garbage);
+        for path in self.paths.all().rev() {
+            let amount = total[path.index()];
+            match self.paths.parent(path) {
+                Some(parent) => total[parent.index()].add(amount),
+                None => whole.add(amount),
+            }
+        }
+        self.looks.push(Look { at, own, total, whole, garbage });
+    }
+
+    /// How many looks there are.
+    pub fn len(&self) -> usize {
+        self.looks.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.looks.is_empty()
+    }
+
+    fn figures(&self, value: impl Fn(&Look) -> u64) -> Figures {
+        let first = self.looks.first().map_or(Duration::ZERO, |look| look.at);
+        let at = self.looks.iter().map(|look| look.at.saturating_sub(first)).collect();
+        Figures { at, values: self.looks.iter().map(value).collect() }
+    }
+
+    /// Objects and bytes that a path leads to, without what is above it, at each look.
+    pub fn own(&self, path: PathId) -> impl Iterator<Item = Amount> + '_ {
+        self.looks.iter().map(move |look| look.own.get(path.index()).copied().unwrap_or_default())
+    }
+
+    /// The same with all above it.
+    pub fn total(&self, path: PathId) -> impl Iterator<Item = Amount> + '_ {
+        self.looks.iter().map(move |look| look.total.get(path.index()).copied().unwrap_or_default())
+    }
+
+    /// Some values, one for each look, with their times.
+    pub fn timed(&self, values: Vec<u64>) -> Figures {
+        Figures { values, ..self.figures(|_| 0) }
+    }
+
+    /// Bytes of the whole heap.
+    pub fn heap_bytes(&self) -> Figures {
+        self.figures(|look| look.whole.bytes)
+    }
+
+    /// Objects of the whole heap.
+    pub fn heap_objects(&self) -> Figures {
+        self.figures(|look| look.whole.objects)
+    }
+
+    /// Objects that no root reaches.
+    pub fn garbage(&self) -> Figures {
+        self.figures(|look| look.garbage.objects)
+    }
+
+    /// How much more a path leads to, with all above it, at the last look than at the first, in bytes.
+    pub fn growth(&self, path: PathId) -> i64 {
+        let bytes = |look: Option<&Look>| {
+            look.and_then(|look| look.total.get(path.index())).map_or(0, |amount| amount.bytes as i64)
+        };
+        bytes(self.looks.last()) - bytes(self.looks.first())
+    }
+
+    /// For one look, what paths with these two last labels lead to: without what is above, and with it.
+    pub fn endings(&self, look: usize) -> Endings {
+        let mut endings = Endings::default();
+        let Some(look) = self.looks.get(look) else { return endings };
+        for path in self.paths.all() {
+            let own = look.own.get(path.index()).copied().unwrap_or_default();
+            if let Some(ending) = self.paths.ending(path).filter(|_| own.objects > 0) {
+                let sums = endings.entry(ending).or_default();
+                sums.0.add(own);
+                sums.1.add(look.total[path.index()]);
+            }
+        }
+        endings
+    }
+
+    /// How objects grew by type, of the paths for which `wanted`, and of what is above them; most objects first.
+    pub fn types(&self, wanted: impl Fn(PathId) -> bool) -> Vec<TypeGrowth> {
+        let (Some(first), Some(last)) = (self.looks.first(), self.looks.last()) else { return Vec::new() };
+        let mut is_wanted = vec![false; self.paths.len()];
+        let mut types: FxHashMap<&str, TypeGrowth> = FxHashMap::default();
+        for path in self.paths.all() {
+            let is_above = self.paths.parent(path).is_some_and(|parent| is_wanted[parent.index()]);
+            is_wanted[path.index()] = is_above || wanted(path);
+            let amount = |look: &Look| look.own.get(path.index()).copied().unwrap_or_default();
+            let (before, after) = (amount(first), amount(last));
+            if !is_wanted[path.index()] || before == after {
+                continue;
+            }
+            let Some(name) = self.paths.type_name(path) else { continue };
+            let growth = types.entry(name).or_default();
+            growth.before.add(before);
+            growth.after.add(after);
+        }
+        let named = types.into_iter().map(|(name, growth)| TypeGrowth { name: name.to_owned(), ..growth });
+        let mut types: Vec<TypeGrowth> = named.filter(|growth| growth.before != growth.after).collect();
+        types.sort_by(|a, b| (b.objects(), &a.name).cmp(&(a.objects(), &b.name)));
+        types
+    }
+}
+
+#[cfg(test)]
+impl Series {
+    /// A look every ten seconds: for each path (`a/b/c`, a type behind a space) how many objects and bytes it leads to.
+    pub(crate) fn of_rows(rows: &[(&str, Vec<(u64, u64)>)]) -> Series {
+        let mut series = Series::default();
+        let mut paths = Vec::new();
+        for (row, _) in rows {
+            let mut at = None;
+            for step in row.split('/') {
+                let (step, type_name) = step.split_once(' ').map_or((step, None), |(step, name)| (step, Some(name)));
+                at = Some(series.paths.add(at, step, type_name));
+            }
+            paths.push(at.expect("a row has a path"));
+        }
+        for look in 0..rows.iter().map(|(_, values)| values.len()).max().unwrap_or(0) {
+            let amounts = rows.iter().zip(&paths).filter_map(|((_, values), &path)| {
+                values.get(look).map(|&(objects, bytes)| (path, Amount { objects, bytes }))
+            });
+            let amounts: Vec<(PathId, Amount)> = amounts.collect();
+            series.push(Duration::from_secs(10 * look as u64), amounts, Amount::default());
+        }
+        series
+    }
+
+    /// The path of a row.
+    pub(crate) fn path(&mut self, row: &str) -> PathId {
+        let mut at = None;
+        for step in row.split('/') {
+            let (step, type_name) = step.split_once(' ').map_or((step, None), |(step, name)| (step, Some(name)));
+            at = Some(self.paths.add(at, step, type_name));
+        }
+        at.expect("a row has a path")
+    }
+}

@@ -1,0 +1,220 @@
+//! What grew, for people: at most 25 lines.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use crate::analysis::growth::bounds::{Bound, BoundKind};
+use crate::analysis::growth::describe::{GrowingOwner, LOOKS_SURE};
+use crate::analysis::growth::figures::Figures;
+use crate::analysis::growth::series::TypeGrowth;
+use crate::analysis::growth::suspects::SuspectKind;
+use crate::analysis::growth::verdict::Verdict;
+use crate::inspect::growth::Growth;
+
+use super::escape::printable;
+use super::units;
+
+/// Suspects that are shown, and others that grew.
+const SUSPECTS_SHOWN: usize = 4;
+const OTHERS_SHOWN: usize = 4;
+/// Types in a row.
+const TYPES_SHOWN: usize = 4;
+/// Characters of a chain.
+const CHAIN_SHOWN: usize = 160;
+
+/// Writes what grew in the program of this name.
+///
+/// # Errors
+/// Errors of the writer.
+pub fn write(out: &mut dyn Write, name: &str, growth: &Growth) -> io::Result<()> {
+    let looks = if growth.looks > 0 { growth.looks } else { growth.censuses };
+    writeln!(
+        out,
+        "{}  {looks} looks, {}   heap {}   RSS {}",
+        printable(name),
+        seconds(growth.duration),
+        change(&growth.heap_bytes),
+        signed_bytes(growth.rss_bytes.growth()),
+    )?;
+    let (suspects, others): (Vec<&GrowingOwner>, Vec<&GrowingOwner>) =
+        growth.owners.iter().partition(|owner| owner.verdict.is_of_a_leak());
+    for (number, owner) in (1..).zip(suspects.iter().take(SUSPECTS_SHOWN)) {
+        suspect(out, number, owner, growth)?;
+    }
+    let more = suspects.len().saturating_sub(SUSPECTS_SHOWN);
+    let end = match (suspects.len(), more) {
+        (0, _) if growth.looks == 0 => "Nothing grew: no type has more objects or bytes than at first.".to_owned(),
+        (0, _) => "No suspect: nothing grew at each look as a leak does.".to_owned(),
+        (_, 0) => "No other suspect.".to_owned(),
+        (_, more) => format!("{more} more suspects, smaller than these (--json has them)."),
+    };
+    if !others.is_empty() {
+        writeln!(out, "Grew, but not as a leak does:")?;
+        for owner in others.iter().take(OTHERS_SHOWN) {
+            other(out, owner)?;
+        }
+    }
+    if growth.looks > 0 {
+        let garbage = &growth.garbage.values;
+        let count = |value: Option<&u64>| units::count(value.copied().unwrap_or(0));
+        writeln!(out, "{end}  Garbage: {} -> {} objects", count(garbage.first()), count(garbage.last()))?;
+    } else {
+        writeln!(out, "{end}")?;
+    }
+    if !growth.unexplained.is_empty() {
+        writeln!(out, "Elsewhere: {}", types(&growth.unexplained))?;
+    }
+    if suspects.is_empty() {
+        writeln!(
+            out,
+            "The slowest growth that would have been seen: {} objects/s. To see less, look for longer (--for).",
+            rate(growth.least_rate)
+        )?;
+    }
+    if let Some(pause) = growth.longest_pause {
+        writeln!(out, "The process was stopped for {} at most.", units::duration(pause))?;
+    }
+    if growth.unused > 0 {
+        writeln!(out, "{} looks failed or saw less than the others, and were not used.", growth.unused)?;
+    }
+    Ok(())
+}
+
+/// Up to four lines on one suspect.
+fn suspect(out: &mut dyn Write, number: usize, owner: &GrowingOwner, growth: &Growth) -> io::Result<()> {
+    let rate = match owner.kind {
+        SuspectKind::Container => format!("{:+} objects/s", Rounded(owner.counts.rate())),
+        SuspectKind::Buffer | SuspectKind::Region => format!("{}/s", signed_bytes(owner.bytes.rate())),
+    };
+    let doubt = match owner.is_sure {
+        true => String::new(),
+        false if owner.kind == SuspectKind::Region => "; not sure: it grew at no place in particular".to_owned(),
+        false if growth.looks < LOOKS_SURE => format!("; not sure: {} looks only", growth.looks),
+        false if owner.verdict == Verdict::Steady => "; not sure: only native code holds it".to_owned(),
+        false => "; not sure".to_owned(),
+    };
+    writeln!(out, "{number}  {}  {rate}  {}{doubt}", signed_bytes(owner.bytes.growth()), owner.verdict.sentence())?;
+    let from_to = match owner.kind {
+        SuspectKind::Container => format!("{} {}", from_to(&owner.counts), plural(&owner.growing_type)),
+        SuspectKind::Buffer | SuspectKind::Region => change(&owner.bytes),
+    };
+    writeln!(out, "   {}   {}  {from_to}", chain(&owner.chain), printable(&owner.type_name))?;
+    if let Some((deepest, type_name)) = &owner.deepest {
+        writeln!(out, "   mostly in {}   {}", chain(deepest), printable(type_name))?;
+    }
+    let others: Vec<TypeGrowth> =
+        owner.types.iter().filter(|grown| grown.name != owner.growing_type && grown.objects() > 0).cloned().collect();
+    if !others.is_empty() {
+        writeln!(out, "   with it: {}", types(&others))?;
+    }
+    Ok(())
+}
+
+/// One line on what grew otherwise.
+fn other(out: &mut dyn Write, owner: &GrowingOwner) -> io::Result<()> {
+    let figures = owner.telling();
+    let what = match (&owner.bound, owner.verdict) {
+        (Some(bound), Verdict::Filling) => filling(bound, figures),
+        (_, Verdict::Recent) => match figures.age() {
+            Some(age) => format!("began some {} ago", seconds(age.saturating_add(span(figures)))),
+            None => Verdict::Recent.sentence().to_owned(),
+        },
+        (_, verdict) => verdict.sentence().to_owned(),
+    };
+    let figures = match owner.kind {
+        SuspectKind::Container => format!("{} {}", from_to(figures), plural(&owner.growing_type)),
+        _ => change(figures),
+    };
+    writeln!(out, "   {}   {figures}: {what}", chain(&owner.chain))
+}
+
+/// `filling: maxsize 4,000, full in about 15 s`.
+fn filling(bound: &Bound, counts: &Figures) -> String {
+    let name = printable(bound.name.trim_start_matches('_').rsplit("__").next().unwrap_or_default());
+    let limit = match bound.kind {
+        BoundKind::Entries => units::count(bound.limit),
+        BoundKind::Seconds => format!("{} s", bound.limit),
+    };
+    match bound.full_in(counts) {
+        Some(left) => format!("filling: {name} {limit}, full in about {}", seconds(left)),
+        None => format!("filling: {name} {limit}"),
+    }
+}
+
+fn span(figures: &Figures) -> Duration {
+    figures.at.last().copied().unwrap_or_default()
+}
+
+/// `60,816 dict, 30,408 tuple`.
+fn types(types: &[TypeGrowth]) -> String {
+    let shown = types.iter().take(TYPES_SHOWN);
+    let shown: Vec<String> = shown
+        .map(|grown| format!("{} {}", units::count(grown.objects().unsigned_abs()), printable(&grown.name)))
+        .collect();
+    let more = types.len().saturating_sub(TYPES_SHOWN);
+    if more > 0 { format!("{} and {more} more types", shown.join(", ")) } else { shown.join(", ") }
+}
+
+/// `25,620 -> 56,028`.
+fn from_to(figures: &Figures) -> String {
+    let count = |value: Option<&u64>| units::count(value.copied().unwrap_or(0));
+    format!("{} -> {}", count(figures.values.first()), count(figures.values.last()))
+}
+
+/// `18.1 MiB -> 31.8 MiB (+13.7 MiB)`.
+fn change(bytes: &Figures) -> String {
+    let size = |value: Option<&u64>| units::bytes(value.copied().unwrap_or(0));
+    format!("{} -> {} ({})", size(bytes.values.first()), size(bytes.values.last()), signed_bytes(bytes.growth()))
+}
+
+fn signed_bytes(bytes: f64) -> String {
+    let sign = if bytes < 0.0 { '-' } else { '+' };
+    format!("{sign}{}", units::bytes(bytes.abs().round() as u64))
+}
+
+fn seconds(duration: Duration) -> String {
+    match duration.as_secs_f64() {
+        seconds if seconds < 10.0 => format!("{seconds:.1} s"),
+        seconds if seconds < 600.0 => format!("{seconds:.0} s"),
+        seconds if seconds < 36_000.0 => format!("{:.0} min", seconds / 60.0),
+        seconds => format!("{:.0} h", seconds / 3600.0),
+    }
+}
+
+/// A rate with as many digits as say something.
+struct Rounded(f64);
+
+impl std::fmt::Display for Rounded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let sign = match (self.0 < 0.0, f.sign_plus()) {
+            (true, _) => "-",
+            (false, true) => "+",
+            (false, false) => "",
+        };
+        write!(f, "{sign}{}", rate(self.0.abs()))
+    }
+}
+
+fn rate(rate: f64) -> String {
+    match rate {
+        rate if rate < 1.0 => format!("{rate:.2}"),
+        rate if rate < 10.0 => format!("{rate:.1}"),
+        rate => units::count(rate.round() as u64),
+    }
+}
+
+/// A type of several objects.
+fn plural(type_name: &str) -> String {
+    if type_name.is_empty() { "objects".to_owned() } else { printable(type_name) }
+}
+
+/// A chain that fits on a line or two: its beginning and its end.
+fn chain(chain: &str) -> String {
+    let chain = printable(chain);
+    let characters: Vec<char> = chain.chars().collect();
+    if characters.len() <= CHAIN_SHOWN {
+        return chain;
+    }
+    let (half, end) = (CHAIN_SHOWN / 2, characters.len() - CHAIN_SHOWN / 2);
+    format!("{} … {}", characters[..half].iter().collect::<String>(), characters[end..].iter().collect::<String>())
+}

@@ -1,0 +1,121 @@
+//! `leaks` names what holds what grows, and calls nothing a leak that is none.
+//!
+//! `fixtures/programs/growing.py` grows in many ways beside a thread that makes garbage. At each landing it grows in
+//! all of them at once, for a few looks; one by one, with looks of a minute, behind `--ignored`.
+
+use serde_json::Value;
+
+use crate::case::TestCase;
+use crate::common::interpreters::{self, Interpreter};
+use crate::common::program;
+use crate::common::target::Target;
+use crate::common::tool;
+
+/// A way to grow, and how the first suspect must be called: one of these must stand in its chain.
+const LEAKS: &[(&str, &[&str])] = &[
+    ("by_key", &["__main__.Directory.by_number"]),
+    ("handler_each_time", &["handlers"]),
+    ("at_exit", &["atexit callbacks"]),
+    ("listener_each_time", &["__main__.BUS.listeners['paid']"]),
+    ("failure_with_its_frames", &["__main__.FAILED"]),
+    ("context_each_time", &["__main__.CONTEXTS"]),
+    ("window_of_a_large_base", &["__main__.LOADED['windows']"]),
+    ("cache_without_a_bound", &["__main__.Prices.of"]),
+    ("one_buffer", &["__main__.CAPTURED"]),
+    ("finalizer_each_time", &["weakref.finalize._registry"]),
+    ("linked", &["__main__.HISTORY"]),
+    ("finished_task", &["__main__.JOBS"]),
+    ("pool_each_time", &["__main__.POOLS", "_threads_queues", "concurrent.futures"]),
+    ("in_a_local", &["gathered"]),
+];
+
+/// What grows with these and is no other leak: registries of threads, tasks and handlers, and what several hold.
+const WITH_THEM: &[&str] = &[
+    "shared by",
+    "held by native code",
+    " threads, ",
+    "logging.",
+    "asyncio.",
+    "_asyncio.",
+    "threading.",
+    "_weakrefset",
+    "concurrent.futures",
+];
+
+/// Programs that do not leak.
+const STEADY: &[&str] = &["full_deque", "full_cache", "as_many_as_before", "cycles", "nothing"];
+
+/// Objects of garbage in a second.
+const GARBAGE: &str = "20000";
+
+/// The tests of this file.
+pub fn cases() -> Vec<TestCase> {
+    let mut cases = Vec::new();
+    for interpreter in interpreters::find_and_say().into_iter().filter(|interpreter| interpreter.is_first) {
+        let name = |what: &str| format!("{}/{what}", interpreter.name);
+        let (one, other) = (interpreter.clone(), interpreter.clone());
+        cases.push(TestCase::new(name("what leaks is named"), move || all_that_leaks_is_named(&one)));
+        cases.push(TestCase::new(name("what does not leak is not"), move || steady_is_no_suspect(&other)));
+        for leak in LEAKS {
+            let (interpreter, name) = (interpreter.clone(), name(&format!("a minute of {}", leak.0)));
+            cases.push(TestCase::new(name, move || it_comes_first(&interpreter, leak)).ignored_if(true));
+        }
+        for kind in STEADY {
+            let (interpreter, name) = (interpreter.clone(), name(&format!("a minute of {kind}")));
+            cases.push(TestCase::new(name, move || nothing_is_sure(&interpreter, kind)).ignored_if(true));
+        }
+    }
+    cases
+}
+
+/// Starts a program that grows in these ways and looks at it.
+fn leaks(interpreter: &Interpreter, kinds: &[&str], pause: &str, options: &[&str]) -> Result<Value, String> {
+    let target = Target::spawn(interpreter, &program("growing.py"), &[&kinds.join(","), GARBAGE, pause], &[])?;
+    let pid = target.pid().to_string();
+    tool::run(&[&["leaks", "--json", &pid], options].concat())?.ok()?.json()
+}
+
+/// Four looks, as fast as they can be taken.
+fn some_looks(interpreter: &Interpreter, kinds: &[&str]) -> Result<Value, String> {
+    leaks(interpreter, kinds, "0.02", &["--for", "1s", "--looks", "4", "--pause"])
+}
+
+fn says(suspect: &Value) -> String {
+    let chain = |name: &str| suspect[name].as_str().unwrap_or_default().to_owned();
+    format!("{} {}", chain("chain"), chain("deepest_chain"))
+}
+
+/// Each leak is a suspect, and nothing else is.
+fn all_that_leaks_is_named(interpreter: &Interpreter) -> Result<(), String> {
+    let kinds: Vec<&str> = LEAKS.iter().map(|leak| leak.0).collect();
+    let found = some_looks(interpreter, &kinds)?;
+    let suspects: Vec<String> = found["suspects"].as_array().ok_or("no list of suspects")?.iter().map(says).collect();
+    let is_named = |names: &[&str]| suspects.iter().any(|says| names.iter().any(|name| says.contains(name)));
+    let missing = LEAKS.iter().filter(|leak| !is_named(leak.1)).map(|leak| format!("{} is not named", leak.0));
+    let known = LEAKS.iter().flat_map(|leak| leak.1).chain(WITH_THEM);
+    let is_leak = |says: &String| known.clone().any(|name| says.contains(name));
+    let wrong = suspects.iter().filter(|says| !is_leak(says)).map(|says| format!("a wrong suspect: {says}"));
+    let wrong: Vec<String> = missing.chain(wrong).collect();
+    if wrong.is_empty() { Ok(()) } else { Err(format!("{}\n{suspects:#?}\n{}", wrong.join("\n"), found["others"])) }
+}
+
+/// Nothing is a suspect, and a cache that fills is said to be one.
+fn steady_is_no_suspect(interpreter: &Interpreter) -> Result<(), String> {
+    let found = some_looks(interpreter, &[STEADY, &["filling_cache"]].concat())?;
+    let filling = &found["others"][0];
+    let is_said = filling["verdict"] == "filling" && filling["bound"]["limit"] == 1_000_000;
+    if is_said && found["suspects"] == serde_json::json!([]) { Ok(()) } else { Err(format!("{found:#}")) }
+}
+
+/// 20 steps a second, looked at for a minute.
+fn it_comes_first(interpreter: &Interpreter, (kind, names): &(&str, &[&str])) -> Result<(), String> {
+    let found = leaks(interpreter, &[kind], "0.05", &[])?;
+    let first = says(&found["suspects"][0]);
+    if names.iter().any(|name| first.contains(name)) { Ok(()) } else { Err(format!("{first}\n{found:#}")) }
+}
+
+fn nothing_is_sure(interpreter: &Interpreter, kind: &str) -> Result<(), String> {
+    let found = leaks(interpreter, &[kind], "0.05", &[])?;
+    let suspects = found["suspects"].as_array().ok_or("no list of suspects")?;
+    if suspects.iter().all(|suspect| suspect["sure"] == false) { Ok(()) } else { Err(format!("{found:#}")) }
+}
