@@ -25,6 +25,12 @@ pub const SPARSE: f64 = 0.1;
 pub enum RowKind {
     /// Memory of an allocator.
     Allocator(Use),
+    /// What objects have in blocks of their own, and `sys.getsizeof` counts as theirs: in chunks of malloc,
+    ChunkBuffers,
+    /// in mappings of malloc,
+    MappedBuffers,
+    /// in pages of mimalloc.
+    PageBuffers,
     /// Stacks of running threads.
     ThreadStacks,
     /// Stacks that glibc keeps after their threads have ended.
@@ -76,6 +82,9 @@ impl RowKind {
                 Use::FoundObject => "Python objects in memory of unknown structure",
                 Use::Unknown => "allocators: not walked",
             },
+            RowKind::ChunkBuffers => "buffers of Python objects (items, tables, arrays) in malloc",
+            RowKind::MappedBuffers => "buffers of Python objects in mappings of malloc",
+            RowKind::PageBuffers => "buffers of Python objects in mimalloc",
             RowKind::ThreadStacks => "thread stacks",
             RowKind::EndedStacks => "stacks of ended threads, kept by glibc",
             RowKind::MainStack => "main stack",
@@ -108,11 +117,14 @@ impl RowKind {
                 | Use::ChunkFree
                 | Use::ChunkCached
                 | Use::Top
-                | Use::ChunkOverhead
                 | Use::PageFree
                 | Use::PageOverhead => Group::AllocatorFree,
-                Use::ChunkRaw | Use::MappedRaw | Use::PageRaw | Use::GroupOther | Use::Unknown => Group::Native,
+                // Headers belong to the chunks, most of which are in use.
+                Use::ChunkRaw | Use::ChunkOverhead | Use::MappedRaw | Use::PageRaw | Use::GroupOther | Use::Unknown => {
+                    Group::Native
+                }
             },
+            RowKind::ChunkBuffers | RowKind::MappedBuffers | RowKind::PageBuffers => Group::Objects,
             RowKind::ThreadStacks | RowKind::EndedStacks | RowKind::MainStack => Group::Stacks,
             RowKind::LibraryData | RowKind::LibraryText | RowKind::MappedFiles | RowKind::Kernel => Group::Files,
             RowKind::SharedMemory => Group::Shared,
@@ -269,6 +281,25 @@ impl<'a> Builder<'a> {
             claims: Claims::default(),
             fills: PoolFills::default(),
             trimmable: 0,
+        }
+    }
+
+    /// Counts blocks that an extent had as buffers of objects instead.
+    pub fn buffers(&mut self, blocks: &[(Range<Address>, Use)]) {
+        for (range, usage) in blocks {
+            let (resident, swapped) = (self.residency.resident(range).cast_signed(), self.residency.swapped(range));
+            let mapped = range.end.0.saturating_sub(range.start.0);
+            let kind = match usage {
+                Use::MappedRaw => RowKind::MappedBuffers,
+                Use::PageRaw => RowKind::PageBuffers,
+                _ => RowKind::ChunkBuffers,
+            };
+            if let Some(row) = self.rows.get_mut(&RowKind::Allocator(*usage)) {
+                row.resident -= resident;
+                row.swapped = row.swapped.saturating_sub(swapped);
+                row.mapped = row.mapped.saturating_sub(mapped);
+                self.add_row(Row { kind, resident, swapped, mapped, objects: 0, shallow_bytes: 0 });
+            }
         }
     }
 

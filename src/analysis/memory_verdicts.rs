@@ -26,6 +26,8 @@ pub enum Cause {
     Fragmentation,
     /// malloc memory is in use without a Python object.
     NativeMemory,
+    /// Objects or libraries own memory of malloc that `sys.getsizeof` does not count.
+    NativeBuffers,
     /// Anonymous mappings of unknown structure.
     AnonymousMappings,
     /// Stacks of threads.
@@ -56,6 +58,7 @@ impl Cause {
             Cause::FreedNotReturned => "freed_not_returned",
             Cause::Fragmentation => "fragmentation",
             Cause::NativeMemory => "native_memory",
+            Cause::NativeBuffers => "native_buffers",
             Cause::AnonymousMappings => "anonymous_mappings",
             Cause::ThreadStacks => "thread_stacks",
             Cause::SharedMemory => "shared_memory",
@@ -179,46 +182,54 @@ fn add_native(
     size: &impl Fn(u64) -> String,
     add: &mut impl FnMut(Cause, i64, String, &'static str),
 ) {
+    let rss = account.rollup.rss.max(1) as f64;
     let Some(owners) = &account.native else {
         let finding = format!("{} of malloc is in use without a Python object in it", size(native.unsigned_abs()));
         return add(Cause::NativeMemory, native, finding, "memory --native says whose it is.");
     };
-    let (owned, unowned) = owners.resident;
-    if let Some(first) = owners.owned.first().filter(|_| owned >= unowned) {
-        let holders = if first.is_type {
-            format!("{} objects of {}", first.holders, first.owner)
-        } else {
-            format!("data of {}", first.owner)
-        };
+    let (owned, unowned) = (owners.resident.0.cast_signed(), owners.resident.1.cast_signed());
+    if unowned >= NATIVE_MIN && unowned as f64 >= NATIVE_SHARE * rss {
+        let largest = owners.unowned.first().map_or_else(String::new, |first| {
+            let name = match first.first_word.as_str() {
+                "" => String::new(),
+                word => format!(" that begin with {word}"),
+            };
+            let (bytes, roots) = (size(first.resident), first.roots);
+            format!("; the largest group has {bytes}: {roots} blocks of {} bytes{name}", first.size)
+        });
         add(
             Cause::NativeMemory,
-            native,
+            unowned,
             format!(
-                "{} of malloc is in use without a Python object in it; {holders} own {} of that in {} blocks",
-                size(native.unsigned_abs()),
-                size(first.resident),
-                first.blocks
-            ),
-            "See who holds these objects: why PID TYPE.",
-        );
-    } else if let Some(first) = owners.unowned.first() {
-        let name =
-            if first.first_word.is_empty() { String::new() } else { format!(" that begin with {}", first.first_word) };
-        add(
-            Cause::NativeMemory,
-            native,
-            format!(
-                "{} of malloc is in use, and no object or library's data points to {} of that; the largest group has {}: {} \
-                 blocks of {} bytes{name}",
-                size(native.unsigned_abs()),
-                size(unowned),
-                size(first.resident),
-                first.roots,
-                first.size
+                "{} ({:.0} % of RSS) of malloc is in use, and no object or library's data points to it{largest}",
+                size(unowned.unsigned_abs()),
+                100.0 * unowned as f64 / rss
             ),
             "Memory that C code allocated and lost or keeps out of sight: a leak in an extension, or its own tables.",
         );
     }
+    if owned < BYTES_MIN || (owned as f64) < SHARE * rss {
+        return;
+    }
+    let Some(first) = owners.owned.first() else { return };
+    let holders = if first.is_type {
+        format!("{} of {}", first.holders, first.owner)
+    } else {
+        format!("data of {}", first.owner)
+    };
+    add(
+        Cause::NativeBuffers,
+        owned,
+        format!(
+            "{} ({:.0} % of RSS) of malloc belongs to objects and libraries beyond what sys.getsizeof counts; the largest \
+             owner, {holders}, has {} in {} blocks",
+            size(owned.unsigned_abs()),
+            100.0 * owned as f64 / rss,
+            size(first.resident),
+            first.blocks
+        ),
+        "See how many such objects there are and who holds them: why PID TYPE.",
+    );
 }
 
 #[cfg(test)]

@@ -11,5 +11,6 @@ pub mod memory_line;
 pub mod memory_verdicts;
 pub mod names;
 pub mod native_memory;
+pub mod object_buffers;
 pub mod owners;
 pub mod why;

@@ -12,6 +12,7 @@ use std::ops::Range;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use crate::allocator::debug_header::DebugHeader;
 use crate::heap::block_use::{Extent, PoolFill, Use, Visit};
 use crate::heap::object_table::Objects;
 use crate::process::Address;
@@ -34,6 +35,7 @@ const GROUPS_MAX: usize = 32;
 #[derive(Debug, Default)]
 pub struct Blocks {
     blocks: Vec<Range<Address>>,
+    uses: Vec<Use>,
     /// Number of blocks beyond [`BLOCKS_MAX`].
     pub left_out: u64,
 }
@@ -48,9 +50,51 @@ impl Visit for Blocks {
         let start = if extent.usage == Use::MappedRaw { extent.range.start.offset(16) } else { extent.range.start };
         if self.blocks.len() < BLOCKS_MAX {
             self.blocks.push(start..extent.range.end);
+            self.uses.push(extent.usage);
         } else {
             self.left_out += 1;
         }
+    }
+}
+
+impl Blocks {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.blocks.is_empty()
+    }
+
+    /// All of them, from what the allocator returned on.
+    pub fn ranges(&self) -> &[Range<Address>] {
+        &self.blocks
+    }
+
+    /// What a block was allocated by, by its number.
+    pub fn usage(&self, number: usize) -> Option<Use> {
+        self.uses.get(number).copied()
+    }
+
+    /// Takes these out, by their numbers in rising order, and returns where they are.
+    pub fn take(&mut self, numbers: &[usize]) -> Vec<(Range<Address>, Use)> {
+        let taken =
+            numbers.iter().filter_map(|&it| Some((self.blocks.get(it)?.clone(), *self.uses.get(it)?))).collect();
+        let mut is_taken = numbers.iter().peekable();
+        let mut kept = 0;
+        for number in 0..self.blocks.len() {
+            if is_taken.next_if(|&&taken| taken == number).is_some() {
+                continue;
+            }
+            self.blocks.swap(kept, number);
+            self.uses.swap(kept, number);
+            kept += 1;
+        }
+        self.blocks.truncate(kept);
+        self.uses.truncate(kept);
+        taken
     }
 }
 
@@ -112,17 +156,24 @@ pub struct NativeMemory {
     pub left_out: u64,
 }
 
+/// What lies in a block before what was asked for: nothing, or with the debug hooks on their mark, or two of them: that
+/// of objects' memory and that of raw memory.
+pub fn marks(has_debug_hooks: bool) -> &'static [u64] {
+    const MARK: u64 = DebugHeader::SIZE as u64;
+    if has_debug_hooks { &[MARK, 2 * MARK, 0] } else { &[0] }
+}
+
 /// Finds the owners of the blocks. `memory` should be a local copy.
 pub fn owners<M: Memory + ?Sized>(
     memory: &M,
     types: &TypeTable,
     objects: &Objects,
-    blocks: Blocks,
+    (blocks, marks): (Blocks, &[u64]),
     residency: &Residency,
     data: &[Range<Address>],
 ) -> NativeMemory {
     let left_out = blocks.left_out;
-    let mut search = Search::new(memory, blocks.blocks);
+    let mut search = Search::new(memory, blocks.blocks, marks);
     // Owned by objects.
     let mut holders: FxHashMap<u32, u64> = FxHashMap::default();
     for object in objects.iter() {
@@ -167,9 +218,12 @@ struct Search<'a, M: Memory + ?Sized> {
 }
 
 impl<'a, M: Memory + ?Sized> Search<'a, M> {
-    fn new(memory: &'a M, blocks: Vec<Range<Address>>) -> Search<'a, M> {
-        let by_start: FxHashMap<u64, u32> =
-            blocks.iter().zip(0..).map(|(block, number)| (block.start.0, number)).collect();
+    fn new(memory: &'a M, blocks: Vec<Range<Address>>, marks: &[u64]) -> Search<'a, M> {
+        let starts = |(block, number): (&Range<Address>, u32)| {
+            let start = block.start.0;
+            marks.iter().map(move |mark| (start.wrapping_add(*mark), number))
+        };
+        let by_start: FxHashMap<u64, u32> = blocks.iter().zip(0..).flat_map(starts).collect();
         let low = blocks.iter().map(|block| block.start.0).min().unwrap_or(0);
         let high = blocks.iter().map(|block| block.end.0).max().unwrap_or(0);
         let owners = vec![None; blocks.len()];
@@ -384,7 +438,7 @@ mod tests {
     fn a_block_belongs_to_who_holds_its_start_and_the_rest_is_told_by_roots() {
         let (image, blocks) = image();
         let residency = Residency::of_ranges(std::iter::once(Address(BASE)..Address(BASE + 0x1000)));
-        let mut search = Search::new(&image, blocks);
+        let mut search = Search::new(&image, blocks, marks(false));
         assert_eq!(search.take_from(Address(BASE + 0x800), 16, Owner::Type(7)), 1);
         search.close();
         assert_eq!(search.owners[..3], [Some(Owner::Type(7)), Some(Owner::Type(7)), None]);

@@ -4,6 +4,7 @@ use crate::allocator::glibc_arena;
 use crate::analysis::memory_account::{Account, Builder};
 use crate::analysis::memory_verdicts;
 use crate::analysis::native_memory::{self, Blocks, Both};
+use crate::analysis::object_buffers;
 use crate::heap::block_use;
 use crate::process::memory::MemoryExt;
 use crate::process::thread_stacks;
@@ -52,6 +53,8 @@ fn account(heap: &Heap<'_>, footprint: &Footprint, native: NativeOwners) -> Acco
     let mut blocks = Blocks::default();
     let mut both = Both(&mut builder, &mut blocks);
     block_use::visit(memory, &python.layout, &survey.plan, &arenas, objects, &mut both);
+    let buffers = object_buffers::find(memory, heap.types, objects, &blocks, survey.debug_hooks);
+    builder.buffers(&blocks.take(&buffers));
     // A thread's `struct pthread` is at the top of its stack, and its address is glibc's thread id.
     let reader = Reader { memory, layout: &python.layout };
     let threads = python.interpreters.iter().flat_map(|interpreter| stack::threads(&reader, interpreter));
@@ -68,6 +71,7 @@ fn account(heap: &Heap<'_>, footprint: &Footprint, native: NativeOwners) -> Acco
         NativeOwners::Always => true,
     };
     if is_wanted {
+        let blocks = (blocks, native_memory::marks(survey.debug_hooks));
         let owners = native_memory::owners(memory, heap.types, objects, blocks, &footprint.residency, &statics);
         account.native = Some(owners);
     }

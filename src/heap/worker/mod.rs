@@ -29,6 +29,8 @@ use super::part::Part;
 pub(crate) const WINDOW: usize = 1 << 20;
 /// Number of sizes waiting for completion: 20,000 take about 2 MiB.
 const PENDING_MAX: usize = 20_000;
+/// What allocators align blocks to.
+const ALIGNMENT: u64 = 16;
 /// Blocks of which the kernel is asked how much is in memory: glibc maps those of twice the size by themselves.
 const LARGE_BLOCK: u64 = 64 << 10;
 /// Number of times that a pool is read again if it changed while it was read.
@@ -45,7 +47,7 @@ pub struct BlockBytes {
     pub with_object: u64,
     /// Of other blocks in use.
     pub without_object: u64,
-    /// Shallow bytes of all objects.
+    /// Shallow bytes of all objects, of each rounded up to what allocators align blocks to.
     pub shallow: u64,
     /// Of these, in the data of the program and its libraries.
     pub shallow_static: u64,
@@ -323,7 +325,8 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
             return;
         }
         self.counts.objects += 1;
-        self.counts.bytes.shallow = self.counts.bytes.shallow.saturating_add(object.size);
+        let rounded = object.size.next_multiple_of(ALIGNMENT);
+        self.counts.bytes.shallow = self.counts.bytes.shallow.saturating_add(rounded);
         self.sink.object(object);
     }
 

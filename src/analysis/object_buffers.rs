@@ -1,0 +1,176 @@
+//! Buffers that belong to objects and that `sys.getsizeof` counts: items of lists, tables of dicts and sets, blocks of
+//! deques, bytes of bytearrays, data of arrays.
+//!
+//! No type is known by name here. An object whose shallow size is more than its C struct has the rest elsewhere: in
+//! blocks whose exact start a word of its struct holds, or of a buffer of it that was found, and which are no larger
+//! than what is still missing.
+
+use std::ops::Range;
+
+use rustc_hash::FxHashMap;
+
+use crate::heap::block_use::Use;
+use crate::heap::object_table::Objects;
+use crate::process::Address;
+use crate::process::memory::{Memory, u64_at};
+use crate::python::types::{TypeInfo, TypeTable};
+
+use super::native_memory::{Blocks, marks};
+
+/// Bytes of an object's C struct that are searched: more than any static type's `tp_basicsize`.
+const STRUCT_MAX: usize = 4096;
+/// Bytes beyond the C struct below which nothing is searched: the least buffer is two words.
+const OUTSIDE_MIN: u64 = 16;
+/// What may stand before the items in a buffer: their number (`_PyListArray` of free-threaded builds, 3.13).
+const LENGTH: u64 = 8;
+/// A block may be twice as large as what was asked for: mimalloc lets a buffer that shrinks stay where it is unless
+/// more than half would be free (`_mi_heap_realloc_zero`). Its classes are at most a fifth too large; a chunk of malloc
+/// has up to 32 bytes more, marks and a serial number with the debug hooks.
+const ROUNDING_SHARE: u64 = 5;
+const ROUNDING: u64 = 64;
+
+/// Which blocks are such buffers, by their number, those in pymalloc's pools apart. With the debug hooks on, what was
+/// allocated lies behind their mark, or behind two: that of objects' memory in front of that of raw memory. `memory`
+/// should be a copy.
+pub fn find<M: Memory + ?Sized>(
+    memory: &M,
+    types: &TypeTable,
+    objects: &Objects,
+    blocks: &Blocks,
+    has_debug_hooks: bool,
+) -> Vec<usize> {
+    let by_start: FxHashMap<u64, usize> =
+        blocks.ranges().iter().enumerate().map(|(number, range)| (range.start.0, number)).collect();
+    let mut is_taken = vec![false; blocks.len()];
+    let mut search = BufferSearch {
+        memory,
+        by_start,
+        marks: marks(has_debug_hooks),
+        is_taken: &mut is_taken,
+        blocks: blocks.ranges(),
+        words: Vec::new(),
+    };
+    for object in objects.iter() {
+        let info = types.get(object.type_id);
+        if !may_have_buffers(info) {
+            continue;
+        }
+        let inside = (info.gc_head as u64).saturating_add(info.basicsize);
+        let outside = object.size.saturating_sub(inside);
+        if outside >= OUTSIDE_MIN {
+            search.take(object.address, info.basicsize as usize, outside);
+        }
+    }
+    let is_buffer = |&number: &usize| is_taken[number] && blocks.usage(number) != Some(Use::PoolRaw);
+    (0..is_taken.len()).filter(is_buffer).collect()
+}
+
+/// Objects with items have them inside, and so has a `str`.
+fn may_have_buffers(info: &TypeInfo) -> bool {
+    info.itemsize == 0 && !info.is_str_itself
+}
+
+struct BufferSearch<'a, M: Memory + ?Sized> {
+    memory: &'a M,
+    by_start: FxHashMap<u64, usize>,
+    marks: &'static [u64],
+    is_taken: &'a mut [bool],
+    blocks: &'a [Range<Address>],
+    words: Vec<u8>,
+}
+
+impl<M: Memory + ?Sized> BufferSearch<'_, M> {
+    /// Takes buffers of the struct at `start`, of about `outside` bytes together.
+    fn take(&mut self, start: Address, length: usize, outside: u64) {
+        let mut left = outside;
+        let mut places = vec![(start, length.min(STRUCT_MAX))];
+        while let Some((start, length)) = places.pop() {
+            let mut words = std::mem::take(&mut self.words);
+            let bytes = match self.memory.local(start, length) {
+                Some(bytes) => bytes,
+                None => {
+                    words.resize(length, 0);
+                    if self.memory.read_exact_at(start, &mut words).is_err() {
+                        self.words = words;
+                        continue;
+                    }
+                    words.as_slice()
+                }
+            };
+            for offset in (0..bytes.len()).step_by(8) {
+                let Some(word) = u64_at(bytes, offset) else { continue };
+                let starts = self.marks.iter().flat_map(|mark| [*mark, mark + LENGTH]);
+                let number = starts.filter_map(|before| self.by_start.get(&word.wrapping_sub(before))).next();
+                let Some(number) = number else { continue };
+                let range = &self.blocks[*number];
+                let size = range.end.0.saturating_sub(range.start.0);
+                if self.is_taken[*number] || size > left.saturating_mul(2).saturating_add(ROUNDING) {
+                    continue;
+                }
+                self.is_taken[*number] = true;
+                // Of many blocks, each has its rounding.
+                let asked = (size - size / ROUNDING_SHARE).saturating_sub(ROUNDING).max(OUTSIDE_MIN);
+                left = left.saturating_sub(if size >= outside / 2 { size } else { asked });
+                if left < OUTSIDE_MIN {
+                    break;
+                }
+                places.push((range.start, size.min(STRUCT_MAX as u64) as usize));
+            }
+            self.words = words;
+            if left < OUTSIDE_MIN {
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::native_memory::Blocks;
+    use crate::heap::block_use::{Extent, Visit};
+    use crate::process::image::{Image, Segment};
+
+    const BASE: u64 = 0x10_0000;
+
+    /// Takes buffers of a struct of two words, that hold these, of up to `left` bytes. Blocks of 64, 128 and 256 bytes
+    /// lie at 0x100, 0x200 and 0x400; the first one's first word leads to the second.
+    fn taken(words: [u64; 2], left: u64) -> Vec<bool> {
+        let mut bytes = vec![0; 0x1000];
+        let mut put = |at: usize, word: u64| bytes[at..at + 8].copy_from_slice(&word.to_le_bytes());
+        put(0, words[0]);
+        put(8, words[1]);
+        put(0x100, BASE + 0x200);
+        let image = Image::of_segments(vec![Segment { start: Address(BASE), bytes }]);
+        let mut blocks = Blocks::default();
+        for (start, size) in [(0x100, 64), (0x200, 128), (0x400, 256)] {
+            let range = Address(BASE + start)..Address(BASE + start + size);
+            blocks.extent(&Extent { range, usage: Use::ChunkRaw, objects: 0, shallow_bytes: 0 });
+        }
+        let mut is_taken = vec![false; 3];
+        let by_start = blocks.ranges().iter().enumerate().map(|(number, range)| (range.start.0, number)).collect();
+        let mut search = BufferSearch {
+            memory: &image,
+            by_start,
+            marks: marks(false),
+            is_taken: &mut is_taken,
+            blocks: blocks.ranges(),
+            words: Vec::new(),
+        };
+        search.take(Address(BASE), 16, left);
+        is_taken
+    }
+
+    #[test]
+    fn buffers_are_found_by_their_start_and_within_what_is_missing() {
+        assert_eq!(taken([BASE + 0x400, 0], 250), [false, false, true]);
+        assert_eq!(taken([BASE + 0x408, 0], 248), [false, false, true]);
+        // Too large to be what is missing; into the middle.
+        assert_eq!(taken([BASE + 0x400, 0], 90), [false; 3]);
+        assert_eq!(taken([BASE + 0x410, 0], 250), [false; 3]);
+        // A chain goes on as long as something is missing.
+        assert_eq!(taken([BASE + 0x100, 0], 192), [true, true, false]);
+        assert_eq!(taken([BASE + 0x100, 0], 64), [true, false, false]);
+        assert_eq!(taken([BASE + 0x100, BASE + 0x400], 448), [true, true, true]);
+    }
+}
