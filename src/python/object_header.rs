@@ -25,7 +25,8 @@ pub enum Refcount {
 pub enum RefcountRule {
     /// Until 3.11: a signed word.
     Word,
-    /// 3.12 and 3.13: 32 bits, negative for an immortal object; the upper half is 0.
+    /// 3.12 and 3.13: 32 bits, negative as such for an immortal object; the upper half is 0, or 1 where an old
+    /// extension counted an immortal object.
     Half,
     /// 3.14+: 32 bits of count, 16 bits of overflow that are 0, and flags, of which at most four are in use.
     Split,
@@ -38,6 +39,11 @@ const HEADER_FLAGS_MAX: u64 = 0xf;
 /// Upper bound on a reference count: that many pointers would fill 32 GiB. It also excludes pointers, which dead
 /// objects have in place of a count.
 const COUNT_MAX: u64 = 1 << 32;
+
+/// Extensions built for the stable ABI of 3.11 or older count whole words: 3.12 and 3.13 start immortal objects at
+/// 2^32 - 1 (`_Py_IMMORTAL_REFCNT`, `Include/object.h`), so that one more reference makes the upper half 1, and counts
+/// in the lower half go on from 0 (`None` under protobuf). More are not believed.
+const WRAPPED_MAX: u32 = 1 << 28;
 
 impl RefcountRule {
     /// The rule for a version.
@@ -59,6 +65,7 @@ impl RefcountRule {
         let low = word as u32;
         match self {
             RefcountRule::Word => (word != 0 && word < COUNT_MAX).then_some(Refcount::Count(word)),
+            RefcountRule::Half if word >> 32 == 1 && low < WRAPPED_MAX => Some(Refcount::Immortal(low)),
             RefcountRule::Half | RefcountRule::Split if low == 0 => None,
             // Two words: [`SharedHeader`] decodes them.
             RefcountRule::Shared => None,
@@ -208,6 +215,10 @@ mod tests {
         assert_eq!(RefcountRule::Split.decode(0x0005_0000_c000_0000), Some(Refcount::Immortal(0xc000_0000)));
         assert_eq!(RefcountRule::Split.decode(0x0010_0000_c000_0000), None);
         assert_eq!(RefcountRule::Word.decode(u64::MAX), None);
+        // An immortal object that an old extension counted.
+        assert_eq!(RefcountRule::Half.decode(0x1_0000_0000), Some(Refcount::Immortal(0)));
+        assert_eq!(RefcountRule::Half.decode(0x1_0000_0005), Some(Refcount::Immortal(5)));
+        assert_eq!([0x2_0000_0005, 0x1_7fff_0000].map(|word| RefcountRule::Half.decode(word)), [None, None]);
     }
 
     #[test]

@@ -57,7 +57,8 @@ impl Image {
             let mut bytes = vec![0; (end - start) as usize];
             let mut entries = vec![0; bytes.len() / PAGE as usize * 8];
             pagemap.read_exact_at(&mut entries, start / PAGE * 8).map_err(|e| format!("pagemap: {e}"))?;
-            // Present or swapped: bits 63 and 62 (Documentation/admin-guide/mm/pagemap.rst).
+            // Present or swapped: bits 63 and 62 (Documentation/admin-guide/mm/pagemap.rst). What a file holds is
+            // there all the same.
             let is_file = path.starts_with('/');
             let present = |page: usize| is_file || entries[page * 8 + 7] & 0xC0 != 0;
             let pages = entries.len() / 8;
@@ -224,6 +225,8 @@ impl<'a> Judge<'a> {
             // and then a pointer looks like a count.
             11 if self.is_static(address) && (999_900_000..1_010_000_000).contains(&head) => Some(RefCount::Immortal),
             ..=11 => (head < 1 << 31).then_some(RefCount::Mortal(head)),
+            // Extensions built for 3.11 or older count whole words: immortal objects go from 2^32 - 1 on.
+            12 | 13 if head >> 32 == 1 && low < 1 << 28 => Some(RefCount::Immortal),
             12 | 13 if head >> 32 != 0 => None,
             // A word of overflow, a word of flags of which four are in use.
             14.. if head >> 32 & 0xFFFF != 0 || head >> 48 > 15 => None,
