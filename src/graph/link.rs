@@ -7,13 +7,14 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use rayon::prelude::*;
 use rustc_hash::FxHashSet;
 
+use crate::heap::object::Object;
 use crate::heap::object_table::Objects;
 use crate::process::Address;
 use crate::process::cache::CachedMemory;
 use crate::process::memory::Memory;
 use crate::python::interpreter::Python;
 use crate::python::type_flags as flag;
-use crate::python::types::{TypeId, TypeTable};
+use crate::python::types::TypeTable;
 use crate::references::{Certain, Label, References, roots};
 
 use super::ObjectId;
@@ -116,12 +117,10 @@ pub fn count_edges<M: Memory + Sync + ?Sized>(
 /// Reads the references of ranges of objects, on several threads.
 struct Walk<'w, 'r, M: Memory + ?Sized> {
     memory: &'w M,
-    python: &'w Python,
     types: &'w TypeTable,
     objects: &'w Objects,
     references: &'w References<'r, M>,
     interned: FxHashSet<Address>,
-    dict: Option<TypeId>,
     dropped: AtomicU64,
     torn: AtomicU64,
     told: AtomicU64,
@@ -137,15 +136,19 @@ impl<'w, 'r, M: Memory + Sync + ?Sized> Walk<'w, 'r, M> {
         objects: &'w Objects,
         references: &'w References<'r, M>,
     ) -> Self {
-        let interned = roots::interned(memory, python).into_iter().collect();
         let dict = types.iter().find(|(_, info)| info.full_name() == "builtins.dict").map(|(id, _)| id);
+        let cached = CachedMemory::new(memory);
+        let is_dict = |object: &Object| Some(object.type_id) == dict;
+        let dicts = objects.from(0).map(|(_, object)| object).filter(is_dict).map(|object| object.address);
+        let unnamed = roots::interning(&cached, python, dicts);
+        let interned = roots::interned(memory, python).into_iter().chain(unnamed).collect();
         let (dropped, torn, told, lookups) = Default::default();
-        Walk { memory, python, types, objects, references, interned, dict, dropped, torn, told, lookups }
+        Walk { memory, types, objects, references, interned, dropped, torn, told, lookups }
     }
 
     /// Calls back with each reference of a range of objects.
     fn references_of(&self, ids: Range<usize>, visit: &mut dyn FnMut(usize, u32)) {
-        let Walk { python, types, objects, .. } = *self;
+        let Walk { types, objects, .. } = *self;
         let cached = CachedMemory::new(self.memory);
         let references = self.references.over(&cached);
         let reads = references.reads();
@@ -154,10 +157,8 @@ impl<'w, 'r, M: Memory + Sync + ?Sized> Walk<'w, 'r, M> {
         // Owned and looked-up targets of one object.
         let (mut owned, mut looked_up): (Vec<u32>, Vec<u32>) = Default::default();
         for (id, object) in objects.from(ids.start).take(ids.len()) {
-            // The dict of interned strings does not keep them alive.
-            let keeps_nothing = self.interned.contains(&object.address)
-                || Some(object.type_id) == self.dict && roots::looks_interning(&cached, python, object.address);
-            if keeps_nothing {
+            // Interned strings are not kept by the dict that interns them.
+            if self.interned.contains(&object.address) {
                 continue;
             }
             let may_look_up = references.may_look_up(object.type_id);

@@ -106,30 +106,44 @@ pub fn find<M: Memory + ?Sized>(
     finder.roots
 }
 
-/// The dicts of interned strings. They do not keep their contents alive.
+/// The dicts that intern strings, if the interpreter names them (3.12+). They do not keep what is in them alive.
 pub fn interned<M: Memory + ?Sized>(memory: &M, python: &Python) -> Vec<Address> {
     let Some(offset) = python.layout.interp.cached_objects else { return Vec::new() };
     let dicts = python.interpreters.iter().map(|interpreter| memory.read_pointer(interpreter.address.offset(offset)));
     dicts.flatten().collect()
 }
 
-/// Whether a dict holds interned strings (until 3.11 no variable names it): it is large, and each key is its own value.
-pub fn looks_interning<M: Memory + ?Sized>(memory: &M, python: &Python, dict: Address) -> bool {
-    /// Lower bound on its entries: every interpreter interns more strings before its first line of Python.
-    const ENTRIES_MIN: u64 = 1000;
-    /// Number of slots examined; freed strings leave empty ones.
+/// Which of the dicts of a process interns strings, where nothing names it (until 3.11): of those whose keys are
+/// interned and their own values, the largest. A program may keep a dict of that kind, and all its keys are in the
+/// interpreter's as well, which interpreters share.
+pub fn interning<M: Memory + ?Sized>(
+    memory: &M,
+    python: &Python,
+    dicts: impl Iterator<Item = Address>,
+) -> Option<Address> {
+    if python.layout.interp.cached_objects.is_some() {
+        return None;
+    }
+    let used = |dict: &Address| memory.read_u64(dict.offset(python.layout.dict.ma_used)).unwrap_or(0);
+    let found = dicts.filter(|dict| used(dict) >= INTERNED_MIN && has_interned_values(memory, python, *dict));
+    found.max_by_key(used)
+}
+
+/// Every interpreter has interned more than this before its first line of Python.
+const INTERNED_MIN: u64 = 1000;
+
+/// Whether each of a dict's first keys is interned and its own value.
+fn has_interned_values<M: Memory + ?Sized>(memory: &M, python: &Python, dict: Address) -> bool {
+    /// Places for entries looked at; strings that are gone leave empty ones.
     const LOOKED_AT: u64 = 1 << 12;
+    const ENTRIES: usize = 64;
     let reader = Reader { memory, layout: &python.layout };
-    let used = memory.read_u64(dict.offset(python.layout.dict.ma_used)).unwrap_or(0);
-    let (mut seen, mut equal) = (0, 0);
-    if python.layout.interp.cached_objects.is_some() || used < ENTRIES_MIN {
-        return false;
-    }
-    for entry in reader.first_dict_entries(dict, LOOKED_AT).unwrap_or_default().iter().take(64) {
-        seen += 1;
-        equal += usize::from(entry.key == entry.value);
-    }
-    seen == 64 && equal == seen
+    let state = python.layout.unicode.interned;
+    let is_interned =
+        |text: Address| memory.read_u32(text.offset(state.byte)).is_ok_and(|word| state.of(u64::from(word)) != 0);
+    let entries = reader.first_dict_entries(dict, LOOKED_AT).unwrap_or_default();
+    entries.len() >= ENTRIES
+        && entries.iter().take(ENTRIES).all(|entry| entry.key == entry.value && is_interned(entry.key))
 }
 
 struct Finder<'a, M: Memory + ?Sized> {
