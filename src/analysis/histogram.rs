@@ -2,6 +2,7 @@
 
 use rustc_hash::FxHashMap;
 
+use crate::heap::movement::Movement;
 pub use crate::heap::object::Amount;
 use crate::heap::object::{Object, Sink};
 use crate::python::sizes::Basis;
@@ -40,13 +41,13 @@ pub struct Row {
     pub amount: Amount,
     /// Whether the bytes are exact or a lower bound.
     pub basis: Basis,
-    /// The confidence interval, if the figures are estimated.
+    /// Between which amounts the truth lies, where an estimate was asked for or objects moved while they were counted.
     pub interval: Option<Interval>,
     /// Bytes that would be freed with the row's objects, if requested.
     pub retained: Option<u64>,
 }
 
-/// A 95 % confidence interval.
+/// A 95 % confidence interval, of an estimate or of what moved while it was counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Interval {
     /// The lower limits.
@@ -64,6 +65,28 @@ impl Interval {
     /// The interval of an exact count.
     fn certain(amount: Amount) -> Interval {
         Interval { low: amount, high: amount, ..Interval::default() }
+    }
+
+    /// Of what may be off by so many objects, which are as large as others.
+    fn around(amount: Amount, off: u64) -> Interval {
+        let limit = |objects: u64| {
+            let each = amount.bytes as f64 / amount.objects.max(1) as f64;
+            Amount { objects, bytes: (each * objects as f64).round() as u64 }
+        };
+        let (low, high) = (amount.objects.saturating_sub(off), amount.objects.saturating_add(off));
+        Interval { low: limit(low), high: limit(high), ..Interval::default() }
+    }
+
+    /// The limits of a sum.
+    fn plus(a: Option<Interval>, of_a: Amount, b: Option<Interval>, of_b: Amount) -> Option<Interval> {
+        if a.is_none() && b.is_none() {
+            return None;
+        }
+        let mut sum = a.unwrap_or(Interval::certain(of_a));
+        let other = b.unwrap_or(Interval::certain(of_b));
+        sum.low.add(other.low);
+        sum.high.add(other.high);
+        Some(sum)
     }
 }
 
@@ -98,7 +121,7 @@ pub struct Histogram {
     pub rows: Vec<Row>,
     /// Sum of all rows.
     pub total: Amount,
-    /// The confidence interval of the total, if it is estimated.
+    /// Between which amounts the true total lies, where an estimate was asked for or objects moved.
     pub interval: Option<Interval>,
 }
 
@@ -149,7 +172,23 @@ impl Histogram {
         Histogram::of(self.rows, self.total, sort)
     }
 
-    /// The same figures by module.
+    /// The same, with the limits of what moved while a running target was read. Rows of which nothing moved have none.
+    pub fn with_movement(mut self, types: &TypeTable, movement: &Movement) -> Histogram {
+        let of_type = self.row_of_type(types);
+        let mut off = vec![0; self.rows.len()];
+        for (type_id, of) in &movement.by_type {
+            if let Some(sum) = of_type.get(type_id.index()).copied().flatten().and_then(|row| off.get_mut(row)) {
+                *sum += of;
+            }
+        }
+        for (row, off) in self.rows.iter_mut().zip(off).filter(|&(_, off)| off > 0) {
+            row.interval = Some(Interval::around(row.amount, off));
+        }
+        self.interval = (movement.total > 0).then(|| Interval::around(self.total, movement.total));
+        self
+    }
+
+    /// The same amounts by module.
     pub fn by_module(&self, sort: SortKey) -> Histogram {
         let mut rows: FxHashMap<&str, Row> = FxHashMap::default();
         for row in &self.rows {
@@ -158,35 +197,41 @@ impl Histogram {
                 amount: Amount::default(),
                 // A module's retained size is not the sum of its types' sizes.
                 retained: None,
+                interval: None,
                 ..row.clone()
             });
+            module.interval = Interval::plus(module.interval, module.amount, row.interval, row.amount);
             module.amount.add(row.amount);
             if row.basis == Basis::LowerBound {
                 module.basis = Basis::LowerBound;
             }
         }
-        Histogram::of(rows.into_values().collect(), self.total, sort)
+        let interval = self.interval;
+        Histogram { interval, ..Histogram::of(rows.into_values().collect(), self.total, sort) }
     }
 
     /// The sum of several histograms; rows with the same name are added up.
     pub fn merged<'a>(histograms: impl Iterator<Item = &'a Histogram>, sort: SortKey) -> Histogram {
         let mut rows: FxHashMap<(&str, Option<&str>), Row> = FxHashMap::default();
-        let mut total = Amount::default();
+        let (mut total, mut interval) = (Amount::default(), None);
         for histogram in histograms {
+            interval = Interval::plus(interval, total, histogram.interval, histogram.total);
             total.add(histogram.total);
             for row in &histogram.rows {
                 let merged = rows.entry((&row.module, row.name.as_deref())).or_insert_with(|| Row {
                     amount: Amount::default(),
                     basis: Basis::Exact,
+                    interval: None,
                     ..row.clone()
                 });
+                merged.interval = Interval::plus(merged.interval, merged.amount, row.interval, row.amount);
                 merged.amount.add(row.amount);
                 if row.basis == Basis::LowerBound {
                     merged.basis = Basis::LowerBound;
                 }
             }
         }
-        Histogram::of(rows.into_values().collect(), total, sort)
+        Histogram { interval, ..Histogram::of(rows.into_values().collect(), total, sort) }
     }
 
     /// Sorts rows.

@@ -8,6 +8,7 @@ use anyhow::Result;
 
 use crate::analysis::names::Names;
 use crate::graph::ObjectId;
+use crate::heap::movement::Movement;
 use crate::heap::object::{Object, Sink};
 use crate::inspect::Target;
 use crate::process::cache::CachedMemory;
@@ -80,7 +81,7 @@ impl Runs {
     }
 
     /// Sends what the workers still hold, as one run.
-    fn finish(_: &TypeTable, workers: Vec<Runs>) {
+    fn finish(_: &TypeTable, workers: Vec<Runs>, _: Option<&Movement>) {
         let mut workers = workers.into_iter();
         let Some(mut first) = workers.next() else { return };
         first.objects.extend(workers.flat_map(|worker| worker.objects));

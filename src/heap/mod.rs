@@ -8,10 +8,12 @@ pub mod debug_hooks;
 pub mod foreign_malloc;
 pub mod gc_lists;
 pub mod layout_check;
+pub mod movement;
 pub mod object;
 pub mod object_table;
 pub mod part;
 pub mod plan;
+mod second_reading;
 pub mod survey;
 pub mod worker;
 

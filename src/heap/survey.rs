@@ -1,5 +1,7 @@
 //! Surveys a target before a census, and runs the census.
 
+use std::ops::Range;
+
 use rustc_hash::FxHashSet;
 
 use crate::allocator::pymalloc::arena::Arenas;
@@ -7,7 +9,7 @@ use crate::allocator::pymalloc::arenas::{self};
 use crate::process::Address;
 use crate::process::cache::CachedMemory;
 use crate::process::elf::LoadedElf;
-use crate::process::memory::{Memory, Now};
+use crate::process::memory::{Memory, Now, ReadError};
 use crate::python::interpreter::Python;
 use crate::python::proof_error::ProofError;
 use crate::python::reader::Reader;
@@ -18,10 +20,12 @@ use super::census::{self, Progress};
 use super::classify::classifier::Classifier;
 use super::classify::freelists;
 use super::layout_check::known_objects;
+use super::movement::{Met, Movement, Strips};
 use super::object::{Object, Sink};
+use super::part::Part;
 use super::plan::Plan;
 use super::worker::Counts;
-use super::{debug_hooks, gc_lists};
+use super::{debug_hooks, gc_lists, second_reading};
 
 /// Where a target keeps its objects.
 #[derive(Debug)]
@@ -105,7 +109,28 @@ impl Survey {
         Ok((sinks, Outcome { counts, lists: None }))
     }
 
-    /// Makes a classifier and proves it on objects that must exist.
+    /// Reads some strips again that a census has read, and tells what moved meanwhile: `first` is what it met there.
+    ///
+    /// # Errors
+    /// Where the target cannot be read at all any more.
+    pub fn movement<M: Memory + Sync + ?Sized>(
+        &self,
+        memory: &M,
+        python: &Python,
+        types: &TypeTable,
+        first: Vec<Met>,
+        strips: Strips,
+    ) -> Result<Movement, ReadError> {
+        let mut classifier = Classifier::new(&python.layout, python.version, types, self.debug_hooks);
+        classifier.dead = freelists::ambiguous(&CachedMemory::new(memory), python, &self.plan);
+        let second = second_reading::read(memory, &classifier, &self.plan.parts, strips)?;
+        let once = self.plan.parts.iter().filter(|part| !second_reading::is_read_twice(part));
+        let mut once: Vec<Range<Address>> = once.flat_map(Part::ranges).collect();
+        once.sort_by_key(|range| range.start);
+        Ok(Movement::between(first, second, strips, &once))
+    }
+
+    /// What tells objects from other blocks, proved on objects that must exist.
     ///
     /// # Errors
     /// The target can no longer be read, or these objects are not found.

@@ -103,6 +103,9 @@ pub struct Problems {
     pub only_in_blocks: Option<u64>,
     /// Collector lists that could not be followed to their end. `null`: lists not walked.
     pub broken_lists: Option<u64>,
+    /// By how many the number of objects may be off, since they came and went while they were counted. `null`: the
+    /// target stood still, or references were followed.
+    pub moving_objects: Option<u64>,
     /// Types that could not be read.
     pub rejected_types: u64,
     /// Arenas with invalid metadata.
@@ -133,6 +136,7 @@ impl Problems {
             only_in_lists: outcome.lists.map(|lists| lists.only_listed),
             only_in_blocks: outcome.lists.map(|lists| lists.only_in_blocks),
             broken_lists: outcome.lists.map(|lists| lists.broken_lists),
+            moving_objects: None,
             rejected_types,
             rejected_arenas,
         }
@@ -155,6 +159,7 @@ impl Problems {
             only_in_lists: either(self.only_in_lists, other.only_in_lists),
             only_in_blocks: either(self.only_in_blocks, other.only_in_blocks),
             broken_lists: either(self.broken_lists, other.broken_lists),
+            moving_objects: either(self.moving_objects, other.moving_objects),
             rejected_types: self.rejected_types + other.rejected_types,
             rejected_arenas: self.rejected_arenas + other.rejected_arenas,
         }

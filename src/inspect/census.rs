@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use crate::analysis::histogram::{Histogram, SortKey, Tally};
+use crate::heap::movement::{Movement, Noted, Strips};
 use crate::heap::object::Sink;
 use crate::heap::part::Part;
 use crate::heap::survey::{Outcome, Survey};
@@ -12,6 +13,7 @@ use crate::process::copy::{self, Buffer};
 use crate::process::freeze::Freeze;
 use crate::process::host;
 use crate::process::layered::Layered;
+use crate::process::memory::Memory;
 use crate::python::types::TypeTable;
 
 use super::answer::Inspected;
@@ -29,11 +31,18 @@ impl Target {
     /// # Errors
     /// The target cannot be read or stopped, or what was found contradicts the layout.
     pub fn histogram(&mut self, pause: Pause, sort: SortKey) -> Result<Inspected<Histogram>, Error> {
-        self.census(pause, |types| Tally::new(types.len()), |types, tallies| Histogram::new(types, &tallies, sort))
+        let sink = |types: &TypeTable| Tally::new(types.len());
+        self.census(pause, sink, |types, tallies, movement| {
+            let histogram = Histogram::new(types, &tallies, sort);
+            match movement {
+                Some(movement) => histogram.with_movement(types, movement),
+                None => histogram,
+            }
+        })
     }
 
-    /// Passes every live object to sinks, one per worker thread, and the sinks to `collect`. A target that is small or
-    /// not running is copied first.
+    /// Passes every live object to sinks, one per worker thread, and the sinks to `collect`, with what moved meanwhile
+    /// where the target did not stand still. A target that is small or does not run is copied first.
     ///
     /// # Errors
     /// As [`Target::histogram`].
@@ -41,12 +50,12 @@ impl Target {
         &mut self,
         pause: Pause,
         sink: impl Fn(&TypeTable) -> S + Sync,
-        collect: impl FnOnce(&TypeTable, Vec<S>) -> R,
+        collect: impl FnOnce(&TypeTable, Vec<S>, Option<&Movement>) -> R,
     ) -> Result<Inspected<R>, Error> {
         let start = Instant::now();
         let mut attempt = 1;
         // A contradiction of the layout is reported only if it occurs again.
-        let Counted { survey, types, sinks, outcome, bytes, paused, warnings } = loop {
+        let Counted { survey, types, sinks, outcome, movement, bytes, paused, warnings } = loop {
             match self.count(pause, &sink) {
                 Ok(counted) => break counted,
                 Err(error) if attempt < ATTEMPTS && self.may_have_changed(&error) => {
@@ -57,7 +66,9 @@ impl Target {
             }
         };
         let read = Read { survey: &survey, types: &types, outcome, bytes, start, paused, warnings };
-        Ok(self.inspected(read, || collect(&types, sinks)))
+        let mut answer = self.inspected(read, || collect(&types, sinks, movement.as_ref()));
+        answer.problems.moving_objects = movement.map(|movement| movement.total);
+        Ok(answer)
     }
 
     /// One attempt at a census.
@@ -76,25 +87,49 @@ impl Target {
         }
         let total = survey.plan.total_bytes();
         let mut paused = None;
-        let (types, sinks, outcome) = if copies {
+        let strips = (!stands_still).then(|| Strips::of(total));
+        let noted = |types: &TypeTable| Noted { sink: sink(types), strips, met: Vec::new() };
+        let again;
+        let (types, sinks, outcome, again) = if copies {
             let copy = copy::copy_into(&self.source, &ranges_of(&survey), buffer)?;
             paused = freeze.take().map(Freeze::release);
+            // At once: what is learned from the first copy takes longer than both.
+            again = match strips {
+                Some(_) => Some(copy::copy_ranges(&self.source, &ranges_of(&survey))?.image),
+                None => None,
+            };
             let memory = Layered::new(&copy.image, &self.source);
             let types = self.attached.types(&memory, &survey)?;
             let (sinks, mut outcome) = self.observed(total, |progress| {
-                survey.checked_census(&memory, self.python(), &types, progress, || sink(&types))
+                survey.checked_census(&memory, self.python(), &types, progress, || noted(&types))
             })?;
             outcome.counts.unreadable_bytes += copy.unreadable_bytes;
-            (types, sinks, outcome)
+            (types, sinks, outcome, again.as_ref())
         } else {
             let types = self.attached.types(&self.source, &survey)?;
             let (sinks, outcome) = self.observed(total, |progress| {
-                survey.census(&self.source, self.python(), &types, progress, || sink(&types))
+                survey.census(&self.source, self.python(), &types, progress, || noted(&types))
             })?;
-            (types, sinks, outcome)
+            (types, sinks, outcome, None)
         };
         let paused = paused.or_else(|| freeze.map(Freeze::release));
-        Ok(Counted { survey, types, sinks, outcome, bytes, paused, warnings })
+        let (mut met, mut of_caller) = (Vec::new(), Vec::new());
+        for noted in sinks {
+            met.extend(noted.met);
+            of_caller.push(noted.sink);
+        }
+        let movement = match (strips, again) {
+            (None, _) => None,
+            (Some(strips), Some(image)) => {
+                let memory = Layered::new(image, &self.source);
+                Some(survey.movement(&memory, self.python(), &types, met, strips)?)
+            }
+            (Some(strips), None) => {
+                self.source.forget();
+                Some(survey.movement(&self.source, self.python(), &types, met, strips)?)
+            }
+        };
+        Ok(Counted { survey, types, sinks: of_caller, outcome, movement, bytes, paused, warnings })
     }
 }
 
@@ -104,6 +139,7 @@ struct Counted<S> {
     types: TypeTable,
     sinks: Vec<S>,
     outcome: Outcome,
+    movement: Option<Movement>,
     bytes: u64,
     paused: Option<Duration>,
     warnings: Vec<Warning>,

@@ -1,8 +1,9 @@
 //! Writes a histogram as `jmap -histo` does: rank, objects, bytes, share, type with module.
 
+use std::cmp::Reverse;
 use std::io::{self, Write};
 
-use crate::analysis::histogram::{Amount, Histogram};
+use crate::analysis::histogram::{Amount, Histogram, Interval, Row};
 use crate::python::sizes::Basis;
 
 use super::escape::printable;
@@ -10,6 +11,8 @@ use super::units;
 
 /// Types with a lower bound that are named under the table, at most.
 const LOWER_BOUNDS_SHOWN: usize = 12;
+/// Types whose counts may be off that are named under the table, at most.
+const MOVING_SHOWN: usize = 4;
 
 /// Writes the table. `top` limits the rows; the others are summed in one row.
 ///
@@ -64,7 +67,35 @@ pub fn write(out: &mut dyn Write, histogram: &Histogram, top: Option<usize>) -> 
         )?;
     }
     writeln!(out, "{:>6} {:>13} {:>15}", "Total", total.objects, total.bytes)?;
-    write_lower_bounds(out, histogram)
+    write_lower_bounds(out, histogram)?;
+    write_movement(out, histogram)
+}
+
+/// Says by how much counts may be off, where objects came and went while they were counted.
+fn write_movement(out: &mut dyn Write, histogram: &Histogram) -> io::Result<()> {
+    let off = |amount: Amount, interval: Interval| {
+        let (low, high) = (interval.low.objects, interval.high.objects);
+        amount.objects.saturating_sub(low).max(high.saturating_sub(amount.objects))
+    };
+    let Some(interval) = histogram.interval else { return Ok(()) };
+    let mut rows: Vec<(u64, &Row)> =
+        histogram.rows.iter().filter_map(|row| Some((off(row.amount, row.interval?), row))).collect();
+    rows.sort_by_key(|&(off, _)| Reverse(off));
+    let named = rows.iter().take(MOVING_SHOWN).map(|(off, row)| {
+        let share = units::percent(*off, row.amount.objects);
+        format!("{} ± {off} ({share} %)", printable(&row.label()))
+    });
+    let named: Vec<String> = named.collect();
+    let more = match rows.len().saturating_sub(MOVING_SHOWN) {
+        0 => String::new(),
+        more => format!(", {more} more"),
+    };
+    writeln!(
+        out,
+        "\nObjects moved while they were counted. The total may be off by ± {}, {}{more}; --pause counts exactly",
+        off(histogram.total, interval),
+        named.join(", ")
+    )
 }
 
 /// Names the rows that are lower bounds.

@@ -55,6 +55,10 @@ pub fn write_problems(out: &mut dyn Write, problems: &Problems, reading: &Readin
     say(problems.moving_pools, "pools changed while they were read; their blocks were checked one by one");
     say(problems.torn_objects, "objects changed while they were read and are not counted");
     say(problems.implausible_blocks, "blocks have an object's header but an invalid body and are not counted");
+    say(
+        problems.moving_objects.unwrap_or(0),
+        "objects by which the total may be off: they moved while they were counted (--pause counts exactly)",
+    );
     say(problems.unreadable_bytes, "bytes could not be read");
     say(problems.missing_bytes, "bytes of writable memory are missing from the core");
     say(problems.unparsed_bytes, "bytes of malloc heaps could not be split into chunks");

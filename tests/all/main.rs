@@ -25,6 +25,7 @@ mod labels;
 mod layouts;
 mod leaks;
 mod memory;
+mod moving;
 mod native;
 mod odd_heaps;
 mod odd_processes;
@@ -65,9 +66,10 @@ const MODULES: &[Module] = &[
     ("labels", labels::cases),
     ("layouts", layouts::cases),
     ("leaks", leaks::cases),
+    ("memory", memory::cases),
+    ("moving", moving::cases),
     ("native", native::cases),
     ("odd_heaps", odd_heaps::cases),
-    ("memory", memory::cases),
     ("odd_processes", odd_processes::cases),
     ("odd_states", odd_states::cases),
     ("oracle", oracle::cases),

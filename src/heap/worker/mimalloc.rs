@@ -3,6 +3,8 @@
 //! If a page's chains and its count disagree, it changed while it was read; its header and blocks are read again. Pages
 //! that were never written are not read but taken as zeros.
 
+use std::ops::Range;
+
 use crate::allocator::debug_header::DebugHeader;
 use crate::allocator::mimalloc::{self, FreeBlocks, Kind, Page, PageSegment, Tolerance};
 use crate::allocator::room::BlockRoom;
@@ -25,6 +27,15 @@ enum PageBlocks<'a> {
 impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
     /// Reads a segment.
     pub(crate) fn read_segment(&mut self, segment: &PageSegment) -> Result<(), ReadError> {
+        self.read_some_pages(segment, |_| true)
+    }
+
+    /// Reads those pages of a segment whose blocks lie in a range that is wanted.
+    pub(crate) fn read_some_pages(
+        &mut self,
+        segment: &PageSegment,
+        is_wanted: impl Fn(&Range<Address>) -> bool,
+    ) -> Result<(), ReadError> {
         let mut head = vec![0; segment.head];
         match self.memory.read_exact_at(segment.range.start, &mut head) {
             Ok(()) => {}
@@ -46,7 +57,8 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
                 }
             }
         }
-        for page in pages {
+        let range = |page: &Page| page.start..page.block(page.capacity);
+        for page in pages.into_iter().filter(|page| is_wanted(&range(page))) {
             self.read_page(segment, page, &mut head)?;
         }
         Ok(())
