@@ -66,12 +66,17 @@ impl Node {
             rank: None,
         };
         let mut root = node(name);
+        // The position of each node among its siblings.
+        let mut positions: FxHashMap<[Option<&str>; 3], usize> = FxHashMap::default();
         for row in &histogram.rows {
-            let package = row.module.split('.').next().unwrap_or_default();
+            let (module, class) = (row.module.as_str(), row.name.as_deref().unwrap_or_default());
+            let package = module.split('.').next().unwrap_or_default();
             let mut at = &mut root;
             at.total.add(row.amount);
-            for step in [package, &row.module, row.name.as_deref().unwrap_or_default()] {
-                let index = at.children.iter().position(|child| child.name == step).unwrap_or(at.children.len());
+            let paths = [[Some(package), None, None], [Some(package), Some(module), None]];
+            let steps = [(package, paths[0]), (module, paths[1]), (class, [Some(package), Some(module), Some(class)])];
+            for (step, path) in steps {
+                let index = *positions.entry(path).or_insert(at.children.len());
                 if index == at.children.len() {
                     at.children.push(node(step));
                 }

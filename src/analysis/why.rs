@@ -162,13 +162,7 @@ impl<M: Memory + ?Sized> Asking<'_, M> {
     /// are read, and only the largest groups are written out.
     fn about_many<S: Memory + Sync + ?Sized>(&self, steps: &Steps<'_, S>) -> Answer {
         let mut answer = Answer::default();
-        // Number of steps from the root; 0 if not reached.
-        let mut depths: Vec<u32> = pages::zeros(self.graph.len());
-        for object in self.paths.order() {
-            if let PathStep::From(before) = self.paths.step(object) {
-                depths[object.index()] = depths[before.index()].saturating_add(1);
-            }
-        }
+        let depths = self.depths();
         let depth = |object: ObjectId| depths[object.index()] as usize;
         let mut on_the_way = vec![false; self.graph.len()];
         let mut mark = |object: ObjectId| {
@@ -344,19 +338,41 @@ impl<M: Memory + ?Sized> Asking<'_, M> {
         (chain, shape)
     }
 
-    /// Paths that end with each of the referrers of this object, shortest first.
+    /// Paths that end with each of the referrers of this object, shortest first; at most `top` of them. Only these are
+    /// built: paths can be as long as the heap.
     fn through_referrers(&self, target: ObjectId) -> Vec<Vec<ObjectId>> {
         /// Upper bound on the referrers examined: `None` has millions.
         const REFERRERS_MAX: usize = 10_000;
+        let depths = self.depths();
+        let mut is_through: Vec<bool> = pages::zeros(self.graph.len());
+        for object in self.paths.order() {
+            let before = self.paths.step(object);
+            is_through[object.index()] =
+                object == target || matches!(before, PathStep::From(before) if is_through[before.index()]);
+        }
+        let is_other =
+            |referrer: &ObjectId| self.paths.step(*referrer) != PathStep::Unreachable && !is_through[referrer.index()];
         let referrers = self.graph.reverse.targets(target).take(REFERRERS_MAX);
-        let mut found: Vec<Vec<ObjectId>> = referrers
-            .map(|referrer| self.paths.path(referrer))
-            .filter(|path| !path.is_empty() && !path.contains(&target))
-            .collect();
-        found.sort_by_key(|path| (path.len(), path.last().copied()));
+        let mut found: Vec<ObjectId> = referrers.filter(is_other).collect();
+        found.sort_by_key(|referrer| (depths[referrer.index()], *referrer));
         found.dedup();
         found.truncate(self.question.top);
-        found.iter_mut().for_each(|path| path.push(target));
-        found
+        let with_target = |referrer| {
+            let mut path = self.paths.path(referrer);
+            path.push(target);
+            path
+        };
+        found.into_iter().map(with_target).collect()
+    }
+
+    /// Number of steps from the root by object; 0 if not reached.
+    fn depths(&self) -> Vec<u32> {
+        let mut depths: Vec<u32> = pages::zeros(self.graph.len());
+        for object in self.paths.order() {
+            if let PathStep::From(before) = self.paths.step(object) {
+                depths[object.index()] = depths[before.index()].saturating_add(1);
+            }
+        }
+        depths
     }
 }

@@ -172,16 +172,33 @@ impl<M: Memory + ?Sized> Reader<'_, M> {
 
     /// The items of a tuple. Empty for other objects and for tuples beyond the limit.
     pub fn tuple_items(&self, tuple: Address) -> Vec<Address> {
-        if tuple.is_null() || !self.has_type_flag(tuple, flag::TUPLE_SUBCLASS) {
-            return Vec::new();
-        }
-        let Ok(size) = self.memory.read_u64(tuple.offset(self.layout.var_object.ob_size)) else { return Vec::new() };
-        if size > TUPLE_ITEMS_MAX {
-            return Vec::new();
-        }
+        let Some(size) = self.tuple_length(tuple) else { return Vec::new() };
         let items = tuple.offset(self.layout.tuple.ob_item);
         let bytes = self.memory.read_bytes(items, size * 8, 8 * TUPLE_ITEMS_MAX as usize, "tuple").unwrap_or_default();
         bytes.chunks_exact(8).filter_map(|word| Some(Address(u64_at(word, 0)?))).collect()
+    }
+
+    /// Number of items of a tuple. `None` if it is not a tuple, cannot be read or claims more than [`TUPLE_ITEMS_MAX`].
+    pub fn tuple_length(&self, tuple: Address) -> Option<u64> {
+        if tuple.is_null() || !self.has_type_flag(tuple, flag::TUPLE_SUBCLASS) {
+            return None;
+        }
+        let size = self.memory.read_u64(tuple.offset(self.layout.var_object.ob_size)).ok()?;
+        (size <= TUPLE_ITEMS_MAX).then_some(size)
+    }
+
+    /// The item at an index of tuples that follow each other. Reads no other items.
+    pub fn item_of_tuples(&self, tuples: impl Iterator<Item = Address>, index: u64) -> Option<Address> {
+        let mut index = index;
+        for tuple in tuples {
+            let length = self.tuple_length(tuple).unwrap_or(0);
+            if index < length {
+                let item = tuple.offset(self.layout.tuple.ob_item).0.checked_add(index * 8)?;
+                return self.memory.read_u64(Address(item)).ok().map(Address);
+            }
+            index -= length;
+        }
+        None
     }
 
     /// The entries of a dict in insertion order, without deleted ones.

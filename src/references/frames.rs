@@ -199,7 +199,7 @@ impl<M: Memory + ?Sized> References<'_, M> {
             None => [layout.co_varnames, layout.co_cellvars, layout.co_freevars].into_iter().flatten().collect(),
         };
         let names = tuples.into_iter().filter_map(|offset| reader.pointer(code, offset).ok());
-        let name = names.flat_map(|tuple| reader.tuple_items(tuple)).nth(index as usize)?;
+        let name = reader.item_of_tuples(names, u64::from(index))?;
         let name = reader.string(name, NAME_LENGTH_MAX)?;
         // `.0` is the compiler's name for the iterator of a comprehension.
         let is_shown = self.shows_values || name == ".0" || identifier::is_identifier(&name);

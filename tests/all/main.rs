@@ -10,6 +10,7 @@ mod browser;
 mod case;
 mod churn;
 mod cli;
+mod cliffs;
 mod common;
 mod core_files;
 mod damage;
@@ -53,6 +54,7 @@ const MODULES: &[Module] = &[
     ("browser", browser::cases),
     ("churn", churn::cases),
     ("cli", cli::cases),
+    ("cliffs", cliffs::cases),
     ("core_files", core_files::cases),
     ("damage", damage::cases),
     ("drift", drift::cases),
