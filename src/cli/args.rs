@@ -267,6 +267,10 @@ pub struct MemoryOptions {
     #[arg(long, value_name = "TIME", value_parser = duration, conflicts_with_all = ["json", "core"])]
     pub interval: Option<Duration>,
 
+    /// Include descendants: what each Python process has of its own, what it shares, and what broke the sharing
+    #[arg(short, long, conflicts_with_all = ["core", "interval", "native"])]
+    pub subprocesses: bool,
+
     /// Stop after N repetitions (default: when the target ends)
     #[arg(long, value_name = "N", requires = "interval")]
     pub count: Option<u32>,

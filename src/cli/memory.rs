@@ -6,7 +6,8 @@ use std::time::Instant;
 use anyhow::Result;
 
 use crate::inspect::memory::NativeOwners;
-use crate::report::{memory_json, memory_table, summary};
+use crate::inspect::memory_family::FamilyMemory;
+use crate::report::{memory_family, memory_json, memory_table, summary};
 
 use super::args::MemoryOptions;
 use super::output::Destination;
@@ -15,6 +16,9 @@ use super::target;
 /// Accounts for a target's memory, once or repeatedly.
 pub fn run(options: &MemoryOptions) -> Result<()> {
     let destination = Destination::new(&options.output, || None)?;
+    if options.subprocesses {
+        return run_family(options, &destination);
+    }
     let mut target = target::open(&options.target)?;
     let copy_options = options.target.stopping.for_references(&options.following);
     let native = if options.native { NativeOwners::Always } else { NativeOwners::WhereItMatters };
@@ -48,5 +52,15 @@ pub fn run(options: &MemoryOptions) -> Result<()> {
         summary::write_process(out, &about, &answer.reading)?;
         writeln!(out)?;
         memory_table::write(out, &answer.result, &verdicts)
+    })
+}
+
+/// What a process and its descendants share.
+fn run_family(options: &MemoryOptions, destination: &Destination) -> Result<()> {
+    let (pid, _program) = target::root_of_family(&options.target)?;
+    let family = FamilyMemory::read(pid)?;
+    destination.write(|out| match options.json {
+        true => memory_family::write_json(out, &family),
+        false => memory_family::write(out, &family),
     })
 }

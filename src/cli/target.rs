@@ -11,7 +11,7 @@ use crate::estimate::estimator::GroupBy;
 use crate::inspect::family::ProcessFamily;
 use crate::inspect::{Budget, Inspected, Program, SampleOptions, Target, Warning};
 use crate::process::core::backing::Places;
-use crate::process::spawn::SpawnOptions;
+use crate::process::spawn::{SpawnOptions, Spawned};
 
 use super::args;
 use super::progress::Bar;
@@ -71,15 +71,21 @@ pub fn said<T>(answer: Inspected<T>) -> Inspected<T> {
     answer
 }
 
+/// The process named on the command line, and if it was started for this, what ends it when dropped.
+pub fn root_of_family(arguments: &args::TargetArguments) -> Result<(i32, Option<Spawned>)> {
+    if let Some(pid) = arguments.process.pid() {
+        return Ok((pid, None));
+    }
+    let program = open(arguments)?.into_program();
+    let Some(program) = program else { bail!("--subprocesses reads live processes only") };
+    Ok((program.pid(), Some(program)))
+}
+
 /// Reads a process and its descendants. A program started for this ends when this returns.
 pub fn read_family(arguments: &args::TargetArguments, sort: SortKey) -> Result<ProcessFamily> {
     let pause = arguments.stopping.for_census();
-    if let Some(pid) = arguments.process.pid() {
-        return Ok(ProcessFamily::read(pid, pause, sort)?);
-    }
-    let program = open(arguments)?.into_program();
-    let Some(program) = &program else { bail!("--subprocesses reads live processes only") };
-    Ok(ProcessFamily::read(program.pid(), pause, sort)?)
+    let (pid, _program) = root_of_family(arguments)?;
+    Ok(ProcessFamily::read(pid, pause, sort)?)
 }
 
 /// The sample that was asked for.

@@ -18,6 +18,7 @@ pub mod footprint;
 pub mod graph;
 pub mod growth;
 pub mod memory;
+pub mod memory_family;
 pub mod open;
 pub mod processes;
 pub mod recording;

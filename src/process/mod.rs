@@ -24,6 +24,7 @@ pub mod regions;
 pub mod residency;
 #[expect(unsafe_code, reason = "asks the kernel which pages are resident")]
 pub mod resident;
+pub mod sharing;
 pub mod signals;
 pub mod smaps;
 pub mod source;

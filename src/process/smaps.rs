@@ -4,6 +4,8 @@
 
 use std::io;
 
+use serde::Serialize;
+
 use super::regions::{Region, RegionMap};
 
 /// A mapping and its resident bytes.
@@ -26,7 +28,7 @@ pub struct Mapping {
 }
 
 /// The sums over all mappings, from `/proc/PID/smaps_rollup`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Rollup {
     /// Resident set size.
     pub rss: u64,

@@ -26,6 +26,7 @@ mod labels;
 mod layouts;
 mod leaks;
 mod memory;
+mod memory_family;
 mod moving;
 mod native;
 mod odd_heaps;
@@ -69,6 +70,7 @@ const MODULES: &[Module] = &[
     ("layouts", layouts::cases),
     ("leaks", leaks::cases),
     ("memory", memory::cases),
+    ("memory_family", memory_family::cases),
     ("moving", moving::cases),
     ("native", native::cases),
     ("odd_heaps", odd_heaps::cases),
