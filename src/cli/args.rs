@@ -255,7 +255,7 @@ pub struct MemoryOptions {
     #[command(flatten)]
     pub output: Output,
 
-    /// Write JSON instead of a table
+    /// Write JSON instead of a table; a file name that ends in .svg gives a picture
     #[arg(short, long)]
     pub json: bool,
 

@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use crate::inspect::memory::NativeOwners;
 use crate::inspect::memory_family::FamilyMemory;
-use crate::report::{memory_family, memory_json, memory_table, summary};
+use crate::report::{memory_family, memory_json, memory_svg, memory_table, summary};
 
 use super::args::MemoryOptions;
 use super::output::Destination;
@@ -45,6 +45,9 @@ pub fn run(options: &MemoryOptions) -> Result<()> {
     let answer = target::said(target.memory(&copy_options, native)?);
     let verdicts = memory_table::verdicts(&answer.result);
     destination.write(|out| {
+        if destination.file().is_some_and(|path| path.extension().is_some_and(|extension| extension == "svg")) {
+            return memory_svg::write(out, &answer.result, &about);
+        }
         if options.json {
             let about = memory_json::About { target: &about, reading: &answer.reading, problems: &answer.problems };
             return memory_json::write(out, &answer.result, &verdicts, &about);

@@ -15,6 +15,7 @@ pub mod histogram_table;
 pub mod json;
 pub mod memory_family;
 pub mod memory_json;
+pub mod memory_svg;
 pub mod memory_table;
 pub mod ndjson;
 pub mod processes;
