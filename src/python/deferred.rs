@@ -6,6 +6,7 @@ use crate::process::Address;
 use crate::process::memory::{Memory, MemoryExt, u32_at, u64_at};
 
 use super::layout::Layout;
+use super::library_sizes::OwnedMemory;
 use super::reader::KeysHeader;
 
 /// Upper bound on an object's size: user addresses have 47 bits.
@@ -42,6 +43,8 @@ pub enum Deferred {
     BytesIoBuffer { buffer: Address, base: u64 },
     /// Memory attached to a code object: `co_extra`, and the opcode caches of 3.8 to 3.10.
     CodeExtras { code: Address, base: u64 },
+    /// What a struct of a library owns.
+    Library { owned: OwnedMemory, base: u64 },
 }
 
 impl Deferred {
@@ -57,6 +60,7 @@ impl Deferred {
             }
             Deferred::BytesIoBuffer { buffer, .. } => (buffer, layout.bytes.size),
             Deferred::CodeExtras { code, .. } => (code, layout.code.size),
+            Deferred::Library { owned, .. } => owned.first_read(layout).unwrap_or((Address::NULL, 0)),
         }
     }
 
@@ -106,6 +110,9 @@ impl Deferred {
                 base.checked_add(own).filter(|&size| size < OBJECT_SIZE_MAX)
             }
             Deferred::CodeExtras { base, .. } => Some(base + code_extras(bytes, layout, memory)?),
+            Deferred::Library { owned, base } => {
+                base.checked_add(owned.bytes(bytes, layout, memory).unwrap_or(0)).filter(|&size| size < OBJECT_SIZE_MAX)
+            }
         }
     }
 }

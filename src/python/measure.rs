@@ -9,6 +9,7 @@ use crate::process::memory::{u32_at, u64_at};
 use super::deferred::{Deferred, HEADER, LOCALS_MAX, NDARRAY_DIMENSIONS_MAX, OBJECT_SIZE_MAX, executable};
 use super::layout::Layout;
 use super::layout::fields::Bits;
+use super::library_sizes::OwnedMemory;
 use super::sizes::{Basis, SizeRule};
 use super::types::{TypeInfo, TypeTable};
 use super::version::{StaticTypeHead, Version};
@@ -166,6 +167,14 @@ impl<'a> Measure<'a> {
                     return None;
                 }
                 fixed(base + if has_buffer { size } else { 0 })
+            }
+            SizeRule::Library(library) => {
+                // What makes no sense adds nothing: these structs are not proved, and no object is lost for them.
+                let size = match library.owned(layout, info.itemsize, bytes).unwrap_or(OwnedMemory::Bytes(0)) {
+                    OwnedMemory::Bytes(own) => Size::Known(base + own),
+                    owned => Size::Deferred(Deferred::Library { owned, base }),
+                };
+                Measured { extent, is_fixed: false, size }
             }
         })
     }

@@ -10,6 +10,7 @@ pub mod heap_types;
 pub mod identifier;
 pub mod interpreter;
 pub mod layout;
+pub mod library_sizes;
 pub mod measure;
 pub mod object_header;
 pub mod proof;

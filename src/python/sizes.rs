@@ -4,6 +4,8 @@
 //! chosen by the type that defines this method. If the method is other C code or Python code, the next known one is
 //! used and the size is marked as a lower bound. The rules are in [`super::measure`] and [`super::deferred`].
 
+use super::library_sizes::LibraryType;
+
 /// How exact a size is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Basis {
@@ -39,6 +41,8 @@ pub enum SizeRule {
     BytesIo,
     /// Buffered readers and writers.
     Buffered,
+    /// A struct of the standard library or of numpy.
+    Library(LibraryType),
 }
 
 impl SizeRule {
@@ -74,10 +78,13 @@ impl SizeRule {
             "collections.OrderedDict" => SizeRule::OrderedDict,
             "array.array" => SizeRule::Array,
             "numpy.ndarray" => SizeRule::NdArray,
+            "numpy.generic" if matches!(tp_name, "numpy.bytes_" | "numpy.void") => {
+                SizeRule::Library(LibraryType::NumpyBytes)
+            }
             "numpy.generic" => SizeRule::NumpyScalar(numpy_scalar_bytes(tp_name)?),
             "_io.BytesIO" => SizeRule::BytesIo,
             "_io.BufferedReader" | "_io.BufferedWriter" | "_io.BufferedRandom" => SizeRule::Buffered,
-            _ => return None,
+            _ => SizeRule::Library(LibraryType::of_definer(name)?),
         })
     }
 }

@@ -46,6 +46,21 @@ ready(); wait()
         chain: "shelf.STOCK[…]",
     },
     Keeper {
+        // As the dict that interns strings, which keeps nothing.
+        name: "keys that are their own values",
+        program: r"
+SEEN = {}
+for number in range(8000):
+    parcel = Parcel(number)
+    SEEN[parcel] = parcel
+del parcel
+ready(); wait()
+",
+        holder: "__main__.SEEN",
+        stack: "__main__;SEEN dict;[…] Parcel",
+        chain: "__main__.SEEN[…]",
+    },
+    Keeper {
         name: "class attribute",
         program: r"
 module('books', 'class Ledger:\n    pages = {}')

@@ -8,8 +8,8 @@
 //! - 99.95 % of the sizes equal `sys.getsizeof` unless Python code computes them; a lower bound does not exceed it;
 //! - at most 0.1 % of what the tool reports is false (`common::image` decides).
 //!
-//! Each program runs on one version at each landing, and on all of them with `--ignored`; `OPEN` lists what does not
-//! hold yet. `tests/interpreters.sh packages` fetches the packages.
+//! Each program runs on one version at each landing, and on all of them with `--ignored`. `tests/interpreters.sh
+//! packages` fetches the packages.
 //!
 //!     cargo test --test all -- programs::lxml_tree --include-ignored
 
@@ -27,11 +27,6 @@ use crate::parity::{self, Findings, hex};
 /// The minor versions that packages are pinned for.
 const VERSIONS: [u8; 4] = [9, 12, 13, 14];
 
-/// What does not hold yet: program, minor versions, reason.
-/// These run only with `--ignored`.
-const OPEN: &[(&str, std::ops::RangeInclusive<u8>, &str)] =
-    &[("protobuf_dynamic", 13..=13, "None itself is not found")];
-
 /// The tests of this file.
 pub fn cases() -> Vec<TestCase> {
     let interpreters: Vec<Interpreter> = VERSIONS.iter().filter_map(|minor| that_sees_our_files(*minor)).collect();
@@ -45,9 +40,7 @@ pub fn cases() -> Vec<TestCase> {
     let mut cases = Vec::new();
     for (index, name) in names.enumerate() {
         for (at, interpreter) in interpreters.iter().enumerate() {
-            let minor = interpreter.version.1;
-            let is_open = OPEN.iter().any(|(open, minors, _)| *open == name && minors.contains(&minor));
-            let is_chosen = index % interpreters.len() == at && !is_open;
+            let is_chosen = index % interpreters.len() == at;
             let (case, name, interpreter) = (format!("{name}/{}", interpreter.name), name.clone(), interpreter.clone());
             cases.push(TestCase::new(case, move || every_object_is_found(&interpreter, &name)).ignored_if(!is_chosen));
         }
