@@ -85,3 +85,79 @@ impl SampleDraw<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use fastrand::Rng;
+
+    use super::*;
+    use crate::estimate::sample::{POOLS, WINDOWS};
+    use crate::estimate::strata;
+
+    /// A list of 40 units of sizes 1 to 5, and one of 400, which is always read.
+    fn sizes() -> Vec<f64> {
+        (0..40).map(|index| f64::from(1 + index % 5)).chain([400.0]).collect()
+    }
+
+    #[test]
+    fn units_and_strata_are_numbered_across_lists() {
+        let sizes = sizes();
+        let mut rng = Rng::with_seed(3);
+        let mut draw = SampleDraw::default();
+        let mut expected = [0.0; 2];
+        for kind in [POOLS, WINDOWS] {
+            let drawing = strata::draw(&sizes, &vec![1.0; sizes.len()], 13, false, &mut rng);
+            let numbers = draw.add(kind, &drawing, &|index| sizes[index], 1.0);
+            assert!(numbers.contains(&(40, CERTAIN_OF_LIST + kind as u32)), "{numbers:?}");
+            let drawn: Vec<(usize, u32)> = numbers.into_iter().filter(|&(_, unit)| unit < CERTAIN_OF_LIST).collect();
+            assert!(drawn.len() >= 8);
+            for (index, unit) in drawn {
+                assert_eq!(draw.units[unit as usize].size, sizes[index]);
+            }
+            expected[kind] = drawing.selections.iter().filter(|it| it.stratum < drawing.count).count() as f64;
+        }
+        assert_eq!(draw.draws.map(|draw| draw.drawn)[..2], expected);
+        assert_eq!(draw.lists.iter().map(|list| list.len()).sum::<usize>(), draw.strata.len());
+        assert!(draw.lists[0].end == draw.lists[1].start && draw.lists[0].start == 0);
+        for (index, list) in draw.lists.iter().enumerate() {
+            let strata = &draw.strata[list.clone()];
+            assert!(strata.iter().all(|stratum| stratum.list == index));
+            // Without the unit that is always read.
+            let total: f64 = strata.iter().map(|stratum| stratum.total).sum();
+            assert_eq!(total, sizes[..40].iter().sum::<f64>());
+        }
+        // The units of the strata are consecutive and complete.
+        let mut at = 0;
+        for stratum in &draw.strata {
+            assert_eq!(stratum.units.start, at);
+            at = stratum.units.end;
+        }
+        assert_eq!(at, draw.units.len());
+    }
+
+    #[test]
+    fn a_list_that_is_read_as_a_whole_has_no_units() {
+        let sizes = [2.0, 3.0];
+        let drawing = strata::draw(&sizes, &[1.0, 1.0], 2, false, &mut Rng::with_seed(1));
+        let mut draw = SampleDraw::default();
+        let numbers = draw.add(POOLS, &drawing, &|index| sizes[index], 1.0);
+        let is_certain = |&(_, unit): &(usize, u32)| unit == CERTAIN || unit == CERTAIN_OF_LIST + POOLS as u32;
+        assert!(numbers.len() == 2 && numbers.iter().all(is_certain), "{numbers:?}");
+        assert!(draw.units.is_empty());
+    }
+
+    #[test]
+    fn pools_that_phase_1_looked_at_belong_to_their_strata() {
+        let sizes = sizes();
+        let drawing = strata::draw(&sizes, &vec![1.0; sizes.len()], 13, false, &mut Rng::with_seed(3));
+        let mut draw = SampleDraw::default();
+        draw.add(POOLS, &drawing, &|index| sizes[index], 4.0);
+        draw.look_at(&drawing, &|index| (index as u32, sizes[index] as u32));
+        let looked_at: usize = draw.strata.iter().map(|stratum| stratum.looked_at.len()).sum();
+        assert_eq!((looked_at, draw.looked_at.len()), (40, 40));
+        for stratum in &draw.strata {
+            let in_use: f64 = draw.looked_at[stratum.looked_at.clone()].iter().map(|&(_, it)| f64::from(it)).sum();
+            assert_eq!((in_use, stratum.stands_for), (stratum.total, 4.0));
+        }
+    }
+}

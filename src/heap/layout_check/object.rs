@@ -461,3 +461,86 @@ impl<'a, M: Memory + ?Sized> Trial<'a, M> {
         self.names_code(u64_at(bytes, frame.checked_add(iframe.executable)?))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::heap::testing::{SET, START, image, layout, put, types};
+    use crate::python::version::Version;
+
+    /// A set with two used slots and one removed entry, in a GC list of its own if it `is_linked`; its counts are
+    /// `fill` and `used`.
+    fn set(layout: &Layout, fill: u64, used: u64, is_linked: bool) -> Vec<u8> {
+        let mut bytes = vec![0; 1024];
+        let object = 16;
+        let link = if is_linked { START } else { 0 };
+        put(&mut bytes, 0, link);
+        put(&mut bytes, 8, link);
+        put(&mut bytes, object, 1);
+        put(&mut bytes, object + layout.object.ob_type, SET);
+        put(&mut bytes, object + layout.set.fill, fill);
+        put(&mut bytes, object + layout.set.used, used);
+        put(&mut bytes, object + layout.set.mask, 7);
+        let table = object + layout.set.smalltable;
+        put(&mut bytes, object + layout.set.table, START + table as u64);
+        for (slot, hash) in [(0, 11), (3, 12), (4, u64::MAX)] {
+            let at = table + slot * layout.set_entry.stride();
+            put(&mut bytes, at + layout.set_entry.key, START);
+            put(&mut bytes, at + layout.set_entry.hash, hash);
+        }
+        bytes
+    }
+
+    /// Whether the set agrees, whether it contradicts the layout for certain, and whether its counts are exchanged.
+    fn checked(bytes: Vec<u8>) -> (Option<bool>, bool, Option<bool>) {
+        let layout = layout();
+        let table = TypeTable::of(types(&layout));
+        let classifier = Classifier::new(&layout, Version::release(3, 12, 1), &table, false);
+        let image = image(bytes);
+        let trial = Trial::new(&image, &classifier, 1 << 40);
+        let info = table.get(table.find(SET).unwrap());
+        let address = Address(START).offset(16);
+        (
+            trial.of(CheckedStruct::Set, info, address),
+            trial.speaks_against(CheckedStruct::Set, info, address),
+            trial.is_exchanged_set(info, address),
+        )
+    }
+
+    #[test]
+    fn an_object_agrees_if_its_counts_are_those_of_its_table() {
+        let layout = layout();
+        assert_eq!(checked(set(&layout, 3, 2, true)), (Some(true), true, Some(false)));
+        assert_eq!(checked(set(&layout, 4, 2, true)).0, Some(false));
+        assert_eq!(checked(set(&layout, 3, 1, true)).0, Some(false));
+    }
+
+    #[test]
+    fn exchanged_counts_are_recognized() {
+        let layout = layout();
+        assert_eq!(checked(set(&layout, 2, 3, true)), (Some(false), true, Some(true)));
+        assert_eq!(checked(set(&layout, 1, 3, true)).2, Some(false));
+    }
+
+    #[test]
+    fn what_is_no_object_for_certain_proves_nothing() {
+        let layout = layout();
+        let (verdict, speaks_against, _) = checked(set(&layout, 4, 2, false));
+        assert_eq!((verdict, speaks_against), (None, false));
+        // A dead object has no count.
+        let mut dead = set(&layout, 4, 2, true);
+        put(&mut dead, 16, 0);
+        assert_eq!(checked(dead).0, None);
+    }
+
+    #[test]
+    fn a_table_that_cannot_be_read_proves_nothing() {
+        let layout = layout();
+        let mut bytes = set(&layout, 3, 2, true);
+        put(&mut bytes, 16 + layout.set.table, START + (1 << 30));
+        assert_eq!(checked(bytes).0, None);
+        let mut bytes = set(&layout, 3, 2, true);
+        put(&mut bytes, 16 + layout.set.table, 7);
+        assert_eq!(checked(bytes).0, Some(false));
+    }
+}

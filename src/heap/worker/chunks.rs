@@ -167,3 +167,74 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::heap::classify::classifier::Classifier;
+    use crate::heap::object::Object;
+    use crate::heap::part::Part;
+    use crate::heap::testing::{FLOAT, START, image, layout, put, types};
+    use crate::heap::worker::Counts;
+    use crate::python::types::TypeTable;
+    use crate::python::version::Version;
+
+    /// A heap of 4,000 chunks of 32 to 80 bytes in a fixed pattern: floats, raw memory, and free chunks with the
+    /// remains of a float; then the top. Returns the addresses of the floats.
+    fn heap(layout: &crate::python::layout::Layout) -> (Vec<u8>, ChunkHeap, Vec<u64>) {
+        let mut bytes = vec![0; 4000 * 80 + 4096];
+        let (mut at, mut is_before_used, mut floats) = (0usize, true, Vec::new());
+        for nth in 0..4000usize {
+            let (is_free, is_float) = (nth % 7 == 3, nth % 7 != 5);
+            let size = if is_float { 32 } else { 32 + nth % 4 * 16 };
+            put(&mut bytes, at + 8, size as u64 | u64::from(is_before_used));
+            if is_float {
+                // A freed chunk's first word is a link.
+                put(&mut bytes, at + 16, if is_free { START } else { 1 });
+                put(&mut bytes, at + 16 + layout.object.ob_type, FLOAT);
+            } else {
+                put(&mut bytes, at + 16, START + nth as u64 * 8);
+            }
+            if is_free {
+                // A free chunk repeats its size before the next one.
+                put(&mut bytes, at + size, size as u64);
+            } else if is_float {
+                floats.push(START + at as u64 + 16);
+            }
+            (at, is_before_used) = (at + size, !is_free);
+        }
+        let end = (at + 4096).next_multiple_of(4096);
+        bytes.resize(end, 0);
+        put(&mut bytes, at + 8, (end - at) as u64 | u64::from(is_before_used));
+        let range = Address(START)..Address(START).offset(end);
+        (bytes, ChunkHeap { range, is_thread_arena: false }, floats)
+    }
+
+    #[test]
+    fn a_heap_and_its_windows_have_the_same_objects_each_once() {
+        let layout = layout();
+        let table = TypeTable::of(types(&layout));
+        let classifier = Classifier::new(&layout, Version::release(3, 12, 1), &table, false);
+        let (bytes, heap, floats) = heap(&layout);
+        let image = image(bytes);
+        let addresses = |(objects, counts): (Vec<Object>, Counts)| {
+            assert_eq!((counts.objects, counts.unparsed_bytes), (objects.len() as u64, 0));
+            let mut addresses: Vec<u64> = objects.iter().map(|object| object.address.0).collect();
+            addresses.sort_unstable();
+            addresses
+        };
+        let mut worker = Worker::new(&image, &classifier, Vec::new());
+        worker.read_part(&Part::Heap(heap.clone())).unwrap();
+        assert_eq!(addresses(worker.finish().unwrap()), floats);
+        for size in [1024u64, 16 << 10, 50_000] {
+            let mut worker = Worker::new(&image, &classifier, Vec::new());
+            let mut start = heap.range.start;
+            while start < heap.range.end {
+                let end = Address((start.0 + size).min(heap.range.end.0));
+                worker.read_heap_window(&heap, start..end).unwrap();
+                start = end;
+            }
+            assert_eq!(addresses(worker.finish().unwrap()), floats, "windows of {size} bytes");
+        }
+    }
+}
