@@ -10,8 +10,8 @@
 
 use std::ops::Range;
 
-use crate::process::Address;
 use crate::process::memory::{Memory, MemoryExt, u64_at};
+use crate::process::{Address, PAGE};
 
 /// Flags in a chunk's size word.
 const PREVIOUS_IN_USE: u64 = 1;
@@ -22,7 +22,6 @@ const FLAGS: u64 = 7;
 const CHUNK_MIN: u64 = 32;
 /// Bytes before the data that malloc returns: two words, the second of which is the size.
 pub const HEADER: u64 = 16;
-const PAGE: u64 = 4096;
 /// Alignment and maximum size of the heaps of a thread's arena: HEAP_MAX_SIZE with 64-bit defaults.
 pub const THREAD_HEAP: u64 = 64 << 20;
 /// Number of consecutive valid chunks after which a place in the middle of a heap is taken as the start of a chunk.

@@ -10,8 +10,8 @@ use std::ops::Range;
 
 use rustc_hash::FxHashSet;
 
-use crate::process::Address;
 use crate::process::memory::{Memory, MemoryExt, u64_at};
+use crate::process::{Address, PAGE};
 
 use super::glibc::{Chunk, HEADER};
 
@@ -38,7 +38,6 @@ const DATA_MAX: u64 = 64 << 20;
 const ARENAS_MAX: usize = 4096;
 /// Upper bound on the chunks of a chain: a heap of 1 GiB in chunks of 32 bytes. Fast bins have no limit of their own.
 const CHAIN_MAX: usize = 32 << 20;
-const PAGE: u64 = 4096;
 
 /// `tcache_perthread_struct` by version: bytes of its chunk, bytes of a count, number of bins, and whether counts are
 /// of chunks (until 2.41) or of free places.

@@ -13,8 +13,8 @@ use std::ops::Range;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::process::Address;
 use crate::process::memory::{Memory, MemoryExt, Piece, u32_at, u64_at};
+use crate::process::{Address, PAGE};
 
 use super::room::BlockRoom;
 
@@ -30,8 +30,6 @@ const METAS: usize = (AREA as usize - AREA_HEAD) / META;
 const UNIT: u64 = 16;
 /// `IB`: bytes of the header before a block; they are the last bytes of the previous slot.
 const HEADER: usize = 4;
-/// Size of a page, as `maplen` counts.
-const PAGE: u64 = 4096;
 /// Upper bound on a mapping: 1 TiB, the memory of a large machine.
 const MAPPING_MAX: u64 = 1 << 40;
 /// Bytes read of an mmapped slot: the block may begin up to a page after the slot's start.

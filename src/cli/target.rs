@@ -34,7 +34,7 @@ pub fn open_process(process: &args::ProcessArguments, after: Option<Duration>) -
         (Some(pid), _) => Ok(observed(Target::process(pid)?)),
         (None, []) => bail!("no target: give a PID, --core FILE, or -- COMMAND"),
         (None, command) => {
-            let options = SpawnOptions { keep: process.keep, as_root: process.as_root };
+            let options = SpawnOptions { keep: process.keep, as_root: process.as_root, adopt_orphans: true };
             let program = Program { command: command.to_vec(), options, after };
             Ok(observed(Target::start(&program)?))
         }

@@ -20,8 +20,8 @@ use rustc_hash::FxHashMap;
 use crate::allocator::glibc::{Chunk, HEADER};
 use crate::heap::classify::classifier::Classifier;
 use crate::heap::object::Amount;
-use crate::process::Address;
 use crate::process::memory::{Memory, MemoryExt, u64_at};
+use crate::process::{Address, PAGE};
 use crate::python::deferred;
 use crate::python::reader::KeysHeader;
 use crate::python::types::TypeTable;
@@ -30,8 +30,6 @@ use super::sample::{CERTAIN, CERTAIN_OF_LIST};
 
 /// Blocks that malloc maps on their own are larger than this: its threshold, less a page for headers.
 pub const LARGE: u64 = (128 << 10) - PAGE;
-/// Size of a page; mappings are whole pages.
-const PAGE: u64 = 4096;
 /// Bytes of an object that contain the reference to its items, and how far behind the start of the block that may
 /// point: debug hooks put two words in front.
 const FRONT: usize = 64;

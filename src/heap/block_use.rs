@@ -14,16 +14,13 @@ use crate::allocator::glibc_arena::{self, MallocArena};
 use crate::allocator::mimalloc::{self, PageSegment, Tolerance};
 use crate::allocator::pymalloc::pools::{Pool, PoolState};
 use crate::process::memory::{Memory, MemoryExt};
-use crate::process::{Address, pages};
+use crate::process::{Address, PAGE, pages};
 use crate::python::layout::Layout;
 
 use super::object::Object;
 use super::object_table::Objects;
 use super::part::Part;
 use super::plan::Plan;
-
-/// Bytes of a page.
-const PAGE: u64 = 4096;
 
 /// What an extent of memory is used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

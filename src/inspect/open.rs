@@ -139,7 +139,7 @@ impl Target {
                 // The process has executed another program, or is exiting.
                 _ if !source.is_alive() && attempt < ATTEMPTS => {}
                 _ if !source.is_alive() => return Err(gone(pid)),
-                AttachError::Read(ReadError::Denied | ReadError::Gone) => return Err(refused()),
+                AttachError::Read(error) if error.is_final() => return Err(refused()),
                 error => return Err(Error::NotAttached { pid, error: Box::new(error) }),
             }
         }
@@ -292,9 +292,7 @@ impl Target {
     pub(crate) fn may_have_changed(&self, error: &Error) -> bool {
         let is_of_reading = match error {
             Error::Unreadable { error, .. } => return self.may_have_changed(error),
-            Error::Proof(ProofError::Read(error)) | Error::Read(error) => {
-                !matches!(error, ReadError::Gone | ReadError::Denied)
-            }
+            Error::Proof(ProofError::Read(error)) | Error::Read(error) => !error.is_final(),
             Error::Proof(_) => true,
             _ => false,
         };

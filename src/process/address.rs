@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+/// Size of a page on x86-64, bytes.
+pub const PAGE: u64 = 4096;
+
 /// An address in the target. Any value may come from a hostile target.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Address(pub u64);

@@ -8,12 +8,9 @@ use std::ops::Range;
 
 use rustc_hash::FxHashMap;
 
-use super::address::Address;
+use super::address::{Address, PAGE};
 use super::memory::{Memory, Piece, ReadError};
 use super::regions::RegionMap;
-
-/// Size of a page. Mappings consist of whole pages, so a page is readable completely or not at all.
-const PAGE: u64 = 4096;
 
 /// Bytes read on a miss, cut to the region: reads of 4 KiB and 16 KiB cost nearly the same.
 const WINDOW: u64 = 16 << 10;
@@ -56,7 +53,7 @@ impl<'a, M: Memory + ?Sized> CachedMemory<'a, M> {
         self.reads.set(self.reads.get() + 1);
         match self.inner.read_exact_at(Address(start), &mut bytes) {
             Ok(()) => {}
-            Err(error @ (ReadError::Gone | ReadError::Denied)) => return Err(error),
+            Err(error) if error.is_final() => return Err(error),
             // A core or a file may end within a region, and since glibc 2.42 a thread stack's guard is within its
             // region (MADV_GUARD_INSTALL): read only this page.
             Err(_) => {

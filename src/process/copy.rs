@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 
-use super::address::Address;
+use super::address::{self, Address};
 use super::image::{Image, Placed};
 use super::memory::{Memory, ReadError};
 use super::pages;
@@ -17,7 +17,7 @@ use super::pages;
 const CHUNK: usize = 4 << 20;
 
 /// The smallest piece that is read separately after a chunk was not readable: a page.
-const PAGE: usize = 4096;
+const PAGE: usize = address::PAGE as usize;
 
 /// A copy, and the size of what it lacks.
 #[derive(Debug)]
@@ -179,7 +179,7 @@ fn fill_all<M: Memory + Sync + ?Sized>(memory: &M, jobs: Vec<Job<'_>>) -> Result
 fn fill<M: Memory + ?Sized>(memory: &M, start: Address, chunk: &mut [u8]) -> Result<Vec<Range<Address>>, ReadError> {
     match memory.read_exact_at(start, chunk) {
         Ok(()) => Ok(Vec::new()),
-        Err(error @ (ReadError::Gone | ReadError::Denied)) => Err(error),
+        Err(error) if error.is_final() => Err(error),
         Err(_) if chunk.len() <= PAGE => Ok(std::iter::once(start..start.offset(chunk.len())).collect()),
         Err(_) => {
             let within = (start.0 % PAGE as u64) as usize;

@@ -3,24 +3,33 @@
 //! Everything that the loader maps is read from the target's memory and not from a file, so deleted, replaced or
 //! containerized files make no difference. Only `.symtab` and the section headers, which are never mapped, come from
 //! the file, through `/proc/PID/exe` or `/proc/PID/root`.
+//!
+//! goblin decodes headers, notes and tables of files. It cannot decode the dynamic section, hash tables and symbols of
+//! an image in memory: it expects the layout of a file, and the loader has relocated their pointers.
 
 use std::io::Read;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use goblin::container::{Container, Ctx, Endian};
 use goblin::elf::dynamic::{DT_GNU_HASH, DT_HASH, DT_STRTAB, DT_SYMTAB};
-use goblin::elf::header::{EI_CLASS, ELFCLASS32, ELFMAG, ET_DYN, ET_EXEC};
-use goblin::elf::program_header::{PF_W, PF_X, PT_DYNAMIC, PT_LOAD, PT_NOTE};
+use goblin::elf::header::{EI_CLASS, EI_DATA, ELFCLASS64, ELFDATA2LSB, ELFMAG, ET_DYN, ET_EXEC};
+use goblin::elf::note::{NT_GNU_BUILD_ID, NoteDataIterator};
+use goblin::elf::program_header::{PT_DYNAMIC, PT_LOAD, PT_NOTE};
+use goblin::elf::{Elf, Header, ProgramHeader, SectionHeader};
 
-use super::address::Address;
+use super::address::{Address, PAGE};
 use super::memory::{Memory, MemoryExt, u32_at, u64_at};
 use super::procfs::{self, FileId};
 use super::regions::Region;
 
-/// Sizes of an ELF64 header and of a program header (`elf.h`).
-const HEADER_SIZE: usize = 64;
-const PROGRAM_HEADER_SIZE: usize = 56;
+/// Sizes of an ELF64 header, a program header and a section header (`elf.h`).
+pub(super) const HEADER_SIZE: usize = 64;
+pub(super) const PROGRAM_HEADER_SIZE: usize = 56;
+const SECTION_HEADER_SIZE: usize = 64;
+/// How goblin decodes the structs of 64-bit little-endian files.
+pub(super) const CONTEXT: Ctx = Ctx { container: Container::Big, le: Endian::Little };
 /// Upper bound on program headers; real files have about 12.
 const PROGRAM_HEADERS_MAX: u16 = 256;
 /// Upper bound on dynamic entries; real files have about 40.
@@ -29,9 +38,7 @@ const DYNAMIC_ENTRIES_MAX: u64 = 1024;
 const CHAIN_MAX: u32 = 1 << 16;
 /// Size of an ELF64 symbol.
 const SYMBOL_SIZE: u64 = 24;
-const PAGE: u64 = 4096;
-/// Type of the note with the build id (`elf.h`), and upper bound on notes in bytes; real ones have about 100.
-const NT_GNU_BUILD_ID: u32 = 3;
+/// Upper bound on notes, bytes; real ones have about 100.
 const NOTES_MAX: usize = 1 << 16;
 /// Upper bound on a file that is read completely; a debug build of libpython has 40 MiB.
 const FILE_SIZE_MAX: u64 = 1 << 30;
@@ -99,39 +106,35 @@ impl LoadedElf {
     pub fn at<M: Memory + ?Sized>(memory: &M, start: Address, path: &Path) -> Option<LoadedElf> {
         let mut header = [0; HEADER_SIZE];
         memory.read_exact_at(start, &mut header).ok()?;
-        if !header.starts_with(ELFMAG) || header[EI_CLASS] == ELFCLASS32 {
-            return None;
-        }
-        let half = |offset: usize| u16::from_le_bytes([header[offset], header[offset + 1]]);
-        let (kind, count) = (half(16), half(56));
+        let header = header_of(&header)?;
+        let (kind, count) = (header.e_type, header.e_phnum);
         if !(kind == ET_DYN || kind == ET_EXEC)
             || count > PROGRAM_HEADERS_MAX
-            || half(54) as usize != PROGRAM_HEADER_SIZE
+            || usize::from(header.e_phentsize) != PROGRAM_HEADER_SIZE
         {
             return None;
         }
-        let table = start.offset(usize::try_from(u64_at(&header, 32)?).ok()?);
+        let table = start.offset(usize::try_from(header.e_phoff).ok()?);
         let bytes =
             memory.read_bytes(table, u64::from(count) * PROGRAM_HEADER_SIZE as u64, 1 << 16, "program headers").ok()?;
-        let headers: Vec<ProgramHeader> =
-            bytes.chunks_exact(PROGRAM_HEADER_SIZE).filter_map(ProgramHeader::parse).collect();
-        let first = headers.iter().find(|header| header.kind == PT_LOAD && header.offset / PAGE == 0)?;
-        let bias = if kind == ET_EXEC { 0 } else { start.0.wrapping_sub(first.address / PAGE * PAGE) };
-        let place = |header: &ProgramHeader| Address(header.address.wrapping_add(bias));
+        let headers = ProgramHeader::parse(&bytes, 0, usize::from(count), CONTEXT).ok()?;
+        let first = headers.iter().find(|header| header.p_type == PT_LOAD && header.p_offset / PAGE == 0)?;
+        let bias = if kind == ET_EXEC { 0 } else { start.0.wrapping_sub(first.p_vaddr / PAGE * PAGE) };
+        let place = |header: &ProgramHeader| Address(header.p_vaddr.wrapping_add(bias));
         Some(LoadedElf {
             path: path.to_owned(),
             header: start,
             bias,
             segments: headers
                 .iter()
-                .filter(|header| header.kind == PT_LOAD)
+                .filter(|header| header.p_type == PT_LOAD)
                 .map(|header| LoadSegment {
-                    range: place(header)..Address(place(header).0.saturating_add(header.memory_size)),
-                    writable: header.flags & PF_W != 0,
-                    executable: header.flags & PF_X != 0,
+                    range: place(header)..Address(place(header).0.saturating_add(header.p_memsz)),
+                    writable: header.is_write(),
+                    executable: header.is_executable(),
                 })
                 .collect(),
-            dynamic: headers.iter().find(|header| header.kind == PT_DYNAMIC).map(place),
+            dynamic: headers.iter().find(|header| header.p_type == PT_DYNAMIC).map(place),
         })
     }
 
@@ -172,24 +175,12 @@ impl LoadedElf {
     }
 }
 
-struct ProgramHeader {
-    kind: u32,
-    flags: u32,
-    offset: u64,
-    address: u64,
-    memory_size: u64,
-}
-
-impl ProgramHeader {
-    fn parse(bytes: &[u8]) -> Option<ProgramHeader> {
-        Some(ProgramHeader {
-            kind: u32_at(bytes, 0)?,
-            flags: u32_at(bytes, 4)?,
-            offset: u64_at(bytes, 8)?,
-            address: u64_at(bytes, 16)?,
-            memory_size: u64_at(bytes, 40)?,
-        })
-    }
+/// The ELF header at the start of `bytes`. `None` if it is not that of a 64-bit little-endian file.
+fn header_of(bytes: &[u8]) -> Option<Header> {
+    let is_known = bytes.starts_with(ELFMAG)
+        && bytes.get(EI_CLASS) == Some(&ELFCLASS64)
+        && bytes.get(EI_DATA) == Some(&ELFDATA2LSB);
+    Elf::parse_header(bytes).ok().filter(|_| is_known)
 }
 
 struct DynamicTables {
@@ -306,23 +297,20 @@ impl DynamicTables {
 
 /// Bytes of an ELF header and the program headers, which follow it in every file that a linker made.
 fn headers_length(bytes: &[u8]) -> Option<usize> {
-    let count = usize::from(u16::from_le_bytes([*bytes.get(56)?, *bytes.get(57)?]));
-    let end = u64_at(bytes, 32)?.checked_add((count * PROGRAM_HEADER_SIZE) as u64)?;
+    let header = header_of(bytes)?;
+    let end = header.e_phoff.checked_add(u64::from(header.e_phnum) * PROGRAM_HEADER_SIZE as u64)?;
     // patchelf moves the program headers; then only the ELF header is compared.
     Some(if end <= PAGE { end as usize } else { HEADER_SIZE })
 }
 
-/// Whether these notes (name length, data length, type; name; data; each padded to 4) contain a build id.
-fn has_build_id(notes: &[u8]) -> bool {
-    let mut at = 0;
-    while let (Some(name), Some(data), Some(kind)) = (u32_at(notes, at), u32_at(notes, at + 4), u32_at(notes, at + 8)) {
-        let (name, data) = (name as usize, data as usize);
-        if kind == NT_GNU_BUILD_ID && notes.get(at + 12..at + 16) == Some(b"GNU\0") && data > 0 {
-            return true;
-        }
-        at += 12 + name.next_multiple_of(4) + data.next_multiple_of(4);
-    }
-    false
+/// The notes in `data`, up to the first damaged one.
+pub(super) fn notes(data: &[u8]) -> impl Iterator<Item = goblin::elf::note::Note<'_>> {
+    NoteDataIterator { data, size: data.len(), offset: 0, ctx: (4, CONTEXT) }.map_while(Result::ok)
+}
+
+/// Whether these notes contain a build id.
+fn has_build_id(data: &[u8]) -> bool {
+    notes(data).any(|note| note.n_type == NT_GNU_BUILD_ID && note.name == "GNU" && !note.desc.is_empty())
 }
 
 /// Why the file behind an ELF image is not available.
@@ -399,16 +387,13 @@ impl ElfFile {
     /// Those of the file system; `InvalidData` if it is not a 64-bit ELF file.
     pub fn read(path: &Path) -> std::io::Result<ElfFile> {
         let (file, _) = ElfFile::open_path(path)?;
-        let is_elf =
-            file.bytes.starts_with(ELFMAG) && file.bytes.get(EI_CLASS).is_some_and(|&class| class != ELFCLASS32);
-        if is_elf { Ok(file) } else { Err(std::io::ErrorKind::InvalidData.into()) }
+        if header_of(&file.bytes).is_some() { Ok(file) } else { Err(std::io::ErrorKind::InvalidData.into()) }
     }
 
     fn open_path(path: &Path) -> std::io::Result<(ElfFile, FileId)> {
-        // The target chose the path: do not block on a pipe.
-        let file = std::fs::File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)?;
+        let file = open_file(path)?;
         let metadata = file.metadata()?;
-        if !metadata.is_file() || metadata.len() > FILE_SIZE_MAX {
+        if metadata.len() > FILE_SIZE_MAX {
             return Err(std::io::Error::from(std::io::ErrorKind::InvalidData));
         }
         let mut bytes = Vec::new();
@@ -452,15 +437,15 @@ impl ElfFile {
     /// Whether these memory ranges, each with its file offset, can be mappings of this file: each is in a loadable
     /// segment, and all have the same bias.
     pub fn lies_as(&self, stretches: &[(Range<Address>, u64)]) -> bool {
-        let loads: Vec<ProgramHeader> = self.program_headers().filter(|header| header.kind == PT_LOAD).collect();
+        let loads: Vec<ProgramHeader> = self.program_headers().filter(|header| header.p_type == PT_LOAD).collect();
         let biases = |range: &Range<Address>, offset: u64| -> Vec<u64> {
             let holds = |load: &&ProgramHeader| {
-                let start = load.offset / PAGE * PAGE;
-                let end = load.offset.checked_add(load.memory_size).and_then(|end| end.checked_next_multiple_of(PAGE));
+                let start = load.p_offset / PAGE * PAGE;
+                let end = load.p_offset.checked_add(load.p_memsz).and_then(|end| end.checked_next_multiple_of(PAGE));
                 start <= offset && end.is_some_and(|end| offset < end)
             };
             let bias = |load: &ProgramHeader| {
-                (range.start.0.wrapping_sub(offset)).wrapping_sub(load.address.wrapping_sub(load.offset))
+                (range.start.0.wrapping_sub(offset)).wrapping_sub(load.p_vaddr.wrapping_sub(load.p_offset))
             };
             // The loader maps the whole file first and the segments over it, so parts between two segments may remain.
             loads.first().into_iter().chain(loads.iter().filter(holds)).map(bias).collect()
@@ -472,26 +457,26 @@ impl ElfFile {
 
     fn program_headers(&self) -> impl Iterator<Item = ProgramHeader> {
         let table = || {
-            let count = usize::from(u16::from_le_bytes([*self.bytes.get(56)?, *self.bytes.get(57)?]));
-            let table = usize::try_from(u64_at(&self.bytes, 32)?).ok()?;
-            self.bytes.get(table..table.checked_add(count * PROGRAM_HEADER_SIZE)?)
+            let header = header_of(&self.bytes)?;
+            let start = usize::try_from(header.e_phoff).ok()?;
+            ProgramHeader::parse(&self.bytes, start, usize::from(header.e_phnum), CONTEXT).ok()
         };
-        table().unwrap_or_default().chunks_exact(PROGRAM_HEADER_SIZE).filter_map(ProgramHeader::parse)
+        table().unwrap_or_default().into_iter()
     }
 
     /// The notes that contain the build id: range in the file, and address.
     fn build_id_range(&self) -> Option<(Range<usize>, u64)> {
         self.program_headers().find_map(|header| {
-            let start = usize::try_from(header.offset).ok()?;
-            let end = start.checked_add(usize::try_from(header.memory_size).ok().filter(|&size| size <= NOTES_MAX)?)?;
-            let notes = self.bytes.get(start..end).filter(|_| header.kind == PT_NOTE)?;
-            has_build_id(notes).then_some((start..end, header.address))
+            let start = usize::try_from(header.p_offset).ok()?;
+            let end = start.checked_add(usize::try_from(header.p_memsz).ok().filter(|&size| size <= NOTES_MAX)?)?;
+            let notes = self.bytes.get(start..end).filter(|_| header.p_type == PT_NOTE)?;
+            has_build_id(notes).then_some((start..end, header.p_vaddr))
         })
     }
 
     /// A symbol of `.symtab` or `.dynsym` at its address in the file; add the image's bias.
     pub fn symbol(&self, name: &str) -> Option<Symbol> {
-        let elf = goblin::elf::Elf::parse(&self.bytes).ok()?;
+        let elf = Elf::parse(&self.bytes).ok()?;
         let in_table = |symbols: &goblin::elf::Symtab<'_>, names: &goblin::strtab::Strtab<'_>| {
             symbols
                 .iter()
@@ -512,11 +497,7 @@ impl ElfFile {
 
 /// Whether the ELF file at `path` has a section with this name. Takes three short reads, whatever the file's size.
 pub fn has_section(path: &Path, name: &str) -> bool {
-    // The target chose the path: do not block on a pipe.
-    let file = std::fs::File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path);
-    let Some(file) = file.ok().filter(|file| file.metadata().is_ok_and(|metadata| metadata.is_file())) else {
-        return false;
-    };
+    let Ok(file) = open_file(path) else { return false };
     let read = |offset: u64, length: usize| {
         let mut bytes = vec![0; length];
         file.read_exact_at(&mut bytes, offset).ok().map(|()| bytes)
@@ -526,36 +507,42 @@ pub fn has_section(path: &Path, name: &str) -> bool {
 
 /// Finds a section by name in a file. `read` returns bytes at an offset.
 fn find_section(name: &str, read: &dyn Fn(u64, usize) -> Option<Vec<u8>>) -> Option<Symbol> {
-    /// Size of an ELF64 section header.
-    const SIZE: usize = 64;
     /// Upper bound on section names, bytes; real files have some hundred.
     const NAMES_MAX: u64 = 1 << 20;
-    let header = read(0, HEADER_SIZE)?;
-    if !header.starts_with(ELFMAG) || header[EI_CLASS] == ELFCLASS32 {
+    let header = header_of(&read(0, HEADER_SIZE)?)?;
+    let count = usize::from(header.e_shnum);
+    if usize::from(header.e_shentsize) != SECTION_HEADER_SIZE || count == 0 {
         return None;
     }
-    let half = |offset: usize| usize::from(u16::from_le_bytes([header[offset], header[offset + 1]]));
-    let (size, count, of_names) = (half(58), half(60), half(62));
-    if size != SIZE || count == 0 {
-        return None;
-    }
-    let table = read(u64_at(&header, 40)?, count * SIZE)?;
-    let names = table.chunks_exact(SIZE).nth(of_names)?;
-    let length = usize::try_from(u64_at(names, 32)?.min(NAMES_MAX)).ok()?;
-    let names = read(u64_at(names, 24)?, length)?;
-    let is_wanted = |section: &&[u8]| {
-        let start = u32_at(section, 0).and_then(|start| names.get(start as usize..));
-        start.and_then(|rest| rest.strip_prefix(name.as_bytes())).is_some_and(|rest| rest.first() == Some(&0))
+    let table = read(header.e_shoff, count * SECTION_HEADER_SIZE)?;
+    let sections = SectionHeader::parse_from(&table, 0, count, CONTEXT).ok()?;
+    let names = sections.get(usize::from(header.e_shstrndx))?;
+    let names = read(names.sh_offset, usize::try_from(names.sh_size.min(NAMES_MAX)).ok()?)?;
+    let is_wanted = |section: &&SectionHeader| {
+        let rest = names.get(section.sh_name..).and_then(|rest| rest.strip_prefix(name.as_bytes()));
+        rest.is_some_and(|rest| rest.first() == Some(&0))
     };
-    let section = table.chunks_exact(SIZE).find(is_wanted)?;
-    Some(Symbol { address: Address(u64_at(section, 16)?), size: u64_at(section, 32)? })
+    let section = sections.iter().find(is_wanted)?;
+    Some(Symbol { address: Address(section.sh_addr), size: section.sh_size })
+}
+
+/// Opens a regular file. The path may be the choice of a target, so opening does not block on a pipe.
+///
+/// # Errors
+/// Those of the file system; `InvalidInput` if it is not a regular file.
+pub fn open_file(path: &Path) -> std::io::Result<std::fs::File> {
+    let file = std::fs::File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is not a regular file")),
+    }
 }
 
 /// Whether the file at `path` is a 32-bit ELF file. `None` if it cannot be read or is not ELF.
 pub fn is_32_bit(path: &Path) -> Option<bool> {
     let mut header = [0; 16];
     std::fs::File::open(path).ok()?.read_exact(&mut header).ok()?;
-    header.starts_with(ELFMAG).then(|| header[EI_CLASS] == ELFCLASS32)
+    header.starts_with(ELFMAG).then(|| header[EI_CLASS] != ELFCLASS64)
 }
 
 #[cfg(test)]

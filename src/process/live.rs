@@ -19,7 +19,7 @@ use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
 use read_process_memory::{CopyAddress, ProcessHandle};
 
-use super::address::Address;
+use super::address::{self, Address};
 use super::mapped_files::MappedFiles;
 use super::memory::{Memory, Piece, ReadError};
 use super::procfs;
@@ -29,7 +29,7 @@ use super::resident::PageMap;
 /// Maximum number of pieces per system call: the kernel's UIO_MAXIOV.
 const PIECES_MAX: usize = 1024;
 
-const PAGE: usize = 4096;
+const PAGE: usize = address::PAGE as usize;
 
 /// An address that no program maps (the first page stays unmapped), to ask for permission only.
 const NOWHERE: usize = 8;
@@ -285,7 +285,7 @@ impl Memory for Process {
             }
             match self.read_exact_at(piece.address, piece.buffer) {
                 Ok(()) => piece.filled = true,
-                Err(error @ (ReadError::Gone | ReadError::Denied)) => return Err(error),
+                Err(error) if error.is_final() => return Err(error),
                 Err(_) => piece.filled = false,
             }
         }
@@ -401,7 +401,7 @@ fn read_pieces_of_file(mem: &File, pieces: &mut [&mut Piece<'_>]) -> Result<(), 
 fn only_of_these_bytes(read: Result<(), ReadError>) -> Result<bool, ReadError> {
     match read {
         Ok(()) => Ok(true),
-        Err(error @ (ReadError::Gone | ReadError::Denied)) => Err(error),
+        Err(error) if error.is_final() => Err(error),
         Err(_) => Ok(false),
     }
 }

@@ -2,17 +2,17 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustc_hash::FxHashMap;
 
-use super::address::Address;
+use super::address::{Address, PAGE};
+use super::elf;
 use super::procfs::FileId;
 use super::regions::Region;
 
-const PAGE: u64 = 4096;
 /// Upper bound on open files. Further files are read through the process.
 const FILES_MAX: usize = 512;
 
@@ -53,15 +53,9 @@ impl MappedFiles {
         let mapping = format!("map_files/{:x}-{:x}", region.start.0, region.end.0);
         let inside = region.path().map(|path| path.strip_prefix("/").unwrap_or(path));
         let path = inside.map(|inside| self.folder.join("root").join(inside));
-        let by_mapping = regular_file(&self.folder.join(mapping));
-        by_mapping.or_else(|| regular_file(&path?).filter(|file| id_of(file) == Some(id)))
+        let by_mapping = elf::open_file(&self.folder.join(mapping)).ok();
+        by_mapping.or_else(|| elf::open_file(&path?).ok().filter(|file| id_of(file) == Some(id)))
     }
-}
-
-fn regular_file(path: &Path) -> Option<File> {
-    // The target chose the path: do not block on a pipe.
-    let file = File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path).ok()?;
-    file.metadata().is_ok_and(|metadata| metadata.is_file()).then_some(file)
 }
 
 fn id_of(file: &File) -> Option<FileId> {

@@ -40,6 +40,13 @@ pub enum ReadError {
     },
 }
 
+impl ReadError {
+    /// Whether no read of this target can succeed any more: the process is gone, or access is denied.
+    pub fn is_final(&self) -> bool {
+        matches!(self, ReadError::Gone | ReadError::Denied)
+    }
+}
+
 /// One piece of a batched read.
 #[derive(Debug)]
 pub struct Piece<'a> {
@@ -70,7 +77,7 @@ pub trait Memory {
         for piece in pieces {
             match self.read_exact_at(piece.address, piece.buffer) {
                 Ok(()) => piece.filled = true,
-                Err(error @ (ReadError::Gone | ReadError::Denied)) => return Err(error),
+                Err(error) if error.is_final() => return Err(error),
                 Err(_) => piece.filled = false,
             }
         }

@@ -36,5 +36,5 @@ pub mod sudo;
 
 pub mod thread_stacks;
 
-pub use address::Address;
+pub use address::{Address, PAGE};
 pub use memory::{Memory, MemoryExt, ReadError};

@@ -8,12 +8,12 @@ use std::ops::Range;
 
 use rustc_hash::FxHashMap;
 
-use super::address::Address;
+use super::address::{self, Address};
 use super::memory::{Memory, ReadError};
 use super::regions::RegionMap;
 
 /// Size of a page; mappings consist of whole pages.
-const PAGE: usize = 4096;
+const PAGE: usize = address::PAGE as usize;
 /// Number of pages after which the cache is emptied: 24 MiB.
 const PAGES_MAX: usize = (24 << 20) / PAGE;
 
@@ -46,7 +46,7 @@ impl<M: Memory + ?Sized> Memory for Momentary<'_, M> {
                 let mut bytes = vec![0; PAGE].into_boxed_slice();
                 let bytes = match self.inner.read_exact_at(Address(page * PAGE as u64), &mut bytes) {
                     Ok(()) => Some(bytes),
-                    Err(error @ (ReadError::Gone | ReadError::Denied)) => return Err(error),
+                    Err(error) if error.is_final() => return Err(error),
                     Err(_) => None,
                 };
                 pages.entry(page).or_insert(bytes)

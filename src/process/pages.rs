@@ -1,13 +1,14 @@
 //! Allocates large tables in huge pages: a graph is walked in random order, and with 4 KiB pages every step misses the
 //! TLB.
 
+use super::address;
 use std::ffi::c_void;
 use std::ptr::NonNull;
 
 use nix::sys::mman::{MmapAdvise, madvise};
 
 /// Size of a page; the kernel requires advice to be aligned to it.
-const PAGE: usize = 4096;
+const PAGE: usize = address::PAGE as usize;
 /// Minimum size of a table that gains from huge pages of 2 MiB, bytes.
 const LEAST: usize = 8 << 20;
 

@@ -12,10 +12,9 @@ use std::os::unix::fs::FileExt;
 
 use rustc_hash::FxHashMap;
 
-use super::address::Address;
+use super::address::{Address, PAGE};
 use super::smaps::Mapping;
 
-const PAGE: u64 = 4096;
 /// Number of pagemap entries read at a time: 64 MiB of memory.
 const BATCH: usize = 16 << 10;
 const PRESENT: u64 = 1 << 63;

@@ -18,9 +18,8 @@ use std::sync::{PoisonError, RwLock};
 use nix::errno::Errno;
 use rustc_hash::FxHashMap;
 
-use super::address::Address;
+use super::address::{Address, PAGE};
 
-const PAGE: u64 = 4096;
 /// Number of pages whose bits are stored together: one page table, 2 MiB.
 const BLOCK_PAGES: u64 = 512;
 /// Number of words read at a time without PAGEMAP_SCAN: 64 MiB of memory.

@@ -9,7 +9,7 @@
 use std::fs;
 use std::ops::Range;
 
-use super::address::Address;
+use super::address::{Address, PAGE};
 use super::memory::{Memory, u64_at};
 use super::regions::{Backing, Region};
 
@@ -24,7 +24,6 @@ const SEARCH_MAX: u64 = 64 << 20;
 const ALIGNMENT: u64 = 64;
 const SELF: usize = 16;
 const DESCRIPTOR: usize = 2304;
-const PAGE: u64 = 4096;
 
 /// A thread's stack.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -168,7 +168,7 @@ fn attach_at<M: Memory + ?Sized>(memory: &M, runtime: &Runtime, load: &Load<'_>)
                     corrections,
                 });
             }
-            Err(ProofError::Read(error @ (ReadError::Gone | ReadError::Denied))) => return Err(error.into()),
+            Err(ProofError::Read(error)) if error.is_final() => return Err(error.into()),
             Err(source) => {
                 log::debug!("layout {} not proved: {source}", layout.name);
                 let depth = source.depth();

@@ -4,7 +4,7 @@
 use rustc_hash::FxHashSet;
 
 use crate::process::Address;
-use crate::process::memory::{Memory, MemoryExt, ReadError};
+use crate::process::memory::{Memory, MemoryExt};
 
 use super::gc_links::{generation_heads, list_pointer};
 use super::interpreter::Interpreter;
@@ -53,7 +53,7 @@ pub fn prove<M: Memory + ?Sized>(
 ) -> Result<Proved, ProofError> {
     let proved = prove_ready(reader, runtime, stated);
     match proved {
-        Err(ProofError::Read(error @ (ReadError::Gone | ReadError::Denied))) => Err(error.into()),
+        Err(ProofError::Read(error)) if error.is_final() => Err(error.into()),
         // A runtime that is being finalized may look uninitialized or invalid.
         Err(_) if is_finalizing(reader, runtime) => Err(ProofError::Finalizing),
         proved => proved,

@@ -56,7 +56,7 @@ fn errors_say_their_cause_by_type() {
     let error = Target::process(us).err().expect("this is no Python");
     assert!(error.attach_error().is_some() && error.to_string().contains(&us.to_string()), "{error}");
     // Kept: else our other tests' children would be ended with it.
-    let options = SpawnOptions { keep: true, as_root: false };
+    let options = SpawnOptions { keep: true, ..SpawnOptions::default() };
     let program = |name: &str| Program { command: vec![name.to_owned()], options, after: None };
     assert!(matches!(Target::start(&program("/nonexistent/python")), Err(Error::NotStarted { .. })));
     let program = program("true");

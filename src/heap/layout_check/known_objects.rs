@@ -13,7 +13,7 @@ use crate::heap::plan::Plan;
 use crate::heap::worker::Worker;
 use crate::process::Address;
 use crate::process::cache::CachedMemory;
-use crate::process::memory::{Memory, ReadError};
+use crate::process::memory::Memory;
 use crate::python::heap_types;
 use crate::python::interpreter::Python;
 use crate::python::proof_error::ProofError;
@@ -41,7 +41,7 @@ pub(crate) fn prove<M: Memory + ?Sized>(
         let reader = Reader { memory: &cached, layout: &python.layout };
         // An interpreter that is finalizing or changing its modules proves nothing.
         let modules = match heap_types::modules(&reader, main) {
-            Err(error @ (ReadError::Gone | ReadError::Denied)) => return Err(error.into()),
+            Err(error) if error.is_final() => return Err(error.into()),
             modules => modules.unwrap_or_default(),
         };
         // Two kinds of objects, with different fronts.
@@ -50,7 +50,8 @@ pub(crate) fn prove<M: Memory + ?Sized>(
             heap_types::specifications(&reader, &modules).iter().map(|&(_, spec)| spec).collect();
         result = look(memory, classifier, plan, &known).and_then(|()| look(memory, classifier, plan, &instances));
         match result {
-            Err(ProofError::Read(ReadError::Gone | ReadError::Denied)) | Ok(()) => break,
+            Ok(()) => break,
+            Err(ProofError::Read(error)) if error.is_final() => return Err(error.into()),
             Err(_) => {}
         }
     }

@@ -10,13 +10,10 @@ use crate::allocator::mimalloc::{self, FreeBlocks, Kind, Page, PageSegment, Tole
 use crate::allocator::room::BlockRoom;
 use crate::heap::classify::classifier::BlockVerdict;
 use crate::heap::object::Sink;
-use crate::process::Address;
 use crate::process::memory::{Memory, Piece, ReadError};
+use crate::process::{Address, PAGE};
 
 use super::{POOL_RETRIES, Window, Worker, only_fatal};
-
-/// Bytes of a page.
-const PAGE: u64 = 4096;
 
 /// The bytes of a page's blocks.
 enum PageBlocks<'a> {

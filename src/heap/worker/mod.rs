@@ -226,7 +226,7 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
         }
         let result = match memory.read_exact_at(start, &mut buffer[..length]) {
             Ok(()) => work(self, Window { start, bytes: &buffer[..length] }),
-            Err(error @ (ReadError::Gone | ReadError::Denied)) => Err(error),
+            Err(error) if error.is_final() => Err(error),
             Err(_) => {
                 self.counts.unreadable_bytes += length as u64;
                 Ok(())
@@ -376,7 +376,7 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
                     // If one range of a run is unreadable, each is read separately.
                     match self.memory.read_bytes(wait.address, wait.length as u64, RUN_MAX as usize, "deferred size") {
                         Ok(bytes) => self.complete(&wait.object, &wait.deferred, &bytes),
-                        Err(error @ (ReadError::Gone | ReadError::Denied)) => return Err(error),
+                        Err(error) if error.is_final() => return Err(error),
                         Err(_) => self.counts.torn_objects += 1,
                     }
                 }
@@ -432,7 +432,7 @@ const STATICS_MAX: usize = 64 << 20;
 
 pub(crate) fn only_fatal(error: ReadError) -> Result<(), ReadError> {
     match error {
-        ReadError::Gone | ReadError::Denied => Err(error),
+        error if error.is_final() => Err(error),
         _ => Ok(()),
     }
 }

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use crate::process::address::PAGE;
 use crate::process::elf::{ElfFile, Likeness, LoadedElf};
 use crate::process::memory::Memory;
 
@@ -113,7 +114,6 @@ impl BackingFiles {
     /// Fills `buffer` from an offset in a file. The last page is padded with zeros, as in a mapping. `false` if nothing
     /// is there.
     pub fn read(&self, file: usize, offset: u64, buffer: &mut [u8]) -> bool {
-        const PAGE: u64 = 4096;
         let Some(file) = self.files.get(file) else { return false };
         let end = offset.saturating_add(buffer.len() as u64);
         if end > file.length.next_multiple_of(PAGE) {

@@ -14,22 +14,22 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use goblin::elf::ProgramHeader;
 use goblin::elf::program_header::{PF_R, PF_X, PT_LOAD, PT_NOTE};
 use nix::unistd::{Whence, lseek};
 
-use crate::process::address::Address;
-use crate::process::elf::{ElfFile, LoadedElf};
+use crate::process::address::{Address, PAGE};
+use crate::process::elf::{ElfFile, LoadedElf, open_file};
 use crate::process::memory::{Memory, MemoryExt, ReadError, u64_at};
 use crate::process::regions::{Backing, Region, RegionMap};
 
 use super::backing::{BackingFile, BackingFiles, Missing, Places};
-use super::headers::{Headers, ProgramHeader, ReadAt};
+use super::headers::{Headers, ReadAt};
 use super::notes::{MappedFile, Notes};
 use super::unpack::{self, Packing};
 
 /// Upper bound on notes, bytes. A thread takes some 3 KiB with AVX-512.
 const NOTES_MAX: u64 = 256 << 20;
-const PAGE: u64 = 4096;
 /// Maximum distance from the executable's end to the heap (`arch_randomize_brk`: 1 GiB since 6.9).
 const HEAP_DISTANCE: u64 = 1 << 30;
 /// Where the heap is if the loader itself was started (`ELF_ET_DYN_BASE`).
@@ -206,11 +206,11 @@ impl Core {
 
     /// Reads the notes of each segment as far as the file contains them.
     fn read_notes(&mut self, headers: &Headers) {
-        for header in headers.programs.iter().filter(|header| header.kind == PT_NOTE) {
+        for header in headers.programs.iter().filter(|header| header.p_type == PT_NOTE) {
             let mut bytes = Vec::new();
-            let mut part = ReadAt { file: &self.file, at: header.offset };
+            let mut part = ReadAt { file: &self.file, at: header.p_offset };
             // An incomplete note is left out.
-            let _ = (&mut part).take(header.file_size.min(NOTES_MAX)).read_to_end(&mut bytes);
+            let _ = (&mut part).take(header.p_filesz.min(NOTES_MAX)).read_to_end(&mut bytes);
             self.notes.add(&bytes);
         }
     }
@@ -219,16 +219,17 @@ impl Core {
     fn lay_out(&mut self, headers: &Headers, length: u64) {
         let mut regions = Vec::new();
         let mut has_anonymous = false;
-        let mut loads: Vec<&ProgramHeader> = headers.programs.iter().filter(|header| header.kind == PT_LOAD).collect();
-        loads.sort_by_key(|header| header.address);
+        let mut loads: Vec<&ProgramHeader> =
+            headers.programs.iter().filter(|header| header.p_type == PT_LOAD).collect();
+        loads.sort_by_key(|header| header.p_vaddr);
         let mut end = 0;
         let mut add = |core: &mut Core, header: &ProgramHeader, range: Range<u64>, file: Option<&MappedFile>| {
-            let skipped = range.start - header.address;
-            let stated = header.file_size.saturating_sub(skipped).min(range.end - range.start);
-            let first = header.offset.saturating_add(skipped);
+            let skipped = range.start - header.p_vaddr;
+            let stated = header.p_filesz.saturating_sub(skipped).min(range.end - range.start);
+            let first = header.p_offset.saturating_add(skipped);
             let there = length.saturating_sub(first).min(stated);
             core.gaps.cut_off += stated - there;
-            let is_anonymous = file.is_none() && header.is_writable();
+            let is_anonymous = file.is_none() && header.is_write();
             if is_anonymous {
                 core.gaps.untouched += range.end - range.start - stated;
                 has_anonymous |= stated > 0;
@@ -237,13 +238,13 @@ impl Core {
                 range: Address(range.start)..Address(range.end),
                 dumped: first..first.saturating_add(there),
                 backing: None,
-                executable: header.flags & PF_X != 0,
+                executable: header.is_executable(),
             });
             regions.push(Region {
                 start: Address(range.start),
                 end: Address(range.end),
-                readable: header.flags & PF_R != 0 && !(is_anonymous && stated == 0),
-                writable: header.is_writable(),
+                readable: header.is_read() && !(is_anonymous && stated == 0),
+                writable: header.is_write(),
                 shared: false,
                 file_offset: file.map_or(0, |file| file.offset.saturating_add(range.start - file.range.start.0)),
                 backing: file.map_or(Backing::Anonymous, |file| Backing::File(file.path.clone())),
@@ -252,9 +253,9 @@ impl Core {
         };
         let files = std::mem::take(&mut self.notes.files);
         for header in loads {
-            let limit = header.address.saturating_add(header.memory_size);
+            let limit = header.p_vaddr.saturating_add(header.p_memsz);
             // In a damaged core mappings may overlap.
-            let mut at = header.address.max(end);
+            let mut at = header.p_vaddr.max(end);
             let first = files.partition_point(|file| file.range.end.0 <= at);
             for file in files[first..].iter().take_while(|file| file.range.start.0 < limit) {
                 if at < file.range.start.0 {
@@ -274,12 +275,14 @@ impl Core {
         }
         // Some writers leave out segments that are only in files.
         let nothing = |address: u64| ProgramHeader {
-            kind: PT_LOAD,
-            flags: PF_R | PF_X,
-            offset: 0,
-            address,
-            file_size: 0,
-            memory_size: 0,
+            p_type: PT_LOAD,
+            p_flags: PF_R | PF_X,
+            p_vaddr: address,
+            p_offset: 0,
+            p_paddr: 0,
+            p_filesz: 0,
+            p_memsz: 0,
+            p_align: PAGE,
         };
         let known: Vec<Range<Address>> = self.pieces.iter().map(|piece| piece.range.clone()).collect();
         for file in &files {
@@ -521,14 +524,4 @@ fn pages_with_data(file: &File, part: Range<u64>) -> Vec<Range<u64>> {
         at += length;
     }
     found
-}
-
-/// Opens a file that a user named, without blocking on a pipe.
-fn open_file(path: &Path) -> io::Result<File> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let file = File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)?;
-    match file.metadata()?.is_file() {
-        true => Ok(file),
-        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file")),
-    }
 }

@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use crate::process::address::Address;
+use crate::process::elf;
 use crate::process::memory::{u32_at, u64_at};
 
 /// Types of notes (`elf.h`).
@@ -54,17 +55,8 @@ pub struct Notes {
 impl Notes {
     /// Adds the notes of a `PT_NOTE` segment, up to the first damaged one.
     pub fn add(&mut self, bytes: &[u8]) {
-        let mut at: usize = 0;
-        while let (Some(name), Some(length), Some(kind)) =
-            (u32_at(bytes, at), u32_at(bytes, at + 4), u32_at(bytes, at + 8))
-        {
-            let data = at.saturating_add(12 + (name as usize).next_multiple_of(4));
-            let end = data.saturating_add(length as usize);
-            let Some(body) = bytes.get(data..end) else { return };
-            if bytes.get(at + 12..at + 17) == Some(b"CORE\0") {
-                self.add_note(kind, body);
-            }
-            at = end.next_multiple_of(4);
+        for note in elf::notes(bytes).filter(|note| note.name == "CORE") {
+            self.add_note(note.n_type, note.desc);
         }
     }
 
