@@ -123,6 +123,8 @@ pub struct Histogram {
     pub total: Amount,
     /// Between which amounts the true total lies, where an estimate was asked for or objects moved.
     pub interval: Option<Interval>,
+    /// If it is estimated: the most objects that a type without a row may have (95 % confidence).
+    pub unseen: Option<u64>,
 }
 
 impl Histogram {
@@ -248,13 +250,14 @@ impl Histogram {
         let mut sum = Amount::default();
         rows.iter().for_each(|row| sum.add(row.amount));
         assert_eq!(sum, total, "the rows of a histogram add up to its total");
-        Histogram { rows, total, interval: None }
+        Histogram { rows, total, interval: None, unseen: None }
     }
 
     /// Marks a sample that read everything as exact: the limits equal the figures.
     pub fn certain(mut self) -> Histogram {
         self.rows.iter_mut().for_each(|row| row.interval = Some(Interval::certain(row.amount)));
         self.interval = Some(Interval::certain(self.total));
+        self.unseen = None;
         self
     }
 

@@ -35,6 +35,7 @@
 //! * a type found only in units that are **always read**, of a list whose other units have large weights, may also
 //!   exist in undrawn units, and so may one that was found in static data only: for these the limit is that of a rare
 //!   type that was not observed;
+//! * a type that was **not found** may exist in undrawn units, too: the same limit holds for every type without a row;
 //! * no estimate is less than what was observed.
 
 use rayon::prelude::*;
@@ -126,6 +127,7 @@ pub fn histogram(types: &TypeTable, sample: &HeapSample, by: GroupBy, sort: Sort
     let mut rows: Vec<Row> = members.into_par_iter().map_init(|| RowEstimator::new(sample), row).collect();
     let mut estimator = RowEstimator::new(sample);
     let (whole, mut interval) = all.estimate(&mut estimator);
+    let unseen = estimator.unseen(whole.bytes as f64 / (whole.objects as f64).max(1.0));
     rake(&mut rows, whole.objects, |amount| &mut amount.objects);
     rake(&mut rows, whole.bytes, |amount| &mut amount.bytes);
     let mut total = Amount::default();
@@ -137,6 +139,7 @@ pub fn histogram(types: &TypeTable, sample: &HeapSample, by: GroupBy, sort: Sort
     interval.high.bytes = interval.high.bytes.max(total.bytes);
     let mut histogram = Histogram::of(rows, total, sort);
     histogram.interval = Some(interval);
+    histogram.unseen = Some(unseen.ceil() as u64);
     histogram
 }
 

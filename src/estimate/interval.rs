@@ -5,7 +5,7 @@ use crate::stats::quantiles::{CONFIDENCE, RARE, poisson_upper, skewed, student};
 
 use super::expansion::{ExpandedStratum, Observations, Variable};
 use super::outliers::{Outliers, between};
-use super::sample::{HeapSample, Unit};
+use super::sample::{EVERYWHERE, HeapSample, Unit};
 
 /// How many observations the usual variance of a list is worth in each of its strata.
 const BORROWED: f64 = 0.5;
@@ -109,6 +109,11 @@ impl<'a> RowEstimator<'a> {
             sums.full = self.sample.strata.iter().map(fullest).fold(sums.full, f64::max);
         }
         sums.rare(unseen)
+    }
+
+    /// The most objects that a type may have of which no drawn unit holds any, if objects take `mean` bytes.
+    pub(crate) fn unseen(&self, mean: f64) -> f64 {
+        poisson_upper(0, CONFIDENCE) * self.undrawn(EVERYWHERE, mean)
     }
 
     fn add_list(&mut self, list: usize, of: Observations<'_>, variable: Variable, sums: &mut Sums) {
@@ -402,6 +407,23 @@ mod tests {
         let (held, mean, width, cautious) = coverage(&population(share), 200);
         assert!(held >= 0.93 && (mean - 1.0).abs() < 0.005, "{held} {mean}");
         assert!(width < 0.03 && cautious > 0.3, "{width} {cautious}");
+    }
+
+    #[test]
+    fn the_limit_of_unseen_types_holds_those_that_most_samples_miss() {
+        // In 2 to 10 of 2,000 pools, which are full of it: of 100 samples, 95 see it or have a limit that holds it.
+        for pools in [2, 5, 10] {
+            let population = population(|pool, _| f64::from(u8::from(pool % (2000 / pools) == 7)));
+            let truth = population.objects.iter().sum::<u64>() as f64;
+            let mut rng = Rng::with_seed(5);
+            let (mut seen, mut held) = (0, 0);
+            for _ in 0..500 {
+                let (sample, observed) = sampled(&population, 200, &mut rng);
+                seen += usize::from(!observed.is_empty());
+                held += usize::from(!observed.is_empty() || truth <= RowEstimator::new(&sample).unseen(64.0));
+            }
+            assert!(held >= 475 && seen < 400, "{pools} pools: {seen} seen, {held} held");
+        }
     }
 
     #[test]

@@ -38,10 +38,12 @@ pub fn write(
     writeln!(out, "{:>6} {objects:>25} {bytes:>30}", "Total")?;
     write_lower_bounds(out, histogram)?;
     writeln!(out, "\nbasis: {}", summary::describe(sampled))?;
+    let unseen =
+        histogram.unseen.map_or(String::new(), |most| format!(": such a type has at most {}", units::objects(most)));
     writeln!(
         out,
         "± is half the width of a 95 % confidence interval; ≤ is an upper limit for a type that was seen too\n\
-         rarely to estimate. Types that are rarer still may be missing. --seed {} with --max-read repeats the sample.",
+         rarely to estimate. Rarer types may be missing{unseen}. --seed {} with --max-read repeats the sample.",
         sampled.seed
     )
 }

@@ -25,6 +25,9 @@ struct Document<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     sample: Option<&'a SampleSummary>,
     types: Vec<TypeRow<'a>>,
+    /// In a sample: the most objects that a type without a row may have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unlisted_high: Option<u64>,
     totals: Totals,
     allocator: &'a AllocatorSummary,
     problems: &'a Problems,
@@ -124,6 +127,7 @@ pub fn write(out: &mut dyn Write, histogram: &Histogram, top: Option<usize>, abo
         basis: if sample.is_some() { "sampled" } else { "exact" },
         sample,
         types: types(histogram, top),
+        unlisted_high: histogram.unseen,
         totals: totals(histogram),
         allocator,
         problems,
@@ -153,6 +157,7 @@ pub fn write_family(
         basis: "exact",
         sample: None,
         types: types(merged, top),
+        unlisted_high: None,
         totals: totals(merged),
         allocator: &family.allocator(),
         problems: &family.problems(),

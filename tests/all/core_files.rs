@@ -145,14 +145,16 @@ impl Reports {
         let run = |verb: &[&str]| tool::run(&[verb, target].concat())?.ok();
         let paused = |verb: &[&str]| run(&[verb, pause].concat());
         let table = paused(&["histo"])?.text();
-        // The first line of the two says the process, the second the bytes and the time it took; memory that nothing
-        // is known of is counted by its pages, which a core has only where they hold anything.
-        let is_of_pages = |line: &str| line.starts_with("Not searched: ") || line.starts_with("Scanned: ");
+        // The second line has the bytes and the time it took. A core has only the pages that are not in files and hold
+        // anything, so what counts pages differs: RSS, and memory of unknown structure.
+        let is_of_pages =
+            |line: &str| ["RSS ", "Not searched: ", "Scanned: "].iter().any(|word| line.starts_with(word));
         let lines = table.lines().enumerate().filter(|(at, line)| *at != 1 && !is_of_pages(line));
         let table = lines.map(|(_, line)| line).collect::<Vec<_>>().join("\n");
         let mut document = paused(&["histo", "--json"])?.json()?;
         let reading = document["reading"].as_object_mut().ok_or("no reading")?;
-        ["read_bytes", "read_seconds", "paused_seconds", "from_core"].iter().for_each(|key| drop(reading.remove(*key)));
+        let differing = ["read_bytes", "read_seconds", "paused_seconds", "from_core", "memory"];
+        differing.iter().for_each(|key| drop(reading.remove(*key)));
         let problems = document["problems"].as_object_mut().ok_or("no problems")?;
         ["unsearched_bytes", "searched_bytes"].iter().for_each(|key| drop(problems.remove(*key)));
         let graph = |verb: &[&str]| if with_graph { paused(verb).map(|run| run.stdout) } else { Ok(Vec::new()) };

@@ -61,6 +61,8 @@ pub fn cases() -> Vec<TestCase> {
             let of = interpreter.clone();
             cases.push(TestCase::new(format!("{}/{name}", of.name), move || test(&of)));
         }
+        let of = interpreter.clone();
+        cases.push(TestCase::new(format!("{}/proofs", of.name), move || proofs(&of)));
         cases.push(TestCase::new(format!("{}/published", interpreter.name), move || published(&interpreter)));
     }
     cases
@@ -68,8 +70,16 @@ pub fn cases() -> Vec<TestCase> {
 
 type Test = fn(&Interpreter) -> Result<(), Failed>;
 type Rows = BTreeMap<String, (u64, u64)>;
+
 /// As [`Rows`], with the limits of the objects.
-type Estimates = BTreeMap<String, ((u64, u64), (u64, u64))>;
+type EstimatedRows = BTreeMap<String, ((u64, u64), (u64, u64))>;
+
+/// A sample's rows, and the most objects that a type without a row may have.
+#[derive(PartialEq)]
+struct Estimates {
+    rows: EstimatedRows,
+    unseen: u64,
+}
 
 /// A target that stands still, its layout, and what is right.
 struct Stand {
@@ -94,10 +104,14 @@ impl Stand {
         let (layout, right) = (opened.python().layout.clone(), answers(&mut opened));
         // mimalloc's pages are always read whole.
         let has_pools = layout.object.ob_ref_shared.is_none();
-        match right {
+        let stand = match right {
             Answers { is_exact: true, .. } if has_pools => Err("nothing was left out of the sample".to_owned()),
             Answers { census: Some(_), sample: Some(_), .. } => Ok(Stand { target, layout, right }),
             _ => Err("the right layout gives no answers".to_owned()),
+        }?;
+        match stand.right.sample.as_ref().and_then(|sample| stand.what_is_wrong_in(sample)) {
+            Some(rows) => Err(format!("the right layout's own sample is wrong in {rows}")),
+            None => Ok(stand),
         }
     }
 
@@ -125,27 +139,18 @@ impl Stand {
     fn what_is_wrong_in(&self, sample: &Estimates) -> Option<String> {
         /// Types with fewer objects may be in no pool that was drawn.
         const OBJECTS_MIN: u64 = 20;
-        if self.right.sample.as_ref() == Some(sample) {
-            return None;
-        }
-        let (asked, missed) = self.missed(sample, OBJECTS_MIN);
-        // Of so few bytes the right layout's own sample misses some (10 of 39 types on 3.8). A wrong one may
-        // miss no more, but for three standard deviations of what 95 % intervals miss by chance.
-        let (_, by_right) = self.missed(self.right.sample.as_ref()?, OBJECTS_MIN);
-        let by_chance = (by_right.len() as f64).max(asked * 0.05) + 3.0 * (asked * 0.05_f64 * 0.95).sqrt();
-        (missed.len() as f64 > by_chance).then(|| missed[..missed.len().min(3)].join(", "))
-    }
-
-    /// Types of at least so many objects, and those of them whose intervals do not hold the truth.
-    fn missed(&self, sample: &Estimates, objects_min: u64) -> (f64, Vec<String>) {
+        let truth = self.right.census.iter().flatten().filter(|(_, amount)| amount.0 >= OBJECTS_MIN);
         let (mut asked, mut missed) = (0.0, Vec::new());
-        for (name, &(objects, _)) in self.right.census.iter().flatten().filter(|(_, amount)| amount.0 >= objects_min) {
+        for (name, &(objects, _)) in truth {
             asked += 1.0;
-            if !sample.get(name).is_some_and(|&(_, (low, high))| (low..=high).contains(&objects)) {
+            let (low, high) = sample.rows.get(name).map_or((0, sample.unseen), |&(_, limits)| limits);
+            if !(low..=high).contains(&objects) {
                 missed.push(name.clone());
             }
         }
-        (asked, missed)
+        // Of 95 % intervals, with three standard deviations of a binomial count.
+        let by_chance = asked * 0.05 + 3.0 * (asked * 0.05_f64 * 0.95).sqrt();
+        (missed.len() as f64 > by_chance).then(|| missed[..missed.len().min(3)].join(", "))
     }
 }
 
@@ -174,7 +179,7 @@ fn answers(opened: &mut inspect::Target) -> Answers {
             let limits = row.interval.unwrap_or_default();
             (row.label(), ((row.amount.objects, row.amount.bytes), (limits.low.objects, limits.high.objects)))
         };
-        histogram.rows.iter().map(estimate).collect()
+        Estimates { rows: histogram.rows.iter().map(estimate).collect(), unseen: histogram.unseen.unwrap_or_default() }
     };
     let sort = SortKey::Bytes;
     let options = SampleOptions { budget: BUDGET, seed: Some(1), by: GroupBy::Type, sort, pause: Pause::Never };
@@ -352,6 +357,46 @@ fn exchanged(interpreter: &Interpreter) -> Result<(), Failed> {
     try_all(interpreter, |_| {
         Candidate::all().iter().map(|candidate| (candidate.name.to_owned(), Layout::load(candidate))).collect()
     })
+}
+
+/// A sample makes the proofs that a census makes beyond attaching: with fields that only these try, both are refused.
+fn proofs(interpreter: &Interpreter) -> Result<(), Failed> {
+    let stand = Stand::new(interpreter)?;
+    let layout = &stand.layout;
+    let mut wrong: Vec<(&str, Layout)> = Vec::new();
+    // Objects that must exist are looked for behind their GC heads.
+    let mut shifted = layout.clone();
+    shifted.constants.gc_head_size += 16;
+    wrong.push(("known objects", shifted));
+    // Sets, of which attaching sees one, count what is in their tables.
+    let set = fields_of(layout, "set");
+    let at = |name: &str| set.iter().find(|(field, _)| *field == name).map(|&(_, offset)| offset);
+    if let (Some(fill), Some(used)) = (at("fill"), at("used")) {
+        wrong.push(("votes", with(layout, "set", &[("fill", used), ("used", fill)])));
+    }
+    for (field, offset) in fields_of(layout, "pool_header") {
+        wrong.push(("pools", with(layout, "pool_header", &[(field, offset + 8)])));
+    }
+    let mut refused: BTreeMap<&str, (u32, u32)> = BTreeMap::new();
+    for (proof, layout) in &wrong {
+        let Ok(mut opened) = stand.open(layout) else { continue };
+        let answers = answers(&mut opened);
+        if answers.census.is_none() {
+            let (by_census, by_sample) = refused.entry(proof).or_default();
+            *by_census += 1;
+            *by_sample += u32::from(answers.sample.is_none());
+        }
+    }
+    // mimalloc's pages are not drawn, and attaching refuses such a set there.
+    let proofs: &[&str] =
+        if layout.object.ob_ref_shared.is_none() { &["known objects", "votes", "pools"] } else { &["known objects"] };
+    for proof in proofs {
+        let (by_census, by_sample) = refused.get(proof).copied().unwrap_or_default();
+        if by_census == 0 || by_census != by_sample {
+            return Err(format!("{proof}: a census refuses {by_census} layouts, a sample {by_sample} of them").into());
+        }
+    }
+    Ok(())
 }
 
 /// Where the interpreter publishes offsets, they mend a table, and it is told which.

@@ -43,7 +43,7 @@ fn histogram() -> Histogram {
     ];
     let mut total = Amount::default();
     rows.iter().for_each(|row| total.add(row.amount));
-    Histogram { rows, total, interval: None }
+    Histogram { rows, total, interval: None, unseen: None }
 }
 
 /// Compares what is written with a golden file, or writes that file.
