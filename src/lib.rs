@@ -11,8 +11,8 @@
 //!
 //! Dependencies point one way. [`process`] reads memory and knows nothing of Python. [`python`] finds the interpreter,
 //! selects a layout for its version, proves the layout on objects that must exist, and reads the type table.
-//! [`allocator`] tells which blocks are in use. [`heap`] finds the live objects in them; it streams them and keeps
-//! none. [`references`] tells what an object refers to, [`graph`] links the objects, [`analysis`] answers questions.
+//! [`allocator`] finds the blocks in use. [`heap`] finds the live objects in them; it streams them and keeps none.
+//! [`references`] finds what an object refers to, [`graph`] links the objects, [`analysis`] answers questions.
 //! [`estimate`] estimates a census from a sample, [`record`] observes allocations over time. [`inspect`] puts all of
 //! this together for the [`cli`], the tests and other programs. [`report`] writes answers; only [`cli`] prints, knows
 //! terminals and chooses exit codes.
@@ -41,11 +41,11 @@
 //! | [`references`] | What does an object refer to, and how is that written? |
 //! | [`references::roots`] | Which named roots hold objects from outside the heap? |
 //! | [`graph`] | Which objects refer to which, what does an object dominate, what is reachable? |
-//! | [`analysis`] | Histograms, owners, chains from roots |
+//! | [`analysis`] | What is alive, who holds it, what grows, where does resident memory go? |
 //! | [`estimate`] | How many objects are there, judging by a sample, and how large is the error? |
 //! | [`record`] | Which stacks allocate, and what survives? |
 //! | [`stats`] | Quantiles and the jackknife, for [`estimate`] and [`record`] |
-//! | [`inspect`] | The front door: opens a target, takes a census or a sample, copies a heap, records |
+//! | [`inspect`] | Opens a target, takes a census or a sample, copies a heap, records |
 //! | [`report`] | One file per output format |
 //! | [`cli`] | Arguments, messages, exit codes |
 //!
@@ -81,8 +81,8 @@
 //! - *arena, pool, block, size class*: pymalloc's units: 1 MiB (256 KiB before 3.10), 16 KiB (4 KiB), one allocation,
 //!   and the step of 16 bytes to which sizes are rounded.
 //! - *chunk*: the unit of glibc's malloc; *group, slot*: the units of musl's.
-//! - *front*: what precedes an object in its block: the GC header and, since 3.11, a pre-header.
-//! - *root*: what holds objects from outside the heap: a module in `sys.modules`, a frame, the interpreter's state.
+//! - *front*: the bytes before an object in its block: the GC header and, since 3.11, a pre-header.
+//! - *root*: a holder of objects outside the heap: a module in `sys.modules`, a frame, the interpreter's state.
 //! - *dominator*: an object that is on every path from the roots to another object; *retained size*: the bytes of an
 //!   object and of all objects that it dominates, which would be freed with it.
 //! - *owner*: the named root or object that alone holds an object.
