@@ -209,6 +209,19 @@ pub struct PoolFills {
     pub sparse_blocks: u64,
 }
 
+/// Pools of pymalloc with blocks of one size.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SizeClass {
+    /// Bytes of a block.
+    pub block_size: u32,
+    /// Number of pools in use.
+    pub pools: u64,
+    /// Bytes of blocks in use.
+    pub used_bytes: u64,
+    /// Bytes of all blocks that the pools have room for.
+    pub held_bytes: u64,
+}
+
 /// The account.
 #[derive(Clone, Debug)]
 pub struct Account {
@@ -220,6 +233,8 @@ pub struct Account {
     pub anonymous: Vec<Anonymous>,
     /// How full pools are.
     pub fills: PoolFills,
+    /// The same by size of blocks, those with the most free bytes first.
+    pub size_classes: Vec<SizeClass>,
     /// Resident bytes that `malloc_trim(0)` would return: whole pages within free chunks and top chunks.
     pub trimmable: u64,
     /// Number of running threads, and of stacks of ended threads.
@@ -246,6 +261,7 @@ pub struct Builder<'a> {
     rows: BTreeMap<RowKind, Row>,
     claims: Claims,
     fills: PoolFills,
+    size_classes: BTreeMap<u32, SizeClass>,
     trimmable: u64,
 }
 
@@ -263,6 +279,11 @@ impl Visit for Builder<'_> {
 
     fn pool(&mut self, pool: PoolFill) {
         let share = f64::from(pool.in_use) / f64::from(pool.capacity.max(1));
+        let class = self.size_classes.entry(pool.block_size).or_default();
+        class.block_size = pool.block_size;
+        class.pools += 1;
+        class.used_bytes += u64::from(pool.in_use) * u64::from(pool.block_size);
+        class.held_bytes += u64::from(pool.capacity) * u64::from(pool.block_size);
         self.fills.pools += 1;
         self.fills.by_tenth[((share * 10.0).ceil() as usize).clamp(1, 10) - 1] += 1;
         if share < SPARSE {
@@ -280,6 +301,7 @@ impl<'a> Builder<'a> {
             rows: BTreeMap::new(),
             claims: Claims::default(),
             fills: PoolFills::default(),
+            size_classes: BTreeMap::new(),
             trimmable: 0,
         }
     }
@@ -341,12 +363,15 @@ impl<'a> Builder<'a> {
         let none = Row { kind: RowKind::NotAccounted, resident, swapped: 0, mapped: 0, objects: 0, shallow_bytes: 0 };
         rows.push(none);
         anonymous.sort_by_key(|found: &Anonymous| (std::cmp::Reverse(found.resident), found.range.start));
+        let mut size_classes: Vec<SizeClass> = self.size_classes.into_values().collect();
+        size_classes.sort_by_key(|class| std::cmp::Reverse(class.held_bytes.saturating_sub(class.used_bytes)));
         let running = stacks.iter().filter(|stack| stack.is_in_use).count() as u64;
         Account {
             rollup,
             rows,
             anonymous,
             fills: self.fills,
+            size_classes,
             trimmable: self.trimmable,
             stacks: (running, stacks.len() as u64 - running),
             native: None,
@@ -515,8 +540,13 @@ mod tests {
         for (in_use, capacity) in [(1, 100), (10, 100), (11, 100), (100, 100), (0, 0)] {
             builder.pool(PoolFill { address: Address(0), block_size: 64, in_use, capacity });
         }
-        let fills = builder.finish(Rollup::default(), &[], &[]).fills;
-        assert_eq!(fills.by_tenth, [3, 1, 0, 0, 0, 0, 0, 0, 0, 1]);
-        assert_eq!((fills.pools, fills.sparse_blocks, fills.sparse_bytes), (5, 1, 6400));
+        builder.pool(PoolFill { address: Address(0), block_size: 32, in_use: 1, capacity: 1000 });
+        let account = builder.finish(Rollup::default(), &[], &[]);
+        let worst = SizeClass { block_size: 32, pools: 1, used_bytes: 32, held_bytes: 32_000 };
+        let next = SizeClass { block_size: 64, pools: 5, used_bytes: 122 * 64, held_bytes: 400 * 64 };
+        assert_eq!(account.size_classes, [worst, next]);
+        let fills = account.fills;
+        assert_eq!(fills.by_tenth, [4, 1, 0, 0, 0, 0, 0, 0, 0, 1]);
+        assert_eq!((fills.pools, fills.sparse_blocks, fills.sparse_bytes), (6, 2, 38_400));
     }
 }

@@ -252,6 +252,7 @@ mod tests {
             rows: rows.iter().map(row).collect(),
             anonymous: Vec::new(),
             fills: PoolFills::default(),
+            size_classes: Vec::new(),
             trimmable: 0,
             stacks: (0, 0),
             native: None,

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use crate::analysis::memory_account::{Account, RowKind};
+use crate::analysis::memory_account::{Account, RowKind, SizeClass};
 use crate::analysis::memory_verdicts::Verdict;
 use crate::analysis::native_memory::NativeMemory;
 use crate::heap::block_use::Use;
@@ -59,6 +59,20 @@ struct PoolsOut {
     by_tenth_full: [u64; 10],
     sparse_bytes: u64,
     sparse_blocks: u64,
+    size_classes: Vec<ClassOut>,
+}
+
+#[derive(Serialize)]
+struct ClassOut {
+    block_size: u32,
+    pools: u64,
+    used_bytes: u64,
+    held_bytes: u64,
+}
+
+fn class_out(class: &SizeClass) -> ClassOut {
+    let &SizeClass { block_size, pools, used_bytes, held_bytes } = class;
+    ClassOut { block_size, pools, used_bytes, held_bytes }
 }
 
 #[derive(Serialize)]
@@ -173,6 +187,7 @@ pub fn write(out: &mut dyn Write, account: &Account, verdicts: &[Verdict], about
             by_tenth_full: account.fills.by_tenth,
             sparse_bytes: account.fills.sparse_bytes,
             sparse_blocks: account.fills.sparse_blocks,
+            size_classes: account.size_classes.iter().map(class_out).collect(),
         },
         trimmable: account.trimmable,
         threads,

@@ -18,7 +18,7 @@ const HISTOGRAM: f64 = 120.0;
 const SMALL: f64 = 0.005;
 
 /// A piece of the bar.
-struct Piece {
+struct BarPiece {
     name: &'static str,
     color: &'static str,
     bytes: u64,
@@ -49,7 +49,7 @@ pub fn write(out: &mut dyn Write, account: &Account, about: &TargetSummary) -> i
     let scale = (WIDTH - 2.0 * MARGIN) / sum.max(1) as f64;
     for (index, piece) in pieces.iter().enumerate() {
         let width = piece.bytes as f64 * scale;
-        let Piece { name, color, bytes } = piece;
+        let BarPiece { name, color, bytes } = piece;
         let label = format!("{name}: {} ({:.1} %)", units::bytes(*bytes), *bytes as f64 * 100.0 / rss);
         writeln!(
             out,
@@ -70,8 +70,8 @@ pub fn write(out: &mut dyn Write, account: &Account, about: &TargetSummary) -> i
 }
 
 /// Rows from the largest on, small ones together.
-fn pieces(rows: &[Row], rss: f64) -> Vec<Piece> {
-    let mut pieces: Vec<Piece> = Vec::new();
+fn pieces(rows: &[Row], rss: f64) -> Vec<BarPiece> {
+    let mut pieces: Vec<BarPiece> = Vec::new();
     let mut small = 0;
     // Rows of a group stand side by side, each in another shade.
     let mut shades = [0usize; 7];
@@ -83,12 +83,12 @@ fn pieces(rows: &[Row], rss: f64) -> Vec<Piece> {
                 continue;
             }
             let shade = &mut shades[group as usize];
-            pieces.push(Piece { name: row.kind.name(), color: color(group, *shade), bytes });
+            pieces.push(BarPiece { name: row.kind.name(), color: color(group, *shade), bytes });
             *shade += 1;
         }
     }
     if small > 0 {
-        pieces.push(Piece { name: "rows of less than 0.5 % of RSS each", color: "#d0d0d0", bytes: small });
+        pieces.push(BarPiece { name: "rows of less than 0.5 % of RSS each", color: "#d0d0d0", bytes: small });
     }
     pieces
 }

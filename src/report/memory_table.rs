@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use crate::analysis::memory_account::{Account, Group, PoolFills, RowKind};
+use crate::analysis::memory_account::{Account, Group, RowKind, SizeClass};
 use crate::analysis::memory_verdicts::{self, Verdict};
 use crate::analysis::native_memory::NativeMemory;
 
@@ -12,6 +12,10 @@ use super::units;
 /// Number of owners of native memory shown, and of groups of blocks without one.
 const OWNERS_SHOWN: usize = 8;
 const UNOWNED_SHOWN: usize = 4;
+
+/// Size classes shown of pymalloc, and the free bytes from which one is.
+const CLASSES_SHOWN: usize = 3;
+const CLASS_FREE_MIN: u64 = 1 << 20;
 
 /// Number of anonymous mappings listed, and the share of RSS below which none is.
 const MAPPINGS_SHOWN: usize = 5;
@@ -72,7 +76,7 @@ pub fn write(out: &mut dyn Write, account: &Account, verdicts: &[Verdict]) -> io
     if let Some(native) = &account.native {
         write_native(out, native)?;
     }
-    write_fills(out, &account.fills)?;
+    write_fills(out, account)?;
     if account.trimmable > 0 {
         writeln!(out, "malloc_trim(0) would give back {}", units::bytes(account.trimmable))?;
     }
@@ -139,7 +143,8 @@ fn write_native(out: &mut dyn Write, native: &NativeMemory) -> io::Result<()> {
 }
 
 /// Writes how full pools are, in one line.
-fn write_fills(out: &mut dyn Write, fills: &PoolFills) -> io::Result<()> {
+fn write_fills(out: &mut dyn Write, account: &Account) -> io::Result<()> {
+    let fills = &account.fills;
     if fills.pools == 0 {
         return Ok(());
     }
@@ -152,7 +157,19 @@ fn write_fills(out: &mut dyn Write, fills: &PoolFills) -> io::Result<()> {
         units::count(fills.by_tenth[0]),
         units::count(full),
         units::count(middle)
-    )
+    )?;
+    let free = |class: &&SizeClass| class.held_bytes.saturating_sub(class.used_bytes) >= CLASS_FREE_MIN;
+    for class in account.size_classes.iter().take(CLASSES_SHOWN).filter(free) {
+        writeln!(
+            out,
+            "  blocks of {} bytes: {} pools hold {}, of which {:.0} % is in use",
+            class.block_size,
+            units::count(class.pools),
+            units::bytes(class.held_bytes),
+            class.used_bytes as f64 * 100.0 / class.held_bytes.max(1) as f64
+        )?;
+    }
+    Ok(())
 }
 
 /// Formats bytes with a sign.

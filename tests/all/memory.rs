@@ -104,6 +104,9 @@ fn adds_up(interpreter: &Interpreter) -> Result<(), String> {
     let in_use = rows(&account, &["pymalloc_objects", "pymalloc_raw_blocks"], "mapped");
     if let Some(expected) = truth["pymalloc"]["bytes in allocated blocks"].as_u64() {
         near("pymalloc's blocks in use", in_use, expected, ASKING)?;
+        let classes = account["pools"]["size_classes"].as_array().ok_or("no size classes")?;
+        let used: u64 = classes.iter().filter_map(|class| class["used_bytes"].as_u64()).sum();
+        near("pymalloc's blocks in use by size", used.cast_signed(), expected, ASKING)?;
     }
     // Blocks that were never handed out are available for it, and overhead here.
     let statistics = ["bytes in available blocks", "bytes lost to pool headers", "bytes lost to quantization"];
