@@ -478,6 +478,10 @@ pub struct Leaks {
     #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u32).range(3..=1000))]
     pub looks: u32,
 
+    /// Do not record meanwhile which lines make what grows
+    #[arg(long)]
+    pub no_record: bool,
+
     /// JSON instead of text
     #[arg(short, long)]
     pub json: bool,

@@ -21,7 +21,8 @@ pub fn run(options: &Leaks) -> Result<()> {
     let stop = Arc::new(AtomicBool::new(false));
     signals::ask_first(Arc::clone(&stop));
     let copy = options.target.stopping.for_references(&options.following);
-    let growth_options = GrowthOptions { duration: options.duration, looks: options.looks, copy };
+    let (duration, looks, is_recorded) = (options.duration, options.looks, !options.no_record);
+    let growth_options = GrowthOptions { duration, looks, copy, is_recorded };
     let about = target.summary();
     let bar = Seconds::start(options.duration);
     let grown = target.growth(&growth_options, &stop, &mut |elapsed| bar.set(elapsed));

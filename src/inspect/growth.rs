@@ -16,17 +16,23 @@ use crate::analysis::growth::figures::Figures;
 use crate::analysis::growth::series::{Series, TypeGrowth};
 use crate::analysis::growth::suspects::{self, objects_min};
 use crate::analysis::histogram::{Amount, Histogram, SortKey};
+use crate::analysis::memory_account::{Account, Row};
 use crate::analysis::names::Names;
 use crate::analysis::owners::Owners;
 use crate::graph::objects::ObjectGraph;
 use crate::process::cache::CachedMemory;
+use crate::process::memory::MemoryExt;
 use crate::process::procfs::{self, Status};
 use crate::process::source::Source;
+use crate::python::layout::Build;
 use crate::python::reader::Reader;
+use crate::record::profile;
 
 use super::copy::{CopyOptions, Heap, ReadMode};
 use super::error::Error;
+use super::memory::{self, NativeOwners};
 use super::open::{Pause, Target};
+use super::recording::{self, RecordOptions, Recording};
 use super::warning::Warning;
 
 /// The first census after the first look: part of the window, and no later than this.
@@ -34,6 +40,13 @@ const SECOND_LOOK: f64 = 0.05;
 const SECOND_LOOK_MAX: Duration = Duration::from_secs(3);
 /// Linked looks that can be compared.
 const LOOKS_MIN: usize = 3;
+/// Samples of the recording in a second: what grows all the time is met often enough.
+const RECORDING_RATE: u32 = 50;
+/// The longest recording, in windows and at all.
+const RECORDING_SLACK: u32 = 10;
+const RECORDING_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Lines that are kept of each suspect.
+const LINES_KEPT: usize = 5;
 /// How often it is asked whether to stop.
 const PATIENCE: Duration = Duration::from_millis(50);
 
@@ -46,6 +59,8 @@ pub struct GrowthOptions {
     pub looks: u32,
     /// How the target is read.
     pub copy: CopyOptions,
+    /// Whether a recording runs alongside, which tells the lines that make what grows.
+    pub is_recorded: bool,
 }
 
 /// What was seen to grow.
@@ -79,15 +94,38 @@ pub struct Growth {
     pub longest_pause: Option<Duration>,
     /// Whether the target stood still while it was copied.
     pub is_consistent: bool,
+    /// Rows of the account of memory, resident bytes at the first and at the last look; most growth first.
+    pub memory: Vec<(&'static str, i64, i64)>,
+    /// Whether the automatic collections are on; of several interpreters, whether they are in all.
+    pub is_collector_on: Option<bool>,
+    /// Why there is no recording, where one was asked for.
+    pub not_recorded: Option<String>,
+}
+
+/// When a look begins, and what is known of the process then.
+struct Moment {
+    at: Duration,
+    rss: u64,
+    uptime: Option<Duration>,
+    is_accounted: bool,
+}
+
+/// When all began, and what waits until a time after that.
+struct Clock<'c> {
+    began: Instant,
+    wait: &'c mut dyn FnMut(Duration),
 }
 
 /// Linked looks of one quality.
+#[derive(Default)]
 struct Looks {
     quality: (bool, bool),
     series: Series,
     rss: Vec<u64>,
     owners: Vec<GrowingOwner>,
     unexplained: Vec<TypeGrowth>,
+    accounts: Vec<Account>,
+    is_collector_on: Option<bool>,
 }
 
 impl Target {
@@ -143,6 +181,37 @@ impl Target {
             growth.least_rate = 1.0 / growth.duration.as_secs_f64();
             return Ok((growth, Vec::new()));
         }
+        let clock = Clock { began, wait: &mut wait };
+        if !options.is_recorded {
+            return self.linked(options, growth, stop, clock);
+        }
+        let stop_recording = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let recording = scope.spawn(|| record_alongside(pid, options, &stop_recording));
+            let grown = self.linked(options, growth, stop, clock);
+            stop_recording.store(true, Ordering::Relaxed);
+            let recorded = recording.join().unwrap_or_else(|_| Err("the recording failed".to_owned()));
+            let (mut growth, warnings) = grown?;
+            match recorded {
+                Ok(recording) => growth.owners.iter_mut().for_each(|owner| {
+                    owner.made_in = made_in(&recording, owner, options.copy.show_values);
+                }),
+                Err(why) => growth.not_recorded = Some(why),
+            }
+            Ok((growth, warnings))
+        })
+    }
+
+    /// The looks that link objects, spread over the rest of the time.
+    fn linked(
+        &mut self,
+        options: &GrowthOptions,
+        mut growth: Growth,
+        stop: &AtomicBool,
+        clock: Clock<'_>,
+    ) -> Result<(Growth, Vec<Warning>), Error> {
+        let Clock { began, wait } = clock;
+        let (pid, uptime) = (self.source.pid(), growth.uptime);
         let linking_began = began.elapsed();
         let rest = options.duration.saturating_sub(linking_began);
         let steps = options.looks.saturating_sub(1).max(1);
@@ -153,7 +222,10 @@ impl Target {
                 wait(linking_began + rest.mul_f64(f64::from(look) / f64::from(steps)));
             }
             let at = began.elapsed();
-            match self.look(options, at, rss_of(pid), uptime, &mut all) {
+            // The account of memory is for the first look and for the last one.
+            let is_accounted = look == 0 || look == steps || stop.load(Ordering::Relaxed);
+            let now = Moment { at, rss: rss_of(pid), uptime, is_accounted };
+            match self.look(options, &now, &mut all) {
                 Ok((paused, told)) => {
                     growth.longest_pause = growth.longest_pause.max(paused);
                     warnings = told;
@@ -188,6 +260,10 @@ impl Target {
         growth.rss_bytes = used.series.timed(used.rss);
         growth.owners = used.owners;
         growth.unexplained = used.unexplained;
+        growth.is_collector_on = used.is_collector_on;
+        if let [first, .., last] = used.accounts.as_slice() {
+            growth.memory = rows(first, last);
+        }
         let window = growth.heap_bytes.at.last().copied().unwrap_or_default().as_secs_f64();
         growth.least_rate = objects_min(growth.looks) as f64 / window.max(1e-3);
         Ok((growth, warnings))
@@ -197,23 +273,25 @@ impl Target {
     fn look(
         &mut self,
         options: &GrowthOptions,
-        at: Duration,
-        rss: u64,
-        uptime: Option<Duration>,
+        now: &Moment,
         all: &mut Vec<Looks>,
     ) -> Result<(Option<Duration>, Vec<Warning>), Error> {
-        let answer = self.heap(&options.copy, |heap| {
+        let copy = CopyOptions { with_footprint: now.is_accounted, ..options.copy };
+        let answer = self.heap(&copy, |heap| {
             let (graph, _) = heap.graph();
             let ReadMode { is_copied, is_consistent, .. } = heap.read_mode;
             let quality = (is_copied, is_consistent);
             let index = all.iter().position(|looks| looks.quality == quality).unwrap_or_else(|| {
-                let (series, rss, owners, unexplained) = Default::default();
-                all.push(Looks { quality, series, rss, owners, unexplained });
+                all.push(Looks { quality, ..Looks::default() });
                 all.len() - 1
             });
             let looks = &mut all[index];
-            looks.rss.push(rss);
-            looks.compare(heap, &graph, at, uptime);
+            looks.rss.push(now.rss);
+            if let Some(footprint) = heap.footprint.filter(|_| now.is_accounted) {
+                looks.accounts.push(memory::account(heap, footprint, NativeOwners::Never));
+            }
+            looks.is_collector_on = is_collector_on(heap);
+            looks.compare(heap, &graph, now.at, now.uptime);
             Ok::<(), Error>(())
         })?;
         Ok((answer.reading.paused, answer.warnings))
@@ -270,6 +348,54 @@ fn grew(before: &Histogram, after: &Histogram) -> bool {
     let more = |before: Amount, after: Amount| after.objects > before.objects || after.bytes > before.bytes;
     let before: FxHashMap<String, Amount> = before.rows.iter().map(|row| (row.label(), row.amount)).collect();
     after.rows.iter().any(|row| more(before.get(&row.label()).copied().unwrap_or_default(), row.amount))
+}
+
+/// Resident bytes of each row of two accounts, most growth first.
+fn rows(before: &Account, after: &Account) -> Vec<(&'static str, i64, i64)> {
+    let row = |row: &Row| (row.kind.name(), before.resident(row.kind), row.resident);
+    let mut rows: Vec<(&'static str, i64, i64)> = after.rows.iter().map(row).collect();
+    rows.sort_by_key(|&(_, before, after)| std::cmp::Reverse(after.saturating_sub(before)));
+    rows
+}
+
+/// Whether the automatic collections are on in all interpreters. `None` where that cannot be read.
+fn is_collector_on(heap: &Heap<'_>) -> Option<bool> {
+    let enabled = heap.python.layout.gc.enabled;
+    let mut is_on = true;
+    for interpreter in &heap.python.interpreters {
+        is_on &= heap.memory.read_u32(interpreter.gc.offset(enabled)).ok()? != 0;
+    }
+    Some(is_on)
+}
+
+/// Records who allocates, until it is to stop.
+fn record_alongside(pid: i32, options: &GrowthOptions, stop: &AtomicBool) -> Result<Recording, String> {
+    let target = Target::process(pid).map_err(|error| error.to_string())?;
+    if matches!(target.python().build, Build::FreeThreaded | Build::DebugFreeThreaded) {
+        return Err("free-threaded builds do not list objects in order of creation".to_owned());
+    }
+    // Looks take longer than they should where the machine is busy; the end comes from `stop`.
+    let duration = options.duration.saturating_mul(RECORDING_SLACK).min(RECORDING_MAX);
+    let options = RecordOptions { duration, rate: RECORDING_RATE, seed: None };
+    recording::record(&options, &target, stop, &mut |_| ()).map_err(|error| error.to_string())
+}
+
+/// The lines on which what grew in an owner was made: objects of the type that grew, or, where the recording saw none of
+/// these, of the types that grew with it.
+fn made_in(recording: &Recording, owner: &GrowingOwner, show_values: bool) -> Vec<(String, u64)> {
+    let Recording { allocations, stacks, seconds, .. } = recording;
+    let is_named = |full: &str, name: &str| full == name || full.strip_suffix(name).is_some_and(|it| it.ends_with('.'));
+    let lines = |names: &[&str]| {
+        let wanted = |full: &str| names.iter().any(|name| is_named(full, name));
+        profile::made_in(allocations, stacks, *seconds, show_values, wanted)
+    };
+    let mut found = lines(&[owner.growing_type.as_str()]);
+    if found.is_empty() {
+        let others = owner.types.iter().filter(|grown| grown.objects() > 0).map(|grown| grown.name.as_str());
+        found = lines(&others.collect::<Vec<&str>>());
+    }
+    let count = |alive: f64| alive.round().max(1.0) as u64;
+    found.into_iter().take(LINES_KEPT).map(|(line, alive)| (line.label(), count(alive))).collect()
 }
 
 fn rss_of(pid: i32) -> u64 {

@@ -44,7 +44,7 @@ impl Target {
 }
 
 /// Visits all blocks, then all mappings.
-fn account(heap: &Heap<'_>, footprint: &Footprint, native: NativeOwners) -> Account {
+pub(crate) fn account(heap: &Heap<'_>, footprint: &Footprint, native: NativeOwners) -> Account {
     let Heap { memory, python, objects, survey, .. } = *heap;
     let statics = survey.plan.statics();
     let arenas = glibc_arena::find(memory, &statics);

@@ -387,6 +387,25 @@ impl Allocations {
         types
     }
 
+    /// Where what is alive of the types for which `wanted` was born: the stack, the lines, and how many are alive.
+    pub fn survivors_of(
+        &self,
+        wanted: impl Fn(&str) -> bool,
+        basis: SeenIn,
+        seconds: f64,
+    ) -> Vec<(StackId, &[u32], f64)> {
+        let (size, spans) = (self.mean_size(basis), self.spans(basis));
+        let mut places = Vec::new();
+        for ((stack, at), lines) in self.types.iter().filter(|(name, _)| wanted(name)).flat_map(|(_, places)| places) {
+            let index = *stack as usize;
+            let (Some(seen), Some(&span)) = (self.seen.get(index), spans.get(index)) else { continue };
+            let remembered = seen.remembered(basis);
+            let born = self.born(&Of { basis, span, seen, remembered: &remembered }, lines, seconds, size);
+            places.push((*stack, at.as_slice(), born.alive.value));
+        }
+        places
+    }
+
     /// Births of a stack over the recording: its share of time times its rate of births, where that is of instants between these
     /// looks.
     fn total(&self, basis: SeenIn, seen: &Seen, span: Span, seconds: f64, left_out: Option<usize>) -> f64 {

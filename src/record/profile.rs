@@ -70,6 +70,28 @@ pub struct Profile {
     pub instants: u64,
 }
 
+/// The lines on which what is alive of some types was made, and how many of each; most first. `wanted` is asked of
+/// full names of types.
+pub fn made_in(
+    allocations: &Allocations,
+    stacks: &Stacks,
+    seconds: f64,
+    show_values: bool,
+    wanted: impl Fn(&str) -> bool,
+) -> Vec<(FrameName, f64)> {
+    let mut lines_of: FxHashMap<FrameName, f64> = FxHashMap::default();
+    for (stack, lines, alive) in allocations.survivors_of(wanted, allocations.basis(), seconds) {
+        let Some(stack) = stacks.stacks.get(stack as usize) else { continue };
+        let (Some(&function), Some(&line)) = (stack.functions.last(), lines.last()) else { continue };
+        let Some(code) = stacks.functions.get(function as usize).filter(|_| alive > 0.0) else { continue };
+        let function = identifier::shown_of_code(&code.name, show_values).to_owned();
+        *lines_of.entry(FrameName { function, file: code.file.clone(), line }).or_default() += alive;
+    }
+    let mut lines: Vec<(FrameName, f64)> = lines_of.into_iter().collect();
+    lines.sort_by(|(a_name, a), (b_name, b)| b.total_cmp(a).then_with(|| a_name.cmp(b_name)));
+    lines
+}
+
 impl Profile {
     /// Names and merges what was seen in so many seconds. Names of functions that are data are hidden unless `show_values`.
     pub fn new(allocations: &Allocations, stacks: &Stacks, seconds: f64, by: MergeBy, show_values: bool) -> Profile {

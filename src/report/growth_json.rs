@@ -39,6 +39,24 @@ struct Document<'a> {
     /// What grew otherwise.
     others: Vec<SuspectOut<'a>>,
     unexplained: Vec<TypeOut<'a>>,
+    memory: Vec<MemoryRow>,
+    collector_on: Option<bool>,
+    not_recorded: Option<&'a str>,
+}
+
+/// Resident bytes of a row of the account of memory.
+#[derive(Serialize)]
+struct MemoryRow {
+    row: &'static str,
+    before: i64,
+    after: i64,
+}
+
+/// A line, and how many objects alive were made on it.
+#[derive(Serialize)]
+struct MadeIn<'a> {
+    line: &'a str,
+    objects: u64,
 }
 
 #[derive(Serialize)]
@@ -61,6 +79,7 @@ struct SuspectOut<'a> {
     age_seconds: Option<f64>,
     bound: Option<BoundOut<'a>>,
     types: Vec<TypeOut<'a>>,
+    made_in: Vec<MadeIn<'a>>,
 }
 
 #[derive(Serialize)]
@@ -106,6 +125,9 @@ pub fn write(out: &mut dyn Write, target: &TargetSummary, growth: &Growth) -> io
         suspects: suspects.into_iter().map(owner).collect(),
         others: others.into_iter().map(owner).collect(),
         unexplained: types(&growth.unexplained),
+        memory: growth.memory.iter().map(|&(row, before, after)| MemoryRow { row, before, after }).collect(),
+        collector_on: growth.is_collector_on,
+        not_recorded: growth.not_recorded.as_deref(),
     };
     json::write_pretty(out, &document)
 }
@@ -136,6 +158,7 @@ fn owner(owner: &GrowingOwner) -> SuspectOut<'_> {
             .as_ref()
             .map(|bound| BoundOut { bound, full_in_seconds: bound.full_in(telling).map(|left| left.as_secs_f64()) }),
         types: types(&owner.types),
+        made_in: owner.made_in.iter().map(|(line, objects)| MadeIn { line, objects: *objects }).collect(),
     }
 }
 

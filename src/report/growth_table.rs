@@ -19,6 +19,10 @@ const SUSPECTS_SHOWN: usize = 4;
 const OTHERS_SHOWN: usize = 4;
 /// Types in a row.
 const TYPES_SHOWN: usize = 4;
+/// Lines that make what grows.
+const LINES_SHOWN: usize = 2;
+/// Characters of a line that two things share.
+const LINE_SHOWN: usize = 100;
 /// Characters of a chain.
 const CHAIN_SHOWN: usize = 160;
 
@@ -57,7 +61,13 @@ pub fn write(out: &mut dyn Write, name: &str, growth: &Growth) -> io::Result<()>
     if growth.looks > 0 {
         let garbage = &growth.garbage.values;
         let count = |value: Option<&u64>| units::count(value.copied().unwrap_or(0));
-        writeln!(out, "{end}  Garbage: {} -> {} objects", count(garbage.first()), count(garbage.last()))?;
+        let collector = match growth.is_collector_on {
+            Some(true) => " (collector on)",
+            Some(false) => " (collector off: nothing frees cycles)",
+            None => "",
+        };
+        let (before, after) = (count(garbage.first()), count(garbage.last()));
+        writeln!(out, "{end}  Garbage: {before} -> {after} objects{collector}")?;
     } else {
         writeln!(out, "{end}")?;
     }
@@ -70,6 +80,10 @@ pub fn write(out: &mut dyn Write, name: &str, growth: &Growth) -> io::Result<()>
             "The slowest growth that would have been seen: {} objects/s. To see less, look for longer (--for).",
             rate(growth.least_rate)
         )?;
+    }
+    memory(out, growth)?;
+    if let Some(why) = &growth.not_recorded {
+        writeln!(out, "No lines are named: {why}.")?;
     }
     if let Some(pause) = growth.longest_pause {
         writeln!(out, "The process was stopped for {} at most.", units::duration(pause))?;
@@ -104,10 +118,30 @@ fn suspect(out: &mut dyn Write, number: usize, owner: &GrowingOwner, growth: &Gr
     }
     let others: Vec<TypeGrowth> =
         owner.types.iter().filter(|grown| grown.name != owner.growing_type && grown.objects() > 0).cloned().collect();
-    if !others.is_empty() {
-        writeln!(out, "   with it: {}", types(&others))?;
+    let with_it = if others.is_empty() { String::new() } else { format!("   with it: {}", types(&others)) };
+    let made_in: Vec<String> = owner.made_in.iter().take(LINES_SHOWN).map(|(line, _)| printable(line)).collect();
+    let made_in = if made_in.is_empty() { String::new() } else { format!("   made in: {}", made_in.join(", ")) };
+    match with_it.len() + made_in.len() {
+        0 => Ok(()),
+        1..=LINE_SHOWN => writeln!(out, "{with_it}{made_in}"),
+        _ => [with_it, made_in].iter().filter(|line| !line.is_empty()).try_for_each(|line| writeln!(out, "{line}")),
     }
-    Ok(())
+}
+
+/// Whether the growth of resident memory is not in Python's objects, and where it is.
+fn memory(out: &mut dyn Write, growth: &Growth) -> io::Result<()> {
+    /// Growth of less is not worth a sentence.
+    const RSS_MIN: f64 = (4 << 20) as f64;
+    let (rss, heap) = (growth.rss_bytes.growth(), growth.heap_bytes.growth());
+    if rss < RSS_MIN || heap > rss / 2.0 {
+        return Ok(());
+    }
+    let grown = growth.memory.iter().filter(|(_, before, after)| after > before).take(3);
+    let rows: Vec<String> =
+        grown.map(|&(name, before, after)| format!("{name} {}", signed_bytes((after - before) as f64))).collect();
+    let where_ = if rows.is_empty() { "see heapsonde memory PID".to_owned() } else { rows.join(", ") };
+    let (rss, heap) = (signed_bytes(rss), signed_bytes(heap));
+    writeln!(out, "Not in Python objects: RSS {rss}, objects {heap}. {where_}")
 }
 
 /// One line on what grew otherwise.

@@ -53,6 +53,8 @@ pub struct GrowingOwner {
     pub types: Vec<TypeGrowth>,
     /// What the program lets the container take at most.
     pub bound: Option<Bound>,
+    /// The lines on which its objects were made while they were looked at, and about how many; most first.
+    pub made_in: Vec<(String, u64)>,
     /// Of what several share, who does.
     sharers: Vec<String>,
 }
@@ -124,6 +126,7 @@ pub fn describe<M: Memory + ?Sized, N: Memory + ?Sized>(
                 bytes: suspect.bytes.clone(),
                 types: series.types(|path| suspect.growing.contains(&path)),
                 bound,
+                made_in: Vec::new(),
                 sharers: sharers(frames, container),
             })
         })
