@@ -1,9 +1,9 @@
-//! The command line, as typed. What it means is decided by each verb.
+//! Arguments that verbs have, as typed. What they mean is decided by each verb.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, ValueEnum};
 
 use crate::analysis::histogram::SortKey;
 use crate::estimate::estimator;
@@ -11,52 +11,6 @@ use crate::inspect::{CopyOptions, Pause};
 use crate::report::folded::Weight;
 
 use super::values::{budget, duration, error, max_read, rate, recording, size};
-
-/// Reads the heap of a running CPython process from outside: no code runs in the process and nothing is written to it.
-/// A census does not pause it; following references pauses it while its memory is copied, for 500 ms at most.
-#[derive(Debug, Parser)]
-#[command(name = "heapsonde", version, about, max_term_width = 100)]
-#[command(after_help = "Exit codes: 0 done, 2 error.")]
-pub struct Arguments {
-    /// Log how the interpreter was found, which layout was proved and what was read; twice for more. HEAPSONDE_LOG
-    /// selects modules, as in `heapsonde::heap=trace`
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
-    pub verbose: u8,
-
-    /// Disable colour (as NO_COLOR does)
-    #[arg(long, global = true)]
-    pub no_color: bool,
-
-    #[command(subcommand)]
-    pub verb: Verb,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum Verb {
-    /// Count objects and bytes per type, like `jmap -histo`
-    Histo(Histo),
-    /// Draw the live heap as a flame graph (SVG, folded stacks or JSON)
-    Flamegraph(Flamegraph),
-    /// Show the shortest chains of references that keep an object, or the objects of a type, alive
-    Why(Why),
-    /// Look several times, and say what grew and what holds it
-    Leaks(Leaks),
-    /// Account for resident memory: objects, free memory of allocators, native memory, files
-    Memory(MemoryOptions),
-    /// Write every object as a line of JSON
-    Dump(Dump),
-    /// Record which Python stacks allocate, and how much of it survives
-    Record(Record),
-    /// List the Python processes of this machine, and whether they can be read
-    Ps(Ps),
-    /// Explain why a process cannot be read, and what to do about it
-    Doctor(Doctor),
-    /// Print shell completions
-    Completions {
-        /// The shell
-        shell: clap_complete::Shell,
-    },
-}
 
 /// A core file to read instead of a process.
 #[derive(Clone, Debug, Default, Args)]
@@ -576,12 +530,6 @@ const MAX_PAUSE: &str = "500ms";
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
-
-    #[test]
-    fn the_arguments_are_consistent() {
-        Arguments::command().debug_assert();
-    }
 
     #[test]
     fn the_default_pause_is_the_librarys() {

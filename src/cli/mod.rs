@@ -4,6 +4,7 @@
 
 mod advice;
 mod args;
+mod check;
 mod doctor;
 mod dump;
 mod flamegraph;
@@ -17,6 +18,7 @@ mod ps;
 mod record;
 mod target;
 mod values;
+mod verbs;
 mod why;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
@@ -28,10 +30,12 @@ use clap::{CommandFactory, Parser};
 
 use crate::process::signals;
 
-use args::{Arguments, Verb};
+use verbs::{Arguments, Verb};
 
 /// Success.
 const DONE: u8 = 0;
+/// A limit that the user set was crossed.
+const CROSSED: u8 = 1;
 /// An error. Nothing useful was written, except by `doctor`, whose report says why a process cannot be read.
 const ERROR: u8 = 2;
 
@@ -74,6 +78,10 @@ fn dispatch(arguments: &Arguments) -> anyhow::Result<u8> {
         Verb::Flamegraph(options) => flamegraph::run(options),
         Verb::Why(options) => why::run(options),
         Verb::Leaks(options) => leaks::run(options),
+        Verb::Check(options) => match check::run(options) {
+            Ok(false) => return Ok(CROSSED),
+            result => result.map(drop),
+        },
         Verb::Memory(options) => memory::run(options),
         Verb::Dump(options) => dump::run(options),
         Verb::Record(options) => record::run(options),

@@ -70,6 +70,27 @@ pub fn size(text: &str) -> Result<u64, String> {
     if (1..=MAX).contains(&bytes) { Ok(bytes) } else { Err(format!("{text:?} is not between 1 B and 1 PiB")) }
 }
 
+/// How fast memory grows: `5MiB/min`, a size per `s`, `min`, `h` or `day`. Returns bytes per second.
+pub fn growth(text: &str) -> Result<f64, String> {
+    let wrong = || format!("{text:?} is no growth such as 5MiB/min");
+    let (amount, unit) = text.split_once('/').ok_or_else(wrong)?;
+    let seconds = match unit.trim() {
+        "s" => 1.0,
+        "min" => 60.0,
+        "h" => 3600.0,
+        "day" => 86_400.0,
+        _ => return Err(wrong()),
+    };
+    Ok(size(amount.trim())? as f64 / seconds)
+}
+
+/// At most so many objects of a type: `app.Session=10000`.
+pub fn objects_of_type(text: &str) -> Result<(String, u64), String> {
+    let parts = text.rsplit_once('=').filter(|(name, _)| !name.is_empty());
+    let limit = parts.and_then(|(name, count)| Some((name.to_owned(), count.parse().ok()?)));
+    limit.ok_or_else(|| format!("{text:?} is no type and count such as app.Session=10000"))
+}
+
 /// A relative error: `2%`, or a bare number of percent. Returns a fraction.
 pub fn error(text: &str) -> Result<f64, String> {
     let number = text.strip_suffix('%').unwrap_or(text).trim_end();
@@ -99,6 +120,19 @@ mod tests {
         }
         for nonsense in ["0", "0%", "-1%", "100%", "1e9", "NaN", "inf", "", "%"] {
             assert!(error(nonsense).is_err(), "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn limits_have_units() {
+        assert_eq!(growth("60KiB/min"), Ok(1024.0));
+        assert_eq!(growth("1 MiB/s"), Ok(1_048_576.0));
+        assert_eq!(objects_of_type("app.Session=10"), Ok(("app.Session".to_owned(), 10)));
+        for nonsense in ["", "5MiB", "5MiB/year", "/s", "-1/s"] {
+            assert!(growth(nonsense).is_err(), "{nonsense}");
+        }
+        for nonsense in ["", "app.Session", "=5", "app.Session=", "app.Session=-1"] {
+            assert!(objects_of_type(nonsense).is_err(), "{nonsense}");
         }
     }
 

@@ -17,6 +17,7 @@ pub mod family;
 pub mod footprint;
 pub mod graph;
 pub mod growth;
+pub mod limits;
 pub mod memory;
 pub mod memory_family;
 pub mod open;

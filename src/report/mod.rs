@@ -13,6 +13,7 @@ pub mod growth_table;
 pub mod histogram_json;
 pub mod histogram_table;
 pub mod json;
+pub mod limits;
 pub mod memory_family;
 pub mod memory_json;
 pub mod memory_svg;

@@ -54,6 +54,10 @@ pub fn cases() -> Vec<TestCase> {
     for interpreter in interpreters::find_and_say().into_iter().filter(|interpreter| interpreter.is_first) {
         let name = |what: &str| format!("{}/{what}", interpreter.name);
         let (one, other) = (interpreter.clone(), interpreter.clone());
+        if interpreter.version.1 == 12 && interpreter.has_gil() {
+            let interpreter = interpreter.clone();
+            cases.push(TestCase::new(name("limits are compared"), move || limits_are_compared(&interpreter)));
+        }
         cases.push(TestCase::new(name("what leaks is named"), move || all_that_leaks_is_named(&one)));
         cases.push(TestCase::new(name("what does not leak is not"), move || steady_is_no_suspect(&other)));
         for leak in LEAKS {
@@ -118,4 +122,28 @@ fn nothing_is_sure(interpreter: &Interpreter, kind: &str) -> Result<(), String> 
     let found = leaks(interpreter, &[kind], "0.05", &[])?;
     let suspects = found["suspects"].as_array().ok_or("no list of suspects")?;
     if suspects.iter().all(|suspect| suspect["sure"] == false) { Ok(()) } else { Err(format!("{found:#}")) }
+}
+
+/// A limit that is crossed is exit code 1, and a failure in the JUnit file; the program itself tells the counts.
+fn limits_are_compared(interpreter: &Interpreter) -> Result<(), String> {
+    // A deque that is full.
+    let target = Target::spawn(interpreter, &program("growing.py"), &["full_deque", "0", "1000"], &[])?;
+    let pid = target.pid().to_string();
+    let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let junit = folder.path().join("limits.xml");
+    let junit = junit.to_str().ok_or("a path that is no text")?;
+    let run = tool::run(&["check", &pid, "--max-objects", "__main__.Visit=400", "--max-rss", "100GiB"])?;
+    if run.status.code() != Some(0) || !run.text().contains("ok       __main__.Visit: 400 objects") {
+        return Err(format!("{}: {}{}", run.status, run.text(), run.stderr));
+    }
+    let limits = ["--max-objects", "__main__.Visit=399", "--max-rss", "1KiB", "--max-garbage", "1000000"];
+    let run = tool::run(&[&["check", &pid, "--junit", junit][..], &limits].concat())?;
+    let xml = std::fs::read_to_string(junit).map_err(|e| e.to_string())?;
+    if run.status.code() != Some(1) || run.text().matches("CROSSED").count() != 2 || !xml.contains("failures=\"2\"") {
+        return Err(format!("{}: {}{}{xml}", run.status, run.text(), run.stderr));
+    }
+    match tool::run(&["check", &pid])?.status.code() {
+        Some(2) => Ok(()),
+        code => Err(format!("without a limit: {code:?}")),
+    }
 }
