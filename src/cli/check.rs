@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::inspect::growth::GrowthOptions;
-use crate::inspect::limits::{Checked, Limits};
+use crate::inspect::limits::{Checked, TargetLimits};
 use crate::process::signals;
 use crate::report::{growth_table, limits as limits_report, units};
 
@@ -23,7 +23,7 @@ use super::values::{growth, objects_of_type, recording, size};
 const LOOKS: u32 = 7;
 
 #[derive(Debug, Args)]
-pub struct Check {
+pub struct CheckOptions {
     #[command(flatten)]
     pub target: TargetArguments,
 
@@ -59,8 +59,8 @@ pub struct Check {
 }
 
 /// Compares, writes, and returns whether all limits hold.
-pub fn run(options: &Check) -> Result<bool> {
-    let limits = Limits {
+pub fn run(options: &CheckOptions) -> Result<bool> {
+    let limits = TargetLimits {
         rss: options.max_rss,
         growth: options.max_growth,
         objects: options.max_objects.clone(),

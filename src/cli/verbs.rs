@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use super::args::{Doctor, Dump, Flamegraph, Histo, Leaks, MemoryOptions, Ps, Record, Why};
-use super::check::Check;
+use super::check::CheckOptions;
 
 /// Reads the heap of a running CPython process from outside: no code runs in the process and nothing is written to it.
 /// A census does not pause it; following references pauses it while its memory is copied, for 500 ms at most.
@@ -35,7 +35,7 @@ pub enum Verb {
     /// Look several times, and say what grew and what holds it
     Leaks(Leaks),
     /// Compare memory, growth and counts with limits: exit code 1 if one is crossed
-    Check(Check),
+    Check(CheckOptions),
     /// Account for resident memory: objects, free memory of allocators, native memory, files
     Memory(MemoryOptions),
     /// Write every object as a line of JSON

@@ -380,8 +380,8 @@ fn record_alongside(pid: i32, options: &GrowthOptions, stop: &AtomicBool) -> Res
     recording::record(&options, &target, stop, &mut |_| ()).map_err(|error| error.to_string())
 }
 
-/// The lines on which what grew in an owner was made: objects of the type that grew, or, where the recording saw none of
-/// these, of the types that grew with it.
+/// The lines on which what grew in an owner was made: objects of the type that grew, or, where the recording saw none
+/// of these, of the types that grew with it.
 fn made_in(recording: &Recording, owner: &GrowingOwner, show_values: bool) -> Vec<(String, u64)> {
     let Recording { allocations, stacks, seconds, .. } = recording;
     let is_named = |full: &str, name: &str| full == name || full.strip_suffix(name).is_some_and(|it| it.ends_with('.'));

@@ -12,7 +12,7 @@ use super::open::{Pause, Target};
 
 /// What a target may have at most. `None`: no limit.
 #[derive(Clone, Debug, Default)]
-pub struct Limits {
+pub struct TargetLimits {
     /// Resident memory, in bytes.
     pub rss: Option<u64>,
     /// Growth of resident memory, in bytes per second.
@@ -62,7 +62,7 @@ impl Target {
     /// As [`Target::histogram`], [`Target::heap`] and [`Target::growth`].
     pub fn check(
         &mut self,
-        limits: &Limits,
+        limits: &TargetLimits,
         options: &GrowthOptions,
         stop: &AtomicBool,
         each: &mut dyn FnMut(Duration),

@@ -81,7 +81,7 @@ fn leaks(interpreter: &Interpreter, kinds: &[&str], pause: &str, options: &[&str
 
 /// Four looks, as fast as they can be taken.
 fn some_looks(interpreter: &Interpreter, kinds: &[&str]) -> Result<Value, String> {
-    leaks(interpreter, kinds, "0.02", &["--for", "1s", "--looks", "4", "--pause"])
+    leaks(interpreter, kinds, "0.02", &["--for", "1s", "--looks", "4", "--pause", "--no-record"])
 }
 
 fn says(suspect: &Value) -> String {

@@ -16,7 +16,7 @@ use crate::references::roots::RootKind;
 
 use super::bounds::Bound;
 use super::figures::Figures;
-use super::paths::PathId;
+use super::paths::{KEY, PathId};
 use super::series::{Series, TypeGrowth, merged};
 use super::suspects::{Suspect, SuspectKind};
 use super::verdict::{Verdict, judge};
@@ -25,6 +25,8 @@ use super::verdict::{Verdict, judge};
 pub const LOOKS_SURE: usize = 7;
 /// Owners below a container that are asked for its bound: a cache keeps its entries in a dict of its own.
 const BOUND_OWNERS: usize = 3;
+/// The share of a path's objects that must be under one set of keys for these to be named.
+const NAMES_KEYS: f64 = 0.6;
 /// Attributes of one object that are looked at for a bound.
 const ATTRIBUTES_MAX: usize = 4096;
 
@@ -90,8 +92,10 @@ pub fn describe<M: Memory + ?Sized, N: Memory + ?Sized>(
 ) -> Vec<GrowingOwner> {
     let frames = last.owners.frames();
     let mut frame_of: FxHashMap<PathId, u32> = FxHashMap::default();
+    let mut objects_of: FxHashMap<PathId, u64> = FxHashMap::default();
     for (index, path) in (0..).zip(last.path_of) {
         let objects = |frame: u32| last.owners.own().get(frame as usize).map_or(0, |own| own.objects);
+        *objects_of.entry(*path).or_default() += objects(index);
         let frame = frame_of.entry(*path).or_insert(index);
         if objects(*frame) < objects(index) {
             *frame = index;
@@ -113,15 +117,20 @@ pub fn describe<M: Memory + ?Sized, N: Memory + ?Sized>(
                 && suspect.kind != SuspectKind::Region
                 && series.len() >= LOOKS_SURE;
             let deepest = frame(suspect.deepest).filter(|&deepest| deepest != growing && deepest != container);
+            let chain_to = |path: PathId, frame: u32| {
+                let own = last.owners.own().get(frame as usize).map_or(0, |own| own.objects) as f64;
+                let is_most = own >= NAMES_KEYS * objects_of.get(&path).copied().unwrap_or(0) as f64;
+                chain(frames, frame, if is_most { Keys::Own } else { Keys::Any })
+            };
             let type_of = |frame: u32| frames.frames.get(frame as usize).map(type_name).unwrap_or_default();
             Some(GrowingOwner {
                 kind: suspect.kind,
                 verdict,
                 is_sure,
-                chain: chain(frames, container),
+                chain: chain_to(suspect.container, container),
                 type_name: type_of(container),
                 growing_type: type_of(growing),
-                deepest: deepest.map(|frame| (chain(frames, frame), type_of(frame))),
+                deepest: deepest.map(|frame| (chain_to(suspect.deepest, frame), type_of(frame))),
                 counts: suspect.counts.clone(),
                 bytes: suspect.bytes.clone(),
                 types: series.types(|path| suspect.growing.contains(&path)),
@@ -182,8 +191,17 @@ fn type_name(frame: &Frame) -> String {
     }
 }
 
+/// How keys are written in a chain.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keys {
+    /// As those of this frame.
+    Own,
+    /// As any: frames with other keys have as much.
+    Any,
+}
+
 /// A frame as a chain from its root; from what several share, where that is below it.
-fn chain(frames: &Frames, frame: u32) -> String {
+fn chain(frames: &Frames, frame: u32, keys: Keys) -> String {
     let line = frames.line(frame);
     let mut chain = String::new();
     for (index, frame) in line.iter().enumerate() {
@@ -192,6 +210,11 @@ fn chain(frames: &Frames, frame: u32) -> String {
             (_, Some(RootKind::Native | RootKind::Immortal)) => {
                 let held = line.get(index + 1).and_then(|above| above.type_name.as_deref()).unwrap_or("object");
                 chain = format!("{held} {}", frame.step);
+            }
+            _ if keys == Keys::Any && frame.step.starts_with("['") => {
+                if !chain.ends_with(KEY) {
+                    chain.push_str(KEY);
+                }
             }
             _ => chain.push_str(&frame.step),
         }

@@ -9,6 +9,8 @@ use crate::references::roots::RootKind;
 const PATHS_MAX: usize = 1 << 22;
 /// Stands for what differs between siblings.
 const GENERAL: char = '#';
+/// Stands for any key that is a text.
+pub const KEY: &str = "['…']";
 
 /// The number of a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -99,6 +101,10 @@ impl PathTable {
             None => self.label(step),
         };
         let next = PathId(self.places.len() as u32);
+        // Dicts in dicts, nodes linked by one attribute: one path, however deep.
+        if let Some(parent) = parent.filter(|&parent| self.repeats(parent, label)) {
+            return parent;
+        }
         match (self.known.get(&(parent, label)), parent) {
             (Some(&known), _) => known,
             (None, Some(parent)) if self.places.len() >= PATHS_MAX => parent,
@@ -112,6 +118,11 @@ impl PathTable {
                 next
             }
         }
+    }
+
+    /// Whether a path ends with this label and is no root.
+    fn repeats(&self, path: PathId, label: LabelId) -> bool {
+        self.places.get(path.index()).is_some_and(|place| place.parent.is_some() && place.label == label)
     }
 
     fn label(&mut self, text: &str) -> LabelId {
@@ -147,6 +158,8 @@ fn step(frame: &Frame) -> String {
     match frame.kind {
         // One more or one less who shares it makes it no other thing.
         FrameKind::Shared => without_numbers(step.split([',', ' ']).take(3).collect::<Vec<_>>().join(" ").as_str()),
+        // Whichever key, and whether it is shown or not.
+        _ if step.starts_with("['") => KEY.to_owned(),
         _ => without_numbers(step),
     }
 }
@@ -188,6 +201,17 @@ mod tests {
             step(&root(RootKind::Frame, "thread A, loop() at app.py:7, local row"))
         );
         assert_eq!(without_numbers("handler_17 and 9"), "handler_# and #");
+    }
+
+    #[test]
+    fn keys_are_alike_and_what_repeats_is_one() {
+        let key = |name: &str| step(&Frame::for_tests(None, format!("['{name}']")));
+        assert_eq!((key("paid"), key("…")), (KEY.to_owned(), KEY.to_owned()));
+        let mut table = PathTable::default();
+        let root = table.add(None, "app", None);
+        let tree = table.add(Some(root), KEY, Some("dict"));
+        assert_eq!(table.add(Some(tree), KEY, Some("dict")), tree);
+        assert_ne!(table.add(Some(tree), KEY, Some("list")), tree);
     }
 
     #[test]
