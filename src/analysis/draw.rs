@@ -24,7 +24,7 @@ use crate::references::roots::RootKind;
 
 use super::classes;
 use super::edges::Steps;
-use super::frames::{Frame, FrameKind, Frames, NONE};
+use super::frames::{Frame, FrameKind, Frames, NAMED_MAX, NONE};
 use super::names::Names;
 
 /// Number of objects whose references are read at once, and number of such batches read ahead.
@@ -194,6 +194,12 @@ fn shared(graph: &ObjectGraph<'_>, tree: Tree<'_>) -> Vec<bool> {
     is_shared
 }
 
+/// Whose values a dict in `all` has, the dicts of one `threading.local`: a thread's; those of many threads are one.
+pub(super) fn thread_of_locals(graph: &ObjectGraph<'_>, all: ObjectId, thread: String) -> String {
+    let dicts = graph.forward.targets(all).filter(|&to| graph.is_dict(to)).count();
+    if dicts > NAMED_MAX { "each thread".to_owned() } else { thread }
+}
+
 struct Drawing<'d, 'm, M: Memory + ?Sized> {
     graph: &'d ObjectGraph<'d>,
     names: &'d Names<'m, M>,
@@ -205,6 +211,8 @@ struct Drawing<'d, 'm, M: Memory + ?Sized> {
     /// Number of threads or tasks with roots of the same name.
     threads: FxHashMap<&'d str, FxHashSet<&'d str>>,
     holders: FxHashMap<ObjectId, Holders>,
+    /// Of the dicts of a `threading.local`, the thread whose values they have.
+    thread_locals: FxHashMap<ObjectId, String>,
     /// Position of each module in `sys.modules`: an importing module comes before what it imports.
     modules: FxHashMap<&'d str, usize>,
 }
@@ -230,10 +238,10 @@ impl<'d, 'm, M: Memory + ?Sized> Drawing<'d, 'm, M> {
             frames: Vec::new(),
             of: pages::filled(NONE, graph.len()),
             in_namespace: vec![false; graph.len()],
-            known: FxHashMap::default(),
+            ..Frames::default()
         };
-        let (memo, holders) = (FxHashMap::default(), FxHashMap::default());
-        Drawing { graph, names, detail, frames, memo, root_of, threads, holders, modules }
+        let (memo, holders, thread_locals) = Default::default();
+        Drawing { graph, names, detail, frames, memo, root_of, threads, holders, thread_locals, modules }
     }
 
     fn type_name(&self, object: ObjectId) -> Option<String> {
@@ -257,9 +265,29 @@ impl<'d, 'm, M: Memory + ?Sized> Drawing<'d, 'm, M> {
                 self.frames.in_namespace[to.index()] = true;
                 return parent;
             }
+            Spelled::ThreadLocals(thread) => {
+                self.frames.in_namespace[to.index()] = true;
+                self.thread_locals.insert(to, thread_of_locals(self.graph, from, thread));
+                return parent;
+            }
+            Spelled::Detail(_) => return parent,
             step => {
                 let is_named = step.is_named(in_namespace);
-                self.frames.add(parent, step.write(in_namespace, false).1, self.type_name(to), is_named)
+                let mut text = step.write(in_namespace, false).1;
+                let thread = self.thread_locals.get(&from);
+                if let Some(thread) = thread {
+                    text = format!("{text} of {thread}");
+                }
+                let frame = self.frames.add(parent, text, self.type_name(to), is_named);
+                if thread.is_some() {
+                    self.frames.set_siblings(frame);
+                } else if is_named
+                    && matches!(label, Label::SharedAttribute(_) | Label::Value(_))
+                    && !self.names.is_definition(to)
+                {
+                    self.frames.set_value_type(frame, self.graph.type_id(to).0);
+                }
+                frame
             }
         };
         if let Some(memo) = memo {
@@ -306,17 +334,20 @@ impl<'d, 'm, M: Memory + ?Sized> Drawing<'d, 'm, M> {
     /// The names of those who share an object.
     fn holders_by_name(&self, common: Option<u32>, holders: &Holders) -> Vec<String> {
         let is_whole = common.is_none_or(|common| self.frames.is_within_holder(common));
-        let mut names: Vec<(Option<Rank>, String)> = Vec::new();
+        let mut names: Vec<((Option<Rank>, u32), String)> = Vec::new();
         for &frame in &holders.frames {
             let first = &self.frames.frames[self.frames.first_above(common, frame) as usize];
-            match first.kind {
-                FrameKind::Shared => names.extend(first.names.iter().map(|name| (first.rank, name.clone()))),
-                _ if is_whole => names.push((first.rank, self.frames.holder(frame))),
-                _ => names.push((first.rank, first.step.trim_start_matches('.').to_owned())),
+            let key = (first.rank, self.frames.frames[frame as usize].depth);
+            match (first.kind, is_whole) {
+                (FrameKind::Shared, _) => names.extend(first.names.iter().map(|name| (key, name.clone()))),
+                (_, true) => names.extend(self.frames.holders(frame).into_iter().map(|name| (key, name))),
+                _ => names.push((key, first.step.trim_start_matches('.').to_owned())),
             }
         }
+        // Whoever is the nearest is named first.
         names.sort();
-        names.dedup();
+        let mut seen = FxHashSet::default();
+        names.retain(|(_, name)| seen.insert(name.clone()));
         let mut names: Vec<String> = names.into_iter().map(|(_, name)| name).collect();
         if holders.has_more {
             names.push("others".to_owned());

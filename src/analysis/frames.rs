@@ -1,6 +1,6 @@
 //! Frames: objects with the same name and type are merged into one. [`super::draw`] makes them.
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::graph::ObjectId;
 use crate::graph::ownership::Rank;
@@ -23,6 +23,8 @@ pub enum FrameKind {
     Scope,
     /// Objects that several holders share.
     Shared,
+    /// Several of one shape that are one: numbered names, what each thread has under one name.
+    Siblings,
 }
 
 /// A frame. Parents come before their children.
@@ -44,6 +46,9 @@ pub struct Frame {
     pub rank: Option<Rank>,
     /// Other names of the same objects, or for shared objects the names of all holders.
     pub names: Vec<String>,
+    /// The type of the values that have this name in a namespace, as far as many of them may be one frame: not of
+    /// functions, classes and modules, each of which is looked for by its name.
+    pub(super) value_type: Option<u32>,
     /// Number of objects in the frame, without attribute dicts.
     pub(super) objects: u32,
     pub(super) depth: u32,
@@ -69,9 +74,11 @@ impl Frame {
     }
 }
 
+/// Names that a report has for one thing; what has more is counted.
+pub(super) const NAMED_MAX: usize = 3;
+
 /// A list of at most three names and the number of others.
 pub(super) fn list(names: &[String]) -> String {
-    const NAMED_MAX: usize = 3;
     match names {
         [] => String::new(),
         [only] => only.clone(),
@@ -81,27 +88,30 @@ pub(super) fn list(names: &[String]) -> String {
 }
 
 /// All frames, and the frame of each object.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Frames {
     /// The frames.
     pub frames: Vec<Frame>,
     pub(super) of: Vec<u32>,
     pub(super) in_namespace: Vec<bool>,
     pub(super) known: FxHashMap<(u32, String), u32>,
+    /// Of frames that stand for several names, these.
+    pub(super) siblings: FxHashMap<u32, FxHashSet<String>>,
 }
 
 #[cfg(test)]
 impl Frame {
     pub(crate) fn for_tests(parent: Option<u32>, step: String) -> Frame {
         let (type_name, root, kind, rank, names) = Default::default();
-        Frame { parent, step, type_name, is_named: true, root, kind, rank, names, objects: 0, depth: 0 }
+        let value_type = None;
+        Frame { parent, step, type_name, is_named: true, root, kind, rank, names, value_type, objects: 0, depth: 0 }
     }
 }
 
 #[cfg(test)]
 impl Frames {
     pub(crate) fn for_tests(frames: Vec<Frame>) -> Frames {
-        Frames { frames, of: Vec::new(), in_namespace: Vec::new(), known: FxHashMap::default() }
+        Frames { frames, ..Frames::default() }
     }
 }
 
@@ -141,7 +151,7 @@ impl Frames {
         for (index, frame) in above.iter().take(HOLDER_NAMES_MAX).enumerate() {
             match frame.kind {
                 FrameKind::Shared => return frame.step.clone(),
-                _ if !frame.is_named || index > 0 && frame.objects > 1 => break,
+                FrameKind::Step | FrameKind::Scope if !frame.is_named || index > 0 && frame.objects > 1 => break,
                 _ => {
                     holder.push('.');
                     holder.push_str(frame.step.trim_start_matches('.'));
@@ -150,6 +160,13 @@ impl Frames {
             }
         }
         holder + &also
+    }
+
+    /// The holder of a frame; of what several hold, each of them.
+    pub(super) fn holders(&self, frame: u32) -> Vec<String> {
+        let holder = self.holder(frame);
+        let shared = self.line(frame).into_iter().find(|at| at.kind == FrameKind::Shared && at.step == holder);
+        shared.map_or(vec![holder], |shared| shared.names.clone())
     }
 
     /// Whether all frames of a path are names, so that the holder may be further up.
@@ -206,6 +223,7 @@ impl Frames {
                 kind: FrameKind::Step,
                 rank: kind.map(Rank::of),
                 names: Vec::new(),
+                value_type: None,
                 objects: 0,
                 depth: 0,
             });
@@ -231,10 +249,26 @@ impl Frames {
         let frame = *self.known.entry((parent, key)).or_insert(count);
         if frame == count {
             let (parent, kind, names) = (Some(parent), FrameKind::Step, Vec::new());
-            let (root, objects) = (None, 0);
-            self.frames.push(Frame { parent, step, type_name, is_named, root, kind, rank, names, objects, depth });
+            let (root, value_type, objects) = (None, None, 0);
+            let frame =
+                Frame { parent, step, type_name, is_named, root, kind, rank, names, value_type, objects, depth };
+            self.frames.push(frame);
         }
         frame
+    }
+
+    /// Says that a frame stands for several that are one.
+    pub(super) fn set_siblings(&mut self, frame: u32) {
+        if let Some(at) = self.frames.get_mut(frame as usize) {
+            at.kind = FrameKind::Siblings;
+        }
+    }
+
+    /// Says of which type the values of a name are.
+    pub(super) fn set_value_type(&mut self, frame: u32, value_type: u32) {
+        if let Some(at) = self.frames.get_mut(frame as usize) {
+            at.value_type = Some(value_type);
+        }
     }
 
     /// The frame of objects that several hold together, above the frame that holds them all.

@@ -13,4 +13,5 @@ pub mod names;
 pub mod native_memory;
 pub mod object_buffers;
 pub mod owners;
+mod siblings;
 pub mod why;

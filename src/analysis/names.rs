@@ -4,6 +4,7 @@ use crate::graph::ObjectId;
 use crate::heap::object_table::Objects;
 use crate::process::Address;
 use crate::process::memory::Memory;
+use crate::python::type_flags as flag;
 use crate::python::types::TypeTable;
 use crate::references::notation::{Spelled, Speller};
 use crate::references::{Label, Reads, References};
@@ -83,6 +84,13 @@ impl<'a, M: Memory + ?Sized> Names<'a, M> {
     pub fn own_class(&self, object: ObjectId) -> Option<(&'a str, &'a str)> {
         let info = self.types.get(self.types.find(self.objects.address(object.index()).0)?);
         Some((&info.module, &info.qualname))
+    }
+
+    /// Whether an object is one that code defines by its name: a function, a class, a module.
+    pub fn is_definition(&self, object: ObjectId) -> bool {
+        const DEFINED: [&str; 4] = ["function", "builtin_function_or_method", "method_descriptor", "module"];
+        let info = self.types.get(self.objects.type_id(object.index()));
+        info.has(flag::TYPE_SUBCLASS) || info.module == "builtins" && DEFINED.contains(&info.qualname.as_str())
     }
 
     /// The name of an object's type without its module.

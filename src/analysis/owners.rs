@@ -11,6 +11,7 @@ use crate::graph::ownership::Rank;
 
 use super::frames::{Frame, FrameKind, Frames};
 use super::histogram::{Amount, Histogram, Row, SortKey};
+use super::siblings;
 use crate::python::sizes::Basis;
 
 /// Frames narrower than this fraction of the whole are summed into one: a screen is some thousand pixels wide.
@@ -91,7 +92,7 @@ impl Node {
 
 impl Owners {
     /// Counts the objects of each frame. Objects without a frame are garbage, so the sum is the whole heap.
-    pub fn new(graph: &ObjectGraph<'_>, frames: Frames) -> Owners {
+    pub fn new(graph: &ObjectGraph<'_>, mut frames: Frames) -> Owners {
         let mut own = vec![Amount::default(); frames.frames.len()];
         let mut garbage = Amount::default();
         for id in 0..graph.len() as u32 {
@@ -101,7 +102,11 @@ impl Owners {
                 None => garbage.add(amount),
             }
         }
-        Owners { frames, own, garbage }
+        let weights: Vec<u64> = totals(&frames, &own).iter().map(|amount| amount.bytes).collect();
+        let now = siblings::merge(&mut frames, &weights);
+        let mut merged = vec![Amount::default(); frames.frames.len()];
+        own.iter().zip(now).for_each(|(&amount, frame)| merged[frame as usize].add(amount));
+        Owners { frames, own: merged, garbage }
     }
 
     /// The frames; parents come before their children.
@@ -121,17 +126,10 @@ impl Owners {
 
     /// What each frame holds including all frames above it, and the total.
     fn totals(&self) -> (Vec<Amount>, Amount) {
-        let mut totals = self.own.clone();
+        let totals = totals(&self.frames, &self.own);
         let mut whole = self.garbage;
-        // Children come after their parents, so in reverse order each subtree is complete before it is added to its
-        // parent.
-        for index in (0..totals.len()).rev() {
-            let total = totals[index];
-            match self.frames.frames[index].parent {
-                Some(parent) => totals[parent as usize].add(total),
-                None => whole.add(total),
-            }
-        }
+        let roots = self.frames.frames.iter().zip(&totals).filter(|(frame, _)| frame.parent.is_none());
+        roots.for_each(|(_, total)| whole.add(*total));
         (totals, whole)
     }
 
@@ -222,21 +220,13 @@ impl Owners {
         let chain = |top: usize| {
             let line = self.frames.line(top as u32);
             let mut chain = String::new();
-            for frame in &line {
-                if frame.kind == FrameKind::Shared {
-                    chain.clear();
-                }
-                chain.push_str(&frame.step);
-            }
+            line.iter().for_each(|frame| self.add_step(&mut chain, frame));
             let (mut at, mut last) = (top, line.last().copied());
             for _ in 0..STEPS_MAX {
                 let Some(next) = widest[at].filter(|&next| totals[next].bytes > self.own[at].bytes) else { break };
                 at = next;
                 last = self.frames.frames.get(at);
-                if last.is_some_and(|frame| frame.kind == FrameKind::Shared) {
-                    chain.clear();
-                }
-                chain.push_str(last.map_or("", |frame| frame.step.as_str()));
+                last.into_iter().for_each(|frame| self.add_step(&mut chain, frame));
             }
             match last.and_then(|frame| frame.type_name.as_deref()) {
                 Some(type_name) => format!("{chain}  ({type_name})"),
@@ -245,6 +235,18 @@ impl Owners {
         };
         let owner = |(holder, (amount, top))| Owner { holder, amount, chain: chain(top) };
         (whole, owners.into_iter().take(count).map(owner).collect())
+    }
+
+    /// Adds a step to a chain. Whole names of those who share it replace what they have in common; parts stand behind
+    /// that.
+    fn add_step(&self, chain: &mut String, frame: &Frame) {
+        if frame.kind == FrameKind::Shared {
+            match frame.parent.is_none_or(|parent| self.frames.is_within_holder(parent)) {
+                true => chain.clear(),
+                false => chain.push_str(", "),
+            }
+        }
+        chain.push_str(&frame.step);
     }
 
     /// Objects and bytes by holder: the nearest name that a reader would search for (a module's attribute or an
@@ -271,6 +273,19 @@ impl Owners {
         });
         Histogram::of(rows.collect(), total, sort)
     }
+}
+
+/// What each frame holds with all above it.
+fn totals(frames: &Frames, own: &[Amount]) -> Vec<Amount> {
+    let mut totals = own.to_vec();
+    // Children come after parents, so backwards every subtree is complete when it is handed up.
+    for index in (0..totals.len()).rev() {
+        let total = totals[index];
+        if let Some(parent) = frames.frames.get(index).and_then(|frame| frame.parent) {
+            totals[parent as usize].add(total);
+        }
+    }
+    totals
 }
 
 /// A number with thousands separators.

@@ -14,9 +14,11 @@ use crate::references::notation::Spelled;
 use crate::references::roots::RootKind;
 
 use super::classes;
-use super::draw::{Detail, Tree, draw};
+use super::draw::{Detail, Tree, draw, thread_of_locals};
 use super::edges::Steps;
+use super::frames::Frames;
 use super::names::Names;
+use super::siblings;
 
 /// A query.
 #[derive(Clone, Debug, Default)]
@@ -115,6 +117,18 @@ const OTHERS_SHOWN: usize = 3;
 /// By a referrer's frame: the number of objects it holds, and one example of referrer and object.
 type Others = FxHashMap<u32, (u64, ObjectId, ObjectId)>;
 
+/// The names that stand for others on the way to a frame, by these.
+fn frame_names(frames: &Frames, frame: u32) -> FxHashMap<&str, &str> {
+    let mut merged = FxHashMap::default();
+    let mut at = Some(frame);
+    while let Some((index, frame)) = at.and_then(|at| Some((at, frames.frames.get(at as usize)?))) {
+        let names = frames.siblings.get(&index);
+        merged.extend(names.into_iter().flatten().map(|name| (name.as_str(), frame.step.as_str())));
+        at = frame.parent;
+    }
+    merged
+}
+
 struct Asking<'q, M: Memory + ?Sized> {
     graph: &'q ObjectGraph<'q>,
     names: &'q Names<'q, M>,
@@ -143,7 +157,7 @@ impl<M: Memory + ?Sized> Asking<'_, M> {
                 answer.too_deep += u64::from(index == 0);
                 continue;
             }
-            let (chain, shape) = self.write(path);
+            let (chain, shape) = self.write(path, FxHashMap::default());
             if shapes.insert(shape.clone()) {
                 let bytes = self.graph.shallow(target);
                 let kind = path.first().and_then(|first| self.root_of.get(first)).map(|root| root.kind);
@@ -185,7 +199,8 @@ impl<M: Memory + ?Sized> Asking<'_, M> {
             self.other_referrers(target, &depth).for_each(&mut mark);
         }
         let wanted = |object: ObjectId| on_the_way[object.index()];
-        let frames = draw(self.graph, self.names, steps, Tree::Paths(self.paths), Detail::Steps, wanted);
+        let mut frames = draw(self.graph, self.names, steps, Tree::Paths(self.paths), Detail::Steps, wanted);
+        self.merge_siblings(&mut frames, &targets);
         let mut groups: FxHashMap<(u32, bool), (ChainGroup, Others)> = FxHashMap::default();
         for &target in &targets {
             let Some(frame) = frames.of(target) else { continue };
@@ -217,19 +232,20 @@ impl<M: Memory + ?Sized> Asking<'_, M> {
                 others.entry(frame).or_insert((0, referrer, target)).0 += 1;
             }
         }
-        let mut groups: Vec<(ChainGroup, Others)> = groups.into_values().collect();
+        let mut groups: Vec<(u32, (ChainGroup, Others))> =
+            groups.into_iter().map(|((frame, _), group)| (frame, group)).collect();
         let key = |group: &ChainGroup| (Reverse(group.bytes), Reverse(group.objects), group.steps, group.example);
-        groups.sort_by_key(|(group, _)| key(group));
+        groups.sort_by_key(|(_, (group, _))| key(group));
         answer.more_groups = groups.len().saturating_sub(self.question.top) as u64;
         groups.truncate(self.question.top);
-        for (mut group, others) in groups {
-            (group.chain, group.shape) = self.write(&self.paths.path(group.example));
-            let mut others: Vec<(u64, ObjectId, ObjectId)> = others.into_values().collect();
-            others.sort_by_key(|&(objects, referrer, _)| (Reverse(objects), referrer));
-            for (objects, referrer, target) in others.into_iter().take(OTHERS_SHOWN) {
+        for (frame, (mut group, others)) in groups {
+            (group.chain, group.shape) = self.write(&self.paths.path(group.example), frame_names(&frames, frame));
+            let mut others: Vec<(u32, (u64, ObjectId, ObjectId))> = others.into_iter().collect();
+            others.sort_by_key(|&(_, (objects, referrer, _))| (Reverse(objects), referrer));
+            for (frame_of_other, (objects, referrer, target)) in others.into_iter().take(OTHERS_SHOWN) {
                 let mut path = self.paths.path(referrer);
                 path.push(target);
-                let shape = self.write(&path).1;
+                let shape = self.write(&path, frame_names(&frames, frame_of_other)).1;
                 if shape != group.shape && group.also_held_by.iter().all(|other| other.shape != shape) {
                     group.also_held_by.push(OtherHolder { shape, objects });
                 }
@@ -271,8 +287,25 @@ impl<M: Memory + ?Sized> Asking<'_, M> {
         })
     }
 
-    /// A chain in Python's notation, and its shape.
-    fn write(&self, path: &[ObjectId]) -> (String, String) {
+    /// Makes names of one shape one, as far as many targets are behind them.
+    fn merge_siblings(&self, frames: &mut Frames, targets: &[ObjectId]) {
+        let mut weights: Vec<u64> = vec![0; frames.frames.len()];
+        for &target in targets {
+            if let Some(weight) = frames.of(target).and_then(|frame| weights.get_mut(frame as usize)) {
+                *weight = weight.saturating_add(self.graph.shallow(target));
+            }
+        }
+        for index in (0..weights.len()).rev() {
+            if let Some(parent) = frames.frames[index].parent {
+                weights[parent as usize] = weights[parent as usize].saturating_add(weights[index]);
+            }
+        }
+        siblings::merge(frames, &weights);
+    }
+
+    /// A chain as Python, and what chains of its shape have in common. `merged` has names that stand for others, by
+    /// these.
+    fn write(&self, path: &[ObjectId], merged: FxHashMap<&str, &str>) -> (String, String) {
         let Some(&first) = path.first() else { return Default::default() };
         let type_name = || self.names.type_name(first);
         let class = || classes::name(self.graph, self.names, first).map(|(module, name)| format!("{module}.{name}"));
@@ -299,7 +332,7 @@ impl<M: Memory + ?Sized> Asking<'_, M> {
             }
         };
         // Links of a list are written once, with a mark that there are more. A few nested containers are written out.
-        let (mut last, mut repeats) = (String::new(), Vec::new());
+        let (mut last, mut repeats, mut thread) = (String::new(), Vec::new(), None);
         let end_of_repeats = |repeats: &mut Vec<(String, String)>, chain: &mut String, shape: &mut String| {
             if repeats.len() > REPEATS_WRITTEN {
                 repeats.clear();
@@ -314,8 +347,18 @@ impl<M: Memory + ?Sized> Asking<'_, M> {
         for pair in path.windows(2) {
             let label = self.names.label(pair[0], pair[1]);
             let step = label.map_or(Spelled::Other("?"), |label| self.names.spell(pair[0], label));
-            let (exact, general) = step.write(in_namespace, self.question.show_values);
-            in_namespace = step == Spelled::Namespace;
+            let (mut exact, mut general) = step.write(in_namespace, self.question.show_values);
+            if let Some((thread, threads)) = thread.take() {
+                exact = format!("{exact} of {thread}");
+                general = format!("{general} of {threads}");
+            }
+            if let Some(name) = merged.get(general.as_str()) {
+                general = (*name).to_owned();
+            }
+            in_namespace = matches!(step, Spelled::Namespace | Spelled::ThreadLocals(_));
+            if let Spelled::ThreadLocals(name) = step {
+                thread = Some((name.clone(), thread_of_locals(self.graph, pair[0], name)));
+            }
             if general == last && !general.is_empty() {
                 if repeats.len() <= REPEATS_WRITTEN {
                     repeats.push((exact, general));

@@ -13,6 +13,7 @@ use crate::process::Address;
 use crate::process::cache::CachedMemory;
 use crate::process::memory::Memory;
 use crate::python::interpreter::Python;
+use crate::python::reader::Reader;
 use crate::python::type_flags as flag;
 use crate::python::types::TypeTable;
 use crate::references::{Certain, Label, References, roots};
@@ -45,13 +46,39 @@ pub fn link<'a, M: Memory + Sync + ?Sized>(
     let own_references = references.over(&cached);
     let mut found = roots::find(&cached, python, types, &own_references);
     found.extend(roots::tasks(&cached, python, types, &own_references, objects));
+    found.extend(roots::event_loops(&cached, python, types, &own_references, objects));
     found.extend(roots::greenlets(&cached, python, types, &own_references, objects));
     found.sort_by_key(|root| root.kind);
     let walk = Walk::new(memory, python, types, objects, references);
     let settle = |incoming: &[u32]| own_references.settle(&Certain { objects, types, incoming });
     let mut graph = ObjectGraph::new(objects, found, |ids, visit| walk.references_of(ids, visit), settle);
-    graph.set_lookups(classes(types, objects), walk.lookups.into_inner().unwrap_or_default());
+    let mut lookups = walk.lookups.into_inner().unwrap_or_default();
+    add_threads(&graph, &cached, python, types, &mut lookups);
+    graph.set_lookups(classes(types, objects), lookups);
     (graph, Dropped { references: walk.dropped.into_inner(), walks: walk.torn.into_inner() })
+}
+
+/// What a `threading.Thread` refers to, it uses: the target and the arguments belong to whoever else has them.
+fn add_threads<M: Memory + ?Sized>(
+    graph: &ObjectGraph<'_>,
+    memory: &M,
+    python: &Python,
+    types: &TypeTable,
+    lookups: &mut FxHashSet<(u32, u32)>,
+) {
+    let base = types.iter().find(|(_, info)| info.full_name() == "threading.Thread");
+    let Some(base) = base.map(|(_, info)| info.address) else { return };
+    let reader = Reader { memory, layout: &python.layout };
+    let is_thread = |type_: Address| {
+        let mro = reader.pointer(type_, python.layout.type_object.tp_mro).unwrap_or_default();
+        reader.tuple_items(mro).contains(&base)
+    };
+    let is_thread: Vec<bool> = types.iter().map(|(_, info)| is_thread(info.address)).collect();
+    for thread in (0..graph.len() as u32).map(ObjectId) {
+        if is_thread.get(graph.type_id(thread).index()) == Some(&true) {
+            lookups.extend(graph.forward.targets(thread).map(|target| (thread.0, target.0)));
+        }
+    }
 }
 
 /// Settles which words of opaque structs are references, without building a graph: counts all other references first.

@@ -211,13 +211,13 @@ impl<'a> ObjectGraph<'a> {
         self.objects.type_id(object.index())
     }
 
-    /// The objects held by roots, without duplicates, by kind of root. Tasks are left out: if nothing else holds them,
-    /// they are garbage.
+    /// The roots' objects, each once, in the order of their kinds, but for those that only name: what else holds tasks
+    /// and event loops keeps them alive, or nothing.
     pub fn root_objects(&self) -> Vec<ObjectId> {
         let mut seen = vec![false; self.len()];
         let mut is_new =
             |object: ObjectId| seen.get_mut(object.index()).is_some_and(|seen| !std::mem::replace(seen, true));
-        let holding = self.roots.iter().filter(|root| root.kind != RootKind::Task);
+        let holding = self.roots.iter().filter(|root| !root.kind.only_names());
         holding.map(|root| root.object).filter(|&object| is_new(object)).collect()
     }
 
@@ -226,11 +226,15 @@ impl<'a> ObjectGraph<'a> {
         self.classes.is_metatype.get(self.type_id(object).index()) == Some(&true)
     }
 
+    /// Whether an object is a dict, and of no subclass.
+    pub fn is_dict(&self, object: ObjectId) -> bool {
+        Some(self.type_id(object)) == self.classes.dict
+    }
+
     /// Classes in the namespace of a module or of such a class. They own what hangs on them, whoever imports them.
     fn named_classes(&self) -> Vec<ObjectId> {
         let mut known = vec![false; self.len()];
         let mut found: Vec<ObjectId> = Vec::new();
-        let is_dict = |object: ObjectId| Some(self.type_id(object)) == self.classes.dict;
         let mut add_from = |namespace: ObjectId, found: &mut Vec<ObjectId>| {
             for class in self.forward.targets(namespace).filter(|&target| self.is_class(target)) {
                 if !std::mem::replace(&mut known[class.index()], true) {
@@ -243,7 +247,8 @@ impl<'a> ObjectGraph<'a> {
         let mut done = 0;
         while let Some(&class) = found.get(done) {
             done += 1;
-            let namespaces: Vec<ObjectId> = self.forward.targets(class).filter(|&object| is_dict(object)).collect();
+            let namespaces: Vec<ObjectId> =
+                self.forward.targets(class).filter(|&object| self.is_dict(object)).collect();
             namespaces.into_iter().for_each(|namespace| add_from(namespace, &mut found));
         }
         found
@@ -269,12 +274,12 @@ impl<'a> ObjectGraph<'a> {
     }
 
     fn rank(&self) -> Ownership {
-        let has_tasks = self.roots.iter().any(|root| root.kind == RootKind::Task);
+        let has_names = self.roots.iter().any(|root| root.kind.only_names());
         // A task that nothing holds is garbage.
-        let reached = if has_tasks { reach::from(&self.forward, &self.root_objects()) } else { Vec::new() };
+        let reached = if has_names { reach::from(&self.forward, &self.root_objects()) } else { Vec::new() };
         let mut roots: Vec<Vec<ObjectId>> = vec![Vec::new(); RANKS.len()];
         for root in &self.roots {
-            if root.kind != RootKind::Task || reached[root.object.index()] {
+            if !root.kind.only_names() || reached[root.object.index()] {
                 roots[Rank::of(root.kind) as usize - 1].push(root.object);
             }
         }

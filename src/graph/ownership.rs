@@ -1,9 +1,10 @@
 //! Decides which references own their targets. Roots have ranks, and no rank owns what a better one reaches.
 //!
-//! Rank by rank, everything is marked that the roots of the rank reach and no better rank does. A reference owns only
-//! between objects of one rank: a local variable or iterator that a running frame holds for a moment takes nothing away
-//! from the module that keeps it. A lookup (an instance's class, a function's globals, a frame's evaluation stack) owns
-//! only what nothing else of its rank reaches.
+//! Rank by rank, everything is marked that the roots of the rank reach and no better rank did. A reference owns only
+//! between objects of one rank: a local variable or an iterator that a running frame holds for a moment takes nothing
+//! away from the module that keeps it. A lookup (an instance's class, a function's globals, what a frame or a thread
+//! uses) owns only what nothing else of its rank reaches, and neither it nor what is reached behind it takes anything
+//! away from what the rank reaches without lookups.
 
 use crate::process::pages;
 use crate::references::roots::RootKind;
@@ -35,7 +36,7 @@ impl Rank {
     /// The rank of a root.
     pub fn of(kind: RootKind) -> Rank {
         match kind {
-            RootKind::Module | RootKind::StaticType | RootKind::Interpreter => Rank::Namespace,
+            RootKind::Module | RootKind::StaticType | RootKind::EventLoop | RootKind::Interpreter => Rank::Namespace,
             RootKind::Task | RootKind::Thread => Rank::Context,
             RootKind::Frame | RootKind::Exception => Rank::Local,
             RootKind::Stack => Rank::Stack,
@@ -87,8 +88,10 @@ const ROOT: u8 = 0x08;
 const LOOKED_UP: u8 = 0x10;
 /// whether only a lookup reached it;
 const BY_LOOKUP: u8 = 0x20;
-/// whether a lookup of it is deferred until the rest of the rank is reached.
+/// whether a lookup of it waits until the rest of the rank is reached,
 const WAITS: u8 = 0x40;
+/// whether each way to it from the roots of its rank has a lookup.
+const BEHIND_LOOKUP: u8 = 0x80;
 
 /// The rank of each object, and which references own. One byte per object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -114,7 +117,7 @@ impl Ownership {
     }
 
     fn reach(&mut self, forward: &Csr, rank: Rank, roots: &[ObjectId], lookups: &impl Lookups) {
-        let rank = rank as u8;
+        let mut rank = rank as u8;
         let (mut open, mut waiting): (Vec<u32>, Vec<u32>) = (Vec::new(), Vec::new());
         for &root in roots {
             if let Some(state) = self.state.get_mut(root.index()).filter(|state| **state & RANK == 0) {
@@ -142,6 +145,7 @@ impl Ownership {
             if left.is_empty() {
                 return;
             }
+            rank |= BEHIND_LOOKUP;
             for to in left {
                 let state = &mut self.state[to as usize];
                 *state &= !WAITS;
@@ -171,7 +175,8 @@ impl Ownership {
             return false;
         };
         let is_plain = below & (LOOKED_UP | BY_LOOKUP) != LOOKED_UP;
-        (above ^ below) & RANK == 0 && below & RANK != 0 && (is_plain || !lookups.is_lookup(from, to))
+        let is_weaker = above & BEHIND_LOOKUP > below & BEHIND_LOOKUP;
+        (above ^ below) & RANK == 0 && below & RANK != 0 && !is_weaker && (is_plain || !lookups.is_lookup(from, to))
     }
 
     /// The roots that are effective: those of each rank that no better rank reaches.
@@ -198,30 +203,31 @@ mod tests {
     }
 
     /// Ranks by the definition in the module docs, repeated until nothing changes: for each object its rank, and
-    /// whether a lookup was needed.
+    /// whether a lookup was needed to get there and on the way.
     fn slow(
         nodes: usize,
         edges: &[(u32, u32)],
         roots: &[Vec<ObjectId>],
         lookups: &FxHashSet<(u32, u32)>,
-    ) -> Vec<(usize, bool)> {
-        let mut found = vec![(0, false); nodes];
+    ) -> Vec<(usize, bool, bool)> {
+        let mut found = vec![(0, false, false); nodes];
         for (index, of_rank) in roots.iter().enumerate() {
             let rank = index + 1;
-            let is_new = |node: u32, by_lookup: bool, found: &mut Vec<(usize, bool)>| {
+            let mut is_behind = false;
+            let is_new = |node: u32, by_lookup: bool, is_behind: bool, found: &mut Vec<(usize, bool, bool)>| {
                 let slot = &mut found[node as usize];
                 let is_new = slot.0 == 0;
                 if is_new {
-                    *slot = (rank, by_lookup);
+                    *slot = (rank, by_lookup, is_behind);
                 }
                 is_new
             };
-            of_rank.iter().for_each(|root| _ = is_new(root.0, false, &mut found));
+            of_rank.iter().for_each(|root| _ = is_new(root.0, false, false, &mut found));
             loop {
                 let plain = edges.iter().filter(|edge| !lookups.contains(edge));
                 let mut changed = false;
                 for &(from, to) in plain {
-                    changed |= found[from as usize].0 == rank && is_new(to, false, &mut found);
+                    changed |= found[from as usize].0 == rank && is_new(to, false, is_behind, &mut found);
                 }
                 if changed {
                     continue;
@@ -235,7 +241,8 @@ mod tests {
                 if by_lookup.is_empty() {
                     break;
                 }
-                by_lookup.into_iter().for_each(|to| _ = is_new(to, true, &mut found));
+                is_behind = true;
+                by_lookup.into_iter().for_each(|to| _ = is_new(to, true, true, &mut found));
             }
         }
         found
@@ -261,13 +268,15 @@ mod tests {
             let forward = Csr::of_edges(nodes as usize, &edges);
             let found = Ownership::new(&forward, &roots, &lookups);
             let expected = slow(nodes as usize, &edges, &roots, &lookups);
-            for (node, &(rank, _)) in expected.iter().enumerate() {
+            for (node, &(rank, ..)) in expected.iter().enumerate() {
                 prop_assert_eq!(found.rank(ObjectId(node as u32)).map_or(0, |rank| rank as usize), rank);
             }
             // Sole owners are the dominators of the graph without references that do not own.
             let owning: Vec<(u32, u32)> = edges.iter().copied().filter(|&(from, to)| {
-                let ((above, _), (below, by_lookup)) = (expected[from as usize], expected[to as usize]);
-                above == below && above != 0 && (by_lookup || !lookups.contains(&(from, to)))
+                let (above, _, from_behind) = expected[from as usize];
+                let (below, by_lookup, is_behind) = expected[to as usize];
+                let is_weaker = from_behind && !is_behind;
+                above == below && above != 0 && !is_weaker && (by_lookup || !lookups.contains(&(from, to)))
             }).collect();
             let left = Csr::of_edges(nodes as usize, &owning);
             let twin = naive(&left, &left.reversed(), found.roots());

@@ -36,10 +36,22 @@ impl<M: Memory + ?Sized> References<'_, M> {
         self.index_words(reads, subject.address.offset(self.layout.tuple.ob_item), size, visit);
     }
 
-    /// The items after the fixed part of any other object with a length.
-    pub(super) fn items(&self, reads: &Reads, subject: &Subject<'_>, visit: &mut impl FnMut(u64, Label)) {
+    /// Items of a node of a HAMT (`Python/hamt.c`), in pairs: a key and its value, or nothing and the next node.
+    pub(super) fn hamt_items(&self, reads: &Reads, subject: &Subject<'_>, visit: &mut impl FnMut(u64, Label)) {
         let Some(size) = self.word(reads, subject.address, self.layout.var_object.ob_size) else { return };
-        self.index_words(reads, subject.address.offset(subject.rule.basicsize as usize), size, visit);
+        let mut key = 0;
+        let start = subject.address.offset(subject.rule.basicsize as usize);
+        self.for_each_word(reads, start, size, &mut |index, word| match (index % 2, key) {
+            (0, _) => {
+                key = word;
+                if word != 0 {
+                    visit(word, Label::Key);
+                }
+            }
+            (_, 0) if word != 0 => visit(word, Label::Detail("b_array")),
+            (_, key) if word != 0 => visit(word, Label::Value(Address(key))),
+            _ => {}
+        });
     }
 
     pub(super) fn index_words(&self, reads: &Reads, start: Address, count: u64, visit: &mut impl FnMut(u64, Label)) {

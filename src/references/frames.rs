@@ -94,7 +94,7 @@ impl<M: Memory + ?Sized> References<'_, M> {
 
     fn executable(&self, reads: &Reads, frame: Address, visit: &mut impl FnMut(u64, Label)) -> Option<Address> {
         let word = self.word(reads, frame, self.layout.iframe.as_ref()?.executable)?;
-        self.stack_reference(word, Label::Inside, visit);
+        self.stack_reference(word, Label::Named("f_code"), visit);
         Some(Address(word & !self.layout.constants.stackref_tag_mask))
     }
 
@@ -104,12 +104,12 @@ impl<M: Memory + ?Sized> References<'_, M> {
         let Some(code) = self.executable(reads, frame, visit) else { return };
         for offset in [layout.f_func, layout.f_funcobj].into_iter().flatten() {
             if let Some(word) = self.word(reads, frame, offset) {
-                self.stack_reference(word, Label::Inside, visit);
+                self.stack_reference(word, Label::Named("f_func"), visit);
             }
         }
-        for offset in [layout.f_locals, layout.frame_obj] {
+        for (offset, name) in [(layout.f_locals, "f_locals"), (layout.frame_obj, "f_frame")] {
             if let Some(word) = self.word(reads, frame, offset).filter(|&word| word != 0) {
-                visit(word, Label::Inside);
+                visit(word, Label::Named(name));
             }
         }
         let Some(locals) = self.locals_of(reads, code) else { return };
@@ -152,8 +152,8 @@ impl<M: Memory + ?Sized> References<'_, M> {
 
     /// The fields of a code object, and since 3.12 a separate struct of objects made on demand (`_PyCoCached`).
     pub(super) fn code(&self, reads: &Reads, subject: &Subject<'_>, visit: &mut impl FnMut(u64, Label)) {
-        /// `_co_code`, `_co_varnames`, `_co_cellvars`, `_co_freevars`.
-        const CACHED_WORDS: u64 = 4;
+        /// `_co_code`, `_co_varnames`, `_co_cellvars`, `_co_freevars`, as Python shows them.
+        const CACHED: [&str; 4] = ["co_code", "co_varnames", "co_cellvars", "co_freevars"];
         let object = subject.address;
         for &(offset, _) in &subject.rule.names {
             if let Some(word) = self.word(reads, object, offset as usize).filter(|&word| word != 0) {
@@ -162,9 +162,11 @@ impl<M: Memory + ?Sized> References<'_, M> {
         }
         let Some(offset) = self.layout.code._co_cached else { return };
         match self.word(reads, object, offset) {
-            Some(cached) if cached != 0 => self.for_each_word(reads, Address(cached), CACHED_WORDS, &mut |_, word| {
-                visit(word, Label::Inside);
-            }),
+            Some(cached) if cached != 0 => {
+                self.for_each_word(reads, Address(cached), CACHED.len() as u64, &mut |index, word| {
+                    visit(word, Label::Named(CACHED.get(index as usize).copied().unwrap_or_default()));
+                });
+            }
             _ => {}
         }
     }

@@ -76,8 +76,10 @@ pub enum Label {
     Stack,
     /// A field of a C module's state.
     ModuleState,
-    /// In other memory that the object owns.
-    Inside,
+    /// In memory that the object owns in another way, by the name that C or Python has for it.
+    Named(&'static str),
+    /// A step that is a detail of how something is kept, as C calls it.
+    Detail(&'static str),
     /// In native memory of unknown structure that the object points to, or in the rest of its own block.
     Native,
 }
@@ -192,7 +194,7 @@ impl<'a, M: Memory + ?Sized> References<'a, M> {
             Storage::OrderedDict => self.dict(reads, object, KeyReferences::Twice, visit),
             Storage::Set => self.set(reads, object, visit),
             Storage::Deque => self.deque(reads, object, visit),
-            Storage::Items => self.items(reads, &subject, visit),
+            Storage::Hamt => self.hamt_items(reads, &subject, visit),
             Storage::Generator => self.generator(reads, object, visit),
             Storage::Frame => self.frame(reads, object, visit),
             Storage::Code => self.code(reads, &subject, visit),
@@ -221,16 +223,20 @@ impl<'a, M: Memory + ?Sized> References<'a, M> {
 
     /// Whether instances of a type have references that are lookups.
     pub fn may_look_up(&self, type_id: TypeId) -> bool {
-        self.rules
-            .get(type_id.index())
-            .is_some_and(|rule| !rule.lookups.is_empty() || matches!(rule.storage, Storage::Generator | Storage::Frame))
+        self.rules.get(type_id.index()).is_some_and(|rule| {
+            let looks_up = matches!(rule.storage, Storage::Generator | Storage::Frame | Storage::LruCache);
+            looks_up || !rule.lookups.is_empty()
+        })
     }
 
-    /// Whether a reference is a lookup: globals, builtins, the calling frame; or belongs to an expression that is being
-    /// evaluated.
+    /// Whether such a reference only looks something up (globals, builtins, the frame that called), is gone with the
+    /// expression or the call that is being worked out, or orders what another one keeps: the links of an `lru_cache`.
     pub fn is_lookup(&self, type_id: TypeId, label: Label) -> bool {
         match label {
-            Label::Stack => true,
+            Label::Stack | Label::Local(_) => true,
+            Label::Named(_) => {
+                self.rules.get(type_id.index()).is_some_and(|rule| matches!(rule.storage, Storage::LruCache))
+            }
             Label::Field(offset) => self.rules.get(type_id.index()).is_some_and(|rule| rule.lookups.contains(&offset)),
             _ => false,
         }
@@ -246,11 +252,13 @@ impl<'a, M: Memory + ?Sized> References<'a, M> {
         self.interpreter_frame(reads, frame, visit);
     }
 
-    /// The name of the word at an offset in instances of a type, from C or CPython's documentation.
-    pub fn field_name(&self, type_id: TypeId, offset: u32) -> Option<String> {
+    /// What the word at an offset of the instances of a type is called, as C or CPython's documentation calls it, and
+    /// whether it is a detail of how something is kept.
+    pub fn field_name(&self, type_id: TypeId, offset: u32) -> Option<(String, bool)> {
         match self.rules.get(type_id.index())?.name(offset)? {
-            FieldName::Known(name) => Some(name.to_owned()),
-            FieldName::Declared(name) => self.memory.read_c_string(name, NAME_LENGTH_MAX as usize).ok(),
+            FieldName::Known(name) => Some((name.to_owned(), false)),
+            FieldName::Detail(name) => Some((name.to_owned(), true)),
+            FieldName::Declared(name) => Some((self.memory.read_c_string(name, NAME_LENGTH_MAX as usize).ok()?, false)),
         }
     }
 

@@ -80,7 +80,7 @@ impl<M: Memory + ?Sized> References<'_, M> {
         let (Some(attrib), Some(length)) = (attrib, self.word(reads, at, extra.length)) else { return };
         let Some(children) = self.word(reads, at, extra.children) else { return };
         if attrib != 0 {
-            visit(attrib, Label::Inside);
+            visit(attrib, Label::Named("attrib"));
         }
         self.index_words(reads, Address(children), length.min(CHILDREN_MAX), visit);
     }
@@ -98,7 +98,7 @@ impl<M: Memory + ?Sized> References<'_, M> {
             if !reads.spend(1) {
                 return reads.tear();
             }
-            visit(link, Label::Inside);
+            visit(link, Label::Named("root"));
             link = self.word(reads, Address(link), self.layout.lru_elem.next).unwrap_or(0);
             if link == mark {
                 return reads.tear();
@@ -125,7 +125,7 @@ impl<M: Memory + ?Sized> References<'_, M> {
         let has_zone = self.byte(reads, subject.address, self.layout.object.size + 8);
         let Some(offset) = subject.rule.body.start.checked_sub(8).filter(|_| has_zone == Some(1)) else { return };
         if let Some(zone) = self.word(reads, subject.address, offset as usize).filter(|&zone| zone != 0) {
-            visit(zone, Label::Field(offset));
+            visit(zone, Label::Named("tzinfo"));
         }
     }
 

@@ -13,7 +13,7 @@ use crate::python::type_flags as flag;
 use crate::python::types::{TypeId, TypeTable};
 
 use super::code_names::CodeNames;
-use super::{Label, References};
+use super::{Label, References, roots};
 
 /// Upper bound on the characters shown of a value.
 const VALUE_LENGTH_MAX: u64 = 40;
@@ -34,14 +34,48 @@ pub enum Spelled {
     CodeText(String),
     /// The value of any other key, with the key's text if it can be shown.
     Data(Option<String>),
+    /// The value under a `ContextVar`, which has a name: `[ContextVar user]`.
+    ContextVar(String),
+    /// Into the dict of attributes that a `threading.local` has for one thread, by the thread's name: written behind
+    /// the attribute.
+    ThreadLocals(String),
+    /// Into what is a detail of how something is kept, by its name in C: written as nothing.
+    Detail(String),
     /// `[n]`.
     Index(u64),
     /// A local variable of a frame, generator or coroutine.
     Local(String),
     /// In native memory owned by an object of this type.
     Native(String),
-    /// Anything else, in words.
+    /// A word of a C struct of which no name is known, by its offset in bytes.
+    Offset(u32),
+    /// Anything else, as it is written.
     Other(&'static str),
+}
+
+/// Types of keys that have names though they are no strings.
+#[derive(Clone, Copy, Debug, Default)]
+struct NamedKeys {
+    context_var: Option<Address>,
+    weakref: Option<Address>,
+    /// What stands for a thread in a `threading.local`, by itself or behind a weak reference.
+    local_dummy: Option<Address>,
+}
+
+impl NamedKeys {
+    fn find(types: &TypeTable) -> NamedKeys {
+        let mut found = NamedKeys::default();
+        for (_, info) in types.iter() {
+            let slot = match info.full_name().as_str() {
+                "builtins.ContextVar" | "_contextvars.ContextVar" => &mut found.context_var,
+                "builtins.weakref" | "weakref.ReferenceType" => &mut found.weakref,
+                "_thread._localdummy" => &mut found.local_dummy,
+                _ => continue,
+            };
+            *slot = Some(info.address);
+        }
+        found
+    }
 }
 
 /// A compact key that determines how a label is written.
@@ -54,6 +88,10 @@ pub struct Speller<'a, M: Memory + ?Sized> {
     objects: &'a Objects,
     types: &'a TypeTable,
     code_names: OnceCell<CodeNames>,
+    /// Which objects stand for a thread in a `threading.local`.
+    thread_keys: OnceCell<FxHashMap<Address, String>>,
+    /// Types of keys that have names though they are no strings.
+    named_keys: NamedKeys,
     /// Cache of attribute and field names by type and number.
     known: RefCell<FxHashMap<(TypeId, Label), Spelled>>,
 }
@@ -62,8 +100,32 @@ impl<'a, M: Memory + ?Sized> Speller<'a, M> {
     /// Makes a speller for the memory that `references` reads.
     pub fn new(memory: &'a M, objects: &'a Objects, types: &'a TypeTable, references: &'a References<'a, M>) -> Self {
         let reader = Reader { memory, layout: &references.python().layout };
-        let (code_names, known) = (OnceCell::new(), RefCell::default());
-        Speller { references, reader, objects, types, code_names, known }
+        let (code_names, thread_keys, known) = Default::default();
+        let named_keys = NamedKeys::find(types);
+        Speller { references, reader, objects, types, code_names, thread_keys, named_keys, known }
+    }
+
+    /// A key that has a name though it is no string, in words.
+    fn named_key(&self, key: Address) -> Option<Spelled> {
+        let NamedKeys { context_var, weakref, local_dummy } = self.named_keys;
+        let type_ = Some(self.reader.type_of(key).ok()?);
+        if type_ == context_var {
+            let name = self.reader.pointer(key, self.reader.layout.context_var.var_name).ok()?;
+            return Some(Spelled::ContextVar(self.reader.string(name, NAME_LENGTH_MAX)?));
+        }
+        let dummy = match type_ == weakref {
+            true => self.reader.pointer(key, self.reader.layout.weak_ref.wr_object).ok()?,
+            false => key,
+        };
+        if local_dummy.is_none() || self.reader.type_of(dummy).ok() != local_dummy {
+            return None;
+        }
+        let find = || {
+            let keys = roots::thread_local_keys(self.reader.memory, self.types, self.references);
+            keys.into_iter().map(|(key, name)| (key, name.replace(", ", " "))).collect()
+        };
+        let threads = self.thread_keys.get_or_init(find);
+        Some(threads.get(&dummy).map_or(Spelled::Namespace, |name| Spelled::ThreadLocals(name.clone())))
     }
 
     /// Whether a key is a name in the program. The names are read on first use.
@@ -89,26 +151,43 @@ impl<'a, M: Memory + ?Sized> Speller<'a, M> {
             Label::Value(key) => match self.reader.string(key, NAME_LENGTH_MAX) {
                 Some(text) if self.is_code(key) => Spelled::CodeText(text),
                 Some(text) => Spelled::Text(text),
-                None => Spelled::Data(self.reader.small_int(key).map(|number| number.to_string())),
+                None => self
+                    .named_key(key)
+                    .unwrap_or_else(|| Spelled::Data(self.reader.small_int(key).map(|number| number.to_string()))),
             },
-            Label::Key => Spelled::Other("key"),
-            Label::Element => Spelled::Other("element"),
-            Label::Local(index) => self
-                .references
-                .local_name(from, type_id, index)
-                .map_or(Spelled::Other("local variable"), Spelled::Local),
-            Label::Stack => Spelled::Other("unfinished expression"),
-            Label::ModuleState => Spelled::Other("module state"),
-            Label::Inside => Spelled::Other("inside"),
+            Label::Key => Spelled::Other(".keys()[…]"),
+            Label::Element => Spelled::Other("{…}"),
+            Label::Local(index) => {
+                self.references.local_name(from, type_id, index).map_or(Spelled::Other(", local ?"), Spelled::Local)
+            }
+            Label::Stack => Spelled::Other(", value stack"),
+            Label::ModuleState => Spelled::Other(", module state"),
+            Label::Detail(name) => Spelled::Detail(name.to_owned()),
+            Label::Named(name) => Spelled::Attribute(self.named(type_id, name)),
             Label::Native => self.known(type_id, label, || Spelled::Native(self.types.get(type_id).full_name())),
+        }
+    }
+
+    /// A part of a frame as what keeps the frame calls it: `gi_code`, `cr_code`, `ag_code`, `f_code`.
+    fn named(&self, type_id: TypeId, name: &str) -> String {
+        let prefix = match self.types.get(type_id).full_name().as_str() {
+            "builtins.generator" => "gi_",
+            "builtins.coroutine" => "cr_",
+            "builtins.async_generator" => "ag_",
+            _ => "f_",
+        };
+        match name.strip_prefix("f_") {
+            Some(part @ ("code" | "frame")) => format!("{prefix}{part}"),
+            _ => name.to_owned(),
         }
     }
 
     fn field(&self, type_id: TypeId, offset: u32) -> Spelled {
         self.known(type_id, Label::Field(offset), || match self.references.field_name(type_id, offset) {
-            Some(name) if name == "__dict__" => Spelled::Namespace,
-            Some(name) => Spelled::Attribute(name),
-            None => Spelled::Other("field"),
+            Some((name, _)) if name == "__dict__" => Spelled::Namespace,
+            Some((name, true)) => Spelled::Detail(name),
+            Some((name, false)) => Spelled::Attribute(name),
+            None => Spelled::Offset(offset),
         })
     }
 
@@ -125,6 +204,7 @@ impl<'a, M: Memory + ?Sized> Speller<'a, M> {
             Label::Value(key) => match self.reader.has_type_flag(key, flag::UNICODE_SUBCLASS) {
                 true if self.is_code(key) => return None,
                 true => (2, 0, 0),
+                false if self.named_key(key).is_some() => return None,
                 false => (3, 0, 0),
             },
             Label::SharedAttribute(index) => (4, index, type_id.0),
@@ -133,10 +213,12 @@ impl<'a, M: Memory + ?Sized> Speller<'a, M> {
             Label::Element => (7, 0, 0),
             Label::Stack => (8, 0, 0),
             Label::ModuleState => (9, 0, 0),
-            Label::Inside => (10, 0, 0),
             Label::Native => (12, 0, type_id.0),
-            Label::Field(offset) if self.field(type_id, offset) != Spelled::Namespace => (11, offset, type_id.0),
-            Label::Dict | Label::Field(_) | Label::Local(_) => return None,
+            Label::Field(offset) => match self.field(type_id, offset) {
+                Spelled::Namespace | Spelled::Detail(_) => return None,
+                _ => (11, offset, type_id.0),
+            },
+            Label::Dict | Label::Local(_) | Label::Named(_) | Label::Detail(_) => return None,
         })
     }
 }
@@ -148,7 +230,9 @@ impl Spelled {
     pub fn write(&self, in_namespace: bool, show_values: bool) -> (String, String) {
         let same = |text: String| (text.clone(), text);
         match self {
-            Spelled::Namespace => same(String::new()),
+            Spelled::Namespace | Spelled::ThreadLocals(_) | Spelled::Detail(_) => same(String::new()),
+            Spelled::ContextVar(name) => same(format!("[ContextVar {}]", beginning(name))),
+            Spelled::Offset(offset) => same(format!(", offset {offset}")),
             Spelled::Attribute(name) => same(format!(".{name}")),
             Spelled::Text(name) | Spelled::CodeText(name) if in_namespace => match identifier::is_identifier(name) {
                 true => same(format!(".{name}")),
@@ -162,8 +246,8 @@ impl Spelled {
             Spelled::Data(_) => same("[…]".to_owned()),
             Spelled::Index(index) => (format!("[{index}]"), "[…]".to_owned()),
             Spelled::Local(name) => same(format!(", local {name}")),
-            Spelled::Native(type_name) => same(format!("<native memory of {type_name}>")),
-            Spelled::Other(words) => same(format!("<{words}>")),
+            Spelled::Native(type_name) => same(format!(", native memory of {type_name}")),
+            Spelled::Other(words) => same((*words).to_owned()),
         }
     }
 }
@@ -184,6 +268,7 @@ impl Spelled {
     pub fn is_named(&self, in_namespace: bool) -> bool {
         match self {
             Spelled::Attribute(name) => !name.starts_with("__"),
+            Spelled::ContextVar(_) => true,
             Spelled::Text(name) | Spelled::CodeText(name) => {
                 in_namespace && !name.starts_with("__") && identifier::is_identifier(name)
             }
@@ -195,6 +280,8 @@ impl Spelled {
     pub fn name(&self, show_values: bool) -> String {
         match self {
             Spelled::Namespace => ".__dict__".to_owned(),
+            Spelled::Detail(name) => format!(".{name}"),
+            Spelled::ThreadLocals(thread) => format!("[{thread}]"),
             step => step.write(false, show_values).0,
         }
     }

@@ -203,7 +203,7 @@ const LOOK_UP: [&str; 2] = ["builtins.function", "builtins.frame"];
 fn is_lookup<M: Memory + ?Sized>(reader: &Reader<'_, M>, name: FieldName) -> bool {
     const NAMES: [&str; 5] = ["__globals__", "__builtins__", "f_globals", "f_builtins", "f_back"];
     match name {
-        FieldName::Known(name) => NAMES.contains(&name),
+        FieldName::Known(name) | FieldName::Detail(name) => NAMES.contains(&name),
         FieldName::Declared(name) => {
             let name = reader.memory.read_c_string(name, NAME_LENGTH_MAX as usize);
             name.is_ok_and(|name| NAMES.contains(&name.as_str()))

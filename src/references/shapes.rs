@@ -100,7 +100,7 @@ impl BodyShape {
             "builtins.set" | "builtins.frozenset" => BodyShape::of(Storage::Set, behind(layout.set.size)),
             "collections.deque" => BodyShape::of(Storage::Deque, behind(layout.deque.size)),
             "builtins.hamt_bitmap_node" | "builtins.hamt_collision_node" => {
-                BodyShape::of(Storage::Items, header..header)
+                BodyShape::of(Storage::Hamt, header..header)
             }
             // The nodes on an iterator's path belong to the tree, which is its first word.
             "builtins.keys" | "builtins.values" | "builtins.items" => BodyShape::plain(header..header + 8),

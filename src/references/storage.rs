@@ -16,8 +16,8 @@ pub(crate) enum Storage {
     /// A C struct of which only the dict is known. Reference counts decide which other words own a reference; see
     /// [`super::settle`].
     Opaque,
-    /// Items after the fixed part.
-    Items,
+    /// A node of a HAMT: keys and values follow the fixed part.
+    Hamt,
     /// Generators, coroutines, asynchronous generators.
     Generator,
     Frame,

@@ -169,6 +169,99 @@ ready(); wait()
         stack: "__main__;last Parcel;before Parcel",
         chain: "__main__.last.before",
     },
+    Keeper {
+        name: "numbered names",
+        program: r"
+for number in range(8000): globals()['_%d' % number] = Parcel(number)
+ready(); wait()
+",
+        holder: "__main__._*",
+        stack: "__main__;_* Parcel",
+        chain: "__main__._*",
+    },
+    Keeper {
+        name: "thread of a method",
+        program: r"
+import threading
+class Mill:
+    def __init__(self): self.sacks = list(map(Parcel, range(8000)))
+    def grind(self): started.release(); ended.acquire()
+mill = Mill(); started = threading.Semaphore(0); ended = threading.Semaphore(0)
+threading.Thread(target=mill.grind, daemon=True).start(); started.acquire()
+ready(); wait()
+",
+        holder: "__main__.mill.sacks",
+        stack: "__main__;mill Mill;sacks list;[…] Parcel",
+        chain: "__main__.mill.sacks[…]",
+    },
+    Keeper {
+        name: "thread's own",
+        program: r"
+import threading
+own = threading.local(); started = threading.Semaphore(0); ended = threading.Semaphore(0)
+def work():
+    own.batch = list(map(Parcel, range(8000)))
+    started.release(); ended.acquire()
+threading.Thread(target=work, name='mover-2', daemon=True).start(); started.acquire()
+ready(); wait()
+",
+        holder: "__main__.own.batch of thread mover-2",
+        stack: "__main__;own _local;batch of thread mover-2 list;[…] Parcel",
+        chain: "__main__.own.batch of thread mover-2[…]",
+    },
+    Keeper {
+        name: "bounded cache",
+        program: r"
+import functools
+class Scale:
+    def __init__(self, number): self.parcel = Parcel(number)
+    @functools.lru_cache(maxsize=9000)
+    def weigh(self, unit): return unit
+for number in range(8000): Scale(number).weigh(1)
+ready(); wait()
+",
+        holder: "__main__.Scale.weigh.cache",
+        stack: "__main__;Scale type;weigh _lru_cache_wrapper;cache dict;",
+        chain: "__main__.Scale.weigh.cache",
+    },
+    Keeper {
+        name: "suspended coroutine",
+        program: r"
+import asyncio
+class Dock:
+    def __init__(self): self.freight = list(map(Parcel, range(40000)))
+    async def watch(self):
+        freight = self.freight
+        await asyncio.get_running_loop().create_future()
+        freight.clear()
+async def run():
+    watcher = asyncio.ensure_future(dock.watch())
+    await asyncio.sleep(0)
+    ready(); wait()
+dock = Dock()
+asyncio.run(run())
+",
+        holder: "__main__.dock.freight",
+        stack: "__main__;dock Dock;freight list;[…] Parcel",
+        chain: "__main__.dock.freight[…]",
+    },
+    Keeper {
+        name: "event loop",
+        program: r"
+import asyncio
+async def deliver(number):
+    parcel = Parcel(number)
+    await asyncio.sleep(3600)
+async def run():
+    for number in range(9000): asyncio.ensure_future(deliver(number))
+    await asyncio.sleep(0); await asyncio.sleep(0)
+    ready(); wait()
+asyncio.run(run())
+",
+        holder: "event loop of thread MainThread._scheduled",
+        stack: "event loop of thread MainThread;_scheduled list;[…] TimerHandle;",
+        chain: "event loop of thread MainThread._scheduled[…]",
+    },
 ];
 
 /// The tests of this file.

@@ -23,7 +23,8 @@ mod tasks;
 mod threads;
 
 pub use greenlets::greenlets;
-pub use tasks::tasks;
+pub use tasks::{event_loops, tasks};
+pub(crate) use threads::thread_local_keys;
 
 /// The kind of a root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -40,6 +41,8 @@ pub enum RootKind {
     Exception,
     /// The evaluation stack of a running frame.
     Stack,
+    /// An event loop of asyncio. A name for what modules hold, and nothing that holds by itself.
+    EventLoop,
     /// The interpreter's state: codecs, hooks, callbacks.
     Interpreter,
     /// A type compiled into a program or library.
@@ -51,6 +54,11 @@ pub enum RootKind {
 }
 
 impl RootKind {
+    /// Whether such a root is a name for what other roots hold, and holds nothing by itself.
+    pub fn only_names(self) -> bool {
+        matches!(self, RootKind::Task | RootKind::EventLoop)
+    }
+
     /// The name in JSON.
     pub fn name(self) -> &'static str {
         match self {
@@ -60,6 +68,7 @@ impl RootKind {
             RootKind::Thread => "thread",
             RootKind::Exception => "exception",
             RootKind::Stack => "stack",
+            RootKind::EventLoop => "event-loop",
             RootKind::Interpreter => "interpreter",
             RootKind::StaticType => "static-type",
             RootKind::Immortal => "immortal",

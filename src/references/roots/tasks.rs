@@ -1,7 +1,9 @@
-//! Finds unfinished asyncio tasks, running and suspended, by name and current line.
+//! Event loops of asyncio, and its unfinished tasks, running and suspended, by name and by the line that they wait at.
 //!
 //! The event loop holds tasks through handles and futures, in chains that do not help a reader; asyncio itself has only
 //! weak references to them. So tasks are found among the objects, and name what they hold without holding it.
+
+use rustc_hash::FxHashMap;
 
 use crate::heap::object_table::Objects;
 use crate::process::Address;
@@ -10,13 +12,15 @@ use crate::python::identifier::{self, HIDDEN};
 use crate::python::interpreter::Python;
 use crate::python::reader::{NAME_LENGTH_MAX, Reader};
 use crate::python::stack;
-use crate::python::types::{TypeId, TypeTable};
+use crate::python::types::{TypeId, TypeInfo, TypeTable};
 use crate::references::References;
 
 use super::{Finder, Root, RootKind};
 
 /// Upper bound on the tasks that are named.
 const TASKS_MAX: usize = 1 << 20;
+/// Event loops that are named; a program has one in each of some threads.
+const LOOPS_MAX: usize = 1 << 12;
 
 /// Finds the tasks whose coroutine has not finished.
 pub fn tasks<M: Memory + ?Sized>(
@@ -35,6 +39,41 @@ pub fn tasks<M: Memory + ?Sized>(
     let mut finder = Finder::new(Reader { memory, layout: &python.layout }, types, references);
     let tasks = (0..objects.len()).filter(|&id| kinds.contains(&objects.type_id(id))).take(TASKS_MAX);
     tasks.for_each(|id| finder.task(objects.address(id)));
+    finder.roots
+}
+
+/// Finds the event loops: instances of subclasses of `asyncio.AbstractEventLoop`, whoever made them.
+pub fn event_loops<M: Memory + ?Sized>(
+    memory: &M,
+    python: &Python,
+    types: &TypeTable,
+    references: &References<'_, M>,
+    objects: &Objects,
+) -> Vec<Root> {
+    let mut finder = Finder::new(Reader { memory, layout: &python.layout }, types, references);
+    let base = types.iter().find(|(_, info)| info.full_name() == "asyncio.events.AbstractEventLoop");
+    let Some(base) = base.map(|(_, info)| info.address) else { return Vec::new() };
+    let is_loop = |info: &TypeInfo| {
+        let mro = finder.pointer(info.address, python.layout.type_object.tp_mro);
+        finder.reader.tuple_items(mro).contains(&base)
+    };
+    let kinds: Vec<bool> = types.iter().map(|(_, info)| is_loop(info)).collect();
+    let names: FxHashMap<u64, String> = match python.interpreters.first() {
+        Some(interpreter) => finder.thread_names(interpreter),
+        None => FxHashMap::default(),
+    };
+    let is_kind = |id: &usize| kinds.get(objects.type_id(*id).index()) == Some(&true);
+    for id in (0..objects.len()).filter(is_kind).take(LOOPS_MAX) {
+        let event_loop = objects.address(id);
+        let thread = references.attribute(&finder.reads, types, event_loop, "_thread_id");
+        let thread =
+            thread.and_then(|ident| finder.reader.small_int(ident)).and_then(|ident| u64::try_from(ident).ok());
+        let name = match thread.and_then(|ident| names.get(&ident)) {
+            Some(thread) => format!("event loop of thread {thread}"),
+            None => "event loop".to_owned(),
+        };
+        finder.add(event_loop, RootKind::EventLoop, name, false);
+    }
     finder.roots
 }
 

@@ -7,31 +7,67 @@ use crate::process::memory::{Memory, MemoryExt};
 use crate::python::code::Code;
 use crate::python::identifier;
 use crate::python::interpreter::Interpreter;
-use crate::python::reader::NAME_LENGTH_MAX;
+use crate::python::reader::{NAME_LENGTH_MAX, Reader};
 use crate::python::stack::{self, FRAMES_MAX, StackFrame};
-use crate::references::Label;
+use crate::python::types::TypeTable;
+use crate::references::{Label, References};
 
 use super::{Finder, RootKind};
 
 /// Upper bound on a thread's nested exceptions.
 const EXCEPTIONS_MAX: usize = 1 << 12;
 
+/// Objects of C that stand for a thread in each `threading.local`, and the thread's name. Since 3.13 a thread has one
+/// of its own (`threading_local_key`), before it has one for each `threading.local` in its dict
+/// (`_local_create_dummy`, `Modules/_threadmodule.c`).
+pub(crate) fn thread_local_keys<M: Memory + ?Sized>(
+    memory: &M,
+    types: &TypeTable,
+    references: &References<'_, M>,
+) -> FxHashMap<Address, String> {
+    let python = references.python();
+    let finder = Finder::new(Reader { memory, layout: &python.layout }, types, references);
+    let mut keys = FxHashMap::default();
+    for interpreter in &python.interpreters {
+        for (thread, name) in finder.named_threads(interpreter) {
+            if let Some(offset) = python.layout.thread.threading_local_key {
+                keys.insert(finder.pointer(thread, offset), name);
+                continue;
+            }
+            let dict = finder.pointer(thread, python.layout.thread.dict);
+            for entry in finder.reader.dict_entries(dict).unwrap_or_default() {
+                keys.insert(entry.value, name.clone());
+            }
+        }
+    }
+    keys.remove(&Address::NULL);
+    keys
+}
+
 impl<M: Memory + ?Sized> Finder<'_, M> {
     pub(crate) fn threads(&mut self, interpreter: &Interpreter) {
+        for (thread, name) in self.named_threads(interpreter) {
+            self.thread(thread, &name);
+        }
+    }
+
+    /// The states of an interpreter's threads, each with what the thread is called: `thread MainThread`.
+    fn named_threads(&self, interpreter: &Interpreter) -> Vec<(Address, String)> {
         let names = self.thread_names(interpreter);
-        for thread in stack::threads(&self.reader, interpreter) {
+        let named = |thread: stack::Thread| {
             let ident = self.reader.memory.read_u64(thread.address.offset(self.reader.layout.thread.thread_id)).ok();
             let name = match ident.and_then(|ident| names.get(&ident)) {
                 Some(name) => format!("thread {name}"),
                 None if thread.is_native_id => format!("thread {}", thread.id),
                 None => format!("thread {:#x}", thread.id),
             };
-            self.thread(thread.address, &name);
-        }
+            (thread.address, name)
+        };
+        stack::threads(&self.reader, interpreter).into_iter().map(named).collect()
     }
 
     /// `threading._active`, which maps `Thread.ident` to threads, and their `_name`.
-    fn thread_names(&self, interpreter: &Interpreter) -> FxHashMap<u64, String> {
+    pub(super) fn thread_names(&self, interpreter: &Interpreter) -> FxHashMap<u64, String> {
         let mut names = FxHashMap::default();
         let module = self.reader.dict_get(interpreter.modules, "threading").unwrap_or_default();
         let dict = self.pointer(module, self.reader.layout.module.md_dict);
@@ -112,7 +148,7 @@ impl<M: Memory + ?Sized> Finder<'_, M> {
                     let name = self.references.name_of_local(frame.code, index);
                     format!("{function}, local {}", name.unwrap_or_else(|| "?".to_owned()))
                 }
-                Label::Stack => format!("{function}, unfinished expression"),
+                Label::Stack => format!("{function}, value stack"),
                 _ => function.to_owned(),
             };
             self.add(object, kind, name, is_counted);
