@@ -1,6 +1,6 @@
 //! `dump`: every object as a line of JSON.
 
-use std::io;
+use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 
@@ -10,7 +10,7 @@ use crate::analysis::names::Names;
 use crate::graph::ObjectId;
 use crate::heap::movement::Movement;
 use crate::heap::object::{Object, Sink};
-use crate::inspect::Target;
+use crate::inspect::{Inspected, Target};
 use crate::process::cache::CachedMemory;
 use crate::python::types::TypeTable;
 use crate::report::ndjson::{Reference, Writer};
@@ -64,7 +64,16 @@ pub fn run(options: &Dump) -> Result<()> {
         (Some(Ok(answer)), Ok(())) => target::said(answer),
         (None, Ok(())) => return Ok(()),
     };
-    Ok(summary::write_problems(&mut std::io::stderr().lock(), &answer.problems, &answer.reading)?)
+    say(&answer)
+}
+
+/// Says for how long the process was stopped, if it was, and what was not read.
+fn say<R>(answer: &Inspected<R>) -> Result<()> {
+    let mut err = std::io::stderr().lock();
+    if let Some(paused) = answer.reading.paused {
+        writeln!(err, "{}", summary::paused(Some(paused)))?;
+    }
+    Ok(summary::write_problems(&mut err, &answer.problems, &answer.reading)?)
 }
 
 /// Collects the objects of one worker in runs.
@@ -135,5 +144,5 @@ fn with_references(target: &mut Target, options: &Dump, destination: &Destinatio
     if answer.result > 0 {
         log::warn!("the references of {} objects could not all be read", answer.result);
     }
-    Ok(summary::write_problems(&mut std::io::stderr().lock(), &answer.problems, &answer.reading)?)
+    say(&answer)
 }

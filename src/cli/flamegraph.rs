@@ -84,8 +84,10 @@ pub fn run(options: &Flamegraph) -> Result<()> {
         let command = units::command(&about_target.command);
         writeln!(err, "{}: {amounts} of process {} ({command}), {basis}", path.display(), about_target.pid)?;
     }
-    if let Some(graph) = &drawn.graph {
+    if drawn.graph.is_some() || answer.reading.paused.is_some() {
         writeln!(err, "{}", summary::paused(answer.reading.paused))?;
+    }
+    if let Some(graph) = &drawn.graph {
         report::graph::write(&mut err, graph)?;
     }
     Ok(summary::write_problems(&mut err, &answer.problems, &answer.reading)?)

@@ -35,7 +35,7 @@ pub fn run(options: &Record) -> Result<()> {
     let stop = Arc::new(AtomicBool::new(false));
     signals::ask_first(Arc::clone(&stop));
     // The start of a program is of interest, so a started one is recorded from its beginning.
-    let opened = target::open_process(&options.process, options.process.after.or(Some(Duration::ZERO)))?;
+    let mut opened = target::open_process(&options.process, options.process.after.or(Some(Duration::ZERO)))?;
     let target = opened.summary();
     if matches!(opened.python().build, Build::FreeThreaded | Build::DebugFreeThreaded) {
         bail!(
@@ -60,7 +60,7 @@ pub fn run(options: &Record) -> Result<()> {
     let destination = Destination::new(&options.output, default)?;
     let record_options = RecordOptions { duration: options.duration, rate: options.rate, seed: options.seed };
     let bar = Seconds::start(options.duration);
-    let recorded = recording::record(&record_options, &opened, &stop, &mut |elapsed| bar.set(elapsed));
+    let recorded = recording::record(&record_options, &mut opened, &stop, &mut |elapsed| bar.set(elapsed));
     bar.finish();
     let mut recording = recorded?;
     let by = if options.lines { MergeBy::Line } else { MergeBy::Function };

@@ -18,7 +18,7 @@ use crate::python::types::TypeTable;
 
 use super::answer::Inspected;
 use super::error::Error;
-use super::open::{ATTEMPTS, Pause, Read, Target};
+use super::open::{Pause, Read, Target};
 use super::warning::Warning;
 
 /// Targets up to this size are copied before they are read, so that the methods of finding objects can be compared. A
@@ -53,18 +53,8 @@ impl Target {
         collect: impl FnOnce(&TypeTable, Vec<S>, Option<&Movement>) -> R,
     ) -> Result<Inspected<R>, Error> {
         let start = Instant::now();
-        let mut attempt = 1;
-        // A contradiction of the layout is reported only if it occurs again.
-        let Counted { survey, types, sinks, outcome, movement, bytes, paused, warnings } = loop {
-            match self.count(pause, &sink) {
-                Ok(counted) => break counted,
-                Err(error) if attempt < ATTEMPTS && self.may_have_changed(&error) => {
-                    attempt += 1;
-                    self.attach_again(&error)?;
-                }
-                Err(error) => return Err(self.explained(error)),
-            }
-        };
+        let Counted { survey, types, sinks, outcome, movement, bytes, paused, warnings } =
+            self.tried(|target| target.count(pause, &sink))?;
         let read = Read { survey: &survey, types: &types, outcome, bytes, start, paused, warnings };
         let mut answer = self.inspected(read, || collect(&types, sinks, movement.as_ref()));
         answer.problems.moving_objects = movement.map(|movement| movement.total);
@@ -74,7 +64,7 @@ impl Target {
     /// One attempt at a census.
     fn count<S: Sink>(&mut self, pause: Pause, sink: &(impl Fn(&TypeTable) -> S + Sync)) -> Result<Counted<S>, Error> {
         let mut warnings = Vec::new();
-        let mut survey = self.survey()?;
+        let mut survey = self.survey_once()?;
         let mut bytes = survey.plan.resident_bytes(&self.source);
         let stands_still = pause == Pause::Always || self.source.core().is_some();
         let copies = stands_still && fits(bytes) || bytes <= COPY_SMALL;
@@ -82,7 +72,7 @@ impl Target {
         let buffer = if copies { Buffer::prepare(&self.source, &ranges_of(&survey)) } else { Buffer::default() };
         let mut freeze = self.freeze(pause, &mut warnings)?;
         if freeze.is_some() {
-            survey = self.survey()?;
+            survey = self.survey_once()?;
             bytes = survey.plan.resident_bytes(&self.source);
         }
         let total = survey.plan.total_bytes();

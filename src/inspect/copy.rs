@@ -123,20 +123,20 @@ impl Target {
         options: &CopyOptions,
         work: impl FnOnce(&Heap<'_>) -> Result<R, E>,
     ) -> Result<Inspected<R>, E> {
-        self.follow_all(options, work).map_err(|error| self.explained(error))?
+        let mut work = Some(work);
+        self.tried(|target| target.follow_all(options, &mut work))?
     }
 
-    /// The outer error is ours, the inner one that of `work`.
+    /// The outer error is ours, and the work is not begun then.
     fn follow_all<R, E>(
         &mut self,
         options: &CopyOptions,
-        work: impl FnOnce(&Heap<'_>) -> Result<R, E>,
+        work: &mut Option<impl FnOnce(&Heap<'_>) -> Result<R, E>>,
     ) -> Result<Result<Inspected<R>, E>, Error> {
         let start = Instant::now();
-        let survey = self.survey()?;
+        let survey = self.survey_once()?;
         let survey_time = start.elapsed();
         let room = Room::new(options.max_memory);
-        let mut work = Some(work);
         let mut warnings = Vec::new();
         let ranges = survey.plan.ranges_for_references(&self.source);
         if room.fits_a_copy(self, &survey, resident_bytes(&self.source, &ranges))? {
@@ -152,7 +152,7 @@ impl Target {
                 total,
                 read_mode,
                 (footprint, options.show_values),
-                &mut work,
+                work,
             ) {
                 Ok(answer) => return Ok(answer.map(|answer| Inspected { warnings, ..answer })),
                 // There may be more references than the sample predicted.
@@ -162,13 +162,13 @@ impl Target {
         }
         log::debug!("a copy does not fit into {} bytes: two passes", room.limit);
         let freeze = self.freeze(options.pause, &mut warnings)?;
-        let survey = self.survey()?;
+        let survey = self.survey_once()?;
         let is_consistent = freeze.is_some() || self.source.core().is_some();
         let read_mode = ReadMode { is_copied: false, is_consistent, paused: None };
         let total = resident_bytes(&self.source, &survey.plan.ranges_for_references(&self.source));
         let footprint = options.with_footprint.then(|| Footprint::of(&self.source)).and_then(Result::ok);
         let more = (footprint, options.show_values);
-        let answer = self.follow(start, &room, &survey, None, total, read_mode, more, &mut work)?;
+        let answer = self.follow(start, &room, &survey, None, total, read_mode, more, work)?;
         let paused = freeze.map(Freeze::release);
         Ok(answer.map(|mut answer| {
             answer.reading.paused = paused;

@@ -37,7 +37,9 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 const QUIET_LIMIT: Duration = Duration::from_secs(15);
 
 /// Number of attempts to read a target that contradicts itself, or executes another program meanwhile.
-pub(crate) const ATTEMPTS: u32 = 3;
+const ATTEMPTS: u32 = 3;
+/// Between proofs: time to run for a process that lost its processor in the middle of a change.
+const BETWEEN_PROOFS: Duration = Duration::from_millis(20);
 /// Time limit to stop a process that is to stay stopped until it has been read. A thread may wait in the kernel for
 /// minutes, and all others would be stopped for that long.
 const STOP_LIMIT: Duration = Duration::from_secs(1);
@@ -108,7 +110,7 @@ impl Target {
     /// [`Error::Refused`], [`Error::ThirtyTwoBit`], [`Error::NotAttached`].
     pub fn process(pid: i32) -> Result<Target, Error> {
         let load: &Load<'_> = &|_, candidates| candidates.iter().map(Layout::load).collect();
-        Ok(Target { has_own_layouts: true, ..Target::process_with_layouts(pid, load)? })
+        Ok(Target { has_own_layouts: true, ..Target::opened(pid, load, ATTEMPTS)? })
     }
 
     /// As [`Target::process`], with layouts made by `load`. Tests use it to pass wrong layouts.
@@ -116,6 +118,12 @@ impl Target {
     /// # Errors
     /// As [`Target::process`].
     pub fn process_with_layouts(pid: i32, load: &Load<'_>) -> Result<Target, Error> {
+        Target::opened(pid, load, 1)
+    }
+
+    /// Opens a process anew, map and all, up to so many times while what is read contradicts itself: a running process
+    /// changes between two reads that must agree, and one that is starting maps most of its memory meanwhile.
+    fn opened(pid: i32, load: &Load<'_>, proofs: u32) -> Result<Target, Error> {
         if pid <= 0 {
             return Err(Error::Refused { pid, gate: Gate::NoSuchProcess });
         }
@@ -140,6 +148,10 @@ impl Target {
                 _ if !source.is_alive() && attempt < ATTEMPTS => {}
                 _ if !source.is_alive() => return Err(gone(pid)),
                 AttachError::Read(error) if error.is_final() => return Err(refused()),
+                error if attempt < proofs && error.may_be_of_a_change() => {
+                    log::debug!("not proved: {error}; the process may have changed meanwhile, so once more");
+                    std::thread::sleep(BETWEEN_PROOFS * attempt);
+                }
                 error => return Err(Error::NotAttached { pid, error: Box::new(error) }),
             }
         }
@@ -275,21 +287,32 @@ impl Target {
     /// # Errors
     /// The process is gone, or what is found contradicts the layout.
     pub fn survey(&mut self) -> Result<Survey, Error> {
+        self.tried(Target::survey_once)
+    }
+
+    /// As [`Target::survey`], once.
+    pub(crate) fn survey_once(&mut self) -> Result<Survey, Error> {
+        self.source.refresh().map_err(|_| ReadError::Gone)?;
+        Ok(self.attached.survey(&self.source)?)
+    }
+
+    /// Reads, up to [`ATTEMPTS`] times while what is read contradicts itself and the process may have changed
+    /// meanwhile. The error says which process it is about.
+    pub(crate) fn tried<R>(&mut self, mut read: impl FnMut(&mut Target) -> Result<R, Error>) -> Result<R, Error> {
         let mut attempt = 1;
         loop {
-            let refreshed = self.source.refresh().map_err(|_| Error::from(ReadError::Gone));
-            match refreshed.and_then(|()| Ok(self.attached.survey(&self.source)?)) {
+            match read(self) {
                 Err(error) if attempt < ATTEMPTS && self.may_have_changed(&error) => {
                     attempt += 1;
                     self.attach_again(&error)?;
                 }
-                survey => return survey.map_err(|error| self.explained(error)),
+                result => return result.map_err(|error| self.explained(error)),
             }
         }
     }
 
     /// Whether an error may be caused by a running process changing between two reads.
-    pub(crate) fn may_have_changed(&self, error: &Error) -> bool {
+    fn may_have_changed(&self, error: &Error) -> bool {
         let is_of_reading = match error {
             Error::Unreadable { error, .. } => return self.may_have_changed(error),
             Error::Proof(ProofError::Read(error)) | Error::Read(error) => !error.is_final(),
@@ -303,10 +326,11 @@ impl Target {
     ///
     /// # Errors
     /// As [`Target::process`].
-    pub(crate) fn attach_again(&mut self, because: &Error) -> Result<(), Error> {
+    fn attach_again(&mut self, because: &Error) -> Result<(), Error> {
         log::debug!("{because}; trying again, since the process may have changed meanwhile");
         let load: &Load<'_> = &|_, candidates| candidates.iter().map(Layout::load).collect();
         let pid = self.source.pid();
+        self.source.refresh().map_err(|_| gone(pid))?;
         match Target::attach(&self.source, load) {
             Ok(attached) => {
                 self.attached = attached;

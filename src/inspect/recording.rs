@@ -131,11 +131,12 @@ pub struct RecordOptions {
 /// Where the target's types cannot be read. What happens later ends a recording, and is said in it.
 pub fn record(
     options: &RecordOptions,
-    target: &Target,
+    target: &mut Target,
     stop: &AtomicBool,
     each_second: &mut dyn FnMut(Duration),
 ) -> Result<Recording, Error> {
-    let mut session = Session::new(options, target)?;
+    let types = target.tried(|target| read_types(target))?;
+    let mut session = Session::new(options, target, types)?;
     // A mistake of ours must not cost what was recorded until then.
     let end = caught(|| session.run(stop, each_second)).unwrap_or(End::Failed);
     Ok(session.close(end, target))
@@ -197,7 +198,7 @@ struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    fn new(options: &RecordOptions, opened: &'a Target) -> Result<Self, Error> {
+    fn new(options: &RecordOptions, opened: &'a Target, types: TypeTable) -> Result<Self, Error> {
         let Source::Live(process) = &opened.source else { return Err(Error::NotRunning) };
         let pid = process.pid();
         let seed = options.seed.unwrap_or_else(|| fastrand::u32(..).into());
@@ -206,7 +207,6 @@ impl<'a> Session<'a> {
         let stratum = Duration::from_secs(1) / options.rate / probes;
         let ticks = options.duration.as_secs_f64() / stratum.as_secs_f64();
         let of_each = (WATCHED_MAX / ticks).ceil() as usize;
-        let types = read_types(opened)?;
         let recorder =
             Recorder::new(process, opened.python(), types, of_each, stratum.mul_f64(PROBE_SHARE), rng.fork());
         let mut course = Course { rate: options.rate, seed, ..Course::default() };

@@ -99,13 +99,17 @@ impl Target {
     /// # Errors
     /// As [`Target::histogram`]: a sample makes the same proofs as a census.
     pub fn sample(&mut self, options: &SampleOptions) -> Result<(Inspected<Histogram>, Accuracy), Error> {
+        self.tried(|target| target.sample_once(options))
+    }
+
+    fn sample_once(&mut self, options: &SampleOptions) -> Result<(Inspected<Histogram>, Accuracy), Error> {
         let SampleOptions { by, sort, .. } = *options;
         let start = Instant::now();
         let seed = options.seed.unwrap_or_else(|| fastrand::u32(..).into());
         let mut rng = Rng::with_seed(seed);
         let mut warnings = Vec::new();
         let freeze = self.freeze(options.pause, &mut warnings)?;
-        let survey = self.survey()?;
+        let survey = self.survey_once()?;
         let (memory, python) = (&self.source, self.python());
         log::debug!("surveyed: {:?}", start.elapsed());
         let (types, first) = std::thread::scope(|scope| {

@@ -13,7 +13,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use goblin::container::{Container, Ctx, Endian};
-use goblin::elf::dynamic::{DT_GNU_HASH, DT_HASH, DT_STRTAB, DT_SYMTAB};
+use goblin::elf::dynamic::{DT_GNU_HASH, DT_HASH, DT_NEEDED, DT_STRTAB, DT_SYMTAB};
 use goblin::elf::header::{EI_CLASS, EI_DATA, ELFCLASS64, ELFDATA2LSB, ELFMAG, ET_DYN, ET_EXEC};
 use goblin::elf::note::{NT_GNU_BUILD_ID, NoteDataIterator};
 use goblin::elf::program_header::{PT_DYNAMIC, PT_LOAD, PT_NOTE};
@@ -143,7 +143,8 @@ impl LoadedElf {
     pub fn writable_ranges<M: Memory + ?Sized>(&self, memory: &M) -> Vec<Range<Address>> {
         let mut ranges: Vec<Range<Address>> = Vec::new();
         for segment in self.segments.iter().filter(|segment| segment.writable) {
-            for region in memory.regions().iter().filter(|region| region.writable && region.readable) {
+            let mapped = memory.regions().overlapping(&segment.range);
+            for region in mapped.filter(|region| region.writable && region.readable) {
                 let start = segment.range.start.max(region.start);
                 let end = segment.range.end.min(region.end);
                 match ranges.last_mut() {
@@ -173,6 +174,15 @@ impl LoadedElf {
         let symbol = tables.symbol(memory, index)?;
         Some(Symbol { address: Address(symbol.value.wrapping_add(self.bias)), size: symbol.size })
     }
+
+    /// The names of the libraries that the loader maps for it (`DT_NEEDED`); those that can be read.
+    pub fn needed<M: Memory + ?Sized>(&self, memory: &M) -> Vec<String> {
+        /// The longest name of a file (NAME_MAX).
+        const NAME_MAX: usize = 255;
+        let Some(tables) = DynamicTables::read(memory, self) else { return Vec::new() };
+        let names = tables.needed.iter().filter_map(|&offset| tables.strings.0.checked_add(offset));
+        names.filter_map(|name| memory.read_c_string(Address(name), NAME_MAX).ok()).collect()
+    }
 }
 
 /// The ELF header at the start of `bytes`. `None` if it is not that of a 64-bit little-endian file.
@@ -188,6 +198,8 @@ struct DynamicTables {
     strings: Address,
     gnu_hash: Option<Address>,
     hash: Option<Address>,
+    /// Where in the strings the names of needed libraries stand.
+    needed: Vec<u64>,
 }
 
 struct RawSymbol {
@@ -204,6 +216,7 @@ impl DynamicTables {
         // glibc relocates these pointers in place; musl leaves them as in the file.
         let place = |value: u64| if value >= lowest.0 { Address(value) } else { Address(value.wrapping_add(elf.bias)) };
         let (mut symbols, mut strings, mut gnu_hash, mut hash) = (None, None, None, None);
+        let mut needed = Vec::new();
         for index in 0..DYNAMIC_ENTRIES_MAX {
             let entry = Address(start.0.checked_add(index * 16)?);
             let (tag, value) = (memory.read_u64(entry).ok()?, memory.read_u64(entry.offset(8)).ok()?);
@@ -213,10 +226,11 @@ impl DynamicTables {
                 DT_STRTAB => strings = Some(place(value)),
                 DT_GNU_HASH => gnu_hash = Some(place(value)),
                 DT_HASH => hash = Some(place(value)),
+                DT_NEEDED => needed.push(value),
                 _ => {}
             }
         }
-        Some(DynamicTables { symbols: symbols?, strings: strings?, gnu_hash, hash })
+        Some(DynamicTables { symbols: symbols?, strings: strings?, gnu_hash, hash, needed })
     }
 
     fn symbol<M: Memory + ?Sized>(&self, memory: &M, index: u32) -> Option<RawSymbol> {

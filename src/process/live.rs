@@ -95,6 +95,8 @@ pub struct Process {
     pages: PageMap,
     files: MappedFiles,
     regions: RegionMap,
+    /// The text of `/proc/PID/maps` that they are of.
+    maps_text: Vec<u8>,
 }
 
 impl Process {
@@ -116,7 +118,8 @@ impl Process {
         let thread = procfs::thread_with_memory(pid);
         let folder = PathBuf::from(format!("/proc/{thread}"));
         let maps = File::open(folder.join("maps"))?;
-        let regions = regions_of(&maps)?;
+        let maps_text = read_whole(&maps)?;
+        let regions = RegionMap::parse(&maps_text);
         let way = match preferred.probe(thread) {
             Ok(()) => preferred,
             Err(refusal) => match preferred.other().probe(thread) {
@@ -133,7 +136,7 @@ impl Process {
             Way::ProcMem => Some(File::open(folder.join("mem"))?),
         };
         let pages = PageMap::open(&folder);
-        Ok(Process { pid, thread, mem, maps, pages, files: MappedFiles::new(&folder), regions })
+        Ok(Process { pid, thread, mem, maps, pages, files: MappedFiles::new(&folder), regions, maps_text })
     }
 
     /// The process id on this host.
@@ -173,11 +176,15 @@ impl Process {
     /// # Errors
     /// As [`Process::open`].
     pub fn refresh(&mut self) -> io::Result<()> {
-        let regions = regions_of(&self.maps)?;
-        if regions.iter().next().is_none() {
-            return Err(io::ErrorKind::NotFound.into());
+        let text = read_whole(&self.maps)?;
+        // With tens of thousands of mappings reading the text costs as much as all else, and most looks find the same.
+        if text != self.maps_text {
+            let regions = RegionMap::parse(&text);
+            if regions.iter().next().is_none() {
+                return Err(io::ErrorKind::NotFound.into());
+            }
+            (self.regions, self.maps_text) = (regions, text);
         }
-        self.regions = regions;
         self.pages.forget();
         Ok(())
     }
@@ -325,13 +332,14 @@ fn part(buffer: &mut [u8], start: Address, range: Range<Address>) -> &mut [u8] {
     buffer.get_mut(offset(range.start)..offset(range.end)).unwrap_or_default()
 }
 
-fn regions_of(maps: &File) -> io::Result<RegionMap> {
+/// All of a file of `/proc`, from its beginning.
+fn read_whole(file: &File) -> io::Result<Vec<u8>> {
     use std::io::{Read, Seek};
-    let mut maps = maps;
+    let mut file = file;
     let mut text = Vec::new();
-    maps.rewind()?;
-    maps.read_to_end(&mut text)?;
-    Ok(RegionMap::parse(&text))
+    file.rewind()?;
+    file.read_to_end(&mut text)?;
+    Ok(text)
 }
 
 fn errno(error: io::Error) -> Errno {

@@ -135,7 +135,7 @@ impl<'a> IntoIterator for &'a RegionMap {
 
 /// Parses a line such as `7f12a000-7f12c000 r-xp 0001f000 08:01 1234    /usr/lib/x.so`. The name starts at the first
 /// non-space byte after the inode and extends to the end of the line.
-fn parse_line(line: &[u8]) -> Option<Region> {
+pub(super) fn parse_line(line: &[u8]) -> Option<Region> {
     let mut rest = line;
     let mut word = || {
         let end = rest.iter().position(|&byte| byte == b' ').unwrap_or(rest.len());

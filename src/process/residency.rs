@@ -85,11 +85,12 @@ impl Residency {
     fn read(mappings: &[Mapping], fill: impl Fn(u64, &mut [u8]) -> bool) -> Residency {
         let mut residency = Residency::default();
         let mut zeros = None;
+        let mut bytes = vec![0; BATCH * 8];
+        let mut words: Vec<u64> = Vec::new();
         for mapping in mappings.iter().filter(|mapping| mapping.rss + mapping.swap > 0) {
-            let mut words: Vec<u64> = Vec::new();
+            words.clear();
             let (mut page, end) = (mapping.region.start.0 / PAGE * PAGE, mapping.region.end.0);
             let start = page;
-            let mut bytes = vec![0; BATCH * 8];
             while page < end {
                 let count = ((end - page).div_ceil(PAGE)).min(BATCH as u64);
                 let bytes = &mut bytes[..count as usize * 8];

@@ -28,6 +28,8 @@ const BATCH: usize = 16 << 10;
 const PRESENT: u64 = 0b11 << 62;
 /// Number of runs that one scan returns: 24 KiB.
 const RUNS: usize = 1024;
+/// The same for a short range.
+const RUNS_FEW: usize = 16;
 /// Number of blocks after which the cache is emptied: 128 GiB of memory in some 6 MiB.
 const BLOCKS_MAX: usize = 1 << 16;
 
@@ -189,11 +191,23 @@ nix::ioctl_readwrite!(
 
 /// Passes on the runs in `pages` that are in memory or in swap, as found by PAGEMAP_SCAN. Pages of which the target has
 /// only read zeros (the kernel's zero page) have no content.
-fn scan(file: &File, pages: &Range<u64>, mut found: impl FnMut(Range<u64>)) -> Result<(), Errno> {
+fn scan(file: &File, pages: &Range<u64>, found: impl FnMut(Range<u64>)) -> Result<(), Errno> {
+    // A process may have tens of thousands of mappings of a page or two, each of which is asked for by itself.
+    match pages.end.saturating_sub(pages.start) / PAGE <= RUNS_FEW as u64 {
+        true => scan_with(&mut [PageRegion::default(); RUNS_FEW], file, pages, found),
+        false => scan_with(&mut [PageRegion::default(); RUNS], file, pages, found),
+    }
+}
+
+fn scan_with(
+    answers: &mut [PageRegion],
+    file: &File,
+    pages: &Range<u64>,
+    mut found: impl FnMut(Range<u64>),
+) -> Result<(), Errno> {
     const IS_PRESENT: u64 = 1 << 3;
     const IS_SWAPPED: u64 = 1 << 4;
     const IS_ZEROS: u64 = 1 << 5;
-    let mut answers = [PageRegion::default(); RUNS];
     let mut start = pages.start;
     while start < pages.end {
         let mut arguments = ScanArguments {
@@ -201,7 +215,7 @@ fn scan(file: &File, pages: &Range<u64>, mut found: impl FnMut(Range<u64>)) -> R
             start,
             end: pages.end,
             answers: answers.as_mut_ptr() as u64,
-            answers_max: RUNS as u64,
+            answers_max: answers.len() as u64,
             inverted: IS_ZEROS,
             all_of: IS_ZEROS,
             any_of: IS_PRESENT | IS_SWAPPED,

@@ -6,7 +6,7 @@ use std::io;
 
 use serde::Serialize;
 
-use super::regions::{Region, RegionMap};
+use super::regions::{self, Region};
 
 /// A mapping and its resident bytes.
 #[derive(Clone, Debug)]
@@ -90,9 +90,9 @@ pub fn parse(text: &[u8]) -> Vec<Mapping> {
                 "Swap" => mapping.swap = bytes,
                 _ => {}
             }
-        } else if let Some(region) = RegionMap::parse(line).iter().next() {
+        } else if let Some(region) = regions::parse_line(line) {
             found.push(Mapping {
-                region: region.clone(),
+                region,
                 name: name_of(line),
                 rss: 0,
                 anonymous: 0,
@@ -105,8 +105,12 @@ pub fn parse(text: &[u8]) -> Vec<Mapping> {
     found
 }
 
-/// Parses a line such as `Rss:       1234 kB`. A line of `maps` has a `-` before the first colon.
+/// Parses a line such as `Rss:       1234 kB`, whose key begins with a capital letter. A line of `maps` begins with an
+/// address.
 fn field(line: &[u8]) -> Option<(&str, u64)> {
+    if !line.first()?.is_ascii_uppercase() {
+        return None;
+    }
     let text = std::str::from_utf8(line).ok()?;
     let (key, rest) = text.split_once(':')?;
     let kibibytes = rest.trim().strip_suffix("kB")?.trim_end().parse::<u64>().ok()?;

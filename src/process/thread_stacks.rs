@@ -49,6 +49,8 @@ pub fn stack_pointers(pid: i32) -> Vec<Address> {
 /// Finds the stacks of threads, except the main thread's. `inside` are addresses in the stacks of running threads:
 /// stack pointers, or addresses of `struct pthread`.
 pub fn find<M: Memory + ?Sized>(memory: &M, inside: &[Address]) -> Vec<Stack> {
+    let mut inside = inside.to_vec();
+    inside.sort_unstable();
     let mut found = Vec::new();
     let mut guard: Option<&Region> = None;
     for region in memory.regions() {
@@ -62,7 +64,8 @@ pub fn find<M: Memory + ?Sized>(memory: &M, inside: &[Address]) -> Vec<Stack> {
         if may_be {
             let first = below.map_or(region.start, |guard| guard.start);
             for range in blocks(memory, first, region) {
-                let is_in_use = inside.iter().any(|address| range.contains(address));
+                let first = inside.partition_point(|&address| address < range.start);
+                let is_in_use = inside.get(first).is_some_and(|address| range.contains(address));
                 found.push(Stack { range, is_in_use });
             }
         }

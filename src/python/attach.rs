@@ -1,5 +1,7 @@
 //! Attaches to a Python: finds the runtime, reads the version, selects a layout and proves it.
 
+use std::path::Path;
+
 use crate::process::ReadError;
 use crate::process::elf::{ElfFile, LoadedElf};
 use crate::process::memory::{Memory, MemoryExt};
@@ -10,13 +12,12 @@ use super::layout::{Build, Correction, DebugOffsets, Layout, LayoutError};
 use super::proof::{self, Proved};
 use super::proof_error::ProofError;
 use super::reader::Reader;
+use super::recognize;
 use super::runtime::{self, Runtime};
 use super::version::Version;
 
 /// Upper bound on the bytes of `_Py_DebugOffsets` that are read; 3.15's has 888.
 const DEBUG_OFFSETS_MAX: usize = 2048;
-/// Number of attempts to prove a layout. A running target may change between two reads that must agree.
-const PROOFS: usize = 3;
 
 /// Why no Python could be found in a target.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +62,16 @@ pub enum AttachError {
     Read(#[from] ReadError),
 }
 
+impl AttachError {
+    /// Whether a running target that changes between two reads may be all that is wrong. A dict that was read in the
+    /// middle of a change lacks what only one of an interpreter that starts may lack.
+    pub fn may_be_of_a_change(&self) -> bool {
+        use AttachError::{Layout, NotProved, Read, StartingUp, Unsupported};
+        let is_of_proof = matches!(self, NotProved { .. } | Unsupported { .. } | StartingUp);
+        is_of_proof || matches!(self, Layout(_) | Read(ReadError::Unreadable { .. }))
+    }
+}
+
 /// Finds the Python in a target and proves its layout. `open` opens the file behind a mapped ELF image, if it is
 /// available. Takes milliseconds.
 ///
@@ -91,21 +102,26 @@ pub fn attach_with<M: Memory + ?Sized>(
     let mut error = AttachError::NotPython;
     for runtime in runtime::find(memory, elfs, open) {
         log::debug!("_PyRuntime at {} in {}, found {}", runtime.address, runtime.elf.path.display(), runtime.way);
-        for attempt in 1..=PROOFS {
-            match attach_at(memory, &runtime, load) {
-                Ok(python) => return Ok(python),
-                Err(next) => error = next,
-            }
-            let may_be_torn =
-                matches!(error, AttachError::NotProved { .. } | AttachError::Read(ReadError::Unreadable { .. }));
-            if attempt == PROOFS || !may_be_torn {
-                break;
-            }
-            log::debug!("not proved: {error}; trying again, since the target may have changed between reads");
-            memory.forget();
+        match attach_at(memory, &runtime, load) {
+            Ok(python) => return Ok(python),
+            Err(next) => error = next,
         }
     }
-    Err(error)
+    match error {
+        AttachError::NotPython if is_being_loaded(memory, elfs) => Err(AttachError::StartingUp),
+        error => Err(error),
+    }
+}
+
+/// Whether a library of an interpreter is needed that the loader has not mapped yet.
+fn is_being_loaded<M: Memory + ?Sized>(memory: &M, elfs: &[LoadedElf]) -> bool {
+    // It may be mapped by another name than it is needed by, where that is a link.
+    let is_library = |path: &Path| {
+        let name = path.file_name().unwrap_or_default();
+        name.as_encoded_bytes().starts_with(b"lib") && recognize::is_interpreter(path)
+    };
+    let mut needed = elfs.iter().flat_map(|elf| elf.needed(memory));
+    !elfs.iter().any(|elf| is_library(&elf.path)) && needed.any(|name| is_library(Path::new(&name)))
 }
 
 fn other_implementation(elfs: &[LoadedElf]) -> Option<&'static str> {
@@ -147,6 +163,8 @@ fn attach_at<M: Memory + ?Sized>(memory: &M, runtime: &Runtime, load: &Load<'_>)
     // Published offsets correct only part of a table: on a debug build, a corrected default table would pass the proof
     // and still have wrong fields. So the table that needs the fewest corrections is tried first.
     layouts.sort_by_key(|(_, corrections)| corrections.len());
+    let minor = |version: Version| (version.major, version.minor);
+    let is_known = |version| candidates.iter().any(|candidate| minor(candidate.from) == minor(version));
     for (layout, corrections) in layouts {
         let proved = proof::prove(&Reader { memory, layout: &layout }, runtime.address, known.version);
         match proved {
@@ -171,6 +189,10 @@ fn attach_at<M: Memory + ?Sized>(memory: &M, runtime: &Runtime, load: &Load<'_>)
             Err(ProofError::Read(error)) if error.is_final() => return Err(error.into()),
             Err(source) => {
                 log::debug!("layout {} not proved: {source}", layout.name);
+                // Another table fits this version, and says why it does not.
+                if matches!(&source, ProofError::OtherVersion(version) if is_known(*version)) {
+                    continue;
+                }
                 let depth = source.depth();
                 if furthest.as_ref().is_none_or(|&(furthest, _)| depth > furthest) {
                     furthest = Some((depth, refusal(&known, &layout, source)));

@@ -89,10 +89,15 @@ fn prove_ready<M: Memory + ?Sized>(
     modules(reader, &main)?;
     sizes(reader, &main)?;
     sample_objects::prove(reader, &main, type_type, object_type)?;
-    for interpreter in &interpreters {
-        threads(reader, interpreter)?;
-        collector(reader, interpreter)?;
+    let mut listed = Vec::with_capacity(interpreters.len());
+    for interpreter in interpreters {
+        match threads(reader, &interpreter).and_then(|()| collector(reader, &interpreter)) {
+            Ok(()) => listed.push(interpreter),
+            Err(_) if is_not_up(reader, runtime, interpreter.address) => {}
+            Err(error) => return Err(error),
+        }
     }
+    let interpreters = listed;
     if !reader.pointer(runtime, layout.runtime.finalizing)?.is_null() {
         return Err(ProofError::Finalizing);
     }
@@ -162,6 +167,16 @@ pub fn interpreters<M: Memory + ?Sized>(
         || format!("{main} is not the last of the list"),
     )?;
     Ok(found)
+}
+
+/// Whether a sub-interpreter is not up yet, or no more: it has no modules then, and what was read of it proves nothing.
+/// `false` where the list of interpreters cannot be read.
+pub fn is_not_up<M: Memory + ?Sized>(reader: &Reader<'_, M>, runtime: Address, interpreter: Address) -> bool {
+    reader.memory.forget();
+    interpreters(reader, runtime).is_ok_and(|listed| {
+        let now = listed.iter().find(|other| other.address == interpreter);
+        now.is_none_or(|now| now.id != 0 && (now.sysdict.is_null() || now.modules.is_null() || now.builtins.is_null()))
+    })
 }
 
 /// Checks that `type` is its own type, `dict` is a dict, and `object` has no base.

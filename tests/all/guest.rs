@@ -22,14 +22,22 @@ use crate::common::tool::{self, Run};
 
 /// The tests of this file.
 pub fn cases() -> Vec<TestCase> {
-    cases![
+    let mut cases = cases![
         a_family_is_the_same_before_and_after_every_verb,
         a_heap_of_holes_costs_what_is_resident,
         a_thread_that_cannot_stop_is_not_waited_for,
         one_that_becomes_another_program_is_gone,
         one_whose_first_thread_has_exited_is_read,
         a_huge_mapping_costs_what_was_touched,
-    ]
+        verbs_that_stop_a_process_say_for_how_long,
+    ];
+    for threads in [2000, 8000] {
+        let case = TestCase::new(format!("the_longest_stop_is_as_allowed/{threads}"), move || {
+            the_longest_stop_is_as_allowed(threads)
+        });
+        cases.push(case.ignored_if(threads > 2000));
+    }
+    cases
 }
 
 /// A parent and three children that share its heap. Each waits for its input's end, and touches nothing meanwhile.
@@ -96,6 +104,30 @@ os.write(1, b'ready %d\n' % os.getpid())
 os.read(0, 1)
 ";
 
+/// So many threads that wait, and one that looks at the clock: at each byte it says what its longest step was since the
+/// last one.
+const CLOCK: &str = r"
+import os, sys, threading, time
+threading.stack_size(128 << 10)
+wait = threading.Event()
+class Held: pass
+held = Held()
+for _ in range(int(sys.argv[1])): threading.Thread(target=wait.wait, daemon=True).start()
+longest = 0
+def watch():
+    global longest
+    last = time.monotonic()
+    while True:
+        time.sleep(.001)
+        now = time.monotonic()
+        longest, last = max(longest, now - last), now
+threading.Thread(target=watch, daemon=True).start()
+os.write(1, b'ready %d\n' % os.getpid())
+while os.read(0, 1):
+    os.write(1, b'%f\n' % longest)
+    longest = 0
+";
+
 /// Starts a program while its own child is not done with the preparations: the starting thread waits in the kernel, and
 /// nothing can interrupt it. Another one waits for input.
 const VFORK: &str = r"
@@ -155,6 +187,13 @@ struct Footprint {
     figures: [(&'static str, u64); 4],
 }
 
+impl Footprint {
+    /// Whether any figure is larger afterwards. The kernel may take back pages of files at any time.
+    fn has_grown_to(&self, after: &Footprint) -> bool {
+        self.figures.iter().zip(&after.figures).any(|((_, before), (_, after))| after > before)
+    }
+}
+
 fn footprint(pid: u32) -> Option<Footprint> {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
@@ -199,8 +238,7 @@ fn a_family_is_the_same_before_and_after_every_verb() {
         run(verb);
         let after = look().expect("they are all there");
         for (before, after) in before.iter().zip(&after) {
-            let grew = before.figures.iter().zip(&after.figures).any(|((_, before), (_, after))| after > before);
-            assert!(!grew, "{verb:?}: {before:?} became {after:?}");
+            assert!(!before.has_grown_to(after), "{verb:?}: {before:?} became {after:?}");
         }
         before = after;
     }
@@ -220,7 +258,9 @@ fn a_heap_of_holes_costs_what_is_resident() {
         let before = footprint(target.pid());
         let run = run(&["-v", "why", &target.pid().to_string(), "Held"]);
         assert!(run.text().contains("Held"), "{}", run.text());
-        assert_eq!(footprint(target.pid()), before);
+        let after = footprint(target.pid());
+        let grew = before.iter().zip(&after).any(|(before, after)| before.has_grown_to(after));
+        assert!(!grew && after.is_some() == before.is_some(), "{before:?} became {after:?}");
         let resident = before.map_or(0, |before| before.figures[2].1 / 1024);
         (peak_mib(&run), resident as f64)
     });
@@ -232,22 +272,81 @@ fn a_heap_of_holes_costs_what_is_resident() {
 
 fn a_huge_mapping_costs_what_was_touched() {
     let Some(interpreter) = one("a mapping of 16 TiB") else { return };
-    let mut ticks = Vec::new();
+    let mut times = Vec::new();
     for gib in ["0", "16384"] {
         let Ok(target) = Target::spawn(&interpreter, SPARSE, &[gib], &[]) else {
             return skipped("a mapping of 16 TiB", "this machine gives no such address space");
         };
-        // What the shell's own children took, in the kernel and in themselves: other programs of this machine do not
-        // count.
-        let mut command = Command::new("sh");
-        let script = "\"$0\" \"$@\" > /dev/null && read -r line < /proc/$$/stat && echo \"$line\"";
-        command.args(["-c", script, &tool::binary(), "histo", &target.pid().to_string()]);
-        let stat = tool::finish(command).expect("it ends").ok().expect("it succeeds").text();
-        let fields: Vec<&str> = stat.rsplit_once(')').expect("a name").1.split_whitespace().collect();
-        let tick = |index: usize| fields[index].parse::<u64>().expect("a number");
-        ticks.push(tick(13) + tick(14));
+        times.push(ticks(&["histo", &target.pid().to_string()]));
     }
-    assert!(ticks[1] <= ticks[0] * 3, "{ticks:?} hundredths of a second");
+    assert!(times[1] <= times[0] * 3, "{times:?} hundredths of a second");
+}
+
+/// The processor's time that a run of the tool takes, in the kernel and in itself, in hundredths of a second: other
+/// programs of this machine do not count.
+fn ticks(args: &[&str]) -> u64 {
+    // A shell tells what its own children took.
+    let mut command = Command::new("sh");
+    let script = "\"$0\" \"$@\" > /dev/null && read -r line < /proc/$$/stat && echo \"$line\"";
+    command.args(["-c", script, &tool::binary()]).args(args);
+    let stat = tool::finish(command).expect("it ends").ok().expect("it succeeds").text();
+    let fields: Vec<&str> = stat.rsplit_once(')').expect("a name").1.split_whitespace().collect();
+    let tick = |index: usize| fields[index].parse::<u64>().expect("a number");
+    tick(13) + tick(14)
+}
+
+fn verbs_that_stop_a_process_say_for_how_long() {
+    let Some(interpreter) = one("verbs that stop a process") else { return };
+    let target = Target::spawn(&interpreter, CLOCK, &["3"], &[]).expect("it starts");
+    let folder = TempDir::new().expect("a temporary folder");
+    let (pid, out) = (target.pid().to_string(), folder.path().join("out").display().to_string());
+    let verbs: [&[&str]; 9] = [
+        &["histo", "--pause", &pid],
+        &["histo", "--pause", "--sample", &pid],
+        &["histo", "--pause", "--retained", &pid],
+        &["why", "--pause", &pid, "Held"],
+        &["flamegraph", "--pause", "--force", "-o", &out, &pid],
+        &["flamegraph", "--pause", "--view", "types", "--force", "-o", &out, &pid],
+        &["dump", "--pause", "--force", "-o", &out, &pid],
+        &["dump", "--pause", "--references", "--force", "-o", &out, &pid],
+        &["memory", "--pause", &pid],
+    ];
+    for verb in verbs {
+        let run = run(verb);
+        assert!((run.text() + &run.stderr).contains("paused for "), "{verb:?}: {}{}", run.text(), run.stderr);
+    }
+}
+
+/// The longest stop as a thread of the process sees it, on this machine and with what else runs there.
+fn the_longest_stop_is_as_allowed(threads: u32) -> Result<(), String> {
+    const ALLOWED: f64 = 0.5;
+    let Some(interpreter) = one("a process with thousands of threads") else { return Ok(()) };
+    let mut target = Target::spawn(&interpreter, CLOCK, &[&threads.to_string()], &[])?;
+    let pid = target.pid().to_string();
+    let folder = TempDir::new().map_err(|e| e.to_string())?;
+    let out = folder.path().join("out").display().to_string();
+    let mut longest = |verb: &[&str]| -> Result<f64, String> {
+        target.write(b"x")?;
+        target.read_line()?;
+        run(verb);
+        target.write(b"x")?;
+        target.read_line()?.parse().map_err(|e| format!("{e}"))
+    };
+    let verbs: [&[&str]; 4] = [
+        &["why", &pid, "Held"],
+        &["flamegraph", "--view", "owners", "--force", "-o", &out, &pid],
+        &["memory", &pid],
+        &["dump", "--references", "--force", "-o", &out, &pid],
+    ];
+    for verb in verbs {
+        // How long the thread waits for a processor while it is read, and not stopped.
+        let unstopped = longest(&[verb, &["--nonblocking"]].concat())?;
+        let stopped = longest(verb)?;
+        if stopped > ALLOWED + 2.0 * unstopped {
+            return Err(format!("{verb:?}: {stopped} s, and {unstopped} s without a stop"));
+        }
+    }
+    Ok(())
 }
 
 fn a_thread_that_cannot_stop_is_not_waited_for() {

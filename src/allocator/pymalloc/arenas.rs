@@ -17,7 +17,9 @@ use crate::process::memory::{Memory, MemoryExt, Piece, ReadError, u32_at, u64_at
 use crate::python::interpreter::Python;
 use crate::python::layout::Layout;
 use crate::python::layout::allocators::Obmalloc;
+use crate::python::proof;
 use crate::python::proof_error::ProofError;
+use crate::python::reader::Reader;
 
 use super::arena::{Arena, Arenas};
 use super::{header_scan, state_proof};
@@ -51,13 +53,18 @@ pub fn find<M: Memory + ?Sized>(memory: &M, python: &Python) -> Result<Arenas, P
         let mut seen = Vec::new();
         for interpreter in python.interpreters.iter().filter(|_| is_in_use) {
             let field = interpreter.address.offset(offset);
-            let at = if python.version.obmalloc_is_pointer() { memory.read_pointer(field)? } else { field };
+            let at = if python.version.obmalloc_is_pointer() { memory.read_pointer(field) } else { Ok(field) };
             // A build without pymalloc has none.
-            if at.is_null() || seen.contains(&at) {
+            if at.as_ref().is_ok_and(|at| at.is_null() || seen.contains(at)) {
                 continue;
             }
-            seen.push(at);
-            found.join(read_state(memory, layout, state, at)?);
+            seen.extend(at.as_ref().ok());
+            let reader = Reader { memory, layout };
+            match at.map_err(ProofError::from).and_then(|at| read_state(memory, layout, state, at)) {
+                Ok(arenas) => found.join(arenas),
+                Err(_) if proof::is_not_up(&reader, python.runtime.address, interpreter.address) => {}
+                Err(error) => return Err(error),
+            }
         }
     } else if let Some((array, slots)) = search(memory, layout, &python.runtime.elf) {
         read_array(memory, layout, array, slots, &mut found);
