@@ -370,14 +370,14 @@ fn is_collector_on(heap: &Heap<'_>) -> Option<bool> {
 
 /// Records who allocates, until it is to stop.
 fn record_alongside(pid: i32, options: &GrowthOptions, stop: &AtomicBool) -> Result<Recording, String> {
-    let target = Target::process(pid).map_err(|error| error.to_string())?;
+    let mut target = Target::process(pid).map_err(|error| error.to_string())?;
     if matches!(target.python().build, Build::FreeThreaded | Build::DebugFreeThreaded) {
         return Err("free-threaded builds do not list objects in order of creation".to_owned());
     }
     // Looks take longer than they should where the machine is busy; the end comes from `stop`.
     let duration = options.duration.saturating_mul(RECORDING_SLACK).min(RECORDING_MAX);
     let options = RecordOptions { duration, rate: RECORDING_RATE, seed: None };
-    recording::record(&options, &target, stop, &mut |_| ()).map_err(|error| error.to_string())
+    recording::record(&options, &mut target, stop, &mut |_| ()).map_err(|error| error.to_string())
 }
 
 /// The lines on which what grew in an owner was made: objects of the type that grew, or, where the recording saw none
