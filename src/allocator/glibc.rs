@@ -209,6 +209,8 @@ pub fn thread_heap<M: Memory + ?Sized>(memory: &M, start: Address, limit: Addres
     if !sane {
         return None;
     }
+    // The heap may be shorter than what was read.
+    bytes.truncate(usize::try_from(size).ok()?);
     let skip: usize = if previous == 0 { 32 + 2048 } else { 32 };
     let heap = ChunkHeap { range: start..Address(end), is_thread_arena: true };
     // The first chunks may be longer than the bytes read.
@@ -219,7 +221,7 @@ pub fn thread_heap<M: Memory + ?Sized>(memory: &M, start: Address, limit: Addres
     let row = ChunkRow { heap: &heap, word: &word };
     let first = row.next_in(start.offset(skip)..start.offset(bytes.len()));
     let first = first.or_else(|| heap.resync(start.offset(skip), bytes.get(skip..)?))?;
-    Some(ChunkHeap { range: first..Address(end), is_thread_arena: true })
+    (first.0 < end).then_some(ChunkHeap { range: first..Address(end), is_thread_arena: true })
 }
 
 /// Finds mmapped chunks in `range`, private anonymous memory whose resident parts are `resident`. Such a chunk starts

@@ -210,6 +210,7 @@ pub fn within(pieces: &[Range<Address>], range: &Range<Address>) -> Vec<Range<Ad
         .iter()
         .take_while(|piece| piece.start < range.end)
         .map(|piece| piece.start.max(range.start)..piece.end.min(range.end))
+        .filter(|piece| piece.start < piece.end)
         .collect()
 }
 

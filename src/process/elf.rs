@@ -438,14 +438,17 @@ impl ElfFile {
             Ok(()) => {}
             Err(_) => return Likeness::Unknown,
         }
-        let Some((offset, address)) = self.build_id_range() else { return Likeness::Unknown };
-        let Some(note) = self.bytes.get(offset.clone()) else { return Likeness::Other };
-        let mut in_memory = vec![0; note.len()];
-        match memory.read_exact_at(Address(address.wrapping_add(elf.bias)), &mut in_memory) {
-            Ok(()) if in_memory == note => Likeness::Same,
-            Ok(()) => Likeness::Other,
-            Err(_) => Likeness::Unknown,
+        let mut likeness = Likeness::Unknown;
+        for (range, address) in self.note_ranges() {
+            let Some(notes) = self.bytes.get(range) else { return Likeness::Other };
+            let mut in_memory = vec![0; notes.len()];
+            match memory.read_exact_at(Address(address.wrapping_add(elf.bias)), &mut in_memory) {
+                Ok(()) if in_memory != notes => return Likeness::Other,
+                Ok(()) if has_build_id(notes) => likeness = Likeness::Same,
+                _ => {}
+            }
         }
+        likeness
     }
 
     /// Whether these memory ranges, each with its file offset, can be mappings of this file: each is in a loadable
@@ -478,13 +481,12 @@ impl ElfFile {
         table().unwrap_or_default().into_iter()
     }
 
-    /// The notes that contain the build id: range in the file, and address.
-    fn build_id_range(&self) -> Option<(Range<usize>, u64)> {
-        self.program_headers().find_map(|header| {
+    /// The note segments, which nobody writes to: range in the file, and address.
+    fn note_ranges(&self) -> impl Iterator<Item = (Range<usize>, u64)> {
+        self.program_headers().filter(|header| header.p_type == PT_NOTE).filter_map(|header| {
             let start = usize::try_from(header.p_offset).ok()?;
             let end = start.checked_add(usize::try_from(header.p_memsz).ok().filter(|&size| size <= NOTES_MAX)?)?;
-            let notes = self.bytes.get(start..end).filter(|_| header.p_type == PT_NOTE)?;
-            has_build_id(notes).then_some((start..end, header.p_vaddr))
+            Some((start..end, header.p_vaddr))
         })
     }
 

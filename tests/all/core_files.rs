@@ -36,7 +36,7 @@ pub fn cases() -> Vec<TestCase> {
             let name = format!("{}/{name}", interpreter.name);
             let is_chosen = match source {
                 Source::Crafted => interpreter.is_first || is_new_kind,
-                Source::Gdb | Source::Kernel => is_new_kind,
+                Source::Gdb | Source::Kernel => is_new_kind && interpreter.is_first,
             };
             let interpreter = interpreter.clone();
             let test = move || a_core_says_what_the_process_said(&interpreter, source);
@@ -347,7 +347,7 @@ fn foreign_files_are_refused(interpreter: &Interpreter) -> Result<(), Failed> {
         (
             "text",
             b"no core at all, but some text of more than sixty-four bytes, so that it fills a header".to_vec(),
-            "no ELF",
+            "not an ELF file",
         ),
         ("program", fs::read("/bin/true")?, "not a core"),
         ("bits", with(4, 1), "32-bit"),
