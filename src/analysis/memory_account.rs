@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use crate::heap::block_use::{Extent, PoolFill, Use, Visit};
 use crate::process::Address;
+use crate::process::address::PAGE;
 use crate::process::mapping_kind::MappingKind;
 use crate::process::residency::Residency;
 use crate::process::smaps::{Mapping, Rollup};
@@ -16,7 +17,6 @@ use crate::process::thread_stacks::Stack;
 
 use super::native_memory::NativeMemory;
 
-const PAGE: u64 = 4096;
 /// Share of used blocks below which a pool is sparse.
 pub const SPARSE: f64 = 0.1;
 
@@ -154,6 +154,17 @@ pub enum Group {
 }
 
 impl Group {
+    /// All groups, in the order in which reports show them.
+    pub const ALL: [Group; 7] = [
+        Group::Objects,
+        Group::AllocatorFree,
+        Group::Native,
+        Group::Stacks,
+        Group::Files,
+        Group::Shared,
+        Group::NotAccounted,
+    ];
+
     /// The name in the one-line account.
     pub fn name(self) -> &'static str {
         match self {

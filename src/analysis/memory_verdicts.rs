@@ -111,15 +111,16 @@ pub fn of(account: &Account, size: impl Fn(u64) -> String) -> Vec<Verdict> {
             Cause::Fragmentation,
             unused,
             format!(
-                "{} ({}) of pymalloc's arenas is free, but {sparse} of {} pools are less than 10 % full: {} blocks keep {}",
+                "{} ({}) of pymalloc's arenas is free, but {sparse} of {} pools are less than 10 % full: \
+                 {} blocks keep {}",
                 size(bytes(unused)),
                 percent(unused),
                 fills.pools,
                 fills.sparse_blocks,
                 size(fills.sparse_bytes)
             ),
-            "A few long-lived objects were made among many short-lived ones. See who holds them (histo --by holder); make \
-             them before the peak, or run the peak in a process of its own.",
+            "A few long-lived objects were made among many short-lived ones. See who holds them (histo --by holder); \
+             make them before the peak, or run the peak in a process of its own.",
         );
     }
     if has_much_native(account) {
@@ -159,7 +160,8 @@ pub fn of(account: &Account, size: impl Fn(u64) -> String) -> Vec<Verdict> {
             Cause::SharedMemory,
             shared,
             format!("{} ({}) is shared memory", size(bytes(shared)), percent(shared)),
-            "It counts once for all processes that map it: compare PSS. Look at /dev/shm and multiprocessing.shared_memory.",
+            "It counts once for all processes that map it: compare PSS. Look at /dev/shm and \
+             multiprocessing.shared_memory.",
         );
     }
     let swap = account.rollup.swap.cast_signed();
@@ -221,8 +223,8 @@ fn add_native(
         Cause::NativeBuffers,
         owned,
         format!(
-            "{} ({:.0} % of RSS) of malloc belongs to objects and libraries beyond what sys.getsizeof counts; the largest \
-             owner, {holders}, has {} in {} blocks",
+            "{} ({:.0} % of RSS) of malloc belongs to objects and libraries beyond what sys.getsizeof counts; the \
+             largest owner, {holders}, has {} in {} blocks",
             size(owned.unsigned_abs()),
             100.0 * owned as f64 / rss,
             size(first.resident),

@@ -90,31 +90,42 @@ impl ProcessFamily {
     /// # Errors
     /// None of them can be read: the error of the first one.
     pub fn read(root: i32, pause: Pause, sort: SortKey) -> Result<ProcessFamily, Error> {
-        let mut family = ProcessFamily::default();
-        let mut first_error = None;
-        for pid in procfs::descendants(root) {
-            let command = procfs::command(pid);
-            // The root is always tried: if there is nothing else, its error is the answer.
-            let is_candidate = || Status::of(pid).is_some_and(|status| processes::is_candidate(pid, &status, &command));
-            if pid != root && !is_candidate() {
-                continue;
-            }
-            match FamilyMember::read(pid, pause, sort) {
-                Ok(member) => family.members.push(member),
-                Err(error) => {
-                    if !matches!(error.attach_error(), Some(AttachError::NotPython)) {
-                        let command = command_line::short(&procfs::arguments(pid));
-                        family.unread.push(UnreadProcess { pid, command, why: error.to_string() });
-                    }
-                    first_error.get_or_insert(error);
+        let (members, unread) = read_each(root, |pid| FamilyMember::read(pid, pause, sort))?;
+        Ok(ProcessFamily { members, unread })
+    }
+}
+
+/// Reads a process and each descendant that is a Python, parents first: what was read, and the processes that were not.
+///
+/// # Errors
+/// None of them can be read: the error of the first one.
+pub(super) fn read_each<M>(
+    root: i32,
+    mut read: impl FnMut(i32) -> Result<M, Error>,
+) -> Result<(Vec<M>, Vec<UnreadProcess>), Error> {
+    let (mut members, mut unread, mut first_error) = (Vec::new(), Vec::new(), None);
+    for pid in procfs::descendants(root) {
+        let command = procfs::command(pid);
+        // The root is always tried: if there is nothing else, its error is the answer.
+        let is_candidate = || Status::of(pid).is_some_and(|status| processes::is_candidate(pid, &status, &command));
+        if pid != root && !is_candidate() {
+            continue;
+        }
+        match read(pid) {
+            Ok(member) => members.push(member),
+            Err(error) => {
+                if !matches!(error.attach_error(), Some(AttachError::NotPython)) {
+                    let command = command_line::short(&procfs::arguments(pid));
+                    unread.push(UnreadProcess { pid, command, why: error.to_string() });
                 }
+                first_error.get_or_insert(error);
             }
         }
-        match first_error {
-            Some(error) if family.members.is_empty() => Err(error),
-            None if family.members.is_empty() => Err(Error::NoFamily { root }),
-            _ => Ok(family),
-        }
+    }
+    match first_error {
+        Some(error) if members.is_empty() => Err(error),
+        None if members.is_empty() => Err(Error::NoFamily { root }),
+        _ => Ok((members, unread)),
     }
 }
 

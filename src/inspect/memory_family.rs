@@ -11,21 +11,18 @@ use rustc_hash::FxHashMap;
 use serde::Serialize;
 
 use crate::heap::object::{Object, Sink};
+use crate::process::address::PAGE;
 use crate::process::memory::Memory;
-use crate::process::procfs::{self, Status};
+use crate::process::procfs::Status;
 use crate::process::sharing::{self, Sharing};
 use crate::process::smaps::Rollup;
 use crate::process::{Address, ReadError};
-use crate::python::attach::AttachError;
-use crate::python::command_line;
 
 use super::answer::TargetSummary;
 use super::error::Error;
-use super::family::UnreadProcess;
+use super::family::{UnreadProcess, read_each};
 use super::open::{Pause, Target};
-use super::processes;
 
-const PAGE: u64 = 4096;
 /// Bytes that are compared at a time.
 const BATCH: u64 = 1 << 20;
 /// Bytes of the collector's head, in front of an object.
@@ -97,35 +94,16 @@ impl FamilyMemory {
     /// # Errors
     /// None of them can be read: the error of the first one.
     pub fn read(root: i32) -> Result<FamilyMemory, Error> {
-        let mut family = FamilyMemory::default();
         let mut targets: Vec<Target> = Vec::new();
-        let mut first_error = None;
-        for pid in procfs::descendants(root) {
-            let status = Status::of(pid);
-            let command = procfs::command(pid);
-            if pid != root && !status.as_ref().is_some_and(|status| processes::is_candidate(pid, status, &command)) {
-                continue;
-            }
-            let parent = status.and_then(|status| targets.iter().find(|target| target.source.pid() == status.parent));
-            match Target::process(pid).and_then(|mut target| Ok((member(&mut target, parent)?, target))) {
-                Ok((member, target)) => {
-                    family.members.push(member);
-                    targets.push(target);
-                }
-                Err(error) => {
-                    if !matches!(error.attach_error(), Some(AttachError::NotPython)) {
-                        let command = command_line::short(&procfs::arguments(pid));
-                        family.unread.push(UnreadProcess { pid, command, why: error.to_string() });
-                    }
-                    first_error.get_or_insert(error);
-                }
-            }
-        }
-        match first_error {
-            Some(error) if family.members.is_empty() => Err(error),
-            None if family.members.is_empty() => Err(Error::NoFamily { root }),
-            _ => Ok(family),
-        }
+        let (members, unread) = read_each(root, |pid| {
+            let mut target = Target::process(pid)?;
+            let parent =
+                Status::of(pid).and_then(|status| targets.iter().find(|target| target.source.pid() == status.parent));
+            let member = member(&mut target, parent)?;
+            targets.push(target);
+            Ok(member)
+        })?;
+        Ok(FamilyMemory { members, unread })
     }
 }
 

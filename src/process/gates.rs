@@ -73,7 +73,8 @@ impl Gate {
         let listing = || Some("list the Python processes here: heapsonde ps".to_owned());
         let add_capability = || {
             Some(
-                "start the container with --cap-add=SYS_PTRACE (Kubernetes: securityContext.capabilities.add: [SYS_PTRACE]), or run heapsonde on the host"
+                "start the container with --cap-add=SYS_PTRACE (Kubernetes: securityContext.capabilities.add: \
+                 [SYS_PTRACE]), or run heapsonde on the host"
                     .to_owned(),
             )
         };

@@ -8,9 +8,8 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
-use super::address::Address;
+use super::address::{Address, PAGE};
 
-const PAGE: u64 = 4096;
 /// Words read at a time: those of 64 MiB.
 const BATCH: u64 = 16 << 10;
 const PRESENT: u64 = 1 << 63;

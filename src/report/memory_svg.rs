@@ -75,7 +75,7 @@ fn pieces(rows: &[Row], rss: f64) -> Vec<BarPiece> {
     let mut small = 0;
     // Rows of a group stand side by side, each in another shade.
     let mut shades = [0usize; 7];
-    for group in GROUPS {
+    for group in Group::ALL {
         for row in rows.iter().filter(|row| row.kind.group() == group) {
             let Ok(bytes) = u64::try_from(row.resident) else { continue };
             if (bytes as f64) < SMALL * rss {
@@ -92,17 +92,6 @@ fn pieces(rows: &[Row], rss: f64) -> Vec<BarPiece> {
     }
     pieces
 }
-
-/// The order of groups in the bar.
-const GROUPS: [Group; 7] = [
-    Group::Objects,
-    Group::AllocatorFree,
-    Group::Native,
-    Group::Stacks,
-    Group::Files,
-    Group::Shared,
-    Group::NotAccounted,
-];
 
 /// Objects are green, free memory is orange, native memory red, the rest grey and blue.
 fn color(group: Group, shade: usize) -> &'static str {

@@ -23,16 +23,7 @@ const MAPPING_SHARE: f64 = 0.02;
 
 /// `RSS 307 MiB: objects 5.00 MiB, allocator free 291 MiB, ...`: all groups, which add up to RSS.
 pub fn line(account: &Account) -> String {
-    const GROUPS: [Group; 7] = [
-        Group::Objects,
-        Group::AllocatorFree,
-        Group::Native,
-        Group::Stacks,
-        Group::Files,
-        Group::Shared,
-        Group::NotAccounted,
-    ];
-    let shown = GROUPS.iter().map(|&group| (group, account.group(group))).filter(|&(_, bytes)| bytes != 0);
+    let shown = Group::ALL.iter().map(|&group| (group, account.group(group))).filter(|&(_, bytes)| bytes != 0);
     let parts: Vec<String> = shown.map(|(group, bytes)| format!("{} {}", group.name(), signed(bytes))).collect();
     format!("RSS {}: {}", units::bytes(account.rollup.rss), parts.join(", "))
 }

@@ -26,12 +26,8 @@ const STILL: &str = "__main__.Still";
 
 /// The tests of this file.
 pub fn cases() -> Vec<TestCase> {
-    let mut found = interpreters::find_and_say();
-    let key = |i: &Interpreter| (i.version.1, i.kind.split('-').next().unwrap_or_default().to_owned());
-    found.sort_by_key(key);
-    found.dedup_by_key(|interpreter| key(interpreter));
     let mut cases = Vec::new();
-    for interpreter in found {
+    for interpreter in interpreters::one_of_each_kind() {
         // One of each way of keeping objects at each landing: pools, and pages of threads that truly run at once.
         let is_chosen = interpreter.kind == "default" && interpreter.version.1 == 12 || !interpreter.has_gil();
         let (churning, quiet) = (interpreter.clone(), interpreter.clone());

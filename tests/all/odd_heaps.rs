@@ -32,13 +32,8 @@ const HEAPS: &[OddHeap] = &[
 
 /// The tests of this file.
 pub fn cases() -> Vec<TestCase> {
-    let mut found = interpreters::find_and_say();
-    // One of each minor version, build and C library.
-    let key = |i: &Interpreter| (i.version.1, i.kind.split('-').next().unwrap_or_default().to_owned());
-    found.sort_by_key(key);
-    found.dedup_by_key(|interpreter| key(interpreter));
     let mut cases = Vec::new();
-    for interpreter in found {
+    for interpreter in interpreters::one_of_each_kind() {
         for &(heap, env, may_be_more) in HEAPS {
             // Objects are in memory of their own there, so nobody can make them elsewhere.
             if heap == "domains" && !interpreter.has_gil() {

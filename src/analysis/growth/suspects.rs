@@ -161,14 +161,7 @@ impl<'s> Search<'s> {
             let bytes: Vec<u64> = own.iter().map(|amount| amount.bytes).collect();
             let is_one = own.iter().all(|amount| amount.objects == first.objects);
             if is_one && last.bytes.saturating_sub(first.bytes) >= BYTES_MIN && rises(&bytes) {
-                suspects.push(Suspect {
-                    kind: SuspectKind::Buffer,
-                    container: path,
-                    growing: vec![path],
-                    deepest: path,
-                    counts: series.timed(own.iter().map(|amount| amount.objects).collect()),
-                    bytes: series.timed(bytes),
-                });
+                suspects.push(self.alone(SuspectKind::Buffer, path, &own));
             }
         }
         for suspect in &mut suspects {
@@ -179,6 +172,19 @@ impl<'s> Search<'s> {
             suspect.deepest = self.deepest(suspect.growing[0], suspect.bytes.growth(), |path| series.growth(path));
         }
         suspects
+    }
+
+    /// A suspect that is its own container.
+    fn alone(&self, kind: SuspectKind, path: PathId, amounts: &[Amount]) -> Suspect {
+        let series = self.series;
+        Suspect {
+            kind,
+            container: path,
+            growing: vec![path],
+            deepest: path,
+            counts: series.timed(amounts.iter().map(|amount| amount.objects).collect()),
+            bytes: series.timed(amounts.iter().map(|amount| amount.bytes).collect()),
+        }
     }
 
     /// From a path on, down to where one child no longer explains most of some growth.
@@ -229,15 +235,7 @@ impl<'s> Search<'s> {
                 continue;
             }
             let narrowed = self.deepest(root, whole as f64, growth);
-            let rest = rest(narrowed);
-            regions.push(Suspect {
-                kind: SuspectKind::Region,
-                container: narrowed,
-                growing: vec![narrowed],
-                deepest: narrowed,
-                counts: series.timed(rest.iter().map(|amount| amount.objects).collect()),
-                bytes: series.timed(rest.iter().map(|amount| amount.bytes).collect()),
-            });
+            regions.push(self.alone(SuspectKind::Region, narrowed, &rest(narrowed)));
         }
         regions
     }

@@ -130,6 +130,15 @@ pub fn find_and_say() -> Vec<Interpreter> {
     found.interpreters
 }
 
+/// One of each minor version, build and C library, with the skips printed once in each run.
+pub fn one_of_each_kind() -> Vec<Interpreter> {
+    let mut found = find_and_say();
+    let key = |i: &Interpreter| (i.version.1, i.kind.split('-').next().unwrap_or_default().to_owned());
+    found.sort_by_key(key);
+    found.dedup_by_key(|interpreter| key(interpreter));
+    found
+}
+
 /// The newest plain interpreter: for tests that need one and do not care which.
 pub fn any() -> Option<Interpreter> {
     let mut found = find().interpreters;
