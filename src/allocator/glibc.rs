@@ -221,7 +221,7 @@ pub fn thread_heap<M: Memory + ?Sized>(memory: &M, start: Address, limit: Addres
     let row = ChunkRow { heap: &heap, word: &word };
     let first = row.next_in(start.offset(skip)..start.offset(bytes.len()));
     let first = first.or_else(|| heap.resync(start.offset(skip), bytes.get(skip..)?))?;
-    (first.0 < end).then_some(ChunkHeap { range: first..Address(end), is_thread_arena: true })
+    Some(ChunkHeap { range: first..Address(end), is_thread_arena: true })
 }
 
 /// Finds mmapped chunks in `range`, private anonymous memory whose resident parts are `resident`. Such a chunk starts

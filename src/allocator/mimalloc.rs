@@ -203,14 +203,16 @@ fn head_bytes(segment: &MiSegment, page: &MiPage) -> usize {
     (segment.slices + (SLICES_MAX as usize + 1) * page.size).min(2 * SLICE as usize)
 }
 
-/// The parts of `pieces` within `range`.
+/// The parts of `pieces`, which are in order and not empty, within `range`.
 pub fn within(pieces: &[Range<Address>], range: &Range<Address>) -> Vec<Range<Address>> {
+    if range.is_empty() {
+        return Vec::new();
+    }
     let first = pieces.partition_point(|piece| piece.end <= range.start);
     pieces[first..]
         .iter()
         .take_while(|piece| piece.start < range.end)
         .map(|piece| piece.start.max(range.start)..piece.end.min(range.end))
-        .filter(|piece| piece.start < piece.end)
         .collect()
 }
 

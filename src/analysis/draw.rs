@@ -196,7 +196,7 @@ fn shared(graph: &ObjectGraph<'_>, tree: Tree<'_>) -> Vec<bool> {
 
 /// Whose values a dict in `all` has, the dicts of one `threading.local`: a thread's; those of many threads are one.
 pub(super) fn thread_of_locals(graph: &ObjectGraph<'_>, all: ObjectId, thread: String) -> String {
-    let dicts = graph.forward.targets(all).filter(|&to| graph.is_dict(to)).count();
+    let dicts = graph.forward.targets(all).filter(|&to| graph.is_dict(to)).take(NAMED_MAX + 1).count();
     if dicts > NAMED_MAX { "each thread".to_owned() } else { thread }
 }
 

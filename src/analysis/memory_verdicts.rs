@@ -214,10 +214,10 @@ fn add_native(
         return;
     }
     let Some(first) = owners.owned.first() else { return };
-    let holders = if first.is_type {
-        format!("{} of {}", first.holders, first.owner)
+    let (holders, advice) = if first.is_type {
+        (format!("{} of {}", first.holders, first.owner), "See who holds these objects: why PID TYPE.")
     } else {
-        format!("data of {}", first.owner)
+        (format!("data of {}", first.owner), "The library keeps this memory: look for its caches and their limits.")
     };
     add(
         Cause::NativeBuffers,
@@ -230,7 +230,7 @@ fn add_native(
             size(first.resident),
             first.blocks
         ),
-        "See how many such objects there are and who holds them: why PID TYPE.",
+        advice,
     );
 }
 

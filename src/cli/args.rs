@@ -423,16 +423,16 @@ pub struct Leaks {
     #[command(flatten)]
     pub output: Output,
 
-    /// Look for this long (30, 2m); Ctrl-C ends it earlier
+    /// Observe for this long (30, 2m); Ctrl-C ends it earlier
     #[arg(long = "for", short = 'd', visible_alias = "duration", value_name = "TIME", default_value = "60s")]
     #[arg(value_parser = recording)]
     pub duration: Duration,
 
-    /// How often to look; with fewer than 7 looks no suspect is sure
+    /// Number of looks; with fewer than 7 no suspect is called sure
     #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u32).range(3..=1000))]
     pub looks: u32,
 
-    /// Do not record meanwhile which lines make what grows
+    /// Do not record which lines create the objects that grow
     #[arg(long)]
     pub no_record: bool,
 

@@ -33,23 +33,23 @@ pub struct CheckOptions {
     #[command(flatten)]
     pub output: Output,
 
-    /// Resident memory (such as 512MiB)
+    /// Most resident memory allowed (such as 512MiB)
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub max_rss: Option<u64>,
 
-    /// Growth of resident memory while it is looked at (such as 5MiB/min)
+    /// Fastest growth of resident memory allowed (such as 5MiB/min)
     #[arg(long, value_name = "SIZE/TIME", value_parser = growth)]
     pub max_growth: Option<f64>,
 
-    /// How long growth is looked at
+    /// How long growth is observed
     #[arg(long = "for", value_name = "TIME", default_value = "60s", value_parser = recording, requires = "max_growth")]
     pub duration: Duration,
 
-    /// Objects of a type (such as app.Session=10000); may be given again
+    /// Most objects of a type allowed (such as app.Session=10000); may be given again
     #[arg(long, value_name = "TYPE=N", value_parser = objects_of_type)]
     pub max_objects: Vec<(String, u64)>,
 
-    /// Objects that nothing reaches and the collector has not freed
+    /// Most objects allowed that nothing reaches and the collector has not freed
     #[arg(long, value_name = "N")]
     pub max_garbage: Option<u64>,
 

@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::inspect::memory::NativeOwners;
 use crate::inspect::memory_family::FamilyMemory;
@@ -16,6 +16,10 @@ use super::target;
 /// Accounts for a target's memory, once or repeatedly.
 pub fn run(options: &MemoryOptions) -> Result<()> {
     let destination = Destination::new(&options.output, || None)?;
+    let is_svg = destination.file().is_some_and(|path| path.extension().is_some_and(|extension| extension == "svg"));
+    if is_svg && (options.json || options.subprocesses || options.interval.is_some()) {
+        bail!("a picture shows one account of one process: leave out --json, --subprocesses and --interval");
+    }
     if options.subprocesses {
         return run_family(options, &destination);
     }
@@ -45,7 +49,7 @@ pub fn run(options: &MemoryOptions) -> Result<()> {
     let answer = target::said(target.memory(&copy_options, native)?);
     let verdicts = memory_table::verdicts(&answer.result);
     destination.write(|out| {
-        if destination.file().is_some_and(|path| path.extension().is_some_and(|extension| extension == "svg")) {
+        if is_svg {
             return memory_svg::write(out, &answer.result, &about);
         }
         if options.json {

@@ -25,7 +25,7 @@ pub fn recording(text: &str) -> Result<Duration, String> {
     if (RECORDING_MIN..=RECORDING_MAX).contains(&recording) {
         Ok(recording)
     } else {
-        Err("a recording takes between 100ms and 24h".to_owned())
+        Err("the time is between 100ms and 24h".to_owned())
     }
 }
 

@@ -36,25 +36,35 @@ where
     let mut order: Vec<&Part> = parts.iter().collect();
     order.sort_by_key(|part| (!matches!(part, Part::Heap(_)), std::cmp::Reverse(part.len()), part.start()));
     let next = AtomicUsize::new(0);
-    let work = |_: usize| -> Result<(S, Counts), ReadError> {
+    let results = on_all_processors(parts.len(), || {
         let mut worker = Worker::new(memory, classifier, sink());
         while let Some(part) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
             worker.read_part(part)?;
             progress.bytes.fetch_add(part.len(), Ordering::Relaxed);
         }
         worker.finish()
-    };
-    let workers = rayon::current_num_threads().min(parts.len()).max(1);
-    let results: Vec<_> = std::thread::scope(|scope| {
-        let handles: Vec<_> = (0..workers).map(|index| scope.spawn(move || work(index))).collect();
-        handles.into_iter().map(|handle| handle.join().expect("a worker does not panic")).collect()
-    });
+    })?;
     let mut counts = Counts::default();
     let mut sinks = Vec::with_capacity(results.len());
-    for result in results {
-        let (sink, of_worker) = result?;
+    for (sink, of_worker) in results {
         counts.add(&of_worker);
         sinks.push(sink);
     }
     Ok((sinks, counts))
+}
+
+/// Runs the work of one worker on each processor at once, on at most as many as there are tasks. Returns the results of
+/// all.
+///
+/// # Errors
+/// The first error of a worker.
+pub(super) fn on_all_processors<R: Send>(
+    tasks: usize,
+    work: impl Fn() -> Result<R, ReadError> + Sync,
+) -> Result<Vec<R>, ReadError> {
+    let workers = rayon::current_num_threads().min(tasks).max(1);
+    std::thread::scope(|scope| {
+        let handles: Vec<_> = (0..workers).map(|_| scope.spawn(&work)).collect();
+        handles.into_iter().map(|handle| handle.join().expect("a worker does not panic")).collect()
+    })
 }

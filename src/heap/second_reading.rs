@@ -7,6 +7,7 @@ use crate::allocator::glibc::ChunkHeap;
 use crate::process::Address;
 use crate::process::memory::{Memory, ReadError};
 
+use super::census::on_all_processors;
 use super::classify::classifier::Classifier;
 use super::movement::{Met, Noted, Strips};
 use super::object::{Object, Sink};
@@ -50,7 +51,7 @@ pub(crate) fn read<M: Memory + Sync + ?Sized>(
 ) -> Result<Vec<Met>, ReadError> {
     let tasks: Vec<Task<'_>> = parts.iter().flat_map(|part| tasks(part, classifier, strips)).collect();
     let next = AtomicUsize::new(0);
-    let work = || -> Result<Vec<Met>, ReadError> {
+    let results = on_all_processors(tasks.len(), || {
         let mut worker =
             Worker::new(memory, classifier, Noted { sink: Nowhere, strips: Some(strips), met: Vec::new() });
         while let Some(task) = tasks.get(next.fetch_add(1, Ordering::Relaxed)) {
@@ -66,17 +67,8 @@ pub(crate) fn read<M: Memory + Sync + ?Sized>(
             }
         }
         Ok(worker.finish()?.0.met)
-    };
-    let workers = rayon::current_num_threads().min(tasks.len()).max(1);
-    let results: Vec<_> = std::thread::scope(|scope| {
-        let handles: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
-        handles.into_iter().map(|handle| handle.join().expect("a worker does not panic")).collect()
-    });
-    let mut met = Vec::new();
-    for result in results {
-        met.extend(result?);
-    }
-    Ok(met)
+    })?;
+    Ok(results.into_iter().flatten().collect())
 }
 
 fn tasks<'p>(part: &'p Part, classifier: &Classifier<'_>, strips: Strips) -> Vec<Task<'p>> {

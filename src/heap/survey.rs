@@ -121,8 +121,7 @@ impl Survey {
         first: Vec<Met>,
         strips: Strips,
     ) -> Result<Movement, ReadError> {
-        let mut classifier = Classifier::new(&python.layout, python.version, types, self.debug_hooks);
-        classifier.dead = freelists::ambiguous(&CachedMemory::new(memory), python, &self.plan);
+        let classifier = self.classifier(memory, python, types);
         let second = second_reading::read(memory, &classifier, &self.plan.parts, strips)?;
         let once = self.plan.parts.iter().filter(|part| !second_reading::is_read_twice(part));
         let mut once: Vec<Range<Address>> = once.flat_map(Part::ranges).collect();
@@ -140,10 +139,20 @@ impl Survey {
         python: &'a Python,
         types: &'a TypeTable,
     ) -> Result<Classifier<'a>, ProofError> {
-        let mut classifier = Classifier::new(&python.layout, python.version, types, self.debug_hooks);
-        classifier.dead = freelists::ambiguous(&CachedMemory::new(memory), python, &self.plan);
+        let classifier = self.classifier(memory, python, types);
         known_objects::prove(memory, python, &classifier, &self.plan)?;
         Ok(classifier)
+    }
+
+    fn classifier<'a, M: Memory + ?Sized>(
+        &self,
+        memory: &M,
+        python: &'a Python,
+        types: &'a TypeTable,
+    ) -> Classifier<'a> {
+        let mut classifier = Classifier::new(&python.layout, python.version, types, self.debug_hooks);
+        classifier.dead = freelists::ambiguous(&CachedMemory::new(memory), python, &self.plan);
+        classifier
     }
 
     /// Checks that what a census found agrees with the layout.

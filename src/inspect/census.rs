@@ -54,15 +54,36 @@ impl Target {
     ) -> Result<Inspected<R>, Error> {
         let start = Instant::now();
         let Counted { survey, types, sinks, outcome, movement, bytes, paused, warnings } =
-            self.tried(|target| target.count(pause, &sink))?;
+            self.tried(|target| target.count(pause, true, &sink))?;
         let read = Read { survey: &survey, types: &types, outcome, bytes, start, paused, warnings };
         let mut answer = self.inspected(read, || collect(&types, sinks, movement.as_ref()));
         answer.problems.moving_objects = movement.map(|movement| movement.total);
         Ok(answer)
     }
 
-    /// One attempt at a census.
-    fn count<S: Sink>(&mut self, pause: Pause, sink: &(impl Fn(&TypeTable) -> S + Sync)) -> Result<Counted<S>, Error> {
+    /// The histogram of a running target alone: without what moved meanwhile, and how it was read.
+    pub(crate) fn running_histogram(&mut self) -> Result<Histogram, Error> {
+        let (_, types, tallies) = self.running_census(|types| Tally::new(types.len()))?;
+        Ok(Histogram::new(&types, &tallies, SortKey::Bytes))
+    }
+
+    /// The same for any sinks.
+    pub(crate) fn running_census<S: Sink>(
+        &mut self,
+        sink: impl Fn(&TypeTable) -> S + Sync,
+    ) -> Result<(Survey, TypeTable, Vec<S>), Error> {
+        let Counted { survey, types, sinks, .. } = self.tried(|target| target.count(Pause::Never, false, &sink))?;
+        Ok((survey, types, sinks))
+    }
+
+    /// One attempt at a census. `again` reads parts a second time, to see what moved, if the target does not stand
+    /// still.
+    fn count<S: Sink>(
+        &mut self,
+        pause: Pause,
+        again: bool,
+        sink: &(impl Fn(&TypeTable) -> S + Sync),
+    ) -> Result<Counted<S>, Error> {
         let mut warnings = Vec::new();
         let mut survey = self.survey_once()?;
         let mut bytes = survey.plan.resident_bytes(&self.source);
@@ -77,17 +98,15 @@ impl Target {
         }
         let total = survey.plan.total_bytes();
         let mut paused = None;
-        let strips = (!stands_still).then(|| Strips::of(total));
+        let strips = (again && !stands_still).then(|| Strips::of(total));
         let noted = |types: &TypeTable| Noted { sink: sink(types), strips, met: Vec::new() };
         let again;
         let (types, sinks, outcome, again) = if copies {
             let copy = copy::copy_into(&self.source, &ranges_of(&survey), buffer)?;
             paused = freeze.take().map(Freeze::release);
             // At once: what is learned from the first copy takes longer than both.
-            again = match strips {
-                Some(_) => Some(copy::copy_ranges(&self.source, &ranges_of(&survey))?.image),
-                None => None,
-            };
+            again =
+                strips.and_then(|_| copy::copy_ranges(&self.source, &ranges_of(&survey)).ok()).map(|copy| copy.image);
             let memory = Layered::new(&copy.image, &self.source);
             let types = self.attached.types(&memory, &survey)?;
             let (sinks, mut outcome) = self.observed(total, |progress| {
@@ -109,16 +128,18 @@ impl Target {
             of_caller.push(noted.sink);
         }
         let movement = match (strips, again) {
-            (None, _) => None,
+            (None, _) => Ok(None),
             (Some(strips), Some(image)) => {
                 let memory = Layered::new(image, &self.source);
-                Some(survey.movement(&memory, self.python(), &types, met, strips)?)
+                survey.movement(&memory, self.python(), &types, met, strips).map(Some)
             }
             (Some(strips), None) => {
                 self.source.forget();
-                Some(survey.movement(&self.source, self.python(), &types, met, strips)?)
+                survey.movement(&self.source, self.python(), &types, met, strips).map(Some)
             }
         };
+        // A target that is gone by now has been counted all the same.
+        let movement = movement.inspect_err(|error| log::debug!("what moved is not known: {error}")).ok().flatten();
         Ok(Counted { survey, types, sinks: of_caller, outcome, movement, bytes, paused, warnings })
     }
 }

@@ -15,7 +15,7 @@ use crate::analysis::growth::describe::{GrowingOwner, LastLook, describe};
 use crate::analysis::growth::figures::Figures;
 use crate::analysis::growth::series::{Series, TypeGrowth};
 use crate::analysis::growth::suspects::{self, objects_min};
-use crate::analysis::histogram::{Amount, Histogram, SortKey};
+use crate::analysis::histogram::{Amount, Histogram};
 use crate::analysis::memory_account::{Account, Row};
 use crate::analysis::names::Names;
 use crate::analysis::owners::Owners;
@@ -31,7 +31,7 @@ use crate::record::profile;
 use super::copy::{CopyOptions, Heap, ReadMode};
 use super::error::Error;
 use super::memory::{self, NativeOwners};
-use super::open::{Pause, Target};
+use super::open::Target;
 use super::recording::{self, RecordOptions, Recording};
 use super::warning::Warning;
 
@@ -150,14 +150,14 @@ impl Target {
             thread::sleep(PATIENCE.min(until.saturating_sub(began.elapsed())));
         };
         let mut growth = Growth { uptime, ..Growth::default() };
-        let first = self.histogram(Pause::Never, SortKey::Bytes)?.result;
+        let first = self.running_histogram()?;
         growth.censuses = 1;
         let (mut rss, mut totals) = (vec![rss_of(pid)], vec![(began.elapsed(), first.total)]);
         let step = options.duration / options.looks.saturating_sub(1).max(1);
         let mut next = options.duration.mul_f64(SECOND_LOOK).min(SECOND_LOOK_MAX);
         let has_grown = loop {
             wait(next);
-            let now = self.histogram(Pause::Never, SortKey::Bytes)?.result;
+            let now = self.running_histogram()?;
             growth.censuses += 1;
             rss.push(rss_of(pid));
             totals.push((began.elapsed(), now.total));
@@ -167,7 +167,9 @@ impl Target {
             if next >= options.duration || stop.load(Ordering::Relaxed) {
                 break false;
             }
-            next = (began.elapsed().div_duration_f64(step).floor() as u32 + 1) * step;
+            // The last step may be rounded down to just before the end.
+            let following = (began.elapsed().div_duration_f64(step).floor() as u32 + 1) * step;
+            next = if following + step / 2 > options.duration { options.duration } else { following };
         };
         if !has_grown {
             let figures = |values: Vec<u64>| {
@@ -264,7 +266,7 @@ impl Target {
         if let [first, .., last] = used.accounts.as_slice() {
             growth.memory = rows(first, last);
         }
-        let window = growth.heap_bytes.at.last().copied().unwrap_or_default().as_secs_f64();
+        let window = growth.heap_bytes.window().as_secs_f64();
         growth.least_rate = objects_min(growth.looks) as f64 / window.max(1e-3);
         Ok((growth, warnings))
     }
@@ -339,7 +341,7 @@ fn without(all: Vec<TypeGrowth>, part: &[TypeGrowth]) -> Vec<TypeGrowth> {
         None => grown,
     });
     let mut rest: Vec<TypeGrowth> = rest.filter(|grown| grown.objects() > 0).collect();
-    rest.sort_by(|a, b| (b.objects(), &a.name).cmp(&(a.objects(), &b.name)));
+    TypeGrowth::sort(&mut rest);
     rest
 }
 

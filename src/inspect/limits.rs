@@ -3,12 +3,11 @@
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use crate::analysis::histogram::SortKey;
 use crate::process::procfs::Status;
 
 use super::error::Error;
 use super::growth::{Growth, GrowthOptions};
-use super::open::{Pause, Target};
+use super::open::Target;
 
 /// What a target may have at most. `None`: no limit.
 #[derive(Clone, Debug, Default)]
@@ -74,7 +73,7 @@ impl Target {
             add(LimitKind::Rss, rss as f64, limit as f64);
         }
         if !limits.objects.is_empty() {
-            let histogram = self.histogram(Pause::Never, SortKey::Bytes)?.result;
+            let histogram = self.running_histogram()?;
             for (name, limit) in &limits.objects {
                 let full = if name.contains('.') { name.clone() } else { format!("builtins.{name}") };
                 let row = histogram.rows.iter().find(|row| row.label() == full);

@@ -21,7 +21,7 @@ use crate::process::{Address, ReadError};
 use super::answer::TargetSummary;
 use super::error::Error;
 use super::family::{UnreadProcess, read_each};
-use super::open::{Pause, Target};
+use super::open::Target;
 
 /// Bytes that are compared at a time.
 const BATCH: u64 = 1 << 20;
@@ -111,8 +111,9 @@ impl FamilyMemory {
 fn member(target: &mut Target, parent: Option<&Target>) -> Result<MemberMemory, Error> {
     let pid = target.source.pid();
     let gone = |_| Error::from(ReadError::Gone);
-    let pages = target.census(Pause::Never, |_| ObjectPages::default(), |_, sinks, _| ObjectPages::join(sinks))?.result;
-    let mut ranges = target.survey()?.plan.allocators_memory(&target.source);
+    let (survey, _, sinks) = target.running_census(|_| ObjectPages::default())?;
+    let pages = ObjectPages::join(sinks);
+    let mut ranges = survey.plan.allocators_memory(&target.source);
     ranges.sort_by_key(|range| range.start);
     let sharing = Sharing::of_process(pid, &ranges).map_err(gone)?;
     let rollup = Rollup::of_process(pid).map_err(gone)?;

@@ -177,6 +177,9 @@ impl Process {
     /// As [`Process::open`].
     pub fn refresh(&mut self) -> io::Result<()> {
         let text = read_whole(&self.maps)?;
+        if text.is_empty() {
+            return Err(io::ErrorKind::NotFound.into());
+        }
         // With tens of thousands of mappings reading the text costs as much as all else, and most looks find the same.
         if text != self.maps_text {
             let regions = RegionMap::parse(&text);

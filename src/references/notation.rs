@@ -163,7 +163,7 @@ impl<'a, M: Memory + ?Sized> Speller<'a, M> {
             Label::Stack => Spelled::Other(", value stack"),
             Label::ModuleState => Spelled::Other(", module state"),
             Label::Detail(name) => Spelled::Detail(name.to_owned()),
-            Label::Named(name) => Spelled::Attribute(self.named(type_id, name)),
+            Label::Named(name) => self.known(type_id, label, || Spelled::Attribute(self.named(type_id, name))),
             Label::Native => self.known(type_id, label, || Spelled::Native(self.types.get(type_id).full_name())),
         }
     }

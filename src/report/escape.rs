@@ -31,6 +31,11 @@ pub fn printable(name: &str) -> String {
     printable
 }
 
+/// A text as XML holds it, in attributes as well.
+pub fn xml(text: &str) -> String {
+    printable(text).replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -150,7 +150,7 @@ fn other(out: &mut dyn Write, owner: &GrowingOwner) -> io::Result<()> {
     let what = match (&owner.bound, owner.verdict) {
         (Some(bound), Verdict::Filling) => filling(bound, figures),
         (_, Verdict::Recent) => match figures.age() {
-            Some(age) => format!("began some {} ago", seconds(age.saturating_add(span(figures)))),
+            Some(age) => format!("began some {} ago", seconds(age.saturating_add(figures.window()))),
             None => Verdict::Recent.sentence().to_owned(),
         },
         (_, verdict) => verdict.sentence().to_owned(),
@@ -173,10 +173,6 @@ fn filling(bound: &Bound, counts: &Figures) -> String {
         Some(left) => format!("filling: {name} {limit}, full in about {}", seconds(left)),
         None => format!("filling: {name} {limit}"),
     }
-}
-
-fn span(figures: &Figures) -> Duration {
-    figures.at.last().copied().unwrap_or_default()
 }
 
 /// `60,816 dict, 30,408 tuple`.

@@ -71,13 +71,16 @@ pub fn write(out: &mut dyn Write, histogram: &Histogram, top: Option<usize>) -> 
     write_movement(out, histogram)
 }
 
-/// Says by how much counts may be off, where objects came and went while they were counted.
+/// Names the types whose counts may be off, because their objects came and went while they were counted. The problems
+/// below the table say it of the total.
 fn write_movement(out: &mut dyn Write, histogram: &Histogram) -> io::Result<()> {
     let off = |amount: Amount, interval: Interval| {
         let (low, high) = (interval.low.objects, interval.high.objects);
         amount.objects.saturating_sub(low).max(high.saturating_sub(amount.objects))
     };
-    let Some(interval) = histogram.interval else { return Ok(()) };
+    if histogram.interval.is_none() {
+        return Ok(());
+    }
     let mut rows: Vec<(u64, &Row)> =
         histogram.rows.iter().filter_map(|row| Some((off(row.amount, row.interval?), row))).collect();
     rows.sort_by_key(|&(off, _)| Reverse(off));
@@ -90,12 +93,10 @@ fn write_movement(out: &mut dyn Write, histogram: &Histogram) -> io::Result<()> 
         0 => String::new(),
         more => format!(", {more} more"),
     };
-    writeln!(
-        out,
-        "\nObjects moved while they were counted. The total may be off by ± {}, {}{more}; --pause counts exactly",
-        off(histogram.total, interval),
-        named.join(", ")
-    )
+    if named.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "\nTypes whose counts may be off: {}{more}", named.join(", "))
 }
 
 /// Names the rows that are lower bounds.

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use crate::inspect::limits::{Checked, LimitKind};
 
-use super::escape::printable;
+use super::escape::{printable, xml};
 use super::units;
 
 /// Writes a line for each limit.
@@ -28,7 +28,7 @@ pub fn write_junit(out: &mut dyn Write, about: &str, checked: &[Checked]) -> io:
     writeln!(out, r#"<?xml version="1.0" encoding="UTF-8"?>"#)?;
     writeln!(out, r#"<testsuite name="heapsonde check" tests="{}" failures="{failures}">"#, checked.len())?;
     for check in checked {
-        let (class, name, text) = (attribute(about), attribute(&name(check)), attribute(&sentence(check)));
+        let (class, name, text) = (xml(about), xml(&name(check)), xml(&sentence(check)));
         match check.is_crossed() {
             false => writeln!(out, r#"  <testcase classname="{class}" name="{name}"/>"#)?,
             true => {
@@ -64,11 +64,6 @@ fn sentence(check: &Checked) -> String {
         LimitKind::Objects(name) => format!("{}: {} objects, at most {}", printable(name), count(found), count(limit)),
         LimitKind::Garbage => format!("garbage: {} objects, at most {}", count(found), count(limit)),
     }
-}
-
-/// A text as it may stand in an attribute.
-fn attribute(text: &str) -> String {
-    printable(text).replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use crate::analysis::memory_account::{Account, Group, Row};
 use crate::inspect::answer::TargetSummary;
 
+use super::escape::xml;
 use super::memory_table::line;
 use super::units;
 
@@ -55,7 +56,7 @@ pub fn write(out: &mut dyn Write, account: &Account, about: &TargetSummary) -> i
             out,
             "<rect x=\"{x:.2}\" y=\"{top}\" width=\"{width:.2}\" height=\"{BAR}\" fill=\"{color}\" \
              stroke=\"#ffffff\"><title>{}</title></rect>",
-            escaped(&label)
+            xml(&label)
         )?;
         let y = legend_top + LINE * (index as f64 + 1.0);
         writeln!(out, "<rect x=\"{MARGIN}\" y=\"{}\" width=\"12\" height=\"12\" fill=\"{color}\"/>", y - 11.0)?;
@@ -127,11 +128,7 @@ fn write_fills(out: &mut dyn Write, by_tenth: &[u64; 10], pools: u64, top: f64) 
 }
 
 fn text(out: &mut dyn Write, x: f64, y: f64, text: &str) -> io::Result<()> {
-    writeln!(out, "<text x=\"{x:.2}\" y=\"{y:.2}\">{}</text>", escaped(text))
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+    writeln!(out, "<text x=\"{x:.2}\" y=\"{y:.2}\">{}</text>", xml(text))
 }
 
 #[cfg(test)]

@@ -57,7 +57,7 @@ pub fn write_problems(out: &mut dyn Write, problems: &Problems, reading: &Readin
     say(problems.implausible_blocks, "blocks have an object's header but an invalid body and are not counted");
     say(
         problems.moving_objects.unwrap_or(0),
-        "objects by which the total may be off: they moved while they were counted (--pause counts exactly)",
+        "objects came or went while they were counted: the total may be off by as many (--pause counts exactly)",
     );
     say(problems.unreadable_bytes, "bytes could not be read");
     say(problems.missing_bytes, "bytes of writable memory are missing from the core");

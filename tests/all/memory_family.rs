@@ -13,9 +13,6 @@ use crate::common::tool;
 /// What a child writes to besides: its stack, the C library's data, a few counts.
 const BESIDES: u64 = 512 << 10;
 
-/// Pages of libraries' files that are mapped by the tool as well while it reads them.
-const FILES: u64 = 64 << 10;
-
 /// The tests of this file.
 pub fn cases() -> Vec<TestCase> {
     let firsts = interpreters::find().interpreters.into_iter().filter(|interpreter| interpreter.is_first);
@@ -38,19 +35,21 @@ fn children(interpreter: &Interpreter, how: &str) -> Result<Vec<Value>, String> 
     let pids: Value = serde_json::from_str(&target.read_line()?).map_err(|error| error.to_string())?;
     target.wait_until_blocked()?;
     let pids: Vec<u64> = MODES.iter().filter_map(|mode| pids[mode].as_u64()).collect();
-    let private = || pids.iter().map(|pid| private_bytes(*pid)).collect::<Result<Vec<u64>, String>>();
+    let private = || pids.iter().map(|pid| written_bytes(*pid)).collect::<Result<Vec<u64>, String>>();
     let before = private()?;
     let family = tool::run(&["memory", "-s", "--json", &target.pid().to_string()])?.ok()?.json()?;
     let after = private()?;
-    if before.iter().zip(&after).any(|(before, after)| after > before || before - after > FILES) {
+    if before != after {
         return Err(format!("being read took them {before:?} -> {after:?} bytes of their own"));
     }
     let of = |pid: &u64| family["processes"].as_array()?.iter().find(|it| it["target"]["pid"] == *pid).cloned();
     let found: Vec<Value> = pids.iter().filter_map(of).collect();
-    for (child, private) in found.iter().zip(before) {
-        // Pages of libraries that the tool maps meanwhile are not their own.
-        if child["uss"].as_u64().is_none_or(|uss| uss > private || private - uss > FILES) {
-            return Err(format!("the kernel says {private} bytes private: {child}"));
+    for (child, written) in found.iter().zip(before) {
+        // Clean pages of files are a process's own until another maps the same files, as other tests do at any time.
+        let of_files = child["rss"].as_u64().zip(child["anonymous"].as_u64()).map(|(rss, anonymous)| rss - anonymous);
+        let of_files = of_files.ok_or_else(|| format!("no rss: {child}"))?;
+        if child["uss"].as_u64().is_none_or(|uss| uss < written || uss - written > of_files) {
+            return Err(format!("the kernel says {written} bytes private and written: {child}"));
         }
         if child["parent"].as_u64() != Some(u64::from(target.pid())) {
             return Err(format!("its parent is {}: {child}", target.pid()));
@@ -59,12 +58,12 @@ fn children(interpreter: &Interpreter, how: &str) -> Result<Vec<Value>, String> 
     if found.len() == MODES.len() { Ok(found) } else { Err(format!("not all were read: {family}")) }
 }
 
-/// `Private_Clean` and `Private_Dirty`, as the kernel sums them up.
-fn private_bytes(pid: u64) -> Result<u64, String> {
+/// `Private_Dirty`, as the kernel sums it up: what a process wrote and shares with no other.
+fn written_bytes(pid: u64) -> Result<u64, String> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).map_err(|error| error.to_string())?;
-    let private = text.lines().filter(|line| line.starts_with("Private_") && !line.contains("Hugetlb"));
-    let kibibytes = private.filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
-    Ok(kibibytes.sum::<u64>() << 10)
+    let line = text.lines().find(|line| line.starts_with("Private_Dirty:")).ok_or("no Private_Dirty")?;
+    let kibibytes = line.split_whitespace().nth(1).and_then(|number| number.parse::<u64>().ok());
+    kibibytes.map(|number| number << 10).ok_or_else(|| format!("no number: {line}"))
 }
 
 fn freeze_saves_what_is_said(interpreter: &Interpreter) -> Result<(), String> {

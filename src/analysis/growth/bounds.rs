@@ -56,7 +56,7 @@ impl Bound {
         match self.kind {
             BoundKind::Entries => counts.values.last().is_some_and(|&count| count <= self.limit),
             BoundKind::Seconds => {
-                let window = counts.at.last().copied().unwrap_or_default();
+                let window = counts.window();
                 let life = Duration::try_from_secs_f64(self.limit as f64 * LIFE_SLACK).unwrap_or(Duration::MAX);
                 counts.age().is_some_and(|age| age.saturating_add(window) < life)
             }
@@ -69,7 +69,7 @@ impl Bound {
         let left = match self.kind {
             BoundKind::Entries => (rate > 0.0).then(|| self.limit.saturating_sub(count) as f64 / rate)?,
             BoundKind::Seconds => {
-                let age = counts.age()?.saturating_add(counts.at.last().copied().unwrap_or_default());
+                let age = counts.age()?.saturating_add(counts.window());
                 (self.limit as f64 - age.as_secs_f64()).max(0.0)
             }
         };

@@ -11,6 +11,7 @@ use crate::graph::ObjectId;
 use crate::graph::objects::ObjectGraph;
 use crate::process::memory::{Memory, MemoryExt};
 use crate::python::reader::Reader;
+use crate::references::Label;
 use crate::references::notation::Spelled;
 use crate::references::roots::RootKind;
 
@@ -64,7 +65,7 @@ pub struct GrowingOwner {
 impl GrowingOwner {
     /// The figures whose growth tells: objects, or bytes where their number stays.
     pub fn telling(&self) -> &Figures {
-        if self.kind == SuspectKind::Container { &self.counts } else { &self.bytes }
+        self.kind.telling(&self.counts, &self.bytes)
     }
 }
 
@@ -271,17 +272,25 @@ fn bound_of<M: Memory + ?Sized, N: Memory + ?Sized>(last: &LastLook<'_, '_, M, N
     }
     let mut attributes: Vec<(ObjectId, String)> = Vec::new();
     let mut dicts = Vec::new();
-    names.for_each(object, &mut |target, label| match names.spell(object, label) {
-        Spelled::Namespace => dicts.push(target),
-        Spelled::Attribute(name) if attributes.len() < ATTRIBUTES_MAX => attributes.push((target, name)),
-        _ => {}
+    names.for_each(object, &mut |target, label| {
+        // A container may have millions of items, and none of them is an attribute.
+        if matches!(label, Label::Index(_) | Label::Value(_) | Label::Key | Label::Element) {
+            return;
+        }
+        match names.spell(object, label) {
+            Spelled::Namespace => dicts.push(target),
+            Spelled::Attribute(name) if attributes.len() < ATTRIBUTES_MAX => attributes.push((target, name)),
+            _ => {}
+        }
     });
     for dict in dicts {
-        names.for_each(dict, &mut |target, label| match names.spell(dict, label) {
-            Spelled::Text(name) | Spelled::CodeText(name) if attributes.len() < ATTRIBUTES_MAX => {
+        names.for_each(dict, &mut |target, label| {
+            if attributes.len() >= ATTRIBUTES_MAX {
+                return;
+            }
+            if let Spelled::Text(name) | Spelled::CodeText(name) = names.spell(dict, label) {
                 attributes.push((target, name));
             }
-            _ => {}
         });
     }
     attributes.into_iter().find_map(|(value, name)| {

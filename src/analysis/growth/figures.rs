@@ -23,6 +23,11 @@ impl Figures {
         }
     }
 
+    /// The time from the first look to the last.
+    pub fn window(&self) -> Duration {
+        self.at.last().copied().unwrap_or_default()
+    }
+
     /// Per second.
     pub fn rate(&self) -> f64 {
         let seconds = |at: Option<&Duration>| at.map_or(0.0, Duration::as_secs_f64);

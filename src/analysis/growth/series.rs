@@ -54,6 +54,11 @@ impl TypeGrowth {
     pub fn bytes(&self) -> i64 {
         self.after.bytes as i64 - self.before.bytes as i64
     }
+
+    /// Most objects first.
+    pub fn sort(types: &mut [TypeGrowth]) {
+        types.sort_by(|a, b| (b.objects(), &a.name).cmp(&(a.objects(), &b.name)));
+    }
 }
 
 /// Two lists as one, most objects first.
@@ -67,7 +72,7 @@ pub fn merged(mut types: Vec<TypeGrowth>, more: &[TypeGrowth]) -> Vec<TypeGrowth
             None => types.push(grown.clone()),
         }
     }
-    types.sort_by(|a, b| (b.objects(), &a.name).cmp(&(a.objects(), &b.name)));
+    TypeGrowth::sort(&mut types);
     types
 }
 
@@ -190,7 +195,7 @@ impl Series {
         }
         let named = types.into_iter().map(|(name, growth)| TypeGrowth { name: name.to_owned(), ..growth });
         let mut types: Vec<TypeGrowth> = named.filter(|growth| growth.before != growth.after).collect();
-        types.sort_by(|a, b| (b.objects(), &a.name).cmp(&(a.objects(), &b.name)));
+        TypeGrowth::sort(&mut types);
         types
     }
 }

@@ -26,6 +26,13 @@ pub enum SuspectKind {
     Region,
 }
 
+impl SuspectKind {
+    /// The figures whose growth tells: objects, or bytes where their number stays.
+    pub fn telling<'f>(self, counts: &'f Figures, bytes: &'f Figures) -> &'f Figures {
+        if self == SuspectKind::Container { counts } else { bytes }
+    }
+}
+
 /// Something that grew at each look.
 #[derive(Clone, Debug)]
 pub struct Suspect {
@@ -46,7 +53,7 @@ pub struct Suspect {
 impl Suspect {
     /// The figures whose growth tells: objects, or bytes where their number stays.
     pub fn telling(&self) -> &Figures {
-        if self.kind == SuspectKind::Container { &self.counts } else { &self.bytes }
+        self.kind.telling(&self.counts, &self.bytes)
     }
 }
 

@@ -71,7 +71,7 @@ pub fn judge(figures: &Figures, uptime: Option<Duration>, bound: Option<&Bound>)
         return Verdict::Slowing;
     }
     let began_recently = uptime.zip(figures.age()).is_some_and(|(uptime, age)| {
-        let window = figures.at.last().copied().unwrap_or_default();
+        let window = figures.window();
         age < uptime.mul_f64(RECENT) && uptime - age > window
     });
     if began_recently {

@@ -292,10 +292,14 @@ impl<'a> Classifier<'a> {
         };
         /// Number of rows that are not adjacent by chance; numpy's table has one for each of its 24 types.
         const ROWS: usize = 6;
+        // Most are none: their neighbours need not be looked at.
+        if !is_row(Some(offset)) {
+            return false;
+        }
         let before = (1..ROWS).take_while(|rows| is_row(offset.checked_sub(16 * rows))).count();
         let behind = (1..ROWS).take_while(|rows| is_row(offset.checked_add(16 * rows))).count();
         let rows = 1 + before + behind;
-        is_row(Some(offset)) && (rows >= ROWS || self.rule != RefcountRule::Word && rows > 1)
+        rows >= ROWS || self.rule != RefcountRule::Word && rows > 1
     }
 
     /// Classifies static data: `bytes` from `offset` on, at `address`. Static types have no front; other GC types have
