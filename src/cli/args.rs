@@ -367,8 +367,13 @@ impl From<WeightArg> for Weight {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum FlamegraphFormat {
     Svg,
+    /// A line per stack
     Folded,
     Json,
+    /// For `go tool pprof`, Pyroscope, Parca and Grafana
+    Pprof,
+    /// For speedscope.app
+    Speedscope,
 }
 
 #[derive(Debug, Args)]
@@ -439,6 +444,20 @@ pub struct Leaks {
     /// JSON instead of text
     #[arg(short, long)]
     pub json: bool,
+
+    /// Output format
+    #[arg(short, long, value_enum, default_value_t = LeaksFormat::Text, conflicts_with = "json")]
+    pub format: LeaksFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LeaksFormat {
+    Text,
+    Json,
+    /// What grew by owner and type, for `go tool pprof`, Pyroscope, Parca and Grafana
+    Pprof,
+    /// The same for speedscope.app
+    Speedscope,
 }
 
 #[derive(Debug, Args)]
@@ -497,8 +516,12 @@ pub struct Record {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum RecordFormat {
     Svg,
+    /// A line per stack
     Folded,
     Json,
+    /// For `go tool pprof`, Pyroscope, Parca and Grafana
+    Pprof,
+    /// For speedscope.app
     Speedscope,
 }
 
@@ -519,9 +542,17 @@ pub struct Dump {
     #[arg(long, requires = "references")]
     pub labels: bool,
 
-    /// Output format: only ndjson
-    #[arg(short, long, hide = true, value_parser = ["ndjson"])]
-    pub format: Option<String>,
+    /// Output format
+    #[arg(short, long, value_enum, default_value_t = DumpFormat::Ndjson)]
+    pub format: DumpFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DumpFormat {
+    /// A line of JSON per object
+    Ndjson,
+    /// For the Memory panel of Chrome's DevTools (follows references)
+    Heapsnapshot,
 }
 
 /// [`CopyOptions::MAX_PAUSE`] as typed on the command line.

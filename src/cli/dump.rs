@@ -68,7 +68,7 @@ pub fn run(options: &Dump) -> Result<()> {
 }
 
 /// Says for how long the process was stopped, if it was, and what was not read.
-fn say<R>(answer: &Inspected<R>) -> Result<()> {
+pub fn say<R>(answer: &Inspected<R>) -> Result<()> {
     let mut err = std::io::stderr().lock();
     if let Some(paused) = answer.reading.paused {
         writeln!(err, "{}", summary::paused(Some(paused)))?;

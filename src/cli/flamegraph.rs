@@ -1,6 +1,7 @@
 //! `flamegraph`: draws the live heap.
 
-use std::io::Write;
+use std::io::{self, Write};
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Result, bail};
 
@@ -15,7 +16,8 @@ use crate::heap::object::Sink;
 use crate::inspect::graph::GraphSummary;
 use crate::inspect::{Accuracy, Error, Heap, Inspected, Target};
 use crate::process::cache::CachedMemory;
-use crate::report::{self, flamegraph, flamegraph_json, folded, summary, units};
+use crate::report::stack_set::StackSet;
+use crate::report::{self, flamegraph, flamegraph_json, folded, pprof, speedscope, summary, units};
 
 use super::args::{Flamegraph, FlamegraphFormat, View};
 use super::output::{Destination, default_file};
@@ -77,6 +79,10 @@ pub fn run(options: &Flamegraph) -> Result<()> {
                 let subtitle = [subtitle.as_str(), legend].join(if legend.is_empty() { "" } else { "; " });
                 flamegraph::write_tree(out, &drawn.root, &title, &subtitle, options.weight.into())
             }
+            FlamegraphFormat::Pprof | FlamegraphFormat::Speedscope => {
+                let title = format!("{title}: {}", units::command(&about_target.command));
+                write_stacks(out, &drawn.root, options, title)
+            }
         }
     })?;
     let mut err = std::io::stderr().lock();
@@ -91,6 +97,18 @@ pub fn run(options: &Flamegraph) -> Result<()> {
         report::graph::write(&mut err, graph)?;
     }
     Ok(summary::write_problems(&mut err, &answer.problems, &answer.reading)?)
+}
+
+/// Writes the frames as the stacks of a profile.
+fn write_stacks(out: &mut dyn Write, root: &Node, options: &Flamegraph, title: String) -> io::Result<()> {
+    let (set, weight) = (StackSet::of_tree(root), options.weight.into());
+    match options.format {
+        FlamegraphFormat::Pprof => {
+            let about = pprof::About { time: SystemTime::now(), duration: Duration::ZERO, weight, comment: title };
+            pprof::write(out, &set, &about)
+        }
+        _ => speedscope::write(out, &set, &title, weight),
+    }
 }
 
 /// What is drawn, and the figures that go with it.
@@ -121,6 +139,8 @@ fn view(options: &Flamegraph) -> View {
 fn destination(options: &Flamegraph, name: &str, pid: i32) -> Result<Destination> {
     Destination::new(&options.output, || match options.format {
         FlamegraphFormat::Svg => Some(default_file("flamegraph", name, pid, "svg")),
+        FlamegraphFormat::Pprof => Some(default_file("flamegraph", name, pid, "pb.gz")),
+        FlamegraphFormat::Speedscope => Some(default_file("flamegraph", name, pid, "speedscope.json")),
         FlamegraphFormat::Folded | FlamegraphFormat::Json => None,
     })
 }
@@ -203,6 +223,9 @@ fn run_family(options: &Flamegraph) -> Result<()> {
                 let title = format!("Live heap by process and type: {name} and its descendants");
                 let subtitle = format!("{processes} processes from {pid} on: {amounts} (shallow), exact");
                 flamegraph::write_tree(out, &root, &title, &subtitle, options.weight.into())
+            }
+            FlamegraphFormat::Pprof | FlamegraphFormat::Speedscope => {
+                write_stacks(out, &root, options, format!("Live heap by process and type: {name}"))
             }
         }
     })?;

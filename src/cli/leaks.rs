@@ -2,35 +2,57 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::SystemTime;
 
 use anyhow::Result;
 
 use crate::inspect::growth::GrowthOptions;
 use crate::process::signals;
-use crate::report::{growth_json, growth_table};
+use crate::report::folded::Weight;
+use crate::report::stack_set::StackSet;
+use crate::report::{growth_json, growth_table, pprof, speedscope, units};
 
-use super::args::Leaks;
-use super::output::Destination;
+use super::args::{Leaks, LeaksFormat};
+use super::output::{Destination, default_file};
 use super::progress::Seconds;
 use super::target;
 
 /// Looks at a process several times and says what grew.
 pub fn run(options: &Leaks) -> Result<()> {
-    let destination = Destination::new(&options.output, || None)?;
+    // Checked before anything is started. The default name is not known yet.
+    Destination::new(&options.output, || None)?;
     let mut target = target::open(&options.target)?;
+    let about = target.summary();
+    let destination = Destination::new(&options.output, || match options.format {
+        LeaksFormat::Text | LeaksFormat::Json => None,
+        LeaksFormat::Pprof => Some(default_file("leaks", &target.name(), about.pid, "pb.gz")),
+        LeaksFormat::Speedscope => Some(default_file("leaks", &target.name(), about.pid, "speedscope.json")),
+    })?;
     let stop = Arc::new(AtomicBool::new(false));
     signals::ask_first(Arc::clone(&stop));
     let copy = options.target.stopping.for_references(&options.following);
     let (duration, looks, is_recorded) = (options.duration, options.looks, !options.no_record);
     let growth_options = GrowthOptions { duration, looks, copy, is_recorded };
-    let about = target.summary();
     let bar = Seconds::start(options.duration);
     let grown = target.growth(&growth_options, &stop, &mut |elapsed| bar.set(elapsed));
     bar.finish();
     let (growth, warnings) = grown?;
     target::warn(&warnings);
-    destination.write(|out| match options.json {
-        true => growth_json::write(out, &about, &growth),
-        false => growth_table::write(out, &target.name(), &growth),
-    })
+    let title = format!("Growth: {}", units::command(&about.command));
+    let weight = Weight::Bytes;
+    let format = if options.json { LeaksFormat::Json } else { options.format };
+    destination.write(|out| match format {
+        LeaksFormat::Json => growth_json::write(out, &about, &growth),
+        LeaksFormat::Text => growth_table::write(out, &target.name(), &growth),
+        LeaksFormat::Pprof => {
+            let (time, duration) = (SystemTime::now(), growth.duration);
+            let about = pprof::About { time, duration, weight, comment: title };
+            pprof::write(out, &StackSet::of_growth(&growth), &about)
+        }
+        LeaksFormat::Speedscope => speedscope::write(out, &StackSet::of_growth(&growth), &title, weight),
+    })?;
+    if let Some(path) = destination.file() {
+        eprintln!("{}: what grew in process {}", path.display(), about.pid);
+    }
+    Ok(())
 }

@@ -8,6 +8,7 @@ mod check;
 mod doctor;
 mod dump;
 mod flamegraph;
+mod heapsnapshot;
 mod histo;
 mod leaks;
 mod memory;
@@ -30,6 +31,7 @@ use clap::{CommandFactory, Parser};
 
 use crate::process::signals;
 
+use args::DumpFormat;
 use verbs::{Arguments, Verb};
 
 /// Success.
@@ -83,7 +85,10 @@ fn dispatch(arguments: &Arguments) -> anyhow::Result<u8> {
             result => result.map(drop),
         },
         Verb::Memory(options) => memory::run(options),
-        Verb::Dump(options) => dump::run(options),
+        Verb::Dump(options) => match options.format {
+            DumpFormat::Ndjson => dump::run(options),
+            DumpFormat::Heapsnapshot => heapsnapshot::run(options),
+        },
         Verb::Record(options) => record::run(options),
         Verb::Ps(options) => ps::run(options),
         Verb::Doctor(options) => match doctor::run(options) {

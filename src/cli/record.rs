@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Result, bail};
 
@@ -15,7 +15,8 @@ use crate::record::profile::{MergeBy, Profile, StackBorn};
 use crate::report::escape::printable;
 use crate::report::folded::{self, Weight};
 use crate::report::recording_json::{self, NOT_COVERED};
-use crate::report::{flamegraph, speedscope, timeline, units};
+use crate::report::stack_set::StackSet;
+use crate::report::{flamegraph, pprof, speedscope, timeline, units};
 use crate::stats::jackknife::{Figure, SIGHTINGS_FEW};
 
 use super::args::{Output, Record, RecordFormat};
@@ -49,10 +50,11 @@ pub fn run(options: &Record) -> Result<()> {
         RecordFormat::Svg => "svg",
         RecordFormat::Folded => "folded",
         RecordFormat::Json => "json",
+        RecordFormat::Pprof => "pb.gz",
         RecordFormat::Speedscope => "speedscope.json",
     };
     let default = || match options.format {
-        RecordFormat::Svg | RecordFormat::Speedscope => {
+        RecordFormat::Svg | RecordFormat::Pprof | RecordFormat::Speedscope => {
             Some(default_file("record", &opened.name(), target.pid, extension))
         }
         RecordFormat::Folded | RecordFormat::Json => None,
@@ -103,12 +105,19 @@ fn write(
     let amount = amount(options);
     let what = if options.allocated { "Allocated" } else { "Allocated and alive" };
     let lines = || folded::of_births(profile, &amount);
+    let set = || StackSet::of_births(profile, options.allocated);
     match options.format {
         RecordFormat::Json => recording_json::write(out, target, profile, &recording.course, &recording.moments),
         RecordFormat::Folded => folded::write(out, &lines()),
         RecordFormat::Speedscope => {
             let name = format!("{what}: {}", units::command(&target.command));
-            speedscope::write(out, profile, &name, options.weight.into(), &amount)
+            speedscope::write(out, &set(), &name, options.weight.into())
+        }
+        RecordFormat::Pprof => {
+            let (time, duration) = (SystemTime::now(), Duration::from_secs_f64(profile.seconds.max(0.0)));
+            let comment = format!("{what}: {}", units::command(&target.command));
+            let about = pprof::About { time, duration, weight: options.weight.into(), comment };
+            pprof::write(out, &set(), &about)
         }
         RecordFormat::Svg => {
             let mut lines = lines();

@@ -38,7 +38,7 @@ pub enum Verb {
     Check(CheckOptions),
     /// Account for resident memory: objects, free memory of allocators, native memory, files
     Memory(MemoryOptions),
-    /// Write every object as a line of JSON
+    /// Write every object: as a line of JSON, or all of them for Chrome's DevTools
     Dump(Dump),
     /// Record which Python stacks allocate, and how much of it survives
     Record(Record),

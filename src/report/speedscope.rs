@@ -2,56 +2,58 @@
 
 use std::io::{self, Write};
 
-use rustc_hash::FxHashMap;
 use serde_json::{Value, json};
 
-use crate::record::profile::{FrameName, Profile, StackBorn};
-
-use super::folded::Weight;
+use super::escape::printable;
+use super::folded::{self, Weight};
+use super::stack_set::StackSet;
 
 /// A thread's name, its stacks and their weights.
-type Samples<'a> = (&'a str, Vec<Vec<usize>>, Vec<u64>);
+type Samples<'a> = (&'a str, Vec<&'a [u32]>, Vec<u64>);
 
-/// Writes the profile; `amount` is the weight of a stack.
+/// Writes the stacks that weigh something.
 ///
 /// # Errors
 /// Errors of the writer.
-pub fn write(
-    out: &mut dyn Write,
-    profile: &Profile,
-    name: &str,
-    weight: Weight,
-    amount: &dyn Fn(&StackBorn) -> u64,
-) -> io::Result<()> {
-    let mut frames: Vec<Value> = Vec::new();
-    let mut index: FxHashMap<&FrameName, usize> = FxHashMap::default();
+pub fn write(out: &mut dyn Write, set: &StackSet, name: &str, weight: Weight) -> io::Result<()> {
     let mut threads: Vec<Samples<'_>> = Vec::new();
-    for stack in profile.stacks.iter().filter(|stack| amount(stack) > 0) {
-        let ids = stack.frames.iter().map(|frame| {
-            *index.entry(frame).or_insert_with(|| {
-                frames.push(json!({"name": frame.function, "file": frame.file, "line": frame.line}));
-                frames.len() - 1
-            })
-        });
-        let ids: Vec<usize> = ids.collect();
+    for stack in &set.stacks {
+        let amount = folded::amount_of(stack.amount, weight);
+        if amount == 0 {
+            continue;
+        }
         if threads.last().is_none_or(|thread| thread.0 != stack.thread) {
             threads.push((&stack.thread, Vec::new(), Vec::new()));
         }
         if let Some((_, samples, weights)) = threads.last_mut() {
-            samples.push(ids);
-            weights.push(amount(stack));
+            samples.push(&stack.frames);
+            weights.push(amount);
         }
+    }
+    if threads.is_empty() {
+        // speedscope refuses a document without a profile.
+        threads.push(("", Vec::new(), Vec::new()));
     }
     let unit = match weight {
         Weight::Bytes => "bytes",
         Weight::Objects => "none",
     };
+    let name = printable(name);
     let profiles: Vec<Value> = threads
         .into_iter()
         .map(|(thread, samples, weights)| {
             let end: u64 = weights.iter().sum();
-            json!({"type": "sampled", "name": thread, "unit": unit, "startValue": 0, "endValue": end,
+            let title = if thread.is_empty() { &name } else { thread };
+            json!({"type": "sampled", "name": title, "unit": unit, "startValue": 0, "endValue": end,
                    "samples": samples, "weights": weights})
+        })
+        .collect();
+    let frames: Vec<Value> = set
+        .frames
+        .iter()
+        .map(|frame| match frame.file.as_str() {
+            "" => json!({"name": frame.name}),
+            file => json!({"name": frame.name, "file": file, "line": frame.line}),
         })
         .collect();
     let document = json!({

@@ -3,22 +3,17 @@
 //! Headless Chromium runs a script inserted into a copy of the picture, and prints the document at the end. Without
 //! Chromium the test is skipped with a message.
 
-use std::process::Command;
-
-use serde_json::Value;
-
 use crate::case::{TestCase, cases};
+use crate::common::chromium;
 use crate::common::interpreters;
 use crate::common::skipped;
 use crate::common::target::Target;
-use crate::common::tool::{self, finish};
+use crate::common::tool;
 
 /// The tests of this file.
 pub fn cases() -> Vec<TestCase> {
     cases![a_picture_opens_zooms_and_is_searched,]
 }
-
-const BROWSERS: &[&str] = &["chromium", "chromium-browser", "google-chrome", "chrome"];
 
 /// Some frames: sessions that a module keeps, in two kinds.
 const PROGRAM: &str = r"
@@ -54,9 +49,7 @@ window.addEventListener('load', () => setTimeout(() => {
 ";
 
 fn a_picture_opens_zooms_and_is_searched() {
-    let exists =
-        |name: &&&str| Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success());
-    let Some(browser) = BROWSERS.iter().find(exists) else {
+    let Some(browser) = chromium::find() else {
         return skipped("the SVG in a browser", "no Chromium here");
     };
     let gil = interpreters::find().interpreters.into_iter().filter(|i| i.kind == "default").max_by_key(|i| i.version);
@@ -70,21 +63,9 @@ fn a_picture_opens_zooms_and_is_searched() {
     let (body, _) = svg.rsplit_once("</svg>").expect("it ends");
     std::fs::write(&path, format!("{body}<script><![CDATA[{SCRIPT}]]></script></svg>")).expect("ours");
 
-    let mut command = Command::new(browser);
-    command.args([
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--virtual-time-budget=10000",
-        "--window-size=1280,800",
-    ]);
-    command.arg(format!("--user-data-dir={}", folder.path().join("profile").display()));
-    command.arg("--dump-dom").arg(format!("file://{}", path.display()));
-    let run = finish(command).expect("the browser ends");
-    let dom = run.text();
-    let answer = dom.split("data-answer=\"").nth(1).and_then(|rest| rest.split('"').next());
-    let answer = answer.unwrap_or_else(|| panic!("the script did not end: {}", run.stderr)).replace("&quot;", "\"");
-    let answer: Value = serde_json::from_str(&answer).expect("JSON");
+    let url = format!("file://{}", path.display());
+    let (document, stderr) = chromium::document(browser, folder.path(), "1280,800", &url).expect("the browser ends");
+    let answer = chromium::answer(&document).unwrap_or_else(|error| panic!("{error}: {stderr}"));
     let number = |key: &str| answer[key].as_f64().expect("a width");
     assert!(answer["frames"].as_u64() > Some(20), "{answer}");
     assert!(answer["title"].as_str().is_some_and(|title| title.starts_with("Live heap by owner")), "{answer}");

@@ -17,6 +17,7 @@ mod damage;
 mod drift;
 mod edges;
 mod estimate;
+mod exports;
 mod golden;
 mod graph;
 mod greenlets;
@@ -61,6 +62,7 @@ const MODULES: &[Module] = &[
     ("drift", drift::cases),
     ("edges", edges::cases),
     ("estimate", estimate::cases),
+    ("exports", exports::cases),
     ("golden", golden::cases),
     ("graph", graph::cases),
     ("guest", guest::cases),

@@ -7,6 +7,7 @@
 // Each test binary compiles this module and uses its own part of it.
 #![allow(dead_code)]
 
+pub mod chromium;
 pub mod core;
 pub mod image;
 pub mod interpreters;
