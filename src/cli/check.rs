@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 
+use crate::inspect::error::Error;
 use crate::inspect::growth::GrowthOptions;
-use crate::inspect::limits::{Checked, TargetLimits};
+use crate::inspect::limits::{Comparison, TargetLimits};
 use crate::process::signals;
 use crate::report::{growth_table, limits as limits_report, units};
 
@@ -83,7 +84,7 @@ pub fn run(options: &CheckOptions) -> Result<bool> {
         signals::ask_first(Arc::clone(&stop));
         Seconds::start(options.duration)
     });
-    let checked = target.check(&limits, &growth_options, &stop, &mut |elapsed| {
+    let comparison = target.check(&limits, &growth_options, &stop, &mut |elapsed| {
         if let Some(bar) = &bar {
             bar.set(elapsed);
         }
@@ -91,17 +92,22 @@ pub fn run(options: &CheckOptions) -> Result<bool> {
     if let Some(bar) = &bar {
         bar.finish();
     }
-    let (checked, growth) = checked?;
+    let Comparison { checked, growth, warnings, failure } = &comparison;
+    target::warn(warnings);
     if let Some(junit) = junit {
-        junit.write(|out| limits_report::write_junit(out, &units::command(&target.summary().command), &checked))?;
+        let (about, failure) = (units::command(&target.summary().command), failure.as_ref().map(Error::to_string));
+        junit.write(|out| limits_report::write_junit(out, &about, checked, failure.as_deref()))?;
     }
-    let is_crossed = checked.iter().any(Checked::is_crossed);
+    let is_crossed = comparison.is_crossed();
     destination.write(|out| {
-        limits_report::write(out, &checked)?;
-        match growth.filter(|_| is_crossed) {
-            Some(growth) => growth_table::write(out, &target.name(), &growth),
+        limits_report::write(out, checked)?;
+        match growth.as_ref().filter(|_| is_crossed) {
+            Some(growth) => growth_table::write(out, &target.name(), growth),
             None => Ok(()),
         }
     })?;
-    Ok(!is_crossed)
+    match comparison.failure {
+        Some(error) => Err(error).context("not all limits could be compared"),
+        None => Ok(!is_crossed),
+    }
 }

@@ -47,6 +47,8 @@ const RECORDING_SLACK: u32 = 10;
 const RECORDING_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Lines that are kept of each suspect.
 const LINES_KEPT: usize = 5;
+/// What grew at most places is described; the rest is counted. Nobody reads more.
+const OWNERS_MAX: usize = 1000;
 /// How often it is asked whether to stop.
 const PATIENCE: Duration = Duration::from_millis(50);
 
@@ -86,6 +88,8 @@ pub struct Growth {
     pub rss_bytes: Figures,
     /// What grew: what looks like a leak first, then by retained bytes.
     pub owners: Vec<GrowingOwner>,
+    /// How many more owners grew, by less than these.
+    pub left_out: u64,
     /// How types grew that are in none of these, most first.
     pub unexplained: Vec<TypeGrowth>,
     /// The slowest growth that would have been seen, in objects per second.
@@ -123,6 +127,7 @@ struct Looks {
     series: Series,
     rss: Vec<u64>,
     owners: Vec<GrowingOwner>,
+    left_out: u64,
     unexplained: Vec<TypeGrowth>,
     accounts: Vec<Account>,
     is_collector_on: Option<bool>,
@@ -261,6 +266,7 @@ impl Target {
         growth.garbage = used.series.garbage();
         growth.rss_bytes = used.series.timed(used.rss);
         growth.owners = used.owners;
+        growth.left_out = used.left_out;
         growth.unexplained = used.unexplained;
         growth.is_collector_on = used.is_collector_on;
         if let [first, .., last] = used.accounts.as_slice() {
@@ -317,32 +323,15 @@ impl Looks {
         let reader = Reader { memory: heap.memory, layout: &heap.python.layout };
         let last = LastLook { graph, names: &names, reader, owners: &owners, path_of: &path_of };
         let found = suspects::find(&self.series);
-        self.owners = describe(&self.series, &found, &last, uptime);
+        let shown = &found[..found.len().min(OWNERS_MAX)];
+        self.left_out = (found.len() - shown.len()) as u64;
+        self.owners = describe(&self.series, shown, &last, uptime);
         let mut is_explained = vec![false; self.series.paths.len()];
         found.iter().flat_map(|suspect| &suspect.growing).for_each(|path| is_explained[path.index()] = true);
-        let all = self.series.types(|path| self.series.paths.parent(path).is_none());
-        let explained = self.series.types(|path| is_explained[path.index()]);
-        self.unexplained = without(all, &explained);
+        let types = self.series.types(1, |path| is_explained[path.index()].then_some(0));
+        self.unexplained = types.into_iter().next_back().unwrap_or_default();
+        self.unexplained.retain(|grown| grown.objects() > 0);
     }
-}
-
-/// The growth of types without a part of it.
-fn without(all: Vec<TypeGrowth>, part: &[TypeGrowth]) -> Vec<TypeGrowth> {
-    let minus = |from: Amount, part: Amount| Amount {
-        objects: from.objects.saturating_sub(part.objects),
-        bytes: from.bytes.saturating_sub(part.bytes),
-    };
-    let rest = all.into_iter().map(|grown| match part.iter().find(|part| part.name == grown.name) {
-        Some(part) => TypeGrowth {
-            before: minus(grown.before, part.before),
-            after: minus(grown.after, part.after),
-            name: grown.name,
-        },
-        None => grown,
-    });
-    let mut rest: Vec<TypeGrowth> = rest.filter(|grown| grown.objects() > 0).collect();
-    TypeGrowth::sort(&mut rest);
-    rest
 }
 
 /// Whether objects of any type, or their bytes, are more than they were.

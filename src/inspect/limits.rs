@@ -8,6 +8,7 @@ use crate::process::procfs::Status;
 use super::error::Error;
 use super::growth::{Growth, GrowthOptions};
 use super::open::Target;
+use super::warning::Warning;
 
 /// What a target may have at most. `None`: no limit.
 #[derive(Clone, Debug, Default)]
@@ -30,7 +31,12 @@ pub enum LimitKind {
     /// Its growth, in bytes per second.
     Growth,
     /// Objects of this type.
-    Objects(String),
+    Objects {
+        /// As the user wrote it.
+        name: String,
+        /// Whether there is any: where there is none, the name may be wrong.
+        is_seen: bool,
+    },
     /// Objects that no root reaches.
     Garbage,
 }
@@ -53,24 +59,56 @@ impl Checked {
     }
 }
 
+/// How a target compares with limits.
+#[derive(Debug, Default)]
+pub struct Comparison {
+    /// The limits that were compared.
+    pub checked: Vec<Checked>,
+    /// What grew, where growth is limited.
+    pub growth: Option<Growth>,
+    /// What the user should know.
+    pub warnings: Vec<Warning>,
+    /// Why the other limits could not be compared.
+    pub failure: Option<Error>,
+}
+
+impl Comparison {
+    /// Whether a limit was crossed.
+    pub fn is_crossed(&self) -> bool {
+        self.checked.iter().any(Checked::is_crossed)
+    }
+
+    fn add(&mut self, kind: LimitKind, found: f64, limit: f64) {
+        self.checked.push(Checked { kind, found, limit });
+    }
+}
+
 impl Target {
-    /// Compares the target with limits. Growth is observed as `options` say, and returned where it was; all other
-    /// figures are from one moment before that.
-    ///
-    /// # Errors
-    /// As [`Target::histogram`], [`Target::heap`] and [`Target::growth`].
+    /// Compares the target with limits. Growth is observed as `options` say; all other figures are from one moment
+    /// before that. What was compared before an error stands.
     pub fn check(
         &mut self,
         limits: &TargetLimits,
         options: &GrowthOptions,
         stop: &AtomicBool,
         each: &mut dyn FnMut(Duration),
-    ) -> Result<(Vec<Checked>, Option<Growth>), Error> {
-        let mut checked = Vec::new();
-        let mut add = |kind: LimitKind, found: f64, limit: f64| checked.push(Checked { kind, found, limit });
+    ) -> Comparison {
+        let mut comparison = Comparison::default();
+        comparison.failure = self.compare(limits, options, stop, each, &mut comparison).err();
+        comparison
+    }
+
+    fn compare(
+        &mut self,
+        limits: &TargetLimits,
+        options: &GrowthOptions,
+        stop: &AtomicBool,
+        each: &mut dyn FnMut(Duration),
+        into: &mut Comparison,
+    ) -> Result<(), Error> {
         if let Some(limit) = limits.rss {
             let rss = Status::of(self.source.pid()).and_then(|status| status.rss_bytes).ok_or(Error::NoFootprint)?;
-            add(LimitKind::Rss, rss as f64, limit as f64);
+            into.add(LimitKind::Rss, rss as f64, limit as f64);
         }
         if !limits.objects.is_empty() {
             let histogram = self.running_histogram()?;
@@ -78,16 +116,22 @@ impl Target {
                 let full = if name.contains('.') { name.clone() } else { format!("builtins.{name}") };
                 let row = histogram.rows.iter().find(|row| row.label() == full);
                 let found = row.map_or(0, |row| row.amount.objects);
-                add(LimitKind::Objects(name.clone()), found as f64, *limit as f64);
+                let kind = LimitKind::Objects { name: name.clone(), is_seen: row.is_some() };
+                into.add(kind, found as f64, *limit as f64);
             }
         }
         if let Some(limit) = limits.garbage {
-            let garbage = self.heap(&options.copy, |heap| Ok::<u64, Error>(heap.graph().1.garbage.objects))?.result;
-            add(LimitKind::Garbage, garbage as f64, limit as f64);
+            let answer = self.heap(&options.copy, |heap| Ok::<u64, Error>(heap.graph().1.garbage.objects))?;
+            into.warnings.extend(answer.warnings);
+            into.add(LimitKind::Garbage, answer.result as f64, limit as f64);
         }
-        let Some(limit) = limits.growth else { return Ok((checked, None)) };
-        let (growth, _) = self.growth(options, stop, each)?;
-        add(LimitKind::Growth, growth.rss_bytes.rate(), limit);
-        Ok((checked, Some(growth)))
+        if let Some(limit) = limits.growth {
+            let (growth, warnings) = self.growth(options, stop, each)?;
+            into.warnings.extend(warnings);
+            into.warnings.dedup();
+            into.add(LimitKind::Growth, growth.rss_bytes.rate(), limit);
+            into.growth = Some(growth);
+        }
+        Ok(())
     }
 }

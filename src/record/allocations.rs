@@ -393,7 +393,7 @@ impl Allocations {
         wanted: impl Fn(&str) -> bool,
         basis: SeenIn,
         seconds: f64,
-    ) -> Vec<(StackId, &[u32], f64)> {
+    ) -> Vec<(StackId, &[u32], Figure)> {
         let (size, spans) = (self.mean_size(basis), self.spans(basis));
         let mut places = Vec::new();
         for ((stack, at), lines) in self.types.iter().filter(|(name, _)| wanted(name)).flat_map(|(_, places)| places) {
@@ -401,7 +401,7 @@ impl Allocations {
             let (Some(seen), Some(&span)) = (self.seen.get(index), spans.get(index)) else { continue };
             let remembered = seen.remembered(basis);
             let born = self.born(&Of { basis, span, seen, remembered: &remembered }, lines, seconds, size);
-            places.push((*stack, at.as_slice(), born.alive.value));
+            places.push((*stack, at.as_slice(), born.alive));
         }
         places
     }

@@ -70,8 +70,8 @@ pub struct Profile {
     pub instants: u64,
 }
 
-/// The lines on which what is alive of some types was made, and how many of each; most first. `wanted` is asked of
-/// full names of types.
+/// The lines on which what is alive of some types was made, and how many of each; most first. A line of whose objects
+/// perhaps none is alive is none of these: most lines make garbage. `wanted` is asked of full names of types.
 pub fn made_in(
     allocations: &Allocations,
     stacks: &Stacks,
@@ -79,15 +79,16 @@ pub fn made_in(
     show_values: bool,
     wanted: impl Fn(&str) -> bool,
 ) -> Vec<(FrameName, f64)> {
-    let mut lines_of: FxHashMap<FrameName, f64> = FxHashMap::default();
+    let mut lines_of: FxHashMap<FrameName, Figure> = FxHashMap::default();
     for (stack, lines, alive) in allocations.survivors_of(wanted, allocations.basis(), seconds) {
         let Some(stack) = stacks.stacks.get(stack as usize) else { continue };
         let (Some(&function), Some(&line)) = (stack.functions.last(), lines.last()) else { continue };
-        let Some(code) = stacks.functions.get(function as usize).filter(|_| alive > 0.0) else { continue };
+        let Some(code) = stacks.functions.get(function as usize).filter(|_| alive.value > 0.0) else { continue };
         let function = identifier::shown_of_code(&code.name, show_values).to_owned();
-        *lines_of.entry(FrameName { function, file: code.file.clone(), line }).or_default() += alive;
+        lines_of.entry(FrameName { function, file: code.file.clone(), line }).or_default().add(&alive);
     }
-    let mut lines: Vec<(FrameName, f64)> = lines_of.into_iter().collect();
+    let certain = lines_of.into_iter().filter(|(_, alive)| alive.low() > 0.0);
+    let mut lines: Vec<(FrameName, f64)> = certain.map(|(line, alive)| (line, alive.value)).collect();
     lines.sort_by(|(a_name, a), (b_name, b)| b.total_cmp(a).then_with(|| a_name.cmp(b_name)));
     lines
 }

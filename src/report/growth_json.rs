@@ -38,6 +38,8 @@ struct Document<'a> {
     suspects: Vec<SuspectOut<'a>>,
     /// What grew otherwise.
     others: Vec<SuspectOut<'a>>,
+    /// How many more owners grew, by less than these.
+    left_out: u64,
     unexplained: Vec<TypeOut<'a>>,
     memory: Vec<MemoryRow>,
     collector_on: Option<bool>,
@@ -124,6 +126,7 @@ pub fn write(out: &mut dyn Write, target: &TargetSummary, growth: &Growth) -> io
         least_objects_per_second: growth.least_rate,
         suspects: suspects.into_iter().map(owner).collect(),
         others: others.into_iter().map(owner).collect(),
+        left_out: growth.left_out,
         unexplained: types(&growth.unexplained),
         memory: growth.memory.iter().map(|&(row, before, after)| MemoryRow { row, before, after }).collect(),
         collector_on: growth.is_collector_on,

@@ -57,6 +57,13 @@ pub fn write(out: &mut dyn Write, name: &str, growth: &Growth) -> io::Result<()>
         for owner in others.iter().take(OTHERS_SHOWN) {
             other(out, owner)?;
         }
+        let more = others.len().saturating_sub(OTHERS_SHOWN);
+        if more > 0 {
+            writeln!(out, "   and {more} more (--json has them)")?;
+        }
+    }
+    if growth.left_out > 0 {
+        writeln!(out, "{} more grew less than all of these.", units::count(growth.left_out))?;
     }
     if growth.looks > 0 {
         let garbage = &growth.garbage.values;

@@ -19,14 +19,17 @@ pub fn write(out: &mut dyn Write, checked: &[Checked]) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes a test suite with a test case for each limit. `about`: the program.
+/// Writes a test suite with a test case for each limit. `about`: the program; `error`: why other limits could not be
+/// compared.
 ///
 /// # Errors
 /// Errors of the writer.
-pub fn write_junit(out: &mut dyn Write, about: &str, checked: &[Checked]) -> io::Result<()> {
+pub fn write_junit(out: &mut dyn Write, about: &str, checked: &[Checked], error: Option<&str>) -> io::Result<()> {
+    let errors = usize::from(error.is_some());
+    let tests = checked.len() + errors;
     let failures = checked.iter().filter(|check| check.is_crossed()).count();
     writeln!(out, r#"<?xml version="1.0" encoding="UTF-8"?>"#)?;
-    writeln!(out, r#"<testsuite name="heapsonde check" tests="{}" failures="{failures}">"#, checked.len())?;
+    writeln!(out, r#"<testsuite name="heapsonde check" tests="{tests}" failures="{failures}" errors="{errors}">"#)?;
     for check in checked {
         let (class, name, text) = (xml(about), xml(&name(check)), xml(&sentence(check)));
         match check.is_crossed() {
@@ -38,6 +41,11 @@ pub fn write_junit(out: &mut dyn Write, about: &str, checked: &[Checked]) -> io:
             }
         }
     }
+    if let Some(error) = error {
+        writeln!(out, r#"  <testcase classname="{}" name="all limits are compared">"#, xml(about))?;
+        writeln!(out, r#"    <error message="{}"/>"#, xml(error))?;
+        writeln!(out, "  </testcase>")?;
+    }
     writeln!(out, "</testsuite>")
 }
 
@@ -46,7 +54,7 @@ fn name(check: &Checked) -> String {
     match &check.kind {
         LimitKind::Rss => "max-rss".to_owned(),
         LimitKind::Growth => "max-growth".to_owned(),
-        LimitKind::Objects(name) => format!("max-objects {name}"),
+        LimitKind::Objects { name, .. } => format!("max-objects {name}"),
         LimitKind::Garbage => "max-garbage".to_owned(),
     }
 }
@@ -61,7 +69,10 @@ fn sentence(check: &Checked) -> String {
     match &check.kind {
         LimitKind::Rss => format!("RSS {}, at most {}", size(found), size(limit)),
         LimitKind::Growth => format!("RSS grows by {}/min, at most {}/min", size(found * 60.0), size(limit * 60.0)),
-        LimitKind::Objects(name) => format!("{}: {} objects, at most {}", printable(name), count(found), count(limit)),
+        LimitKind::Objects { name, is_seen } => {
+            let doubt = if *is_seen { "" } else { " (no type of this name has any: is it spelled right?)" };
+            format!("{}: {} objects{doubt}, at most {}", printable(name), count(found), count(limit))
+        }
         LimitKind::Garbage => format!("garbage: {} objects, at most {}", count(found), count(limit)),
     }
 }
@@ -74,15 +85,16 @@ mod tests {
     fn crossed_limits_are_failures() {
         let checked = [
             Checked { kind: LimitKind::Rss, found: 2048.0, limit: 1024.0 },
-            Checked { kind: LimitKind::Objects("a.<b>".to_owned()), found: 5.0, limit: 5.0 },
+            Checked { kind: LimitKind::Objects { name: "a.<b>".to_owned(), is_seen: true }, found: 5.0, limit: 5.0 },
         ];
         let mut out = Vec::new();
         write(&mut out, &checked).expect("a vector takes all");
         let text = String::from_utf8(out).expect("text");
         assert_eq!(text, "CROSSED  RSS 2.00 KiB, at most 1.00 KiB\nok       a.<b>: 5 objects, at most 5\n");
         let mut out = Vec::new();
-        write_junit(&mut out, "app", &checked).expect("a vector takes all");
+        write_junit(&mut out, "app", &checked, Some("gone")).expect("a vector takes all");
         let text = String::from_utf8(out).expect("text");
-        assert!(text.contains(r#"tests="2" failures="1""#) && text.contains("max-objects a.&lt;b&gt;"), "{text}");
+        assert!(text.contains(r#"tests="3" failures="1" errors="1""#) && text.contains(r#"<error message="gone"/>"#));
+        assert!(text.contains("max-objects a.&lt;b&gt;"), "{text}");
     }
 }

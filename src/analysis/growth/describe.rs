@@ -26,6 +26,8 @@ use super::verdict::{Verdict, judge};
 pub const LOOKS_SURE: usize = 7;
 /// Owners below a container that are asked for its bound: a cache keeps its entries in a dict of its own.
 const BOUND_OWNERS: usize = 3;
+/// Objects that refer to a container and are asked for its bound.
+const USERS_MAX: usize = 8;
 /// The share of a path's objects that must be under one set of keys for these to be named.
 const NAMES_KEYS: f64 = 0.6;
 /// Attributes of one object that are looked at for a bound.
@@ -102,10 +104,16 @@ pub fn describe<M: Memory + ?Sized, N: Memory + ?Sized>(
             *frame = index;
         }
     }
+    let mut suspect_of: FxHashMap<PathId, usize> = FxHashMap::default();
+    for (index, suspect) in suspects.iter().enumerate() {
+        suspect.growing.iter().for_each(|&path| _ = suspect_of.entry(path).or_insert(index));
+    }
+    let mut types = series.types(suspects.len(), |path| suspect_of.get(&path).copied());
     let bounds = bounds(last, suspects.iter().filter_map(|suspect| frame_of.get(&suspect.container).copied()));
     let mut described: Vec<GrowingOwner> = suspects
         .iter()
-        .filter_map(|suspect| {
+        .zip(&mut types)
+        .filter_map(|(suspect, types)| {
             let frame = |path: PathId| frame_of.get(&path).copied();
             let container = frame(suspect.container)?;
             let growing = frame(suspect.growing[0])?;
@@ -134,7 +142,7 @@ pub fn describe<M: Memory + ?Sized, N: Memory + ?Sized>(
                 deepest: deepest.map(|frame| (chain_to(suspect.deepest, frame), type_of(frame))),
                 counts: suspect.counts.clone(),
                 bytes: suspect.bytes.clone(),
-                types: series.types(|path| suspect.growing.contains(&path)),
+                types: std::mem::take(types),
                 bound,
                 made_in: Vec::new(),
                 sharers: sharers(frames, container),
@@ -155,17 +163,24 @@ fn sharers(frames: &Frames, frame: u32) -> Vec<String> {
     line.iter().rfind(|frame| frame.kind == FrameKind::Shared).map(|frame| frame.names.clone()).unwrap_or_default()
 }
 
-/// Counts what is shared within one suspect, such as keys that a cache has in two tables, for that suspect.
+/// Counts what only suspects share, such as keys that a cache has in two tables, for the largest of these; what one with
+/// a bound shares, for that one.
 fn fold_shared(owners: &mut Vec<GrowingOwner>) {
     let is_part = |name: &str, chain: &str| {
         let behind = name.strip_prefix(chain).or_else(|| chain.strip_prefix(name));
         behind.is_some_and(|behind| behind.is_empty() || behind.starts_with(['.', '[', ',', '<']))
     };
+    let alone: Vec<usize> = (0..owners.len()).filter(|&index| owners[index].sharers.is_empty()).collect();
     let mut folded: Vec<(usize, usize)> = Vec::new();
     for (index, shared) in owners.iter().enumerate().filter(|(_, owner)| !owner.sharers.is_empty()) {
-        let into = owners.iter().position(|owner| {
-            owner.sharers.is_empty() && shared.sharers.iter().all(|name| is_part(name, &owner.chain))
-        });
+        let growth = |&a: &usize, &b: &usize| owners[a].bytes.growth().total_cmp(&owners[b].bytes.growth());
+        let largest =
+            |name: &String| alone.iter().copied().filter(|&owner| is_part(name, &owners[owner].chain)).max_by(growth);
+        let of_each: Vec<Option<usize>> = shared.sharers.iter().map(largest).collect();
+        // There is no more of it than in the smallest of those who share it.
+        let bounded = of_each.iter().flatten().copied().find(|&owner| owners[owner].verdict == Verdict::Filling);
+        let all = || of_each.iter().copied().collect::<Option<Vec<usize>>>();
+        let into = bounded.or_else(|| all()?.into_iter().max_by(growth));
         folded.extend(into.map(|into| (index, into)));
     }
     for &(index, into) in folded.iter().rev() {
@@ -223,8 +238,8 @@ fn chain(frames: &Frames, frame: u32, keys: Keys) -> String {
     chain
 }
 
-/// The bounds of containers, by their frames: where a frame is of one object, and that object or one of the owners
-/// below it has an attribute that is a bound.
+/// The bounds of containers, by their frames: where a frame is of one object, and that object, one of the owners below it
+/// or one of its users has an attribute that is a bound.
 fn bounds<M: Memory + ?Sized, N: Memory + ?Sized>(
     last: &LastLook<'_, '_, M, N>,
     containers: impl Iterator<Item = u32>,
@@ -252,11 +267,27 @@ fn bounds<M: Memory + ?Sized, N: Memory + ?Sized>(
             slot.get_or_insert(object);
         }
     }
-    let bound_of = |frame: &u32| bound_of(last, object_of.get(frame).copied().flatten()?);
-    of_container
-        .into_iter()
-        .filter_map(|(container, line)| Some((container, line.iter().find_map(bound_of)?)))
-        .collect()
+    let object = |frame: &u32| object_of.get(frame).copied().flatten();
+    let bound = |container: u32, line: &[u32]| {
+        let of_line = line.iter().find_map(|frame| bound_of(last, object(frame)?));
+        of_line.or_else(|| users(last, object(&container)?).into_iter().find_map(|user| bound_of(last, user)))
+    };
+    of_container.into_iter().filter_map(|(container, line)| Some((container, bound(container, &line)?))).collect()
+}
+
+/// Objects that have something as an attribute, whoever owns it: Django's caches keep their entries in a dict of their
+/// module.
+fn users<M: Memory + ?Sized, N: Memory + ?Sized>(last: &LastLook<'_, '_, M, N>, object: ObjectId) -> Vec<ObjectId> {
+    let LastLook { graph, names, .. } = last;
+    let mut users = Vec::new();
+    for from in graph.reverse.targets(object).take(USERS_MAX) {
+        match graph.is_dict(from) {
+            true => users.extend(graph.reverse.targets(from).take(USERS_MAX)),
+            false => users.push(from),
+        }
+    }
+    users.retain(|&user| !graph.is_dict(user) && !names.is_definition(user));
+    users
 }
 
 /// The bound that an object states.

@@ -12,6 +12,7 @@
 pub mod bounds;
 pub mod describe;
 pub mod figures;
+pub mod moves;
 pub mod paths;
 pub mod series;
 pub mod suspects;

@@ -8,7 +8,8 @@ use crate::analysis::histogram::Amount;
 use crate::analysis::owners::Owners;
 
 use super::figures::Figures;
-use super::paths::{LabelId, PathId, PathTable};
+use super::moves::{self, Presence};
+use super::paths::{PathId, PathTable};
 
 /// What one look found.
 #[derive(Debug, Default)]
@@ -22,6 +23,20 @@ struct Look {
     garbage: Amount,
 }
 
+impl Look {
+    /// Adds up what is above each path.
+    fn add_up(&mut self, paths: &PathTable) {
+        self.total.clone_from(&self.own);
+        self.total.resize(paths.len(), Amount::default());
+        for path in paths.all().rev() {
+            let amount = self.total[path.index()];
+            if let Some(parent) = paths.parent(path) {
+                self.total[parent.index()].add(amount);
+            }
+        }
+    }
+}
+
 /// Some looks at a heap.
 #[derive(Debug, Default)]
 pub struct Series {
@@ -29,9 +44,6 @@ pub struct Series {
     pub paths: PathTable,
     looks: Vec<Look>,
 }
-
-/// What two last labels of paths lead to at one look.
-pub type Endings = FxHashMap<(LabelId, LabelId), (Amount, Amount)>;
 
 /// How objects of a type grew.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -95,15 +107,37 @@ impl Series {
     fn push(&mut self, at: Duration, amounts: impl IntoIterator<Item = (PathId, Amount)>, garbage: Amount) {
         let mut own = vec![Amount::default(); self.paths.len()];
         amounts.into_iter().for_each(|(path, amount)| own[path.index()].add(amount));
-        let (mut total, mut whole) = (own.clone(), garbage);
-        for path in self.paths.all().rev() {
-            let amount = total[path.index()];
-            match self.paths.parent(path) {
-                Some(parent) => total[parent.index()].add(amount),
-                None => whole.add(amount),
-            }
+        let mut whole = garbage;
+        own.iter().for_each(|&amount| whole.add(amount));
+        let mut look = Look { at, own, whole, garbage, ..Look::default() };
+        look.add_up(&self.paths);
+        self.looks.push(look);
+        self.follow_moves();
+    }
+
+    /// Counts what was elsewhere at earlier looks where it is now.
+    fn follow_moves(&mut self) {
+        let Series { paths, looks } = self;
+        let [before @ .., now] = looks.as_slice() else { return };
+        let objects = |look: &Look, path: PathId| look.own.get(path.index()).map_or(0, |own| own.objects);
+        let presence = |path: PathId| Presence {
+            last: before.iter().rev().map(|look| objects(look, path)).find(|&objects| objects > 0).unwrap_or(0),
+            before: before.last().map_or(0, |look| objects(look, path)),
+            now: objects(now, path),
+        };
+        let have_met = |one, other| before.iter().any(|look| objects(look, one) > 0 && objects(look, other) > 0);
+        let moves = if before.is_empty() { Vec::new() } else { moves::find(paths, presence, have_met) };
+        if moves.is_empty() {
+            return;
         }
-        self.looks.push(Look { at, own, total, whole, garbage });
+        for look in looks {
+            look.own.resize(paths.len(), Amount::default());
+            for &(from, to) in &moves {
+                let moved = std::mem::take(&mut look.own[from.index()]);
+                look.own[to.index()].add(moved);
+            }
+            look.add_up(paths);
+        }
     }
 
     /// How many looks there are.
@@ -160,43 +194,33 @@ impl Series {
         bytes(self.looks.last()) - bytes(self.looks.first())
     }
 
-    /// For one look, what paths with these two last labels lead to: without what is above, and with it.
-    pub fn endings(&self, look: usize) -> Endings {
-        let mut endings = Endings::default();
-        let Some(look) = self.looks.get(look) else { return endings };
+    /// How objects grew by type, in each of `groups` groups and in none of them (the last of the list), most objects
+    /// first. `group_of` a path counts for what is above it, as far as that has no group of its own.
+    pub fn types(&self, groups: usize, group_of: impl Fn(PathId) -> Option<usize>) -> Vec<Vec<TypeGrowth>> {
+        let mut types: Vec<FxHashMap<&str, TypeGrowth>> = vec![FxHashMap::default(); groups + 1];
+        let mut groups_of: Vec<usize> = vec![groups; self.paths.len()];
+        let (first, last) = (self.looks.first(), self.looks.last());
+        let amount = |look: Option<&Look>, path: PathId| {
+            look.and_then(|look| look.own.get(path.index())).copied().unwrap_or_default()
+        };
         for path in self.paths.all() {
-            let own = look.own.get(path.index()).copied().unwrap_or_default();
-            if let Some(ending) = self.paths.ending(path).filter(|_| own.objects > 0) {
-                let sums = endings.entry(ending).or_default();
-                sums.0.add(own);
-                sums.1.add(look.total[path.index()]);
+            let below = || self.paths.parent(path).map(|parent| groups_of[parent.index()]);
+            let group = group_of(path).or_else(below).unwrap_or(groups).min(groups);
+            groups_of[path.index()] = group;
+            let (before, after) = (amount(first, path), amount(last, path));
+            if let Some(name) = self.paths.type_name(path).filter(|_| before != after) {
+                let growth = types[group].entry(name).or_default();
+                growth.before.add(before);
+                growth.after.add(after);
             }
         }
-        endings
-    }
-
-    /// How objects grew by type, of the paths for which `wanted`, and of what is above them; most objects first.
-    pub fn types(&self, wanted: impl Fn(PathId) -> bool) -> Vec<TypeGrowth> {
-        let (Some(first), Some(last)) = (self.looks.first(), self.looks.last()) else { return Vec::new() };
-        let mut is_wanted = vec![false; self.paths.len()];
-        let mut types: FxHashMap<&str, TypeGrowth> = FxHashMap::default();
-        for path in self.paths.all() {
-            let is_above = self.paths.parent(path).is_some_and(|parent| is_wanted[parent.index()]);
-            is_wanted[path.index()] = is_above || wanted(path);
-            let amount = |look: &Look| look.own.get(path.index()).copied().unwrap_or_default();
-            let (before, after) = (amount(first), amount(last));
-            if !is_wanted[path.index()] || before == after {
-                continue;
-            }
-            let Some(name) = self.paths.type_name(path) else { continue };
-            let growth = types.entry(name).or_default();
-            growth.before.add(before);
-            growth.after.add(after);
-        }
-        let named = types.into_iter().map(|(name, growth)| TypeGrowth { name: name.to_owned(), ..growth });
-        let mut types: Vec<TypeGrowth> = named.filter(|growth| growth.before != growth.after).collect();
-        TypeGrowth::sort(&mut types);
-        types
+        let sorted = |types: FxHashMap<&str, TypeGrowth>| {
+            let named = types.into_iter().map(|(name, growth)| TypeGrowth { name: name.to_owned(), ..growth });
+            let mut types: Vec<TypeGrowth> = named.filter(|growth| growth.before != growth.after).collect();
+            TypeGrowth::sort(&mut types);
+            types
+        };
+        types.into_iter().map(sorted).collect()
     }
 }
 

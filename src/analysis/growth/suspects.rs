@@ -6,7 +6,7 @@ use crate::analysis::histogram::Amount;
 
 use super::figures::{Figures, rises};
 use super::paths::PathId;
-use super::series::{Endings, Series};
+use super::series::Series;
 
 /// Bytes by which one object must grow.
 const BYTES_MIN: u64 = 8 << 10;
@@ -44,7 +44,7 @@ pub struct Suspect {
     pub growing: Vec<PathId>,
     /// Where most of the growth is.
     pub deepest: PathId,
-    /// Objects of the first growing path.
+    /// Objects of the type of the first growing path, on all of these.
     pub counts: Figures,
     /// What the growing paths retain. Of a buffer, its own bytes.
     pub bytes: Figures,
@@ -92,27 +92,15 @@ impl<'s> Search<'s> {
                 children[parent.index()].push(path);
             }
         }
-        // A path that was elsewhere at some looks: the same last two labels.
-        let mut endings: Vec<Option<Endings>> = (0..series.len()).map(|_| None).collect();
         let mut growing = vec![None; paths.len()];
         for path in paths.all() {
-            let own: Vec<Amount> = series.own(path).collect();
-            let (Some(first), Some(last)) = (own.first(), own.last()) else { continue };
-            if last.objects <= first.objects {
+            let counts: Vec<u64> = series.own(path).map(|amount| amount.objects).collect();
+            let (Some(first), Some(last)) = (counts.first(), counts.last()) else { continue };
+            if last.saturating_sub(*first) < objects_min(counts.len()).max(1) || !rises(&counts) {
                 continue;
             }
-            let mut counts: Vec<u64> = own.iter().map(|amount| amount.objects).collect();
-            let mut bytes: Vec<u64> = series.total(path).map(|amount| amount.bytes).collect();
-            if let Some(ending) = paths.ending(path) {
-                for look in (0..counts.len()).filter(|&look| own[look].objects == 0) {
-                    let endings = endings[look].get_or_insert_with(|| series.endings(look));
-                    if let Some((own, total)) = endings.get(&ending) {
-                        (counts[look], bytes[look]) = (own.objects, total.bytes);
-                    }
-                }
-            }
-            let growth = counts[counts.len() - 1].saturating_sub(counts[0]);
-            if growth >= objects_min(counts.len()) && rises(&counts) && rises(&bytes) {
+            let bytes: Vec<u64> = series.total(path).map(|amount| amount.bytes).collect();
+            if rises(&bytes) {
                 growing[path.index()] = Some((counts, bytes));
             }
         }
@@ -173,8 +161,12 @@ impl<'s> Search<'s> {
         }
         for suspect in &mut suspects {
             suspect.growing.sort_by_key(|&path| (std::cmp::Reverse(series.growth(path)), path));
-            if let Some((counts, _)) = &self.growing[suspect.growing[0].index()] {
-                suspect.counts.values.clone_from(counts);
+            // What became more, by whichever step it is reached: each object of the first path's type.
+            let type_name = series.paths.type_name(suspect.growing[0]);
+            suspect.counts.values.fill(0);
+            for path in suspect.growing.iter().filter(|&&path| series.paths.type_name(path) == type_name) {
+                let counts = self.growing[path.index()].iter().flat_map(|(counts, _)| counts);
+                suspect.counts.values.iter_mut().zip(counts).for_each(|(sum, &count)| *sum = sum.saturating_add(count));
             }
             suspect.deepest = self.deepest(suspect.growing[0], suspect.bytes.growth(), |path| series.growth(path));
         }
@@ -259,6 +251,7 @@ impl Suspect {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::analysis::growth::series::TypeGrowth;
 
     fn rising(from: u64, by: u64, size: u64) -> Vec<(u64, u64)> {
         (0..7).map(|look| (from + by * look, size * (from + by * look))).collect()
@@ -285,8 +278,8 @@ mod tests {
         assert_eq!(suspects.len(), 1, "{suspects:?}");
         assert_eq!((suspects[0].container, suspects[0].deepest), (container, rows));
         assert_eq!((suspects[0].counts.growth(), suspects[0].bytes.growth()), (300.0, 300.0 * 564.0));
-        let types = series.types(|path| suspects[0].growing.contains(&path));
-        let objects: Vec<(&str, i64)> = types.iter().map(|grown| (grown.name.as_str(), grown.objects())).collect();
+        let types = series.types(1, |path| suspects[0].growing.contains(&path).then_some(0));
+        let objects: Vec<(&str, i64)> = types[0].iter().map(|grown| (grown.name.as_str(), grown.objects())).collect();
         assert_eq!(objects, [("Session", 300), ("list", 300)]);
     }
 
@@ -321,6 +314,33 @@ mod tests {
         assert_eq!(suspects.len(), 1, "{suspects:?}");
         assert_eq!(suspects[0].container, series.path("app/rows list"));
         assert_eq!(suspects[0].counts.growth(), 120.0);
+        // With its types: what was there before is no growth.
+        let types = series.types(1, |path| suspects[0].growing.contains(&path).then_some(0));
+        assert_eq!(types[0].iter().map(TypeGrowth::objects).collect::<Vec<_>>(), [120]);
+    }
+
+    #[test]
+    fn what_is_new_does_not_hide_behind_what_stands() {
+        let new = (0..7).map(|look: u64| (10 * look, 800 * look)).collect();
+        let mut series =
+            Series::of_rows(&[("app/OLD dict/rows list/[…] Row", still(500, 40_000)), ("app/rows list/[…] Row", new)]);
+        let suspects = find(&series);
+        assert_eq!(suspects.len(), 1, "{suspects:?}");
+        assert_eq!(suspects[0].container, series.path("app/rows list"));
+        assert_eq!(suspects[0].counts.values, [0, 10, 20, 30, 40, 50, 60]);
+    }
+
+    #[test]
+    fn counts_are_of_all_paths_of_the_type() {
+        let series = Series::of_rows(&[
+            ("app/CACHE dict", still(1, 100)),
+            ("app/CACHE dict/['…'] Session", rising(100, 10, 64)),
+            ("app/CACHE dict/[…] Session", rising(200, 20, 64)),
+            ("app/CACHE dict/<key> str", rising(300, 30, 50)),
+        ]);
+        let suspects = find(&series);
+        assert_eq!(suspects.len(), 1, "{suspects:?}");
+        assert_eq!((suspects[0].counts.values[0], suspects[0].counts.growth()), (300, 180.0));
     }
 
     #[test]
