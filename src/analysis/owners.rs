@@ -41,6 +41,15 @@ pub struct Owner {
     pub chain: String,
 }
 
+/// A holder and what it holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holding {
+    /// The holder.
+    pub owner: Owner,
+    /// Objects and bytes by type, largest first. Adds up to the holder's.
+    pub types: Vec<(String, Amount)>,
+}
+
 /// A frame with all frames above it, for output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
@@ -235,6 +244,30 @@ impl Owners {
         };
         let owner = |(holder, (amount, top))| Owner { holder, amount, chain: chain(top) };
         (whole, owners.into_iter().take(count).map(owner).collect())
+    }
+
+    /// The holders of the most bytes, with the types of what they hold.
+    pub fn holdings(&self, count: usize) -> Vec<Holding> {
+        /// What has no type of its own: namespaces of modules and classes, and the rest of what native code holds.
+        const OTHER: &str = "namespaces and others";
+        let (_, owners) = self.largest(count);
+        let mut of_holder: FxHashMap<&str, FxHashMap<&str, Amount>> =
+            owners.iter().map(|owner| (owner.holder.as_str(), FxHashMap::default())).collect();
+        for (index, (frame, own)) in self.frames.frames.iter().zip(&self.own).enumerate() {
+            if own.objects > 0
+                && let Some(types) = of_holder.get_mut(self.frames.holder(index as u32).as_str())
+            {
+                types.entry(frame.type_name.as_deref().unwrap_or(OTHER)).or_default().add(*own);
+            }
+        }
+        let types_of = |holder: &str| {
+            let types = of_holder.get(holder).into_iter().flatten();
+            let mut types: Vec<(String, Amount)> = types.map(|(name, amount)| ((*name).to_owned(), *amount)).collect();
+            types.sort_by(|(a, amount), (b, other)| other.bytes.cmp(&amount.bytes).then_with(|| a.cmp(b)));
+            types
+        };
+        let types: Vec<Vec<(String, Amount)>> = owners.iter().map(|owner| types_of(&owner.holder)).collect();
+        owners.into_iter().zip(types).map(|(owner, types)| Holding { owner, types }).collect()
     }
 
     /// Adds a step to a chain. Whole names of those who share it replace what they have in common; parts stand behind

@@ -461,6 +461,20 @@ pub enum LeaksFormat {
 }
 
 #[derive(Debug, Args)]
+pub struct Report {
+    #[command(flatten)]
+    pub target: TargetArguments,
+    #[command(flatten)]
+    pub following: Following,
+    #[command(flatten)]
+    pub output: Output,
+
+    /// First observe for this long what grows (30, 2m), as `leaks` does; Ctrl-C ends it earlier
+    #[arg(long = "for", short = 'd', visible_alias = "duration", value_name = "TIME", value_parser = recording)]
+    pub duration: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
 pub struct Record {
     #[command(flatten)]
     pub process: ProcessArguments,

@@ -17,6 +17,7 @@ mod output;
 mod progress;
 mod ps;
 mod record;
+mod report;
 mod target;
 mod values;
 mod verbs;
@@ -90,6 +91,7 @@ fn dispatch(arguments: &Arguments) -> anyhow::Result<u8> {
             DumpFormat::Heapsnapshot => heapsnapshot::run(options),
         },
         Verb::Record(options) => record::run(options),
+        Verb::Report(options) => report::run(options),
         Verb::Ps(options) => ps::run(options),
         Verb::Doctor(options) => match doctor::run(options) {
             // The report on standard output says why.

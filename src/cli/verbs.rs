@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
-use super::args::{Doctor, Dump, Flamegraph, Histo, Leaks, MemoryOptions, Ps, Record, Why};
+use super::args::{Doctor, Dump, Flamegraph, Histo, Leaks, MemoryOptions, Ps, Record, Report, Why};
 use super::check::CheckOptions;
 
 /// Reads the heap of a running CPython process from outside: no code runs in the process and nothing is written to it.
@@ -42,6 +42,8 @@ pub enum Verb {
     Dump(Dump),
     /// Record which Python stacks allocate, and how much of it survives
     Record(Record),
+    /// Write a page for a browser: memory, owners, types, a flame graph, and what grew
+    Report(Report),
     /// List the Python processes of this machine, and whether they can be read
     Ps(Ps),
     /// Explain why a process cannot be read, and what to do about it

@@ -13,6 +13,7 @@ pub mod growth_table;
 pub mod heapsnapshot;
 pub mod histogram_json;
 pub mod histogram_table;
+pub mod html;
 pub mod json;
 pub mod limits;
 pub mod memory_family;
