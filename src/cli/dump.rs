@@ -17,6 +17,7 @@ use crate::report::ndjson::{Reference, Writer};
 use crate::report::summary;
 
 use super::args::Dump;
+use super::notes;
 use super::output::Destination;
 use super::target;
 
@@ -69,7 +70,7 @@ pub fn run(options: &Dump) -> Result<()> {
 
 /// Says for how long the process was stopped, if it was, and what was not read.
 pub fn say<R>(answer: &Inspected<R>) -> Result<()> {
-    let mut err = std::io::stderr().lock();
+    let mut err = notes::out();
     if let Some(paused) = answer.reading.paused {
         writeln!(err, "{}", summary::paused(Some(paused)))?;
     }

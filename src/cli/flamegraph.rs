@@ -20,6 +20,7 @@ use crate::report::stack_set::StackSet;
 use crate::report::{self, flamegraph, flamegraph_json, folded, pprof, speedscope, summary, units};
 
 use super::args::{Flamegraph, FlamegraphFormat, View};
+use super::notes;
 use super::output::{Destination, default_file};
 use super::target;
 
@@ -85,7 +86,7 @@ pub fn run(options: &Flamegraph) -> Result<()> {
             }
         }
     })?;
-    let mut err = std::io::stderr().lock();
+    let mut err = notes::out();
     if let Some(path) = destination.file() {
         let command = units::command(&about_target.command);
         writeln!(err, "{}: {amounts} of process {} ({command}), {basis}", path.display(), about_target.pid)?;
@@ -229,7 +230,7 @@ fn run_family(options: &Flamegraph) -> Result<()> {
             }
         }
     })?;
-    let mut err = std::io::stderr().lock();
+    let mut err = notes::out();
     if let Some(path) = destination.file() {
         writeln!(err, "{}: {amounts} of {processes} processes from {pid} on", path.display())?;
     }

@@ -1,5 +1,7 @@
 //! `dump -f heapsnapshot`: the heap and its references for Chrome's DevTools.
 
+use std::io::Write;
+
 use anyhow::{Result, bail};
 use rustc_hash::FxHashSet;
 
@@ -14,7 +16,7 @@ use crate::report::heapsnapshot::{self, EdgeName, Edges};
 
 use super::args::Dump;
 use super::output::{Destination, default_file};
-use super::{dump, target};
+use super::{dump, notes, target};
 
 /// Copies the heap and writes it with its references.
 pub fn run(options: &Dump) -> Result<()> {
@@ -35,7 +37,7 @@ pub fn run(options: &Dump) -> Result<()> {
     let answer = target::said(answer);
     if let Some(path) = destination.file() {
         let summary = &answer.result;
-        eprintln!("{}: {} objects, {} references", path.display(), summary.objects, summary.references);
+        writeln!(notes::out(), "{}: {} objects, {} references", path.display(), summary.objects, summary.references)?;
     }
     dump::say(&answer)
 }

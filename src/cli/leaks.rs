@@ -1,5 +1,6 @@
 //! `leaks`: what grows, and what holds it.
 
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
@@ -13,6 +14,7 @@ use crate::report::stack_set::StackSet;
 use crate::report::{growth_json, growth_table, pprof, speedscope, units};
 
 use super::args::{Leaks, LeaksFormat};
+use super::notes;
 use super::output::{Destination, default_file};
 use super::progress::Seconds;
 use super::target;
@@ -52,7 +54,7 @@ pub fn run(options: &Leaks) -> Result<()> {
         LeaksFormat::Speedscope => speedscope::write(out, &StackSet::of_growth(&growth), &title, weight),
     })?;
     if let Some(path) = destination.file() {
-        eprintln!("{}: what grew in process {}", path.display(), about.pid);
+        writeln!(notes::out(), "{}: what grew in process {}", path.display(), about.pid)?;
     }
     Ok(())
 }

@@ -11,8 +11,10 @@ mod flamegraph;
 mod heapsnapshot;
 mod histo;
 mod leaks;
+mod manual;
 mod memory;
 mod new_file;
+mod notes;
 mod output;
 mod progress;
 mod ps;
@@ -52,6 +54,9 @@ pub fn run() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { ERROR } else { DONE });
         }
     };
+    if arguments.quiet {
+        notes::silence();
+    }
     start_log(arguments.verbose);
     std::panic::set_hook(Box::new(say_panic));
     if let Err(error) = signals::watch() {
@@ -104,6 +109,7 @@ fn dispatch(arguments: &Arguments) -> anyhow::Result<u8> {
             clap_complete::generate(*shell, &mut Arguments::command(), "heapsonde", &mut script);
             std::io::stdout().write_all(&script).map_err(anyhow::Error::from)
         }
+        Verb::Man { verb } => manual::run(Arguments::command(), verb.as_deref()),
     }?;
     Ok(DONE)
 }
@@ -133,6 +139,7 @@ fn start_log(verbose: u8) {
         return;
     }
     let level = match verbose {
+        0 if notes::are_silent() => log::LevelFilter::Error,
         0 => log::LevelFilter::Warn,
         1 => log::LevelFilter::Debug,
         _ => log::LevelFilter::Trace,

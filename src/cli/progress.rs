@@ -11,6 +11,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use crate::heap::census::Progress;
 use crate::inspect::open::Observer;
 
+use super::notes;
+
 /// How long to wait before a bar appears.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How often the bar moves.
@@ -30,7 +32,7 @@ struct Running {
 
 impl Observer for Bar {
     fn begin(&self, progress: &Arc<Progress>, total_bytes: u64) {
-        if !std::io::stderr().is_terminal() {
+        if notes::are_silent() || !std::io::stderr().is_terminal() {
             return;
         }
         let progress = Arc::clone(progress);
@@ -69,7 +71,7 @@ pub struct Seconds(Option<ProgressBar>);
 impl Seconds {
     /// Shows a bar if standard error is a terminal.
     pub fn start(total: Duration) -> Seconds {
-        if !std::io::stderr().is_terminal() {
+        if notes::are_silent() || !std::io::stderr().is_terminal() {
             return Seconds(None);
         }
         let bar = ProgressBar::with_draw_target(Some(total.as_secs()), ProgressDrawTarget::stderr());

@@ -20,6 +20,7 @@ use crate::report::{flamegraph, pprof, speedscope, timeline, units};
 use crate::stats::jackknife::{Figure, SIGHTINGS_FEW};
 
 use super::args::{Output, Record, RecordFormat};
+use super::notes;
 use super::output::{Destination, default_file};
 use super::progress::Seconds;
 use super::target;
@@ -77,7 +78,7 @@ pub fn run(options: &Record) -> Result<()> {
         csv.write(|out| timeline::write_csv(out, &recording.moments))?;
     }
     destination.write(|out| write(out, options, &target, &profile, &recording))?;
-    Ok(say(&mut std::io::stderr().lock(), options, &destination, &target, &profile, &recording)?)
+    Ok(say(&mut notes::out(), options, &destination, &target, &profile, &recording)?)
 }
 
 /// The weight of a stack.

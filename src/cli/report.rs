@@ -1,5 +1,6 @@
 //! `report`: a page on a process, for a browser.
 
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
@@ -18,7 +19,7 @@ use crate::report::{graph, html, memory_table, summary};
 use super::args::{Report, View};
 use super::output::{Destination, default_file};
 use super::progress::Seconds;
-use super::{flamegraph, target};
+use super::{flamegraph, notes, target};
 
 /// Number of looks for growth: as many as `leaks` takes.
 const LOOKS: u32 = 7;
@@ -76,7 +77,7 @@ pub fn run(options: &Report) -> Result<()> {
     };
     destination.write(|out| html::write(out, &report))?;
     if let Some(path) = destination.file() {
-        eprintln!("{}: a report on process {}", path.display(), about.pid);
+        writeln!(notes::out(), "{}: a report on process {}", path.display(), about.pid)?;
     }
     Ok(())
 }

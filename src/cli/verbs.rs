@@ -5,16 +5,24 @@ use clap::{Parser, Subcommand};
 use super::args::{Doctor, Dump, Flamegraph, Histo, Leaks, MemoryOptions, Ps, Record, Report, Why};
 use super::check::CheckOptions;
 
+/// What scripts can rely on.
+const EXIT_CODES: &str = "Exit codes: 0 done (a closed pipe too), 1 a limit of check was crossed, 2 error: nothing \
+                          useful was written, or doctor says that the target cannot be read.";
+
 /// Reads the heap of a running CPython process from outside: no code runs in the process and nothing is written to it.
 /// A census does not pause it; following references pauses it while its memory is copied, for 500 ms at most.
 #[derive(Debug, Parser)]
 #[command(name = "heapsonde", version, about, max_term_width = 100)]
-#[command(after_help = "Exit codes: 0 done, 1 a limit of check was crossed, 2 error.")]
+#[command(after_help = EXIT_CODES)]
 pub struct Arguments {
     /// Log how the interpreter was found, which layout was proved and what was read; twice for more. HEAPSONDE_LOG
     /// selects modules, as in `heapsonde::heap=trace`
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
+
+    /// Print errors only on standard error: no warnings, notes and progress bars
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
 
     /// Disable colour (as NO_COLOR does)
     #[arg(long, global = true)]
@@ -52,6 +60,11 @@ pub enum Verb {
     Completions {
         /// The shell
         shell: clap_complete::Shell,
+    },
+    /// Print a manual page, to be read with `man -l`
+    Man {
+        /// The verb; without one, the page of heapsonde
+        verb: Option<String>,
     },
 }
 

@@ -19,6 +19,7 @@ use crate::report::histogram_json::SCHEMA_VERSION;
 use crate::report::{self, json, summary, units};
 
 use super::args::{View, Why};
+use super::notes;
 use super::output::Destination;
 use super::{flamegraph, target};
 
@@ -166,7 +167,7 @@ pub fn run(options: &Why) -> Result<()> {
         writeln!(out)?;
         report::graph::write(out, &found.graph)
     })?;
-    Ok(summary::write_problems(&mut std::io::stderr().lock(), &answer.problems, &answer.reading)?)
+    Ok(summary::write_problems(&mut notes::out(), &answer.problems, &answer.reading)?)
 }
 
 /// The PID, if given, and the address or type.

@@ -304,11 +304,11 @@ SESSIONS = [Session() for _ in range(1000)]
 os.write(1, b'ready %d\n' % os.getpid())
 while True:
     SESSIONS.extend(Session() for _ in range(20))
-    time.sleep(0.002)
+    time.sleep(0.02)
 ";
     let target = Target::spawn(&interpreter, PROGRAM, &[], &[]).expect("a target");
     let pid = target.pid().to_string();
-    let args = ["leaks", &pid, "--for", "4s", "--looks", "4", "--no-record", "-f", "pprof", "-o", "-"];
+    let args = ["leaks", &pid, "--for", "4s", "--looks", "4", "--no-record", "--pause", "-f", "pprof", "-o", "-"];
     let profile = read_pprof(&run(&args).stdout);
     assert_eq!(profile.first, "space");
     let largest = profile.samples.iter().max_by_key(|(_, values)| values[1]);

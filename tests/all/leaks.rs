@@ -10,6 +10,7 @@ use crate::common::interpreters::{self, Interpreter};
 use crate::common::program;
 use crate::common::target::Target;
 use crate::common::tool;
+use crate::schemas;
 
 /// A way to grow, and how the first suspect must be called: one of these must stand in its chain.
 const LEAKS: &[(&str, &[&str])] = &[
@@ -79,7 +80,11 @@ pub fn cases() -> Vec<TestCase> {
 fn leaks(interpreter: &Interpreter, kinds: &[&str], pause: &str, options: &[&str]) -> Result<Value, String> {
     let target = Target::spawn(interpreter, &program("growing.py"), &[&kinds.join(","), GARBAGE, pause], &[])?;
     let pid = target.pid().to_string();
-    tool::run(&[&["leaks", "--json", &pid], options].concat())?.ok()?.json()
+    let document = tool::run(&[&["leaks", "--json", &pid], options].concat())?.ok()?.json()?;
+    match schemas::objections("leaks", &document).as_slice() {
+        [] => Ok(document),
+        found => Err(found.join("\n")),
+    }
 }
 
 /// Four looks, two seconds apart: a buffer that grows is moved to a larger block only once in a second.

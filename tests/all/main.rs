@@ -42,6 +42,7 @@ mod programs;
 mod record;
 mod references;
 mod safety;
+mod schemas;
 mod stacks;
 mod tidy;
 mod why;
@@ -87,6 +88,7 @@ const MODULES: &[Module] = &[
     ("record", record::cases),
     ("references", references::cases),
     ("safety", safety::cases),
+    ("schemas", schemas::cases),
     ("stacks", stacks::cases),
     ("tidy", tidy::cases),
     ("why", why::cases),
