@@ -59,11 +59,9 @@ pub fn cases() -> Vec<TestCase> {
             let interpreter = interpreter.clone();
             cases.push(TestCase::new(name("limits are compared"), move || limits_are_compared(&interpreter)));
         }
-        // Without the lock, what threads free late is taken for alive and held by native code, and grows by chance.
-        let is_late = !interpreter.has_gil();
         let named = TestCase::new(name("what leaks is named"), move || all_that_leaks_is_named(&one));
         let steady = TestCase::new(name("what does not leak is not"), move || steady_is_no_suspect(&other));
-        cases.extend([named.ignored_if(is_late), steady.ignored_if(is_late)]);
+        cases.extend([named, steady]);
         for leak in LEAKS {
             let (interpreter, name) = (interpreter.clone(), name(&format!("a minute of {}", leak.0)));
             cases.push(TestCase::new(name, move || it_comes_first(&interpreter, leak)).ignored_if(true));
@@ -114,7 +112,6 @@ fn all_that_leaks_is_named(interpreter: &Interpreter) -> Result<(), String> {
 /// Nothing is a suspect, and caches that fill are said to be some, whoever knows their bound.
 fn steady_is_no_suspect(interpreter: &Interpreter) -> Result<(), String> {
     let found = some_looks(interpreter, &[STEADY, &["filling_cache", "filling_dict_of_the_module"]].concat())?;
-    // Memory that a free-threaded build frees late may stand beside it.
     let others = found["others"].as_array().ok_or("no list of others")?;
     let fills = |limit: u32| others.iter().any(|it| it["verdict"] == "filling" && it["bound"]["limit"] == limit);
     if fills(1_000_000) && fills(2_000_000) && found["suspects"] == serde_json::json!([]) {

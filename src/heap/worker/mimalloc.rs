@@ -34,7 +34,7 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
         is_wanted: impl Fn(&Range<Address>) -> bool,
     ) -> Result<(), ReadError> {
         let mut head = vec![0; segment.head];
-        match self.memory.read_exact_at(segment.range.start, &mut head) {
+        match self.read_head(segment, &mut head) {
             Ok(()) => {}
             Err(error) => {
                 self.counts.unreadable_bytes += segment.head as u64;
@@ -61,6 +61,18 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
         Ok(())
     }
 
+    /// Reads a segment's header, which has the headers of all its pages. Where it was never written it is not read, but
+    /// zeros: a copy has only what was, and one read of all would be of the process, which has gone on.
+    fn read_head(&self, segment: &PageSegment, head: &mut [u8]) -> Result<(), ReadError> {
+        let start = segment.range.start;
+        head.fill(0);
+        for piece in mimalloc::within(&segment.pieces, &(start..start.offset(head.len()))) {
+            let (from, to) = ((piece.start.0 - start.0) as usize, (piece.end.0 - start.0) as usize);
+            self.memory.read_exact_at(piece.start, &mut head[from..to])?;
+        }
+        Ok(())
+    }
+
     /// Reads a page's header again until it is valid.
     fn read_slot_again(
         &self,
@@ -70,7 +82,7 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
     ) -> Result<Result<Option<Page>, mimalloc::Nonsense>, ReadError> {
         if self.memory.local(segment.range.start, 8).is_none() {
             for _ in 0..POOL_RETRIES {
-                self.memory.read_exact_at(segment.range.start, head).or_else(only_fatal)?;
+                self.read_head(segment, head).or_else(only_fatal)?;
                 if let Ok(page) = Page::read(segment, head, slot) {
                     return Ok(Ok(page));
                 }
@@ -107,11 +119,16 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
             stands_still = !bytes.is_empty()
                 && self.is_as_before(page.start, bytes)
                 && self.is_as_before(segment.range.start, head);
+            if !bytes.is_empty() && self.classifier.layout().object.ob_ref_shared.is_some() {
+                self.counts.moving_pools += 1;
+                self.contradicts(&page, stands_still);
+                return self.judge_page(&page, &page.linked_blocks(bytes), bytes);
+            }
         } else {
             let mut before = (head.to_vec(), bytes.to_vec());
             for retry in 1..=POOL_RETRIES {
                 stands_still = false;
-                memory.read_exact_at(segment.range.start, head).or_else(only_fatal)?;
+                self.read_head(segment, head).or_else(only_fatal)?;
                 match Page::read(segment, head, page.slot) {
                     Ok(Some(again)) => page = again,
                     Ok(None) => return Ok(()),
