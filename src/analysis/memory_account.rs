@@ -317,7 +317,8 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// Counts blocks that an extent had as buffers of objects instead.
+    /// Counts blocks that an extent had as buffers of objects instead. Those in pymalloc's pools have a row of their
+    /// own, which counts as objects.
     pub fn buffers(&mut self, blocks: &[(Range<Address>, Use)]) {
         for (range, usage) in blocks {
             let (resident, swapped) = (self.residency.resident(range).cast_signed(), self.residency.swapped(range));
@@ -325,6 +326,7 @@ impl<'a> Builder<'a> {
             let kind = match usage {
                 Use::MappedRaw => RowKind::MappedBuffers,
                 Use::PageRaw => RowKind::PageBuffers,
+                Use::PoolRaw => continue,
                 _ => RowKind::ChunkBuffers,
             };
             if let Some(row) = self.rows.get_mut(&RowKind::Allocator(*usage)) {

@@ -9,7 +9,6 @@ use std::ops::Range;
 
 use rustc_hash::FxHashMap;
 
-use crate::heap::block_use::Use;
 use crate::heap::object_table::Objects;
 use crate::process::Address;
 use crate::process::memory::{Memory, u64_at};
@@ -29,7 +28,7 @@ const LENGTH: u64 = 8;
 const ROUNDING_SHARE: u64 = 5;
 const ROUNDING: u64 = 64;
 
-/// Which blocks are such buffers, by their number, those in pymalloc's pools apart. With the debug hooks on, what was
+/// Which blocks are such buffers, by their number. With the debug hooks on, what was
 /// allocated lies behind their mark, or behind two: that of objects' memory in front of that of raw memory. `memory`
 /// should be a copy.
 pub fn find<M: Memory + ?Sized>(
@@ -61,8 +60,7 @@ pub fn find<M: Memory + ?Sized>(
             search.take(object.address, info.basicsize as usize, outside);
         }
     }
-    let is_buffer = |&number: &usize| is_taken[number] && blocks.usage(number) != Some(Use::PoolRaw);
-    (0..is_taken.len()).filter(is_buffer).collect()
+    (0..is_taken.len()).filter(|&number| is_taken[number]).collect()
 }
 
 /// Objects with items have them inside, and so has a `str`.
@@ -128,7 +126,7 @@ impl<M: Memory + ?Sized> BufferSearch<'_, M> {
 mod tests {
     use super::*;
     use crate::analysis::native_memory::Blocks;
-    use crate::heap::block_use::{Extent, Visit};
+    use crate::heap::block_use::{Extent, Use, Visit};
     use crate::process::image::{Image, Segment};
 
     const BASE: u64 = 0x10_0000;

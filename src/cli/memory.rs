@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 
 use crate::inspect::memory::NativeOwners;
 use crate::inspect::memory_family::FamilyMemory;
-use crate::report::{memory_family, memory_json, memory_svg, memory_table, summary};
+use crate::report::{memory_family, memory_json, memory_svg, memory_table, summary, units};
 
 use super::args::MemoryOptions;
 use super::output::Destination;
@@ -27,8 +27,8 @@ pub fn run(options: &MemoryOptions) -> Result<()> {
     let copy_options = options.target.stopping.for_references(&options.following);
     let native = if options.native { NativeOwners::Always } else { NativeOwners::WhereItMatters };
     if let Some(interval) = options.interval {
-        let (start, mut rows) = (Instant::now(), 0);
-        return destination.write(|out| {
+        let (start, mut rows, mut longest) = (Instant::now(), 0, None);
+        let written = destination.write(|out| {
             memory_table::csv_head(out)?;
             while options.count.is_none_or(|count| rows < count) {
                 if rows > 0 {
@@ -38,12 +38,17 @@ pub fn run(options: &MemoryOptions) -> Result<()> {
                 let seconds = start.elapsed().as_secs_f64();
                 let answer =
                     target::said(target.memory(&copy_options, NativeOwners::Never).map_err(std::io::Error::other)?);
+                longest = longest.max(answer.reading.paused);
                 memory_table::csv_row(out, seconds, &answer.result)?;
                 out.flush()?;
                 rows += 1;
             }
             Ok(())
         });
+        if let Some(longest) = longest {
+            eprintln!("heapsonde: paused for {} at most, once for each row", units::duration(longest));
+        }
+        return written;
     }
     let about = target.summary();
     let answer = target::said(target.memory(&copy_options, native)?);

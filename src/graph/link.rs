@@ -66,12 +66,16 @@ fn add_threads<M: Memory + ?Sized>(
     types: &TypeTable,
     lookups: &mut FxHashSet<(u32, u32)>,
 ) {
-    let base = types.iter().find(|(_, info)| info.full_name() == "threading.Thread");
-    let Some(base) = base.map(|(_, info)| info.address) else { return };
+    // Each interpreter has one of its own.
+    let bases = types.iter().filter(|(_, info)| info.full_name() == "threading.Thread");
+    let bases: Vec<Address> = bases.map(|(_, info)| info.address).collect();
+    if bases.is_empty() {
+        return;
+    }
     let reader = Reader { memory, layout: &python.layout };
     let is_thread = |type_: Address| {
         let mro = reader.pointer(type_, python.layout.type_object.tp_mro).unwrap_or_default();
-        reader.tuple_items(mro).contains(&base)
+        reader.tuple_items(mro).iter().any(|base| bases.contains(base))
     };
     let is_thread: Vec<bool> = types.iter().map(|(_, info)| is_thread(info.address)).collect();
     for thread in (0..graph.len() as u32).map(ObjectId) {

@@ -56,8 +56,21 @@ pub fn prove<M: Memory + ?Sized>(
         Err(ProofError::Read(error)) if error.is_final() => Err(error.into()),
         // A runtime that is being finalized may look uninitialized or invalid.
         Err(_) if is_finalizing(reader, runtime) => Err(ProofError::Finalizing),
+        // While it starts, what is proved changes between two reads.
+        Err(error) if error.depth() > 0 && is_starting(reader, runtime) => Err(ProofError::StartingUp),
         proved => proved,
     }
+}
+
+/// Whether the runtime says that `Py_Initialize` has not returned: `initialized` is set last
+/// (`Python/pylifecycle.c`, `init_interp_main`). The flags beside it must be flags too.
+fn is_starting<M: Memory + ?Sized>(reader: &Reader<'_, M>, runtime: Address) -> bool {
+    let of_runtime = &reader.layout.runtime;
+    let flag = |offset: usize| reader.memory.read_i32(runtime.offset(offset)).ok();
+    let is_flag = |offset: usize| matches!(flag(offset), Some(0 | 1));
+    flag(of_runtime.initialized) == Some(0)
+        && is_flag(of_runtime.core_initialized)
+        && is_flag(of_runtime.preinitialized)
 }
 
 /// Whether the runtime names a finalizing thread of the main interpreter.

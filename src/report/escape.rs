@@ -11,6 +11,8 @@ pub fn is_unsafe(char: char) -> bool {
         || matches!(char, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
         // Separators of lines and paragraphs.
         || matches!(char, '\u{2028}' | '\u{2029}')
+        // The byte order mark is invisible.
+        || char == '\u{feff}'
         || is_noncharacter(char)
 }
 
@@ -46,6 +48,7 @@ mod tests {
         assert_eq!(printable("\u{202e}RLO\u{2066}\u{200f}\u{61c}"), "\\u{202e}RLO\\u{2066}\\u{200f}\\u{61c}");
         assert_eq!(printable("\u{2028}\u{2029}"), "\\u{2028}\\u{2029}");
         assert_eq!(printable("\u{fffe}\u{ffff}\u{1fffe}\u{fdd0}"), "\\u{fffe}\\u{ffff}\\u{1fffe}\\u{fdd0}");
+        assert_eq!(printable("a\u{feff}b"), "a\\u{feff}b");
         assert_eq!(printable("\u{9b}31m\u{7f}"), "\\u{9b}31m\\u{7f}");
         for name in ["Generic[int, str]", "名前", "e\u{301}", "\u{200d}", "…"] {
             assert_eq!(printable(name), name);

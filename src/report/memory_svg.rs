@@ -102,7 +102,8 @@ fn color(group: Group, shade: usize) -> &'static str {
         Group::Native => ["#b71c1c", "#e57373", "#ef9a9a", "#ffcdd2"],
         Group::Stacks => ["#6a1b9a", "#ab47bc", "#ce93d8", "#e1bee7"],
         Group::Files => ["#37474f", "#78909c", "#b0bec5", "#cfd8dc"],
-        Group::Shared | Group::NotAccounted => ["#1565c0", "#42a5f5", "#90caf9", "#bbdefb"],
+        Group::Shared => ["#1565c0", "#42a5f5", "#90caf9", "#bbdefb"],
+        Group::NotAccounted => ["#424242", "#757575", "#9e9e9e", "#bdbdbd"],
     };
     shades[shade % shades.len()]
 }

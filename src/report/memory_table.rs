@@ -98,7 +98,13 @@ fn write_mappings(out: &mut dyn Write, account: &Account) -> io::Result<()> {
 
 /// Writes the owners of native memory.
 fn write_native(out: &mut dyn Write, native: &NativeMemory) -> io::Result<()> {
-    writeln!(out, "\nNative memory, by the holder of a pointer to its start:")?;
+    let (owned, unowned) = native.resident;
+    writeln!(
+        out,
+        "\nBlocks without a Python object or its buffer, those in pymalloc as well ({}), by the holder of a pointer to \
+         their start:",
+        units::bytes(owned.saturating_add(unowned)).trim()
+    )?;
     writeln!(out, "{:>10} {:>11} {:>11}  owner", "resident", "blocks", "objects")?;
     for owned in native.owned.iter().take(OWNERS_SHOWN) {
         let holders = if owned.is_type { units::count(owned.holders) } else { String::new() };

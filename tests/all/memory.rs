@@ -56,7 +56,11 @@ fn account(interpreter: &Interpreter, shapes: &[&str]) -> Result<(Value, Value),
     let mut truth: Value = serde_json::from_str(&target.read_line()?).map_err(|error| error.to_string())?;
     target.wait_until_blocked()?;
     let first = rss(&target)?;
-    let account = tool::run(&["memory", "--json", "--pause", &target.pid().to_string()])?.ok()?.json()?;
+    let pid = target.pid().to_string();
+    let mut command = vec!["memory", "--json", "--pause", &pid];
+    // Buffers are told from native memory.
+    command.extend(shapes.contains(&"buffers").then_some("--native"));
+    let account = tool::run(&command)?.ok()?.json()?;
     let then = rss(&target)?;
     truth["line"] =
         tool::run(&["histo", "--json", &target.pid().to_string()])?.ok()?.json()?["reading"]["memory"].take();
@@ -169,6 +173,14 @@ fn plain(interpreter: &Interpreter) -> Result<(), String> {
     let native = ["malloc_in_use", "malloc_mapped_in_use", "mimalloc_in_use", "other_anonymous"];
     let (before, after) = (rows(&without, &native, "resident"), rows(&with, &native, "resident"));
     near("native memory beside buffers", after, before.cast_unsigned(), ASKING)?;
+    // Nor do their tables and items in pymalloc's pools pass for native memory that they hold.
+    let owners = with["native"]["owners"].as_array().ok_or("no native owners")?;
+    let built_in = |owner: &&Value| {
+        let name = owner["owner"].as_str().unwrap_or_default();
+        ["dict", "list", "set", "bytearray"].iter().any(|type_| name.strip_prefix("builtins.") == Some(type_))
+    };
+    let held: u64 = owners.iter().filter(built_in).filter_map(|owner| owner["resident"].as_u64()).sum();
+    near("native memory of dicts, lists, sets and bytearrays", held.cast_signed(), 0, ASKING)?;
     // What getsizeof says of these objects is in rows of objects. It does not count what the debug hooks put around
     // each block: a size, two pads and a serial number (`Objects/obmalloc.c`).
     let marks = if interpreter.kind == "debug" { 32 } else { 0 };

@@ -163,8 +163,8 @@ fn sharers(frames: &Frames, frame: u32) -> Vec<String> {
     line.iter().rfind(|frame| frame.kind == FrameKind::Shared).map(|frame| frame.names.clone()).unwrap_or_default()
 }
 
-/// Counts what only suspects share, such as keys that a cache has in two tables, for the largest of these; what one with
-/// a bound shares, for that one.
+/// Counts what only suspects share, such as keys that a cache has in two tables, for the largest of these; what one
+/// with a bound shares, for that one.
 fn fold_shared(owners: &mut Vec<GrowingOwner>) {
     let is_part = |name: &str, chain: &str| {
         let behind = name.strip_prefix(chain).or_else(|| chain.strip_prefix(name));
@@ -238,8 +238,8 @@ fn chain(frames: &Frames, frame: u32, keys: Keys) -> String {
     chain
 }
 
-/// The bounds of containers, by their frames: where a frame is of one object, and that object, one of the owners below it
-/// or one of its users has an attribute that is a bound.
+/// The bounds of containers, by their frames: where a frame is of one object, and that object, one of the owners below
+/// it or one of its users has an attribute that is a bound.
 fn bounds<M: Memory + ?Sized, N: Memory + ?Sized>(
     last: &LastLook<'_, '_, M, N>,
     containers: impl Iterator<Item = u32>,
