@@ -45,6 +45,7 @@
 //! | [`estimate`] | How many objects are there, judging by a sample, and how large is the error? |
 //! | [`record`] | Which stacks allocate, and what survives? |
 //! | [`stats`] | Quantiles and the jackknife, for [`estimate`] and [`record`] |
+//! | [`snapshot`] | How is a heap saved in a file, and read from it? |
 //! | [`inspect`] | Opens a target, takes a census or a sample, copies a heap, records |
 //! | [`report`] | One file per output format |
 //! | [`cli`] | Arguments, messages, exit codes |
@@ -108,4 +109,5 @@ pub mod python;
 pub mod record;
 pub mod references;
 pub mod report;
+pub mod snapshot;
 pub mod stats;

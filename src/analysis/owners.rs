@@ -20,7 +20,7 @@ const THIN: u64 = 5000;
 /// frame, and browsers open a few megabytes instantly.
 const FRAMES_MAX: usize = 12_000;
 /// Name of the frame of unreachable objects.
-const GARBAGE: &str = "garbage awaiting collection";
+pub const GARBAGE: &str = "garbage awaiting collection";
 
 /// A tree of frames with what each frame holds itself.
 #[derive(Debug)]
@@ -270,6 +270,13 @@ impl Owners {
         owners.into_iter().zip(types).map(|(owner, types)| Holding { owner, types }).collect()
     }
 
+    /// A frame as a chain from its root.
+    pub fn path(&self, frame: u32) -> String {
+        let mut chain = String::new();
+        self.frames.line(frame).iter().for_each(|frame| self.add_step(&mut chain, frame));
+        chain
+    }
+
     /// Adds a step to a chain. Whole names of those who share it replace what they have in common; parts stand behind
     /// that.
     fn add_step(&self, chain: &mut String, frame: &Frame) {
@@ -296,16 +303,14 @@ impl Owners {
             sum.add(*amount);
             sum
         });
-        let rows = rows.into_iter().map(|(holder, amount)| Row {
-            module: holder,
-            name: None,
-            amount,
-            basis: Basis::Exact,
-            interval: None,
-            retained: Some(amount.bytes),
-        });
-        Histogram::of(rows.collect(), total, sort)
+        Histogram::of(rows.into_iter().map(|(holder, amount)| holder_row(holder, amount)).collect(), total, sort)
     }
+}
+
+/// The row of a holder in a histogram: it retains what it holds.
+pub fn holder_row(holder: String, amount: Amount) -> Row {
+    let (name, interval, retained) = (None, None, Some(amount.bytes));
+    Row { module: holder, name, amount, basis: Basis::Exact, interval, retained }
 }
 
 /// What each frame holds with all above it.

@@ -1,6 +1,6 @@
 //! Arguments that verbs have, as typed. What they mean is decided by each verb.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -10,7 +10,7 @@ use crate::estimate::estimator;
 use crate::inspect::{CopyOptions, Pause};
 use crate::report::folded::Weight;
 
-use super::values::{budget, duration, error, max_read, rate, recording, size};
+use super::values::{HeapPlace, budget, duration, error, max_read, place, rate, recording, size};
 
 /// A core file to read instead of a process.
 #[derive(Clone, Debug, Default, Args)]
@@ -33,9 +33,9 @@ pub struct CoreFile {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Target")]
 pub struct ProcessArguments {
-    /// The process to read
-    #[arg(value_name = "PID", conflicts_with = "pid_option")]
-    pub pid: Option<i32>,
+    /// The process to read; histo and diff read snapshots as well
+    #[arg(value_name = "PID", conflicts_with = "pid_option", value_parser = place)]
+    pub pid: Option<HeapPlace>,
 
     /// The process to read
     #[arg(short = 'p', long = "pid", value_name = "PID")]
@@ -61,7 +61,19 @@ pub struct ProcessArguments {
 impl ProcessArguments {
     /// The process id on the command line.
     pub fn pid(&self) -> Option<i32> {
-        self.pid.or(self.pid_option)
+        match &self.pid {
+            Some(HeapPlace::Process(pid)) => Some(*pid),
+            Some(HeapPlace::File(_)) => None,
+            None => self.pid_option,
+        }
+    }
+
+    /// The file on the command line.
+    pub fn file(&self) -> Option<&Path> {
+        match &self.pid {
+            Some(HeapPlace::File(path)) => Some(path),
+            _ => None,
+        }
     }
 }
 

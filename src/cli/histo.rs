@@ -1,6 +1,7 @@
 //! `histo`: objects and bytes per type.
 
 use std::io::IsTerminal;
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
@@ -10,10 +11,11 @@ use crate::graph::objects::ObjectGraph;
 use crate::graph::{ObjectId, joint, retained};
 use crate::heap::object::Sink;
 use crate::inspect::{Accuracy, Heap};
-use crate::report::{self, estimate_table, histogram_json, histogram_table, summary, units};
+use crate::report::{self, escape, estimate_table, histogram_json, histogram_table, summary, units};
 
 use super::args::{By, Histo, View};
 use super::output::Destination;
+use super::snapshot::{self, ABOUT, GRAPH, HEAD, PROBLEMS};
 use super::{flamegraph, target};
 
 /// Number of rows shown by default.
@@ -22,6 +24,9 @@ const ROWS_DEFAULT: usize = 20;
 /// Takes a census or a sample and prints it.
 pub fn run(options: &Histo) -> Result<()> {
     let destination = Destination::new(&options.output, || None)?;
+    if let Some(path) = options.target.process.file() {
+        return run_saved(options, path, &destination);
+    }
     if options.subprocesses {
         return run_family(options, &destination);
     }
@@ -87,6 +92,37 @@ pub fn run(options: &Histo) -> Result<()> {
             writeln!(out, "next: heapsonde histo --by holder {}", about_target.pid)?;
         }
         Ok(())
+    })
+}
+
+/// The same of a snapshot.
+fn run_saved(options: &Histo, path: &Path, destination: &Destination) -> Result<()> {
+    if options.retained || options.sampling.sample || options.subprocesses || options.target.core.core.is_some() {
+        bail!("{} is a snapshot: it has no references, processes or samples", path.display());
+    }
+    let sort = options.sort.into();
+    let saved = snapshot::open(path, sort)?;
+    let histogram = match options.by {
+        By::Type => saved.by_type.clone(),
+        By::Module => saved.by_type.by_module(sort),
+        By::Holder => saved.by_holder.clone(),
+    };
+    destination.write(|out| {
+        if options.json {
+            let mut about: serde_json::Map<String, serde_json::Value> = serde_json::from_str(saved.note(ABOUT))?;
+            if options.by != By::Holder {
+                about.remove("graph");
+            }
+            return histogram_json::write_saved(out, &histogram, options.top, about);
+        }
+        write!(out, "{}", escape::printable_lines(saved.note(HEAD)))?;
+        writeln!(out)?;
+        histogram_table::write(out, &histogram, options.top.or(Some(ROWS_DEFAULT)))?;
+        writeln!(out)?;
+        if options.by == By::Holder {
+            write!(out, "{}", escape::printable_lines(saved.note(GRAPH)))?;
+        }
+        write!(out, "{}", escape::printable_lines(saved.note(PROBLEMS)))
     })
 }
 

@@ -5,6 +5,7 @@
 mod advice;
 mod args;
 mod check;
+mod diff;
 mod doctor;
 mod dump;
 mod flamegraph;
@@ -20,6 +21,7 @@ mod progress;
 mod ps;
 mod record;
 mod report;
+mod snapshot;
 mod target;
 mod values;
 mod verbs;
@@ -90,6 +92,8 @@ fn dispatch(arguments: &Arguments) -> anyhow::Result<u8> {
             Ok(false) => return Ok(CROSSED),
             result => result.map(drop),
         },
+        Verb::Snapshot(options) => snapshot::run(options),
+        Verb::Diff(options) => diff::run(options),
         Verb::Memory(options) => memory::run(options),
         Verb::Dump(options) => match options.format {
             DumpFormat::Ndjson => dump::run(options),

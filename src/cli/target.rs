@@ -20,7 +20,7 @@ use super::progress::Bar;
 pub fn open(arguments: &args::TargetArguments) -> Result<Target> {
     let process = &arguments.process;
     match &arguments.core.core {
-        Some(_) if process.pid().is_some() || !process.command.is_empty() => {
+        Some(_) if process.pid().is_some() || process.file().is_some() || !process.command.is_empty() => {
             bail!("more than one target: give a PID, --core FILE, or -- COMMAND")
         }
         Some(path) => open_core(path, &arguments.core),
@@ -30,6 +30,9 @@ pub fn open(arguments: &args::TargetArguments) -> Result<Target> {
 
 /// Opens a process, or starts a program and opens it after `after`, or once it is idle.
 pub fn open_process(process: &args::ProcessArguments, after: Option<Duration>) -> Result<Target> {
+    if let Some(path) = process.file() {
+        bail!("{} is a file: histo and diff read snapshots, and --core reads a core", path.display());
+    }
     match (process.pid(), process.command.as_slice()) {
         (Some(pid), _) => Ok(observed(Target::process(pid)?)),
         (None, []) => bail!("no target: give a PID, --core FILE, or -- COMMAND"),

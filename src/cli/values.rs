@@ -1,8 +1,27 @@
 //! Parses the values of options: times, sizes, percentages, and their limits.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytesize::ByteSize;
+
+/// What is read: a process, or a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HeapPlace {
+    /// The process of this id.
+    Process(i32),
+    /// A snapshot or a core.
+    File(PathBuf),
+}
+
+/// A process id, or the name of a file that exists.
+pub fn place(text: &str) -> Result<HeapPlace, String> {
+    match text.parse::<i32>() {
+        Ok(pid) => Ok(HeapPlace::Process(pid)),
+        Err(_) if Path::new(text).exists() => Ok(HeapPlace::File(PathBuf::from(text))),
+        Err(error) => Err(format!("{error}, and there is no such file")),
+    }
+}
 
 /// A time as humantime reads it (`500ms`, `2s`, `1m 30s`); a bare number is seconds.
 pub fn duration(text: &str) -> Result<Duration, String> {

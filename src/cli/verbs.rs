@@ -4,6 +4,8 @@ use clap::{Parser, Subcommand};
 
 use super::args::{Doctor, Dump, Flamegraph, Histo, Leaks, MemoryOptions, Ps, Record, Report, Why};
 use super::check::CheckOptions;
+use super::diff::DiffOptions;
+use super::snapshot::SnapshotOptions;
 
 /// What scripts can rely on.
 const EXIT_CODES: &str = "Exit codes: 0 done (a closed pipe too), 1 a limit of check was crossed, 2 error: nothing \
@@ -44,6 +46,10 @@ pub enum Verb {
     Leaks(Leaks),
     /// Compare memory, growth and counts with limits: exit code 1 if one is crossed
     Check(CheckOptions),
+    /// Save a heap in a Parquet file, for histo, diff, and tools for data
+    Snapshot(SnapshotOptions),
+    /// Compare heaps by type and by holder: snapshots, cores, or a process with itself later
+    Diff(DiffOptions),
     /// Account for resident memory: objects, free memory of allocators, native memory, files
     Memory(MemoryOptions),
     /// Write every object: as a line of JSON, or all of them for Chrome's DevTools

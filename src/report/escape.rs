@@ -33,6 +33,11 @@ pub fn printable(name: &str) -> String {
     printable
 }
 
+/// Lines of a text, each printable, with their line breaks.
+pub fn printable_lines(text: &str) -> String {
+    text.lines().map(|line| printable(line) + "\n").collect()
+}
+
 /// A text as XML holds it, in attributes as well.
 pub fn xml(text: &str) -> String {
     printable(text).replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")

@@ -207,3 +207,18 @@ pub fn basis_name(basis: Basis) -> &'static str {
         Basis::LowerBound => "lower-bound",
     }
 }
+
+/// Writes a histogram of a saved heap: `about` is the document that was written of the heap itself, without its rows.
+///
+/// # Errors
+/// Errors of the writer.
+pub fn write_saved(
+    out: &mut dyn Write,
+    histogram: &Histogram,
+    top: Option<usize>,
+    mut about: serde_json::Map<String, serde_json::Value>,
+) -> io::Result<()> {
+    about.insert("types".to_owned(), serde_json::to_value(types(histogram, top))?);
+    about.insert("totals".to_owned(), serde_json::to_value(totals(histogram))?);
+    json::write_pretty(out, &about)
+}

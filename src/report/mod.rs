@@ -1,6 +1,7 @@
 //! Writes results, one file per format. Everything here writes to a `Write` and knows nothing about terminals.
 
 pub mod checkup;
+pub mod difference;
 pub mod escape;
 pub mod estimate_table;
 pub mod family;

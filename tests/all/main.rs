@@ -43,6 +43,7 @@ mod record;
 mod references;
 mod safety;
 mod schemas;
+mod snapshots;
 mod stacks;
 mod tidy;
 mod why;
@@ -89,6 +90,7 @@ const MODULES: &[Module] = &[
     ("references", references::cases),
     ("safety", safety::cases),
     ("schemas", schemas::cases),
+    ("snapshots", snapshots::cases),
     ("stacks", stacks::cases),
     ("tidy", tidy::cases),
     ("why", why::cases),

@@ -1,0 +1,112 @@
+//! `snapshot`: saves a heap in a file, to analyse it elsewhere.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use crate::analysis::histogram::{Histogram, SortKey};
+use crate::inspect::answer::TargetSummary;
+use crate::inspect::graph::GraphSummary;
+use crate::inspect::{Accuracy, Heap, Inspected};
+use crate::report::{self, histogram_json, summary, units};
+use crate::snapshot::read::SavedHeap;
+use crate::snapshot::write::{LinkedHeap, SnapshotWriter};
+
+use super::args::{Following, Output, TargetArguments, View};
+use super::output::{self, Destination};
+use super::{flamegraph, notes, target};
+
+/// Texts beside the rows: the document of `histo --json` without its rows, what stands above its table, the figures of
+/// the graph, and what could not be read.
+pub const ABOUT: &str = "about";
+/// See [`ABOUT`].
+pub const HEAD: &str = "head";
+/// See [`ABOUT`].
+pub const GRAPH: &str = "graph";
+/// See [`ABOUT`].
+pub const PROBLEMS: &str = "problems";
+
+#[derive(Debug, Args)]
+pub struct SnapshotOptions {
+    #[command(flatten)]
+    pub target: TargetArguments,
+
+    #[command(flatten)]
+    pub following: Following,
+
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// Links a heap and writes it to a file.
+pub fn run(options: &SnapshotOptions) -> Result<()> {
+    let mut target = target::open(&options.target)?;
+    let about = target.summary();
+    let default = || Some(output::default_file("snapshot", &target.name(), about.pid, "heap.parquet"));
+    let destination = Destination::new(&options.output, default)?;
+    let copy_options = options.target.stopping.for_references(&options.following);
+    let mut read = None;
+    let written = destination.write(|out| {
+        let mut writer = SnapshotWriter::new()?;
+        let answer = target.heap(&copy_options, |heap| save(heap, &mut writer, out));
+        // A reading error has priority, and then no file may appear.
+        let texts = match read.insert(answer) {
+            Ok(answer) => texts(&about, answer)?,
+            Err(_) => return Err(io::Error::other("reading failed")),
+        };
+        writer.finish(out, &texts)
+    });
+    let answer = match (read, written) {
+        (Some(Err(error)), _) | (_, Err(error)) => return Err(error),
+        (Some(Ok(answer)), Ok(())) => target::said(answer),
+        (None, Ok(())) => return Ok(()),
+    };
+    let mut err = notes::out();
+    if let Some(path) = destination.file() {
+        let objects = units::objects(answer.result.objects);
+        writeln!(err, "{}: {objects} of process {}", path.display(), about.pid)?;
+    }
+    writeln!(err, "{}", summary::paused(answer.reading.paused))?;
+    Ok(summary::write_problems(&mut err, &answer.problems, &answer.reading)?)
+}
+
+/// Links a heap and writes its rows.
+fn save(heap: &Heap<'_>, writer: &mut SnapshotWriter, out: &mut dyn Write) -> Result<GraphSummary> {
+    let (graph, figures) = heap.graph();
+    let owners = flamegraph::owners(heap, &graph, View::Owners);
+    let dominators = graph.dominators();
+    let retained = graph.retained(&dominators);
+    let (types, start) = (heap.types, Instant::now());
+    writer.objects(
+        out,
+        &LinkedHeap { types, graph: &graph, owners: &owners, dominators: &dominators, retained: &retained },
+    )?;
+    log::debug!("writing took {}", units::duration(start.elapsed()));
+    Ok(figures)
+}
+
+/// What reports state besides their figures.
+fn texts(target: &TargetSummary, answer: &Inspected<GraphSummary>) -> io::Result<[(&'static str, String); 4]> {
+    let Inspected { result: graph, reading, problems, allocator, .. } = answer;
+    let (basis, graph_of) = (&Accuracy::Exact, Some(graph));
+    let about = histogram_json::About { target, reading, basis, allocator, problems, graph: graph_of };
+    let text = |write: &dyn Fn(&mut dyn Write) -> io::Result<()>| {
+        let mut bytes = Vec::new();
+        write(&mut bytes)?;
+        Ok::<String, io::Error>(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    Ok([
+        (ABOUT, text(&|out| histogram_json::write(out, &Histogram::default(), None, &about))?),
+        (HEAD, text(&|out| summary::write_head(out, target, reading))?),
+        (GRAPH, text(&|out| report::graph::write(out, graph))?),
+        (PROBLEMS, text(&|out| summary::write_problems(out, problems, reading))?),
+    ])
+}
+
+/// Opens a snapshot.
+pub fn open(path: &Path, sort: SortKey) -> Result<SavedHeap> {
+    SavedHeap::read(path, sort).with_context(|| format!("cannot read {} as a snapshot", path.display()))
+}

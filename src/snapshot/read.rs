@@ -1,0 +1,170 @@
+//! Reads a snapshot: its histograms, by type and by holder, and the texts beside its rows.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
+use parquet::data_type::{ByteArray, ByteArrayType, DataType, Int64Type};
+use parquet::errors::ParquetError;
+use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
+use rustc_hash::FxHashMap;
+
+use crate::analysis::histogram::{Amount, Histogram, Row, SortKey};
+use crate::analysis::owners::holder_row;
+
+use super::notes::{PREFIX, SavedType, TYPES_KEY, VERSION, VERSION_KEY};
+
+/// Rows that are taken over at once.
+const BATCH: usize = 1 << 14;
+/// A larger object than this is damage: no process has so much memory.
+const SIZE_MAX: u64 = 1 << 47;
+
+/// Why a file cannot be read as a snapshot.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SnapshotError {
+    /// It cannot be opened.
+    #[error("{0}")]
+    File(#[from] io::Error),
+    /// It is no Parquet file, or a damaged one.
+    #[error("{0}")]
+    Format(#[from] ParquetError),
+    /// It is a Parquet file of something else.
+    #[error("it is a Parquet file, but no snapshot of heapsonde")]
+    Foreign,
+    /// Another version wrote it.
+    #[error("it has version {0} of the format; this heapsonde reads version {VERSION}")]
+    Version(String),
+    /// What it says cannot be.
+    #[error("it is damaged: {0}")]
+    Damaged(&'static str),
+}
+
+/// What a snapshot says.
+#[derive(Debug)]
+pub struct SavedHeap {
+    /// Objects and bytes by type.
+    pub by_type: Histogram,
+    /// Objects and bytes by holder.
+    pub by_holder: Histogram,
+    notes: FxHashMap<String, String>,
+}
+
+impl SavedHeap {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// [`SnapshotError`].
+    pub fn read(path: &Path, sort: SortKey) -> Result<SavedHeap, SnapshotError> {
+        let file = SerializedFileReader::new(File::open(path)?)?;
+        let metadata = file.metadata().file_metadata();
+        let pairs = metadata.key_value_metadata().into_iter().flatten();
+        let mut notes: FxHashMap<String, String> =
+            pairs.filter_map(|pair| Some((pair.key.clone(), pair.value.clone()?))).collect();
+        match notes.get(VERSION_KEY).map(String::as_str) {
+            Some(VERSION) => {}
+            Some(other) => return Err(SnapshotError::Version(other.to_owned())),
+            None => return Err(SnapshotError::Foreign),
+        }
+        let types = notes.remove(TYPES_KEY).unwrap_or_default();
+        let types: Vec<SavedType> =
+            serde_json::from_str(&types).map_err(|_| SnapshotError::Damaged("its list of types"))?;
+        let schema = metadata.schema_descr();
+        let index = |name: &str| (0..schema.num_columns()).find(|&index| schema.column(index).name() == name);
+        let indices = [index("type"), index("size"), index("holder")];
+        let [Some(type_index), Some(size_index), Some(holder_index)] = indices else {
+            return Err(SnapshotError::Damaged("a column is missing"));
+        };
+        let mut sums = RowSums::default();
+        for group in 0..file.num_row_groups() {
+            let group = file.get_row_group(group)?;
+            sums.add_group(&*group, type_index, size_index, holder_index)?;
+        }
+        let RowSums { by_type, by_holder, total } = sums;
+        let mut known: FxHashMap<String, Row> = types.iter().map(|type_| (type_.full_name(), type_.row())).collect();
+        let mut rows = Vec::with_capacity(by_type.len());
+        for (name, amount) in by_type {
+            let row = known.remove(&name).ok_or(SnapshotError::Damaged("a type is not in its list"))?;
+            rows.push(Row { amount, ..row });
+        }
+        let by_type = Histogram::of(rows, total, sort);
+        let rows = by_holder.into_iter().map(|(holder, amount)| holder_row(holder, amount)).collect();
+        Ok(SavedHeap { by_type, by_holder: Histogram::of(rows, total, sort), notes })
+    }
+
+    /// A text beside the rows; empty where there is none of this name.
+    pub fn note(&self, name: &str) -> &str {
+        self.notes.get(&format!("{PREFIX}{name}")).map_or("", String::as_str)
+    }
+}
+
+/// RowSums over rows.
+#[derive(Default)]
+struct RowSums {
+    by_type: FxHashMap<String, Amount>,
+    by_holder: FxHashMap<String, Amount>,
+    total: Amount,
+}
+
+impl RowSums {
+    fn add_group(
+        &mut self,
+        group: &dyn RowGroupReader,
+        type_index: usize,
+        size_index: usize,
+        holder_index: usize,
+    ) -> Result<(), SnapshotError> {
+        const OTHER: SnapshotError = SnapshotError::Damaged("a column is of another type");
+        let texts = |index: usize| match group.get_column_reader(index)? {
+            ColumnReader::ByteArrayColumnReader(reader) => Ok(reader),
+            _ => Err(OTHER),
+        };
+        let (mut types, mut holders) = (texts(type_index)?, texts(holder_index)?);
+        let ColumnReader::Int64ColumnReader(mut sizes) = group.get_column_reader(size_index)? else {
+            return Err(OTHER);
+        };
+        let mut left = usize::try_from(group.metadata().num_rows()).unwrap_or(0);
+        while left > 0 {
+            let count = left.min(BATCH);
+            left -= count;
+            let types = next::<ByteArrayType>(&mut types, count)?;
+            let holders = next::<ByteArrayType>(&mut holders, count)?;
+            let sizes = next::<Int64Type>(&mut sizes, count)?;
+            for ((type_name, holder), size) in types.iter().zip(&holders).zip(sizes) {
+                let bytes = u64::try_from(size).ok().filter(|&size| size <= SIZE_MAX);
+                let bytes = bytes.ok_or(SnapshotError::Damaged("an object is too large"))?;
+                let amount = Amount { objects: 1, bytes };
+                self.total.add(amount);
+                add(&mut self.by_type, type_name, amount)?;
+                add(&mut self.by_holder, holder, amount)?;
+            }
+            if self.total.bytes > u64::MAX / 2 {
+                return Err(SnapshotError::Damaged("its objects are too large"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn add(sums: &mut FxHashMap<String, Amount>, name: &ByteArray, amount: Amount) -> Result<(), SnapshotError> {
+    let name = std::str::from_utf8(name.data()).map_err(|_| SnapshotError::Damaged("a name is no text"))?;
+    match sums.get_mut(name) {
+        Some(sum) => sum.add(amount),
+        None => _ = sums.insert(name.to_owned(), amount),
+    }
+    Ok(())
+}
+
+/// The next values of a column, which has one in each row.
+fn next<T: DataType>(reader: &mut ColumnReaderImpl<T>, count: usize) -> Result<Vec<T::T>, SnapshotError> {
+    let mut values = Vec::with_capacity(count);
+    while values.len() < count {
+        let before = values.len();
+        reader.read_records(count - before, None, None, &mut values)?;
+        if values.len() <= before {
+            return Err(SnapshotError::Damaged("a column ends early"));
+        }
+    }
+    Ok(values)
+}
