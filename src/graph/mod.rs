@@ -8,6 +8,7 @@ pub mod objects;
 pub mod ownership;
 pub mod reach;
 pub mod retained;
+pub mod rings;
 
 /// Number of an object: its rank by address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

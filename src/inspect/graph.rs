@@ -4,17 +4,20 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use crate::analysis::garbage::Garbage;
 use crate::graph::link::link;
 use crate::graph::objects::ObjectGraph;
 use crate::graph::retained::Retained;
 use crate::heap::object_table::Objects;
 use crate::process::memory::Memory;
+use crate::python::collector::Collector;
 use crate::python::interpreter::Python;
+use crate::python::reader::Reader;
 use crate::python::types::TypeTable;
 use crate::references::References;
 
 /// Figures of a graph.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct GraphSummary {
     /// Whether the target was copied first; otherwise objects and references were read in two passes.
     #[serde(rename = "copied")]
@@ -36,6 +39,10 @@ pub struct GraphSummary {
     pub overcounted_objects: u64,
     /// Objects that no root reaches.
     pub garbage: HeldAmount,
+    /// What this garbage is. `None` if there is none.
+    pub garbage_details: Option<Garbage>,
+    /// The collector of each interpreter; not those that cannot be read.
+    pub collectors: Vec<CollectorSummary>,
     /// Objects that only native code holds.
     pub held_by_native: HeldAmount,
     /// Whether reference counts of functions, types, modules and code objects are incomplete (free-threaded builds), so
@@ -44,6 +51,23 @@ pub struct GraphSummary {
     pub has_deferred_counts: bool,
     /// Size of the graph in our memory, in bytes.
     pub graph_bytes: u64,
+}
+
+/// The state of the collector of one interpreter.
+#[derive(Clone, Debug, Serialize)]
+pub struct CollectorSummary {
+    /// Whether it collects by itself: it is enabled, and the first threshold is not 0.
+    #[serde(rename = "automatic")]
+    pub is_automatic: bool,
+    /// Thresholds of the generations, youngest first.
+    pub thresholds: Vec<u32>,
+    /// Their counts.
+    pub counts: Vec<u32>,
+    /// Whether objects are frozen. `None` in free-threaded builds, which keep no lists.
+    #[serde(rename = "frozen")]
+    pub has_frozen: Option<bool>,
+    /// Number of objects in `gc.garbage`.
+    pub uncollectable: u64,
 }
 
 /// Objects and bytes.
@@ -59,6 +83,17 @@ impl From<Retained> for HeldAmount {
     fn from(retained: Retained) -> HeldAmount {
         HeldAmount { objects: retained.objects, shallow_bytes: retained.bytes }
     }
+}
+
+fn collectors<M: Memory>(memory: &M, python: &Python) -> Vec<CollectorSummary> {
+    let reader = Reader { memory, layout: &python.layout };
+    let read = |interpreter| {
+        let collector = Collector::read(&reader, interpreter).ok()?;
+        let is_automatic = collector.is_automatic();
+        let Collector { thresholds, counts, has_frozen, uncollectable, .. } = collector;
+        Some(CollectorSummary { is_automatic, thresholds, counts, has_frozen, uncollectable })
+    };
+    python.interpreters.iter().filter_map(read).collect()
 }
 
 /// Reads all references and finds the roots. `how` tells whether the target was copied, and whether it was stopped.
@@ -84,6 +119,8 @@ pub(crate) fn build<'a, M: Memory + Sync>(
         torn_walks: dropped.walks,
         overcounted_objects: graph.overcounted,
         garbage: unnamed.garbage.into(),
+        garbage_details: (unnamed.garbage.objects > 0).then(|| Garbage::of(&graph, types)),
+        collectors: collectors(memory, python),
         held_by_native: unnamed.native.into(),
         has_deferred_counts: python.layout.object.ob_ref_shared.is_some(),
         graph_bytes: graph.size_bytes(),

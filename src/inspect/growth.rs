@@ -21,9 +21,9 @@ use crate::analysis::names::Names;
 use crate::analysis::owners::Owners;
 use crate::graph::objects::ObjectGraph;
 use crate::process::cache::CachedMemory;
-use crate::process::memory::MemoryExt;
 use crate::process::procfs::{self, Status};
 use crate::process::source::Source;
+use crate::python::collector::Collector;
 use crate::python::layout::Build;
 use crate::python::reader::Reader;
 use crate::record::profile;
@@ -349,14 +349,11 @@ fn rows(before: &Account, after: &Account) -> Vec<(&'static str, i64, i64)> {
     rows
 }
 
-/// Whether the automatic collections are on in all interpreters. `None` where that cannot be read.
+/// Whether the collectors of all interpreters run by themselves. `None` where that cannot be read.
 fn is_collector_on(heap: &Heap<'_>) -> Option<bool> {
-    let enabled = heap.python.layout.gc.enabled;
-    let mut is_on = true;
-    for interpreter in &heap.python.interpreters {
-        is_on &= heap.memory.read_u32(interpreter.gc.offset(enabled)).ok()? != 0;
-    }
-    Some(is_on)
+    let reader = Reader { memory: heap.memory, layout: &heap.python.layout };
+    let is_automatic = |interpreter| Some(Collector::read(&reader, interpreter).ok()?.is_automatic());
+    heap.python.interpreters.iter().map(is_automatic).try_fold(true, |all, one| Some(all & one?))
 }
 
 /// Records who allocates, until it is to stop.

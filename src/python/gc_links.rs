@@ -10,8 +10,8 @@ use super::layout::Layout;
 use super::proof_error::{ProofError, claim};
 use super::reader::Reader;
 
-/// Number of generations in builds that keep lists.
-const GENERATIONS: usize = 3;
+/// Number of generations.
+pub const GENERATIONS: usize = 3;
 
 /// Flag bits in `_gc_next` and `_gc_prev` (`Include/internal/pycore_gc.h`). Only two: in some releases list heads are
 /// at addresses that are 4 modulo 8.
@@ -41,10 +41,12 @@ pub fn generation_heads<M: Memory + ?Sized>(
     interpreter: &Interpreter,
 ) -> Result<Vec<Address>, ProofError> {
     let (gc, layout) = (interpreter.gc, reader.layout);
+    // Free-threaded builds keep no lists and do not set the pointer.
+    let has_lists = layout.constants.gc_head_size > 0;
     let first = match (layout.gc.generation0, layout.gc.generations.or(layout.gc.young)) {
-        (Some(pointer), _) => reader.pointer(gc, pointer)?,
-        (None, Some(offset)) => gc.offset(offset),
-        (None, None) => return Ok(Vec::new()),
+        (Some(pointer), _) if has_lists => reader.pointer(gc, pointer)?,
+        (_, Some(offset)) => gc.offset(offset),
+        (_, None) => return Ok(Vec::new()),
     };
     let within = first >= gc && first < gc.offset(layout.gc.size) && first.0 % 4 == 0;
     claim(within, "_gc_runtime_state.generation0", || format!("{first} is outside the collector's state at {gc}"))?;

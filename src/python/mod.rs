@@ -3,6 +3,7 @@
 pub mod address_table;
 pub mod attach;
 pub mod code;
+pub mod collector;
 pub mod command_line;
 pub mod deferred;
 pub mod gc_links;

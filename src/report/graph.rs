@@ -5,7 +5,15 @@ use std::io::{self, Write};
 
 use crate::inspect::graph::{GraphSummary, HeldAmount};
 
+use super::escape::printable;
 use super::units;
+
+/// Objects from which on garbage is described: a program makes some rings all the time, and a collection of the
+/// youngest generation begins at 700 or 2,000 objects (`Modules/gcmodule.c`, `Python/gc.c`).
+const TELLING: u64 = 2_000;
+/// Types and rings that are written.
+const TYPES_SHOWN: usize = 4;
+const RINGS_SHOWN: usize = 3;
 
 /// Writes it as text.
 ///
@@ -27,6 +35,7 @@ pub fn write(out: &mut dyn Write, graph: &GraphSummary) -> io::Result<()> {
         units::count(graph.roots),
     )?;
     writeln!(out, "Garbage awaiting collection: {}", amount(graph.garbage))?;
+    write_garbage(out, graph)?;
     let besides = match graph.has_deferred_counts {
         true => " (unknown for functions, types and modules: this build does not count every reference to them)",
         false => "",
@@ -40,6 +49,43 @@ pub fn write(out: &mut dyn Write, graph: &GraphSummary) -> io::Result<()> {
             units::count(graph.dropped_references),
             units::count(graph.torn_walks),
         )?;
+    }
+    Ok(())
+}
+
+/// Writes what the garbage is, and what is unusual about the collectors.
+fn write_garbage(out: &mut dyn Write, graph: &GraphSummary) -> io::Result<()> {
+    if let Some(garbage) = graph.garbage_details.as_ref().filter(|_| graph.garbage.objects >= TELLING) {
+        let mut named: Vec<String> = garbage
+            .types
+            .iter()
+            .take(TYPES_SHOWN)
+            .map(|of_type| format!("{} {}", units::count(of_type.objects), printable(&of_type.name)))
+            .collect();
+        let left = (garbage.types.len().saturating_sub(TYPES_SHOWN) as u64).saturating_add(garbage.other_types);
+        if left > 0 {
+            named.push(format!("{} more types", units::count(left)));
+        }
+        writeln!(out, "  {}", named.join(", "))?;
+        for ring in garbage.rings.iter().take(RINGS_SHOWN) {
+            let what = if ring.count == 1 { "ring: " } else { "rings:" };
+            writeln!(out, "  {:>7} {what} {}", units::count(ring.count), printable(&ring.path))?;
+        }
+        let shown: u64 = garbage.rings.iter().take(RINGS_SHOWN).map(|ring| ring.count).sum();
+        if garbage.ring_count > shown {
+            writeln!(out, "  {:>7} more rings", units::count(garbage.ring_count - shown))?;
+        }
+    }
+    if graph.collectors.iter().any(|collector| !collector.is_automatic) {
+        writeln!(
+            out,
+            "The collector does not run by itself (gc.disable, or a threshold of 0): rings stay until gc.collect()"
+        )?;
+    }
+    let uncollectable: u64 =
+        graph.collectors.iter().fold(0, |sum, collector| sum.saturating_add(collector.uncollectable));
+    if uncollectable > 0 {
+        writeln!(out, "gc.garbage has {}", units::objects(uncollectable))?;
     }
     Ok(())
 }

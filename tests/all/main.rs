@@ -18,6 +18,7 @@ mod drift;
 mod edges;
 mod estimate;
 mod exports;
+mod garbage;
 mod golden;
 mod graph;
 mod greenlets;
@@ -65,6 +66,7 @@ const MODULES: &[Module] = &[
     ("edges", edges::cases),
     ("estimate", estimate::cases),
     ("exports", exports::cases),
+    ("garbage", garbage::cases),
     ("golden", golden::cases),
     ("graph", graph::cases),
     ("guest", guest::cases),
