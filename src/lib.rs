@@ -49,6 +49,7 @@
 //! | [`inspect`] | Opens a target, takes a census or a sample, copies a heap, records |
 //! | [`report`] | One file per output format |
 //! | [`cli`] | Arguments, messages, exit codes |
+//! | [`tui`] | The live screen: its state, how it is drawn, the terminal |
 //!
 //! # Invariants
 //!
@@ -111,3 +112,4 @@ pub mod references;
 pub mod report;
 pub mod snapshot;
 pub mod stats;
+pub mod tui;

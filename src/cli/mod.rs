@@ -23,6 +23,7 @@ mod record;
 mod report;
 mod snapshot;
 mod target;
+mod top;
 mod values;
 mod verbs;
 mod why;
@@ -101,6 +102,7 @@ fn dispatch(arguments: &Arguments) -> anyhow::Result<u8> {
         },
         Verb::Record(options) => record::run(options),
         Verb::Report(options) => report::run(options),
+        Verb::Top(options) => top::run(options),
         Verb::Ps(options) => ps::run(options),
         Verb::Doctor(options) => match doctor::run(options) {
             // The report on standard output says why.

@@ -17,6 +17,14 @@ pub fn available_bytes() -> Option<u64> {
     Some(limits.into_iter().flatten().fold(host, u64::min))
 }
 
+/// Bytes left to the tightest memory limit of a process's control groups, as we see them. `None` if there is no limit.
+pub fn left_below_limit_of(pid: i32) -> Option<u64> {
+    /// A limit beyond this is none: version 1 writes the largest number of pages.
+    const NONE: u64 = 1 << 62;
+    let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    left_in_groups(&groups, Path::new("/sys/fs/cgroup")).filter(|&left| left < NONE)
+}
+
 /// Bytes left by our limits on address space and data (`RLIMIT_AS`, `RLIMIT_DATA`, getrlimit(2)). `None` if there is no
 /// limit.
 fn left_below_limits() -> Option<u64> {

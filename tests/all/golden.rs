@@ -48,7 +48,7 @@ fn histogram() -> Histogram {
 
 /// Compares what is written with a golden file, or writes that file.
 #[track_caller]
-fn golden(name: &str, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) {
+pub fn golden(name: &str, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) {
     let mut written = Vec::new();
     write(&mut written).expect("a vector takes everything");
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/golden").join(name);

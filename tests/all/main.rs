@@ -47,6 +47,7 @@ mod schemas;
 mod snapshots;
 mod stacks;
 mod tidy;
+mod top;
 mod why;
 
 use case::TestCase;
@@ -95,6 +96,7 @@ const MODULES: &[Module] = &[
     ("snapshots", snapshots::cases),
     ("stacks", stacks::cases),
     ("tidy", tidy::cases),
+    ("top", top::cases),
     ("why", why::cases),
 ];
 

@@ -1,0 +1,378 @@
+//! What the live screen knows: the history of each figure, the order and choice of rows, and which keys do what.
+
+use std::cmp::Ordering;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+
+use crate::analysis::histogram::Amount;
+use crate::analysis::memory_line::MemoryLine;
+use crate::analysis::owners::Holding;
+
+/// Points kept of each figure: a minute at a tick per second.
+pub const POINTS: usize = 60;
+/// Ticks over which a rate is measured.
+const RATE_TICKS: usize = 10;
+/// Types that are followed; the largest ones.
+const TYPES_MAX: usize = 2000;
+
+/// Where figures come from.
+pub trait LiveSource {
+    /// Looks once.
+    ///
+    /// # Errors
+    /// The process cannot be read any more.
+    fn tick(&mut self) -> anyhow::Result<Tick>;
+
+    /// Copies the heap and finds its owners.
+    ///
+    /// # Errors
+    /// As for a tick, and too little memory.
+    fn owners(&mut self) -> anyhow::Result<OwnersNow>;
+}
+
+/// One look.
+#[derive(Clone, Debug, Default)]
+pub struct Tick {
+    /// Time since the first look.
+    pub at: Duration,
+    /// Where resident memory goes, if the kernel tells.
+    pub memory: Option<MemoryLine>,
+    /// Bytes left to the limit of the process's control groups, if there is one.
+    pub left: Option<u64>,
+    /// Whether everything was read.
+    pub is_exact: bool,
+    /// All objects.
+    pub total: Amount,
+    /// Types, largest first.
+    pub rows: Vec<TickRow>,
+}
+
+/// A type at one look.
+#[derive(Clone, Debug, Default)]
+pub struct TickRow {
+    /// The type.
+    pub name: String,
+    /// Its objects.
+    pub amount: Amount,
+    /// By how many bytes the truth may differ (95 % confidence).
+    pub error: u64,
+}
+
+/// The owners of a heap, and for how long the process stood still while it was copied.
+#[derive(Clone, Debug, Default)]
+pub struct OwnersNow {
+    /// The largest ones.
+    pub holdings: Vec<Holding>,
+    /// The pause.
+    pub paused: Option<Duration>,
+}
+
+/// What rows are sorted by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TopSort {
+    /// The fastest growth first.
+    #[default]
+    Growth,
+    /// The most bytes.
+    Bytes,
+    /// The most objects.
+    Objects,
+    /// The name.
+    Name,
+}
+
+impl TopSort {
+    fn next(self) -> TopSort {
+        match self {
+            TopSort::Growth => TopSort::Bytes,
+            TopSort::Bytes => TopSort::Objects,
+            TopSort::Objects => TopSort::Name,
+            TopSort::Name => TopSort::Growth,
+        }
+    }
+
+    /// The word on the screen.
+    pub fn name(self) -> &'static str {
+        match self {
+            TopSort::Growth => "growth",
+            TopSort::Bytes => "bytes",
+            TopSort::Objects => "objects",
+            TopSort::Name => "name",
+        }
+    }
+}
+
+/// The history of a type.
+#[derive(Clone, Debug, Default)]
+pub struct TypeHistory {
+    /// Time and amount of the looks at which it was seen, oldest first.
+    pub points: VecDeque<(Duration, Amount)>,
+    first: Amount,
+    error: u64,
+    tick: u64,
+}
+
+/// A row of the table.
+#[derive(Clone, Debug)]
+pub struct TableRow<'a> {
+    /// The type.
+    pub name: &'a str,
+    /// Its objects now.
+    pub amount: Amount,
+    /// By how many bytes the truth may differ.
+    pub error: u64,
+    /// Growth in bytes per second; 0 if it is within the error.
+    pub rate: f64,
+    /// Bytes more than at the first look; 0 if that is within the error.
+    pub since_start: i64,
+    /// Its bytes, oldest first.
+    pub line: Vec<u64>,
+}
+
+/// What the screen shows in its lower part.
+#[derive(Clone, Debug, Default)]
+pub enum TopView {
+    /// Types.
+    #[default]
+    Types,
+    /// Owners, and of what: all, or those of a type.
+    Owners(Option<String>, OwnersNow),
+    /// The keys.
+    Help,
+}
+
+/// What a key asks of the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Nothing but to draw.
+    Draw,
+    /// To copy the heap and find its owners.
+    Owners,
+    /// To end.
+    Quit,
+}
+
+/// A key, as far as the screen knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Key {
+    /// A letter.
+    Char(char),
+    /// Enter.
+    Enter,
+    /// Escape.
+    Escape,
+    /// Backspace.
+    Backspace,
+    /// A row up.
+    Up,
+    /// A row down.
+    Down,
+}
+
+/// The state of the screen.
+#[derive(Clone, Debug, Default)]
+pub struct TopState {
+    /// The process, as a title.
+    pub title: String,
+    /// The last look.
+    pub last: Tick,
+    /// Resident bytes of each look, oldest first.
+    pub rss: VecDeque<(Duration, u64)>,
+    /// The view.
+    pub view: TopView,
+    /// The order of types.
+    pub sort: TopSort,
+    /// What the names of shown types contain.
+    pub filter: String,
+    /// Whether the filter is being typed.
+    pub is_typing: bool,
+    /// Whether looks are not shown.
+    pub is_paused: bool,
+    /// The chosen row.
+    pub chosen: usize,
+    /// A question or an answer in the last line.
+    pub message: String,
+    /// Of which type owners are asked for, once that is confirmed.
+    asked: Option<Option<String>>,
+    types: FxHashMap<String, TypeHistory>,
+    ticks: u64,
+}
+
+impl TopState {
+    /// A screen for this process.
+    pub fn new(title: String) -> TopState {
+        TopState { title, ..TopState::default() }
+    }
+
+    /// Takes a look in.
+    pub fn add(&mut self, tick: Tick) {
+        if self.is_paused {
+            return;
+        }
+        self.ticks += 1;
+        if let Some(memory) = &tick.memory {
+            push(&mut self.rss, (tick.at, memory.rss));
+        }
+        for row in tick.rows.iter().take(TYPES_MAX) {
+            let history = self.types.entry(row.name.clone()).or_insert_with(|| TypeHistory {
+                first: if self.ticks == 1 { row.amount } else { Amount::default() },
+                ..TypeHistory::default()
+            });
+            push(&mut history.points, (tick.at, row.amount));
+            (history.error, history.tick) = (row.error, self.ticks);
+        }
+        let now = self.ticks;
+        self.types.retain(|_, history| now - history.tick < POINTS as u64);
+        self.last = tick;
+    }
+
+    /// The rows of the table, in order.
+    pub fn rows(&self) -> Vec<TableRow<'_>> {
+        let filter = self.filter.to_lowercase();
+        let is_shown = |name: &str| filter.is_empty() || name.to_lowercase().contains(&filter);
+        let shown = self.types.iter().filter(|(name, _)| is_shown(name));
+        let mut rows: Vec<TableRow<'_>> = shown.map(|(name, history)| self.row(name, history)).collect();
+        rows.sort_by(|a, b| {
+            let order = match self.sort {
+                TopSort::Growth => b.rate.total_cmp(&a.rate).then(b.since_start.cmp(&a.since_start)),
+                TopSort::Bytes => b.amount.bytes.cmp(&a.amount.bytes),
+                TopSort::Objects => b.amount.objects.cmp(&a.amount.objects),
+                TopSort::Name => Ordering::Equal,
+            };
+            let by_size =
+                if self.sort == TopSort::Name { Ordering::Equal } else { b.amount.bytes.cmp(&a.amount.bytes) };
+            order.then(by_size).then(a.name.cmp(b.name))
+        });
+        rows
+    }
+
+    fn row<'a>(&self, name: &'a str, history: &TypeHistory) -> TableRow<'a> {
+        // A type that the last look did not meet is gone.
+        let is_here = history.tick == self.ticks;
+        let amount = history.points.back().filter(|_| is_here).map_or_else(Amount::default, |point| point.1);
+        let line: Vec<u64> = history.points.iter().map(|point| point.1.bytes).collect();
+        let points: Vec<(Duration, u64)> = history.points.iter().map(|(at, amount)| (*at, amount.bytes)).collect();
+        let (rate, change) = slope(&points).unwrap_or_default();
+        let is_error = change.unsigned_abs() <= history.error;
+        let since_start = amount.bytes as i64 - history.first.bytes as i64;
+        let since_start = if since_start.unsigned_abs() <= history.error { 0 } else { since_start };
+        let error = if is_here { history.error } else { 0 };
+        TableRow { name, amount, error, rate: if is_error { 0.0 } else { rate }, since_start, line }
+    }
+
+    /// Growth of resident memory, bytes per second, over the last looks.
+    pub fn rss_rate(&self) -> f64 {
+        let points: Vec<(Duration, u64)> = self.rss.iter().copied().collect();
+        slope(&points).map_or(0.0, |slope| slope.0)
+    }
+
+    /// When the limit is reached if resident memory goes on growing like this.
+    pub fn time_left(&self) -> Option<Duration> {
+        let (left, rate) = (self.last.left?, self.rss_rate());
+        // A year is never.
+        const LONG: f64 = 365.0 * 86_400.0;
+        let seconds = left as f64 / rate;
+        (rate > 0.0 && seconds < LONG).then(|| Duration::from_secs_f64(seconds))
+    }
+
+    /// Takes the answer to [`Request::Owners`].
+    pub fn answer(&mut self, owners: anyhow::Result<OwnersNow>) {
+        let of = self.asked.take().flatten();
+        match owners {
+            Ok(owners) => {
+                self.message.clear();
+                self.chosen = 0;
+                self.view = TopView::Owners(of, owners);
+            }
+            Err(error) => self.message = error.to_string(),
+        }
+    }
+
+    /// Takes a key.
+    pub fn key(&mut self, key: Key) -> Request {
+        if self.is_typing {
+            match key {
+                Key::Char(char) => self.filter.push(char),
+                Key::Backspace => drop(self.filter.pop()),
+                Key::Enter => self.is_typing = false,
+                Key::Escape => {
+                    self.is_typing = false;
+                    self.filter.clear();
+                }
+                Key::Up | Key::Down => {}
+            }
+            self.chosen = 0;
+            return Request::Draw;
+        }
+        if self.asked.is_some() {
+            if key == Key::Enter {
+                return Request::Owners;
+            }
+            self.asked = None;
+            self.message.clear();
+            return Request::Draw;
+        }
+        self.message.clear();
+        match key {
+            Key::Char('q') => return Request::Quit,
+            Key::Char('s') => self.sort = self.sort.next(),
+            Key::Char('p') => self.is_paused = !self.is_paused,
+            Key::Char('/') => self.is_typing = true,
+            Key::Char('?') => self.view = TopView::Help,
+            Key::Char('o') if matches!(self.view, TopView::Types) => self.ask(None),
+            Key::Enter if matches!(self.view, TopView::Types) => {
+                let chosen = self.rows().get(self.chosen).map(|row| row.name.to_owned());
+                if chosen.is_some() {
+                    self.ask(chosen);
+                }
+            }
+            Key::Escape | Key::Char('o') => (self.view, self.chosen) = (TopView::Types, 0),
+            Key::Up | Key::Char('k') => self.chosen = self.chosen.saturating_sub(1),
+            Key::Down | Key::Char('j') => {
+                let rows = match &self.view {
+                    TopView::Owners(of, now) => holdings_of(now, of.as_deref()).len(),
+                    _ => self.rows().len(),
+                };
+                self.chosen = (self.chosen + 1).min(rows.saturating_sub(1));
+            }
+            _ => {}
+        }
+        Request::Draw
+    }
+
+    fn ask(&mut self, of: Option<String>) {
+        let what = of.as_deref().map_or("the owners of the heap".to_owned(), |name| format!("who holds {name}"));
+        self.message =
+            format!("To find {what}, the process is paused for at most 500 ms. Enter: do it; other keys: no");
+        self.asked = Some(of);
+    }
+}
+
+/// Owners, with what they hold of a type, or of all; the largest first.
+pub fn holdings_of<'a>(now: &'a OwnersNow, of: Option<&str>) -> Vec<(&'a Holding, Amount)> {
+    let Some(of) = of else { return now.holdings.iter().map(|holding| (holding, holding.owner.amount)).collect() };
+    // Frames have the names of types without their modules.
+    let short = of.rsplit('.').next().unwrap_or(of);
+    let amount = |holding: &Holding| holding.types.iter().find(|(name, _)| name == short).map(|(_, amount)| *amount);
+    let mut found: Vec<(&Holding, Amount)> =
+        now.holdings.iter().filter_map(|holding| Some((holding, amount(holding)?))).collect();
+    found.sort_by_key(|(_, amount)| std::cmp::Reverse(amount.bytes));
+    found
+}
+
+fn push<T>(points: &mut VecDeque<T>, point: T) {
+    if points.len() == POINTS {
+        points.pop_front();
+    }
+    points.push_back(point);
+}
+
+/// Change per second, and the change itself, over the last looks.
+fn slope(points: &[(Duration, u64)]) -> Option<(f64, i64)> {
+    let points = &points[points.len().saturating_sub(RATE_TICKS)..];
+    let (first, last) = (points.first()?, points.last()?);
+    let (seconds, change) = (last.0.saturating_sub(first.0).as_secs_f64(), last.1 as i64 - first.1 as i64);
+    (seconds > 0.0).then(|| (change as f64 / seconds, change))
+}

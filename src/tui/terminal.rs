@@ -1,0 +1,71 @@
+//! Runs the live screen on a terminal.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use ratatui::DefaultTerminal;
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
+
+use super::screen;
+use super::state::{Key, LiveSource, Request, TopState};
+
+/// How often `stop` is looked at while no key is pressed.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// Shows the screen until `q`, `stop` or an error, with a look at each interval. The terminal is restored in any case.
+///
+/// # Errors
+/// Errors of the source and of the terminal.
+pub fn run(title: String, source: &mut dyn LiveSource, interval: Duration, stop: &AtomicBool) -> Result<()> {
+    let mut terminal = ratatui::try_init()?;
+    let result = show(&mut terminal, TopState::new(title), source, interval, stop);
+    ratatui::restore();
+    result
+}
+
+fn show(
+    terminal: &mut DefaultTerminal,
+    mut state: TopState,
+    source: &mut dyn LiveSource,
+    interval: Duration,
+    stop: &AtomicBool,
+) -> Result<()> {
+    let mut next = Instant::now();
+    loop {
+        if Instant::now() >= next {
+            state.add(source.tick()?);
+            next = Instant::now() + interval;
+        }
+        terminal.draw(|frame| screen::draw(frame, &state))?;
+        if stop.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        if !event::poll(next.saturating_duration_since(Instant::now()).min(PATIENCE))? {
+            continue;
+        }
+        let Event::Key(pressed) = event::read()? else { continue };
+        if pressed.kind == KeyEventKind::Release {
+            continue;
+        }
+        let is_control = pressed.modifiers.contains(KeyModifiers::CONTROL);
+        let key = match pressed.code {
+            KeyCode::Char('c') if is_control => return Ok(()),
+            KeyCode::Char(char) => Key::Char(char),
+            KeyCode::Enter => Key::Enter,
+            KeyCode::Esc => Key::Escape,
+            KeyCode::Backspace => Key::Backspace,
+            KeyCode::Up => Key::Up,
+            KeyCode::Down => Key::Down,
+            _ => continue,
+        };
+        match state.key(key) {
+            Request::Quit => return Ok(()),
+            Request::Owners => {
+                let owners = source.owners();
+                state.answer(owners);
+            }
+            Request::Draw => {}
+        }
+    }
+}

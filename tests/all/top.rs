@@ -1,0 +1,202 @@
+//! Tests the live screen: its state and its pictures from fixed figures, and what `top` writes without a terminal.
+//!
+//! After an intended change, `HEAPSONDE_BLESS=1 cargo test --test all -- top::` rewrites the pictures.
+
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+use std::time::Duration;
+
+use heapsonde::analysis::histogram::Amount;
+use heapsonde::analysis::memory_line::MemoryLine;
+use heapsonde::analysis::owners::{Holding, Owner};
+use heapsonde::tui::screen;
+use heapsonde::tui::state::{Key, OwnersNow, Request, Tick, TickRow, TopState, TopView};
+use ratatui::Terminal;
+use ratatui::backend::TestBackend;
+
+use crate::case::{TestCase, cases};
+use crate::common::target::Target;
+use crate::common::tool::{self, heapsonde};
+use crate::common::{self, interpreters, skipped};
+use crate::golden::golden;
+use crate::schemas;
+
+/// The tests of this file.
+pub fn cases() -> Vec<TestCase> {
+    cases![
+        the_screen_at_two_sizes,
+        owners_are_asked_for_twice,
+        rows_are_sorted_and_filtered,
+        growth_within_the_error_is_none,
+        the_limit_is_reached_in_time,
+        lines_without_a_terminal,
+        it_ends_when_the_target_does,
+    ]
+}
+
+const MIB: u64 = 1 << 20;
+
+fn row(name: &str, objects: u64, bytes: u64, error: u64) -> TickRow {
+    TickRow { name: name.to_owned(), amount: Amount { objects, bytes }, error }
+}
+
+/// A look after `n` seconds at a heap in which sessions grow by 1 MiB per second.
+fn look(n: u64) -> Tick {
+    let rows = vec![
+        row("builtins.dict", 300_000, 60 * MIB, 2 * MIB),
+        row("app.cache.Session", 40_000 + n * 1000, (20 + n) * MIB, MIB / 2),
+        row("builtins.str", 90_000, 9 * MIB + n % 2 * 4096, 64 << 10),
+        row("app\u{1b}[31m.Odd\u{202e}", 7, 448, 0),
+    ];
+    let total = rows.iter().fold(Amount::default(), |sum, row| Amount {
+        objects: sum.objects + row.amount.objects,
+        bytes: sum.bytes + row.amount.bytes,
+    });
+    let memory = MemoryLine {
+        rss: (120 + n) * MIB,
+        objects: (90 + n) * MIB,
+        allocator_free: Some(12 * MIB),
+        native: 8 * MIB,
+        files: 9 * MIB,
+        shared: MIB,
+    };
+    let at = Duration::from_secs(n);
+    Tick { at, memory: Some(memory), left: Some((512 - n) * MIB), is_exact: false, total, rows }
+}
+
+fn state(looks: u64) -> TopState {
+    let mut state = TopState::new("Process 4711: python3 app.py, Python 3.14.0".to_owned());
+    (0..looks).for_each(|n| state.add(look(n)));
+    state
+}
+
+/// The screen as text, without spaces at the ends of lines.
+fn picture(state: &TopState, width: u16, height: u16) -> String {
+    let mut terminal = Terminal::new(TestBackend::new(width, height)).expect("a screen of its own");
+    terminal.draw(|frame| screen::draw(frame, state)).expect("it draws");
+    let buffer = terminal.backend().buffer();
+    let line = |y: u16| {
+        let line: String = (0..width).filter_map(|x| buffer.cell((x, y))).map(|cell| cell.symbol()).collect();
+        line.trim_end().to_owned() + "\n"
+    };
+    (0..height).map(line).collect()
+}
+
+fn the_screen_at_two_sizes() {
+    let state = state(12);
+    for (width, height) in [(80, 24), (200, 50)] {
+        let drawn = picture(&state, width, height);
+        assert!(!drawn.contains(['\u{1b}', '\u{202e}']), "names cannot control the terminal");
+        golden(&format!("top-{width}x{height}.txt"), |out| out.write_all(drawn.as_bytes()));
+    }
+    // Nothing is too small to be drawn.
+    for (width, height) in [(1, 1), (10, 3), (40, 6)] {
+        picture(&state, width, height);
+    }
+    picture(&TopState::new(String::new()), 80, 24);
+}
+
+fn owners_are_asked_for_twice() {
+    let mut state = state(3);
+    assert_eq!(state.key(Key::Enter), Request::Draw);
+    assert!(state.message.contains("paused for at most 500 ms"), "{}", state.message);
+    assert_eq!(state.key(Key::Char('x')), Request::Draw);
+    assert!(state.message.is_empty() && matches!(state.view, TopView::Types), "another key is no");
+    state.key(Key::Enter);
+    assert_eq!(state.key(Key::Enter), Request::Owners);
+    let held = Amount { objects: 42_000, bytes: 22 * MIB };
+    let owner = Owner { holder: "app.cache.SESSIONS".to_owned(), amount: held, chain: String::new() };
+    let other = Owner { holder: "app.log.RECENT".to_owned(), amount: held, chain: String::new() };
+    let holdings = vec![
+        Holding { owner, types: vec![("Session".to_owned(), held)] },
+        Holding { owner: other, types: vec![("Entry".to_owned(), held)] },
+    ];
+    state.answer(Ok(OwnersNow { holdings, paused: Some(Duration::from_millis(81)) }));
+    let drawn = picture(&state, 80, 24);
+    assert!(drawn.contains("Who holds app.cache.Session (paused for 81.0 ms)"), "{drawn}");
+    assert!(drawn.contains("app.cache.SESSIONS") && !drawn.contains("RECENT"), "{drawn}");
+    state.key(Key::Escape);
+    assert!(matches!(state.view, TopView::Types));
+    state.key(Key::Char('o'));
+    assert_eq!(state.key(Key::Enter), Request::Owners);
+    state.answer(Err(anyhow::anyhow!("no room")));
+    assert!(matches!(state.view, TopView::Types) && state.message == "no room");
+    assert_eq!(state.key(Key::Char('q')), Request::Quit);
+}
+
+fn rows_are_sorted_and_filtered() {
+    let mut state = state(12);
+    let names = |state: &TopState| state.rows().iter().map(|row| row.name.to_owned()).collect::<Vec<String>>();
+    assert_eq!(names(&state)[..2], ["app.cache.Session", "builtins.dict"], "growth first, then size");
+    state.key(Key::Char('s'));
+    assert_eq!(names(&state)[..3], ["builtins.dict", "app.cache.Session", "builtins.str"], "bytes");
+    state.key(Key::Char('s'));
+    assert_eq!(names(&state)[1], "builtins.str", "objects");
+    state.key(Key::Char('s'));
+    assert_eq!(names(&state)[3], "builtins.str", "names");
+    state.key(Key::Char('/'));
+    for char in "SESSq".chars() {
+        state.key(Key::Char(char));
+    }
+    assert!(names(&state).is_empty(), "q is a letter while a filter is typed");
+    state.key(Key::Backspace);
+    state.key(Key::Enter);
+    assert_eq!(names(&state), ["app.cache.Session"]);
+    state.key(Key::Char('p'));
+    state.add(look(20));
+    assert_eq!(state.last.at, Duration::from_secs(11), "looks are not shown while paused");
+    state.key(Key::Down);
+    assert_eq!(state.chosen, 0, "there is one row");
+}
+
+fn growth_within_the_error_is_none() {
+    let state = state(12);
+    let rows = state.rows();
+    let row = |name: &str| rows.iter().find(|row| row.name == name).unwrap_or_else(|| panic!("{name}"));
+    let session = row("app.cache.Session");
+    assert!((session.rate - MIB as f64).abs() < 1.0, "1 MiB per second: {}", session.rate);
+    assert_eq!(session.since_start, 11 * MIB as i64);
+    assert_eq!((row("builtins.str").rate, row("builtins.str").since_start), (0.0, 0), "4 KiB of 64 KiB");
+}
+
+fn the_limit_is_reached_in_time() {
+    let grown = state(12);
+    // 501 MiB at 1 MiB per second.
+    assert_eq!(grown.time_left(), Some(Duration::from_secs(501)));
+    let mut still = TopState::new(String::new());
+    (0..5).for_each(|n| still.add(Tick { at: Duration::from_secs(n), ..look(1) }));
+    assert_eq!(still.time_left(), None);
+}
+
+fn lines_without_a_terminal() {
+    let Some(interpreter) = interpreters::any() else { return skipped("top", "no interpreter found") };
+    let target = Target::spawn_blocked(&interpreter, common::SMALL, &[], &[]).expect("a target starts");
+    let pid = target.pid().to_string();
+    let run = |words: &[&str]| tool::run(words).and_then(tool::Run::ok).expect("it ends well").text();
+    let text = run(&["top", "--count", "2", "--interval", "200ms", &pid]);
+    assert_eq!(text.lines().count(), 2, "{text}");
+    assert!(text.lines().all(|line| line.contains("RSS ") && line.contains(" objects, ")), "{text}");
+    let lines = run(&["top", "--json", "--count", "2", "--interval", "200ms", &pid]);
+    for line in lines.lines() {
+        let document = serde_json::from_str(line).expect("a line of JSON");
+        assert_eq!(schemas::objections("top", &document), [""; 0]);
+    }
+    assert_eq!(lines.lines().count(), 2);
+}
+
+fn it_ends_when_the_target_does() {
+    let Some(interpreter) = interpreters::any() else { return skipped("top", "no interpreter found") };
+    let mut target = Target::spawn_blocked(&interpreter, common::SMALL, &[], &[]).expect("a target starts");
+    let mut command = heapsonde(&["top", "--json", "--interval", "200ms", &target.pid().to_string()]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut top = command.spawn().expect("it starts");
+    let mut lines = BufReader::new(top.stdout.take().expect("piped")).lines();
+    lines.next().expect("a line").expect("text");
+    target.write(b"x").expect("it reads, and ends");
+    target.wait().expect("it ended");
+    // The last line ends when top does.
+    assert!(lines.all(|line| line.is_ok()));
+    let output = top.wait_with_output().expect("it ends");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && stderr.contains("exited"), "{}: {stderr}", output.status);
+}
