@@ -159,7 +159,7 @@ fn owner(owner: &GrowingOwner) -> SuspectOut<'_> {
         bound: owner
             .bound
             .as_ref()
-            .map(|bound| BoundOut { bound, full_in_seconds: bound.full_in(telling).map(|left| left.as_secs_f64()) }),
+            .map(|bound| BoundOut { bound, full_in_seconds: owner.full_in().map(|left| left.as_secs_f64()) }),
         types: types(&owner.types),
         made_in: owner.made_in.iter().map(|(line, objects)| MadeIn { line, objects: *objects }).collect(),
     }

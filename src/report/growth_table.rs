@@ -155,7 +155,7 @@ fn memory(out: &mut dyn Write, growth: &Growth) -> io::Result<()> {
 fn other(out: &mut dyn Write, owner: &GrowingOwner) -> io::Result<()> {
     let figures = owner.telling();
     let what = match (&owner.bound, owner.verdict) {
-        (Some(bound), Verdict::Filling) => filling(bound, figures),
+        (Some(bound), Verdict::Filling) => filling(bound, owner.full_in()),
         (_, Verdict::Recent) => match figures.age() {
             Some(age) => format!("began some {} ago", seconds(age.saturating_add(figures.window()))),
             None => Verdict::Recent.sentence().to_owned(),
@@ -170,13 +170,13 @@ fn other(out: &mut dyn Write, owner: &GrowingOwner) -> io::Result<()> {
 }
 
 /// `filling: maxsize 4,000, full in about 15 s`.
-fn filling(bound: &Bound, counts: &Figures) -> String {
+fn filling(bound: &Bound, full_in: Option<Duration>) -> String {
     let name = printable(bound.name.trim_start_matches('_').rsplit("__").next().unwrap_or_default());
     let limit = match bound.kind {
         BoundKind::Entries => units::count(bound.limit),
         BoundKind::Seconds => format!("{} s", bound.limit),
     };
-    match bound.full_in(counts) {
+    match full_in {
         Some(left) => format!("filling: {name} {limit}, full in about {}", seconds(left)),
         None => format!("filling: {name} {limit}"),
     }

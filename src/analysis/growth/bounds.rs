@@ -11,6 +11,9 @@ const SIZES: [&str; 9] =
     ["maxsize", "maxlen", "capacity", "maxentries", "maxitems", "maxlength", "maxcount", "sizelimit", "maxkeys"];
 /// Names of attributes that say for how many seconds an entry lives.
 const LIVES: [&str; 3] = ["ttl", "timetolive", "expireafter"];
+/// Bytes that an entry takes in a table at most: an OrderedDict that has just doubled has 24 of a dict's entry and 4 of
+/// its index three times over, 8 of its own index and 56 of a link.
+const TABLE_ENTRY_MAX: u64 = 200;
 /// How much longer entries may be there than they are to live: they are dropped at the next access.
 const LIFE_SLACK: f64 = 1.25;
 
@@ -63,6 +66,16 @@ impl Bound {
         }
     }
 
+    /// Whether it lets a table take these bytes: what is counted is the table, not its entries.
+    pub fn explains_table(&self, bytes: &Figures) -> bool {
+        match self.kind {
+            BoundKind::Entries => {
+                bytes.values.last().is_some_and(|&bytes| bytes <= self.limit.saturating_mul(TABLE_ENTRY_MAX))
+            }
+            BoundKind::Seconds => self.explains(bytes),
+        }
+    }
+
     /// When it is reached, at the rate of the last look.
     pub fn full_in(&self, counts: &Figures) -> Option<Duration> {
         let (&count, rate) = (counts.values.last()?, counts.rate());
@@ -100,6 +113,7 @@ mod tests {
         assert!(bound("maxsize", 4500).explains(&counts));
         assert_eq!(bound("maxsize", 4500).full_in(&counts), Some(Duration::from_secs(10)));
         assert!(!bound("maxsize", 3999).explains(&counts));
+        assert!(bound("maxsize", 20).explains_table(&counts) && !bound("maxsize", 19).explains_table(&counts));
         // It has grown for 80 s.
         assert!(bound("ttl", 90).explains(&counts));
         assert!(!bound("ttl", 50).explains(&counts));

@@ -69,6 +69,12 @@ impl GrowingOwner {
     pub fn telling(&self) -> &Figures {
         self.kind.telling(&self.counts, &self.bytes)
     }
+
+    /// When its bound is reached, where its entries are counted.
+    pub fn full_in(&self) -> Option<Duration> {
+        let bound = self.bound.as_ref().filter(|_| self.kind == SuspectKind::Container)?;
+        bound.full_in(&self.counts)
+    }
 }
 
 /// A look whose objects can still be read, with the path of each frame.
@@ -117,9 +123,16 @@ pub fn describe<M: Memory + ?Sized, N: Memory + ?Sized>(
             let frame = |path: PathId| frame_of.get(&path).copied();
             let container = frame(suspect.container)?;
             let growing = frame(suspect.growing[0])?;
-            let bound = bounds.get(&container).cloned();
-            let bound = bound.filter(|_| suspect.kind == SuspectKind::Container);
-            let verdict = judge(suspect.telling(), uptime, bound.as_ref());
+            // The table of a container grows with its entries; a region has no bound.
+            let bound = bounds.get(&container).cloned().filter(|_| suspect.kind != SuspectKind::Region);
+            let is_bounded = |bound: &Bound| match suspect.kind {
+                SuspectKind::Container => bound.explains(&suspect.counts),
+                SuspectKind::Buffer | SuspectKind::Region => bound.explains_table(&suspect.bytes),
+            };
+            let verdict = match &bound {
+                Some(bound) if is_bounded(bound) => Verdict::Filling,
+                _ => judge(suspect.telling(), uptime),
+            };
             let is_named = !series.paths.is_unnamed(suspect.container);
             let is_sure = verdict == Verdict::Steady
                 && is_named
@@ -250,7 +263,10 @@ fn bounds<M: Memory + ?Sized, N: Memory + ?Sized>(
     let mut of_container: Vec<(u32, Vec<u32>)> = Vec::new();
     let mut object_of: FxHashMap<u32, Option<ObjectId>> = FxHashMap::default();
     for container in containers {
-        let line = std::iter::successors(Some(container), |&frame| parent(frame)).take(BOUND_OWNERS);
+        // What parts of one object share is that object's.
+        let is_shared = |&frame: &u32| frames.frames.get(frame as usize).is_some_and(|it| it.kind == FrameKind::Shared);
+        let line = std::iter::successors(Some(container), |&frame| parent(frame));
+        let line = line.skip_while(is_shared).take(BOUND_OWNERS);
         // A module bounds nothing, and many objects of one shape have a bound each.
         let is_owner =
             |&frame: &u32| is_one(frame) && frames.frames.get(frame as usize).is_some_and(|it| it.type_name.is_some());

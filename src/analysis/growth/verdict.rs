@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::bounds::Bound;
 use super::figures::Figures;
 
 /// The share of one step in all growth from which on it is a burst.
@@ -53,11 +52,8 @@ impl Verdict {
     }
 }
 
-/// What growth looks like. `uptime`: how old the process was at the first look.
-pub fn judge(figures: &Figures, uptime: Option<Duration>, bound: Option<&Bound>) -> Verdict {
-    if bound.is_some_and(|bound| bound.explains(figures)) {
-        return Verdict::Filling;
-    }
+/// What growth without a bound looks like. `uptime`: how old the process was at the first look.
+pub fn judge(figures: &Figures, uptime: Option<Duration>) -> Verdict {
     let steps = figures.values.windows(2).map(|pair| pair[1] as f64 - pair[0] as f64);
     let (largest, rates) = (steps.fold(0.0, f64::max), figures.rates());
     // Of two steps, one is always most of it.
@@ -103,7 +99,7 @@ mod tests {
             (&[1000, 1100, 1200, 1300, 1400, 1500], Verdict::Steady),
         ];
         for (values, verdict) in &cases {
-            assert_eq!(judge(&figures(values), OLD, None), *verdict, "{values:?}");
+            assert_eq!(judge(&figures(values), OLD), *verdict, "{values:?}");
         }
     }
 
@@ -111,8 +107,8 @@ mod tests {
     fn a_batch_is_younger_than_its_process() {
         let batch = figures(&[50, 150, 250, 350, 450, 550, 650]);
         assert_eq!(batch.age(), Some(Duration::from_secs(5)));
-        assert_eq!(judge(&batch, Some(Duration::from_secs(3600)), None), Verdict::Recent);
-        assert_eq!(judge(&batch, Some(Duration::from_secs(10)), None), Verdict::Steady);
-        assert_eq!(judge(&batch, None, None), Verdict::Steady);
+        assert_eq!(judge(&batch, Some(Duration::from_secs(3600))), Verdict::Recent);
+        assert_eq!(judge(&batch, Some(Duration::from_secs(10))), Verdict::Steady);
+        assert_eq!(judge(&batch, None), Verdict::Steady);
     }
 }
