@@ -39,7 +39,7 @@ pub struct Arguments {
 pub enum Verb {
     /// Count objects and bytes per type, like `jmap -histo`
     Histo(Histo),
-    /// Draw the live heap as a flame graph (SVG, folded stacks or JSON)
+    /// Draw the live heap as a flame graph (SVG, folded stacks, JSON, pprof or speedscope)
     Flamegraph(Flamegraph),
     /// Show the shortest chains of references that keep an object, or the objects of a type, alive
     Why(Why),
