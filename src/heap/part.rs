@@ -55,9 +55,9 @@ impl Part {
         }
     }
 
-    /// Number of bytes in [`Part::ranges`].
+    /// Number of bytes in [`Part::ranges`]. What a changing target shows may end before it starts, and counts nothing.
     pub fn len(&self) -> u64 {
-        self.ranges().iter().map(|range| range.end.0 - range.start.0).sum()
+        self.ranges().iter().map(|range| range.end.0.saturating_sub(range.start.0)).sum()
     }
 
     /// The heap of chunks, if it is one.
