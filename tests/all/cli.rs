@@ -21,7 +21,7 @@ use crate::common;
 use crate::common::interpreters;
 use crate::common::target::Target;
 use crate::common::tool::{self, Run, finish, has_verb, heapsonde};
-use crate::common::{DEADLINE, skipped};
+use crate::common::{DEADLINE, copy_program, skipped};
 
 /// The tests of this file.
 pub fn cases() -> Vec<TestCase> {
@@ -181,7 +181,9 @@ fn sleeper(folder: &TempDir, bits: u32) -> std::path::PathBuf {
     }
     elf.resize(size as usize, 0);
     let path = folder.path().join(format!("sleeper{bits}"));
-    fs::write(&path, elf).expect("a temporary folder takes files");
+    let written = folder.path().join("written");
+    fs::write(&written, elf).expect("a temporary folder takes files");
+    copy_program(&written, &path);
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("the file is ours");
     path
 }
@@ -251,7 +253,7 @@ fn a_process_of_somebody_else_is_refused_with_advice() {
     // Nobody's own copy: the folder that cargo builds into may be closed to others.
     let folder = TempDir::new().expect("a temporary folder");
     let copy = folder.path().join("heapsonde");
-    fs::copy(tool::binary(), &copy).expect("the tool can be copied");
+    copy_program(tool::binary(), &copy);
     for path in [folder.path(), &copy] {
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("they are ours");
     }

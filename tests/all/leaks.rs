@@ -61,7 +61,9 @@ pub fn cases() -> Vec<TestCase> {
         }
         let named = TestCase::new(name("what leaks is named"), move || all_that_leaks_is_named(&one));
         let steady = TestCase::new(name("what does not leak is not"), move || steady_is_no_suspect(&other));
-        cases.extend([named, steady]);
+        // Without the lock, objects that threads have dropped look held by native code until they are freed.
+        let has_gil = interpreter.has_gil();
+        cases.extend([named, steady].map(|case| case.ignored_if(!has_gil)));
         for leak in LEAKS {
             let (interpreter, name) = (interpreter.clone(), name(&format!("a minute of {}", leak.0)));
             cases.push(TestCase::new(name, move || it_comes_first(&interpreter, leak)).ignored_if(true));

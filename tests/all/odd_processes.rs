@@ -11,9 +11,9 @@ use tempfile::TempDir;
 use crate::case::{TestCase, cases};
 use crate::common;
 use crate::common::interpreters::{self, Interpreter};
-use crate::common::skipped;
 use crate::common::target::Target;
 use crate::common::tool::{self, Run};
+use crate::common::{copy_program, skipped};
 
 /// The tests of this file.
 pub fn cases() -> Vec<TestCase> {
@@ -97,7 +97,7 @@ fn one_behind_a_link_of_a_virtual_environment_is_read() {
 /// A copy of an interpreter that runs from any place.
 fn copied(interpreter: &Interpreter, folder: &TempDir) -> (Command, PathBuf) {
     let copy = folder.path().join("python-copy");
-    fs::copy(&interpreter.command[0], &copy).expect("it can be copied");
+    copy_program(&interpreter.command[0], &copy);
     let mut command = Command::new(&copy);
     let home = Path::new(&interpreter.command[0]).parent().and_then(Path::parent).expect("bin/python");
     command.env("PYTHONHOME", home);
@@ -114,7 +114,7 @@ fn one_whose_file_was_deleted_or_replaced_is_read() {
             let target = started(command);
             fs::remove_file(&copy).expect("it can be deleted");
             if replaced {
-                fs::copy("/bin/sh", &copy).expect("another program takes its place");
+                copy_program("/bin/sh", &copy);
             }
             is_read(target.pid(), interpreter.version);
         }
@@ -126,7 +126,7 @@ fn a_stripped_static_one_is_listed_whatever_its_name() {
     for interpreter in those("a stripped static Python of another name", stripped) {
         let folder = TempDir::new().expect("a temporary folder");
         let program = folder.path().join("app");
-        fs::copy(&interpreter.command[0], &program).expect("it can be copied");
+        copy_program(&interpreter.command[0], &program);
         let mut command = Command::new(&program);
         command.envs(library_of(&interpreter));
         is_read(started(command).pid(), interpreter.version);

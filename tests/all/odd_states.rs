@@ -17,9 +17,9 @@ use tempfile::TempDir;
 use crate::case::{TestCase, cases};
 use crate::common;
 use crate::common::interpreters::{self, Interpreter};
-use crate::common::skipped;
 use crate::common::target::Target;
 use crate::common::tool;
+use crate::common::{copy_program, skipped};
 
 /// The tests of this file.
 pub fn cases() -> Vec<TestCase> {
@@ -107,7 +107,7 @@ fn one_that_looks_for_its_library_is_refused_while_it_has_no_sys() {
     for interpreter in chosen("a Python that looks for its library") {
         let folder = TempDir::new().expect("a temporary folder");
         let program = folder.path().join("python3");
-        fs::copy(&interpreter.command[0], &program).expect("it can be copied");
+        copy_program(&interpreter.command[0], &program);
         let pipe = pipe_in(&folder, "pyvenv.cfg");
         let mut command = Command::new(&program);
         command.args(["-c", "pass"]);

@@ -14,9 +14,9 @@ use tempfile::TempDir;
 
 use crate::case::{TestCase, cases};
 use crate::common;
-use crate::common::skipped;
 use crate::common::target::Target;
 use crate::common::tool::{self, Run, finish};
+use crate::common::{copy_program, skipped};
 
 /// The tests of this file.
 pub fn cases() -> Vec<TestCase> {
@@ -58,7 +58,7 @@ impl Tool {
     fn new() -> Tool {
         let folder = TempDir::new().expect("a temporary folder");
         let path = folder.path().join("heapsonde");
-        fs::copy(tool::binary(), &path).expect("the tool can be copied");
+        copy_program(tool::binary(), &path);
         for path in [folder.path(), &path] {
             fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("they are ours");
         }

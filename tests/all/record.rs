@@ -116,7 +116,10 @@ pub fn cases() -> Vec<TestCase> {
     if let Some(interpreter) = interpreters::any() {
         for (name, test) in BAD_INPUT {
             let interpreter = interpreter.clone();
-            cases.push(TestCase::new(*name, move || test(&interpreter).map_err(Failed::from)));
+            // A share, as the shares above: on a busy machine a few batches decide it.
+            let is_of_amounts = *name == "what-short-threads-do-is-told-as-one";
+            let test = move || test(&interpreter).map_err(Failed::from);
+            cases.push(TestCase::new(*name, test).ignored_if(is_of_amounts));
         }
     }
     if let Some(interpreter) = interpreters::any() {

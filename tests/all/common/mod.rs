@@ -54,6 +54,13 @@ pub fn zoo() -> String {
     [program("oracle.py"), program("zoo_types.py"), program("zoo.py")].join("\n")
 }
 
+/// Copies a program that is to be run. Another process copies it: a file that this one had open for writing could be
+/// open still, in a child that another test has just forked, and would be busy.
+pub fn copy_program(from: impl AsRef<std::path::Path>, to: impl AsRef<std::path::Path>) {
+    let status = std::process::Command::new("cp").arg(from.as_ref()).arg(to.as_ref()).status();
+    assert!(status.is_ok_and(|status| status.success()), "{} can be copied", from.as_ref().display());
+}
+
 /// Whether we are root, who alone can become others.
 pub fn is_root() -> bool {
     use std::os::unix::fs::MetadataExt;
