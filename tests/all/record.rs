@@ -116,10 +116,7 @@ pub fn cases() -> Vec<TestCase> {
     if let Some(interpreter) = interpreters::any() {
         for (name, test) in BAD_INPUT {
             let interpreter = interpreter.clone();
-            // A share, as the shares above: on a busy machine a few batches decide it.
-            let is_of_amounts = *name == "what-short-threads-do-is-told-as-one";
-            let test = move || test(&interpreter).map_err(Failed::from);
-            cases.push(TestCase::new(*name, test).ignored_if(is_of_amounts));
+            cases.push(TestCase::new(*name, move || test(&interpreter).map_err(Failed::from)));
         }
     }
     if let Some(interpreter) = interpreters::any() {
@@ -131,7 +128,8 @@ pub fn cases() -> Vec<TestCase> {
         }
         for (name, test) in CONTENTS {
             let interpreter = interpreter.clone();
-            cases.push(TestCase::new(*name, move || test(&interpreter).map_err(Failed::from)));
+            let test = move || test(&interpreter).map_err(Failed::from);
+            cases.push(TestCase::new(*name, test).ignored_if(name.ends_with("told-as-one")));
         }
     }
     if let Some(interpreter) = interpreters::find().interpreters.into_iter().find(|it| !it.has_gil()) {
@@ -204,7 +202,7 @@ fn free_threaded(interpreter: &Interpreter) -> Result<(), String> {
     }
 }
 
-/// A thread for each request: of each next to nothing is seen.
+/// A thread for each request: of each next to nothing is seen. A few batches decide the share on a busy machine.
 fn requests(interpreter: &Interpreter) -> Result<(), String> {
     let target = Target::spawn(interpreter, &common::program("rates.py"), &["requests"], &[])?;
     let run =
