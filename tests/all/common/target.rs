@@ -79,7 +79,12 @@ impl Target {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         // SAFETY: between fork and exec only prctl is called, which is async-signal-safe and allocates nothing.
         unsafe {
-            command.pre_exec(|| prctl::set_pdeathsig(Signal::SIGKILL).map_err(std::io::Error::from));
+            command.pre_exec(|| {
+                // The kernel merges pages into large ones whenever it likes (khugepaged), where the allocator lets it
+                // (mimalloc of 3.15): what a process has of its own would grow while it stands still.
+                prctl::set_thp_disable(true)?;
+                prctl::set_pdeathsig(Signal::SIGKILL).map_err(std::io::Error::from)
+            });
         }
         let mut child = command.spawn().map_err(|e| format!("{:?}: {e}", command.get_program()))?;
         let (sender, stdout) = channel();
