@@ -78,10 +78,7 @@ mod tests {
             .iter()
             .map(|&(name, objects)| holder_row(name.to_owned(), Amount { objects, bytes: 10 * objects }))
             .collect();
-        let total = rows.iter().fold(Amount::default(), |mut sum, row| {
-            sum.add(row.amount);
-            sum
-        });
+        let total = rows.iter().map(|row| row.amount).sum();
         Histogram::of(rows, total, SortKey::Bytes)
     }
 

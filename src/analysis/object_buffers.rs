@@ -28,9 +28,8 @@ const LENGTH: u64 = 8;
 const ROUNDING_SHARE: u64 = 5;
 const ROUNDING: u64 = 64;
 
-/// Which blocks are such buffers, by their number. With the debug hooks on, what was
-/// allocated lies behind their mark, or behind two: that of objects' memory in front of that of raw memory. `memory`
-/// should be a copy.
+/// Which blocks are such buffers, by their number. With the debug hooks on, what was allocated lies behind their mark,
+/// or behind two: that of objects' memory in front of that of raw memory. `memory` should be a copy.
 pub fn find<M: Memory + ?Sized>(
     memory: &M,
     types: &TypeTable,

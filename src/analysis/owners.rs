@@ -299,10 +299,7 @@ impl Owners {
         if self.garbage.objects > 0 {
             rows.insert(GARBAGE.to_owned(), self.garbage);
         }
-        let total = rows.values().fold(Amount::default(), |mut sum, amount| {
-            sum.add(*amount);
-            sum
-        });
+        let total = rows.values().copied().sum();
         Histogram::of(rows.into_iter().map(|(holder, amount)| holder_row(holder, amount)).collect(), total, sort)
     }
 }

@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 
 use crate::analysis::histogram::SortKey;
 use crate::estimate::estimator;
+use crate::inspect::growth::GrowthOptions;
 use crate::inspect::{CopyOptions, Pause};
 use crate::report::folded::Weight;
 
@@ -446,7 +447,7 @@ pub struct Leaks {
     pub duration: Duration,
 
     /// Number of looks; with fewer than 7 no suspect is called sure
-    #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u32).range(3..=1000))]
+    #[arg(long, value_name = "N", default_value_t = GrowthOptions::LOOKS, value_parser = clap::value_parser!(u32).range(3..=1000))]
     pub looks: u32,
 
     /// Do not record which lines create the objects that grow

@@ -20,9 +20,6 @@ use super::progress::Seconds;
 use super::target;
 use super::values::{growth, objects_of_type, recording, size};
 
-/// Looks to tell what grows while growth is measured.
-const LOOKS: u32 = 7;
-
 #[derive(Debug, Args)]
 pub struct CheckOptions {
     #[command(flatten)]
@@ -71,15 +68,12 @@ pub fn run(options: &CheckOptions) -> Result<bool> {
         bail!("no limit: give --max-rss, --max-growth, --max-objects or --max-garbage");
     }
     let destination = Destination::new(&options.output, || None)?;
-    let junit = options
-        .junit
-        .as_ref()
-        .map(|path| Destination::new(&Output { output: Some(path.clone()), force: options.output.force }, || None));
-    let junit = junit.transpose()?;
+    let junit = Destination::beside(options.junit.as_ref(), &options.output)?;
     let mut target = target::open(&options.target)?;
     let stop = Arc::new(AtomicBool::new(false));
     let copy = options.target.stopping.for_references(&options.following);
-    let growth_options = GrowthOptions { duration: options.duration, looks: LOOKS, copy, is_recorded: false };
+    let growth_options =
+        GrowthOptions { duration: options.duration, looks: GrowthOptions::LOOKS, copy, is_recorded: false };
     let bar = limits.growth.map(|_| {
         signals::ask_first(Arc::clone(&stop));
         Seconds::start(options.duration)

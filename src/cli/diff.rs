@@ -10,8 +10,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::analysis::difference::compare;
-use crate::analysis::histogram::{Histogram, SortKey, Tally};
-use crate::heap::object::Sink;
+use crate::analysis::histogram::{Histogram, SortKey};
 use crate::inspect::Target;
 use crate::report::difference::{self, Compared, Differences};
 use crate::report::units;
@@ -117,10 +116,8 @@ fn is_parquet(path: &Path) -> Result<bool> {
 fn of_target(target: &mut Target, options: &DiffOptions, name: String) -> Result<ReadHeap> {
     let copy_options = options.stopping.for_references(&options.following);
     let answer = target.heap(&copy_options, |heap| {
-        let (graph, _) = heap.graph();
-        let mut tally = Tally::new(heap.types.len());
-        heap.objects.iter().for_each(|object| tally.object(&object));
-        let by_type = Histogram::new(heap.types, &[tally], SortKey::Bytes);
+        let graph = heap.graph_alone();
+        let by_type = heap.histogram(SortKey::Bytes);
         let by_holder = flamegraph::owners(heap, &graph, View::Owners).by_holder(SortKey::Bytes);
         anyhow::Ok(ReadHeap { name, by_type, by_holder })
     })?;

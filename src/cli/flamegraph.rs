@@ -7,12 +7,13 @@ use anyhow::{Result, bail};
 
 use crate::analysis::draw::{Detail, Tree, draw};
 use crate::analysis::edges::Steps;
-use crate::analysis::histogram::{Histogram, SortKey, Tally};
+use crate::analysis::histogram::{Histogram, SortKey};
 use crate::analysis::names::Names;
 use crate::analysis::owners::{Node, Owners};
 use crate::analysis::why;
 use crate::estimate::estimator::GroupBy;
-use crate::heap::object::Sink;
+use crate::graph::dominators::Dominators;
+use crate::graph::objects::ObjectGraph;
 use crate::inspect::graph::GraphSummary;
 use crate::inspect::{Accuracy, Error, Heap, Inspected, Target};
 use crate::process::cache::CachedMemory;
@@ -30,6 +31,7 @@ pub fn run(options: &Flamegraph) -> Result<()> {
     if needs_references && (options.sampling.sample || options.subprocesses) {
         bail!("owners and paths need one whole heap: leave out --sample and --subprocesses, or use --view types");
     }
+    Destination::check(&options.output)?;
     if options.subprocesses {
         return run_family(options);
     }
@@ -140,8 +142,8 @@ fn view(options: &Flamegraph) -> View {
 fn destination(options: &Flamegraph, name: &str, pid: i32) -> Result<Destination> {
     Destination::new(&options.output, || match options.format {
         FlamegraphFormat::Svg => Some(default_file("flamegraph", name, pid, "svg")),
-        FlamegraphFormat::Pprof => Some(default_file("flamegraph", name, pid, "pb.gz")),
-        FlamegraphFormat::Speedscope => Some(default_file("flamegraph", name, pid, "speedscope.json")),
+        FlamegraphFormat::Pprof => Some(default_file("flamegraph", name, pid, pprof::EXTENSION)),
+        FlamegraphFormat::Speedscope => Some(default_file("flamegraph", name, pid, speedscope::EXTENSION)),
         FlamegraphFormat::Folded | FlamegraphFormat::Json => None,
     })
 }
@@ -165,9 +167,7 @@ fn with_references(target: &mut Target, options: &Flamegraph, view: View) -> Res
 
 /// The heap as a tree of frames, and the histogram with the same total.
 fn of_graph(heap: &Heap<'_>, options: &Flamegraph, view: View) -> (Histogram, Node, GraphSummary) {
-    let mut tally = Tally::new(heap.types.len());
-    heap.objects.iter().for_each(|object| tally.object(&object));
-    let histogram = Histogram::new(heap.types, &[tally], SortKey::Bytes);
+    let histogram = heap.histogram(SortKey::Bytes);
     let (graph, summary) = heap.graph();
     let owners = owners(heap, &graph, view);
     let weight = options.weight.into();
@@ -177,28 +177,28 @@ fn of_graph(heap: &Heap<'_>, options: &Flamegraph, view: View) -> (Histogram, No
 }
 
 /// The frames of a view.
-pub fn owners(heap: &Heap<'_>, graph: &crate::graph::objects::ObjectGraph<'_>, view: View) -> Owners {
+pub fn owners(heap: &Heap<'_>, graph: &ObjectGraph<'_>, view: View) -> Owners {
+    match view {
+        View::Paths => frames(heap, graph, Tree::Paths(&why::named_paths(graph))),
+        View::Owners | View::Types => owners_by(heap, graph, &graph.dominators()),
+    }
+}
+
+/// The frames of the owners, where the dominators are known.
+pub fn owners_by(heap: &Heap<'_>, graph: &ObjectGraph<'_>, dominators: &Dominators) -> Owners {
+    frames(heap, graph, Tree::Owners(dominators))
+}
+
+fn frames(heap: &Heap<'_>, graph: &ObjectGraph<'_>, tree: Tree<'_>) -> Owners {
     let cached = CachedMemory::new(heap.memory);
     let references = heap.references.over(&cached);
     let names = Names::new(&cached, heap.objects, heap.types, &references);
     let steps = Steps::new(heap.memory, heap.objects, heap.references);
-    let frames = match view {
-        View::Paths => {
-            let paths = why::named_paths(graph);
-            draw(graph, &names, &steps, Tree::Paths(&paths), Detail::Types, |_| true)
-        }
-        View::Owners | View::Types => {
-            let dominators = graph.dominators();
-            draw(graph, &names, &steps, Tree::Owners(&dominators), Detail::Types, |_| true)
-        }
-    };
-    Owners::new(graph, frames)
+    Owners::new(graph, draw(graph, &names, &steps, tree, Detail::Types, |_| true))
 }
 
 /// The same for a process and its descendants, by type: a root frame for each process.
 fn run_family(options: &Flamegraph) -> Result<()> {
-    // Checked before anything is read. The default name is not known yet.
-    Destination::new(&options.output, || None)?;
     let family = target::read_family(&options.target, SortKey::Bytes)?;
     let merged = family.merged(SortKey::Bytes);
     let Some(first) = family.members.first() else { bail!("no Python process was read") };

@@ -23,21 +23,22 @@ pub fn run(options: &Dump) -> Result<()> {
     if options.references || options.labels {
         bail!("a heapsnapshot always has references and labels: leave out --references and --labels");
     }
+    Destination::check(&options.output)?;
     let mut target = target::open(&options.target)?;
     let about = target.summary();
     let default = || Some(default_file("dump", &target.name(), about.pid, "heapsnapshot"));
     let destination = Destination::new(&options.output, default)?;
     let copy_options = options.target.stopping.for_references(&options.following);
     let answer = target.heap(&copy_options, |heap| {
-        let (graph, summary) = heap.graph();
+        let graph = heap.graph_alone();
         let edges = edges(heap, &graph, options.following.show_values);
         destination.write(|out| heapsnapshot::write(out, heap.objects, heap.types, edges))?;
-        anyhow::Ok(summary)
+        anyhow::Ok((graph.len(), graph.forward.edge_count()))
     })?;
     let answer = target::said(answer);
     if let Some(path) = destination.file() {
-        let summary = &answer.result;
-        writeln!(notes::out(), "{}: {} objects, {} references", path.display(), summary.objects, summary.references)?;
+        let (objects, references) = answer.result;
+        writeln!(notes::out(), "{}: {objects} objects, {references} references", path.display())?;
     }
     dump::say(&answer)
 }

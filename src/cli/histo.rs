@@ -6,10 +6,9 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 
-use crate::analysis::histogram::{Histogram, SortKey, Tally};
+use crate::analysis::histogram::{Histogram, SortKey};
 use crate::graph::objects::ObjectGraph;
 use crate::graph::{ObjectId, joint, retained};
-use crate::heap::object::Sink;
 use crate::inspect::{Accuracy, Heap};
 use crate::report::{self, escape, estimate_table, histogram_json, histogram_table, summary, units};
 
@@ -47,10 +46,7 @@ pub fn run(options: &Histo) -> Result<()> {
             if options.by == By::Holder {
                 return anyhow::Ok(flamegraph::owners(heap, &built, View::Owners).by_holder(sort));
             }
-            let mut tally = Tally::new(heap.types.len());
-            heap.objects.iter().for_each(|object| tally.object(&object));
-            let histogram = Histogram::new(heap.types, &[tally], sort);
-            Ok(with_retained(histogram, heap, &built, sort))
+            Ok(with_retained(heap.histogram(sort), heap, &built, sort))
         })?;
         (answer, Accuracy::Exact)
     } else {

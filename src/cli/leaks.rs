@@ -7,7 +7,8 @@ use std::time::SystemTime;
 
 use anyhow::Result;
 
-use crate::inspect::growth::GrowthOptions;
+use crate::inspect::Target;
+use crate::inspect::growth::{Growth, GrowthOptions};
 use crate::process::signals;
 use crate::report::folded::Weight;
 use crate::report::stack_set::StackSet;
@@ -21,25 +22,18 @@ use super::target;
 
 /// Looks at a process several times and says what grew.
 pub fn run(options: &Leaks) -> Result<()> {
-    // Checked before anything is started. The default name is not known yet.
-    Destination::new(&options.output, || None)?;
+    Destination::check(&options.output)?;
     let mut target = target::open(&options.target)?;
     let about = target.summary();
     let destination = Destination::new(&options.output, || match options.format {
         LeaksFormat::Text | LeaksFormat::Json => None,
-        LeaksFormat::Pprof => Some(default_file("leaks", &target.name(), about.pid, "pb.gz")),
-        LeaksFormat::Speedscope => Some(default_file("leaks", &target.name(), about.pid, "speedscope.json")),
+        LeaksFormat::Pprof => Some(default_file("leaks", &target.name(), about.pid, pprof::EXTENSION)),
+        LeaksFormat::Speedscope => Some(default_file("leaks", &target.name(), about.pid, speedscope::EXTENSION)),
     })?;
-    let stop = Arc::new(AtomicBool::new(false));
-    signals::ask_first(Arc::clone(&stop));
     let copy = options.target.stopping.for_references(&options.following);
     let (duration, looks, is_recorded) = (options.duration, options.looks, !options.no_record);
     let growth_options = GrowthOptions { duration, looks, copy, is_recorded };
-    let bar = Seconds::start(options.duration);
-    let grown = target.growth(&growth_options, &stop, &mut |elapsed| bar.set(elapsed));
-    bar.finish();
-    let (growth, warnings) = grown?;
-    target::warn(&warnings);
+    let growth = observe(&mut target, &growth_options)?;
     let title = format!("Growth: {}", units::command(&about.command));
     let weight = Weight::Bytes;
     let format = if options.json { LeaksFormat::Json } else { options.format };
@@ -57,4 +51,16 @@ pub fn run(options: &Leaks) -> Result<()> {
         writeln!(notes::out(), "{}: what grew in process {}", path.display(), about.pid)?;
     }
     Ok(())
+}
+
+/// Observes what grows, with a progress bar, until Ctrl-C ends it earlier. Tells the warnings.
+pub fn observe(target: &mut Target, options: &GrowthOptions) -> Result<Growth> {
+    let stop = Arc::new(AtomicBool::new(false));
+    signals::ask_first(Arc::clone(&stop));
+    let bar = Seconds::start(options.duration);
+    let grown = target.growth(options, &stop, &mut |elapsed| bar.set(elapsed));
+    bar.finish();
+    let (growth, warnings) = grown?;
+    target::warn(&warnings);
+    Ok(growth)
 }

@@ -1,5 +1,6 @@
 //! `memory`: accounts for the resident memory of a process.
 
+use std::io::Write;
 use std::thread;
 use std::time::Instant;
 
@@ -11,7 +12,7 @@ use crate::report::{memory_family, memory_json, memory_svg, memory_table, summar
 
 use super::args::MemoryOptions;
 use super::output::Destination;
-use super::target;
+use super::{notes, target};
 
 /// Accounts for a target's memory, once or repeatedly.
 pub fn run(options: &MemoryOptions) -> Result<()> {
@@ -46,7 +47,7 @@ pub fn run(options: &MemoryOptions) -> Result<()> {
             Ok(())
         });
         if let Some(longest) = longest {
-            eprintln!("heapsonde: paused for {} at most, once for each row", units::duration(longest));
+            writeln!(notes::out(), "paused for {} at most, once for each row", units::duration(longest))?;
         }
         return written;
     }

@@ -34,6 +34,17 @@ pub enum Existing {
 }
 
 impl Destination {
+    /// Checks `output` before anything is started, where the name of the target and so the default are not known yet.
+    pub fn check(output: &args::Output) -> Result<()> {
+        Destination::new(output, || None).map(drop)
+    }
+
+    /// A second file beside a report, if it is wanted. `--force` replaces both.
+    pub fn beside(path: Option<&PathBuf>, output: &args::Output) -> Result<Option<Destination>> {
+        let other = |path: &PathBuf| args::Output { output: Some(path.clone()), force: output.force };
+        path.map(|path| Destination::new(&other(path), || None)).transpose()
+    }
+
     /// The destination named by `output`, or `default`: a path, or `None` for standard output. Checked before the
     /// target is read: without `--force` the path must not exist (not even as a link), and its directory must be
     /// writable.

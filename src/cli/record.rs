@@ -19,7 +19,7 @@ use crate::report::stack_set::StackSet;
 use crate::report::{flamegraph, pprof, speedscope, timeline, units};
 use crate::stats::jackknife::{Figure, SIGHTINGS_FEW};
 
-use super::args::{Output, Record, RecordFormat};
+use super::args::{Record, RecordFormat};
 use super::notes;
 use super::output::{Destination, default_file};
 use super::progress::Seconds;
@@ -27,13 +27,8 @@ use super::target;
 
 /// Records and writes.
 pub fn run(options: &Record) -> Result<()> {
-    // Checked before anything is started. The default name is not known yet.
-    Destination::new(&options.output, || None)?;
-    let csv = options
-        .csv
-        .as_ref()
-        .map(|path| Destination::new(&Output { output: Some(path.clone()), force: options.output.force }, || None));
-    let csv = csv.transpose()?;
+    Destination::check(&options.output)?;
+    let csv = Destination::beside(options.csv.as_ref(), &options.output)?;
     let stop = Arc::new(AtomicBool::new(false));
     signals::ask_first(Arc::clone(&stop));
     // The start of a program is of interest, so a started one is recorded from its beginning.
@@ -51,8 +46,8 @@ pub fn run(options: &Record) -> Result<()> {
         RecordFormat::Svg => "svg",
         RecordFormat::Folded => "folded",
         RecordFormat::Json => "json",
-        RecordFormat::Pprof => "pb.gz",
-        RecordFormat::Speedscope => "speedscope.json",
+        RecordFormat::Pprof => pprof::EXTENSION,
+        RecordFormat::Speedscope => speedscope::EXTENSION,
     };
     let default = || match options.format {
         RecordFormat::Svg | RecordFormat::Pprof | RecordFormat::Speedscope => {

@@ -15,7 +15,7 @@ use crate::report::{self, histogram_json, summary, units};
 use crate::snapshot::read::SavedHeap;
 use crate::snapshot::write::{LinkedHeap, SnapshotWriter};
 
-use super::args::{Following, Output, TargetArguments, View};
+use super::args::{Following, Output, TargetArguments};
 use super::output::{self, Destination};
 use super::{flamegraph, notes, target};
 
@@ -43,6 +43,7 @@ pub struct SnapshotOptions {
 
 /// Links a heap and writes it to a file.
 pub fn run(options: &SnapshotOptions) -> Result<()> {
+    Destination::check(&options.output)?;
     let mut target = target::open(&options.target)?;
     let about = target.summary();
     let default = || Some(output::default_file("snapshot", &target.name(), about.pid, "heap.parquet"));
@@ -76,8 +77,8 @@ pub fn run(options: &SnapshotOptions) -> Result<()> {
 /// Links a heap and writes its rows.
 fn save(heap: &Heap<'_>, writer: &mut SnapshotWriter, out: &mut dyn Write) -> Result<GraphSummary> {
     let (graph, figures) = heap.graph();
-    let owners = flamegraph::owners(heap, &graph, View::Owners);
     let dominators = graph.dominators();
+    let owners = flamegraph::owners_by(heap, &graph, &dominators);
     let retained = graph.retained(&dominators);
     let (types, start) = (heap.types, Instant::now());
     writer.objects(

@@ -107,7 +107,12 @@ fn line(state: &TopState) -> String {
         .take(TYPES_IN_LINE)
         .map(|row| format!("{} +{}/s", printable(row.name), units::bytes(row.rate as u64)))
         .collect();
-    let grown = if grown.is_empty() { "nothing grows".to_owned() } else { grown.join(", ") };
+    let grown = match last.is_exact {
+        _ if !grown.is_empty() => grown.join(", "),
+        _ if state.rss.len() < 2 => "the next look tells what grows".to_owned(),
+        true => "no type grows".to_owned(),
+        false => "no type grows by more than the error of the estimate".to_owned(),
+    };
     let (objects, bytes) = (units::count(last.total.objects), units::bytes(last.total.bytes));
     format!("{:>8.1} s  {rss}  {objects} objects, {bytes}  {grown}", last.at.as_secs_f64())
 }
@@ -169,7 +174,7 @@ impl LiveSource for Live<'_> {
 
     fn owners(&mut self) -> Result<OwnersNow> {
         let answer = self.target.heap(&CopyOptions::default(), |heap| {
-            let (graph, _) = heap.graph();
+            let graph = heap.graph_alone();
             anyhow::Ok(flamegraph::owners(heap, &graph, View::Owners).holdings(OWNERS))
         })?;
         Ok(OwnersNow { holdings: answer.result, paused: answer.reading.paused })

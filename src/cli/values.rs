@@ -19,7 +19,7 @@ pub fn place(text: &str) -> Result<HeapPlace, String> {
     match text.parse::<i32>() {
         Ok(pid) => Ok(HeapPlace::Process(pid)),
         Err(_) if Path::new(text).exists() => Ok(HeapPlace::File(PathBuf::from(text))),
-        Err(error) => Err(format!("{error}, and there is no such file")),
+        Err(_) => Err("it is neither a process id nor a file that exists".to_owned()),
     }
 }
 

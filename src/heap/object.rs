@@ -1,5 +1,7 @@
 //! An object as a census reports it, and the trait that receives objects.
 
+use std::iter::Sum;
+
 use crate::process::Address;
 use crate::python::object_header::Refcount;
 use crate::python::types::TypeId;
@@ -26,6 +28,15 @@ pub struct Amount {
     pub objects: u64,
     /// Sum of their shallow sizes, bytes.
     pub bytes: u64,
+}
+
+impl Sum for Amount {
+    fn sum<I: Iterator<Item = Amount>>(amounts: I) -> Amount {
+        amounts.fold(Amount::default(), |mut sum, amount| {
+            sum.add(amount);
+            sum
+        })
+    }
 }
 
 impl Amount {

@@ -8,8 +8,10 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use crate::graph::link::{count_edges, settle};
+use crate::analysis::histogram::{Histogram, SortKey, Tally};
+use crate::graph::link::{count_edges, link, settle};
 use crate::graph::objects::ObjectGraph;
+use crate::heap::object::Sink;
 use crate::heap::object_table::{FoundObjects, Objects};
 use crate::heap::survey::{Outcome, Survey};
 use crate::process::copy::{self, Buffer, Copy, resident_bytes};
@@ -97,10 +99,23 @@ impl<'a> Heap<'a> {
         settle(self.memory, self.python, self.types, self.objects, self.references);
     }
 
-    /// Reads all references and finds the roots.
+    /// Objects and bytes by type.
+    pub fn histogram(&self, sort: SortKey) -> Histogram {
+        let mut tally = Tally::new(self.types.len());
+        self.objects.iter().for_each(|object| tally.object(&object));
+        Histogram::new(self.types, &[tally], sort)
+    }
+
+    /// Reads all references and finds the roots, for a report that states the figures of the graph.
     pub fn graph(&self) -> (ObjectGraph<'a>, GraphSummary) {
         let Heap { memory, python, types, objects, references, read_mode, .. } = *self;
         graph::build(memory, python, types, objects, references, (read_mode.is_copied, read_mode.is_consistent))
+    }
+
+    /// The same without the figures, which take a search through the garbage.
+    pub fn graph_alone(&self) -> ObjectGraph<'a> {
+        let Heap { memory, python, types, objects, references, .. } = *self;
+        link(memory, python, types, objects, references).0
     }
 }
 

@@ -42,7 +42,7 @@ pub struct GraphSummary {
     /// What this garbage is. `None` if there is none.
     pub garbage_details: Option<Garbage>,
     /// The collector of each interpreter; not those that cannot be read.
-    pub collectors: Vec<CollectorSummary>,
+    pub collectors: Vec<Collector>,
     /// Objects that only native code holds.
     pub held_by_native: HeldAmount,
     /// Whether reference counts of functions, types, modules and code objects are incomplete (free-threaded builds), so
@@ -51,23 +51,6 @@ pub struct GraphSummary {
     pub has_deferred_counts: bool,
     /// Size of the graph in our memory, in bytes.
     pub graph_bytes: u64,
-}
-
-/// The state of the collector of one interpreter.
-#[derive(Clone, Debug, Serialize)]
-pub struct CollectorSummary {
-    /// Whether it collects by itself: it is enabled, and the first threshold is not 0.
-    #[serde(rename = "automatic")]
-    pub is_automatic: bool,
-    /// Thresholds of the generations, youngest first.
-    pub thresholds: Vec<u32>,
-    /// Their counts.
-    pub counts: Vec<u32>,
-    /// Whether objects are frozen. `None` in free-threaded builds, which keep no lists.
-    #[serde(rename = "frozen")]
-    pub has_frozen: Option<bool>,
-    /// Number of objects in `gc.garbage`.
-    pub uncollectable: u64,
 }
 
 /// Objects and bytes.
@@ -85,17 +68,6 @@ impl From<Retained> for HeldAmount {
     }
 }
 
-fn collectors<M: Memory>(memory: &M, python: &Python) -> Vec<CollectorSummary> {
-    let reader = Reader { memory, layout: &python.layout };
-    let read = |interpreter| {
-        let collector = Collector::read(&reader, interpreter).ok()?;
-        let is_automatic = collector.is_automatic();
-        let Collector { thresholds, counts, has_frozen, uncollectable, .. } = collector;
-        Some(CollectorSummary { is_automatic, thresholds, counts, has_frozen, uncollectable })
-    };
-    python.interpreters.iter().filter_map(read).collect()
-}
-
 /// Reads all references and finds the roots. `how` tells whether the target was copied, and whether it was stopped.
 pub(crate) fn build<'a, M: Memory + Sync>(
     memory: &M,
@@ -109,6 +81,8 @@ pub(crate) fn build<'a, M: Memory + Sync>(
     let (graph, dropped) = link(memory, python, types, objects, references);
     let read = start.elapsed();
     let unnamed = graph.unnamed();
+    let reader = Reader { memory, layout: &python.layout };
+    let collectors = python.interpreters.iter().filter_map(|interpreter| Collector::read(&reader, interpreter).ok());
     let summary = GraphSummary {
         is_copied: how.0,
         is_consistent: how.1,
@@ -120,7 +94,7 @@ pub(crate) fn build<'a, M: Memory + Sync>(
         overcounted_objects: graph.overcounted,
         garbage: unnamed.garbage.into(),
         garbage_details: (unnamed.garbage.objects > 0).then(|| Garbage::of(&graph, types)),
-        collectors: collectors(memory, python),
+        collectors: collectors.collect(),
         held_by_native: unnamed.native.into(),
         has_deferred_counts: python.layout.object.ob_ref_shared.is_some(),
         graph_bytes: graph.size_bytes(),

@@ -11,7 +11,7 @@ use rustc_hash::FxHashMap;
 
 use crate::analysis::draw::{Detail, Tree, draw};
 use crate::analysis::edges::Steps;
-use crate::analysis::growth::describe::{GrowingOwner, LastLook, describe};
+use crate::analysis::growth::describe::{GrowingOwner, LOOKS_SURE, LastLook, describe};
 use crate::analysis::growth::figures::Figures;
 use crate::analysis::growth::series::{Series, TypeGrowth};
 use crate::analysis::growth::suspects::{self, objects_min};
@@ -63,6 +63,11 @@ pub struct GrowthOptions {
     pub copy: CopyOptions,
     /// Whether a recording runs alongside, which tells the lines that make what grows.
     pub is_recorded: bool,
+}
+
+impl GrowthOptions {
+    /// Number of looks by default: with fewer no suspect is called sure.
+    pub const LOOKS: u32 = LOOKS_SURE as u32;
 }
 
 /// What was seen to grow.
@@ -286,7 +291,7 @@ impl Target {
     ) -> Result<(Option<Duration>, Vec<Warning>), Error> {
         let copy = CopyOptions { with_footprint: now.is_accounted, ..options.copy };
         let answer = self.heap(&copy, |heap| {
-            let (graph, _) = heap.graph();
+            let graph = heap.graph_alone();
             let ReadMode { is_copied, is_consistent, .. } = heap.read_mode;
             let quality = (is_copied, is_consistent);
             let index = all.iter().position(|looks| looks.quality == quality).unwrap_or_else(|| {
@@ -295,9 +300,8 @@ impl Target {
             });
             let looks = &mut all[index];
             looks.rss.push(now.rss);
-            if let Some(footprint) = heap.footprint.filter(|_| now.is_accounted) {
-                looks.accounts.push(memory::account(heap, footprint, NativeOwners::Never));
-            }
+            // Without an error only where the footprint was asked for.
+            looks.accounts.extend(memory::account_of(heap, NativeOwners::Never));
             looks.is_collector_on = is_collector_on(heap);
             looks.compare(heap, &graph, now.at, now.uptime);
             Ok::<(), Error>(())
@@ -352,7 +356,7 @@ fn rows(before: &Account, after: &Account) -> Vec<(&'static str, i64, i64)> {
 /// Whether the collectors of all interpreters run by themselves. `None` where that cannot be read.
 fn is_collector_on(heap: &Heap<'_>) -> Option<bool> {
     let reader = Reader { memory: heap.memory, layout: &heap.python.layout };
-    let is_automatic = |interpreter| Some(Collector::read(&reader, interpreter).ok()?.is_automatic());
+    let is_automatic = |interpreter| Some(Collector::read(&reader, interpreter).ok()?.is_automatic);
     heap.python.interpreters.iter().map(is_automatic).try_fold(true, |all, one| Some(all & one?))
 }
 

@@ -121,7 +121,8 @@ impl Target {
             }
         }
         if let Some(limit) = limits.garbage {
-            let answer = self.heap(&options.copy, |heap| Ok::<u64, Error>(heap.graph().1.garbage.objects))?;
+            let answer =
+                self.heap(&options.copy, |heap| Ok::<u64, Error>(heap.graph_alone().unnamed().garbage.objects))?;
             into.warnings.extend(answer.warnings);
             into.add(LimitKind::Garbage, answer.result as f64, limit as f64);
         }

@@ -36,15 +36,21 @@ impl Target {
     /// As [`Target::heap`].
     pub fn memory(&mut self, options: &CopyOptions, native: NativeOwners) -> Result<Inspected<Account>, Error> {
         let options = CopyOptions { with_footprint: true, ..*options };
-        self.heap(&options, |heap| {
-            let footprint = heap.footprint.ok_or(Error::NoFootprint)?;
-            Ok(account(heap, footprint, native))
-        })
+        self.heap(&options, |heap| account_of(heap, native))
     }
 }
 
+/// The account of a heap that was copied with [`CopyOptions::with_footprint`].
+///
+/// # Errors
+/// [`Error::NoFootprint`]: the kernel's figures are not known, as of a core.
+pub fn account_of(heap: &Heap<'_>, native: NativeOwners) -> Result<Account, Error> {
+    let footprint = heap.footprint.ok_or(Error::NoFootprint)?;
+    Ok(account(heap, footprint, native))
+}
+
 /// Visits all blocks, then all mappings.
-pub(crate) fn account(heap: &Heap<'_>, footprint: &Footprint, native: NativeOwners) -> Account {
+fn account(heap: &Heap<'_>, footprint: &Footprint, native: NativeOwners) -> Account {
     let Heap { memory, python, objects, survey, .. } = *heap;
     let statics = survey.plan.statics();
     let arenas = glibc_arena::find(memory, &statics);

@@ -1,5 +1,7 @@
 //! Reads the state of the cyclic garbage collector of an interpreter.
 
+use serde::Serialize;
+
 use crate::process::memory::{Memory, MemoryExt};
 
 use super::gc_links::{self, GENERATIONS};
@@ -8,15 +10,17 @@ use super::proof_error::ProofError;
 use super::reader::Reader;
 
 /// The state of a collector: `gc.isenabled()`, `gc.get_threshold()`, `gc.get_count()` and so on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Collector {
-    /// Whether automatic collections are enabled.
-    pub is_enabled: bool,
-    /// The thresholds of the generations, youngest first. 0 for the youngest turns automatic collections off too.
+    /// Whether it collects by itself: it is enabled, and the first threshold is not 0.
+    #[serde(rename = "automatic")]
+    pub is_automatic: bool,
+    /// The thresholds of the generations, youngest first.
     pub thresholds: Vec<u32>,
     /// Their counts.
     pub counts: Vec<u32>,
     /// Whether `gc.freeze` set objects aside, which are never collected. `None` in builds that keep no lists.
+    #[serde(rename = "frozen")]
     pub has_frozen: Option<bool>,
     /// Number of objects in `gc.garbage`: they could not be freed, or are kept there for debugging.
     pub uncollectable: u64,
@@ -53,11 +57,7 @@ impl Collector {
             true => 0,
             false => reader.memory.read_u64(list.offset(layout.var_object.ob_size))?,
         };
-        Ok(Collector { is_enabled, thresholds, counts, has_frozen, uncollectable })
-    }
-
-    /// Whether it collects by itself.
-    pub fn is_automatic(&self) -> bool {
-        self.is_enabled && self.thresholds.first() != Some(&0)
+        let is_automatic = is_enabled && thresholds.first() != Some(&0);
+        Ok(Collector { is_automatic, thresholds, counts, has_frozen, uncollectable })
     }
 }

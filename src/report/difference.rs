@@ -97,31 +97,28 @@ struct RowOut<'a> {
 /// # Errors
 /// Errors of the writer.
 pub fn write_json(out: &mut dyn Write, differences: &Differences) -> io::Result<()> {
-    let heap = |heap: &'_ Compared| (heap.total.objects, heap.total.bytes);
-    let heaps = differences.heaps.iter().map(|compared| {
-        let (objects, shallow_bytes) = heap(compared);
-        HeapOut { name: &compared.name, objects, shallow_bytes }
+    let heaps = differences.heaps.iter().map(|Compared { name, total }| HeapOut {
+        name,
+        objects: total.objects,
+        shallow_bytes: total.bytes,
     });
     let (types, holders) = (rows(&differences.types), rows(&differences.holders));
     json::write_pretty(out, &Document { schema_version: SCHEMA_VERSION, heaps: heaps.collect(), types, holders })
 }
 
 fn rows(rows: &[Difference]) -> Vec<RowOut<'_>> {
-    let row = |row: &'_ Difference| {
-        let of = |value: fn(&Amount) -> u64| row.amounts.iter().map(value).collect::<Vec<u64>>();
-        (of(|amount| amount.objects), of(|amount| amount.bytes))
-    };
-    rows.iter()
-        .map(|difference| {
-            let (objects, shallow_bytes) = row(difference);
-            RowOut {
-                name: &difference.name,
-                objects,
-                shallow_bytes,
-                objects_more: difference.objects(),
-                bytes_more: difference.bytes(),
-                grew_each_time: difference.grew_each_time(),
-            }
-        })
-        .collect()
+    rows.iter().map(RowOut::of).collect()
+}
+
+impl RowOut<'_> {
+    fn of(row: &Difference) -> RowOut<'_> {
+        RowOut {
+            name: &row.name,
+            objects: row.amounts.iter().map(|amount| amount.objects).collect(),
+            shallow_bytes: row.amounts.iter().map(|amount| amount.bytes).collect(),
+            objects_more: row.objects(),
+            bytes_more: row.bytes(),
+            grew_each_time: row.grew_each_time(),
+        }
+    }
 }

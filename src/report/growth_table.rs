@@ -38,7 +38,7 @@ pub fn write(out: &mut dyn Write, name: &str, growth: &Growth) -> io::Result<()>
         printable(name),
         seconds(growth.duration),
         change(&growth.heap_bytes),
-        signed_bytes(growth.rss_bytes.growth()),
+        units::signed_bytes(growth.rss_bytes.growth()),
     )?;
     let (suspects, others): (Vec<&GrowingOwner>, Vec<&GrowingOwner>) =
         growth.owners.iter().partition(|owner| owner.verdict.is_of_a_leak());
@@ -105,7 +105,7 @@ pub fn write(out: &mut dyn Write, name: &str, growth: &Growth) -> io::Result<()>
 fn suspect(out: &mut dyn Write, number: usize, owner: &GrowingOwner, growth: &Growth) -> io::Result<()> {
     let rate = match owner.kind {
         SuspectKind::Container => format!("{:+} objects/s", Rounded(owner.counts.rate())),
-        SuspectKind::Buffer | SuspectKind::Region => format!("{}/s", signed_bytes(owner.bytes.rate())),
+        SuspectKind::Buffer | SuspectKind::Region => format!("{}/s", units::signed_bytes(owner.bytes.rate())),
     };
     let doubt = match owner.is_sure {
         true => String::new(),
@@ -114,7 +114,12 @@ fn suspect(out: &mut dyn Write, number: usize, owner: &GrowingOwner, growth: &Gr
         false if owner.verdict == Verdict::Steady => "; not sure: only native code holds it".to_owned(),
         false => "; not sure".to_owned(),
     };
-    writeln!(out, "{number}  {}  {rate}  {}{doubt}", signed_bytes(owner.bytes.growth()), owner.verdict.sentence())?;
+    writeln!(
+        out,
+        "{number}  {}  {rate}  {}{doubt}",
+        units::signed_bytes(owner.bytes.growth()),
+        owner.verdict.sentence()
+    )?;
     let from_to = match owner.kind {
         SuspectKind::Container => format!("{} {}", from_to(&owner.counts), plural(&owner.growing_type)),
         SuspectKind::Buffer | SuspectKind::Region => change(&owner.bytes),
@@ -144,10 +149,11 @@ fn memory(out: &mut dyn Write, growth: &Growth) -> io::Result<()> {
         return Ok(());
     }
     let grown = growth.memory.iter().filter(|(_, before, after)| after > before).take(3);
-    let rows: Vec<String> =
-        grown.map(|&(name, before, after)| format!("{name} {}", signed_bytes((after - before) as f64))).collect();
+    let rows: Vec<String> = grown
+        .map(|&(name, before, after)| format!("{name} {}", units::signed_bytes((after - before) as f64)))
+        .collect();
     let where_ = if rows.is_empty() { "see heapsonde memory PID".to_owned() } else { rows.join(", ") };
-    let (rss, heap) = (signed_bytes(rss), signed_bytes(heap));
+    let (rss, heap) = (units::signed_bytes(rss), units::signed_bytes(heap));
     writeln!(out, "Not in Python objects: RSS {rss}, objects {heap}. {where_}")
 }
 
@@ -201,12 +207,7 @@ fn from_to(figures: &Figures) -> String {
 /// `18.1 MiB -> 31.8 MiB (+13.7 MiB)`.
 fn change(bytes: &Figures) -> String {
     let size = |value: Option<&u64>| units::bytes(value.copied().unwrap_or(0));
-    format!("{} -> {} ({})", size(bytes.values.first()), size(bytes.values.last()), signed_bytes(bytes.growth()))
-}
-
-fn signed_bytes(bytes: f64) -> String {
-    let sign = if bytes < 0.0 { '-' } else { '+' };
-    format!("{sign}{}", units::bytes(bytes.abs().round() as u64))
+    format!("{} -> {} ({})", size(bytes.values.first()), size(bytes.values.last()), units::signed_bytes(bytes.growth()))
 }
 
 fn seconds(duration: Duration) -> String {

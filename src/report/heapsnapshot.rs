@@ -6,7 +6,7 @@
 
 use std::io::{self, Write};
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashSet;
 use serde_json::json;
 
 use crate::graph::ObjectId;
@@ -16,6 +16,7 @@ use crate::python::types::{TypeInfo, TypeTable};
 
 use super::escape::printable;
 use super::json;
+use super::string_table::StringTable;
 
 /// Fields of a node and of an edge.
 const NODE_FIELDS: [&str; 7] = ["type", "name", "id", "self_size", "edge_count", "trace_node_id", "detachedness"];
@@ -64,29 +65,10 @@ struct Edge {
     name_or_index: u32,
 }
 
-/// The strings of a file, each once.
-#[derive(Debug, Default)]
-struct Strings {
-    list: Vec<String>,
-    index: FxHashMap<String, u32>,
-}
-
-impl Strings {
-    fn index(&mut self, string: &str) -> u32 {
-        if let Some(&index) = self.index.get(string) {
-            return index;
-        }
-        let index = self.list.len() as u32;
-        self.list.push(printable(string));
-        self.index.insert(string.to_owned(), index);
-        index
-    }
-}
-
 /// The references of all objects, and what holds objects from outside. Takes 12 bytes per reference.
 #[derive(Debug, Default)]
 pub struct Edges {
-    strings: Strings,
+    strings: StringTable,
     edges: Vec<Edge>,
     /// The end of each object's references among all.
     ends: Vec<usize>,
@@ -142,7 +124,7 @@ pub fn write(out: &mut dyn Write, objects: &Objects, types: &TypeTable, mut edge
     let field_count = NODE_FIELDS.len() as u32;
     let empty = edges.strings.index("");
     let gc_roots = edges.strings.index(GC_ROOTS);
-    let names = |strings: &mut Strings| -> Vec<u32> {
+    let names = |strings: &mut StringTable| -> Vec<u32> {
         types.iter().map(|(_, info): (_, &TypeInfo)| strings.index(&info.full_name())).collect()
     };
     let type_names = names(&mut edges.strings);
@@ -189,9 +171,9 @@ pub fn write(out: &mut dyn Write, objects: &Objects, types: &TypeTable, mut edge
     out.write_all(
         b"],\n\"trace_function_infos\":[],\"trace_tree\":[],\"samples\":[],\"locations\":[],\n\"strings\":[",
     )?;
-    for (index, string) in edges.strings.list.iter().enumerate() {
+    for (index, string) in edges.strings.list().iter().enumerate() {
         out.write_all(if index == 0 { b"" } else { b",\n" })?;
-        json::write(out, string)?;
+        json::write(out, &printable(string))?;
     }
     out.write_all(b"]}\n")
 }

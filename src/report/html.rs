@@ -5,7 +5,6 @@
 
 use std::io::{self, Write};
 
-use rustc_hash::FxHashMap;
 use serde_json::{Value, json};
 
 use crate::analysis::growth::describe::GrowingOwner;
@@ -17,6 +16,7 @@ use crate::inspect::answer::TargetSummary;
 use crate::inspect::growth::Growth;
 
 use super::escape::{printable, xml};
+use super::string_table::StringTable;
 use super::{json, memory_table, units};
 
 /// Rows of a table.
@@ -146,8 +146,8 @@ fn write_growth(out: &mut dyn Write, growth: &Growth) -> io::Result<()> {
         "<h2>What grew</h2>\n<p>{} looks in {}: heap {}, resident memory {}</p>",
         growth.looks,
         units::duration(growth.duration),
-        signed(growth.heap_bytes.growth()),
-        signed(growth.rss_bytes.growth())
+        units::signed_bytes(growth.heap_bytes.growth()),
+        units::signed_bytes(growth.rss_bytes.growth())
     )?;
     let (suspects, others): (Vec<&GrowingOwner>, Vec<&GrowingOwner>) =
         growth.owners.iter().partition(|owner| owner.verdict.is_of_a_leak());
@@ -166,7 +166,7 @@ fn write_growth(out: &mut dyn Write, growth: &Growth) -> io::Result<()> {
             units::count(first.copied().unwrap_or(0)),
             units::count(last.copied().unwrap_or(0)),
             xml(&owner.growing_type),
-            signed(owner.bytes.rate()),
+            units::signed_bytes(owner.bytes.rate()),
             xml(owner.verdict.sentence()),
             if owner.is_sure { "" } else { " (not sure)" }
         )?;
@@ -193,12 +193,6 @@ fn write_line(out: &mut dyn Write, values: &[u64]) -> io::Result<()> {
          <polyline points=\"{}\"/></svg>",
         points.join(" ")
     )
-}
-
-/// A number of bytes with its sign.
-fn signed(bytes: f64) -> String {
-    let sign = if bytes < 0.0 { "-" } else { "+" };
-    format!("{sign}{}", units::bytes(bytes.abs() as u64))
 }
 
 /// A cell with a bar as long as a part of the whole.
@@ -300,16 +294,13 @@ fn beginning(name: &str) -> String {
 
 /// The frames for the script. Their depth is bounded by `analysis::frames`.
 fn tree(root: &Node) -> Value {
-    fn frame<'n>(node: &'n Node, strings: &mut Vec<String>, index: &mut FxHashMap<&'n str, usize>) -> Value {
-        let name = *index.entry(&node.name).or_insert_with(|| {
-            strings.push(printable(&beginning(&node.name)));
-            strings.len() - 1
-        });
-        let children: Vec<Value> = node.children.iter().map(|child| frame(child, strings, index)).collect();
+    fn frame(node: &Node, strings: &mut StringTable) -> Value {
+        let name = strings.index(&printable(&beginning(&node.name)));
+        let children: Vec<Value> = node.children.iter().map(|child| frame(child, strings)).collect();
         let rank = node.rank.map_or(0, |rank| rank as u8);
         json!([name, node.total.objects, node.total.bytes, node.own.objects, node.own.bytes, rank, children])
     }
-    let mut strings = Vec::new();
-    let root = frame(root, &mut strings, &mut FxHashMap::default());
-    json!({"strings": strings, "root": root})
+    let mut strings = StringTable::default();
+    let root = frame(root, &mut strings);
+    json!({"strings": strings.list(), "root": root})
 }

@@ -27,6 +27,7 @@ pub mod processes;
 pub mod recording_json;
 pub mod speedscope;
 pub mod stack_set;
+mod string_table;
 pub mod summary;
 pub mod timeline;
 pub mod units;

@@ -13,6 +13,10 @@ use rustc_hash::FxHashMap;
 use super::escape::printable;
 use super::folded::Weight;
 use super::stack_set::{ProfileFrame, StackSet};
+use super::string_table::StringTable;
+
+/// How names of such files end.
+pub const EXTENSION: &str = "pb.gz";
 
 /// What a profile states besides its stacks.
 #[derive(Clone, Debug)]
@@ -54,12 +58,14 @@ pub fn write(out: &mut dyn Write, set: &StackSet, about: &About) -> io::Result<(
 }
 
 fn encode(set: &StackSet, about: &About) -> Vec<u8> {
-    let mut strings = Strings::default();
+    let mut strings = StringTable::default();
+    // The first one is empty.
+    strings.index("");
     let mut profile = Message::default();
     for (name, unit) in [("objects", "count"), ("space", "bytes")] {
         profile.message(field::SAMPLE_TYPE, &value_type(&mut strings, name, unit));
     }
-    let thread_key = strings.index("thread");
+    let thread_key = u64::from(strings.index("thread"));
     for stack in &set.stacks {
         let mut sample = Message::default();
         // The innermost frame comes first. Numbers start at 1.
@@ -68,7 +74,7 @@ fn encode(set: &StackSet, about: &About) -> Vec<u8> {
         if !stack.thread.is_empty() {
             let mut label = Message::default();
             label.number(1, thread_key);
-            label.number(2, strings.index(&stack.thread));
+            label.number(2, strings.index(&stack.thread).into());
             sample.message(3, &label);
         }
         profile.message(field::SAMPLE, &sample);
@@ -76,7 +82,7 @@ fn encode(set: &StackSet, about: &About) -> Vec<u8> {
     // The lines of a function share it.
     let mut functions: FxHashMap<(u64, u64), u64> = FxHashMap::default();
     for (location, ProfileFrame { name, file, line }) in (1u64..).zip(&set.frames) {
-        let key = (strings.index(name), strings.index(file));
+        let key = (u64::from(strings.index(name)), u64::from(strings.index(file)));
         let next = functions.len() as u64 + 1;
         let function = *functions.entry(key).or_insert_with(|| {
             let mut function = Message::default();
@@ -101,52 +107,26 @@ fn encode(set: &StackSet, about: &About) -> Vec<u8> {
     profile.number(field::DURATION_NANOS, nanoseconds(about.duration));
     profile.message(field::PERIOD_TYPE, &value_type(&mut strings, "space", "bytes"));
     profile.number(field::PERIOD, 1);
-    profile.packed(field::COMMENT, std::iter::once(strings.index(&printable(&about.comment))));
+    profile.packed(field::COMMENT, std::iter::once(strings.index(&printable(&about.comment)).into()));
     let first = match about.weight {
         Weight::Bytes => "space",
         Weight::Objects => "objects",
     };
-    profile.number(field::DEFAULT_SAMPLE_TYPE, strings.index(first));
-    strings.list.iter().for_each(|string| profile.bytes(field::STRING_TABLE, string.as_bytes()));
+    profile.number(field::DEFAULT_SAMPLE_TYPE, strings.index(first).into());
+    strings.list().iter().for_each(|string| profile.bytes(field::STRING_TABLE, string.as_bytes()));
     profile.bytes
 }
 
-fn value_type(strings: &mut Strings, name: &str, unit: &str) -> Message {
+fn value_type(strings: &mut StringTable, name: &str, unit: &str) -> Message {
     let mut message = Message::default();
-    message.number(1, strings.index(name));
-    message.number(2, strings.index(unit));
+    message.number(1, strings.index(name).into());
+    message.number(2, strings.index(unit).into());
     message
 }
 
 fn nanoseconds(duration: Duration) -> u64 {
     // The field is signed.
     i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX) as u64
-}
-
-/// The table of strings. The first one is empty.
-struct Strings {
-    list: Vec<String>,
-    index: FxHashMap<String, u64>,
-}
-
-impl Default for Strings {
-    fn default() -> Strings {
-        let mut strings = Strings { list: Vec::new(), index: FxHashMap::default() };
-        strings.index("");
-        strings
-    }
-}
-
-impl Strings {
-    fn index(&mut self, string: &str) -> u64 {
-        if let Some(&index) = self.index.get(string) {
-            return index;
-        }
-        let index = self.list.len() as u64;
-        self.list.push(string.to_owned());
-        self.index.insert(string.to_owned(), index);
-        index
-    }
 }
 
 /// A message of a protocol buffer.

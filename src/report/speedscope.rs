@@ -8,6 +8,9 @@ use super::escape::printable;
 use super::folded::{self, Weight};
 use super::stack_set::StackSet;
 
+/// How names of such files end.
+pub const EXTENSION: &str = "speedscope.json";
+
 /// A thread's name, its stacks and their weights.
 type Samples<'a> = (&'a str, Vec<&'a [u32]>, Vec<u64>);
 

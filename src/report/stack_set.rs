@@ -106,10 +106,7 @@ impl StackSet {
 
     /// The sum of all stacks.
     pub fn total(&self) -> Amount {
-        self.stacks.iter().fold(Amount::default(), |mut sum, stack| {
-            sum.add(stack.amount);
-            sum
-        })
+        self.stacks.iter().map(|stack| stack.amount).sum()
     }
 }
 

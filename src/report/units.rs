@@ -23,6 +23,12 @@ pub fn bytes(bytes: u64) -> String {
     }
 }
 
+/// Bytes with their sign, rounded to whole ones: `+1.50 MiB`.
+pub fn signed_bytes(change: f64) -> String {
+    let sign = if change < 0.0 { '-' } else { '+' };
+    format!("{sign}{}", bytes(change.abs().round() as u64))
+}
+
 /// A count with thousands separators: `1,234,567`.
 pub fn count(count: u64) -> String {
     let digits = count.to_string();

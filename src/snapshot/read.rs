@@ -25,10 +25,10 @@ const SIZE_MAX: u64 = 1 << 47;
 #[non_exhaustive]
 pub enum SnapshotError {
     /// It cannot be opened.
-    #[error("{0}")]
+    #[error(transparent)]
     File(#[from] io::Error),
     /// It is no Parquet file, or a damaged one.
-    #[error("{0}")]
+    #[error(transparent)]
     Format(#[from] ParquetError),
     /// It is a Parquet file of something else.
     #[error("it is a Parquet file, but no snapshot of heapsonde")]
@@ -99,7 +99,7 @@ impl SavedHeap {
     }
 }
 
-/// RowSums over rows.
+/// Objects and bytes of the rows so far.
 #[derive(Default)]
 struct RowSums {
     by_type: FxHashMap<String, Amount>,

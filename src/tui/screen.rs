@@ -52,7 +52,7 @@ fn head_lines(state: &TopState, width: u16) -> Vec<Line<'static>> {
     };
     let second = Line::from(vec![
         Span::styled(format!("RSS {}", units::bytes(memory.rss)), bold),
-        Span::raw(format!("  {}/s   {limit}   ", signed(state.rss_rate()))),
+        Span::raw(format!("  {}/s   {limit}   ", units::signed_bytes(state.rss_rate()))),
         Span::styled(
             sparkline(&values, usize::from(width.saturating_sub(68)).min(30)),
             Style::default().fg(Color::Cyan),
@@ -90,8 +90,8 @@ fn types(frame: &mut Frame<'_>, state: &TopState, area: Rect) {
     head.push("type");
     let cells = |row: &TableRow<'_>| {
         let error = if row.error > 0 { units::bytes(row.error) } else { String::new() };
-        let rate = if row.rate == 0.0 { String::new() } else { signed(row.rate) };
-        let since = if row.since_start == 0 { String::new() } else { signed(row.since_start as f64) };
+        let rate = if row.rate == 0.0 { String::new() } else { units::signed_bytes(row.rate) };
+        let since = if row.since_start == 0 { String::new() } else { units::signed_bytes(row.since_start as f64) };
         let mut cells = vec![units::count(row.amount.objects), units::bytes(row.amount.bytes), error, rate, since];
         cells.iter_mut().zip([10, 9, 8, 11, 11]).for_each(|(cell, width)| *cell = format!("{cell:>width$}"));
         if is_wide {
@@ -187,12 +187,6 @@ fn sparkline(values: &[u64], width: usize) -> String {
         range => BLOCKS[((value - least) as f64 / range as f64 * 7.0).round() as usize],
     };
     values.iter().map(block).collect()
-}
-
-/// Bytes with their sign.
-fn signed(bytes: f64) -> String {
-    let sign = if bytes < 0.0 { '-' } else { '+' };
-    format!("{sign}{}", units::bytes(bytes.abs().round() as u64))
 }
 
 /// Whole seconds; whole minutes from an hour on.

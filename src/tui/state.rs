@@ -104,13 +104,21 @@ impl TopSort {
     }
 }
 
+/// A type at one of the looks.
+#[derive(Clone, Copy, Debug, Default)]
+struct TypePoint {
+    at: Duration,
+    amount: Amount,
+    error: u64,
+}
+
 /// The history of a type.
 #[derive(Clone, Debug, Default)]
-pub struct TypeHistory {
-    /// Time and amount of the looks at which it was seen, oldest first.
-    pub points: VecDeque<(Duration, Amount)>,
-    first: Amount,
-    error: u64,
+struct TypeHistory {
+    /// The looks at which it was seen, oldest first.
+    points: VecDeque<TypePoint>,
+    /// What is known of it at the start.
+    first: TypePoint,
     tick: u64,
 }
 
@@ -216,12 +224,15 @@ impl TopState {
             push(&mut self.rss, (tick.at, memory.rss));
         }
         for row in tick.rows.iter().take(TYPES_MAX) {
+            let point = TypePoint { at: tick.at, amount: row.amount, error: row.error };
+            // What an exact look did not meet was not there; a sample may have missed it.
+            let was_missing = self.ticks > 1 && self.last.is_exact;
             let history = self.types.entry(row.name.clone()).or_insert_with(|| TypeHistory {
-                first: if self.ticks == 1 { row.amount } else { Amount::default() },
+                first: if was_missing { TypePoint::default() } else { point },
                 ..TypeHistory::default()
             });
-            push(&mut history.points, (tick.at, row.amount));
-            (history.error, history.tick) = (row.error, self.ticks);
+            push(&mut history.points, point);
+            history.tick = self.ticks;
         }
         let now = self.ticks;
         self.types.retain(|_, history| now - history.tick < POINTS as u64);
@@ -237,35 +248,43 @@ impl TopState {
         rows.sort_by(|a, b| {
             let order = match self.sort {
                 TopSort::Growth => b.rate.total_cmp(&a.rate).then(b.since_start.cmp(&a.since_start)),
-                TopSort::Bytes => b.amount.bytes.cmp(&a.amount.bytes),
+                TopSort::Bytes => Ordering::Equal,
                 TopSort::Objects => b.amount.objects.cmp(&a.amount.objects),
-                TopSort::Name => Ordering::Equal,
+                TopSort::Name => a.name.cmp(b.name),
             };
-            let by_size =
-                if self.sort == TopSort::Name { Ordering::Equal } else { b.amount.bytes.cmp(&a.amount.bytes) };
-            order.then(by_size).then(a.name.cmp(b.name))
+            order.then(b.amount.bytes.cmp(&a.amount.bytes)).then(a.name.cmp(b.name))
         });
         rows
     }
 
     fn row<'a>(&self, name: &'a str, history: &TypeHistory) -> TableRow<'a> {
         // A type that the last look did not meet is gone.
-        let is_here = history.tick == self.ticks;
-        let amount = history.points.back().filter(|_| is_here).map_or_else(Amount::default, |point| point.1);
-        let line: Vec<u64> = history.points.iter().map(|point| point.1.bytes).collect();
-        let points: Vec<(Duration, u64)> = history.points.iter().map(|(at, amount)| (*at, amount.bytes)).collect();
-        let (rate, change) = slope(&points).unwrap_or_default();
-        let is_error = change.unsigned_abs() <= history.error;
-        let since_start = amount.bytes as i64 - history.first.bytes as i64;
-        let since_start = if since_start.unsigned_abs() <= history.error { 0 } else { since_start };
-        let error = if is_here { history.error } else { 0 };
-        TableRow { name, amount, error, rate: if is_error { 0.0 } else { rate }, since_start, line }
+        let now = history.points.back().filter(|_| history.tick == self.ticks).copied().unwrap_or_default();
+        let points: Vec<TypePoint> = history.points.iter().copied().collect();
+        let recent = recent(&points);
+        let bytes: Vec<(Duration, u64)> = recent.iter().map(|point| (point.at, point.amount.bytes)).collect();
+        let (rate, change) = slope(&bytes).unwrap_or_default();
+        // Both ends of a difference may be off.
+        let off = |one: Option<&TypePoint>, other: Option<&TypePoint>| {
+            one.map_or(0, |point| point.error).saturating_add(other.map_or(0, |point| point.error))
+        };
+        let is_error = change.unsigned_abs() <= off(recent.first(), recent.last());
+        let since_start = now.amount.bytes as i64 - history.first.amount.bytes as i64;
+        let is_start_error = since_start.unsigned_abs() <= off(Some(&history.first), Some(&now));
+        TableRow {
+            name,
+            amount: now.amount,
+            error: now.error,
+            rate: if is_error { 0.0 } else { rate },
+            since_start: if is_start_error { 0 } else { since_start },
+            line: points.iter().map(|point| point.amount.bytes).collect(),
+        }
     }
 
     /// Growth of resident memory, bytes per second, over the last looks.
     pub fn rss_rate(&self) -> f64 {
         let points: Vec<(Duration, u64)> = self.rss.iter().copied().collect();
-        slope(&points).map_or(0.0, |slope| slope.0)
+        slope(recent(&points)).map_or(0.0, |slope| slope.0)
     }
 
     /// When the limit is reached if resident memory goes on growing like this.
@@ -369,9 +388,13 @@ fn push<T>(points: &mut VecDeque<T>, point: T) {
     points.push_back(point);
 }
 
-/// Change per second, and the change itself, over the last looks.
+/// The points over which a rate is measured.
+fn recent<T>(points: &[T]) -> &[T] {
+    &points[points.len().saturating_sub(RATE_TICKS)..]
+}
+
+/// Change per second, and the change itself, from the first point to the last.
 fn slope(points: &[(Duration, u64)]) -> Option<(f64, i64)> {
-    let points = &points[points.len().saturating_sub(RATE_TICKS)..];
     let (first, last) = (points.first()?, points.last()?);
     let (seconds, change) = (last.0.saturating_sub(first.0).as_secs_f64(), last.1 as i64 - first.1 as i64);
     (seconds > 0.0).then(|| (change as f64 / seconds, change))

@@ -28,6 +28,7 @@ pub fn cases() -> Vec<TestCase> {
         owners_are_asked_for_twice,
         rows_are_sorted_and_filtered,
         growth_within_the_error_is_none,
+        both_ends_of_a_difference_may_be_off,
         the_limit_is_reached_in_time,
         lines_without_a_terminal,
         it_ends_when_the_target_does,
@@ -157,6 +158,25 @@ fn growth_within_the_error_is_none() {
     assert!((session.rate - MIB as f64).abs() < 1.0, "1 MiB per second: {}", session.rate);
     assert_eq!(session.since_start, 11 * MIB as i64);
     assert_eq!((row("builtins.str").rate, row("builtins.str").since_start), (0.0, 0), "4 KiB of 64 KiB");
+}
+
+fn both_ends_of_a_difference_may_be_off() {
+    let look = |seconds: u64, is_exact: bool, rows: Vec<TickRow>| Tick {
+        at: Duration::from_secs(seconds),
+        is_exact,
+        rows,
+        ..Tick::default()
+    };
+    // An estimate, then a count within its error, of an idle process; a type that the sample missed.
+    let mut state = TopState::new(String::new());
+    state.add(look(0, false, vec![row("app.Old", 10, 1000, 500)]));
+    state.add(look(1, true, vec![row("app.Old", 12, 1200, 0), row("app.Rare", 1, 5000, 0)]));
+    let changes: Vec<(f64, i64)> = state.rows().iter().map(|row| (row.rate, row.since_start)).collect();
+    assert_eq!(changes, [(0.0, 0), (0.0, 0)]);
+    // What was counted before and after is known, and so is what was not there.
+    state.add(look(2, true, vec![row("app.Old", 30, 3000, 0), row("app.New", 4, 400, 0)]));
+    let since = |name: &str| state.rows().iter().find(|row| row.name == name).map(|row| row.since_start);
+    assert_eq!((since("app.Old"), since("app.New")), (Some(2000), Some(400)));
 }
 
 fn the_limit_is_reached_in_time() {

@@ -120,9 +120,7 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
                 && self.is_as_before(page.start, bytes)
                 && self.is_as_before(segment.range.start, head);
             if !bytes.is_empty() && self.classifier.layout().object.ob_ref_shared.is_some() {
-                self.counts.moving_pools += 1;
-                self.contradicts(&page, stands_still);
-                return self.judge_page(&page, &page.linked_blocks(bytes), bytes);
+                return self.judge_moving(&page, stands_still, bytes);
             }
         } else {
             let mut before = (head.to_vec(), bytes.to_vec());
@@ -143,9 +141,7 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
                 }
                 // Threads that run in parallel change a page faster than it is read.
                 if retry == POOL_RETRIES && self.classifier.layout().object.ob_ref_shared.is_some() {
-                    self.counts.moving_pools += 1;
-                    self.contradicts(&page, stands_still);
-                    return self.judge_page(&page, &page.linked_blocks(&again), &again);
+                    return self.judge_moving(&page, stands_still, &again);
                 }
                 before = (head.to_vec(), again);
             }
@@ -153,6 +149,14 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
         self.counts.torn_pools += 1;
         self.contradicts(&page, stands_still);
         Ok(())
+    }
+
+    /// Judges a page whose numbers do not add up by the links of its blocks: its threads changed it meanwhile, or were
+    /// stopped between two steps.
+    fn judge_moving(&mut self, page: &Page, stands_still: bool, bytes: &[u8]) -> Result<(), ReadError> {
+        self.counts.moving_pools += 1;
+        self.contradicts(page, stands_still);
+        self.judge_page(page, &page.linked_blocks(bytes), bytes)
     }
 
     /// Counts a page that no attempt could read consistently.
