@@ -18,9 +18,11 @@ use crate::graph::ownership::Rank;
 use crate::graph::reach::{PathStep, Paths};
 use crate::process::memory::Memory;
 use crate::process::pages;
+use crate::python::types::TypeId;
 use crate::references::Label;
-use crate::references::notation::{Spelled, StepShape};
+use crate::references::notation::Spelled;
 use crate::references::roots::RootKind;
+use crate::references::step_shapes::StepShape;
 
 use super::classes;
 use super::edges::Steps;
@@ -129,21 +131,21 @@ pub fn draw<M: Memory + ?Sized, S: Memory + Sync + ?Sized>(
     // References are read ahead on other threads; names are assembled on this one.
     std::thread::scope(|scope| {
         let (to_here, batches) = mpsc::sync_channel(BATCHES_AHEAD);
-        let (wanted, has_children) = (&wanted, &has_children);
+        let (wanted, has_children, shapes) = (&wanted, &has_children, steps.shapes(names.speller()));
         scope.spawn(move || {
             let mut objects = tree.order().filter(|&object| wanted(object)).peekable();
             while objects.peek().is_some() {
                 let batch: Vec<ObjectId> = objects.by_ref().take(OBJECTS_AHEAD).collect();
                 let parents: Vec<ObjectId> =
                     batch.iter().copied().filter(|object| has_children[object.index()]).collect();
-                let of_batch = steps.of(&parents, is_child);
+                let of_batch = steps.of(&parents, &shapes, is_child);
                 if to_here.send((batch, of_batch)).is_err() {
                     return;
                 }
             }
         });
         // Children for which only a reference as a key has been seen so far.
-        let mut by_key: Vec<ObjectId> = Vec::new();
+        let mut by_key: Vec<(ObjectId, StepShape)> = Vec::new();
         for (batch, of_batch) in batches {
             let mut of_batch = of_batch.iter().flatten().peekable();
             for object in batch {
@@ -156,19 +158,20 @@ pub fn draw<M: Memory + ?Sized, S: Memory + Sync + ?Sized>(
                     drawing.frames.assign(object, frame);
                 }
                 while let Some(step) = of_batch.next_if(|step| step.from == object) {
+                    let shape = step.shape;
                     match step.label {
                         _ if drawing.frames.of[step.to.index()] != NONE => {}
-                        label if is_shared[step.to.index()] => drawing.holder(object, step.to, label),
-                        Label::Key => by_key.push(step.to),
+                        label if is_shared[step.to.index()] => drawing.holder(object, step.to, (label, shape)),
+                        Label::Key => by_key.push((step.to, shape)),
                         label => {
-                            let frame = drawing.child(object, step.to, label);
+                            let frame = drawing.child(object, step.to, (label, shape));
                             drawing.frames.assign(step.to, frame);
                         }
                     }
                 }
-                for to in by_key.drain(..) {
+                for (to, shape) in by_key.drain(..) {
                     if drawing.frames.of[to.index()] == NONE {
-                        let frame = drawing.child(object, to, Label::Key);
+                        let frame = drawing.child(object, to, (Label::Key, shape));
                         drawing.frames.assign(to, frame);
                     }
                 }
@@ -200,6 +203,9 @@ pub(super) fn thread_of_locals(graph: &ObjectGraph<'_>, all: ObjectId, thread: S
     if dicts > NAMED_MAX { "each thread".to_owned() } else { thread }
 }
 
+/// What objects that end in one frame have in common: holders, whether there are more, the type if it is drawn.
+type SharedKey = (Vec<u32>, bool, Option<TypeId>);
+
 struct Drawing<'d, 'm, M: Memory + ?Sized> {
     graph: &'d ObjectGraph<'d>,
     names: &'d Names<'m, M>,
@@ -211,6 +217,8 @@ struct Drawing<'d, 'm, M: Memory + ?Sized> {
     /// Number of threads or tasks with roots of the same name.
     threads: FxHashMap<&'d str, FxHashSet<&'d str>>,
     holders: FxHashMap<ObjectId, Holders>,
+    /// Known frames of what is held by several, by its holders.
+    shared: FxHashMap<SharedKey, u32>,
     /// Of the dicts of a `threading.local`, the thread whose values they have.
     thread_locals: FxHashMap<ObjectId, String>,
     /// Position of each module in `sys.modules`: an importing module comes before what it imports.
@@ -240,8 +248,8 @@ impl<'d, 'm, M: Memory + ?Sized> Drawing<'d, 'm, M> {
             in_namespace: vec![false; graph.len()],
             ..Frames::default()
         };
-        let (memo, holders, thread_locals) = Default::default();
-        Drawing { graph, names, detail, frames, memo, root_of, threads, holders, thread_locals, modules }
+        let (memo, holders, shared, thread_locals) = Default::default();
+        Drawing { graph, names, detail, frames, memo, root_of, threads, holders, shared, thread_locals, modules }
     }
 
     fn type_name(&self, object: ObjectId) -> Option<String> {
@@ -249,13 +257,16 @@ impl<'d, 'm, M: Memory + ?Sized> Drawing<'d, 'm, M> {
     }
 
     /// The frame of an object that is referred to from an object with a frame.
-    fn child(&mut self, from: ObjectId, to: ObjectId, label: Label) -> u32 {
+    fn child(&mut self, from: ObjectId, to: ObjectId, (label, shape): (Label, StepShape)) -> u32 {
         let (parent, in_namespace) = (self.frames.of[from.index()], self.frames.in_namespace[from.index()]);
         if parent == NONE {
             return NONE;
         }
-        let to_type = if self.detail == Detail::Types { self.graph.type_id(to).0 } else { 0 };
-        let shape = self.names.speller().shape(self.graph.type_id(from), label, in_namespace);
+        // A name in a namespace tells values of one type from others, in chains as well.
+        let has_type = self.detail == Detail::Types || in_namespace;
+        let to_type = if has_type { self.graph.type_id(to).0 } else { 0 };
+        let is_of_thread = in_namespace && self.thread_locals.contains_key(&from);
+        let shape = shape.within(in_namespace).filter(|_| !is_of_thread);
         let memo = shape.map(|shape| (parent, shape, to_type));
         if let Some(&frame) = memo.as_ref().and_then(|memo| self.memo.get(memo)) {
             return frame;
@@ -297,8 +308,8 @@ impl<'d, 'm, M: Memory + ?Sized> Drawing<'d, 'm, M> {
     }
 
     /// Records one of the holders of a shared object.
-    fn holder(&mut self, from: ObjectId, to: ObjectId, label: Label) {
-        let frame = self.child(from, to, label);
+    fn holder(&mut self, from: ObjectId, to: ObjectId, step: (Label, StepShape)) {
+        let frame = self.child(from, to, step);
         if frame != NONE {
             self.holders.entry(to).or_default().add(&self.frames, frame);
         }
@@ -311,24 +322,45 @@ impl<'d, 'm, M: Memory + ?Sized> Drawing<'d, 'm, M> {
             _ => None,
         };
         let holders = self.holders.remove(&object).unwrap_or_default();
-        let (type_name, rank) = (self.type_name(object), self.graph.ownership().rank(object));
         if let ([only], false) = (holders.frames.as_slice(), holders.has_more) {
             return *only;
         }
         if let Some(common) = holders.common.filter(|common| holders.frames.contains(common)) {
             return common;
         }
-        if let Some(frame) = (!holders.has_more).then(|| self.defined(object, &holders.frames)).flatten() {
+        let is_defined = !holders.has_more && holders.frames.iter().all(|&frame| self.is_in_scope(frame));
+        if let Some(frame) = is_defined.then(|| self.defined(object, &holders.frames)).flatten() {
             return frame;
         }
-        // The labels could not be read again: the target has changed meanwhile.
-        let common = if holders.frames.is_empty() { below } else { holders.common };
-        let names = self.holders_by_name(common, &holders);
+        if holders.frames.is_empty() {
+            // The labels could not be read again: the target has changed meanwhile.
+            return self.shared_by(object, below, &holders);
+        }
+        let type_id = (self.detail == Detail::Types).then(|| self.graph.type_id(object));
+        let key = (holders.frames.clone(), holders.has_more, type_id);
+        if let Some(&frame) = self.shared.get(&key) {
+            return frame;
+        }
+        let frame = self.shared_by(object, holders.common, &holders);
+        self.shared.insert(key, frame);
+        frame
+    }
+
+    /// The frame of an object that these share, above the frame that holds them all.
+    fn shared_by(&mut self, object: ObjectId, common: Option<u32>, holders: &Holders) -> u32 {
+        let (type_name, rank) = (self.type_name(object), self.graph.ownership().rank(object));
+        let names = self.holders_by_name(common, holders);
         if let ([name], Some(common)) = (names.as_slice(), common) {
             return self.frames.add(common, name.clone(), type_name, false);
         }
         let shared = self.frames.add_shared(common, names, rank);
         self.frames.add(shared, String::new(), type_name, false)
+    }
+
+    /// Whether a frame is one of a module's or class's own.
+    fn is_in_scope(&self, frame: u32) -> bool {
+        let scope = self.frames.frames.get(frame as usize).and_then(|frame| frame.parent);
+        scope.and_then(|scope| self.frames.frames.get(scope as usize)).is_some_and(|at| at.kind == FrameKind::Scope)
     }
 
     /// The names of those who share an object.
@@ -366,9 +398,6 @@ impl<'d, 'm, M: Memory + ?Sized> Drawing<'d, 'm, M> {
         let own = own.find(|root| root.kind == RootKind::Module && root.is_namespace).map(|root| root.full_name());
         for &frame in frames {
             let scope = self.frames.frames.get(frame as usize)?.parent?;
-            if self.frames.frames.get(scope as usize)?.kind != FrameKind::Scope {
-                return None;
-            }
             let module = self.frames.line(scope).first()?.step.clone();
             let imported = self.modules.get(module.as_str()).copied().unwrap_or(0);
             // Otherwise: not `__main__`, then the module deepest in a package, then the one imported last.

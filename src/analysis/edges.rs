@@ -6,6 +6,8 @@ use crate::graph::ObjectId;
 use crate::heap::object_table::Objects;
 use crate::process::cache::CachedMemory;
 use crate::process::memory::Memory;
+use crate::references::notation::Speller;
+use crate::references::step_shapes::{KnownShapes, StepShape, StepShapes};
 use crate::references::{Label, References};
 
 /// Number of objects that one thread processes at once.
@@ -20,6 +22,8 @@ pub struct Step {
     pub to: ObjectId,
     /// The reference's label.
     pub label: Label,
+    /// The label's shape.
+    pub shape: StepShape,
 }
 
 /// Reads references with their labels. Nothing is cached: a repeated query costs the same.
@@ -35,21 +39,32 @@ impl<'a, M: Memory + Sync + ?Sized> Steps<'a, M> {
         Steps { memory, objects, references }
     }
 
+    /// What finds the shapes of steps, as `speller` writes them.
+    pub fn shapes<N: Memory + ?Sized>(&self, speller: &Speller<'_, N>) -> StepShapes<'a, M> {
+        speller.shapes(self.memory, self.references)
+    }
+
     /// The references of objects to their children, in the order of the objects and, for each, of its rule. Repeated
     /// references are repeated.
-    pub fn of(&self, objects: &[ObjectId], is_child: impl Fn(ObjectId, ObjectId) -> bool + Sync) -> Vec<Vec<Step>> {
+    pub fn of(
+        &self,
+        objects: &[ObjectId],
+        shapes: &StepShapes<'_, M>,
+        is_child: impl Fn(ObjectId, ObjectId) -> bool + Sync,
+    ) -> Vec<Vec<Step>> {
         let steps_of = |objects: &[ObjectId]| {
             let cached = CachedMemory::new(self.memory);
             let references = self.references.over(&cached);
             let reads = references.reads();
             let mut steps = Vec::with_capacity(objects.len());
+            let mut known = KnownShapes::default();
             for &from in objects {
                 let (address, type_id) = (self.objects.address(from.index()), self.objects.type_id(from.index()));
                 references.for_each(&reads, address, type_id, &mut |word, label| {
                     if let Some(to) = self.objects.find(word).map(ObjectId)
                         && is_child(from, to)
                     {
-                        steps.push(Step { from, to, label });
+                        steps.push(Step { from, to, label, shape: shapes.of(&mut known, type_id, label) });
                     }
                 });
             }

@@ -4,8 +4,6 @@
 //! or a logger is a name, too. All other keys are data. Strings are compared by their cached hash
 //! (`PyASCIIObject.hash`, `Include/cpython/unicodeobject.h`) and then by their text: every key has a hash.
 
-use std::cell::RefCell;
-
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::heap::object_table::Objects;
@@ -27,9 +25,10 @@ const DEPTH_MAX: usize = 8;
 #[derive(Debug, Default)]
 pub(super) struct CodeNames {
     by_hash: FxHashMap<u64, Address>,
-    /// Cached answers for keys, which are asked about repeatedly.
-    known: RefCell<FxHashMap<Address, bool>>,
 }
+
+/// Which of the strings in the program's text has the text of a key, for keys that are other objects.
+pub(super) type KnownKeys = FxHashMap<Address, bool>;
 
 impl CodeNames {
     /// Reads the names of all code, of modules, context variables and loggers.
@@ -40,14 +39,19 @@ impl CodeNames {
         types: &TypeTable,
     ) -> CodeNames {
         let gatherer = Gatherer { references, reader, types, reads: references.reads(), seen: FxHashSet::default() };
-        CodeNames { by_hash: gatherer.gather(objects), known: RefCell::default() }
+        CodeNames { by_hash: gatherer.gather(objects) }
     }
 
-    /// Whether the text of a key occurs in the program.
-    pub(super) fn contains<M: Memory + ?Sized>(&self, reader: &Reader<'_, M>, key: Address) -> bool {
-        let name = hash(reader, key).and_then(|hash| self.by_hash.get(&hash)).copied();
-        let Some(name) = name else { return false };
-        name == key || *self.known.borrow_mut().entry(key).or_insert_with(|| is_same_text(reader, name, key))
+    /// The string of the program that has the text of a key. `None` of a key that is data. `known` keeps answers.
+    pub(super) fn find<M: Memory + ?Sized>(
+        &self,
+        reader: &Reader<'_, M>,
+        key: Address,
+        known: &mut KnownKeys,
+    ) -> Option<Address> {
+        let name = self.by_hash.get(&hash(reader, key)?).copied()?;
+        let is_it = name == key || *known.entry(key).or_insert_with(|| is_same_text(reader, name, key));
+        is_it.then_some(name)
     }
 }
 

@@ -23,6 +23,7 @@ mod code_names;
 mod containers;
 mod frames;
 mod instances;
+mod named_keys;
 mod names;
 mod native;
 mod native_blocks;
@@ -32,6 +33,7 @@ mod rules;
 mod search;
 mod settle;
 mod shapes;
+pub mod step_shapes;
 mod storage;
 
 use std::cell::{Cell, RefCell};

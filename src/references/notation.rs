@@ -1,6 +1,7 @@
 //! Writes references in Python's notation.
 
 use std::cell::{OnceCell, RefCell};
+use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
@@ -9,10 +10,11 @@ use crate::process::Address;
 use crate::process::memory::Memory;
 use crate::python::identifier::{self, HIDDEN, quoted};
 use crate::python::reader::{NAME_LENGTH_MAX, Reader};
-use crate::python::type_flags as flag;
 use crate::python::types::{TypeId, TypeTable};
 
-use super::code_names::CodeNames;
+use super::code_names::{CodeNames, KnownKeys};
+use super::named_keys::NamedKeys;
+use super::step_shapes::StepShapes;
 use super::{Label, References, roots};
 
 /// Upper bound on the characters shown of a value.
@@ -53,41 +55,14 @@ pub enum Spelled {
     Other(&'static str),
 }
 
-/// Types of keys that have names though they are no strings.
-#[derive(Clone, Copy, Debug, Default)]
-struct NamedKeys {
-    context_var: Option<Address>,
-    weakref: Option<Address>,
-    /// What stands for a thread in a `threading.local`, by itself or behind a weak reference.
-    local_dummy: Option<Address>,
-}
-
-impl NamedKeys {
-    fn find(types: &TypeTable) -> NamedKeys {
-        let mut found = NamedKeys::default();
-        for (_, info) in types.iter() {
-            let slot = match info.full_name().as_str() {
-                "builtins.ContextVar" | "_contextvars.ContextVar" => &mut found.context_var,
-                "builtins.weakref" | "weakref.ReferenceType" => &mut found.weakref,
-                "_thread._localdummy" => &mut found.local_dummy,
-                _ => continue,
-            };
-            *slot = Some(info.address);
-        }
-        found
-    }
-}
-
-/// A compact key that determines how a label is written.
-pub type StepShape = (u8, u32, u32);
-
 /// Writes labels as text.
 pub struct Speller<'a, M: Memory + ?Sized> {
     references: &'a References<'a, M>,
     reader: Reader<'a, M>,
     objects: &'a Objects,
     types: &'a TypeTable,
-    code_names: OnceCell<CodeNames>,
+    code_names: OnceCell<Arc<CodeNames>>,
+    known_keys: RefCell<KnownKeys>,
     /// Which objects stand for a thread in a `threading.local`.
     thread_keys: OnceCell<FxHashMap<Address, String>>,
     /// Types of keys that have names though they are no strings.
@@ -100,9 +75,9 @@ impl<'a, M: Memory + ?Sized> Speller<'a, M> {
     /// Makes a speller for the memory that `references` reads.
     pub fn new(memory: &'a M, objects: &'a Objects, types: &'a TypeTable, references: &'a References<'a, M>) -> Self {
         let reader = Reader { memory, layout: &references.python().layout };
-        let (code_names, thread_keys, known) = Default::default();
+        let (code_names, known_keys, thread_keys, known) = Default::default();
         let named_keys = NamedKeys::find(types);
-        Speller { references, reader, objects, types, code_names, thread_keys, named_keys, known }
+        Speller { references, reader, objects, types, code_names, known_keys, thread_keys, named_keys, known }
     }
 
     /// A key that has a name though it is no string, in words.
@@ -130,8 +105,21 @@ impl<'a, M: Memory + ?Sized> Speller<'a, M> {
 
     /// Whether a key is a name in the program. The names are read on first use.
     fn is_code(&self, key: Address) -> bool {
-        let read = || CodeNames::read(self.references, self.reader, self.objects, self.types);
-        self.code_names.get_or_init(read).contains(&self.reader, key)
+        self.code_names().find(&self.reader, key, &mut self.known_keys.borrow_mut()).is_some()
+    }
+
+    fn code_names(&self) -> &Arc<CodeNames> {
+        let read = || Arc::new(CodeNames::read(self.references, self.reader, self.objects, self.types));
+        self.code_names.get_or_init(read)
+    }
+
+    /// The shapes of labels, found on other threads, which read `memory`.
+    pub fn shapes<'s, S: Memory + ?Sized>(
+        &self,
+        memory: &'s S,
+        references: &'s References<'s, S>,
+    ) -> StepShapes<'s, S> {
+        StepShapes::new(memory, references, self.code_names().clone(), self.named_keys)
     }
 
     /// Spells the label of a reference from an object at `from`, of type `type_id` at `type_`.
@@ -193,33 +181,6 @@ impl<'a, M: Memory + ?Sized> Speller<'a, M> {
 
     fn known(&self, type_id: TypeId, label: Label, find: impl FnOnce() -> Spelled) -> Spelled {
         self.known.borrow_mut().entry((type_id, label)).or_insert_with(find).clone()
-    }
-
-    /// A compact key: labels of a type's instances with equal keys are written the same. `None` if only the text tells,
-    /// or nothing is written.
-    pub fn shape(&self, type_id: TypeId, label: Label, in_namespace: bool) -> Option<StepShape> {
-        Some(match label {
-            Label::Index(_) => (1, 0, 0),
-            Label::Value(_) if in_namespace => return None,
-            Label::Value(key) => match self.reader.has_type_flag(key, flag::UNICODE_SUBCLASS) {
-                true if self.is_code(key) => return None,
-                true => (2, 0, 0),
-                false if self.named_key(key).is_some() => return None,
-                false => (3, 0, 0),
-            },
-            Label::SharedAttribute(index) => (4, index, type_id.0),
-            Label::Class => (5, 0, 0),
-            Label::Key => (6, 0, 0),
-            Label::Element => (7, 0, 0),
-            Label::Stack => (8, 0, 0),
-            Label::ModuleState => (9, 0, 0),
-            Label::Native => (12, 0, type_id.0),
-            Label::Field(offset) => match self.field(type_id, offset) {
-                Spelled::Namespace | Spelled::Detail(_) => return None,
-                _ => (11, offset, type_id.0),
-            },
-            Label::Dict | Label::Local(_) | Label::Named(_) | Label::Detail(_) => return None,
-        })
     }
 }
 
