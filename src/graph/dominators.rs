@@ -15,7 +15,7 @@ use super::ownership::{Lookups, Ownership};
 /// Marks a node that was not reached, and the dominator of the pseudo-root.
 const NONE: u32 = u32::MAX;
 
-/// The dominator tree of the reachable objects. 8 bytes per node; 29 while it is computed.
+/// The dominator tree of the reachable objects. 8 bytes per node; up to 33 while it is computed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dominators {
     /// The immediate dominator of each node; [`Dominator`] as a number.
@@ -38,6 +38,8 @@ pub enum Dominator {
 
 /// The pseudo-root as a dominator.
 const ROOT: u32 = u32::MAX - 1;
+/// Marks a node that has one holder and holds nothing, and so has no number.
+const PEELED: u32 = u32::MAX - 1;
 
 impl Dominators {
     /// Computes the dominators of a graph, given in both directions, with these roots.
@@ -53,11 +55,14 @@ impl Dominators {
     /// Computes dominators along the edges that `counts` accepts.
     fn among(forward: &Csr, reverse: &Csr, roots: &[ObjectId], counts: impl Fn(u32, u32) -> bool) -> Dominators {
         let nodes = forward.len();
-        // Step 1: number the nodes by a depth-first search. Number 0 is the pseudo-root.
-        let DepthFirst { number, vertex, parent, left } = search(forward, roots, &counts);
-        let reached = vertex.len();
         let mut is_root: Vec<bool> = pages::zeros(nodes);
         roots.iter().filter(|root| root.index() < nodes).for_each(|root| is_root[root.index()] = true);
+        // Most objects of a heap are strings and numbers with one holder, which dominates them. They are peeled off.
+        let is_peeled =
+            |node: usize| forward.row(node).is_empty() && matches!(reverse.row(node), [_]) && !is_root[node];
+        // Step 1: number the others by a depth-first search. Number 0 is the pseudo-root.
+        let DepthFirst { number, vertex, parent, left, mut parents } = search(forward, roots, &counts, is_peeled);
+        let reached = vertex.len();
 
         // Step 2: semidominators, in reverse order of the search. `label` and `ancestor` are the forest of LINK and
         // EVAL; a node is linked to its parent in the search once it is done.
@@ -76,7 +81,7 @@ impl Dominators {
             let mut least = if is_root[node] { 0 } else { parent[w as usize] };
             for &from in referrers {
                 let v = number[from as usize];
-                if v == NONE || !counts(from, node as u32) {
+                if v >= PEELED || !counts(from, node as u32) {
                     continue;
                 }
                 let candidate = semi[eval(v, &mut ancestor, &mut label, &semi, &mut stack) as usize];
@@ -92,8 +97,11 @@ impl Dominators {
         // that takes many steps, as in a chain whose links are also held by an index, jumps are used: each node keeps a
         // jump to an ancestor, such that any climb takes O(log n) jumps (E. W. Myers, "An Applicative Random-Access
         // Stack", Information Processing Letters 1983).
-        drop((number, label, ancestor, is_root, stack));
-        let (mut depth, mut jump): (Vec<u32>, Vec<u32>) = (pages::zeros(reached), pages::zeros(reached));
+        drop((number, is_root, stack));
+        // Tables that are no longer needed are taken again: the kernel clears the pages of new ones. Each entry is
+        // written before it is read, but for the pseudo-root's.
+        let (mut depth, mut jump) = (label, ancestor);
+        (depth[0], jump[0]) = (0, 0);
         let mut idom = parent;
         for w in 1..reached {
             let mut v = idom[w];
@@ -110,7 +118,6 @@ impl Dominators {
         }
         drop((depth, jump, semi));
 
-        let mut parents = pages::filled(NONE, nodes);
         for w in 1..reached {
             parents[vertex[w] as usize] = if idom[w] == 0 { ROOT } else { vertex[idom[w] as usize] };
         }
@@ -143,15 +150,23 @@ struct DepthFirst {
     parent: Vec<u32>,
     /// The nodes in postorder.
     left: Vec<u32>,
+    /// The dominators of peeled nodes.
+    parents: Vec<u32>,
 }
 
-fn search(forward: &Csr, roots: &[ObjectId], counts: &impl Fn(u32, u32) -> bool) -> DepthFirst {
+fn search(
+    forward: &Csr,
+    roots: &[ObjectId],
+    counts: &impl Fn(u32, u32) -> bool,
+    is_peeled: impl Fn(usize) -> bool,
+) -> DepthFirst {
     let nodes = forward.len();
     let (mut vertex, mut parent) = (pages::with_capacity(nodes + 1), pages::with_capacity(nodes + 1));
     vertex.push(NONE);
     parent.push(NONE);
     let left = pages::with_capacity(nodes);
-    let mut found = DepthFirst { number: pages::filled(NONE, nodes), vertex, parent, left };
+    let (number, parents) = (pages::filled(NONE, nodes), pages::filled(NONE, nodes));
+    let mut found = DepthFirst { number, vertex, parent, left, parents };
     // Open nodes, with the number of targets already visited.
     let mut open: Vec<(u32, u32)> = Vec::new();
     let enter = |node: u32, from: u32, found: &mut DepthFirst| {
@@ -171,10 +186,17 @@ fn search(forward: &Csr, roots: &[ObjectId], counts: &impl Fn(u32, u32) -> bool)
             match forward.row(*node as usize).get(*done as usize) {
                 Some(&target) => {
                     *done += 1;
-                    if found.number.get(target as usize) == Some(&NONE) && counts(*node, target) {
-                        enter(target, from, &mut found);
-                        open.push((target, 0));
+                    if found.number.get(target as usize) != Some(&NONE) || !counts(*node, target) {
+                        continue;
                     }
+                    if is_peeled(target as usize) {
+                        found.number[target as usize] = PEELED;
+                        found.parents[target as usize] = *node;
+                        found.left.push(target);
+                        continue;
+                    }
+                    enter(target, from, &mut found);
+                    open.push((target, 0));
                 }
                 None => {
                     found.left.push(*node);

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
 use rustc_hash::FxHashSet;
@@ -12,6 +12,7 @@ use crate::heap::object_table::Objects;
 use crate::process::Address;
 use crate::process::cache::CachedMemory;
 use crate::process::memory::Memory;
+use crate::process::pages;
 use crate::python::interpreter::Python;
 use crate::python::reader::Reader;
 use crate::python::type_flags as flag;
@@ -96,7 +97,7 @@ pub fn settle<M: Memory + Sync + ?Sized>(
     let cached = CachedMemory::new(memory);
     let own_references = references.over(&cached);
     let walk = Walk::new(memory, python, types, objects, references);
-    let counts: Vec<AtomicU32> = (0..objects.len()).map(|_| AtomicU32::new(0)).collect();
+    let counts = pages::counters(objects.len());
     let count = |target: u32| counts.get(target as usize).map(|count| count.fetch_add(1, Ordering::Relaxed));
     let starts: Vec<usize> = (0..objects.len()).step_by(OBJECTS_AT_ONCE).collect();
     starts.into_par_iter().for_each(|start| {
@@ -106,7 +107,7 @@ pub fn settle<M: Memory + Sync + ?Sized>(
     found.iter().filter(|root| root.is_counted).filter_map(|root| objects.find(root.object.0)).for_each(|id| {
         _ = count(id);
     });
-    let incoming: Vec<u32> = counts.into_iter().map(AtomicU32::into_inner).collect();
+    let incoming = pages::counted(counts);
     own_references.settle(&Certain { objects, types, incoming: &incoming });
 }
 

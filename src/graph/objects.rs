@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::ops::Range;
+use std::sync::atomic::Ordering;
 
 use rayon::prelude::*;
 use rustc_hash::FxHashSet;
@@ -333,41 +334,36 @@ fn edges(
     objects: usize,
     references: &(impl Fn(Range<usize>, &mut dyn FnMut(usize, u32)) + Sync),
 ) -> (Vec<Csr>, Vec<u32>) {
+    let counts = pages::counters(objects);
     let starts: Vec<usize> = (0..objects).step_by(OBJECTS_AT_ONCE).collect();
-    let pieces: Vec<(Csr, Vec<(u32, u32)>)> = starts
+    let pieces = starts
         .into_par_iter()
         .map(|start| {
             let ids = start..objects.min(start + OBJECTS_AT_ONCE);
             let mut rows = Csr::with_nodes(ids.len());
-            // Repeated targets, and how often they occur beyond the first time.
-            let mut repeated: Vec<(u32, u32)> = Vec::new();
             let mut open = start;
             references(ids.clone(), &mut |id, target| {
                 while open < id {
                     rows.close_row();
                     open += 1;
                 }
+                if let Some(count) = counts.get(target as usize)
+                    && count.fetch_add(1, Ordering::Relaxed) == u32::MAX
+                {
+                    count.store(u32::MAX, Ordering::Relaxed);
+                }
+                // Repeated targets are one edge.
                 if rows.last_of_row() != Some(ObjectId(target)) {
                     rows.push(ObjectId(target));
-                    return;
-                }
-                match repeated.last_mut() {
-                    Some((last, more)) if *last == target => *more = more.saturating_add(1),
-                    _ => repeated.push((target, 1)),
                 }
             });
             while rows.len() < ids.len() {
                 rows.close_row();
             }
-            (rows, repeated)
+            rows
         })
         .collect();
-    let mut incoming: Vec<u32> = pages::zeros(objects);
-    for (rows, repeated) in &pieces {
-        rows.all_targets().iter().for_each(|&target| add(&mut incoming, target, 1));
-        repeated.iter().for_each(|&(target, more)| add(&mut incoming, target, more));
-    }
-    (pieces.into_iter().map(|(rows, _)| rows).collect(), incoming)
+    (pieces, pages::counted(counts))
 }
 
 /// Joins the pieces, with `more` edges (sorted by source) appended to the rows of their sources.

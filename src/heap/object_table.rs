@@ -2,6 +2,9 @@
 //!
 //! Addresses are not stored: an object's number is its rank in the [`ObjectIndex`], which returns the address.
 
+use std::sync::atomic::Ordering;
+
+use rayon::prelude::*;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::process::memory::Memory;
@@ -91,19 +94,23 @@ impl Objects {
             log::debug!("{left_out} objects left out: duplicates or invalid addresses");
         }
         let len = index.len();
-        let (mut types, mut sizes, mut counts) = (pages::zeros(len), pages::zeros(len), pages::zeros(len));
+        let [types, sizes, counts] = [(); 3].map(|()| pages::counters(len));
         let mut large = FxHashMap::default();
+        let mut all_pieces = Vec::new();
         for FoundObjects { pieces, large: more } in found {
-            for piece in pieces {
-                for packed in piece {
-                    let Some(rank) = index.find(packed.address().0) else { continue };
-                    let Packed([_, _, kind, size, count]) = packed;
-                    let rank = rank as usize;
-                    (types[rank], sizes[rank], counts[rank]) = (kind, size, count);
-                }
-            }
+            all_pieces.extend(pieces);
             large.extend(more.into_iter().filter_map(|object| Some((index.find(object.address.0)?, object))));
         }
+        all_pieces.into_par_iter().for_each(|piece| {
+            for packed in piece {
+                let Some(rank) = index.find(packed.address().0) else { continue };
+                let Packed([_, _, kind, size, count]) = packed;
+                for (column, value) in [(&types, kind), (&sizes, size), (&counts, count)] {
+                    column[rank as usize].store(value, Ordering::Relaxed);
+                }
+            }
+        });
+        let [types, sizes, counts] = [types, sizes, counts].map(pages::counted);
         Objects { index, types, sizes, counts, large }
     }
 
@@ -147,9 +154,9 @@ impl Objects {
     /// The reference count of an object.
     pub fn refcount(&self, id: usize) -> Refcount {
         let count = self.counts.get(id).copied().unwrap_or(0);
-        match self.large.get(&(id as u32)) {
+        match count {
             _ if self.has_flag(id, IMMORTAL) => Refcount::Immortal(count),
-            Some(object) if count == LARGE => object.refcount,
+            LARGE => self.large.get(&(id as u32)).map_or(Refcount::Count(u64::from(count)), |object| object.refcount),
             _ => Refcount::Count(u64::from(count)),
         }
     }

@@ -2,9 +2,14 @@
 
 use std::ops::Range;
 
+use rustc_hash::FxHashMap;
+
 use super::address::Address;
 use super::memory::{Memory, ReadError};
 use super::regions::{Backing, Region, RegionMap};
+
+/// log2 of the bytes of a granule: an arena of CPython's, mostly one run.
+const GRANULE: u32 = 20;
 
 /// A run of bytes at an address.
 #[derive(Debug, Clone)]
@@ -33,6 +38,8 @@ pub struct Placed {
 pub struct Image {
     buffers: Vec<Vec<u8>>,
     placed: Vec<Placed>,
+    /// Of each granule of address space, the runs that have bytes of it.
+    of_granule: FxHashMap<u64, Range<u32>>,
     /// Ranges of zeros, which take no memory, in order of address.
     zeros: Vec<Range<Address>>,
     regions: RegionMap,
@@ -67,7 +74,13 @@ impl Image {
         placed.retain(is_held);
         placed.sort_by_key(|run| run.start);
         zeros.sort_by_key(|range| range.start);
-        Image { buffers, placed, zeros, regions }
+        let mut of_granule: FxHashMap<u64, Range<u32>> = FxHashMap::default();
+        for (index, run) in (0u32..).zip(&placed) {
+            for granule in run.start.0 >> GRANULE..=run.start.0.saturating_add(run.length as u64 - 1) >> GRANULE {
+                of_granule.entry(granule).or_insert(index..index).end = index + 1;
+            }
+        }
+        Image { buffers, placed, of_granule, zeros, regions }
     }
 
     /// Makes an image whose regions are its segments, writable and anonymous. For tests.
@@ -100,8 +113,9 @@ impl Image {
 
     /// The bytes from `address` to the end of their run.
     fn from(&self, address: Address) -> Option<&[u8]> {
-        let after = self.placed.partition_point(|run| run.start <= address);
-        let run = self.placed[..after].last()?;
+        let Range { start, end } = self.of_granule.get(&(address.0 >> GRANULE))?;
+        let runs = self.placed.get(*start as usize..*end as usize)?;
+        let run = runs[..runs.partition_point(|run| run.start <= address)].last()?;
         let bytes = self.buffers.get(run.buffer)?.get(run.offset..run.offset.checked_add(run.length)?)?;
         bytes.get(usize::try_from(address.0 - run.start.0).ok()?..)
     }

@@ -4,6 +4,7 @@
 use super::address;
 use std::ffi::c_void;
 use std::ptr::NonNull;
+use std::sync::atomic::AtomicU32;
 
 use nix::sys::mman::{MmapAdvise, madvise};
 
@@ -33,6 +34,18 @@ pub fn zeros<T: Clone + Default>(count: usize) -> Vec<T> {
     in_large_pages(vec![T::default(); count])
 }
 
+/// A table of zeros that several threads write, in huge pages.
+pub fn counters(count: usize) -> Vec<AtomicU32> {
+    let mut table = with_capacity(count);
+    table.resize_with(count, AtomicU32::default);
+    table
+}
+
+/// What they wrote. The table stays where it is.
+pub fn counted(table: Vec<AtomicU32>) -> Vec<u32> {
+    table.into_iter().map(AtomicU32::into_inner).collect()
+}
+
 /// An empty table with room for `count` entries, in huge pages.
 pub fn with_capacity<T>(count: usize) -> Vec<T> {
     in_large_pages(Vec::with_capacity(count))
@@ -48,6 +61,15 @@ pub fn filled<T: Clone>(value: T, count: usize) -> Vec<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn counters_stay_where_they_are() {
+        let table = counters(1000);
+        let place = table.as_ptr() as usize;
+        table[7].store(9, std::sync::atomic::Ordering::Relaxed);
+        let counted = counted(table);
+        assert_eq!((counted.as_ptr() as usize, counted[7], counted[8], counted.len()), (place, 9, 0, 1000));
+    }
 
     #[test]
     fn tables_hold_what_they_would_hold_anyway() {
