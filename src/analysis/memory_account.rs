@@ -31,6 +31,8 @@ pub enum RowKind {
     MappedBuffers,
     /// in pages of mimalloc.
     PageBuffers,
+    /// Dead objects on free lists, which the interpreter or an extension keeps for reuse.
+    FreeLists,
     /// Stacks of running threads.
     ThreadStacks,
     /// Stacks that glibc keeps after their threads have ended.
@@ -85,6 +87,7 @@ impl RowKind {
             RowKind::ChunkBuffers => "buffers of Python objects (items, tables, arrays) in malloc",
             RowKind::MappedBuffers => "buffers of Python objects in mappings of malloc",
             RowKind::PageBuffers => "buffers of Python objects in mimalloc",
+            RowKind::FreeLists => "Python's free lists: dead objects kept for reuse",
             RowKind::ThreadStacks => "thread stacks",
             RowKind::EndedStacks => "stacks of ended threads, kept by glibc",
             RowKind::MainStack => "main stack",
@@ -125,6 +128,7 @@ impl RowKind {
                 }
             },
             RowKind::ChunkBuffers | RowKind::MappedBuffers | RowKind::PageBuffers => Group::Objects,
+            RowKind::FreeLists => Group::Objects,
             RowKind::ThreadStacks | RowKind::EndedStacks | RowKind::MainStack => Group::Stacks,
             RowKind::LibraryData | RowKind::LibraryText | RowKind::MappedFiles | RowKind::Kernel => Group::Files,
             RowKind::SharedMemory => Group::Shared,
@@ -137,7 +141,7 @@ impl RowKind {
 /// The groups of the one-line account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Group {
-    /// Python objects and their small blocks.
+    /// Python objects and their small blocks, with dead objects that are kept for reuse.
     Objects,
     /// Memory that allocators hold but do not use.
     AllocatorFree,
@@ -321,20 +325,29 @@ impl<'a> Builder<'a> {
     /// own, which counts as objects.
     pub fn buffers(&mut self, blocks: &[(Range<Address>, Use)]) {
         for (range, usage) in blocks {
-            let (resident, swapped) = (self.residency.resident(range).cast_signed(), self.residency.swapped(range));
-            let mapped = range.end.0.saturating_sub(range.start.0);
             let kind = match usage {
                 Use::MappedRaw => RowKind::MappedBuffers,
                 Use::PageRaw => RowKind::PageBuffers,
                 Use::PoolRaw => continue,
                 _ => RowKind::ChunkBuffers,
             };
-            if let Some(row) = self.rows.get_mut(&RowKind::Allocator(*usage)) {
-                row.resident -= resident;
-                row.swapped = row.swapped.saturating_sub(swapped);
-                row.mapped = row.mapped.saturating_sub(mapped);
-                self.add_row(Row { kind, resident, swapped, mapped, objects: 0, shallow_bytes: 0 });
-            }
+            self.move_to(kind, range, *usage);
+        }
+    }
+
+    /// Counts blocks that an extent had as entries of free lists instead.
+    pub fn free_lists(&mut self, blocks: &[(Range<Address>, Use)]) {
+        blocks.iter().for_each(|(range, usage)| self.move_to(RowKind::FreeLists, range, *usage));
+    }
+
+    fn move_to(&mut self, kind: RowKind, range: &Range<Address>, usage: Use) {
+        let (resident, swapped) = (self.residency.resident(range).cast_signed(), self.residency.swapped(range));
+        let mapped = range.end.0.saturating_sub(range.start.0);
+        if let Some(row) = self.rows.get_mut(&RowKind::Allocator(usage)) {
+            row.resident -= resident;
+            row.swapped = row.swapped.saturating_sub(swapped);
+            row.mapped = row.mapped.saturating_sub(mapped);
+            self.add_row(Row { kind, resident, swapped, mapped, objects: 0, shallow_bytes: 0 });
         }
     }
 

@@ -5,6 +5,7 @@ pub mod difference;
 pub mod draw;
 pub mod edges;
 pub mod frames;
+pub mod free_lists;
 pub mod garbage;
 pub mod growth;
 pub mod histogram;

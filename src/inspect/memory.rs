@@ -1,6 +1,7 @@
 //! Accounts for the resident memory of a target: objects, free memory, native memory, files.
 
 use crate::allocator::glibc_arena;
+use crate::analysis::free_lists;
 use crate::analysis::memory_account::{Account, Builder};
 use crate::analysis::memory_verdicts;
 use crate::analysis::native_memory::{self, Blocks, Both};
@@ -61,6 +62,9 @@ fn account(heap: &Heap<'_>, footprint: &Footprint, native: NativeOwners) -> Acco
     block_use::visit(memory, &python.layout, &survey.plan, &arenas, objects, &mut both);
     let buffers = object_buffers::find(memory, heap.types, objects, &blocks, survey.debug_hooks);
     builder.buffers(&blocks.take(&buffers));
+    let rules = (&python.layout, python.version);
+    let free_lists = free_lists::find(memory, rules, heap.types, &blocks, survey.debug_hooks);
+    builder.free_lists(&blocks.take(&free_lists));
     // A thread's `struct pthread` is at the top of its stack, and its address is glibc's thread id.
     let reader = Reader { memory, layout: &python.layout };
     let threads = python.interpreters.iter().flat_map(|interpreter| stack::threads(&reader, interpreter));

@@ -230,6 +230,7 @@ fn key(kind: RowKind) -> &'static str {
         RowKind::ChunkBuffers => "malloc_buffers",
         RowKind::MappedBuffers => "malloc_mapped_buffers",
         RowKind::PageBuffers => "mimalloc_buffers",
+        RowKind::FreeLists => "free_lists",
         RowKind::ThreadStacks => "thread_stacks",
         RowKind::EndedStacks => "ended_stacks",
         RowKind::MainStack => "main_stack",
