@@ -16,9 +16,7 @@ use crate::process::smaps::{Mapping, Rollup};
 use crate::process::thread_stacks::Stack;
 
 use super::native_memory::NativeMemory;
-
-/// Share of used blocks below which a pool is sparse.
-pub const SPARSE: f64 = 0.1;
+use super::pins::{Pins, SPARSE};
 
 /// The subject of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -256,6 +254,8 @@ pub struct Account {
     pub stacks: (u64, u64),
     /// Owners of native memory, if requested.
     pub native: Option<NativeMemory>,
+    /// Who pins free memory, where there is so much that it matters.
+    pub pins: Option<Pins>,
 }
 
 impl Account {
@@ -401,6 +401,7 @@ impl<'a> Builder<'a> {
             trimmable: self.trimmable,
             stacks: (running, stacks.len() as u64 - running),
             native: None,
+            pins: None,
         }
     }
 

@@ -7,6 +7,7 @@
 use crate::heap::block_use::Use;
 
 use super::memory_account::{Account, RowKind};
+use super::pins::Pin;
 
 /// Share of RSS, and number of bytes, from which a rule applies. Below 32 MiB nobody searches for memory.
 const SHARE: f64 = 0.25;
@@ -76,11 +77,38 @@ pub fn has_much_native(account: &Account) -> bool {
     native >= NATIVE_MIN && native as f64 >= NATIVE_SHARE * account.rollup.rss.max(1) as f64
 }
 
+/// Uses that are free memory of malloc, and of pymalloc.
+const FREED: [Use; 3] = [Use::ChunkFree, Use::ChunkCached, Use::Top];
+const UNUSED: [Use; 4] = [Use::PoolFree, Use::PoolUnused, Use::PoolOverhead, Use::ArenaSlack];
+
+fn sum(account: &Account, uses: &[Use]) -> i64 {
+    uses.iter().map(|&usage| account.resident(RowKind::Allocator(usage))).sum()
+}
+
+fn is_large(account: &Account, bytes: i64) -> bool {
+    bytes >= BYTES_MIN && bytes as f64 >= SHARE * account.rollup.rss.max(1) as f64
+}
+
+fn is_fragmented(account: &Account) -> bool {
+    let sparse = account.fills.by_tenth[0];
+    is_large(account, sum(account, &UNUSED)) && sparse as f64 >= SPARSE_POOLS * account.fills.pools as f64
+}
+
+/// Whether there is so much free memory that it matters who pins it.
+pub fn has_much_pinned(account: &Account) -> bool {
+    is_fragmented(account) || is_large(account, sum(account, &FREED))
+}
+
+/// What the largest of those who pin pins, behind a finding.
+fn largest_pin(pins: Option<&[Pin]>, size: &impl Fn(u64) -> String) -> String {
+    pins.and_then(<[Pin]>::first).map_or_else(String::new, |pin| format!("; {}", pin.sentence(size)))
+}
+
 /// The verdicts on an account, largest first; empty if nothing stands out. `size` formats bytes.
 pub fn of(account: &Account, size: impl Fn(u64) -> String) -> Vec<Verdict> {
     let rss = account.rollup.rss.max(1) as f64;
-    let sum = |uses: &[Use]| -> i64 { uses.iter().map(|&usage| account.resident(RowKind::Allocator(usage))).sum() };
-    let is_large = |bytes: i64| bytes >= BYTES_MIN && bytes as f64 >= SHARE * rss;
+    let sum = |uses: &[Use]| sum(account, uses);
+    let is_large = |bytes: i64| is_large(account, bytes);
     let bytes = |bytes: i64| u64::try_from(bytes).unwrap_or(0);
     let percent = |bytes: i64| format!("{:.0} % of RSS", 100.0 * bytes as f64 / rss);
     let mut found = Vec::new();
@@ -88,39 +116,40 @@ pub fn of(account: &Account, size: impl Fn(u64) -> String) -> Vec<Verdict> {
         found.push(Verdict { cause, bytes: bytes(amount), finding, advice });
     };
 
-    let freed = sum(&[Use::ChunkFree, Use::ChunkCached, Use::Top]);
+    let freed = sum(&FREED);
     if is_large(freed) {
         add(
             Cause::FreedNotReturned,
             freed,
             format!(
-                "{} ({}) is free memory that malloc keeps; malloc_trim(0) would give back {}",
+                "{} ({}) is free memory that malloc keeps; malloc_trim(0) would give back {}{}",
                 size(bytes(freed)),
                 percent(freed),
-                size(account.trimmable)
+                size(account.trimmable),
+                largest_pin(account.pins.as_ref().map(|pins| pins.islands.as_slice()), &size)
             ),
             "It is not a leak of objects: set MALLOC_TRIM_THRESHOLD_ and MALLOC_ARENA_MAX, call malloc_trim(0) after a \
              peak, or use another malloc (jemalloc).",
         );
     }
-    let unused = sum(&[Use::PoolFree, Use::PoolUnused, Use::PoolOverhead, Use::ArenaSlack]);
+    let unused = sum(&UNUSED);
     let fills = &account.fills;
     let sparse = fills.by_tenth[0];
-    if is_large(unused) && sparse as f64 >= SPARSE_POOLS * fills.pools as f64 {
+    if is_fragmented(account) {
         add(
             Cause::Fragmentation,
             unused,
             format!(
                 "{} ({}) of pymalloc's arenas is free, but {sparse} of {} pools are less than 10 % full: \
-                 {} blocks keep {}",
+                 {} blocks keep {}{}",
                 size(bytes(unused)),
                 percent(unused),
                 fills.pools,
                 fills.sparse_blocks,
-                size(fills.sparse_bytes)
+                size(fills.sparse_bytes),
+                largest_pin(account.pins.as_ref().map(|pins| pins.pools.as_slice()), &size)
             ),
-            "A few long-lived objects were made among many short-lived ones. See who holds them (histo --by holder); \
-             make them before the peak, or run the peak in a process of its own.",
+            "A few long-lived objects were made among many short-lived ones: make them before the peak, or run the peak in a process of its own.",
         );
     }
     if has_much_native(account) {
@@ -258,6 +287,7 @@ mod tests {
             trimmable: 0,
             stacks: (0, 0),
             native: None,
+            pins: None,
         }
     }
 

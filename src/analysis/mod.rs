@@ -16,5 +16,6 @@ pub mod names;
 pub mod native_memory;
 pub mod object_buffers;
 pub mod owners;
+pub mod pins;
 mod siblings;
 pub mod why;

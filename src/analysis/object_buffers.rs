@@ -27,28 +27,31 @@ const LENGTH: u64 = 8;
 /// has up to 32 bytes more, marks and a serial number with the debug hooks.
 const ROUNDING_SHARE: u64 = 5;
 const ROUNDING: u64 = 64;
+/// No object has the block.
+const NOBODY: u32 = u32::MAX;
 
-/// Which blocks are such buffers, by their number. With the debug hooks on, what was allocated lies behind their mark,
-/// or behind two: that of objects' memory in front of that of raw memory. `memory` should be a copy.
+/// Which blocks are such buffers, by their number in rising order, and the object that each belongs to. With the debug
+/// hooks on, what was allocated lies behind their mark, or behind two: that of objects' memory in front of that of raw
+/// memory. `memory` should be a copy.
 pub fn find<M: Memory + ?Sized>(
     memory: &M,
     types: &TypeTable,
     objects: &Objects,
     blocks: &Blocks,
     has_debug_hooks: bool,
-) -> Vec<usize> {
+) -> Vec<(usize, u32)> {
     let by_start: FxHashMap<u64, usize> =
         blocks.ranges().iter().enumerate().map(|(number, range)| (range.start.0, number)).collect();
-    let mut is_taken = vec![false; blocks.len()];
+    let mut taken_by = vec![NOBODY; blocks.len()];
     let mut search = BufferSearch {
         memory,
         by_start,
         marks: marks(has_debug_hooks),
-        is_taken: &mut is_taken,
+        taken_by: &mut taken_by,
         blocks: blocks.ranges(),
         words: Vec::new(),
     };
-    for object in objects.iter() {
+    for (id, object) in objects.from(0) {
         let info = types.get(object.type_id);
         if !may_have_buffers(info) {
             continue;
@@ -56,10 +59,10 @@ pub fn find<M: Memory + ?Sized>(
         let inside = (info.gc_head as u64).saturating_add(info.basicsize);
         let outside = object.size.saturating_sub(inside);
         if outside >= OUTSIDE_MIN {
-            search.take(object.address, info.basicsize as usize, outside);
+            search.take(object.address, info.basicsize as usize, outside, id as u32);
         }
     }
-    (0..is_taken.len()).filter(|&number| is_taken[number]).collect()
+    taken_by.into_iter().enumerate().filter(|&(_, object)| object != NOBODY).collect()
 }
 
 /// Objects with items have them inside, and so has a `str`.
@@ -71,14 +74,15 @@ struct BufferSearch<'a, M: Memory + ?Sized> {
     memory: &'a M,
     by_start: FxHashMap<u64, usize>,
     marks: &'static [u64],
-    is_taken: &'a mut [bool],
+    /// The object that has each block, or [`NOBODY`].
+    taken_by: &'a mut [u32],
     blocks: &'a [Range<Address>],
     words: Vec<u8>,
 }
 
 impl<M: Memory + ?Sized> BufferSearch<'_, M> {
-    /// Takes buffers of the struct at `start`, of about `outside` bytes together.
-    fn take(&mut self, start: Address, length: usize, outside: u64) {
+    /// Takes buffers of the struct at `start`, of about `outside` bytes together, for an object.
+    fn take(&mut self, start: Address, length: usize, outside: u64, object: u32) {
         let mut left = outside;
         let mut places = vec![(start, length.min(STRUCT_MAX))];
         while let Some((start, length)) = places.pop() {
@@ -101,10 +105,10 @@ impl<M: Memory + ?Sized> BufferSearch<'_, M> {
                 let Some(number) = number else { continue };
                 let range = &self.blocks[*number];
                 let size = range.end.0.saturating_sub(range.start.0);
-                if self.is_taken[*number] || size > left.saturating_mul(2).saturating_add(ROUNDING) {
+                if self.taken_by[*number] != NOBODY || size > left.saturating_mul(2).saturating_add(ROUNDING) {
                     continue;
                 }
-                self.is_taken[*number] = true;
+                self.taken_by[*number] = object;
                 // Of many blocks, each has its rounding.
                 let asked = (size - size / ROUNDING_SHARE).saturating_sub(ROUNDING).max(OUTSIDE_MIN);
                 left = left.saturating_sub(if size >= outside / 2 { size } else { asked });
@@ -144,18 +148,18 @@ mod tests {
             let range = Address(BASE + start)..Address(BASE + start + size);
             blocks.extent(&Extent { range, usage: Use::ChunkRaw, objects: 0, shallow_bytes: 0 });
         }
-        let mut is_taken = vec![false; 3];
+        let mut taken_by = vec![NOBODY; 3];
         let by_start = blocks.ranges().iter().enumerate().map(|(number, range)| (range.start.0, number)).collect();
         let mut search = BufferSearch {
             memory: &image,
             by_start,
             marks: marks(false),
-            is_taken: &mut is_taken,
+            taken_by: &mut taken_by,
             blocks: blocks.ranges(),
             words: Vec::new(),
         };
-        search.take(Address(BASE), 16, left);
-        is_taken
+        search.take(Address(BASE), 16, left, 7);
+        taken_by.into_iter().map(|object| object == 7).collect()
     }
 
     #[test]

@@ -324,7 +324,7 @@ fn totals(frames: &Frames, own: &[Amount]) -> Vec<Amount> {
 }
 
 /// A number with thousands separators.
-fn grouped(number: u64) -> String {
+pub(super) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut grouped = String::new();
     for (index, digit) in digits.chars().enumerate() {

@@ -5,10 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Result, bail};
 
-use crate::analysis::draw::{Detail, Tree, draw};
-use crate::analysis::edges::Steps;
+use crate::analysis::draw::Tree;
 use crate::analysis::histogram::{Histogram, SortKey};
-use crate::analysis::names::Names;
 use crate::analysis::owners::{Node, Owners};
 use crate::analysis::why;
 use crate::estimate::estimator::GroupBy;
@@ -16,7 +14,6 @@ use crate::graph::dominators::Dominators;
 use crate::graph::objects::ObjectGraph;
 use crate::inspect::graph::GraphSummary;
 use crate::inspect::{Accuracy, Error, Heap, Inspected, Target};
-use crate::process::cache::CachedMemory;
 use crate::report::stack_set::StackSet;
 use crate::report::{self, flamegraph, flamegraph_json, folded, pprof, speedscope, summary, units};
 
@@ -179,22 +176,14 @@ fn of_graph(heap: &Heap<'_>, options: &Flamegraph, view: View) -> (Histogram, No
 /// The frames of a view.
 pub fn owners(heap: &Heap<'_>, graph: &ObjectGraph<'_>, view: View) -> Owners {
     match view {
-        View::Paths => frames(heap, graph, Tree::Paths(&why::named_paths(graph))),
+        View::Paths => heap.owners(graph, Tree::Paths(&why::named_paths(graph))),
         View::Owners | View::Types => owners_by(heap, graph, &graph.dominators()),
     }
 }
 
 /// The frames of the owners, where the dominators are known.
 pub fn owners_by(heap: &Heap<'_>, graph: &ObjectGraph<'_>, dominators: &Dominators) -> Owners {
-    frames(heap, graph, Tree::Owners(dominators))
-}
-
-fn frames(heap: &Heap<'_>, graph: &ObjectGraph<'_>, tree: Tree<'_>) -> Owners {
-    let cached = CachedMemory::new(heap.memory);
-    let references = heap.references.over(&cached);
-    let names = Names::new(&cached, heap.objects, heap.types, &references);
-    let steps = Steps::new(heap.memory, heap.objects, heap.references);
-    Owners::new(graph, draw(graph, &names, &steps, tree, Detail::Types, |_| true))
+    heap.owners(graph, Tree::Owners(dominators))
 }
 
 /// The same for a process and its descendants, by type: a root frame for each process.

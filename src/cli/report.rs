@@ -75,11 +75,11 @@ struct OfHeap {
 fn of_heap(target: &mut Target, copy: &CopyOptions, options: &Report) -> Result<Inspected<OfHeap>> {
     let copy = CopyOptions { with_footprint: true, ..*copy };
     let answer = target.heap(&copy, |heap| {
-        let account = memory::account_of(heap, NativeOwners::WhereItMatters);
-        let account = account.inspect_err(|error| log::warn!("{error}; the report is without an account of memory"));
         let histogram = heap.histogram(SortKey::Bytes);
         let (objects, figures) = heap.graph();
         let owners = flamegraph::owners(heap, &objects, View::Owners);
+        let account = memory::account_of(heap, NativeOwners::WhereItMatters, Some(&owners));
+        let account = account.inspect_err(|error| log::warn!("{error}; the report is without an account of memory"));
         let root = owners.tree(|amount| amount.bytes);
         let mut graph = Vec::new();
         graph::write(&mut graph, &figures)?;

@@ -8,12 +8,17 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use crate::analysis::draw::{Detail, Tree, draw};
+use crate::analysis::edges::Steps;
 use crate::analysis::histogram::{Histogram, SortKey, Tally};
+use crate::analysis::names::Names;
+use crate::analysis::owners::Owners;
 use crate::graph::link::{count_edges, link, settle};
 use crate::graph::objects::ObjectGraph;
 use crate::heap::object::Sink;
 use crate::heap::object_table::{FoundObjects, Objects};
 use crate::heap::survey::{Outcome, Survey};
+use crate::process::cache::CachedMemory;
 use crate::process::copy::{self, Buffer, Copy, resident_bytes};
 use crate::process::freeze::{self, Freeze, Watched};
 use crate::process::image::Image;
@@ -116,6 +121,15 @@ impl<'a> Heap<'a> {
     pub fn graph_alone(&self) -> ObjectGraph<'a> {
         let Heap { memory, python, types, objects, references, .. } = *self;
         link(memory, python, types, objects, references).0
+    }
+
+    /// The frames of a tree of its objects.
+    pub fn owners(&self, graph: &ObjectGraph<'_>, tree: Tree<'_>) -> Owners {
+        let cached = CachedMemory::new(self.memory);
+        let references = self.references.over(&cached);
+        let names = Names::new(&cached, self.objects, self.types, &references);
+        let steps = Steps::new(self.memory, self.objects, self.references);
+        Owners::new(graph, draw(graph, &names, &steps, tree, Detail::Types, |_| true))
     }
 }
 

@@ -301,7 +301,7 @@ impl Target {
             let looks = &mut all[index];
             looks.rss.push(now.rss);
             // Without an error only where the footprint was asked for.
-            looks.accounts.extend(memory::account_of(heap, NativeOwners::Never));
+            looks.accounts.extend(memory::account_of(heap, NativeOwners::Never, None));
             looks.is_collector_on = is_collector_on(heap);
             looks.compare(heap, &graph, now.at, now.uptime);
             Ok::<(), Error>(())

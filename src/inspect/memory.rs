@@ -1,12 +1,20 @@
 //! Accounts for the resident memory of a target: objects, free memory, native memory, files.
 
+use std::ops::Range;
+use std::time::Instant;
+
 use crate::allocator::glibc_arena;
+use crate::analysis::draw::Tree;
 use crate::analysis::free_lists;
 use crate::analysis::memory_account::{Account, Builder};
 use crate::analysis::memory_verdicts;
 use crate::analysis::native_memory::{self, Blocks, Both};
 use crate::analysis::object_buffers;
+use crate::analysis::owners::Owners;
+use crate::analysis::pins::{self, Occupants, Pins, Sites};
 use crate::heap::block_use;
+use crate::heap::part::Part;
+use crate::process::Address;
 use crate::process::memory::MemoryExt;
 use crate::process::thread_stacks;
 use crate::python::reader::Reader;
@@ -18,7 +26,7 @@ use super::error::Error;
 use super::footprint::Footprint;
 use super::open::Target;
 
-/// Whether to find the owners of native memory, which takes longer than everything else.
+/// Whether to find the owners of native memory and of what pins free memory, which takes longer than everything else.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum NativeOwners {
     /// Do not.
@@ -26,7 +34,7 @@ pub enum NativeOwners {
     /// Only if there is so much that a verdict mentions it.
     #[default]
     WhereItMatters,
-    /// Always.
+    /// Those of native memory always, the others where it matters.
     Always,
 }
 
@@ -37,31 +45,36 @@ impl Target {
     /// As [`Target::heap`].
     pub fn memory(&mut self, options: &CopyOptions, native: NativeOwners) -> Result<Inspected<Account>, Error> {
         let options = CopyOptions { with_footprint: true, ..*options };
-        self.heap(&options, |heap| account_of(heap, native))
+        self.heap(&options, |heap| account_of(heap, native, None))
     }
 }
 
-/// The account of a heap that was copied with [`CopyOptions::with_footprint`].
+/// The account of a heap that was copied with [`CopyOptions::with_footprint`]. `owners`: those of its objects, where
+/// they are known.
 ///
 /// # Errors
 /// [`Error::NoFootprint`]: the kernel's figures are not known, as of a core.
-pub fn account_of(heap: &Heap<'_>, native: NativeOwners) -> Result<Account, Error> {
+pub fn account_of(heap: &Heap<'_>, native: NativeOwners, owners: Option<&Owners>) -> Result<Account, Error> {
     let footprint = heap.footprint.ok_or(Error::NoFootprint)?;
-    Ok(account(heap, footprint, native))
+    Ok(account(heap, footprint, native, owners))
 }
 
 /// Visits all blocks, then all mappings.
-fn account(heap: &Heap<'_>, footprint: &Footprint, native: NativeOwners) -> Account {
+fn account(heap: &Heap<'_>, footprint: &Footprint, native: NativeOwners, owners: Option<&Owners>) -> Account {
     let Heap { memory, python, objects, survey, .. } = *heap;
     let statics = survey.plan.statics();
     let arenas = glibc_arena::find(memory, &statics);
     log::debug!("{} malloc arenas, {} mappings", arenas.len(), footprint.mappings.len());
     let mut builder = Builder::new(&footprint.residency);
     let mut blocks = Blocks::default();
-    let mut both = Both(&mut builder, &mut blocks);
+    let mut sites = Sites::new(&footprint.residency);
+    let mut collected = Both(&mut blocks, &mut sites);
+    let mut both = Both(&mut builder, &mut collected);
     block_use::visit(memory, &python.layout, &survey.plan, &arenas, objects, &mut both);
     let buffers = object_buffers::find(memory, heap.types, objects, &blocks, survey.debug_hooks);
-    builder.buffers(&blocks.take(&buffers));
+    let (numbers, holders): (Vec<usize>, Vec<u32>) = buffers.into_iter().unzip();
+    let buffers = blocks.take(&numbers);
+    builder.buffers(&buffers);
     let rules = (&python.layout, python.version);
     let free_lists = free_lists::find(memory, rules, heap.types, &blocks, survey.debug_hooks);
     builder.free_lists(&blocks.take(&free_lists));
@@ -75,6 +88,13 @@ fn account(heap: &Heap<'_>, footprint: &Footprint, native: NativeOwners) -> Acco
     }));
     let stacks = thread_stacks::find(memory, &inside);
     let mut account = builder.finish(footprint.rollup, &footprint.mappings, &stacks);
+    if native != NativeOwners::Never && memory_verdicts::has_much_pinned(&account) {
+        let mut buffers: Vec<_> = buffers.into_iter().map(|(range, _)| range).zip(holders).collect();
+        buffers.sort_by_key(|(range, _)| range.start);
+        let mut others = blocks.ranges().to_vec();
+        others.sort_by_key(|range| range.start);
+        account.pins = Some(pins(heap, &sites, &buffers, &others, owners));
+    }
     let is_wanted = match native {
         NativeOwners::Never => false,
         NativeOwners::WhereItMatters => memory_verdicts::has_much_native(&account),
@@ -82,8 +102,36 @@ fn account(heap: &Heap<'_>, footprint: &Footprint, native: NativeOwners) -> Acco
     };
     if is_wanted {
         let blocks = (blocks, native_memory::marks(survey.debug_hooks));
-        let owners = native_memory::owners(memory, heap.types, objects, blocks, &footprint.residency, &statics);
-        account.native = Some(owners);
+        let native = native_memory::owners(memory, heap.types, objects, blocks, &footprint.residency, &statics);
+        account.native = Some(native);
     }
     account
+}
+
+/// Who pins free memory. This needs the owners of all objects.
+fn pins(
+    heap: &Heap<'_>,
+    sites: &Sites<'_>,
+    buffers: &[(Range<Address>, u32)],
+    others: &[Range<Address>],
+    owners: Option<&Owners>,
+) -> Pins {
+    let start = Instant::now();
+    let arenas = heap.survey.plan.parts.iter().filter_map(|part| match part {
+        Part::Arena(arena) => Some(&arena.range),
+        _ => None,
+    });
+    let of = |owners: &Owners| {
+        let occupants = Occupants { objects: heap.objects, types: heap.types, owners, buffers, others };
+        pins::find(sites, arenas, &occupants)
+    };
+    let pins = match owners {
+        Some(owners) => of(owners),
+        None => {
+            let graph = heap.graph_alone();
+            of(&heap.owners(&graph, Tree::Owners(&graph.dominators())))
+        }
+    };
+    log::debug!("who pins free memory took {:?}", start.elapsed());
+    pins
 }

@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::analysis::memory_account::{Account, RowKind, SizeClass};
 use crate::analysis::memory_verdicts::Verdict;
 use crate::analysis::native_memory::NativeMemory;
+use crate::analysis::pins::{Pin, Pins};
 use crate::heap::block_use::Use;
 use crate::inspect::answer::{Problems, Reading, TargetSummary};
 
@@ -29,6 +30,7 @@ struct Document<'a> {
     threads: u64,
     ended_stacks: u64,
     native: Option<NativeOut<'a>>,
+    pins: Option<PinsOut<'a>>,
     verdicts: Vec<VerdictOut<'a>>,
     problems: &'a Problems,
 }
@@ -127,6 +129,32 @@ fn native_out(native: &NativeMemory) -> NativeOut<'_> {
 }
 
 #[derive(Serialize)]
+struct PinsOut<'a> {
+    pools: Vec<PinOut<'a>>,
+    islands: Vec<PinOut<'a>>,
+}
+
+#[derive(Serialize)]
+struct PinOut<'a> {
+    holder: &'a str,
+    kind: &'static str,
+    #[serde(rename = "type")]
+    type_name: Option<&'a str>,
+    objects: u64,
+    bytes: u64,
+    pinned: u64,
+}
+
+fn pins_out(pins: &Pins) -> PinsOut<'_> {
+    fn pin_out(pin: &Pin) -> PinOut<'_> {
+        let kind = if pin.is_holder { "holder" } else { "blocks" };
+        let type_name = (!pin.type_name.is_empty()).then_some(pin.type_name.as_str());
+        PinOut { holder: &pin.holder, kind, type_name, objects: pin.objects, bytes: pin.bytes, pinned: pin.pinned }
+    }
+    PinsOut { pools: pins.pools.iter().map(pin_out).collect(), islands: pins.islands.iter().map(pin_out).collect() }
+}
+
+#[derive(Serialize)]
 struct VerdictOut<'a> {
     cause: &'static str,
     bytes: u64,
@@ -193,6 +221,7 @@ pub fn write(out: &mut dyn Write, account: &Account, verdicts: &[Verdict], about
         threads,
         ended_stacks,
         native: account.native.as_ref().map(native_out),
+        pins: account.pins.as_ref().map(pins_out),
         verdicts: verdicts.collect(),
         problems: about.problems,
     };

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use crate::analysis::memory_account::{Account, Group, RowKind, SizeClass};
 use crate::analysis::memory_verdicts::{self, Verdict};
 use crate::analysis::native_memory::NativeMemory;
+use crate::analysis::pins::Pin;
 
 use super::escape::printable;
 use super::units;
@@ -13,7 +14,10 @@ use super::units;
 const OWNERS_SHOWN: usize = 8;
 const UNOWNED_SHOWN: usize = 4;
 
-/// Size classes shown of pymalloc, and the free bytes from which one is.
+/// Number of holders shown that pin free memory.
+const PINS_SHOWN: usize = 5;
+
+/// Size classes shown of pymalloc, and the free bytes from which one is, and from which those are who pin.
 const CLASSES_SHOWN: usize = 3;
 const CLASS_FREE_MIN: u64 = 1 << 20;
 
@@ -68,6 +72,10 @@ pub fn write(out: &mut dyn Write, account: &Account, verdicts: &[Verdict]) -> io
         write_native(out, native)?;
     }
     write_fills(out, account)?;
+    if let Some(pins) = &account.pins {
+        write_pins(out, "pymalloc pools less than 10 % full", &pins.pools)?;
+        write_pins(out, "chunks of malloc that lie above holes of 32 KiB or more", &pins.islands)?;
+    }
     if account.trimmable > 0 {
         writeln!(out, "malloc_trim(0) would give back {}", units::bytes(account.trimmable))?;
     }
@@ -165,6 +173,25 @@ fn write_fills(out: &mut dyn Write, account: &Account) -> io::Result<()> {
             units::bytes(class.held_bytes),
             class.used_bytes as f64 * 100.0 / class.held_bytes.max(1) as f64
         )?;
+    }
+    Ok(())
+}
+
+/// Writes who pins free memory in such places.
+fn write_pins(out: &mut dyn Write, places: &str, pins: &[Pin]) -> io::Result<()> {
+    let all: u64 = pins.iter().map(|pin| pin.pinned).sum();
+    if all < CLASS_FREE_MIN {
+        return Ok(());
+    }
+    writeln!(out, "\nFree memory pinned by {places}:")?;
+    writeln!(out, "{:>10} {:>11} {:>10}  by", "pinned", "objects", "bytes")?;
+    for pin in pins.iter().take(PINS_SHOWN).filter(|pin| pin.pinned * 50 >= all) {
+        let (pinned, count, bytes) = (units::bytes(pin.pinned), units::count(pin.objects), units::bytes(pin.bytes));
+        let type_name = match pin.type_name.as_str() {
+            "" => " without a Python object".to_owned(),
+            name => format!("  ({})", printable(name)),
+        };
+        writeln!(out, "{pinned:>10} {count:>11} {bytes:>10}  {}{type_name}", printable(&pin.holder))?;
     }
     Ok(())
 }

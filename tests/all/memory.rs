@@ -34,6 +34,10 @@ pub fn cases() -> Vec<TestCase> {
         let interpreter = interpreter.clone();
         cases.push(TestCase::new(format!("shapes/{shape}"), move || known_bytes(&interpreter, shape, row, cause)));
     }
+    for (shape, pins) in PINS {
+        let interpreter = interpreter.clone();
+        cases.push(TestCase::new(format!("pins/{shape}"), move || survivors_are_named(&interpreter, shape, &pins)));
+    }
     cases
 }
 
@@ -45,6 +49,39 @@ const SHAPES: [(&str, &[&str], Option<&str>); 6] = [
     ("file", &["mapped_files"], None),
     ("freed", &["malloc_free", "malloc_top"], None),
     ("threads", &[], None),
+];
+
+/// Survivors of memory_shapes.py that pin free memory.
+struct Survivors {
+    cause: &'static str,
+    /// Where they lie, and the row of the free memory that they pin.
+    places: &'static str,
+    row: &'static str,
+    holder: &'static str,
+    objects: i64,
+}
+
+const PINS: [(&str, Survivors); 2] = [
+    (
+        "fragments",
+        Survivors {
+            cause: "fragmentation",
+            places: "pools",
+            row: "pymalloc_free_blocks",
+            holder: "__main__.kept",
+            objects: 10_000,
+        },
+    ),
+    (
+        "islands",
+        Survivors {
+            cause: "freed_not_returned",
+            places: "islands",
+            row: "malloc_free",
+            holder: "__main__.islands",
+            objects: 768,
+        },
+    ),
 ];
 
 /// What the tool says, and what the target says. The target is asked first: the question takes and frees
@@ -247,4 +284,22 @@ fn known_bytes(interpreter: &Interpreter, shape: &str, names: &[&str], cause: Op
         Some(cause) if !causes.contains(&cause) => Err(format!("{cause} is not among {causes:?}")),
         _ => Ok(()),
     }
+}
+
+/// The holder of the survivors comes first, and pins what is free around them. A few lie elsewhere: in places that were
+/// free before.
+fn survivors_are_named(interpreter: &Interpreter, shape: &str, survivors: &Survivors) -> Result<(), String> {
+    let (account, _) = account(interpreter, &[shape])?;
+    let first = &account["pins"][survivors.places][0];
+    let figure = |name: &str| first[name].as_i64().ok_or_else(|| format!("no {name} in {first}"));
+    if first["holder"] != survivors.holder || first["kind"] != "holder" || first["type"] != "builtins.bytes" {
+        return Err(format!("the survivors are not those who pin: {}", account["pins"]));
+    }
+    near("survivors", figure("objects")?, survivors.objects.cast_unsigned(), survivors.objects.cast_unsigned() / 20)?;
+    let free = rows(&account, &[survivors.row], "resident").cast_unsigned();
+    near("what they pin", figure("pinned")?, free, free / 20)?;
+    let verdicts = account["verdicts"].as_array().into_iter().flatten();
+    let found: Vec<&Value> = verdicts.filter(|verdict| verdict["cause"] == survivors.cause).collect();
+    let says = |verdict: &&Value| verdict["finding"].as_str().is_some_and(|it| it.contains(survivors.holder));
+    if found.iter().any(says) { Ok(()) } else { Err(format!("the verdict does not name them: {found:?}")) }
 }
