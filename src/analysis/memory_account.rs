@@ -15,171 +15,9 @@ use crate::process::residency::Residency;
 use crate::process::smaps::{Mapping, Rollup};
 use crate::process::thread_stacks::Stack;
 
+pub use super::memory_rows::{Group, RowKind};
 use super::native_memory::NativeMemory;
 use super::pins::{Pins, SPARSE};
-
-/// The subject of a row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum RowKind {
-    /// Memory of an allocator.
-    Allocator(Use),
-    /// What objects have in blocks of their own, and `sys.getsizeof` counts as theirs: in chunks of malloc,
-    ChunkBuffers,
-    /// in mappings of malloc,
-    MappedBuffers,
-    /// in pages of mimalloc.
-    PageBuffers,
-    /// Dead objects on free lists, which the interpreter or an extension keeps for reuse.
-    FreeLists,
-    /// Stacks of running threads.
-    ThreadStacks,
-    /// Stacks that glibc keeps after their threads have ended.
-    EndedStacks,
-    /// The stack of the main thread.
-    MainStack,
-    /// Pages of the program and its libraries that this process has written to.
-    LibraryData,
-    /// Pages of the program and its libraries that are unchanged from the file.
-    LibraryText,
-    /// Pages of other mapped files.
-    MappedFiles,
-    /// Memory shared with other processes: `/dev/shm`, memfd, System V, anonymous.
-    SharedMemory,
-    /// Pages that the kernel maps: vdso.
-    Kernel,
-    /// Anonymous memory of unknown structure.
-    OtherAnonymous,
-    /// RSS minus all other rows.
-    NotAccounted,
-}
-
-impl RowKind {
-    /// The name in reports.
-    pub fn name(self) -> &'static str {
-        match self {
-            RowKind::Allocator(usage) => match usage {
-                Use::PoolObject => "Python objects in pymalloc",
-                Use::PoolRaw => "pymalloc: blocks of objects (keys, items) and C code",
-                Use::PoolFree => "pymalloc: free blocks",
-                Use::PoolUnused => "pymalloc: free pools",
-                Use::PoolOverhead => "pymalloc: pool headers and unused room",
-                Use::ArenaSlack => "pymalloc: arenas' unused ends",
-                Use::ChunkObject => "Python objects in malloc",
-                Use::ChunkRaw => "malloc: in use, no Python object",
-                Use::ChunkFree => "malloc: free chunks",
-                Use::ChunkCached => "malloc: free, in thread caches and fast bins",
-                Use::Top => "malloc: free at the top of arenas",
-                Use::ChunkOverhead => "malloc: headers",
-                Use::MappedObject => "Python objects in mappings of malloc",
-                Use::MappedRaw => "malloc: mappings in use, no Python object",
-                Use::PageObject => "Python objects in mimalloc",
-                Use::PageRaw => "mimalloc: in use, no Python object",
-                Use::PageFree => "mimalloc: free blocks",
-                Use::PageOverhead => "mimalloc: segment heads and unused pages",
-                Use::GroupObject => "Python objects in musl's malloc",
-                Use::GroupOther => "musl's malloc: all else",
-                Use::StaticObject => "Python objects in program data",
-                Use::FoundObject => "Python objects in memory of unknown structure",
-                Use::Unknown => "allocators: not walked",
-            },
-            RowKind::ChunkBuffers => "buffers of Python objects (items, tables, arrays) in malloc",
-            RowKind::MappedBuffers => "buffers of Python objects in mappings of malloc",
-            RowKind::PageBuffers => "buffers of Python objects in mimalloc",
-            RowKind::FreeLists => "Python's free lists: dead objects kept for reuse",
-            RowKind::ThreadStacks => "thread stacks",
-            RowKind::EndedStacks => "stacks of ended threads, kept by glibc",
-            RowKind::MainStack => "main stack",
-            RowKind::LibraryData => "program and libraries: data",
-            RowKind::LibraryText => "program and libraries: code, as in the file",
-            RowKind::MappedFiles => "mapped files",
-            RowKind::SharedMemory => "shared memory",
-            RowKind::Kernel => "kernel (vdso)",
-            RowKind::OtherAnonymous => "other anonymous mappings",
-            RowKind::NotAccounted => "not accounted for",
-        }
-    }
-
-    /// The group of the one-line account that the row belongs to.
-    pub fn group(self) -> Group {
-        match self {
-            RowKind::Allocator(usage) => match usage {
-                Use::PoolObject
-                | Use::PoolRaw
-                | Use::ChunkObject
-                | Use::MappedObject
-                | Use::PageObject
-                | Use::GroupObject
-                | Use::StaticObject
-                | Use::FoundObject => Group::Objects,
-                Use::PoolFree
-                | Use::PoolUnused
-                | Use::PoolOverhead
-                | Use::ArenaSlack
-                | Use::ChunkFree
-                | Use::ChunkCached
-                | Use::Top
-                | Use::PageFree
-                | Use::PageOverhead => Group::AllocatorFree,
-                // Headers belong to the chunks, most of which are in use.
-                Use::ChunkRaw | Use::ChunkOverhead | Use::MappedRaw | Use::PageRaw | Use::GroupOther | Use::Unknown => {
-                    Group::Native
-                }
-            },
-            RowKind::ChunkBuffers | RowKind::MappedBuffers | RowKind::PageBuffers => Group::Objects,
-            RowKind::FreeLists => Group::Objects,
-            RowKind::ThreadStacks | RowKind::EndedStacks | RowKind::MainStack => Group::Stacks,
-            RowKind::LibraryData | RowKind::LibraryText | RowKind::MappedFiles | RowKind::Kernel => Group::Files,
-            RowKind::SharedMemory => Group::Shared,
-            RowKind::OtherAnonymous => Group::Native,
-            RowKind::NotAccounted => Group::NotAccounted,
-        }
-    }
-}
-
-/// The groups of the one-line account.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Group {
-    /// Python objects and their small blocks, with dead objects that are kept for reuse.
-    Objects,
-    /// Memory that allocators hold but do not use.
-    AllocatorFree,
-    /// Memory in use without a Python object.
-    Native,
-    /// Stacks.
-    Stacks,
-    /// Programs, libraries and other files.
-    Files,
-    /// Shared memory.
-    Shared,
-    /// Memory that no row explains.
-    NotAccounted,
-}
-
-impl Group {
-    /// All groups, in the order in which reports show them.
-    pub const ALL: [Group; 7] = [
-        Group::Objects,
-        Group::AllocatorFree,
-        Group::Native,
-        Group::Stacks,
-        Group::Files,
-        Group::Shared,
-        Group::NotAccounted,
-    ];
-
-    /// The name in the one-line account.
-    pub fn name(self) -> &'static str {
-        match self {
-            Group::Objects => "objects",
-            Group::AllocatorFree => "allocator free",
-            Group::Native => "native",
-            Group::Stacks => "stacks",
-            Group::Files => "files",
-            Group::Shared => "shared",
-            Group::NotAccounted => "not accounted for",
-        }
-    }
-}
 
 /// A row. Resident bytes are negative only in [`RowKind::NotAccounted`], if the other rows exceed RSS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -207,6 +45,12 @@ pub struct Anonymous {
     pub name: String,
     /// Resident bytes that are in no other row.
     pub resident: u64,
+    /// Bytes of address space that are in no other row.
+    pub mapped: u64,
+    /// Whether it is the heap of `brk`, of which no chunks of glibc were found.
+    pub is_heap: bool,
+    /// The allocator or library that it belongs to; empty if none is known.
+    pub library: String,
 }
 
 /// How full pymalloc's pools are.
@@ -262,6 +106,13 @@ impl Account {
     /// Resident bytes of a group.
     pub fn group(&self, group: Group) -> i64 {
         self.rows.iter().filter(|row| row.kind.group() == group).map(|row| row.resident).sum()
+    }
+
+    /// Sorts the rows by size and leaves out empty ones.
+    pub(super) fn sort_rows(&mut self) {
+        let is_last = |row: &Row| row.kind == RowKind::NotAccounted;
+        self.rows.retain(|row| row.resident != 0 || row.swapped > 0 || is_last(row));
+        self.rows.sort_by_key(|row| (is_last(row), std::cmp::Reverse(row.resident), row.kind));
     }
 
     /// Resident bytes of a row; 0 if there is no such row.
@@ -384,15 +235,14 @@ impl<'a> Builder<'a> {
         }
         let accounted: i64 = self.rows.values().map(|row| row.resident).sum();
         let resident = rollup.rss.cast_signed() - accounted;
-        let mut rows: Vec<Row> = self.rows.into_values().filter(|row| row.resident != 0 || row.swapped > 0).collect();
-        rows.sort_by_key(|row| (std::cmp::Reverse(row.resident), row.kind));
+        let mut rows: Vec<Row> = self.rows.into_values().collect();
         let none = Row { kind: RowKind::NotAccounted, resident, swapped: 0, mapped: 0, objects: 0, shallow_bytes: 0 };
         rows.push(none);
         anonymous.sort_by_key(|found: &Anonymous| (std::cmp::Reverse(found.resident), found.range.start));
         let mut size_classes: Vec<SizeClass> = self.size_classes.into_values().collect();
         size_classes.sort_by_key(|class| std::cmp::Reverse(class.held_bytes.saturating_sub(class.used_bytes)));
         let running = stacks.iter().filter(|stack| stack.is_in_use).count() as u64;
-        Account {
+        let mut account = Account {
             rollup,
             rows,
             anonymous,
@@ -402,7 +252,9 @@ impl<'a> Builder<'a> {
             stacks: (running, stacks.len() as u64 - running),
             native: None,
             pins: None,
-        }
+        };
+        account.sort_rows();
+        account
     }
 
     /// Adds the part of a mapping that no extent covers. `before` is the previous mapping.
@@ -433,11 +285,12 @@ impl<'a> Builder<'a> {
             MappingKind::File => self.add_row(row(RowKind::MappedFiles, resident)),
             MappingKind::Stack => self.add_row(row(RowKind::MainStack, resident)),
             MappingKind::Kernel => self.add_row(row(RowKind::Kernel, resident)),
-            MappingKind::Heap => self.add_row(row(RowKind::Allocator(Use::Unknown), resident)),
-            MappingKind::Anonymous => {
-                self.add_row(row(RowKind::OtherAnonymous, resident));
+            kind @ (MappingKind::Heap | MappingKind::Anonymous) => {
+                let is_heap = kind == MappingKind::Heap;
+                self.add_row(row(if is_heap { RowKind::NOT_WALKED } else { RowKind::OtherAnonymous }, resident));
                 if let Ok(resident @ 1..) = u64::try_from(resident) {
-                    anonymous.push(Anonymous { range, name: mapping.name.clone(), resident });
+                    let (name, library) = (mapping.name.clone(), String::new());
+                    anonymous.push(Anonymous { range, name, resident, mapped, is_heap, library });
                 }
             }
         }

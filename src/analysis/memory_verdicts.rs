@@ -5,8 +5,9 @@
 //! threaded programs, none of which gets a verdict.
 
 use crate::heap::block_use::Use;
+use crate::heap::foreign_malloc;
 
-use super::memory_account::{Account, RowKind};
+use super::memory_account::{Account, Anonymous, RowKind};
 use super::pins::Pin;
 
 /// Share of RSS, and number of bytes, from which a rule applies. Below 32 MiB nobody searches for memory.
@@ -29,6 +30,8 @@ pub enum Cause {
     NativeMemory,
     /// Objects or libraries own memory of malloc that `sys.getsizeof` does not count.
     NativeBuffers,
+    /// Memory of an allocator that replaces the C library's.
+    OtherMalloc,
     /// Anonymous mappings of unknown structure.
     AnonymousMappings,
     /// Stacks of threads.
@@ -60,6 +63,7 @@ impl Cause {
             Cause::Fragmentation => "fragmentation",
             Cause::NativeMemory => "native_memory",
             Cause::NativeBuffers => "native_buffers",
+            Cause::OtherMalloc => "other_malloc",
             Cause::AnonymousMappings => "anonymous_mappings",
             Cause::ThreadStacks => "thread_stacks",
             Cause::SharedMemory => "shared_memory",
@@ -155,10 +159,28 @@ pub fn of(account: &Account, size: impl Fn(u64) -> String) -> Vec<Verdict> {
     if has_much_native(account) {
         add_native(account, sum(&NATIVE), &size, &mut add);
     }
+    for row in &account.rows {
+        if let RowKind::Foreign(allocator) = row.kind
+            && is_large(row.resident)
+        {
+            add(
+                Cause::OtherMalloc,
+                row.resident,
+                format!("{} ({}) is {allocator}'s, in use or free", size(bytes(row.resident)), percent(row.resident)),
+                "Its structures are not read. Ask it: malloc_stats_print(0, 0, 0) of jemalloc, MALLOCSTATS=1 of \
+                 tcmalloc; jemalloc gives back more with MALLOC_CONF=dirty_decay_ms:0.",
+            );
+        }
+    }
     let anonymous = account.resident(RowKind::OtherAnonymous);
     if is_large(anonymous) {
-        let largest = account.anonymous.first().map_or_else(String::new, |largest| {
-            let name = if largest.name.is_empty() { String::new() } else { format!(" {}", largest.name) };
+        let of_others = |found: &&Anonymous| foreign_malloc::allocator_of(&found.library).is_none();
+        let largest = account.anonymous.iter().find(of_others).map_or_else(String::new, |largest| {
+            let name = match (largest.name.as_str(), largest.library.as_str()) {
+                ("", "") => String::new(),
+                ("", library) => format!(", to which data of {library} points,"),
+                (name, _) => format!(" {name}"),
+            };
             format!("; the largest{name} has {}", size(largest.resident))
         });
         add(

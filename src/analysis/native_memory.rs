@@ -407,7 +407,8 @@ fn library<M: Memory + ?Sized>(memory: &M, address: Address) -> Address {
     first.map_or(Address::NULL, |region| region.start)
 }
 
-fn file_name<M: Memory + ?Sized>(memory: &M, address: Address) -> Option<String> {
+/// The name of the file that is mapped at an address.
+pub(super) fn file_name<M: Memory + ?Sized>(memory: &M, address: Address) -> Option<String> {
     let path = memory.regions().find(address)?.path()?;
     Some(path.file_name()?.to_string_lossy().into_owned())
 }

@@ -13,8 +13,26 @@ use crate::python::interpreter::Python;
 /// Upper bound on the threads whose stacks are excluded.
 const THREADS_MAX: usize = 1 << 14;
 
-/// Replacements of malloc, by a part of the file name.
-const ALLOCATORS: [&str; 7] = ["jemalloc", "tcmalloc", "mimalloc", "snmalloc", "hoard", "rpmalloc", "scudo"];
+/// Replacements of malloc, by a part of the file name, and the name of their memory in reports.
+const ALLOCATORS: [(&str, &str); 7] = [
+    ("jemalloc", "jemalloc's memory, in use and free"),
+    ("tcmalloc", "tcmalloc's memory, in use and free"),
+    ("mimalloc", "mimalloc's memory (a library's), in use and free"),
+    ("snmalloc", "snmalloc's memory, in use and free"),
+    ("hoard", "hoard's memory, in use and free"),
+    ("rpmalloc", "rpmalloc's memory, in use and free"),
+    ("scudo", "scudo's memory, in use and free"),
+];
+
+/// The allocator that a file is, by its name.
+pub fn allocator_of(file_name: &str) -> Option<&'static str> {
+    ALLOCATORS.iter().map(|(part, _)| *part).find(|part| file_name.contains(part))
+}
+
+/// What reports call the memory of an allocator.
+pub fn row_name(allocator: &str) -> &'static str {
+    ALLOCATORS.iter().find(|(part, _)| *part == allocator).map_or("another malloc's memory", |(_, name)| name)
+}
 
 /// Whether objects may be in memory of a malloc that is not glibc's: another allocator is mapped, or no glibc chunks
 /// are found.
@@ -29,7 +47,7 @@ pub fn is_needed<M: Memory + ?Sized>(memory: &M, elfs: &[LoadedElf]) -> bool {
 
 /// Whether a file is mapped that replaces the C library's malloc.
 pub fn has_other_allocator(elfs: &[LoadedElf]) -> bool {
-    elfs.iter().any(|elf| name_has(&elf.path, &ALLOCATORS))
+    elfs.iter().any(|elf| ALLOCATORS.iter().any(|(part, _)| name_has(&elf.path, &[part])))
 }
 
 fn name_has(path: &Path, parts: &[&str]) -> bool {

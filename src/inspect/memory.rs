@@ -6,6 +6,7 @@ use std::time::Instant;
 use crate::allocator::glibc_arena;
 use crate::analysis::draw::Tree;
 use crate::analysis::free_lists;
+use crate::analysis::mapping_owners;
 use crate::analysis::memory_account::{Account, Builder};
 use crate::analysis::memory_verdicts;
 use crate::analysis::native_memory::{self, Blocks, Both};
@@ -88,6 +89,7 @@ fn account(heap: &Heap<'_>, footprint: &Footprint, native: NativeOwners, owners:
     }));
     let stacks = thread_stacks::find(memory, &inside);
     let mut account = builder.finish(footprint.rollup, &footprint.mappings, &stacks);
+    mapping_owners::attribute(memory, &mut account, &statics);
     if native != NativeOwners::Never && memory_verdicts::has_much_pinned(&account) {
         let mut buffers: Vec<_> = buffers.into_iter().map(|(range, _)| range).zip(holders).collect();
         buffers.sort_by_key(|(range, _)| range.start);

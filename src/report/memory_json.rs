@@ -53,6 +53,7 @@ struct MappingOut<'a> {
     mapped: u64,
     resident: u64,
     name: &'a str,
+    library: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -192,6 +193,7 @@ pub fn write(out: &mut dyn Write, account: &Account, verdicts: &[Verdict], about
         mapped: found.range.end.0.saturating_sub(found.range.start.0),
         resident: found.resident,
         name: &found.name,
+        library: (!found.library.is_empty()).then_some(found.library.as_str()),
     });
     let verdicts = verdicts.iter().map(|verdict| VerdictOut {
         cause: verdict.cause.name(),
@@ -260,6 +262,7 @@ fn key(kind: RowKind) -> &'static str {
         RowKind::MappedBuffers => "malloc_mapped_buffers",
         RowKind::PageBuffers => "mimalloc_buffers",
         RowKind::FreeLists => "free_lists",
+        RowKind::Foreign(allocator) => allocator,
         RowKind::ThreadStacks => "thread_stacks",
         RowKind::EndedStacks => "ended_stacks",
         RowKind::MainStack => "main_stack",

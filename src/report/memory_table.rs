@@ -99,7 +99,12 @@ fn write_mappings(out: &mut dyn Write, account: &Account) -> io::Result<()> {
         }
         let size = found.range.end.0.saturating_sub(found.range.start.0);
         let (resident, size) = (units::bytes(found.resident), units::bytes(size));
-        writeln!(out, "{resident:>10} of {size:>10} at {}  {}", found.range.start, units::command(&found.name))?;
+        let name = match (found.name.as_str(), found.library.as_str()) {
+            ("", "") => String::new(),
+            ("", library) => format!("of {}", printable(library)),
+            (name, _) => units::command(name),
+        };
+        writeln!(out, "{resident:>10} of {size:>10} at {}  {name}", found.range.start)?;
     }
     Ok(())
 }

@@ -4,12 +4,14 @@
 //! then the target says what `mallinfo2` and `sys._debugmallocstats` say, and calls `malloc_trim`; the kernel says what
 //! that gave back.
 
+use std::path::PathBuf;
+
 use serde_json::Value;
 
 use crate::case::TestCase;
 use crate::common::interpreters::{self, Interpreter};
 use crate::common::target::Target;
-use crate::common::tool;
+use crate::common::{skipped, tool};
 
 /// Bytes of the bytearray of `buffers` in memory_shapes.py.
 const BYTEARRAY: u64 = 12 << 20;
@@ -34,6 +36,12 @@ pub fn cases() -> Vec<TestCase> {
         let interpreter = interpreter.clone();
         cases.push(TestCase::new(format!("shapes/{shape}"), move || known_bytes(&interpreter, shape, row, cause)));
     }
+    for (library, allocator) in MALLOCS {
+        let interpreter = interpreter.clone();
+        cases.push(TestCase::new(format!("mallocs/{allocator}"), move || {
+            another_malloc(&interpreter, library, allocator)
+        }));
+    }
     for (shape, pins) in PINS {
         let interpreter = interpreter.clone();
         cases.push(TestCase::new(format!("pins/{shape}"), move || survivors_are_named(&interpreter, shape, &pins)));
@@ -50,6 +58,9 @@ const SHAPES: [(&str, &[&str], Option<&str>); 6] = [
     ("freed", &["malloc_free", "malloc_top"], None),
     ("threads", &[], None),
 ];
+
+/// Replacements of malloc: the library's file, and the row of its memory.
+const MALLOCS: [(&str, &str); 2] = [("libjemalloc.so.2", "jemalloc"), ("libtcmalloc_minimal.so.4", "tcmalloc")];
 
 /// Survivors of memory_shapes.py that pin free memory.
 struct Survivors {
@@ -87,8 +98,17 @@ const PINS: [(&str, Survivors); 2] = [
 /// What the tool says, and what the target says. The target is asked first: the question takes and frees
 /// buffers, after which it only waits.
 fn account(interpreter: &Interpreter, shapes: &[&str]) -> Result<(Value, Value), String> {
+    account_with(interpreter, shapes, &[])
+}
+
+/// The same in this environment.
+fn account_with(
+    interpreter: &Interpreter,
+    shapes: &[&str],
+    environment: &[(&str, &str)],
+) -> Result<(Value, Value), String> {
     let program = include_str!("../../fixtures/programs/memory_shapes.py");
-    let mut target = Target::spawn(interpreter, program, shapes, &[])?;
+    let mut target = Target::spawn(interpreter, program, shapes, environment)?;
     target.write(b"\n")?;
     let mut truth: Value = serde_json::from_str(&target.read_line()?).map_err(|error| error.to_string())?;
     target.wait_until_blocked()?;
@@ -302,4 +322,30 @@ fn survivors_are_named(interpreter: &Interpreter, shape: &str, survivors: &Survi
     let found: Vec<&Value> = verdicts.filter(|verdict| verdict["cause"] == survivors.cause).collect();
     let says = |verdict: &&Value| verdict["finding"].as_str().is_some_and(|it| it.contains(survivors.holder));
     if found.iter().any(says) { Ok(()) } else { Err(format!("the verdict does not name them: {found:?}")) }
+}
+
+/// The allocator says how much memory it has; a mapping of somebody else's is not its own.
+fn another_malloc(interpreter: &Interpreter, library: &str, allocator: &str) -> Result<(), String> {
+    let folders = std::env::var_os("HEAPSONDE_MALLOCS").map(PathBuf::from).into_iter();
+    let mut folders = folders.chain([PathBuf::from("/usr/lib/x86_64-linux-gnu"), PathBuf::from("/usr/lib64")]);
+    let Some(path) = folders.find_map(|folder| Some(folder.join(library)).filter(|path| path.is_file())) else {
+        skipped(allocator, "no such library: it is looked for in $HEAPSONDE_MALLOCS as well");
+        return Ok(());
+    };
+    let path = path.to_str().ok_or("no text")?;
+    let environment = [("LD_PRELOAD", path)];
+    if let Err(why) = interpreter.starts_with(&environment) {
+        skipped(&interpreter.name, &why);
+        return Ok(());
+    }
+    let shapes = ["objects", "native", "private", "threads"];
+    let (account, truth) = account_with(interpreter, &shapes, &environment)?;
+    let expected = truth["other_malloc"].as_u64().ok_or("it does not say what it has")?;
+    // Python objects in its memory are counted as such.
+    let found = rows(&account, &[allocator, "found_objects"], "resident");
+    near(allocator, found, expected, expected / 10 + ASKING)?;
+    let size = truth["size"].as_u64().ok_or("no size")?;
+    near("what is not its own", rows(&account, &["other_anonymous"], "resident"), size, size / 20)?;
+    let all: i64 = account["rows"].as_array().into_iter().flatten().filter_map(|row| row["resident"].as_i64()).sum();
+    near("rows", all, account["rss"].as_u64().ok_or("no rss")?, 0)
 }

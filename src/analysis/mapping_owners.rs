@@ -1,0 +1,223 @@
+//! Finds whose anonymous mappings are: an allocator's that replaces the C library's, or a library's that points there.
+//!
+//! The data of an allocator's library leads into its first mappings: arenas, spans, tables of pages. What it maps later
+//! stands in their descriptors (`edata_t.e_addr` of jemalloc), so a mapping on whose first page a word of such a
+//! mapping points is its as well. Of other libraries only a pointer to the start of a mapping counts: the data of many
+//! points into what malloc gave them.
+
+use std::ops::Range;
+
+use crate::heap::foreign_malloc;
+use crate::process::Address;
+use crate::process::address::PAGE;
+use crate::process::memory::{Memory, u64_at};
+
+use super::memory_account::{Account, Anonymous, Row, RowKind};
+use super::native_memory::file_name;
+
+/// Bytes of an allocator's mappings that are searched for others. Descriptors take a hundredth of what they describe.
+const SEARCH_MAX: u64 = 512 << 20;
+/// Bytes of a library's data that are searched.
+const DATA_MAX: u64 = 64 << 20;
+/// Bytes read at a time.
+const STEP: usize = 64 << 10;
+
+/// Sets the libraries that own anonymous mappings, and counts those of allocators in rows of their own. `data` is that
+/// of the program's files. `memory` should be a copy.
+pub fn attribute<M: Memory + ?Sized>(memory: &M, account: &mut Account, data: &[Range<Address>]) {
+    let mut owners = Mappings::new(&account.anonymous);
+    for range in data {
+        let Some(name) = file_name(memory, range.start) else { continue };
+        let allocator = foreign_malloc::allocator_of(&name);
+        let end = Address(range.end.0.min(range.start.0.saturating_add(DATA_MAX)));
+        each_word(memory, range.start..end, |word| match (owners.around(word), allocator) {
+            (Some(index), Some(allocator)) => owners.of[index] = Some(MappingOwner::Allocator(allocator)),
+            (Some(index), None) if owners.ranges[index].start.0 == word && owners.of[index].is_none() => {
+                owners.of[index] = Some(MappingOwner::Library(name.clone()));
+            }
+            _ => {}
+        });
+    }
+    let first: Vec<(usize, &'static str)> = (owners.of.iter().enumerate())
+        .filter_map(|(index, owner)| match owner {
+            Some(MappingOwner::Allocator(allocator)) => Some((index, *allocator)),
+            _ => None,
+        })
+        .collect();
+    let mut left = SEARCH_MAX;
+    for (index, allocator) in first {
+        for piece in memory.resident(owners.ranges[index].clone()) {
+            let length = piece.end.0.saturating_sub(piece.start.0).min(left);
+            left -= length;
+            each_word(memory, piece.start..piece.start.offset(length as usize), |word| {
+                if let Some(found) = owners.around(word)
+                    && word / PAGE == owners.ranges[found].start.0 / PAGE
+                    && !matches!(owners.of[found], Some(MappingOwner::Allocator(_)))
+                {
+                    owners.of[found] = Some(MappingOwner::Allocator(allocator));
+                }
+            });
+        }
+    }
+    for (mapping, owner) in account.anonymous.iter_mut().zip(owners.unsorted()) {
+        match owner {
+            Some(MappingOwner::Library(library)) => mapping.library = library,
+            Some(MappingOwner::Allocator(allocator)) => {
+                mapping.library = allocator.to_owned();
+                let from = if mapping.is_heap { RowKind::NOT_WALKED } else { RowKind::OtherAnonymous };
+                move_row(&mut account.rows, from, RowKind::Foreign(allocator), (mapping.resident, mapping.mapped));
+            }
+            None => {}
+        }
+    }
+    account.anonymous.retain(|mapping| !mapping.is_heap);
+    account.sort_rows();
+}
+
+/// Whose a mapping is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum MappingOwner {
+    /// An allocator, by its name.
+    Allocator(&'static str),
+    /// A library whose data points to its start.
+    Library(String),
+}
+
+/// The mappings in order of address, and whose they are.
+struct Mappings {
+    ranges: Vec<Range<Address>>,
+    of: Vec<Option<MappingOwner>>,
+    /// The place of each in the list that was given.
+    places: Vec<usize>,
+}
+
+impl Mappings {
+    fn new(mappings: &[Anonymous]) -> Mappings {
+        let mut places: Vec<usize> = (0..mappings.len()).collect();
+        places.sort_by_key(|&place| mappings[place].range.start);
+        let ranges: Vec<_> = places.iter().map(|&place| mappings[place].range.clone()).collect();
+        Mappings { of: vec![None; ranges.len()], ranges, places }
+    }
+
+    /// The mapping that an address lies in.
+    fn around(&self, address: u64) -> Option<usize> {
+        let index = self.ranges.partition_point(|range| range.start.0 <= address).checked_sub(1)?;
+        (address < self.ranges[index].end.0).then_some(index)
+    }
+
+    /// The owners in the order of the list that was given.
+    fn unsorted(self) -> Vec<Option<MappingOwner>> {
+        let mut owners = vec![None; self.of.len()];
+        self.places.into_iter().zip(self.of).for_each(|(place, owner)| owners[place] = owner);
+        owners
+    }
+}
+
+/// Calls `each` with every word of a range; what cannot be read is left out.
+fn each_word<M: Memory + ?Sized>(memory: &M, range: Range<Address>, mut each: impl FnMut(u64)) {
+    let mut buffer = vec![0; STEP];
+    let mut at = Address(range.start.0.next_multiple_of(8));
+    while at < range.end {
+        let length = (range.end.0 - at.0).min(STEP as u64) as usize;
+        if memory.read_exact_at(at, &mut buffer[..length]).is_ok() {
+            (0..length / 8).filter_map(|index| u64_at(&buffer, index * 8)).for_each(&mut each);
+        }
+        at = at.offset(length);
+    }
+}
+
+fn move_row(rows: &mut Vec<Row>, from: RowKind, to: RowKind, (resident, mapped): (u64, u64)) {
+    let Some(row) = rows.iter_mut().find(|row| row.kind == from) else { return };
+    let resident = resident.cast_signed();
+    row.resident -= resident;
+    row.mapped = row.mapped.saturating_sub(mapped);
+    match rows.iter_mut().find(|row| row.kind == to) {
+        Some(row) => (row.resident, row.mapped) = (row.resident + resident, row.mapped + mapped),
+        None => rows.push(Row { kind: to, resident, swapped: 0, mapped, objects: 0, shallow_bytes: 0 }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::memory_account::{PoolFills, SizeClass};
+    use crate::process::image::{Image, Segment};
+    use crate::process::regions::{Backing, Region, RegionMap};
+    use crate::process::smaps::Rollup;
+
+    const DATA: u64 = 0x10_0000;
+    const FIRST: u64 = 0x20_0000;
+    const SECOND: u64 = 0x30_0000;
+    const OTHER: u64 = 0x40_0000;
+
+    fn attributed(library: &str, words: &[(u64, u64)]) -> Account {
+        let segment = |start: u64| Segment { start: Address(start), bytes: vec![0; 2 * PAGE as usize] };
+        let mut segments: Vec<Segment> = [DATA, FIRST, SECOND, OTHER].map(segment).into();
+        for &(at, word) in words {
+            let segment = segments.iter_mut().rfind(|segment| segment.start.0 <= at).expect("it is in one");
+            let offset = (at - segment.start.0) as usize;
+            segment.bytes[offset..offset + 8].copy_from_slice(&word.to_le_bytes());
+        }
+        let region = |segment: &Segment| Region {
+            start: segment.start,
+            end: segment.start.offset(segment.bytes.len()),
+            readable: true,
+            writable: true,
+            shared: false,
+            file_offset: 0,
+            backing: if segment.start.0 == DATA { Backing::File(library.into()) } else { Backing::Anonymous },
+            file: None,
+        };
+        let regions = RegionMap::new(segments.iter().map(region).collect());
+        let image = Image::new(segments, regions);
+        let anonymous = [FIRST, SECOND, OTHER].map(|start| Anonymous {
+            range: Address(start)..Address(start + 2 * PAGE),
+            name: String::new(),
+            resident: 2 * PAGE,
+            mapped: 2 * PAGE,
+            is_heap: false,
+            library: String::new(),
+        });
+        let resident = 6 * PAGE.cast_signed();
+        let row =
+            Row { kind: RowKind::OtherAnonymous, resident, swapped: 0, mapped: 6 * PAGE, objects: 0, shallow_bytes: 0 };
+        let mut account = Account {
+            rollup: Rollup::default(),
+            rows: vec![row],
+            anonymous: anonymous.into(),
+            fills: PoolFills::default(),
+            size_classes: Vec::<SizeClass>::new(),
+            trimmable: 0,
+            stacks: (0, 0),
+            native: None,
+            pins: None,
+        };
+        attribute(&image, &mut account, &[Address(DATA)..Address(DATA + 2 * PAGE)]);
+        account
+    }
+
+    fn libraries(account: &Account) -> Vec<&str> {
+        account.anonymous.iter().map(|mapping| mapping.library.as_str()).collect()
+    }
+
+    #[test]
+    fn mappings_of_an_allocator_are_found_from_its_data_and_from_its_descriptors() {
+        let jemalloc = RowKind::Foreign("jemalloc");
+        let account = attributed("/usr/lib/libjemalloc.so.2", &[(DATA + 64, FIRST + 640), (FIRST + 8, SECOND + 64)]);
+        assert_eq!(libraries(&account), ["jemalloc", "jemalloc", ""]);
+        assert_eq!(account.resident(jemalloc), 4 * PAGE.cast_signed());
+        assert_eq!(account.resident(RowKind::OtherAnonymous), 2 * PAGE.cast_signed());
+        // Not into the middle of another, and no further.
+        let account = attributed("/usr/lib/libjemalloc.so.2", &[(DATA, FIRST), (FIRST, SECOND + PAGE)]);
+        assert_eq!(libraries(&account), ["jemalloc", "", ""]);
+        let chain = [(DATA, FIRST), (FIRST, SECOND), (SECOND, OTHER)];
+        assert_eq!(libraries(&attributed("/usr/lib/libjemalloc.so.2", &chain)), ["jemalloc", "jemalloc", ""]);
+    }
+
+    #[test]
+    fn another_library_is_named_if_its_data_points_to_the_start() {
+        let account = attributed("/opt/libarrow.so", &[(DATA, FIRST), (DATA + 8, SECOND + 8), (FIRST, OTHER)]);
+        assert_eq!(libraries(&account), ["libarrow.so", "", ""]);
+        assert_eq!(account.resident(RowKind::OtherAnonymous), 6 * PAGE.cast_signed());
+    }
+}
