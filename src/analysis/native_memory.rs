@@ -133,8 +133,10 @@ pub struct Owned {
 pub struct Unowned {
     /// Size of a root, bytes.
     pub size: u64,
-    /// The library and offset that a root's first word points to; empty if it points to none.
+    /// The library and offset that a root's first word points to, or the symbol there; empty if it points to none.
     pub first_word: String,
+    /// The first word of a root, if it points into a file.
+    pub word: Address,
     /// Number of roots.
     pub roots: u64,
     /// Number of blocks.
@@ -333,12 +335,12 @@ impl<'a, M: Memory + ?Sized> Search<'a, M> {
             }
             let block = &self.blocks[root as usize];
             let size = block.end.0 - block.start.0;
-            let first_word = self.first_word(block.start);
+            let (word, first_word) = self.first_word(block.start).unwrap_or_default();
             let group = match groups.entry((size, first_word)) {
                 Entry::Occupied(group) => group.into_mut(),
                 Entry::Vacant(place) => {
                     let first_word = place.key().1.clone();
-                    place.insert(Unowned { size, first_word, roots: 0, blocks: 0, resident: 0 })
+                    place.insert(Unowned { size, first_word, word, roots: 0, blocks: 0, resident: 0 })
                 }
             };
             group.roots += 1;
@@ -353,19 +355,15 @@ impl<'a, M: Memory + ?Sized> Search<'a, M> {
         groups
     }
 
-    /// `libfoo.so+0x1234`, if a block begins with a pointer into a file; usually the virtual function table of a C++
-    /// class.
-    fn first_word(&self, block: Address) -> String {
+    /// The first word, and `libfoo.so+0x1234`, if a block begins with a pointer into a file; usually the virtual
+    /// function table of a C++ class.
+    fn first_word(&self, block: Address) -> Option<(Address, String)> {
         let mut bytes = [0; 8];
-        if self.memory.read_exact_at(block, &mut bytes).is_err() {
-            return String::new();
-        }
+        self.memory.read_exact_at(block, &mut bytes).ok()?;
         let word = Address(u64::from_le_bytes(bytes));
         let base = library(self.memory, word);
-        match file_name(self.memory, word) {
-            Some(name) if base <= word && !base.is_null() => format!("{name}+{:#x}", word.0 - base.0),
-            _ => String::new(),
-        }
+        let name = file_name(self.memory, word)?;
+        (base <= word && !base.is_null()).then(|| (word, format!("{name}+{:#x}", word.0 - base.0)))
     }
 }
 

@@ -3,6 +3,8 @@
 use std::ops::Range;
 use std::time::Instant;
 
+use rustc_hash::FxHashMap;
+
 use crate::allocator::glibc_arena;
 use crate::analysis::draw::Tree;
 use crate::analysis::free_lists;
@@ -16,8 +18,9 @@ use crate::analysis::pins::{self, Occupants, Pins, Sites};
 use crate::heap::block_use;
 use crate::heap::part::Part;
 use crate::process::Address;
+use crate::process::elf::ElfFile;
 use crate::process::memory::MemoryExt;
-use crate::process::thread_stacks;
+use crate::process::{symbol_name, thread_stacks};
 use crate::python::reader::Reader;
 use crate::python::stack;
 
@@ -46,9 +49,31 @@ impl Target {
     /// As [`Target::heap`].
     pub fn memory(&mut self, options: &CopyOptions, native: NativeOwners) -> Result<Inspected<Account>, Error> {
         let options = CopyOptions { with_footprint: true, ..*options };
-        self.heap(&options, |heap| account_of(heap, native, None))
+        let mut answer = self.heap(&options, |heap| account_of(heap, native, None))?;
+        self.name_symbols(&mut answer.result);
+        Ok(answer)
+    }
+
+    /// Names the groups of native blocks by the symbol that their first word points to, where the library's file has
+    /// one.
+    fn name_symbols(&self, account: &mut Account) {
+        let mut files: FxHashMap<Address, Option<ElfFile>> = FxHashMap::default();
+        for group in account.native.iter_mut().flat_map(|native| &mut native.unowned) {
+            let Some(elf) = self.attached.elfs.iter().find(|elf| elf.span().contains(&group.word)) else { continue };
+            let file = files.entry(elf.header).or_insert_with(|| self.source.elf_file(&self.source, elf));
+            let symbol = file.as_ref().and_then(|file| file.symbol_at(group.word.0.wrapping_sub(elf.bias)));
+            if let Some((name, offset)) = symbol {
+                // The first two words of a table are no functions, and objects point behind them.
+                let is_table = name.starts_with("_ZTV") && offset == TABLE_HEAD;
+                let behind = if offset == 0 || is_table { String::new() } else { format!("+{offset:#x}") };
+                group.first_word = format!("{}{behind}", symbol_name::readable(&name));
+            }
+        }
     }
 }
+
+/// Bytes before the functions in a table of virtual functions (Itanium C++ ABI, 2.5.2).
+const TABLE_HEAD: u64 = 16;
 
 /// The account of a heap that was copied with [`CopyOptions::with_footprint`]. `owners`: those of its objects, where
 /// they are known.

@@ -502,6 +502,18 @@ impl ElfFile {
         in_table(&elf.syms, &elf.strtab).or_else(|| in_table(&elf.dynsyms, &elf.dynstrtab))
     }
 
+    /// The name of the symbol of `.symtab` or `.dynsym` in which an address of the file lies, and the offset in it.
+    pub fn symbol_at(&self, address: u64) -> Option<(String, u64)> {
+        let elf = Elf::parse(&self.bytes).ok()?;
+        let in_table = |symbols: &goblin::elf::Symtab<'_>, names: &goblin::strtab::Strtab<'_>| {
+            let symbol = symbols.iter().find(|symbol| {
+                symbol.st_shndx != 0 && address.checked_sub(symbol.st_value).is_some_and(|at| at < symbol.st_size)
+            })?;
+            Some((names.get_at(symbol.st_name)?.to_owned(), address - symbol.st_value))
+        };
+        in_table(&elf.syms, &elf.strtab).or_else(|| in_table(&elf.dynsyms, &elf.dynstrtab))
+    }
+
     /// A section at its address in the file; add the image's bias.
     pub fn section(&self, name: &str) -> Option<Symbol> {
         find_section(name, &|offset, length| {

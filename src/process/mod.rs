@@ -33,6 +33,7 @@ pub mod spawn;
 #[expect(unsafe_code, reason = "handles signals while the target stands still")]
 pub mod stop_signals;
 pub mod sudo;
+pub mod symbol_name;
 
 pub mod thread_stacks;
 

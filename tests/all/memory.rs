@@ -36,6 +36,8 @@ pub fn cases() -> Vec<TestCase> {
         let interpreter = interpreter.clone();
         cases.push(TestCase::new(format!("shapes/{shape}"), move || known_bytes(&interpreter, shape, row, cause)));
     }
+    let of_symbols = interpreter.clone();
+    cases.push(TestCase::new("symbols", move || lost_objects_have_their_class(&of_symbols)));
     let of_core = interpreter.clone();
     cases.push(TestCase::new("core", move || a_core_says_what_the_process_says(&of_core)));
     for (library, allocator) in MALLOCS {
@@ -376,7 +378,7 @@ fn a_core_says_what_the_process_says(interpreter: &Interpreter) -> Result<(), St
         near(name, of(&core, "objects"), of(&live, "objects").cast_unsigned(), 0)?;
         let (mapped, expected) = (of(&core, "mapped"), of(&live, "mapped").cast_unsigned());
         near(&format!("{name}, mapped"), mapped, expected, ASKING)?;
-        // A core does not tell a page of zeros from one that was never written. mimalloc has such among its unused ones.
+        // A core does not tell a page of zeros from one that was never written; mimalloc has such among unused ones.
         let (resident, expected) = (of(&core, "resident"), of(&live, "resident"));
         let is_unused = ["mimalloc_overhead", "mimalloc_free"].contains(&name.as_str());
         if !(is_unused && resident < expected) {
@@ -387,6 +389,22 @@ fn a_core_says_what_the_process_says(interpreter: &Interpreter) -> Result<(), St
     let all: i64 = rows(&core, &names(&core).iter().map(String::as_str).collect::<Vec<_>>(), "resident");
     near("rows of the core", all, core["rss"].as_u64().ok_or("no rss")?, 0)?;
     if compared < 16 { Err(format!("only {compared} rows were compared")) } else { Ok(()) }
+}
+
+/// Blocks of C++ that nothing points to have the name of their class.
+fn lost_objects_have_their_class(interpreter: &Interpreter) -> Result<(), String> {
+    let has_library = std::process::Command::new("ldconfig").arg("-p").output();
+    if !has_library.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("libstdc++.so.6")) {
+        skipped("symbols", "no libstdc++");
+        return Ok(());
+    }
+    let (account, truth) = account(interpreter, &["symbols"])?;
+    let first = &account["native"]["unowned"][0];
+    if first["first_word"] != "vtable for std::exception" {
+        return Err(format!("they are called otherwise: {first}"));
+    }
+    let expected = truth["size"].as_u64().ok_or("no size")? / 1008;
+    near("objects", first["roots"].as_i64().ok_or("no number")?, expected, expected / 100)
 }
 
 /// The allocator says how much memory it has; a mapping of somebody else's is not its own.
