@@ -2,7 +2,8 @@
 
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use anyhow::Result;
 
@@ -10,8 +11,9 @@ use crate::analysis::names::Names;
 use crate::graph::ObjectId;
 use crate::heap::movement::Movement;
 use crate::heap::object::{Object, Sink};
-use crate::inspect::{Inspected, Target};
+use crate::inspect::{Heap, Inspected, Target};
 use crate::process::cache::CachedMemory;
+use crate::process::memory::Memory;
 use crate::python::types::TypeTable;
 use crate::report::ndjson::{Reference, Writer};
 use crate::report::summary;
@@ -115,35 +117,77 @@ impl Sink for Runs {
     }
 }
 
-/// The same with references. Consecutive equal references are written once.
+/// Number of objects whose lines one thread makes at a time: some hundred KiB of text.
+const LINES: usize = 1 << 12;
+/// Such texts that a thread may be ahead of what is written.
+const AHEAD: usize = 4;
+
+/// The same with references. Consecutive equal references are written once. Threads make the lines in turns, and they
+/// are written in order.
 fn with_references(target: &mut Target, options: &Dump, destination: &Destination) -> Result<()> {
     let copy_options = options.target.stopping.for_references(&options.following);
     let answer = target.heap(&copy_options, |heap| {
         let writer = Writer::new(heap.types);
         heap.settle();
-        let cached = CachedMemory::new(heap.memory);
-        let references = heap.references.over(&cached);
-        let names = Names::new(&cached, heap.objects, heap.types, &references);
-        let mut found: Vec<Reference> = Vec::new();
+        let threads = rayon::current_num_threads().max(1);
+        let starts = || (0..heap.objects.len()).step_by(LINES);
+        let torn = AtomicU64::new(0);
         destination.write(|out| {
-            heap.objects.from(0).try_for_each(|(id, object)| {
-                found.clear();
-                let id = ObjectId(id as u32);
-                names.for_each(id, &mut |to, label| {
-                    let address = heap.objects.address(to.index());
-                    if found.last().map(|last| last.address) != Some(address) {
-                        let words = || names.spell(id, label).name(options.following.show_values);
-                        found.push(Reference { address, label: options.labels.then(words) });
-                    }
-                });
-                writer.write(out, &object, Some(&found))
+            std::thread::scope(|scope| {
+                let start = |nth: usize| {
+                    let (sender, receiver) = sync_channel(AHEAD);
+                    let (writer, torn) = (&writer, &torn);
+                    scope.spawn(move || {
+                        let cached = CachedMemory::new(heap.memory);
+                        let references = heap.references.over(&cached);
+                        let names = Names::new(&cached, heap.objects, heap.types, &references);
+                        for first in starts().skip(nth).step_by(threads) {
+                            // If writing has failed, nobody receives the rest.
+                            if sender.send(lines(heap, writer, &names, first, options)).is_err() {
+                                break;
+                            }
+                        }
+                        torn.fetch_add(names.torn(), Ordering::Relaxed);
+                    });
+                    receiver
+                };
+                let receivers: Vec<Receiver<io::Result<Vec<u8>>>> = (0..threads).map(start).collect();
+                starts().zip(receivers.iter().cycle()).try_for_each(|(_, receiver)| {
+                    let text = receiver.recv().map_err(|_| io::Error::other("a reading thread failed"))??;
+                    out.write_all(&text)
+                })
             })
         })?;
-        anyhow::Ok(names.torn())
+        anyhow::Ok(torn.into_inner())
     })?;
     let answer = target::said(answer);
     if answer.result > 0 {
         log::warn!("the references of {} objects could not all be read", answer.result);
     }
     say(&answer)
+}
+
+/// The lines of [`LINES`] objects from a number on.
+fn lines<M: Memory + ?Sized>(
+    heap: &Heap<'_>,
+    writer: &Writer,
+    names: &Names<'_, M>,
+    first: usize,
+    options: &Dump,
+) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    let mut found: Vec<Reference> = Vec::new();
+    for (id, object) in heap.objects.from(first).take(LINES) {
+        found.clear();
+        let (id, mut last) = (ObjectId(id as u32), None);
+        names.for_each(id, &mut |to, label| {
+            if last.replace(to) != Some(to) {
+                let words = || names.spell(id, label).name(options.following.show_values);
+                let address = heap.objects.address(to.index());
+                found.push(Reference { address, label: options.labels.then(words) });
+            }
+        });
+        writer.write(&mut text, &object, Some(&found))?;
+    }
+    Ok(text)
 }

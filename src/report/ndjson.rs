@@ -58,7 +58,18 @@ struct Hex(Address);
 
 impl Serialize for Hex {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&self.0)
+        // By hand, since a dump has millions of them: the digits from the last to the first.
+        let (mut text, mut at, mut rest) = ([b'0'; 18], 18, self.0.0);
+        loop {
+            at -= 1;
+            text[at] = b"0123456789abcdef"[(rest & 15) as usize];
+            rest >>= 4;
+            if rest == 0 {
+                break;
+            }
+        }
+        text[at - 1] = b'x';
+        serializer.serialize_str(std::str::from_utf8(&text[at - 2..]).unwrap_or_default())
     }
 }
 
@@ -103,5 +114,18 @@ impl Writer {
         };
         json::write(out, &line)?;
         out.write_all(b"\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_written_as_everywhere() {
+        for address in [0, 1, 0xf0, 0x7f75_9ac2_1dc0, u64::MAX] {
+            let written = serde_json::to_string(&Hex(Address(address))).expect("a string");
+            assert_eq!(written, format!("\"{}\"", Address(address)));
+        }
     }
 }
