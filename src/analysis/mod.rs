@@ -15,6 +15,7 @@ pub mod memory_line;
 pub mod memory_rows;
 pub mod memory_verdicts;
 pub mod names;
+pub mod native_holders;
 pub mod native_memory;
 pub mod object_buffers;
 pub mod owners;

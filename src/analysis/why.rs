@@ -44,6 +44,8 @@ pub struct ChainGroup {
     pub shape: String,
     /// The kind of root they start from. `None` if the query gave the start.
     pub kind: Option<RootKind>,
+    /// The object at which the chain that is written out starts.
+    pub root: Option<ObjectId>,
     /// Number of objects held this way.
     pub objects: u64,
     /// Their shallow bytes.
@@ -162,7 +164,10 @@ impl<M: Memory + ?Sized> Asking<'_, M> {
                 let bytes = self.graph.shallow(target);
                 let kind = path.first().and_then(|first| self.root_of.get(first)).map(|root| root.kind);
                 let also_held_by = Vec::new();
-                let group = ChainGroup { chain, shape, kind, objects: 1, bytes, steps, example: target, also_held_by };
+                let root = path.first().copied();
+                let objects = 1;
+                let group =
+                    ChainGroup { chain, shape, kind, root, objects, bytes, steps, example: target, also_held_by };
                 answer.groups.push(group);
             }
         }
@@ -209,6 +214,7 @@ impl<M: Memory + ?Sized> Asking<'_, M> {
                     chain: String::new(),
                     shape: String::new(),
                     kind: frames.line(frame).first().and_then(|root| root.root),
+                    root: None,
                     objects: 0,
                     bytes: 0,
                     steps: depth(target),
@@ -239,7 +245,9 @@ impl<M: Memory + ?Sized> Asking<'_, M> {
         answer.more_groups = groups.len().saturating_sub(self.question.top) as u64;
         groups.truncate(self.question.top);
         for (frame, (mut group, others)) in groups {
-            (group.chain, group.shape) = self.write(&self.paths.path(group.example), frame_names(&frames, frame));
+            let path = self.paths.path(group.example);
+            group.root = path.first().copied();
+            (group.chain, group.shape) = self.write(&path, frame_names(&frames, frame));
             let mut others: Vec<(u32, (u64, ObjectId, ObjectId))> = others.into_iter().collect();
             others.sort_by_key(|&(_, (objects, referrer, _))| (Reverse(objects), referrer));
             for (frame_of_other, (objects, referrer, target)) in others.into_iter().take(OTHERS_SHOWN) {

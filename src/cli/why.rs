@@ -1,5 +1,6 @@
 //! `why`: shows what keeps an object, or the objects of a type, alive.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 
 use anyhow::{Result, bail};
@@ -7,13 +8,16 @@ use serde::Serialize;
 
 use crate::analysis::edges::Steps;
 use crate::analysis::names::Names;
+use crate::analysis::native_holders::{self, NativeHolders, Searched};
 use crate::analysis::owners::Owner;
-use crate::analysis::why::{self, Answer, Question};
+use crate::analysis::why::{self, Answer, ChainGroup, Question};
+use crate::graph::objects::ObjectGraph;
 use crate::graph::{ObjectId, joint};
 use crate::inspect::answer::{Reading, TargetSummary};
 use crate::inspect::graph::GraphSummary;
 use crate::inspect::{Heap, Target};
 use crate::process::cache::CachedMemory;
+use crate::references::roots::RootKind;
 use crate::report::escape::printable;
 use crate::report::histogram_json::SCHEMA_VERSION;
 use crate::report::{self, json, summary, units};
@@ -84,6 +88,53 @@ struct Chain {
     example: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     also_held_by: Vec<Other>,
+    /// Where the references of native code come from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    native: Option<Native>,
+}
+
+/// Where references come from that only native code has.
+#[derive(Serialize)]
+struct Native {
+    refcount: u64,
+    found: u64,
+    examined: u64,
+    lost: u64,
+    places: Vec<PlaceOfReference>,
+    searched_all: bool,
+}
+
+#[derive(Serialize)]
+struct PlaceOfReference {
+    place: String,
+    objects: u64,
+}
+
+impl Native {
+    fn of(holders: NativeHolders) -> Native {
+        let NativeHolders { refcount, found, examined, lost, places, is_complete } = holders;
+        let places = places.into_iter().map(|(place, objects)| PlaceOfReference { place, objects }).collect();
+        Native { refcount, found, examined, lost, places, searched_all: is_complete }
+    }
+
+    /// `reference count 2, of which 1 was found; the reference is lost: ...`.
+    fn sentence(&self) -> String {
+        /// Places named.
+        const SHOWN: usize = 3;
+        let of = |objects: u64| match (objects, self.examined) {
+            (_, 1) => String::new(),
+            (objects, examined) => format!(" ({objects} of {examined} examined)"),
+        };
+        let mut parts = vec![format!("reference count {}, found {}", self.refcount, self.found)];
+        if self.lost > 0 {
+            let scope = if self.searched_all { "" } else { " that was searched" };
+            let lost = "the reference is lost: no pointer to it in the process's memory";
+            parts.push(format!("{lost}{scope}{}", of(self.lost)));
+        }
+        let places = self.places.iter().take(SHOWN);
+        parts.extend(places.map(|it| format!("in {}{}", printable(&it.place), of(it.objects))));
+        parts.join("; ")
+    }
 }
 
 /// Another holder of a chain's objects.
@@ -150,6 +201,9 @@ pub fn run(options: &Why) -> Result<()> {
                 let (shape, objects) = (printable(&other.shape), units::count(other.objects));
                 writeln!(out, "{:>12} {:>12}    also held by {shape}: {objects}", "", "")?;
             }
+            if let Some(native) = &chain.native {
+                writeln!(out, "{:>12} {:>12}    {}", "", "", native.sentence())?;
+            }
         }
         let line = |out: &mut dyn Write, objects: u64, text: &str| match objects {
             0 => Ok(()),
@@ -208,7 +262,9 @@ fn answer(options: &Why, what: &str, heap: &Heap<'_>) -> Result<Found> {
         top: options.top,
     };
     let Answer { groups, unreached, too_deep, more_groups } = why::chains(&graph, &names, &steps, &question);
-    let chains = groups.into_iter().map(|group| Chain {
+    let mut natives = native_holders(heap, &graph, &groups);
+    let chains = groups.into_iter().enumerate().map(|(index, group)| Chain {
+        native: natives.remove(&index).map(Native::of),
         chain: group.chain,
         shape: group.shape,
         root_kind: group.kind.map_or("type", |kind| kind.name()),
@@ -233,6 +289,32 @@ fn answer(options: &Why, what: &str, heap: &Heap<'_>) -> Result<Found> {
         more_chains: more_groups,
         graph: summary,
     })
+}
+
+/// Where the references come from that hold the largest groups of those that only native code holds, by their number.
+fn native_holders(heap: &Heap<'_>, graph: &ObjectGraph<'_>, groups: &[ChainGroup]) -> BTreeMap<usize, NativeHolders> {
+    /// Groups that are examined.
+    const GROUPS_MAX: usize = 8;
+    let is_native = |group: &ChainGroup| group.kind == Some(RootKind::Native);
+    let (numbers, roots): (Vec<usize>, Vec<Vec<ObjectId>>) = groups
+        .iter()
+        .enumerate()
+        .filter(|(_, group)| is_native(group))
+        .filter_map(|(number, group)| Some((number, native_holders::alike(graph, group.root?))))
+        .take(GROUPS_MAX)
+        .unzip();
+    if roots.is_empty() {
+        return BTreeMap::new();
+    }
+    let searched = Searched {
+        memory: heap.memory,
+        python: heap.python,
+        types: heap.types,
+        graph,
+        plan: &heap.survey.plan,
+        has_debug_hooks: heap.survey.debug_hooks,
+    };
+    numbers.into_iter().zip(native_holders::find(&searched, &roots)).collect()
 }
 
 /// The largest owners of the heap.

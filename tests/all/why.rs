@@ -73,6 +73,9 @@ pub fn cases() -> Vec<TestCase> {
         let (same, again) = (interpreter.clone(), interpreter.clone());
         cases.push(TestCase::new(format!("{name}/roots"), move || roots_have_names(&again)).ignored_if(!is_first));
         cases.push(TestCase::new(format!("{name}/servers"), move || requests_are_found(&same)).ignored_if(!is_first));
+        let third = interpreter.clone();
+        let lost = move || lost_references_are_told_from_kept_ones(&third);
+        cases.push(TestCase::new(format!("{name}/lost"), lost).ignored_if(!is_first));
         let culprits = move || why_names_the_culprits(&interpreter);
         cases.push(TestCase::new(format!("{name}/culprits"), culprits).ignored_if(!is_first));
     }
@@ -104,6 +107,75 @@ os.register_at_fork(before=leave(InHook()))
 os.write(1, b'ready %d\n' % os.getpid())
 os.read(0, 1)
 ";
+
+/// Objects with a reference that nobody has, in a block of C code, and in the data of the program. Of the first, the
+/// address stands in freed memory as well, and in dead tuples that the interpreter keeps.
+const NATIVE: &str = r"
+import os, sys
+try:
+    import ctypes
+except ImportError:
+    print('no ctypes', flush=True)
+    sys.exit()
+class Lost: pass
+class InBlock: pass
+class InData: pass
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+libc.free.argtypes = [ctypes.c_void_p]
+increment = ctypes.pythonapi.Py_IncRef
+increment.argtypes = [ctypes.py_object]
+def block_with(value):
+    block = libc.malloc(640)
+    ctypes.memset(block, 0, 640)
+    ctypes.c_uint64.from_address(block + 64).value = id(value)
+    return block
+def lose():
+    for _ in range(500):
+        lost, kept = Lost(), InBlock()
+        increment(lost)
+        increment(kept)
+        block_with(kept)
+        libc.free(block_with(lost))
+        stale = (lost, 1, lost)
+        del stale
+    value = InData()
+    increment(value)
+    ctypes.c_void_p.in_dll(ctypes.pythonapi, 'PyOS_InputHook').value = id(value)
+lose()
+os.write(1, b'ready %d\n' % os.getpid())
+os.read(0, 1)
+";
+
+fn lost_references_are_told_from_kept_ones(interpreter: &Interpreter) -> Result<(), String> {
+    let target = match Target::spawn(interpreter, NATIVE, &[], &[]) {
+        Err(why) if why.contains("no ctypes") => {
+            common::skipped(&interpreter.name, &why);
+            return Ok(());
+        }
+        target => target?,
+    };
+    let pid = target.pid().to_string();
+    let native = |class: &str| -> Result<serde_json::Value, String> {
+        let answer = tool::run(&["why", "--json", &pid, &format!("__main__.{class}")])?.ok()?.json()?;
+        Ok(answer["chains"][0]["native"].clone())
+    };
+    let all = [("Lost", 32, ""), ("InBlock", 0, "a native block of "), ("InData", 0, "data of ")];
+    for (class, lost, place) in all {
+        let told = native(class)?;
+        let examined = if class == "InData" { 1 } else { 32 };
+        let places = told["places"].as_array().ok_or_else(|| format!("{class}: {told}"))?;
+        // One or two of the last objects may still stand in a dead frame.
+        let is_lost = told["lost"].as_u64().is_some_and(|count| count.abs_diff(lost) <= 2);
+        let is_place = |it: &serde_json::Value| it["place"].as_str().is_some_and(|it| it.starts_with(place));
+        let is_named = place.is_empty() || places.first().is_some_and(is_place);
+        let is_counted = told["refcount"] == 1 && told["found"] == 0 && told["examined"] == examined;
+        if !(is_lost && is_named && is_counted) {
+            return Err(format!("{class}: {told}"));
+        }
+    }
+    Ok(())
+}
 
 /// What holds the object of each class: how the shape of its chain starts and ends, and the kind of the root.
 const HOLDERS: &[(&str, &str, &str, &str)] = &[
