@@ -56,7 +56,11 @@ pub fn write(out: &mut dyn Write, family: &FamilyMemory) -> io::Result<()> {
         row(out, &member.target.pid.to_string(), &figures, member.broken.is_some(), &member.target.command)?;
     }
     row(out, "all", &sums, true, "")?;
-    writeln!(out, "\ncopied: pages of the parent's heap that the process wrote to since the fork")?;
+    writeln!(
+        out,
+        "\ncopied: pages of the parent's heap that the process wrote to since the fork; same content: of these, pages that \
+         are again as in the parent"
+    )?;
     for member in &family.members {
         if let Some(broken) = &member.broken {
             write_cause(out, member.target.pid, broken)?;

@@ -250,9 +250,9 @@ import os, subprocess, sys
 class Owned: pass
 kept = [Owned() for _ in range(100)]
 pipes = [os.pipe() for _ in range(2)]
-for r, w in pipes:
+for index, (r, w) in enumerate(pipes):
     if not os.fork():
-        more = [Owned() for _ in range(50)]
+        more = [Owned() for _ in range(4950 if index else 50)]
         os.write(w, b'x')
         os.read(0, 1)
         os._exit(0)
@@ -274,13 +274,22 @@ fn a_family_is_read_together() {
         let types = part["types"].as_array().expect("types");
         types.iter().find(|row| row["type"] == "__main__.Owned").map_or(0, |row| row["objects"].as_u64().unwrap())
     };
-    assert_eq!(processes.iter().map(owned).collect::<Vec<_>>(), [100, 150, 150]);
-    assert_eq!(owned(&document), 400);
+    assert_eq!(processes.iter().map(owned).collect::<Vec<_>>(), [100, 150, 5050]);
+    assert_eq!(owned(&document), 5300);
     let sum: u64 = processes.iter().map(|part| part["totals"]["shallow_bytes"].as_u64().unwrap()).sum();
     assert_eq!(document["totals"]["shallow_bytes"], sum);
 
     let text = run(&["histo", "-s", "-n", "3", &pid]).ok().expect("it is read").text();
-    assert!(text.contains("All 3 processes together") && text.matches("Process ").count() == 3, "{text}");
+    assert!(text.contains("All 3 processes together"), "{text}");
+    // A line for each, with what it has more of than the others: the median of two is the smaller one.
+    let line = |process: &Value| {
+        let pid = process["target"]["pid"].to_string();
+        let line = text.lines().find(|line| line.split_whitespace().next() == Some(&pid));
+        line.unwrap_or_else(|| panic!("no line of {pid}: {text}")).to_owned()
+    };
+    let lines: Vec<String> = processes.iter().map(line).collect();
+    assert!(lines[0].ends_with("  nothing") && lines[1].ends_with("  nothing"), "{lines:?}");
+    assert!(lines[2].contains(" +4,950 __main__.Owned ("), "{lines:?}");
 
     let folded = run(&["flamegraph", "-s", "-f", "folded", "--weight", "objects", &pid]).ok().expect("it is drawn");
     let folded = folded.text();
