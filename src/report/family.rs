@@ -62,7 +62,7 @@ fn write_line(out: &mut dyn Write, family: &ProcessFamily, index: usize, member:
     )
 }
 
-/// Types of which a process has more than its siblings: the one with the most bytes, and of those that are not built in.
+/// Types of which a process has more than its siblings: that with the most bytes, and the first not built in.
 fn apart(member: &FamilyMember, others: &[&FamilyMember]) -> Vec<String> {
     let mut usual: BTreeMap<String, Vec<Amount>> = BTreeMap::new();
     for row in others.iter().flat_map(|other| &other.histogram.rows) {
