@@ -416,6 +416,10 @@ pub struct Why {
     #[arg(long, value_name = "N")]
     pub max_depth: Option<usize>,
 
+    /// Include descendants: a line for each Python process, with the holder that sets it apart from the others
+    #[arg(short, long, conflicts_with_all = ["core", "json", "from_type"])]
+    pub subprocesses: bool,
+
     #[command(flatten)]
     pub stopping: Stopping,
 

@@ -14,12 +14,14 @@ use crate::analysis::why::{self, Answer, ChainGroup, Question};
 use crate::graph::objects::ObjectGraph;
 use crate::graph::{ObjectId, joint};
 use crate::inspect::answer::{Reading, TargetSummary};
+use crate::inspect::family::read_each;
 use crate::inspect::graph::GraphSummary;
-use crate::inspect::{Heap, Target};
+use crate::inspect::{Error, Heap, Target};
 use crate::process::cache::CachedMemory;
 use crate::references::roots::RootKind;
 use crate::report::escape::printable;
 use crate::report::histogram_json::SCHEMA_VERSION;
+use crate::report::why_family::{self, MemberHolder, MemberHolders};
 use crate::report::{self, json, summary, units};
 
 use super::args::{View, Why};
@@ -148,6 +150,9 @@ struct Other {
 pub fn run(options: &Why) -> Result<()> {
     let destination = Destination::new(&options.output, || None)?;
     let (pid, what) = words(options)?;
+    if options.subprocesses {
+        return run_family(options, pid.unwrap_or(0), what, &destination);
+    }
     let mut target = match (pid, &options.core.core) {
         (None, Some(path)) => target::open_core(path, &options.core)?,
         (pid, _) => target::observed(Target::process(pid.unwrap_or(0))?),
@@ -155,7 +160,7 @@ pub fn run(options: &Why) -> Result<()> {
     let about_target = target.summary();
     let copy_options = options.stopping.for_references(&options.following);
     let Some(what) = what else {
-        let answer = target::said(target.heap(&copy_options, |heap| anyhow::Ok(owners(options, heap)))?);
+        let answer = target::said(target.heap(&copy_options, |heap| anyhow::Ok(owners(options.top, heap)))?);
         let found = &answer.result;
         return destination.write(|out| {
             if options.json {
@@ -176,7 +181,7 @@ pub fn run(options: &Why) -> Result<()> {
             report::graph::write(out, &found.graph)
         });
     };
-    let answer = target::said(target.heap(&copy_options, |heap| answer(options, what, heap))?);
+    let answer = target::said(target.heap(&copy_options, |heap| answer(options, options.top, what, heap))?);
     let found = &answer.result;
     destination.write(|out| {
         if options.json {
@@ -224,6 +229,51 @@ pub fn run(options: &Why) -> Result<()> {
     Ok(summary::write_problems(&mut notes::out(), &answer.problems, &answer.reading)?)
 }
 
+/// A line for each process of a family.
+fn run_family(options: &Why, root: i32, what: Option<&str>, destination: &Destination) -> Result<()> {
+    /// Holders that are compared between processes.
+    const COMPARED: usize = 100;
+    if what.is_some_and(|what| what.starts_with("0x")) {
+        bail!("an address is one process's: give a type, or leave out --subprocesses");
+    }
+    let copy_options = options.stopping.for_references(&options.following);
+    let mut missing = None;
+    let (members, unread) = read_each(root, |pid| {
+        let mut target = Target::process(pid)?;
+        let found = target::said(target.heap(&copy_options, |heap| {
+            let Some(what) = what else { return Ok(of_owners(&owners(COMPARED, heap))) };
+            // A worker may not have imported the type yet.
+            let asked = answer(options, COMPARED, what, heap).map(|found| of_chains(&found));
+            Ok::<_, Error>(asked.unwrap_or_else(|error| {
+                missing = Some(error);
+                MemberHolders::default()
+            }))
+        })?);
+        Ok(MemberHolders { pid, ..found.result })
+    })?;
+    match missing {
+        Some(error) if members.iter().all(|member| member.objects == 0) => Err(error),
+        _ => destination.write(|out| why_family::write(out, &members, &unread)),
+    }
+}
+
+fn of_owners(found: &FoundOwners) -> MemberHolders {
+    let holder = |owner: &FoundOwner| MemberHolder {
+        name: owner.holder.clone(),
+        objects: owner.objects,
+        bytes: owner.shallow_bytes,
+    };
+    let holders = found.owners.iter().map(holder).collect();
+    MemberHolders { pid: 0, objects: found.objects, bytes: found.shallow_bytes, holders }
+}
+
+fn of_chains(found: &Found) -> MemberHolders {
+    let holder =
+        |chain: &Chain| MemberHolder { name: chain.shape.clone(), objects: chain.objects, bytes: chain.shallow_bytes };
+    let holders = found.chains.iter().map(holder).collect();
+    MemberHolders { pid: 0, objects: found.objects, bytes: found.shallow_bytes, holders }
+}
+
 /// The PID, if given, and the address or type.
 fn words(options: &Why) -> Result<(Option<i32>, Option<&str>)> {
     match (options.words.as_slice(), options.pid_option, &options.core.core) {
@@ -241,7 +291,7 @@ fn words(options: &Why) -> Result<(Option<i32>, Option<&str>)> {
     }
 }
 
-fn answer(options: &Why, what: &str, heap: &Heap<'_>) -> Result<Found> {
+fn answer(options: &Why, top: usize, what: &str, heap: &Heap<'_>) -> Result<Found> {
     let targets = targets(what, heap)?;
     let from = options.from_type.as_deref().map_or(Ok(Vec::new()), |name| of_type(name, heap))?;
     let (graph, summary) = heap.graph();
@@ -254,13 +304,8 @@ fn answer(options: &Why, what: &str, heap: &Heap<'_>) -> Result<Found> {
     let names = Names::new(&cached, heap.objects, heap.types, &references);
     let steps = Steps::new(heap.memory, heap.objects, heap.references);
     let (objects, shallow_bytes) = (targets.len() as u64, targets.iter().map(|&target| graph.shallow(target)).sum());
-    let question = Question {
-        targets,
-        from,
-        max_depth: options.max_depth,
-        show_values: options.following.show_values,
-        top: options.top,
-    };
+    let question =
+        Question { targets, from, max_depth: options.max_depth, show_values: options.following.show_values, top };
     let Answer { groups, unreached, too_deep, more_groups } = why::chains(&graph, &names, &steps, &question);
     let mut natives = native_holders(heap, &graph, &groups);
     let chains = groups.into_iter().enumerate().map(|(index, group)| Chain {
@@ -318,9 +363,9 @@ fn native_holders(heap: &Heap<'_>, graph: &ObjectGraph<'_>, groups: &[ChainGroup
 }
 
 /// The largest owners of the heap.
-fn owners(options: &Why, heap: &Heap<'_>) -> FoundOwners {
+fn owners(top: usize, heap: &Heap<'_>) -> FoundOwners {
     let (graph, summary) = heap.graph();
-    let (total, largest) = flamegraph::owners(heap, &graph, View::Owners).largest(options.top);
+    let (total, largest) = flamegraph::owners(heap, &graph, View::Owners).largest(top);
     let owner = |owner: Owner| FoundOwner {
         holder: owner.holder,
         objects: owner.amount.objects,

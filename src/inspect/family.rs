@@ -99,7 +99,7 @@ impl ProcessFamily {
 ///
 /// # Errors
 /// None of them can be read: the error of the first one.
-pub(super) fn read_each<M>(
+pub fn read_each<M>(
     root: i32,
     mut read: impl FnMut(i32) -> Result<M, Error>,
 ) -> Result<(Vec<M>, Vec<UnreadProcess>), Error> {

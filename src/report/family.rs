@@ -12,8 +12,8 @@ use super::{histogram_table, units};
 
 /// Rows of the table, by default.
 const ROWS_DEFAULT: usize = 20;
-/// Share of a process's bytes from which a type sets it apart from its siblings.
-const APART_SHARE: f64 = 0.01;
+/// Share of a process's bytes from which a type or holder sets it apart from its siblings.
+pub(super) const APART_SHARE: f64 = 0.01;
 
 /// Writes a line for each process, with what sets it apart from the others, the table of all of them, then what was not
 /// read. One process has its table alone.
@@ -93,7 +93,7 @@ fn apart(member: &FamilyMember, others: &[&FamilyMember]) -> Vec<String> {
 }
 
 /// The lower median; 0 of nothing.
-fn median(mut figures: Vec<u64>) -> u64 {
+pub(super) fn median(mut figures: Vec<u64>) -> u64 {
     figures.sort_unstable();
     figures.get(figures.len().saturating_sub(1) / 2).copied().unwrap_or(0)
 }

@@ -31,3 +31,4 @@ mod string_table;
 pub mod summary;
 pub mod timeline;
 pub mod units;
+pub mod why_family;

@@ -291,6 +291,15 @@ fn a_family_is_read_together() {
     assert!(lines[0].ends_with("  nothing") && lines[1].ends_with("  nothing"), "{lines:?}");
     assert!(lines[2].contains(" +4,950 __main__.Owned ("), "{lines:?}");
 
+    // The same by holder: of all objects, and of one type.
+    let last = processes[2]["target"]["pid"].to_string();
+    for asked in [vec!["why", "-s", &pid], vec!["why", "-s", &pid, "Owned"]] {
+        let text = run(&asked).ok().expect("it is read").text();
+        let line = text.lines().find(|line| line.split_whitespace().next() == Some(&last)).unwrap_or_default();
+        assert!(line.contains("__main__.more"), "{asked:?}: {text}");
+    }
+    assert_eq!(run(&["why", "-s", &pid, "Owner"]).status.code(), Some(2));
+
     let folded = run(&["flamegraph", "-s", "-f", "folded", "--weight", "objects", &pid]).ok().expect("it is drawn");
     let folded = folded.text();
     let roots: std::collections::BTreeSet<_> = folded.lines().map(|line| line.split(';').next().unwrap()).collect();
