@@ -126,6 +126,10 @@ pub struct Builder<'a> {
     residency: &'a Residency,
     rows: BTreeMap<RowKind, Row>,
     claims: Claims,
+    /// The last extents, which are not among the claims yet.
+    pending: Range<Address>,
+    /// The resident pages in a row around the last extent: most extents are among them.
+    run: Range<Address>,
     fills: PoolFills,
     size_classes: BTreeMap<u32, SizeClass>,
     trimmable: u64,
@@ -134,7 +138,11 @@ pub struct Builder<'a> {
 impl Visit for Builder<'_> {
     fn extent(&mut self, extent: &Extent) {
         self.add(RowKind::Allocator(extent.usage), &extent.range, extent.objects, extent.shallow_bytes);
-        self.claims.push(extent.range.clone());
+        // Extents touch, so that one entry stands for many.
+        match extent.range.start == self.pending.end {
+            true => self.pending.end = extent.range.end,
+            false => self.claims.push(std::mem::replace(&mut self.pending, extent.range.clone())),
+        }
         if matches!(extent.usage, Use::ChunkFree | Use::Top) {
             // The first page contains the chunk's header and links.
             let whole =
@@ -166,6 +174,8 @@ impl<'a> Builder<'a> {
             residency,
             rows: BTreeMap::new(),
             claims: Claims::default(),
+            pending: Address::NULL..Address::NULL,
+            run: Address::NULL..Address::NULL,
             fills: PoolFills::default(),
             size_classes: BTreeMap::new(),
             trimmable: 0,
@@ -203,10 +213,16 @@ impl<'a> Builder<'a> {
     }
 
     fn add(&mut self, kind: RowKind, range: &Range<Address>, objects: u64, shallow_bytes: u64) {
-        let resident = self.residency.resident(range).cast_signed();
-        let swapped = self.residency.swapped(range);
         let mapped = range.end.0.saturating_sub(range.start.0);
-        self.add_row(Row { kind, resident, swapped, mapped, objects, shallow_bytes });
+        if !(self.run.start <= range.start && range.end <= self.run.end) {
+            self.run = self.residency.run_around(range.start);
+        }
+        let is_inside = self.run.start <= range.start && range.end <= self.run.end;
+        let (resident, swapped) = match is_inside {
+            true => (mapped, 0),
+            false => (self.residency.resident(range), self.residency.swapped(range)),
+        };
+        self.add_row(Row { kind, resident: resident.cast_signed(), swapped, mapped, objects, shallow_bytes });
     }
 
     fn add_row(&mut self, more: Row) {
@@ -221,6 +237,7 @@ impl<'a> Builder<'a> {
 
     /// Adds stacks and the rest of the mappings, and returns the account.
     pub fn finish(mut self, rollup: Rollup, mappings: &[Mapping], stacks: &[Stack]) -> Account {
+        self.claims.push(self.pending.clone());
         for stack in stacks {
             let kind = if stack.is_in_use { RowKind::ThreadStacks } else { RowKind::EndedStacks };
             for rest in self.claims.without(&stack.range) {

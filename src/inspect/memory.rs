@@ -91,19 +91,23 @@ fn account(heap: &Heap<'_>, footprint: &Footprint, native: NativeOwners, owners:
     let statics = survey.plan.statics();
     let arenas = glibc_arena::find(memory, &statics);
     log::debug!("{} malloc arenas, {} mappings", arenas.len(), footprint.mappings.len());
+    let start = Instant::now();
     let mut builder = Builder::new(&footprint.residency);
     let mut blocks = Blocks::default();
     let mut sites = Sites::new(&footprint.residency);
     let mut collected = Both(&mut blocks, &mut sites);
     let mut both = Both(&mut builder, &mut collected);
     block_use::visit(memory, &python.layout, &survey.plan, &arenas, objects, &mut both);
+    let visited = start.elapsed();
     let buffers = object_buffers::find(memory, heap.types, objects, &blocks, survey.debug_hooks);
     let (numbers, holders): (Vec<usize>, Vec<u32>) = buffers.into_iter().unzip();
     let buffers = blocks.take(&numbers);
     builder.buffers(&buffers);
+    let found = start.elapsed();
     let rules = (&python.layout, python.version);
     let free_lists = free_lists::find(memory, rules, heap.types, &blocks, survey.debug_hooks);
     builder.free_lists(&blocks.take(&free_lists));
+    log::debug!("blocks visited in {visited:?}, with buffers {found:?}, with free lists {:?}", start.elapsed());
     // A thread's `struct pthread` is at the top of its stack, and its address is glibc's thread id.
     let reader = Reader { memory, layout: &python.layout };
     let threads = python.interpreters.iter().flat_map(|interpreter| stack::threads(&reader, interpreter));

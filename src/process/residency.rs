@@ -126,6 +126,13 @@ impl Residency {
         self.present.of(extent)
     }
 
+    /// The resident pages in a row that contain an address; empty if it is not resident.
+    pub fn run_around(&self, address: Address) -> Range<Address> {
+        let after = self.present.runs.partition_point(|(run, _)| run.start <= address.0);
+        let run = self.present.runs[..after].last().map(|(run, _)| run.clone());
+        run.filter(|run| address.0 < run.end).map_or(address..address, |run| Address(run.start)..Address(run.end))
+    }
+
     /// Swapped bytes of the extent.
     pub fn swapped(&self, extent: &Range<Address>) -> u64 {
         self.swapped.of(extent)
