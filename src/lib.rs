@@ -44,7 +44,7 @@
 //! | [`analysis`] | What is alive, who holds it, what grows, where does resident memory go? |
 //! | [`estimate`] | How many objects are there, judging by a sample, and how large is the error? |
 //! | [`record`] | Which stacks allocate, and what survives? |
-//! | [`stats`] | Quantiles and the jackknife, for [`estimate`] and [`record`] |
+//! | [`stats`] | Quantiles, for [`estimate`] and [`record`] |
 //! | [`snapshot`] | How is a heap saved in a file, and read from it? |
 //! | [`inspect`] | Opens a target, takes a census or a sample, copies a heap, records |
 //! | [`report`] | One file per output format |

@@ -11,7 +11,7 @@ use crate::inspect::growth::GrowthOptions;
 use crate::inspect::{CopyOptions, Pause};
 use crate::report::folded::Weight;
 
-use super::values::{HeapPlace, budget, duration, error, max_read, place, rate, recording, size};
+use super::values::{HeapPlace, budget, cpu, duration, error, max_read, place, recording, size};
 
 /// A core file to read instead of a process.
 #[derive(Clone, Debug, Default, Args)]
@@ -507,23 +507,23 @@ pub struct Record {
     #[arg(short, long, value_name = "TIME", default_value = "30s", value_parser = recording)]
     pub duration: Duration,
 
-    /// Samples per second, at random instants; each consists of up to four probes
-    #[arg(short, long, value_name = "N", default_value_t = 100, value_parser = rate)]
-    pub rate: u32,
+    /// Share of one processor to use, besides the counts at the start and at the end
+    #[arg(long, value_name = "PERCENT", default_value = "5%", value_parser = cpu)]
+    pub cpu: f64,
 
     /// Output format
     #[arg(short, long, value_enum, default_value_t = RecordFormat::Svg)]
     pub format: RecordFormat,
 
-    /// Show allocations that are alive at the end (the default)
-    #[arg(long)]
-    pub survivors: bool,
+    /// Show how much more there is of each type than at the start (the default)
+    #[arg(long, alias = "survivors")]
+    pub growth: bool,
 
-    /// Show all allocations
-    #[arg(long, conflicts_with = "survivors")]
+    /// Show what was seen to be made, whether it lives or not: a lower bound
+    #[arg(long, conflicts_with = "growth")]
     pub allocated: bool,
 
-    /// Width of a frame
+    /// Width of a frame; bytes are known of growth only
     #[arg(long, value_enum, default_value_t = WeightArg::Objects)]
     pub weight: WeightArg,
 
@@ -539,7 +539,7 @@ pub struct Record {
     #[arg(long, value_name = "FILE")]
     pub csv: Option<PathBuf>,
 
-    /// Seed of the random instants
+    /// Seed of the places of windows in time
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
 }

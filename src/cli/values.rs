@@ -35,8 +35,9 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 const RECORDING_MAX: Duration = Duration::from_secs(24 * 3600);
 /// The shortest recording: a few samples.
 const RECORDING_MIN: Duration = Duration::from_millis(100);
-/// The most samples per second: each may take a twentieth of its share of the second.
-const RATE_MAX: u32 = 1000;
+/// The share of a processor, in percent: a window of a millisecond five times in a second, and nearly all.
+const CPU_MIN: f64 = 0.5;
+const CPU_MAX: f64 = 80.0;
 
 /// How long a recording takes.
 pub fn recording(text: &str) -> Result<Duration, String> {
@@ -48,11 +49,12 @@ pub fn recording(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Samples per second of a recording.
-pub fn rate(text: &str) -> Result<u32, String> {
-    match text.parse() {
-        Ok(rate @ 1..=RATE_MAX) => Ok(rate),
-        _ => Err(format!("a rate is between 1 and {RATE_MAX} samples per second")),
+/// The share of one processor that a recording may take.
+pub fn cpu(text: &str) -> Result<f64, String> {
+    let share = text.strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
+    match share {
+        Some(percent) if (CPU_MIN..=CPU_MAX).contains(&percent) => Ok(percent / 100.0),
+        _ => Err(format!("a share of a processor is between {CPU_MIN}% and {CPU_MAX}%")),
     }
 }
 

@@ -26,13 +26,13 @@ use crate::process::source::Source;
 use crate::python::collector::Collector;
 use crate::python::layout::Build;
 use crate::python::reader::Reader;
-use crate::record::profile;
 
 use super::copy::{CopyOptions, Heap, ReadMode};
 use super::error::Error;
 use super::memory::{self, NativeOwners};
 use super::open::Target;
-use super::recording::{self, RecordOptions, Recording};
+use super::recorded::Recording;
+use super::recording::{self, RecordOptions};
 use super::warning::Warning;
 
 /// The first census after the first look: part of the window, and no later than this.
@@ -40,8 +40,8 @@ const SECOND_LOOK: f64 = 0.05;
 const SECOND_LOOK_MAX: Duration = Duration::from_secs(3);
 /// Linked looks that can be compared.
 const LOOKS_MIN: usize = 3;
-/// Samples of the recording in a second: what grows all the time is met often enough.
-const RECORDING_RATE: u32 = 50;
+/// The share of a processor that the recording takes: what grows all the time is met often enough.
+const RECORDING_CPU: f64 = 0.03;
 /// The longest recording, in windows and at all.
 const RECORDING_SLACK: u32 = 10;
 const RECORDING_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -368,26 +368,30 @@ fn record_alongside(pid: i32, options: &GrowthOptions, stop: &AtomicBool) -> Res
     }
     // Looks take longer than they should where the machine is busy; the end comes from `stop`.
     let duration = options.duration.saturating_mul(RECORDING_SLACK).min(RECORDING_MAX);
-    let options = RecordOptions { duration, rate: RECORDING_RATE, seed: None };
+    let cpu = RECORDING_CPU;
+    let options = RecordOptions { duration, cpu, seed: None, is_counted: false };
     recording::record(&options, &mut target, stop, &mut |_| ()).map_err(|error| error.to_string())
 }
 
 /// The lines on which what grew in an owner was made: objects of the type that grew, or, where the recording saw none
-/// of these, of the types that grew with it.
+/// of these, of the types that grew with it. The owner's growth is divided among them as those that were seen are.
 fn made_in(recording: &Recording, owner: &GrowingOwner, show_values: bool) -> Vec<(String, u64)> {
-    let Recording { allocations, stacks, seconds, .. } = recording;
     let is_named = |full: &str, name: &str| full == name || full.strip_suffix(name).is_some_and(|it| it.ends_with('.'));
-    let lines = |names: &[&str]| {
-        let wanted = |full: &str| names.iter().any(|name| is_named(full, name));
-        profile::made_in(allocations, stacks, *seconds, show_values, wanted)
+    let lines =
+        |names: &[&str]| recording.lines_of(show_values, |full: &str| names.iter().any(|name| is_named(full, name)));
+    let grown = |names: &[&str]| {
+        let of = owner.types.iter().filter(|grown| names.contains(&grown.name.as_str()));
+        of.map(|grown| u64::try_from(grown.objects()).unwrap_or(0)).sum::<u64>()
     };
-    let mut found = lines(&[owner.growing_type.as_str()]);
+    let mut names = vec![owner.growing_type.as_str()];
+    let mut found = lines(&names);
     if found.is_empty() {
-        let others = owner.types.iter().filter(|grown| grown.objects() > 0).map(|grown| grown.name.as_str());
-        found = lines(&others.collect::<Vec<&str>>());
+        names = owner.types.iter().filter(|grown| grown.objects() > 0).map(|grown| grown.name.as_str()).collect();
+        found = lines(&names);
     }
-    let count = |alive: f64| alive.round().max(1.0) as u64;
-    found.into_iter().take(LINES_KEPT).map(|(line, alive)| (line.label(), count(alive))).collect()
+    let (seen, grown) = (found.iter().map(|line| line.1).sum::<f64>(), grown(&names) as f64);
+    let part = |weight: f64| (grown * weight / seen).round().max(1.0) as u64;
+    found.into_iter().take(LINES_KEPT).map(|(line, weight)| (line.label(), part(weight))).collect()
 }
 
 fn rss_of(pid: i32) -> u64 {

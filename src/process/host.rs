@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
+use nix::sys::resource::{RLIM_INFINITY, Resource, UsageWho, getrlimit, getrusage};
 
 /// Bytes that can be allocated without evicting anything: the kernel's estimate, limited by our control groups and
 /// resource limits. `None` if `/proc` does not tell.
@@ -53,6 +53,16 @@ pub fn resident_bytes() -> u64 {
     let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kibibytes = line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
     kibibytes.unwrap_or(0).saturating_mul(1024)
+}
+
+/// Processor time that the calling thread has used, in user and kernel mode; zero if the kernel does not tell.
+pub fn thread_time() -> Duration {
+    let Ok(usage) = getrusage(UsageWho::RUSAGE_THREAD) else { return Duration::ZERO };
+    let times = [usage.user_time(), usage.system_time()];
+    times
+        .iter()
+        .map(|time| Duration::new(time.tv_sec().unsigned_abs(), time.tv_usec().unsigned_abs() as u32 * 1000))
+        .sum()
 }
 
 /// Makes us the first process that the kernel kills when memory runs out, before the target. Needs no permission;

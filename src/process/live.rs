@@ -311,6 +311,20 @@ impl Memory for Process {
         Ok(())
     }
 
+    /// By one system call, unless that is refused.
+    fn read_at_once(&self, pieces: &mut [Piece<'_>]) -> Result<(), ReadError> {
+        let mut left: Vec<&mut Piece<'_>> = pieces.iter_mut().collect();
+        let mut first = 0;
+        while first < left.len() {
+            match read_run(self.thread, &mut left[first..]) {
+                Ok(done) => first += done,
+                Err(ReadError::Denied) => return self.read_pieces(pieces),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
     fn resident(&self, range: Range<Address>) -> Vec<Range<Address>> {
         let mut found: Vec<Range<Address>> = Vec::new();
         let mut add = |run: Range<Address>| match found.last_mut() {

@@ -84,6 +84,15 @@ pub trait Memory {
         Ok(())
     }
 
+    /// As [`Memory::read_pieces`], in this order and as close together as possible, for what the target itself writes
+    /// all the time: in a process it may unshare pages that have not been written since a fork.
+    ///
+    /// # Errors
+    /// As [`Memory::read_pieces`].
+    fn read_at_once(&self, pieces: &mut [Piece<'_>]) -> Result<(), ReadError> {
+        self.read_pieces(pieces)
+    }
+
     /// As [`Memory::read_exact_at`], bypassing copies and caches: the target's current bytes.
     ///
     /// # Errors

@@ -41,19 +41,23 @@ impl Processors {
         Processors { pid, ours, stats: Vec::new(), listed: None, kept_off: Vec::new() }
     }
 
-    /// Moves the calling thread to a processor on which no thread of the target runs. Returns whether there is one.
-    /// Takes some 10 µs per thread.
+    /// Moves the calling thread to a processor on which no thread of the target runs; if possible, on which none has
+    /// run last, since it wakes up there when all are busy. Returns whether there is one. Takes some 10 µs per thread.
     pub fn keep_off(&mut self) -> bool {
-        if self.ours.len() < 2 {
-            return false;
-        }
         if self.listed.is_none_or(|listed| listed.elapsed() > LIST_AGE_MAX) {
             self.list();
         }
-        let mut taken: Vec<usize> = self.stats.iter().filter_map(running_on).collect();
-        taken.sort_unstable();
-        taken.dedup();
-        let is_apart = self.ours.iter().any(|cpu| !taken.contains(cpu));
+        let threads: Vec<(bool, usize)> = self.stats.iter().filter_map(last_run_on).collect();
+        let of = |also_sleeping: bool| {
+            let threads = threads.iter().filter(|&&(is_running, _)| is_running || also_sleeping);
+            let mut taken: Vec<usize> = threads.map(|&(_, cpu)| cpu).collect();
+            taken.sort_unstable();
+            taken.dedup();
+            taken
+        };
+        let leaves_one = |taken: &Vec<usize>| self.ours.iter().any(|cpu| !taken.contains(cpu));
+        let mut taken = Some(of(true)).filter(leaves_one).unwrap_or_else(|| of(false));
+        let is_apart = leaves_one(&taken);
         if !is_apart {
             taken.clear();
         }
@@ -89,21 +93,21 @@ impl Drop for Processors {
     }
 }
 
-/// The processor of a thread that is runnable.
-fn running_on(stat: &File) -> Option<usize> {
+/// Whether a thread is runnable, and the processor on which it runs or ran last.
+fn last_run_on(stat: &File) -> Option<(bool, usize)> {
     let mut bytes = [0; STAT_MAX];
     let length = stat.read_at(&mut bytes, 0).ok()?;
     parse(bytes.get(..length)?)
 }
 
 /// Parses a `stat` file. The name in it is the program's choice and may contain any bytes.
-fn parse(text: &[u8]) -> Option<usize> {
+fn parse(text: &[u8]) -> Option<(bool, usize)> {
     /// Number of fields between the name and the processor.
     const BETWEEN: usize = 36;
     let end = text.iter().rposition(|&byte| byte == b')')?;
     let mut fields = text.get(end + 1..)?.split(|byte| byte.is_ascii_whitespace()).filter(|field| !field.is_empty());
-    (fields.next()? == b"R").then_some(())?;
-    std::str::from_utf8(fields.nth(BETWEEN - 1)?).ok()?.parse().ok()
+    let is_running = fields.next()? == b"R";
+    Some((is_running, std::str::from_utf8(fields.nth(BETWEEN - 1)?).ok()?.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -114,8 +118,8 @@ mod tests {
     fn a_stat_file_says_where_its_thread_runs() {
         let numbers: String =
             (4..=52).map(|field| format!(" {}", if field == 39 { 5 } else { 1000 + field })).collect();
-        assert_eq!(parse(format!("77 (a) R (b) R{numbers}\n").as_bytes()), Some(5));
-        assert_eq!(parse(format!("77 (a) S{numbers}\n").as_bytes()), None);
+        assert_eq!(parse(format!("77 (a) R (b) R{numbers}\n").as_bytes()), Some((true, 5)));
+        assert_eq!(parse(format!("77 (a) S{numbers}\n").as_bytes()), Some((false, 5)));
         for text in ["", "77", "77 (a)", "77 (a) R", "77 (a) R 1 2 3"] {
             assert_eq!(parse(text.as_bytes()), None, "{text:?}");
         }

@@ -95,6 +95,13 @@ impl Memory for Source {
         }
     }
 
+    fn read_at_once(&self, pieces: &mut [Piece<'_>]) -> Result<(), ReadError> {
+        match self {
+            Source::Live(process) => process.read_at_once(pieces),
+            Source::Core(core) => core.read_at_once(pieces),
+        }
+    }
+
     fn resident(&self, range: Range<Address>) -> Vec<Range<Address>> {
         match self {
             Source::Live(process) => process.resident(range),

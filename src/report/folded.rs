@@ -5,7 +5,8 @@ use std::io::{self, Write};
 
 use crate::analysis::histogram::{Amount, Histogram};
 use crate::analysis::owners::Node;
-use crate::record::profile::{Profile, StackBorn};
+use crate::record::profile::Profile;
+use crate::record::shares::Quantity;
 
 use super::escape::is_unsafe;
 
@@ -75,14 +76,29 @@ pub fn widest_first(root: &Node, weight: Weight) -> Vec<String> {
     lines.into_iter().map(|line| line.0).collect()
 }
 
-/// The stacks of births: thread, then functions. Stacks of weight 0 are left out.
-pub fn of_births(profile: &Profile, amount: &dyn Fn(&StackBorn) -> u64) -> Vec<String> {
-    let line = |stack: &StackBorn| {
-        let frames: Vec<String> =
-            std::iter::once(escape(&stack.thread)).chain(stack.frames.iter().map(|it| escape(&it.label()))).collect();
-        format!("{} {}", frames.join(";"), amount(stack))
-    };
-    let mut lines: Vec<String> = profile.stacks.iter().filter(|stack| amount(stack) > 0).map(line).collect();
+/// The part of a recorded amount that a weight measures.
+pub fn quantity_of(quantity: Quantity, weight: Weight) -> u64 {
+    match weight {
+        Weight::Bytes => quantity.bytes,
+        Weight::Objects => quantity.objects,
+    }
+}
+
+/// The frame above what no stack is known of.
+pub const NOT_ATTRIBUTED: &str = "not attributed";
+
+/// The stacks of a recording: thread, then functions; and types that are not attributed. Stacks of weight 0 are left
+/// out; the weights add up to the whole.
+pub fn of_profile(profile: &Profile, weight: Weight) -> Vec<String> {
+    let stacks = profile.stacks.iter().map(|stack| {
+        let frames = std::iter::once(escape(&stack.thread)).chain(stack.frames.iter().map(|it| escape(&it.label())));
+        (frames.collect::<Vec<String>>(), stack.made)
+    });
+    let others = profile.types_not_attributed().into_iter();
+    let others = others.map(|of| (vec![NOT_ATTRIBUTED.to_owned(), escape(&of.name)], of.not_attributed));
+    let weighed = stacks.chain(others).map(|(frames, made)| (frames.join(";"), quantity_of(made, weight)));
+    let weighed = weighed.filter(|&(_, amount)| amount > 0);
+    let mut lines: Vec<String> = weighed.map(|(stack, amount)| format!("{stack} {amount}")).collect();
     lines.sort();
     lines
 }

@@ -8,8 +8,10 @@ use crate::analysis::histogram::Amount;
 use crate::analysis::owners::Node;
 use crate::inspect::growth::Growth;
 use crate::record::profile::Profile;
+use crate::record::shares::Quantity;
 
 use super::escape::printable;
+use super::folded::NOT_ATTRIBUTED;
 
 /// The frame of growth for which no owner was found.
 const WITHOUT_OWNER: &str = "growth without a known owner";
@@ -67,17 +69,18 @@ impl StackSet {
         set
     }
 
-    /// The stacks that allocate, with estimates of what they allocated, or of what of that is alive.
-    pub fn of_births(profile: &Profile, with_dead: bool) -> StackSet {
+    /// The stacks of a recording, and types that are not attributed. The amounts add up to the whole.
+    pub fn of_profile(profile: &Profile) -> StackSet {
         let mut set = SetBuilder::default();
+        let amount = |made: Quantity| Amount { objects: made.objects, bytes: made.bytes };
         for stack in &profile.stacks {
-            let born = &stack.born;
-            let (objects, bytes) =
-                if with_dead { (&born.objects, &born.bytes) } else { (&born.alive, &born.alive_bytes) };
-            let amount = Amount { objects: objects.value.round() as u64, bytes: bytes.value.round() as u64 };
             let frames: Vec<u32> =
                 stack.frames.iter().map(|frame| set.frame(&frame.function, &frame.file, frame.line)).collect();
-            set.push(&stack.thread, &frames, amount);
+            set.push(&stack.thread, &frames, amount(stack.made));
+        }
+        for of in profile.types_not_attributed() {
+            let frame = set.frame(&of.name, "", 0);
+            set.push(NOT_ATTRIBUTED, &[frame], amount(of.not_attributed));
         }
         set.set
     }

@@ -3,20 +3,20 @@
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
-use crate::inspect::recording::Moment;
+use crate::inspect::recorded::Moment;
 
 use super::units;
 
-/// Writes the observations as CSV with a header line.
+/// Writes the observations as CSV with a header line. What was not counted at a moment is empty.
 ///
 /// # Errors
 /// Errors of the writer.
 pub fn write_csv(out: &mut dyn Write, moments: &[Moment]) -> io::Result<()> {
     writeln!(out, "seconds,rss_bytes,heap_objects,collections_0,collections_1,collections_2")?;
-    for moment in moments {
-        let [young, middle, old] = moment.collections;
-        let Moment { seconds, rss_bytes, heap_objects, .. } = moment;
-        writeln!(out, "{seconds:.3},{rss_bytes},{heap_objects},{young},{middle},{old}")?;
+    for Moment { seconds, rss_bytes, heap_objects, collections } in moments {
+        let objects = heap_objects.map(|objects| objects.to_string()).unwrap_or_default();
+        let collections = collections.map_or([const { String::new() }; 3], |all| all.map(|count| count.to_string()));
+        writeln!(out, "{seconds:.3},{rss_bytes},{objects},{}", collections.join(","))?;
     }
     Ok(())
 }
@@ -30,7 +30,7 @@ const RIGHT: f64 = 1180.0;
 const POINTS: usize = 400;
 
 /// A curve's name, colour, text position, values and number format.
-type Curve<'a> = (&'a str, &'a str, f64, &'a dyn Fn(&Moment) -> u64, &'a dyn Fn(u64) -> String);
+type Curve<'a> = (&'a str, &'a str, f64, &'a dyn Fn(&Moment) -> Option<u64>, &'a dyn Fn(u64) -> String);
 
 /// Puts a plot above a flame graph, which becomes taller. An SVG without a `viewBox` that starts at 0 is returned
 /// unchanged.
@@ -46,22 +46,26 @@ pub fn put_above(svg: &str, moments: &[Moment]) -> String {
          <rect x=\"0\" y=\"{:.0}\" width=\"100%\" height=\"{:.0}\" fill=\"#f8f8f8\"/>",
         -HEIGHT, HEIGHT
     );
-    let curves: [Curve<'_>; 2] = [
-        ("memory", "#1f5fa8", -40.0, &|moment| moment.rss_bytes, &units::bytes),
-        ("objects", "#a8461f", -14.0, &|moment| moment.heap_objects, &units::count),
+    let curves: [Curve<'_>; 3] = [
+        ("memory", "#1f5fa8", -46.0, &|moment| Some(moment.rss_bytes), &units::bytes),
+        ("objects", "#a8461f", -28.0, &|moment| moment.heap_objects, &units::count),
+        ("collections", "#5f8f3f", -10.0, &|moment| moment.collections.map(|all| all.iter().sum()), &units::count),
     ];
     for (name, colour, text_y, value, format) in curves {
+        let known: Vec<(f64, u64)> =
+            moments.iter().filter_map(|moment| Some((moment.seconds, value(moment)?))).collect();
+        let ([(_, start), .., (_, end)] | [(_, start @ end)]) = known.as_slice() else { continue };
         let _ = write!(
             plot,
             "<text x=\"10\" y=\"{text_y:.0}\" fill=\"{colour}\">{name} {} to {}</text>\
              <polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.5\" points=\"",
-            format(value(first)),
-            format(value(last)),
+            format(*start),
+            format(*end),
         );
-        let most = moments.iter().map(value).max().unwrap_or(0).max(1) as f64;
-        for moment in moments.iter().step_by(moments.len().div_ceil(POINTS).max(1)) {
-            let x = LEFT + (RIGHT - LEFT) * (moment.seconds - first.seconds) / span;
-            let y = -6.0 - (HEIGHT - 12.0) * value(moment) as f64 / most;
+        let most = known.iter().map(|point| point.1).max().unwrap_or(0).max(1) as f64;
+        for (seconds, value) in known.iter().step_by(known.len().div_ceil(POINTS).max(1)) {
+            let x = LEFT + (RIGHT - LEFT) * (seconds - first.seconds) / span;
+            let y = -6.0 - (HEIGHT - 12.0) * *value as f64 / most;
             let _ = write!(plot, "{x:.1},{y:.1} ");
         }
         let _ = write!(plot, "\"/>");

@@ -1,4 +1,3 @@
-//! Quantiles of confidence intervals, and variances by the jackknife.
+//! Quantiles of confidence intervals.
 
-pub mod jackknife;
 pub(crate) mod quantiles;

@@ -47,19 +47,6 @@ pub fn skewed(skewness: f64, t: f64) -> (f64, f64) {
     (solve(t).max(0.0), (-solve(-t)).max(0.0))
 }
 
-/// The limits of a weighted sum of few counts, each with a weight of at most `largest`: M. P. Fay and E. J. Feuer,
-/// *Confidence intervals for directly standardized rates: a method based on the gamma distribution*, Statistics in
-/// Medicine 16, 1997. A sum of no counts is at most 3.7 times `largest`.
-pub fn weighted(value: f64, variance: f64, largest: f64) -> (f64, f64) {
-    let gamma = |value: f64, variance: f64, confidence: f64| match value > 0.0 && variance > 0.0 {
-        true => variance / (2.0 * value) * chi_square(2.0 * value * value / variance, confidence),
-        false => value,
-    };
-    let low = gamma(value, variance, 1.0 - CONFIDENCE);
-    let high = gamma(value + largest, variance + largest * largest, CONFIDENCE);
-    (low.min(value), high.max(value))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,37 +92,5 @@ mod tests {
         // Without the transformation the truth lies above in 9 of 100.
         assert!(below < TIMES / 25 && above < TIMES / 18, "{below} {above}");
         assert_eq!(skewed(0.0, 2.0), (2.0, 2.0));
-    }
-
-    #[test]
-    fn a_sum_of_equal_sightings_is_a_poisson_count() {
-        for (seen, expected) in GARWOOD.iter().enumerate() {
-            let (low, high) = weighted(seen as f64 * 7.0, seen as f64 * 49.0, 7.0);
-            assert!((high / 7.0 / expected - 1.0).abs() < 0.02, "{seen}: {high}");
-            assert!(low <= seen as f64 * 7.0 && low >= 0.0);
-        }
-        let (low, high) = weighted(1e6, 1e8, 1.0);
-        assert!((low - 980_400.0).abs() < 300.0 && (high - 1_019_600.0).abs() < 300.0, "{low} {high}");
-    }
-
-    /// Few clusters of very different sizes: the truth is in 95 of 100 intervals, or more.
-    #[test]
-    fn weighted_limits_hold() {
-        let mut rng = fastrand::Rng::with_seed(9);
-        const TIMES: usize = 20_000;
-        for mean in [0.5, 2.0, 6.0] {
-            let mut missed = 0;
-            for _ in 0..TIMES {
-                let (mut value, mut variance, mut waited) = (0.0, 0.0, -rng.f64().max(1e-12).ln());
-                while waited < mean {
-                    let weight = 1.0 + 9.0 * rng.f64();
-                    (value, variance) = (value + weight, variance + weight * weight);
-                    waited -= rng.f64().max(1e-12).ln();
-                }
-                let (low, high) = weighted(value, variance, 10.0);
-                missed += usize::from(!(low..=high).contains(&(5.5 * mean)));
-            }
-            assert!(missed < TIMES / 20, "{mean}: {missed}");
-        }
     }
 }

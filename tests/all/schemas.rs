@@ -170,7 +170,7 @@ fn a_recording_keeps_to_its_schema() {
         return skipped("the schema of recordings", "no interpreter with a GIL");
     };
     let target = Target::spawn(&interpreter, &common::program("leaking.py"), &["dict"], &[]).expect("a target");
-    keeps("record", &json_of(&["record", "-f", "json", "-d", "1500ms", "-r", "200", &target.pid().to_string()]));
+    keeps("record", &json_of(&["record", "-f", "json", "-d", "1500ms", &target.pid().to_string()]));
 }
 
 fn the_validator_finds_what_is_wrong() {

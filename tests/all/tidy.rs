@@ -1,7 +1,7 @@
 //! Checks the structure of the sources: which folder may use which, no cycles, short files, short lines, one type per
 //! name, and what is restricted to one folder.
 //!
-//! Reads the sources in `src` as text. `record` is exempt from all rules except the order of folders.
+//! Reads the sources in `src` as text.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -55,8 +55,6 @@ const NARROW: &[(&str, &[&str])] = &[
 /// the command line's arguments.
 const ANY: &[&str] = &["cli", "tui"];
 
-/// Folders that an issue of their own rebuilds.
-const LEFT_OUT: &[&str] = &["record"];
 /// Lines of a file, and columns of a line.
 const LINES_MAX: usize = 600;
 const COLUMNS_MAX: usize = 120;
@@ -248,16 +246,12 @@ fn circles(sources: &[Source]) -> Vec<String> {
     let all: BTreeMap<&str, BTreeSet<&str>> = graph.keys().map(|&module| (module, reached(module))).collect();
     let mut found = BTreeSet::new();
     for (&module, reached) in &all {
-        if reached.contains(module) && !is_left_out(module) {
+        if reached.contains(module) {
             let members = reached.iter().filter(|&&other| all.get(other).is_some_and(|back| back.contains(module)));
             found.insert(members.copied().collect::<Vec<&str>>().join(", "));
         }
     }
     found.into_iter().collect()
-}
-
-fn is_left_out(module: &str) -> bool {
-    LEFT_OUT.contains(&module.split("::").next().unwrap_or_default())
 }
 
 /// Files that are too long, and lines.
@@ -282,7 +276,7 @@ fn too_long(name: &str, text: &str) -> Vec<String> {
 /// Names of types that more than one folder defines.
 fn shared_type_names(sources: &[Source]) -> Vec<String> {
     let mut folders: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
-    for source in sources.iter().filter(|source| !is_left_out(&source.module)) {
+    for source in sources {
         for line in source.code.lines() {
             let line = line.trim_start();
             let line = line.strip_prefix("pub ").or_else(|| line.strip_prefix("pub(crate) ")).unwrap_or(line);
@@ -378,9 +372,7 @@ fn files_and_lines_are_short() {
     let mut found = Vec::new();
     for folder in ["src", "tests", "fixtures"] {
         for (path, text) in files(&root.join(folder), "rs") {
-            if !(folder == "src" && LEFT_OUT.iter().any(|left_out| path.starts_with(&format!("{left_out}/")))) {
-                found.extend(too_long(&format!("{folder}/{path}"), &text));
-            }
+            found.extend(too_long(&format!("{folder}/{path}"), &text));
         }
     }
     none("too long", found);
@@ -392,13 +384,13 @@ fn no_type_name_is_defined_in_two_folders() {
 
 fn only_python_compares_versions() {
     let sources = sources();
-    let others = sources.iter().filter(|source| source.folder() != "python" && !is_left_out(&source.module));
+    let others = sources.iter().filter(|source| source.folder() != "python");
     none("comparisons of versions", others.flat_map(version_comparisons).collect());
 }
 
 fn only_the_command_line_prints() {
     let sources = sources();
-    let others = sources.iter().filter(|source| !PRINTERS.contains(&source.folder()) && !is_left_out(&source.module));
+    let others = sources.iter().filter(|source| !PRINTERS.contains(&source.folder()));
     none("prints", others.flat_map(prints).collect());
 }
 

@@ -188,20 +188,19 @@ impl Target {
         Ok((status.code(), self.last_words()))
     }
 
-    /// Waits until it has slept often: a recorder sleeps between its samples, and not before it has begun.
-    pub fn wait_for_reads(&mut self) -> Result<(), String> {
-        const SLEEPS: u64 = 200;
-        let path = format!("/proc/{}/status", self.pid());
+    /// Waits until its stderr has said something.
+    pub fn wait_until_it_says(&mut self, text: &str) -> Result<(), String> {
         let end = Instant::now() + DEADLINE;
         while Instant::now() < end {
-            let status = std::fs::read_to_string(&path).map_err(|e| e.to_string())?;
-            let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
-            if line.and_then(|number| number.trim().parse::<u64>().ok()).is_some_and(|number| number > SLEEPS) {
+            if String::from_utf8_lossy(&self.stderr.lock().unwrap()).contains(text) {
                 return Ok(());
+            }
+            if !self.is_alive() {
+                return Err(format!("it has ended and has not said {text:?}; {}", self.last_words()));
             }
             thread::yield_now();
         }
-        Err(format!("it never slept; {}", self.last_words()))
+        Err(format!("it does not say {text:?}; {}", self.last_words()))
     }
 
     /// Whether it still runs, or stands.

@@ -7,7 +7,7 @@ use crate::process::Address;
 use crate::process::memory::{Memory, MemoryExt, ReadError};
 use crate::python::reader::Reader;
 
-use super::glance::Lane;
+use super::lane::Lane;
 
 /// Collections that 3.15 remembers of each generation (`GC_YOUNG_STATS_SIZE`, `GC_OLD_STATS_SIZE`).
 const RINGS: [usize; 3] = [11, 3, 3];
@@ -40,7 +40,7 @@ impl Counters {
         let objects = match layout.gc.heap_size {
             Some(offset) => reader.memory.read_u64(gc.offset(offset))?,
             None => {
-                let young = lane.heads().first().copied().unwrap_or_default().offset(layout.gc_generation.count);
+                let young = lane.heads[0].offset(layout.gc_generation.count);
                 let young = u64::try_from(reader.memory.read_i32(young)?).unwrap_or(0);
                 count(layout.gc.long_lived_total)?
                     .saturating_add(count(layout.gc.long_lived_pending)?)
