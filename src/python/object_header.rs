@@ -137,6 +137,11 @@ pub struct SharedHeader {
 const REF_DEFERRED: i64 = i64::MAX / 8;
 /// Largest value of `_PyMutex`, which uses two bits.
 const MUTEX_MAX: u8 = 3;
+/// The flags in `ob_ref_shared`, and one of their values: another thread has let go of the last reference, and the
+/// object waits, with one more reference, in a queue until the thread that owns it frees it (`_Py_DecRefSharedDebug`,
+/// `Objects/object.c`, and `Python/brc.c`, v3.13). A thread that only waits never does.
+const REF_FLAGS: u64 = 3;
+const REF_QUEUED: u64 = 2;
 /// Known bits of `ob_gc_bits` (`Include/internal/pycore_gc.h`).
 const GC_BITS: u8 = 0x7f;
 /// `_PyGC_BITS_TRACKED`.
@@ -189,6 +194,8 @@ impl SharedHeader {
         if count >= COUNT_MAX || (count == 0 && !is_deferred) {
             return None;
         }
+        // The queue's reference keeps it only until its owner runs again.
+        let count = count.saturating_sub(u64::from(shared as u64 & REF_FLAGS == REF_QUEUED));
         Some(SharedHeader { refcount: Refcount::Count(count), tracked })
     }
 }
@@ -240,5 +247,24 @@ mod tests {
             assert_eq!(header(wrong as u64, GC_TRACKED), None, "{wrong}");
         }
         assert_eq!(header(1 << 63, GC_TRACKED | GC_UNREACHABLE), None);
+    }
+
+    #[test]
+    fn the_queue_of_the_owner_is_no_holder() {
+        let candidate = Candidate::all().iter().find(|candidate| candidate.name == "3.13.5t").unwrap();
+        let layout = Layout::load(candidate);
+        let count = |local: u32, shared: i64| {
+            let mut bytes = vec![0; layout.object.size];
+            let (of_owner, of_others) = (layout.object.ob_ref_local.unwrap(), layout.object.ob_ref_shared.unwrap());
+            bytes[of_owner..of_owner + 4].copy_from_slice(&local.to_le_bytes());
+            bytes[of_others..of_others + 8].copy_from_slice(&shared.to_le_bytes());
+            SharedHeader::read(&layout, &bytes).map(|header| header.refcount)
+        };
+        assert_eq!(count(1, 2), Some(Refcount::Count(0)));
+        assert_eq!(count(3, -2 << 2 | 2), Some(Refcount::Count(0)));
+        assert_eq!(count(2, 1 << 2 | 2), Some(Refcount::Count(2)));
+        // Freed, merged or not.
+        assert_eq!([count(0, 0), count(0, 3), count(0, 2)], [None; 3]);
+        assert_eq!([count(1, 0), count(0, 1 << 2 | 3)], [Some(Refcount::Count(1)); 2]);
     }
 }
