@@ -96,7 +96,8 @@ pub fn write(out: &mut dyn Write, name: &str, growth: &Growth) -> io::Result<()>
         writeln!(out, "The process was stopped for {} at most.", units::duration(pause))?;
     }
     if growth.unused > 0 {
-        writeln!(out, "{} looks failed or saw less than the others, and were not used.", growth.unused)?;
+        let (looks, were) = if growth.unused == 1 { ("look", "was") } else { ("looks", "were") };
+        writeln!(out, "{} {looks} failed or saw less than the others, and {were} not used.", growth.unused)?;
     }
     Ok(())
 }
