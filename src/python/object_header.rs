@@ -194,7 +194,7 @@ impl SharedHeader {
         if count >= COUNT_MAX || (count == 0 && !is_deferred) {
             return None;
         }
-        // The queue's reference keeps it only until its owner runs again. Those with deferred counts are the collector's.
+        // The queue's reference keeps it only until its owner runs again. Deferred counts are the collector's.
         let is_queued = shared as u64 & REF_FLAGS == REF_QUEUED && !is_deferred;
         let count = count.saturating_sub(u64::from(is_queued));
         Some(SharedHeader { refcount: Refcount::Count(count), tracked })
