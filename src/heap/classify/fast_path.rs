@@ -181,7 +181,11 @@ impl QuickWay<'_> {
             true => Size::Deferred(Deferred::DictKeys { keys, base: size, split }),
             false => Size::Known(size),
         };
-        debug_assert!(self.agrees(&object, whole, block, &pool[offset..offset + room]), "{object:?} in {room} bytes");
+        debug_assert!(
+            self.agrees(&object, whole, block, &pool[offset..offset + room]),
+            "{object:?} in {room} bytes, and not {:?}",
+            self.classifier.block(block, &pool[offset..offset + room], BlockRoom::Class(room as u64))
+        );
         if is_dict {
             finds.dict(object, keys, split);
         } else {

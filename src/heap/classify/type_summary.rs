@@ -161,7 +161,8 @@ impl Brief {
                 (SizeShape::Items, info.basicsize, info.basicsize)
             }
             SizeRule::Int => (SizeShape::Int, layout.long.ob_digit as u64, layout.long.ob_digit as u64),
-            SizeRule::Str => {
+            // Only instances of `str` itself have their text behind the header.
+            SizeRule::Str if info.is_str_itself => {
                 let header = layout.ascii_unicode.size as u64 + 1;
                 (SizeShape::Str, header, header)
             }
