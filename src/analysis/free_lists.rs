@@ -7,7 +7,7 @@
 
 use crate::heap::block_use::Use;
 use crate::process::Address;
-use crate::process::memory::{Memory, u64_at};
+use crate::process::memory::{Memory, MemoryExt, u64_at};
 use crate::python::layout::Layout;
 use crate::python::object_header::{GcHead, RefcountRule, USER_SPACE};
 use crate::python::type_flags as flag;
@@ -22,6 +22,9 @@ const ROUNDING: u64 = 64;
 const ROUNDING_SHARE: u64 = 5;
 /// The last word of a chunk is where the next chunk's header begins.
 const LAST_WORD: u64 = 8;
+
+/// Bytes that are read of an object and of what precedes it, at most.
+const HEADER_MAX: usize = 256;
 
 /// Which blocks are such entries, by their number. `memory` should be a copy.
 pub fn find<M: Memory + ?Sized>(
@@ -59,17 +62,13 @@ impl<M: Memory + ?Sized> Entries<'_, M> {
     fn begins_at(&self, start: Address, end: Address) -> bool {
         let room = end.0.saturating_sub(start.0);
         let header = self.layout.object.size;
-        let mut buffer = [0; 256];
+        let mut buffer = Vec::new();
         for &front in &self.fronts {
             let length = front + header;
-            if length as u64 > room || length > buffer.len() {
+            if length as u64 > room || length > HEADER_MAX {
                 return false;
             }
-            let bytes = match self.memory.local(start, length) {
-                Some(bytes) => bytes,
-                None if self.memory.read_exact_at(start, &mut buffer[..length]).is_ok() => &buffer[..length],
-                None => return false,
-            };
+            let Some(bytes) = self.memory.bytes_at(start, length, &mut buffer) else { return false };
             let type_address = u64_at(bytes, front + self.layout.object.ob_type).unwrap_or(0);
             let Some(id) = self.types.find(type_address) else { continue };
             let info = self.types.get(id);

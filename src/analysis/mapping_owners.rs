@@ -5,12 +5,12 @@
 //! mapping points is its as well. Of other libraries only a pointer to the start of a mapping counts: the data of many
 //! points into what malloc gave them.
 
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 
 use crate::heap::foreign_malloc;
 use crate::process::Address;
 use crate::process::address::PAGE;
-use crate::process::memory::{Memory, u64_at};
+use crate::process::memory::{Memory, MemoryExt};
 
 use super::memory_account::{Account, Anonymous, Row, RowKind};
 use super::native_memory::file_name;
@@ -19,8 +19,6 @@ use super::native_memory::file_name;
 const SEARCH_MAX: u64 = 512 << 20;
 /// Bytes of a library's data that are searched.
 const DATA_MAX: u64 = 64 << 20;
-/// Bytes read at a time.
-const STEP: usize = 64 << 10;
 
 /// Sets the libraries that own anonymous mappings, and counts those of allocators in rows of their own. `data` is that
 /// of the program's files. `memory` should be a copy.
@@ -113,17 +111,12 @@ impl Mappings {
     }
 }
 
-/// Calls `each` with every word of a range; what cannot be read is left out.
+/// Calls `each` with every word of a range.
 fn each_word<M: Memory + ?Sized>(memory: &M, range: Range<Address>, mut each: impl FnMut(u64)) {
-    let mut buffer = vec![0; STEP];
-    let mut at = Address(range.start.0.next_multiple_of(8));
-    while at < range.end {
-        let length = (range.end.0 - at.0).min(STEP as u64) as usize;
-        if memory.read_exact_at(at, &mut buffer[..length]).is_ok() {
-            (0..length / 8).filter_map(|index| u64_at(&buffer, index * 8)).for_each(&mut each);
-        }
-        at = at.offset(length);
-    }
+    _ = memory.each_word(range, |_, word| {
+        each(word);
+        ControlFlow::Continue(())
+    });
 }
 
 fn move_row(rows: &mut Vec<Row>, from: RowKind, to: RowKind, (resident, mapped): (u64, u64)) {

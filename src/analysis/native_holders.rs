@@ -6,9 +6,9 @@
 //! forgot it. A pointer that is stored changed (tagged, compressed, on a device) is not found either.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::allocator::glibc_arena;
 use crate::graph::ObjectId;
@@ -17,7 +17,7 @@ use crate::heap::block_use::{self, Extent, Use, Visit};
 use crate::heap::object_table::Objects;
 use crate::heap::plan::Plan;
 use crate::process::Address;
-use crate::process::memory::{Memory, u64_at};
+use crate::process::memory::{Memory, MemoryExt, u64_at};
 use crate::python::interpreter::Python;
 use crate::python::object_header::Refcount;
 use crate::python::reader::Reader;
@@ -32,8 +32,6 @@ const EXAMINED_MAX: usize = 32;
 /// Places that are kept, and bytes that are searched.
 const PLACES_MAX: usize = 1 << 20;
 const SEARCH_MAX: u64 = 64 << 30;
-/// Bytes read at a time.
-const STEP: usize = 1 << 20;
 /// Referrers of an object, and bytes of the struct of one, that may lead to a place.
 const REFERRERS_MAX: usize = 64;
 const STRUCT_MAX: u64 = 4096;
@@ -90,7 +88,9 @@ pub fn find<M: Memory + ?Sized>(searched: &Searched<'_, M>, groups: &[Vec<Object
     let mut ranges = plan.ranges_for_references(memory);
     ranges.extend(plan.unknown.iter().cloned());
     ranges.sort_by_key(|range| range.start);
-    let (mut places, is_complete) = scan(memory, &ranges, &all);
+    let (places, is_complete) = scan(memory, &ranges, &all.keys().copied().collect());
+    let mut places: Vec<(Address, u32)> =
+        places.into_iter().filter_map(|(at, word)| Some((at, *all.get(&word)?))).collect();
     places.sort_unstable();
     places.dedup();
     let (mut within, mut blocks) = (Surroundings::new(&places), Blocks::default());
@@ -103,10 +103,9 @@ pub fn find<M: Memory + ?Sized>(searched: &Searched<'_, M>, groups: &[Vec<Object
     dead.sort_unstable();
     // Who points to the blocks that the addresses are in.
     let starts = within.of.iter().flatten().filter(|(_, usage)| is_raw(*usage));
-    let starts: FxHashMap<u64, u32> =
-        starts.flat_map(|(range, usage)| [(data_of(range, *usage).0, 0), (range.start.0, 0)]).collect();
+    let starts: FxHashSet<u64> = starts.flat_map(|(range, usage)| [data_of(range, *usage).0, range.start.0]).collect();
     let mut pointers: FxHashMap<u64, Vec<Address>> = FxHashMap::default();
-    for (at, _, word) in scan_words(memory, &ranges, &starts).0 {
+    for (at, word) in scan(memory, &ranges, &starts).0 {
         pointers.entry(word).or_default().push(at);
     }
     let asked = Asked { searched, statics: &statics, dead: &dead, pointers: &pointers };
@@ -181,10 +180,6 @@ struct Asked<'a, M: Memory + ?Sized> {
 
 impl<M: Memory + ?Sized> Asked<'_, M> {
     fn judge(&self, at: Address, target: ObjectId, surrounding: Option<&(Range<Address>, Use)>) -> Place {
-        let library = || {
-            let range = self.statics.iter().find(|range| range.contains(&at))?;
-            file_name(self.searched.memory, range.start)
-        };
         match surrounding {
             Some((range, usage)) if is_raw(*usage) => self.of_block(range, *usage, target),
             Some((_, usage)) if holds_object(*usage) => match self.object_around(at) {
@@ -196,7 +191,7 @@ impl<M: Memory + ?Sized> Asked<'_, M> {
                 None => Place::Stale,
             },
             Some(_) => Place::Stale,
-            None => Place::Other(match library() {
+            None => Place::Other(match self.library_at(at) {
                 Some(library) => format!("data of {library}"),
                 None => UNKNOWN.to_owned(),
             }),
@@ -223,13 +218,18 @@ impl<M: Memory + ?Sized> Asked<'_, M> {
                     None => format!("native memory of a {}", self.type_name(object)),
                 });
             }
-            let of_library = self.statics.iter().find(|range| range.contains(&at));
-            library = library.or_else(|| file_name(self.searched.memory, of_library?.start));
+            library = library.or_else(|| self.library_at(at));
         }
         Place::Other(match library {
             Some(library) => format!("memory to which data of {library} points"),
             None => format!("{NATIVE_BLOCK}{} bytes", range.end.0.saturating_sub(data.0)),
         })
+    }
+
+    /// The library in whose data an address lies.
+    fn library_at(&self, at: Address) -> Option<String> {
+        let range = self.statics.iter().find(|range| range.contains(&at))?;
+        file_name(self.searched.memory, range.start)
     }
 
     fn points_into(&self, referrer: ObjectId, range: &Range<Address>) -> bool {
@@ -316,48 +316,30 @@ impl Visit for Surroundings<'_> {
     }
 }
 
-/// Where one of these words stands, with its number, and whether all of it was searched.
+/// Where one of these words stands, and which, and whether all of the memory was searched.
 fn scan<M: Memory + ?Sized>(
     memory: &M,
     ranges: &[Range<Address>],
-    wanted: &FxHashMap<u64, u32>,
-) -> (Vec<(Address, u32)>, bool) {
-    let (found, is_complete) = scan_words(memory, ranges, wanted);
-    (found.into_iter().map(|(at, number, _)| (at, number)).collect(), is_complete)
-}
-
-/// The same, with the word.
-fn scan_words<M: Memory + ?Sized>(
-    memory: &M,
-    ranges: &[Range<Address>],
-    wanted: &FxHashMap<u64, u32>,
-) -> (Vec<(Address, u32, u64)>, bool) {
-    let low = wanted.keys().min().copied().unwrap_or(u64::MAX);
-    let high = wanted.keys().max().copied().unwrap_or(0);
-    let (mut found, mut left, mut buffer) = (Vec::new(), SEARCH_MAX, vec![0; STEP]);
+    wanted: &FxHashSet<u64>,
+) -> (Vec<(Address, u64)>, bool) {
+    let low = wanted.iter().min().copied().unwrap_or(u64::MAX);
+    let high = wanted.iter().max().copied().unwrap_or(0);
+    let (mut found, mut left) = (Vec::new(), SEARCH_MAX);
     for range in ranges.iter().flat_map(|range| memory.resident(range.clone())) {
-        let mut at = Address(range.start.0.next_multiple_of(8));
-        while at < range.end {
-            let length = (range.end.0 - at.0).min(STEP as u64) as usize;
-            if left < length as u64 || found.len() >= PLACES_MAX {
-                return (found, false);
-            }
-            left -= length as u64;
-            let bytes = match memory.local(at, length) {
-                Some(bytes) => bytes,
-                None if memory.read_exact_at(at, &mut buffer[..length]).is_ok() => &buffer[..length],
-                None => &[],
-            };
-            for (index, word) in bytes.as_chunks().0.iter().enumerate() {
-                let word = u64::from_le_bytes(*word);
-                if word >= low
-                    && word <= high
-                    && let Some(&number) = wanted.get(&word)
-                {
-                    found.push((at.offset(index * 8), number, word));
+        let length = range.end.0.saturating_sub(range.start.0);
+        let end = Address(range.start.0.saturating_add(length.min(left)));
+        left -= length.min(left);
+        let searched = memory.each_word(range.start..end, |at, word| {
+            if word >= low && word <= high && wanted.contains(&word) {
+                if found.len() >= PLACES_MAX {
+                    return ControlFlow::Break(());
                 }
+                found.push((at, word));
             }
-            at = at.offset(length);
+            ControlFlow::Continue(())
+        });
+        if searched.is_break() || end < range.end {
+            return (found, false);
         }
     }
     (found, true)

@@ -16,7 +16,7 @@ use crate::allocator::debug_header::DebugHeader;
 use crate::heap::block_use::{Extent, PoolFill, Use, Visit};
 use crate::heap::object_table::Objects;
 use crate::process::Address;
-use crate::process::memory::{Memory, u64_at};
+use crate::process::memory::{Memory, MemoryExt, u64_at};
 use crate::process::regions::Backing;
 use crate::process::residency::Residency;
 use crate::python::types::TypeTable;
@@ -378,16 +378,7 @@ fn each_pointer<M: Memory + ?Sized>(
     mut each: impl FnMut(u32),
 ) {
     let Ok(length) = usize::try_from(length) else { return };
-    let bytes = match memory.local(start, length) {
-        Some(bytes) => bytes,
-        None => {
-            buffer.resize(length, 0);
-            if memory.read_exact_at(start, buffer).is_err() {
-                return;
-            }
-            buffer.as_slice()
-        }
-    };
+    let Some(bytes) = memory.bytes_at(start, length, buffer) else { return };
     for offset in (0..bytes.len()).step_by(8) {
         let Some(word) = u64_at(bytes, offset) else { break };
         if span.contains(&word)

@@ -11,7 +11,7 @@ use rustc_hash::FxHashMap;
 
 use crate::heap::object_table::Objects;
 use crate::process::Address;
-use crate::process::memory::{Memory, u64_at};
+use crate::process::memory::{Memory, MemoryExt, u64_at};
 use crate::python::types::{TypeInfo, TypeTable};
 
 use super::native_memory::{Blocks, marks};
@@ -87,16 +87,9 @@ impl<M: Memory + ?Sized> BufferSearch<'_, M> {
         let mut places = vec![(start, length.min(STRUCT_MAX))];
         while let Some((start, length)) = places.pop() {
             let mut words = std::mem::take(&mut self.words);
-            let bytes = match self.memory.local(start, length) {
-                Some(bytes) => bytes,
-                None => {
-                    words.resize(length, 0);
-                    if self.memory.read_exact_at(start, &mut words).is_err() {
-                        self.words = words;
-                        continue;
-                    }
-                    words.as_slice()
-                }
+            let Some(bytes) = self.memory.bytes_at(start, length, &mut words) else {
+                self.words = words;
+                continue;
             };
             for offset in (0..bytes.len()).step_by(8) {
                 let Some(word) = u64_at(bytes, offset) else { continue };

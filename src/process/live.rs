@@ -302,27 +302,15 @@ impl Memory for Process {
         if let Some(mem) = &self.mem {
             return read_pieces_of_file(mem, &mut resident);
         }
-        for batch in resident.chunks_mut(PIECES_MAX) {
-            let mut first = 0;
-            while first < batch.len() {
-                first += read_run(self.thread, &mut batch[first..])?;
-            }
-        }
-        Ok(())
+        read_runs(self.thread, &mut resident)
     }
 
     /// By one system call, unless that is refused.
     fn read_at_once(&self, pieces: &mut [Piece<'_>]) -> Result<(), ReadError> {
-        let mut left: Vec<&mut Piece<'_>> = pieces.iter_mut().collect();
-        let mut first = 0;
-        while first < left.len() {
-            match read_run(self.thread, &mut left[first..]) {
-                Ok(done) => first += done,
-                Err(ReadError::Denied) => return self.read_pieces(pieces),
-                Err(error) => return Err(error),
-            }
+        match read_runs(self.thread, &mut pieces.iter_mut().collect::<Vec<_>>()) {
+            Err(ReadError::Denied) => self.read_pieces(pieces),
+            done => done,
         }
-        Ok(())
     }
 
     fn resident(&self, range: Range<Address>) -> Vec<Range<Address>> {
@@ -429,6 +417,17 @@ fn only_of_these_bytes(read: Result<(), ReadError>) -> Result<bool, ReadError> {
         Err(error) if error.is_final() => Err(error),
         Err(_) => Ok(false),
     }
+}
+
+/// Reads pieces with `process_vm_readv`, as many at once as possible.
+fn read_runs(pid: i32, pieces: &mut [&mut Piece<'_>]) -> Result<(), ReadError> {
+    for batch in pieces.chunks_mut(PIECES_MAX) {
+        let mut first = 0;
+        while first < batch.len() {
+            first += read_run(pid, &mut batch[first..])?;
+        }
+    }
+    Ok(())
 }
 
 /// One system call for a run of pieces. Returns how many are done: the filled ones, and the one that failed, which is

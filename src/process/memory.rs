@@ -3,7 +3,7 @@
 //! Invariant: a failed read is an error with address and length, never zeros; there is no partial success. Everything
 //! above is generic over [`Memory`], so the same code runs on every kind of target.
 
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 
 use super::address::Address;
 use super::regions::RegionMap;
@@ -183,6 +183,38 @@ pub trait MemoryExt: Memory {
             }
             _ => Err(ReadError::TooLarge { what, address, found: length, limit: limit as u64 }),
         }
+    }
+
+    /// The bytes themselves if they are in our own memory, otherwise read into `buffer`. `None` if they cannot be read.
+    fn bytes_at<'b>(&'b self, address: Address, length: usize, buffer: &'b mut Vec<u8>) -> Option<&'b [u8]> {
+        if let Some(bytes) = self.local(address, length) {
+            return Some(bytes);
+        }
+        buffer.resize(length, 0);
+        self.read_exact_at(address, buffer).ok()?;
+        Some(buffer)
+    }
+
+    /// Calls `each` with the address and the value of every aligned word of a range, until it breaks. What cannot be
+    /// read is left out, 64 KiB at a time.
+    fn each_word(
+        &self,
+        range: Range<Address>,
+        mut each: impl FnMut(Address, u64) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        const STEP: u64 = 64 << 10;
+        let mut buffer = Vec::new();
+        let Some(first) = range.start.0.checked_next_multiple_of(8) else { return ControlFlow::Continue(()) };
+        let mut at = Address(first);
+        while at < range.end {
+            let length = (range.end.0 - at.0).min(STEP) as usize;
+            let bytes = self.bytes_at(at, length, &mut buffer).unwrap_or_default();
+            for (index, word) in bytes.as_chunks().0.iter().enumerate() {
+                each(at.offset(index * 8), u64::from_le_bytes(*word))?;
+            }
+            at = at.offset(length);
+        }
+        ControlFlow::Continue(())
     }
 
     /// Reads a NUL-terminated string of at most `limit` bytes, cut at the limit. Invalid UTF-8 is replaced.
