@@ -7,9 +7,10 @@ use crate::process::Address;
 use crate::process::memory::{Memory, u64_at};
 use crate::process::page_cache::Momentary;
 use crate::process::source::Source;
-use crate::python::gc_links::GC_FLAG_BITS;
+use crate::python::gc_links::list_pointer;
 use crate::python::interpreter::Python;
 use crate::python::object_header::{Refcount, RefcountRule, refcount_word};
+use crate::python::reader::Reader;
 use crate::python::types::{TypeId, TypeTable};
 use crate::record::newborns::Newborn;
 use crate::record::shares::NewbornOwner;
@@ -86,10 +87,9 @@ impl<M: Memory + ?Sized> UntrackedSearch<'_, M> {
         let Refcount::Count(held) = self.rule.decode(refcount_word(layout, bytes)?)? else { return None };
         let info = self.types.get(type_id);
         if info.is_gc() {
-            let head = object.0.checked_sub(info.gc_head as u64)?;
-            let mut link = [0; 8];
-            self.memory.read_exact_at(Address(head).offset(layout.gc_head.gc_next), &mut link).ok()?;
-            if u64::from_le_bytes(link) & !GC_FLAG_BITS != 0 {
+            let head = Address(object.0.checked_sub(info.gc_head as u64)?);
+            let reader = Reader { memory: self.memory, layout };
+            if !list_pointer(&reader, head, layout.gc_head.gc_next).ok()?.is_null() {
                 return None;
             }
         }

@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use rustc_hash::FxHashMap;
 
-use crate::analysis::histogram::Amount;
 use crate::heap::object::{Object, Sink};
 use crate::process::processors::Processors;
 use crate::process::procfs::Status;
@@ -48,6 +47,7 @@ const SECOND_COUNT: Duration = Duration::from_millis(500);
 const SECOND: Duration = Duration::from_secs(1);
 /// Reads that fail one after another before it is asked whether the target is another program.
 const FAILURES_MAX: u32 = 3;
+
 /// What is recorded.
 #[derive(Clone, Copy, Debug)]
 pub struct RecordOptions {
@@ -102,9 +102,9 @@ impl End {
 /// What a census counted of a type.
 #[derive(Clone, Copy, Debug, Default)]
 struct OfType {
-    all: Amount,
+    all: Quantity,
     /// Of these, those that the collector does not track.
-    untracked: Amount,
+    untracked: Quantity,
 }
 
 /// What a census counted.
@@ -363,21 +363,17 @@ impl Session {
         }
         let after = format!("{:.2} s", self.recording.seconds);
         let pid = self.pid;
+        let what = if end == End::Exited { "ended" } else { "became another program" };
         match (end, self.options.is_counted, self.recording.growth.is_some()) {
             (End::InTime | End::Asked, true, false) => self.warn("what grew could not be counted at the end"),
             (End::InTime | End::Asked, ..) => {}
             (_, true, true) => {
-                let what = if end == End::Exited { "ended" } else { "became another program" };
                 self.warn(format!(
-                    "process {pid} {what} after {after}; what grew was counted {counted_until:.2} s \
-                                   after the start"
+                    "process {pid} {what} after {after}; what grew was counted {counted_until:.2} s after the start"
                 ));
                 self.recording.seconds = counted_until;
             }
-            _ => {
-                let what = if end == End::Exited { "ended" } else { "became another program" };
-                self.warn(format!("process {pid} {what} after {after}, before what grew could be counted"));
-            }
+            _ => self.warn(format!("process {pid} {what} after {after}, before what grew could be counted")),
         }
         self.recording
     }
@@ -424,7 +420,7 @@ struct ByType(Vec<OfType>);
 impl Sink for ByType {
     fn object(&mut self, object: &Object) {
         if let Some(of) = self.0.get_mut(object.type_id.index()) {
-            let amount = Amount { objects: 1, bytes: object.size };
+            let amount = Quantity { objects: 1, bytes: object.size };
             of.all.add(amount);
             if !object.tracked {
                 of.untracked.add(amount);
@@ -441,16 +437,12 @@ fn growth(first: &Count, last: &Count) -> Vec<TypeAmount> {
     let counted = |name: &String| {
         let of = |count: &Count| count.get(name).copied().unwrap_or_default();
         let (before, after) = (of(first), of(last));
-        let over = |a: Amount, b: Amount| Quantity {
-            objects: a.objects.saturating_sub(b.objects),
-            bytes: a.bytes.saturating_sub(b.bytes),
-        };
-        let more = over(after.all, before.all);
+        let more = after.all.less(before.all);
         // The collector stops to track what was there before: that does not grow.
-        let untracked = over(after.untracked, before.untracked);
+        let untracked = after.untracked.less(before.untracked);
         let more_untracked =
             Quantity { objects: untracked.objects.min(more.objects), bytes: untracked.bytes.min(more.bytes) };
-        TypeAmount { name: name.clone(), more, more_untracked, fewer: over(before.all, after.all) }
+        TypeAmount { name: name.clone(), more, more_untracked, fewer: before.all.less(after.all) }
     };
     names.into_iter().map(counted).filter(|counted| counted.more != counted.fewer).collect()
 }

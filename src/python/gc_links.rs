@@ -15,7 +15,13 @@ pub const GENERATIONS: usize = 3;
 
 /// Flag bits in `_gc_next` and `_gc_prev` (`Include/internal/pycore_gc.h`). Only two: in some releases list heads are
 /// at addresses that are 4 modulo 8.
-pub const GC_FLAG_BITS: u64 = 3;
+const GC_FLAG_BITS: u64 = 3;
+
+/// Where a word of a GC head links to, without the flag bits. Null in an object that is in no list.
+#[inline(always)]
+pub fn link(word: u64) -> Address {
+    Address(word & !GC_FLAG_BITS)
+}
 
 /// Reads a link of a GC list, without its flag bits.
 ///
@@ -26,7 +32,7 @@ pub fn list_pointer<M: Memory + ?Sized>(
     node: Address,
     offset: usize,
 ) -> Result<Address, ReadError> {
-    Ok(Address(reader.pointer(node, offset)?.0 & !GC_FLAG_BITS))
+    Ok(link(reader.pointer(node, offset)?.0))
 }
 
 /// The list heads of an interpreter: three generations, youngest first, then the permanent generation.

@@ -4,7 +4,7 @@
 
 use crate::process::memory::{u32_at, u64_at};
 
-use super::gc_links::GC_FLAG_BITS;
+use super::gc_links::link;
 use super::layout::Layout;
 use super::version::Version;
 
@@ -110,7 +110,7 @@ impl GcHead {
     #[inline(always)]
     pub fn of(next: u64, prev: u64) -> GcHead {
         let pointer = |word: u64| {
-            let address = word & !GC_FLAG_BITS;
+            let address = link(word).0;
             address != 0 && address < USER_SPACE
         };
         match (next, prev) {

@@ -5,12 +5,9 @@
 
 use crate::process::Address;
 use crate::process::memory::Memory;
-use crate::python::gc_links::generation_heads;
+use crate::python::gc_links::{GENERATIONS, generation_heads};
 use crate::python::interpreter::{Interpreter, Python};
 use crate::python::reader::Reader;
-
-/// Lists of a collector: generations.
-pub const LISTS: usize = 3;
 
 /// A collector and the lock that guards it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +19,7 @@ pub struct Lane {
     /// The lock, `_gil_runtime_state`.
     pub gil: Address,
     /// The heads of its lists, youngest first.
-    pub heads: [Address; LISTS],
+    pub heads: [Address; GENERATIONS],
 }
 
 impl Lane {

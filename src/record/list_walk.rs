@@ -12,10 +12,10 @@ use rustc_hash::FxHashMap;
 use crate::process::Address;
 use crate::process::memory::{Memory, MemoryExt, ReadError, u64_at};
 use crate::process::page_cache::Momentary;
-use crate::python::gc_links::{GC_FLAG_BITS, list_pointer};
+use crate::python::gc_links::{GENERATIONS, link, list_pointer};
 use crate::python::reader::Reader;
 
-use super::lane::{LISTS, Lane};
+use super::lane::Lane;
 
 /// Known objects that end a walk, in unchanged order. Two in a row may be new ones in the places of two old ones, since
 /// an allocator gives places back in the order in which it got them.
@@ -175,7 +175,7 @@ impl<M: Memory + ?Sized> Walker<'_, M> {
     }
 
     fn tail(&self, list: usize) -> Result<Address, ReadError> {
-        debug_assert!(list < LISTS);
+        debug_assert!(list < GENERATIONS);
         list_pointer(&self.reader, self.lane.heads[list], self.reader.layout.gc_head.gc_prev)
     }
 
@@ -186,10 +186,9 @@ impl<M: Memory + ?Sized> Walker<'_, M> {
         let mut bytes = [0; NODE_MAX];
         let bytes = bytes.get_mut(..type_at + 8)?;
         self.reader.memory.read_exact_at(head, bytes).ok()?;
-        let link = |offset: usize| u64_at(bytes, offset).map(|word| Address(word & !GC_FLAG_BITS));
         let linked = Linked {
-            next: link(layout.gc_head.gc_next)?,
-            previous: link(layout.gc_head.gc_prev)?,
+            next: link(u64_at(bytes, layout.gc_head.gc_next)?),
+            previous: link(u64_at(bytes, layout.gc_head.gc_prev)?),
             type_: Address(u64_at(bytes, type_at)?),
         };
         (!linked.next.is_null() && !linked.previous.is_null()).then_some(linked)

@@ -15,7 +15,7 @@ use rustc_hash::FxHashMap;
 use crate::process::Address;
 use crate::process::memory::{Memory, Piece, ReadError, u32_at, u64_at};
 use crate::process::regions::RegionMap;
-use crate::python::gc_links::GC_FLAG_BITS;
+use crate::python::gc_links::link;
 use crate::python::layout::Layout;
 use crate::python::reader::Reader;
 use crate::python::stack::{self, StackFrame};
@@ -244,7 +244,7 @@ impl Looker {
 
     fn tail_in(&self, layout: &Layout, start: Address, bytes: &[u8], lock: &[u8]) -> Tail {
         let word = |at: Address| u64_at(bytes, at.0.saturating_sub(start.0) as usize).unwrap_or(0);
-        let head = Address(word(self.lane.heads[0].offset(layout.gc_head.gc_prev)) & !GC_FLAG_BITS);
+        let head = link(word(self.lane.heads[0].offset(layout.gc_head.gc_prev)));
         let collecting = self.lane.interpreter.gc.offset(layout.gc.collecting);
         let is_locked = u32_at(lock, layout.gil.locked).is_some_and(|locked| locked == 1);
         Tail { head, is_collecting: word(collecting) as u32 != 0, is_locked }

@@ -10,7 +10,7 @@ use rustc_hash::FxHashMap;
 
 use crate::process::Address;
 use crate::process::memory::{Memory, Piece, ReadError, u32_at, u64_at};
-use crate::python::gc_links::GC_FLAG_BITS;
+use crate::python::gc_links::link;
 use crate::python::reader::Reader;
 
 use super::stacks::StackId;
@@ -180,8 +180,7 @@ impl Newborns {
                 if !is_read || type_ != Some(newborn.birth.node.type_) || count == Some(0) {
                     dead.push(start + batch * BATCH + index);
                 }
-                newborn.is_tracked =
-                    u64_at(bytes, layout.gc_head.gc_next).is_some_and(|next| next & !GC_FLAG_BITS != 0);
+                newborn.is_tracked = u64_at(bytes, layout.gc_head.gc_next).is_some_and(|next| !link(next).is_null());
             }
         }
         for &index in dead.iter().rev() {

@@ -140,35 +140,44 @@ fn owned<'n>(
 ) -> FxHashMap<&'n str, Vec<(u32, StackId, f64)>> {
     let grown: FxHashMap<&str, u64> =
         divided.iter().map(|of| (of.name.as_str(), of.attributed().objects)).filter(|of| of.1 > 0).collect();
-    let named = || owners.iter().filter_map(|owner| Some((type_name(owner.newborn.birth.node.type_)?, owner)));
-    let mut evenly: FxHashMap<&str, u64> = FxHashMap::default();
-    named().for_each(|(name, owner)| *evenly.entry(name).or_default() += u64::from(!owner.newborn.is_of_naps));
-    // The same newborns as those that divide the type.
-    let counts = |name: &str, owner: &NewbornOwner| {
-        !owner.newborn.is_of_naps || evenly.get(name).is_none_or(|&evenly| evenly < MARKS_MIN)
-    };
-    let of_grown = || named().filter(|(name, owner)| counts(name, owner));
-    let mut weights: FxHashMap<&str, f64> = FxHashMap::default();
-    of_grown().for_each(|(name, owner)| *weights.entry(name).or_default() += owner.newborn.weight);
+    let mut of_type: FxHashMap<&str, Vec<&NewbornOwner>> = FxHashMap::default();
+    for owner in owners {
+        if let Some(name) = type_name(owner.newborn.birth.node.type_) {
+            of_type.entry(name).or_default().push(owner);
+        }
+    }
     let mut owned: FxHashMap<&str, Vec<(u32, StackId, f64)>> = FxHashMap::default();
-    for (name, owner) in of_grown() {
-        let (Some(&objects), Some(&all)) = (grown.get(name), weights.get(name)) else { continue };
-        let each = owner.newborn.weight / all * objects as f64;
-        for &(type_, share) in &owner.owned {
-            if let Some(name) = type_name(type_) {
-                let seen = (owner.newborn.window, owner.newborn.birth.stack, each * share);
-                owned.entry(name).or_default().push(seen);
+    for (name, owners) in of_type {
+        let Some(&objects) = grown.get(name) else { continue };
+        // The same newborns as those that divide the type.
+        let owners = that_count(owners, |owner| &owner.newborn);
+        let all: f64 = owners.iter().map(|owner| owner.newborn.weight).sum();
+        for owner in owners {
+            let each = owner.newborn.weight / all * objects as f64;
+            for &(type_, share) in &owner.owned {
+                if let Some(name) = type_name(type_) {
+                    let seen = (owner.newborn.window, owner.newborn.birth.stack, each * share);
+                    owned.entry(name).or_default().push(seen);
+                }
             }
         }
     }
     owned
 }
 
+/// Of what was seen of a type, that which divides it. Windows that sleep see more, but less of the beginning of work:
+/// they count where the others see too little.
+fn that_count<'n, T>(mut seen: Vec<&'n T>, newborn: impl Fn(&T) -> &Newborn) -> Vec<&'n T> {
+    let is_even = |it: &&T| !newborn(it).is_of_naps;
+    if seen.iter().filter(|it| is_even(it)).count() as u64 >= MARKS_MIN {
+        seen.retain(is_even);
+    }
+    seen
+}
+
 fn by_marks(counted: &TypeAmount, amount: Quantity, newborns: &[&Newborn]) -> Divided {
     let marks = newborns.len() as u64;
-    // Windows that sleep see more, but less of the beginning of work: they count where the others see too little.
-    let evenly: Vec<&Newborn> = newborns.iter().copied().filter(|newborn| !newborn.is_of_naps).collect();
-    let newborns = if evenly.len() as u64 >= MARKS_MIN { &evenly } else { newborns };
+    let newborns = that_count(newborns.to_vec(), |newborn| newborn);
     let seen = |newborn: &&Newborn| (newborn.window, newborn.birth.stack, newborn.weight);
     let sample: Vec<(u32, StackId, f64)> = newborns.iter().map(seen).collect();
     let mut divided = Divided { name: counted.name.clone(), amount, marks, sample, ..Divided::default() };

@@ -18,7 +18,7 @@ use rustc_hash::FxHashMap;
 
 use crate::process::Address;
 use crate::process::memory::{Memory, Piece, ReadError, u32_at, u64_at};
-use crate::python::gc_links::GC_FLAG_BITS;
+use crate::python::gc_links::link;
 use crate::python::reader::Reader;
 
 use super::list_walk::{Anchors, ListNode, WalkEnd, walk};
@@ -212,7 +212,7 @@ fn forget_dead<M: Memory + ?Sized>(reader: &Reader<'_, M>, noted: &mut [NotedLoo
         pieces.filter_map(|(noted, bytes)| Some(piece((noted, bytes.get_mut(..length)?)))).collect();
     reader.memory.read_at_once(&mut pieces)?;
     for (noted, bytes) in living.iter_mut().zip(&bytes) {
-        let is_untracked = u64_at(bytes, next).is_some_and(|next| next & !GC_FLAG_BITS == 0);
+        let is_untracked = u64_at(bytes, next).is_some_and(|next| link(next).is_null());
         if is_untracked || u32_at(bytes, count) == Some(0) {
             noted.head = Address::NULL;
         }
