@@ -116,8 +116,9 @@ impl RowKind {
                     Group::Native
                 }
             },
-            RowKind::ChunkBuffers | RowKind::MappedBuffers | RowKind::PageBuffers => Group::Objects,
-            RowKind::FreeLists => Group::Objects,
+            RowKind::ChunkBuffers | RowKind::MappedBuffers | RowKind::PageBuffers | RowKind::FreeLists => {
+                Group::Objects
+            }
             RowKind::ThreadStacks | RowKind::EndedStacks | RowKind::MainStack => Group::Stacks,
             RowKind::LibraryData | RowKind::LibraryText | RowKind::MappedFiles | RowKind::Kernel => Group::Files,
             RowKind::SharedMemory => Group::Shared,

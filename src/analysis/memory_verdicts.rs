@@ -153,7 +153,8 @@ pub fn of(account: &Account, size: impl Fn(u64) -> String) -> Vec<Verdict> {
                 size(fills.sparse_bytes),
                 largest_pin(account.pins.as_ref().map(|pins| pins.pools.as_slice()), &size)
             ),
-            "A few long-lived objects were made among many short-lived ones: make them before the peak, or run the peak in a process of its own.",
+            "A few long-lived objects were made among many short-lived ones: make them before the peak, or run the \
+             peak in a process of its own.",
         );
     }
     if has_much_native(account) {

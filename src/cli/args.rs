@@ -11,7 +11,7 @@ use crate::inspect::growth::GrowthOptions;
 use crate::inspect::{CopyOptions, Pause};
 use crate::report::folded::Weight;
 
-use super::values::{HeapPlace, budget, cpu, duration, error, max_read, place, recording, size};
+use super::values::{HeapPlace, budget, cpu, duration, error, looks, max_read, place, recording, size};
 
 /// A core file to read instead of a process.
 #[derive(Clone, Debug, Default, Args)]
@@ -451,7 +451,7 @@ pub struct Leaks {
     pub duration: Duration,
 
     /// Number of looks; with fewer than 7 no suspect is called sure
-    #[arg(long, value_name = "N", default_value_t = GrowthOptions::LOOKS, value_parser = clap::value_parser!(u32).range(3..=1000))]
+    #[arg(long, value_name = "N", default_value_t = GrowthOptions::LOOKS, value_parser = looks())]
     pub looks: u32,
 
     /// Do not record which lines create the objects that grow

@@ -10,7 +10,6 @@ use crate::analysis::histogram::{Histogram, SortKey};
 use crate::analysis::owners::{Node, Owners};
 use crate::analysis::why;
 use crate::estimate::estimator::GroupBy;
-use crate::graph::dominators::Dominators;
 use crate::graph::objects::ObjectGraph;
 use crate::inspect::graph::GraphSummary;
 use crate::inspect::{Accuracy, Error, Heap, Inspected, Target};
@@ -177,13 +176,8 @@ fn of_graph(heap: &Heap<'_>, options: &Flamegraph, view: View) -> (Histogram, No
 pub fn owners(heap: &Heap<'_>, graph: &ObjectGraph<'_>, view: View) -> Owners {
     match view {
         View::Paths => heap.owners(graph, Tree::Paths(&why::named_paths(graph))),
-        View::Owners | View::Types => owners_by(heap, graph, &graph.dominators()),
+        View::Owners | View::Types => heap.owners(graph, Tree::Owners(&graph.dominators())),
     }
-}
-
-/// The frames of the owners, where the dominators are known.
-pub fn owners_by(heap: &Heap<'_>, graph: &ObjectGraph<'_>, dominators: &Dominators) -> Owners {
-    heap.owners(graph, Tree::Owners(dominators))
 }
 
 /// The same for a process and its descendants, by type: a root frame for each process.

@@ -7,6 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use clap::Args;
 
+use crate::analysis::draw::Tree;
 use crate::analysis::histogram::{Histogram, SortKey};
 use crate::inspect::answer::TargetSummary;
 use crate::inspect::graph::GraphSummary;
@@ -17,7 +18,7 @@ use crate::snapshot::write::{LinkedHeap, SnapshotWriter};
 
 use super::args::{Following, Output, TargetArguments};
 use super::output::{self, Destination};
-use super::{flamegraph, notes, target};
+use super::{notes, target};
 
 /// Texts beside the rows: the document of `histo --json` without its rows, what stands above its table, the figures of
 /// the graph, and what could not be read.
@@ -78,7 +79,7 @@ pub fn run(options: &SnapshotOptions) -> Result<()> {
 fn save(heap: &Heap<'_>, writer: &mut SnapshotWriter, out: &mut dyn Write) -> Result<GraphSummary> {
     let (graph, figures) = heap.graph();
     let dominators = graph.dominators();
-    let owners = flamegraph::owners_by(heap, &graph, &dominators);
+    let owners = heap.owners(&graph, Tree::Owners(&dominators));
     let retained = graph.retained(&dominators);
     let (types, start) = (heap.types, Instant::now());
     writer.objects(

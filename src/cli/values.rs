@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use clap::builder::RangedI64ValueParser;
+use clap::value_parser;
 
 /// What is read: a process, or a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +49,11 @@ pub fn recording(text: &str) -> Result<Duration, String> {
     } else {
         Err("the time is between 100ms and 24h".to_owned())
     }
+}
+
+/// Looks at what grows.
+pub fn looks() -> RangedI64ValueParser<u32> {
+    value_parser!(u32).range(3..=1000)
 }
 
 /// The share of one processor that a recording may take.

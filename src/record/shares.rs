@@ -167,7 +167,7 @@ fn owned<'n>(
 
 /// Of what was seen of a type, that which divides it. Windows that sleep see more, but less of the beginning of work:
 /// they count where the others see too little.
-fn that_count<'n, T>(mut seen: Vec<&'n T>, newborn: impl Fn(&T) -> &Newborn) -> Vec<&'n T> {
+fn that_count<T>(mut seen: Vec<&T>, newborn: impl Fn(&T) -> &Newborn) -> Vec<&T> {
     let is_even = |it: &&T| !newborn(it).is_of_naps;
     if seen.iter().filter(|it| is_even(it)).count() as u64 >= MARKS_MIN {
         seen.retain(is_even);

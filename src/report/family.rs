@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use crate::analysis::histogram::{Amount, Histogram};
-use crate::inspect::family::{FamilyMember, ProcessFamily};
+use crate::inspect::family::{FamilyMember, ProcessFamily, UnreadProcess};
 
 use super::escape::printable;
 use super::summary::{self, paused};
@@ -98,14 +98,19 @@ pub(super) fn median(mut figures: Vec<u64>) -> u64 {
     figures.get(figures.len().saturating_sub(1) / 2).copied().unwrap_or(0)
 }
 
+/// Writes a line for each process that could not be read.
+pub(super) fn write_unread(out: &mut dyn Write, unread: &[UnreadProcess]) -> io::Result<()> {
+    for UnreadProcess { pid, command, why } in unread {
+        writeln!(out, "Not read: process {pid} ({}): {}", printable(command), printable(why))?;
+    }
+    Ok(())
+}
+
 /// Writes what could not be read: whole processes, then parts of those that were read.
 ///
 /// # Errors
 /// Errors of the writer.
 pub fn write_problems(out: &mut dyn Write, family: &ProcessFamily) -> io::Result<()> {
-    for unread in &family.unread {
-        let (command, why) = (printable(&unread.command), printable(&unread.why));
-        writeln!(out, "Not read: process {} ({command}): {why}", unread.pid)?;
-    }
+    write_unread(out, &family.unread)?;
     summary::write_problems(out, &family.problems(), &family.reading())
 }

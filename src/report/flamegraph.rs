@@ -49,16 +49,19 @@ pub fn write_tree(out: &mut dyn Write, root: &Node, title: &str, subtitle: &str,
         }
         open.extend(node.children.iter().rev());
     }
-    palette.insert(&whole, Color { r: 230, g: 230, b: 230 });
+    // Below the whole inferno draws a frame without a name.
+    for name in [whole.as_str(), ""] {
+        palette.insert(name, Color { r: 230, g: 230, b: 230 });
+    }
     if has_ranks {
         options.palette_map = Some(&mut palette);
     }
     draw(out, &lines, options)
 }
 
-/// The meaning of the hues of [`write_tree`].
+/// The meaning of the hues of [`write_tree`], so short that a subtitle with it is not wider than the picture.
 pub const LEGEND: &str =
-    "green: modules, classes; blue: threads, tasks; orange: running frames; purple: native code; grey: the rest";
+    "green: modules, classes; blue: threads, tasks; orange: frames; purple: native code; grey: rest";
 
 /// The hue of a rank: red, green, blue.
 fn hue(rank: Option<Rank>) -> (u8, u8, u8) {

@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::inspect::family::UnreadProcess;
 use crate::inspect::memory_family::{BrokenSharing, FamilyMemory, MemberMemory};
 
-use super::escape::printable;
+use super::family::write_unread;
 use super::histogram_json::SCHEMA_VERSION;
 use super::units;
 
@@ -58,19 +58,15 @@ pub fn write(out: &mut dyn Write, family: &FamilyMemory) -> io::Result<()> {
     row(out, "all", &sums, true, "")?;
     writeln!(
         out,
-        "\ncopied: pages of the parent's heap that the process wrote to since the fork; same content: of these, pages that \
-         are again as in the parent"
+        "\ncopied: pages of the parent's heap that the process wrote to since the fork; same content: of these, those \
+         that are again as in the parent"
     )?;
     for member in &family.members {
         if let Some(broken) = &member.broken {
             write_cause(out, member.target.pid, broken)?;
         }
     }
-    for unread in &family.unread {
-        let (command, why) = (printable(&unread.command), printable(&unread.why));
-        writeln!(out, "Not read: process {} ({command}): {why}", unread.pid)?;
-    }
-    Ok(())
+    write_unread(out, &family.unread)
 }
 
 fn row(out: &mut dyn Write, pid: &str, figures: &[u64; 7], has_parent: bool, command: &str) -> io::Result<()> {

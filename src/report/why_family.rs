@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use crate::inspect::family::UnreadProcess;
 
 use super::escape::printable;
-use super::family::{APART_SHARE, median};
+use super::family::{APART_SHARE, median, write_unread};
 use super::units;
 
 /// What holds objects in one process.
@@ -54,11 +54,7 @@ pub fn write(out: &mut dyn Write, members: &[MemberHolders], unread: &[UnreadPro
     if members.len() > 1 {
         writeln!(out, "\n+ bytes: more than the median of the others; named is the holder that differs most")?;
     }
-    for unread in unread {
-        let (command, why) = (printable(&unread.command), printable(&unread.why));
-        writeln!(out, "Not read: process {} ({command}): {why}", unread.pid)?;
-    }
-    Ok(())
+    write_unread(out, unread)
 }
 
 /// The holder that holds most more than in the others; the largest if none holds much more.
