@@ -35,6 +35,8 @@ fn children(interpreter: &Interpreter, how: &str) -> Result<Vec<Value>, String> 
     let pids: Value = serde_json::from_str(&target.read_line()?).map_err(|error| error.to_string())?;
     target.wait_until_blocked()?;
     let pids: Vec<u64> = MODES.iter().filter_map(|mode| pids[mode].as_u64()).collect();
+    // A child that has said that it is done takes a page or two on its way to the read in which it waits.
+    pids.iter().try_for_each(|&pid| target.wait_until_child_blocks(pid as u32))?;
     let private = || pids.iter().map(|pid| written_bytes(*pid)).collect::<Result<Vec<u64>, String>>();
     let before = private()?;
     let family = tool::run(&["memory", "-s", "--json", &target.pid().to_string()])?.ok()?.json()?;

@@ -60,17 +60,26 @@ impl Target {
 
     /// Waits until the program blocks in a read of its stdin.
     pub fn wait_until_blocked(&self) -> Result<(), String> {
-        let path = format!("/proc/{}/syscall", self.pid());
+        // The call's number and its arguments (proc(5)): read is 0 on x86-64, and so is stdin.
+        self.wait_for_call(self.pid(), "0 0x0 ")
+    }
+
+    /// Waits until a child of the program blocks in a read of anything.
+    pub fn wait_until_child_blocks(&self, child: u32) -> Result<(), String> {
+        self.wait_for_call(child, "0 0x")
+    }
+
+    fn wait_for_call(&self, pid: u32, call: &str) -> Result<(), String> {
+        let path = format!("/proc/{pid}/syscall");
         let end = Instant::now() + DEADLINE;
         while Instant::now() < end {
-            // The call's number and its arguments (proc(5)): read is 0 on x86-64, and so is stdin.
-            let call = std::fs::read_to_string(&path).map_err(|e| format!("{path}: {e}; {}", self.last_words()))?;
-            if call.starts_with("0 0x0 ") {
+            let now = std::fs::read_to_string(&path).map_err(|e| format!("{path}: {e}; {}", self.last_words()))?;
+            if now.starts_with(call) {
                 return Ok(());
             }
             thread::yield_now();
         }
-        Err(format!("it does not block in a read of stdin; {}", self.last_words()))
+        Err(format!("process {pid} does not block in a read; {}", self.last_words()))
     }
 
     /// Starts any command, with its pipes drained, and waits for nothing.
