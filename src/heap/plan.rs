@@ -140,6 +140,8 @@ impl Plan {
         let whole = |part: &Part| match part {
             Part::Mapped(chunk) => vec![chunk.address..chunk.end()],
             Part::Groups(area) => area.whole.clone(),
+            // With what is not resident, which is zero at this instant; and the data of a huge block.
+            Part::Segment(segment) => vec![segment.range.clone()],
             part => part.ranges(),
         };
         let mut ranges: Vec<Range<Address>> = self.parts.iter().flat_map(whole).collect();
