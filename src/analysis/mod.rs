@@ -9,6 +9,7 @@ pub mod free_lists;
 pub mod garbage;
 pub mod growth;
 pub mod histogram;
+pub mod inspectors;
 pub mod mapping_owners;
 pub mod memory_account;
 pub mod memory_line;

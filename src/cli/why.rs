@@ -1,12 +1,13 @@
 //! `why`: shows what keeps an object, or the objects of a type, alive.
 
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{self, Write};
 
 use anyhow::{Result, bail};
 use serde::Serialize;
 
 use crate::analysis::edges::Steps;
+use crate::analysis::inspectors::{self, Finding, State};
 use crate::analysis::names::Names;
 use crate::analysis::native_holders::{self, NativeHolders, Searched};
 use crate::analysis::owners::Owner;
@@ -22,7 +23,7 @@ use crate::references::roots::RootKind;
 use crate::report::escape::printable;
 use crate::report::histogram_json::SCHEMA_VERSION;
 use crate::report::why_family::{self, MemberHolder, MemberHolders};
-use crate::report::{self, json, summary, units};
+use crate::report::{self, finding, json, summary, units};
 
 use super::args::{View, Why};
 use super::notes;
@@ -50,6 +51,8 @@ struct Found {
     chains: Vec<Chain>,
     /// Groups beyond `--top`.
     more_chains: u64,
+    /// What inspectors say of these objects.
+    findings: Vec<Finding>,
     graph: GraphSummary,
 }
 
@@ -67,6 +70,8 @@ struct FoundOwners {
     objects: u64,
     shallow_bytes: u64,
     owners: Vec<FoundOwner>,
+    /// What inspectors say of many objects of the heap.
+    findings: Vec<Finding>,
     graph: GraphSummary,
 }
 
@@ -177,6 +182,7 @@ pub fn run(options: &Why) -> Result<()> {
                 writeln!(out, "{objects:>12} {bytes:>12} {share:>6} %  {}", printable(&owner.holder))?;
                 writeln!(out, "{:>12} {:>12} {:>8}    {}", "", "", "", printable(&owner.chain))?;
             }
+            write_findings(out, &found.findings)?;
             writeln!(out)?;
             report::graph::write(out, &found.graph)
         });
@@ -223,10 +229,19 @@ pub fn run(options: &Why) -> Result<()> {
         if found.more_chains > 0 {
             writeln!(out, "{:>12} {:>12}  more shapes of chains (-n)", units::count(found.more_chains), "")?;
         }
+        write_findings(out, &found.findings)?;
         writeln!(out)?;
         report::graph::write(out, &found.graph)
     })?;
     Ok(summary::write_problems(&mut notes::out(), &answer.problems, &answer.reading)?)
+}
+
+/// A line for each thing that inspectors found.
+fn write_findings(out: &mut dyn Write, findings: &[Finding]) -> io::Result<()> {
+    if !findings.is_empty() {
+        writeln!(out, "\nTheir state:")?;
+    }
+    findings.iter().try_for_each(|found| writeln!(out, "  {}\n    {}", finding::fact(found), found.advice))
 }
 
 /// A line for each process of a family.
@@ -304,6 +319,8 @@ fn answer(options: &Why, top: usize, what: &str, heap: &Heap<'_>) -> Result<Foun
     let names = Names::new(&cached, heap.objects, heap.types, &references);
     let steps = Steps::new(heap.memory, heap.objects, heap.references);
     let (objects, shallow_bytes) = (targets.len() as u64, targets.iter().map(|&target| graph.shallow(target)).sum());
+    let state = State::new(&cached, heap.objects, heap.types, heap.references);
+    let findings = inspectors::ask(&state, targets.iter().copied());
     let question =
         Question { targets, from, max_depth: options.max_depth, show_values: options.following.show_values, top };
     let Answer { groups, unreached, too_deep, more_groups } = why::chains(&graph, &names, &steps, &question);
@@ -332,6 +349,7 @@ fn answer(options: &Why, top: usize, what: &str, heap: &Heap<'_>) -> Result<Foun
         too_deep_objects: too_deep,
         chains: chains.collect(),
         more_chains: more_groups,
+        findings,
         graph: summary,
     })
 }
@@ -373,7 +391,11 @@ fn owners(top: usize, heap: &Heap<'_>) -> FoundOwners {
         chain: owner.chain,
     };
     let owners = largest.into_iter().map(owner).collect();
-    FoundOwners { objects: total.objects, shallow_bytes: total.bytes, owners, graph: summary }
+    let cached = CachedMemory::new(heap.memory);
+    let state = State::new(&cached, heap.objects, heap.types, heap.references);
+    let mut findings = inspectors::ask(&state, (0..graph.len() as u32).map(ObjectId));
+    findings.retain(Finding::is_of_many);
+    FoundOwners { objects: total.objects, shallow_bytes: total.bytes, owners, findings, graph: summary }
 }
 
 /// The objects that the query names.

@@ -16,6 +16,7 @@ use crate::analysis::growth::figures::Figures;
 use crate::analysis::growth::series::{Series, TypeGrowth};
 use crate::analysis::growth::suspects::{self, objects_min};
 use crate::analysis::histogram::{Amount, Histogram};
+use crate::analysis::inspectors::State;
 use crate::analysis::memory_account::{Account, Row};
 use crate::analysis::names::Names;
 use crate::analysis::owners::Owners;
@@ -325,7 +326,8 @@ impl Looks {
             return;
         }
         let reader = Reader { memory: heap.memory, layout: &heap.python.layout };
-        let last = LastLook { graph, names: &names, reader, owners: &owners, path_of: &path_of };
+        let state = State::new(&cached, heap.objects, heap.types, heap.references);
+        let last = LastLook { graph, names: &names, reader, owners: &owners, path_of: &path_of, state: &state };
         let found = suspects::find(&self.series);
         let shown = &found[..found.len().min(OWNERS_MAX)];
         self.left_out = (found.len() - shown.len()) as u64;

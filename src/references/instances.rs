@@ -16,17 +16,21 @@ use super::{Label, Reads, References, Subject};
 const SHARED_MAX: u64 = 254;
 
 impl<M: Memory + ?Sized> References<'_, M> {
-    /// The value of an instance's attribute by name. `None` if the object's type is unknown.
+    /// The value of an instance's attribute by name: of its dict, its values or a slot. `None` if the object's type is
+    /// unknown.
     pub fn attribute(&self, reads: &Reads, types: &TypeTable, object: Address, name: &str) -> Option<Address> {
         let reader = Reader { memory: self.memory, layout: self.layout };
         let type_ = reader.type_of(object).ok()?;
+        let type_id = types.find(type_.0)?;
+        let is_named = |offset| self.field_name(type_id, offset).is_some_and(|(field, _)| field == name);
         let (mut value, mut dict) = (None, None);
-        self.for_each(reads, object, types.find(type_.0)?, &mut |word, label| match label {
+        self.for_each(reads, object, type_id, &mut |word, label| match label {
             Label::SharedAttribute(index) if value.is_none() => {
                 let found = self.shared_name(type_, index);
                 value = found.filter(|&found| reader.is_string(found, name)).map(|_| Address(word));
             }
             Label::Dict => dict = Some(Address(word)),
+            Label::Field(offset) if value.is_none() && is_named(offset) => value = Some(Address(word)),
             // Until 3.10 the dict is an ordinary field.
             Label::Field(_) if reader.has_type_flag(Address(word), flag::DICT_SUBCLASS) => dict = Some(Address(word)),
             _ => {}

@@ -11,6 +11,7 @@ use crate::analysis::growth::figures::Figures;
 use crate::analysis::growth::series::TypeGrowth;
 use crate::analysis::growth::suspects::SuspectKind;
 use crate::analysis::growth::verdict::Verdict;
+use crate::analysis::inspectors::Finding;
 use crate::inspect::answer::TargetSummary;
 use crate::inspect::growth::Growth;
 
@@ -82,6 +83,8 @@ struct SuspectOut<'a> {
     bound: Option<BoundOut<'a>>,
     types: Vec<TypeOut<'a>>,
     made_in: Vec<MadeIn<'a>>,
+    /// What inspectors say of it.
+    findings: &'a [Finding],
 }
 
 #[derive(Serialize)]
@@ -162,6 +165,7 @@ fn owner(owner: &GrowingOwner) -> SuspectOut<'_> {
             .map(|bound| BoundOut { bound, full_in_seconds: owner.full_in().map(|left| left.as_secs_f64()) }),
         types: types(&owner.types),
         made_in: owner.made_in.iter().map(|(line, objects)| MadeIn { line, objects: *objects }).collect(),
+        findings: &owner.findings,
     }
 }
 

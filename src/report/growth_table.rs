@@ -12,13 +12,15 @@ use crate::analysis::growth::verdict::Verdict;
 use crate::inspect::growth::Growth;
 
 use super::escape::printable;
-use super::units;
+use super::{finding, units};
 
 /// Suspects that are shown, and others that grew.
-const SUSPECTS_SHOWN: usize = 4;
-const OTHERS_SHOWN: usize = 4;
+const SUSPECTS_SHOWN: usize = 3;
+const OTHERS_SHOWN: usize = 3;
 /// Types in a row.
 const TYPES_SHOWN: usize = 4;
+/// What inspectors say of a suspect.
+const FINDINGS_SHOWN: usize = 1;
 /// Lines that make what grows.
 const LINES_SHOWN: usize = 2;
 /// Characters of a line that two things share.
@@ -102,7 +104,7 @@ pub fn write(out: &mut dyn Write, name: &str, growth: &Growth) -> io::Result<()>
     Ok(())
 }
 
-/// Up to four lines on one suspect.
+/// Up to five lines on one suspect.
 fn suspect(out: &mut dyn Write, number: usize, owner: &GrowingOwner, growth: &Growth) -> io::Result<()> {
     let rate = match owner.kind {
         SuspectKind::Container => format!("{:+} objects/s", Rounded(owner.counts.rate())),
@@ -135,10 +137,11 @@ fn suspect(out: &mut dyn Write, number: usize, owner: &GrowingOwner, growth: &Gr
     let made_in: Vec<String> = owner.made_in.iter().take(LINES_SHOWN).map(|(line, _)| printable(line)).collect();
     let made_in = if made_in.is_empty() { String::new() } else { format!("   made in: {}", made_in.join(", ")) };
     match with_it.len() + made_in.len() {
-        0 => Ok(()),
-        1..=LINE_SHOWN => writeln!(out, "{with_it}{made_in}"),
-        _ => [with_it, made_in].iter().filter(|line| !line.is_empty()).try_for_each(|line| writeln!(out, "{line}")),
+        0 => {}
+        1..=LINE_SHOWN => writeln!(out, "{with_it}{made_in}")?,
+        _ => [with_it, made_in].iter().filter(|line| !line.is_empty()).try_for_each(|line| writeln!(out, "{line}"))?,
     }
+    owner.findings.iter().take(FINDINGS_SHOWN).try_for_each(|it| writeln!(out, "   {}", finding::sentence(it)))
 }
 
 /// Whether the growth of resident memory is not in Python's objects, and where it is.

@@ -17,7 +17,7 @@ use crate::inspect::growth::Growth;
 
 use super::escape::{printable, xml};
 use super::string_table::StringTable;
-use super::{json, memory_table, units};
+use super::{finding, json, memory_table, units};
 
 /// Rows of a table.
 const ROWS_SHOWN: usize = 40;
@@ -172,6 +172,9 @@ fn write_growth(out: &mut dyn Write, growth: &Growth) -> io::Result<()> {
         )?;
         for (line, objects) in owner.made_in.iter().take(3) {
             writeln!(out, "<p class=\"dim\">made in {}: {} objects alive</p>", xml(line), units::count(*objects))?;
+        }
+        for found in &owner.findings {
+            writeln!(out, "<p>{}</p>", xml(&finding::sentence(found)))?;
         }
         write_line(out, &owner.bytes.values)?;
         writeln!(out, "</div>")?;

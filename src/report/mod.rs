@@ -5,6 +5,7 @@ pub mod difference;
 pub mod escape;
 pub mod estimate_table;
 pub mod family;
+pub mod finding;
 pub mod flamegraph;
 pub mod flamegraph_json;
 pub mod folded;

@@ -30,6 +30,18 @@ const LEAKS: &[(&str, &[&str])] = &[
     ("in_a_local", &["gathered"]),
 ];
 
+/// What inspectors say of those that they know.
+const STATES: &[(&str, &str)] = &[
+    ("handler_each_time", "repeated-handlers"),
+    ("failure_with_its_frames", "tracebacks"),
+    ("context_each_time", "contexts"),
+    ("window_of_a_large_base", "views"),
+    ("cache_without_a_bound", "cached-methods"),
+    ("finalizer_each_time", "finalizers"),
+    ("finished_task", "finished-tasks"),
+    ("pool_each_time", "idle-executors"),
+];
+
 /// What grows with these and is no other leak: registries of threads, tasks and handlers, and what several hold.
 const WITH_THEM: &[&str] = &[
     "shared by",
@@ -98,13 +110,18 @@ fn says(suspect: &Value) -> String {
 fn all_that_leaks_is_named(interpreter: &Interpreter) -> Result<(), String> {
     let kinds: Vec<&str> = LEAKS.iter().map(|leak| leak.0).collect();
     let found = some_looks(interpreter, &kinds)?;
-    let suspects: Vec<String> = found["suspects"].as_array().ok_or("no list of suspects")?.iter().map(says).collect();
+    let all = found["suspects"].as_array().ok_or("no list of suspects")?;
+    let states = all.iter().flat_map(|suspect| suspect["findings"].as_array()).flatten();
+    let states: Vec<&str> = states.filter_map(|finding| finding["name"].as_str()).collect();
+    let unsaid = STATES.iter().filter(|(_, state)| !states.contains(state));
+    let unsaid = unsaid.map(|(kind, state)| format!("nothing says {state} of {kind}, only {states:?}"));
+    let suspects: Vec<String> = all.iter().map(says).collect();
     let is_named = |names: &[&str]| suspects.iter().any(|says| names.iter().any(|name| says.contains(name)));
     let missing = LEAKS.iter().filter(|leak| !is_named(leak.1)).map(|leak| format!("{} is not named", leak.0));
     let known = LEAKS.iter().flat_map(|leak| leak.1).chain(WITH_THEM);
     let is_leak = |says: &String| known.clone().any(|name| says.contains(name));
     let wrong = suspects.iter().filter(|says| !is_leak(says)).map(|says| format!("a wrong suspect: {says}"));
-    let wrong: Vec<String> = missing.chain(wrong).collect();
+    let wrong: Vec<String> = missing.chain(wrong).chain(unsaid).collect();
     if wrong.is_empty() { Ok(()) } else { Err(format!("{}\n{suspects:#?}\n{}", wrong.join("\n"), found["others"])) }
 }
 

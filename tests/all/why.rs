@@ -73,6 +73,9 @@ pub fn cases() -> Vec<TestCase> {
         let (same, again) = (interpreter.clone(), interpreter.clone());
         cases.push(TestCase::new(format!("{name}/roots"), move || roots_have_names(&again)).ignored_if(!is_first));
         cases.push(TestCase::new(format!("{name}/servers"), move || requests_are_found(&same)).ignored_if(!is_first));
+        let states = interpreter.clone();
+        let told = move || states_are_told(&states);
+        cases.push(TestCase::new(format!("{name}/states"), told).ignored_if(!is_first));
         let third = interpreter.clone();
         let lost = move || lost_references_are_told_from_kept_ones(&third);
         cases.push(TestCase::new(format!("{name}/lost"), lost).ignored_if(!is_first));
@@ -305,4 +308,50 @@ fn owners_are_wrong(pid: &str) -> Result<Vec<String>, String> {
         row => wrong.push(format!("retained: {row:?}")),
     }
     Ok(wrong)
+}
+
+/// What inspectors say of each type is what the program itself counts, and of others they say nothing.
+fn states_are_told(interpreter: &Interpreter) -> Result<(), String> {
+    let mut target = Target::spawn(interpreter, &common::program("states.py"), &[], &[])?;
+    let mut states: Vec<(String, String, u64, Option<u64>)> = Vec::new();
+    loop {
+        let line = target.read_line()?;
+        match line.split(' ').collect::<Vec<_>>().as_slice() {
+            ["end"] => break,
+            ["state", name, type_name, found, asked] => {
+                let number = |text: &str| text.parse().map_err(|_| format!("no number in {line:?}"));
+                let asked = if *asked == "some" { None } else { Some(number(asked)?) };
+                states.push(((*name).to_owned(), (*type_name).to_owned(), number(found)?, asked));
+            }
+            _ => return Err(format!("what is {line:?}?")),
+        }
+    }
+    target.wait_until_blocked()?;
+    let pid = target.pid().to_string();
+    let findings = |type_name: &str| -> Result<Vec<(String, u64, u64)>, String> {
+        let document = tool::run(&["why", "--json", &pid, type_name])?.ok()?.json()?;
+        let found = document["findings"].as_array().ok_or("no findings")?.iter();
+        let number = |value: &serde_json::Value| value.as_u64().unwrap_or(u64::MAX);
+        let name = |finding: &serde_json::Value| finding["name"].as_str().unwrap_or_default().to_owned();
+        Ok(found.map(|it| (name(it), number(&it["found"]), number(&it["asked"]))).collect())
+    };
+    let mut wrong = Vec::new();
+    for (name, type_name, found, asked) in &states {
+        let said = findings(type_name)?;
+        let is_it =
+            |it: &(String, u64, u64)| (&it.0, &it.1) == (name, found) && asked.is_none_or(|asked| asked == it.2);
+        if !said.iter().any(is_it) {
+            wrong.push(format!("{type_name} is {name} in {found} of {asked:?}; it says {said:?}"));
+        }
+    }
+    for in_order in ["__main__.Plain", "builtins.dict", "builtins.function"] {
+        let said = findings(in_order)?;
+        if !said.is_empty() {
+            wrong.push(format!("{in_order}: {said:?}"));
+        }
+    }
+    if states.len() < 18 {
+        wrong.push(format!("the program told {} states only", states.len()));
+    }
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
 }

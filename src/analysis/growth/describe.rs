@@ -5,6 +5,7 @@ use std::time::Duration;
 use rustc_hash::FxHashMap;
 
 use crate::analysis::frames::{Frame, FrameKind, Frames};
+use crate::analysis::inspectors::{self, Finding, State};
 use crate::analysis::names::Names;
 use crate::analysis::owners::Owners;
 use crate::graph::ObjectId;
@@ -17,6 +18,7 @@ use crate::references::roots::RootKind;
 
 use super::bounds::Bound;
 use super::figures::Figures;
+use super::owner_lines::OwnerLines;
 use super::paths::{KEY, PathId};
 use super::series::{Series, TypeGrowth, merged};
 use super::suspects::{Suspect, SuspectKind};
@@ -24,8 +26,6 @@ use super::verdict::{Verdict, judge};
 
 /// Looks from which on a suspect may be called sure.
 pub const LOOKS_SURE: usize = 7;
-/// Owners below a container that are asked for its bound: a cache keeps its entries in a dict of its own.
-const BOUND_OWNERS: usize = 3;
 /// Objects that refer to a container and are asked for its bound.
 const USERS_MAX: usize = 8;
 /// The share of a path's objects that must be under one set of keys for these to be named.
@@ -60,6 +60,8 @@ pub struct GrowingOwner {
     pub bound: Option<Bound>,
     /// The lines on which its objects were made while they were looked at, and about how many; most first.
     pub made_in: Vec<(String, u64)>,
+    /// What inspectors say of most of its objects, or of the container and its owners.
+    pub findings: Vec<Finding>,
     /// Of what several share, who does.
     sharers: Vec<String>,
 }
@@ -89,6 +91,8 @@ pub struct LastLook<'l, 'm, M: Memory + ?Sized, N: Memory + ?Sized> {
     pub owners: &'l Owners,
     /// The path of each frame of these.
     pub path_of: &'l [PathId],
+    /// What the objects' fields say.
+    pub state: &'l State<'l>,
 }
 
 /// Says what suspects are, and judges them, those that look like leaks first. `uptime`: how old the process was at the
@@ -115,11 +119,15 @@ pub fn describe<M: Memory + ?Sized, N: Memory + ?Sized>(
         suspect.growing.iter().for_each(|&path| _ = suspect_of.entry(path).or_insert(index));
     }
     let mut types = series.types(suspects.len(), |path| suspect_of.get(&path).copied());
-    let bounds = bounds(last, suspects.iter().filter_map(|suspect| frame_of.get(&suspect.container).copied()));
+    let container_of = |suspect: &Suspect| frame_of.get(&suspect.container).copied();
+    let lines = OwnerLines::new(last.graph, last.owners, suspects.iter().filter_map(container_of));
+    let bounds = bounds(last, &lines);
+    let mut findings = findings(last, suspects, container_of, &suspect_of, &lines);
     let mut described: Vec<GrowingOwner> = suspects
         .iter()
         .zip(&mut types)
-        .filter_map(|(suspect, types)| {
+        .zip(&mut findings)
+        .filter_map(|((suspect, types), findings)| {
             let frame = |path: PathId| frame_of.get(&path).copied();
             let container = frame(suspect.container)?;
             let growing = frame(suspect.growing[0])?;
@@ -158,6 +166,7 @@ pub fn describe<M: Memory + ?Sized, N: Memory + ?Sized>(
                 types: std::mem::take(types),
                 bound,
                 made_in: Vec::new(),
+                findings: std::mem::take(findings),
                 sharers: sharers(frames, container),
             })
         })
@@ -251,44 +260,44 @@ fn chain(frames: &Frames, frame: u32, keys: Keys) -> String {
     chain
 }
 
-/// The bounds of containers, by their frames: where a frame is of one object, and that object, one of the owners below
-/// it or one of its users has an attribute that is a bound.
+/// The bounds of containers, by their frames: an attribute of the container, of one of the owners below it or of one of
+/// its users.
 fn bounds<M: Memory + ?Sized, N: Memory + ?Sized>(
     last: &LastLook<'_, '_, M, N>,
-    containers: impl Iterator<Item = u32>,
+    lines: &OwnerLines,
 ) -> FxHashMap<u32, Bound> {
+    let bound = |container: u32| {
+        let of_line = lines.objects(container).find_map(|object| bound_of(last, object));
+        of_line.or_else(|| users(last, lines.object(container)?).into_iter().find_map(|user| bound_of(last, user)))
+    };
+    lines.containers().filter_map(|container| Some((container, bound(container)?))).collect()
+}
+
+/// What inspectors say of each suspect: of what grew, of its container and of the owners below that.
+fn findings<M: Memory + ?Sized, N: Memory + ?Sized>(
+    last: &LastLook<'_, '_, M, N>,
+    suspects: &[Suspect],
+    container_of: impl Fn(&Suspect) -> Option<u32>,
+    suspect_of: &FxHashMap<PathId, usize>,
+    lines: &OwnerLines,
+) -> Vec<Vec<Finding>> {
+    let mut asked: Vec<Vec<ObjectId>> = suspects
+        .iter()
+        .map(|suspect| container_of(suspect).into_iter().flat_map(|frame| lines.objects(frame)).collect())
+        .collect();
     let frames = last.owners.frames();
-    let parent = |frame: u32| frames.frames.get(frame as usize).and_then(|frame| frame.parent);
-    let is_one = |frame: u32| last.owners.own().get(frame as usize).is_some_and(|own| (1..=2).contains(&own.objects));
-    let mut of_container: Vec<(u32, Vec<u32>)> = Vec::new();
-    let mut object_of: FxHashMap<u32, Option<ObjectId>> = FxHashMap::default();
-    for container in containers {
-        // What parts of one object share is that object's.
-        let is_shared = |&frame: &u32| frames.frames.get(frame as usize).is_some_and(|it| it.kind == FrameKind::Shared);
-        let line = std::iter::successors(Some(container), |&frame| parent(frame));
-        let line = line.skip_while(is_shared).take(BOUND_OWNERS);
-        // A module bounds nothing, and many objects of one shape have a bound each.
-        let is_owner =
-            |&frame: &u32| is_one(frame) && frames.frames.get(frame as usize).is_some_and(|it| it.type_name.is_some());
-        let line: Vec<u32> = line.take_while(is_owner).collect();
-        object_of.extend(line.iter().map(|&frame| (frame, None)));
-        of_container.push((container, line));
-    }
-    if object_of.is_empty() {
-        return FxHashMap::default();
-    }
     for object in (0..last.graph.len() as u32).map(ObjectId) {
-        let frame = frames.of(object).filter(|_| !frames.is_namespace(object));
-        if let Some(slot) = frame.and_then(|frame| object_of.get_mut(&frame)) {
-            slot.get_or_insert(object);
+        let path = frames.of(object).and_then(|frame| last.path_of.get(frame as usize));
+        if let Some(&suspect) = path.and_then(|path| suspect_of.get(path)) {
+            asked[suspect].push(object);
         }
     }
-    let object = |frame: &u32| object_of.get(frame).copied().flatten();
-    let bound = |container: u32, line: &[u32]| {
-        let of_line = line.iter().find_map(|frame| bound_of(last, object(frame)?));
-        of_line.or_else(|| users(last, object(&container)?).into_iter().find_map(|user| bound_of(last, user)))
+    let said = |objects: Vec<ObjectId>| {
+        let mut found = inspectors::ask(last.state, objects.into_iter());
+        found.retain(Finding::is_of_most);
+        found
     };
-    of_container.into_iter().filter_map(|(container, line)| Some((container, bound(container, &line)?))).collect()
+    asked.into_iter().map(said).collect()
 }
 
 /// Objects that have something as an attribute, whoever owns it: Django's caches keep their entries in a dict of their

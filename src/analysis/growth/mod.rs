@@ -13,6 +13,7 @@ pub mod bounds;
 pub mod describe;
 pub mod figures;
 pub mod moves;
+mod owner_lines;
 pub mod paths;
 pub mod series;
 pub mod suspects;
