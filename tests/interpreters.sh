@@ -20,6 +20,7 @@
 #   web          Flask and Tornado, in a folder per version
 #   packages     the packages that fixtures/packages pins (Django, pandas, lxml, ...), in a folder per version
 #   dbg          sid's debug builds, with the DWARF and the headers of the release builds
+#   prometheus   promtool and Prometheus of this Debian, for the tests of `watch`
 #   bullseye     3.9 of Debian 11 (leaves the mirrors one day: then it is skipped)
 #   3.13t        free-threaded, from Debian's source
 #   static       libpython inside the executable (PIE, with symbols), and a stripped copy of it
@@ -48,7 +49,7 @@
 set -euo pipefail
 export LC_ALL=C
 
-all_groups=(local sid trixie forky numpy web packages dbg bullseye 3.13t static pydebug musl musl-static 3.14t 3.15t)
+all_groups=(local sid trixie forky numpy web packages dbg prometheus bullseye 3.13t static pydebug musl musl-static 3.14t 3.15t)
 self=$(readlink -f "${BASH_SOURCE[0]}")
 
 # ---- fetching --------------------------------------------------------------------------------
@@ -152,6 +153,14 @@ fetch_sid() { debian_root "$1" sid python3.13 python3.14 python3.15 libstdc++6; 
 fetch_trixie() { debian_root "$1" trixie python3.13 libstdc++6; }
 fetch_forky() { debian_root "$1" forky python3.13\? python3.14\? python3.15\? libstdc++6; }
 fetch_bullseye() { debian_root "$1" bullseye python3.9 libstdc++6; }
+
+fetch_prometheus() { # FOLDER: two programs that need nothing but libc
+    private_apt "$(host_codename)" deb
+    cd "$1"
+    apt-get -q download prometheus
+    dpkg-deb --fsys-tarfile ./*.deb | tar -x --strip-components=3 ./usr/bin
+    rm ./*.deb
+}
 
 fetch_dbg() {
     debian_root "$1" sid {libpython3.13,libpython3.14,libpython3.15}-dev python3.{13,14,15}-dbg libstdc++6
@@ -465,6 +474,7 @@ fetch_group() { # GROUP: a failed step has been reported by then
         local) ;;
         sid | trixie | forky | bullseye) step "$1" 300 "fetch_$1" || : ;;
         dbg) step sid-dbg 400 fetch_dbg || : ;;
+        prometheus) step "$1" 120 fetch_prometheus || : ;;
         numpy)
             local pair
             for pair in "${numpy_pins[@]}"; do

@@ -98,6 +98,14 @@ impl Row {
             None => self.module.clone(),
         }
     }
+
+    /// By how many bytes the truth may differ from its amount (95 % confidence); 0 if it is exact.
+    pub fn error_bytes(&self) -> u64 {
+        self.interval.map_or(0, |interval| {
+            let (bytes, low, high) = (self.amount.bytes, interval.low.bytes, interval.high.bytes);
+            bytes.saturating_sub(low).max(high.saturating_sub(bytes))
+        })
+    }
 }
 
 /// Sort order of rows.

@@ -587,7 +587,7 @@ pub enum DumpFormat {
 }
 
 /// [`CopyOptions::MAX_PAUSE`] as typed on the command line.
-const MAX_PAUSE: &str = "500ms";
+pub const MAX_PAUSE: &str = "500ms";
 
 #[cfg(test)]
 mod tests {

@@ -11,6 +11,7 @@ mod dump;
 mod flamegraph;
 mod heapsnapshot;
 mod histo;
+mod http;
 mod leaks;
 mod manual;
 mod memory;
@@ -26,6 +27,7 @@ mod target;
 mod top;
 mod values;
 mod verbs;
+mod watch;
 mod why;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
@@ -103,6 +105,7 @@ fn dispatch(arguments: &Arguments) -> anyhow::Result<u8> {
         Verb::Record(options) => record::run(options),
         Verb::Report(options) => report::run(options),
         Verb::Top(options) => top::run(options),
+        Verb::Watch(options) => watch::run(options),
         Verb::Ps(options) => ps::run(options),
         Verb::Doctor(options) => match doctor::run(options) {
             // The report on standard output says why.

@@ -154,9 +154,12 @@ fn write_file(path: &Path, existing: Existing, write: impl FnOnce(&mut dyn Write
 
 /// The default file of a verb: `VERB-NAME-PID-TIME.EXT` in the current directory, with the time in RFC 3339 (UTC).
 pub fn default_file(verb: &str, name: &str, pid: i32, extension: &str) -> PathBuf {
-    let safe: String =
-        name.chars().map(|char| if char.is_alphanumeric() || "._-".contains(char) { char } else { '_' }).collect();
-    PathBuf::from(format!("{verb}-{safe}-{pid}-{}.{extension}", utc_now()))
+    PathBuf::from(format!("{verb}-{}-{pid}-{}.{extension}", safe_name(name), utc_now()))
+}
+
+/// The name of a program as a part of a file's name.
+pub fn safe_name(name: &str) -> String {
+    name.chars().map(|char| if char.is_alphanumeric() || "._-".contains(char) { char } else { '_' }).collect()
 }
 
 /// The current time, as `2026-01-31T12:34:56Z`.

@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::analysis::histogram::SortKey;
+use crate::analysis::histogram::{Row, SortKey};
 use crate::estimate::estimator::GroupBy;
 use crate::inspect::{Accuracy, Budget, CopyOptions, Error, Pause, SampleOptions, Target};
 use crate::process::{host, signals};
@@ -155,13 +155,8 @@ impl LiveSource for Live<'_> {
         let budget = Budget::Time(self.interval.mul_f64(BUDGET_SHARE));
         let (by, sort, pause) = (GroupBy::Type, SortKey::Bytes, Pause::Never);
         let (answer, accuracy) = self.target.sample(&SampleOptions { budget, seed: None, by, sort, pause })?;
-        let rows = answer.result.rows.iter().map(|row| {
-            let error = row.interval.as_ref().map_or(0, |interval| {
-                let (low, high) = (interval.low.bytes, interval.high.bytes);
-                row.amount.bytes.saturating_sub(low).max(high.saturating_sub(row.amount.bytes))
-            });
-            TickRow { name: row.label(), amount: row.amount, error }
-        });
+        let row = |row: &Row| TickRow { name: row.label(), amount: row.amount, error: row.error_bytes() };
+        let rows = answer.result.rows.iter().map(row);
         Ok(Tick {
             at,
             memory: answer.reading.memory,

@@ -7,6 +7,7 @@ use super::check::CheckOptions;
 use super::diff::DiffOptions;
 use super::snapshot::SnapshotOptions;
 use super::top::TopOptions;
+use super::watch::WatchArguments;
 
 /// What scripts can rely on.
 const EXIT_CODES: &str = "Exit codes: 0 done (a closed pipe too), 1 a limit of check was crossed, 2 error: nothing \
@@ -59,8 +60,10 @@ pub enum Verb {
     Record(Record),
     /// Write a page for a browser: memory, owners, types, a flame graph, and what grew
     Report(Report),
-    /// Watch what grows, live on a terminal; without one, a line for each look
+    /// Show what grows, live on a terminal; without one, a line for each look
     Top(TopOptions),
+    /// Serve memory, types and owners as metrics for Prometheus, for as long as the processes run
+    Watch(WatchArguments),
     /// List the Python processes of this machine, and whether they can be read
     Ps(Ps),
     /// Explain why a process cannot be read, and what to do about it

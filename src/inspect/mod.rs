@@ -2,8 +2,8 @@
 //!
 //! [`Target`] is a process, a core file, or a program that was started for it. It provides a census
 //! ([`Target::histogram`], [`Target::census`]), an estimate ([`Target::sample`]), or every object with the references
-//! between them ([`Target::heap`]); [`recording`] observes it over time. Answers are data, and so are warnings; errors
-//! are typed. Nothing here prints.
+//! between them ([`Target::heap`]); [`recording`] and [`watch`] observe it over time. Answers are data, and so are
+//! warnings; errors are typed. Nothing here prints.
 //!
 //! Only [`attached`] knows the order in which an interpreter is found, proved and surveyed. It also reads memory
 //! without a target: an image, a damaged copy.
@@ -28,6 +28,7 @@ pub mod recording;
 mod room;
 pub mod sample;
 pub mod warning;
+pub mod watch;
 
 pub use answer::Inspected;
 pub use copy::{CopyOptions, Heap};

@@ -57,7 +57,16 @@ pub fn resident_bytes() -> u64 {
 
 /// Processor time that the calling thread has used, in user and kernel mode; zero if the kernel does not tell.
 pub fn thread_time() -> Duration {
-    let Ok(usage) = getrusage(UsageWho::RUSAGE_THREAD) else { return Duration::ZERO };
+    time_of(UsageWho::RUSAGE_THREAD)
+}
+
+/// The same of all our threads, also of those that have ended.
+pub fn process_time() -> Duration {
+    time_of(UsageWho::RUSAGE_SELF)
+}
+
+fn time_of(who: UsageWho) -> Duration {
+    let Ok(usage) = getrusage(who) else { return Duration::ZERO };
     let times = [usage.user_time(), usage.system_time()];
     times
         .iter()

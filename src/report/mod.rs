@@ -23,6 +23,7 @@ pub mod memory_json;
 pub mod memory_svg;
 pub mod memory_table;
 pub mod ndjson;
+pub mod open_metrics;
 pub mod pprof;
 pub mod processes;
 pub mod recording_json;

@@ -48,6 +48,7 @@ mod snapshots;
 mod stacks;
 mod tidy;
 mod top;
+mod watch;
 mod why;
 
 use case::TestCase;
@@ -97,6 +98,7 @@ const MODULES: &[Module] = &[
     ("stacks", stacks::cases),
     ("tidy", tidy::cases),
     ("top", top::cases),
+    ("watch", watch::cases),
     ("why", why::cases),
 ];
 

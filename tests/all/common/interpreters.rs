@@ -166,6 +166,13 @@ pub fn packages((major, minor, _): (u8, u8, u8)) -> Option<String> {
     folder.join(".recipe").exists().then(|| folder.to_string_lossy().into_owned())
 }
 
+/// A program of Prometheus, if it was fetched or is installed.
+pub fn prometheus(program: &str) -> Option<PathBuf> {
+    let installed = std::env::split_paths(&std::env::var_os("PATH")?).collect::<Vec<PathBuf>>();
+    let folders = std::iter::once(fetched().join("prometheus")).chain(installed);
+    folders.map(|folder| folder.join(program)).find(|path| path.is_file())
+}
+
 fn wanted(candidate: &Interpreter) -> bool {
     let Ok(only) = std::env::var("HEAPSONDE_ONLY") else { return true };
     only.split(',').map(str::trim).any(|word| {

@@ -217,6 +217,11 @@ impl Target {
         matches!(self.child.try_wait(), Ok(None))
     }
 
+    /// Its stderr so far.
+    pub fn said(&self) -> String {
+        String::from_utf8_lossy(&self.stderr.lock().unwrap()).into_owned()
+    }
+
     fn last_words(&self) -> String {
         let stderr = self.stderr.lock().unwrap();
         let text = String::from_utf8_lossy(&stderr);
