@@ -24,6 +24,14 @@ pub struct Bar {
     running: Mutex<Option<Running>>,
 }
 
+/// No bar: the screen is used for something else.
+pub struct NoBar;
+
+impl Observer for NoBar {
+    fn begin(&self, _: &Arc<Progress>, _: u64) {}
+    fn end(&self) {}
+}
+
 /// The thread that draws a bar until its channel closes.
 struct Running {
     done: mpsc::Sender<()>,

@@ -1,17 +1,17 @@
 //! `snapshot`: saves a heap in a file, to analyse it elsewhere.
 
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::analysis::draw::Tree;
 use crate::analysis::histogram::{Histogram, SortKey};
 use crate::inspect::answer::TargetSummary;
 use crate::inspect::graph::GraphSummary;
-use crate::inspect::{Accuracy, Heap, Inspected};
+use crate::inspect::{Accuracy, CopyOptions, Heap, Inspected, Target};
 use crate::report::{self, histogram_json, summary, units};
 use crate::snapshot::read::SavedHeap;
 use crate::snapshot::write::{LinkedHeap, SnapshotWriter};
@@ -47,25 +47,9 @@ pub fn run(options: &SnapshotOptions) -> Result<()> {
     Destination::check(&options.output)?;
     let mut target = target::open(&options.target)?;
     let about = target.summary();
-    let default = || Some(output::default_file("snapshot", &target.name(), about.pid, "heap.parquet"));
-    let destination = Destination::new(&options.output, default)?;
+    let destination = Destination::new(&options.output, || Some(default_file(&target)))?;
     let copy_options = options.target.stopping.for_references(&options.following);
-    let mut read = None;
-    let written = destination.write(|out| {
-        let mut writer = SnapshotWriter::new()?;
-        let answer = target.heap(&copy_options, |heap| save(heap, &mut writer, out));
-        // A reading error has priority, and then no file may appear.
-        let texts = match read.insert(answer) {
-            Ok(answer) => texts(&about, answer)?,
-            Err(_) => return Err(io::Error::other("reading failed")),
-        };
-        writer.finish(out, &texts)
-    });
-    let answer = match (read, written) {
-        (Some(Err(error)), _) | (_, Err(error)) => return Err(error),
-        (Some(Ok(answer)), Ok(())) => target::said(answer),
-        (None, Ok(())) => return Ok(()),
-    };
+    let answer = target::said(write(&mut target, &destination, &copy_options)?);
     let mut err = notes::out();
     if let Some(path) = destination.file() {
         let objects = units::objects(answer.result.objects);
@@ -73,6 +57,36 @@ pub fn run(options: &SnapshotOptions) -> Result<()> {
     }
     writeln!(err, "{}", summary::paused(answer.reading.paused))?;
     Ok(summary::write_problems(&mut err, &answer.problems, &answer.reading)?)
+}
+
+/// Copies the heap of a target and writes it.
+pub fn write(
+    target: &mut Target,
+    destination: &Destination,
+    copy_options: &CopyOptions,
+) -> Result<Inspected<GraphSummary>> {
+    let about = target.summary();
+    let mut read = None;
+    let written = destination.write(|out| {
+        let mut writer = SnapshotWriter::new()?;
+        let answer = target.heap(copy_options, |heap| save(heap, &mut writer, out));
+        // A reading error has priority, and then no file may appear.
+        let texts = match read.insert(answer) {
+            Ok(answer) => texts(&about, answer)?,
+            Err(_) => return Err(io::Error::other("reading failed")),
+        };
+        writer.finish(out, &texts)
+    });
+    match (read, written) {
+        (Some(Err(error)), _) | (_, Err(error)) => Err(error),
+        (Some(Ok(answer)), Ok(())) => Ok(answer),
+        (None, Ok(())) => bail!("nothing was written"),
+    }
+}
+
+/// The file that a snapshot goes to by default.
+pub fn default_file(target: &Target) -> PathBuf {
+    output::default_file("snapshot", &target.name(), target.summary().pid, "heap.parquet")
 }
 
 /// Links a heap and writes its rows.

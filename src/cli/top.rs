@@ -11,16 +11,20 @@ use serde_json::{Value, json};
 
 use crate::analysis::histogram::{Row, SortKey};
 use crate::estimate::estimator::GroupBy;
-use crate::inspect::{Accuracy, Budget, CopyOptions, Error, Pause, SampleOptions, Target};
+use crate::inspect::family::ProcessFamily;
+use crate::inspect::{Accuracy, Budget, CopyOptions, Error, Pause, SampleOptions, Target, processes};
+use crate::process::procfs::{self, Status};
 use crate::process::{host, signals};
 use crate::report::escape::printable;
-use crate::report::{json, units};
-use crate::tui::state::{LiveSource, OwnersNow, Tick, TickRow, TopState};
+use crate::report::{family, json, summary, units};
+use crate::tui::state::{LiveSource, OwnersNow, Tick, TickRow, TopState, WorkersNow};
 use crate::tui::terminal;
 
-use super::args::{ProcessArguments, View};
+use super::args::{Output, ProcessArguments, View};
+use super::output::Destination;
+use super::progress::NoBar;
 use super::values::duration;
-use super::{flamegraph, notes, target};
+use super::{flamegraph, notes, snapshot, target};
 
 /// Share of an interval for which the heap is read.
 const BUDGET_SHARE: f64 = 0.03;
@@ -61,8 +65,11 @@ pub fn run(options: &TopOptions) -> Result<()> {
     let about = target.summary();
     let pid = about.pid;
     let title = format!("Process {pid}: {}, Python {}", units::command(&about.command), about.version);
-    let mut source = Live { start: Instant::now(), interval: options.interval, pid, target: &mut target };
     let is_screen = !options.json && io::stdout().is_terminal() && io::stdin().is_terminal();
+    if is_screen {
+        target.observe(Arc::new(NoBar));
+    }
+    let mut source = Live { start: Instant::now(), interval: options.interval, pid, target: &mut target };
     let ended = match is_screen {
         true => terminal::run(title, &mut source, options.interval, &stop),
         false => lines(&mut source, options, title, &stop),
@@ -174,4 +181,27 @@ impl LiveSource for Live<'_> {
         })?;
         Ok(OwnersNow { holdings: answer.result, paused: answer.reading.paused })
     }
+
+    fn workers(&mut self) -> Result<WorkersNow> {
+        let family = ProcessFamily::read(family_of(self.pid), Pause::Never, SortKey::Bytes)?;
+        Ok(WorkersNow { rows: family::lines(&family), unread: family.unread.len() })
+    }
+
+    fn save(&mut self) -> Result<String> {
+        let output = Output { output: Some(snapshot::default_file(self.target)), force: false };
+        let destination = Destination::new(&output, || None)?;
+        let answer = snapshot::write(self.target, &destination, &CopyOptions::default())?;
+        let path = destination.file().map_or_else(String::new, |path| path.display().to_string());
+        let objects = units::objects(answer.result.objects);
+        Ok(format!("{path}: {objects}, {}", summary::paused(answer.reading.paused)))
+    }
+}
+
+/// The process at the top of a family: of a worker, the Python that started it.
+fn family_of(pid: i32) -> i32 {
+    let is_python =
+        |pid: i32| Status::of(pid).is_some_and(|status| processes::is_candidate(pid, &status, &procfs::command(pid)));
+    let is_alone = procfs::descendants(pid).into_iter().skip(1).all(|child| !is_python(child));
+    let parent = Status::of(pid).map(|status| status.parent);
+    parent.filter(|&parent| is_alone && is_python(parent)).unwrap_or(pid)
 }

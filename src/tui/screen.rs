@@ -9,7 +9,7 @@ use ratatui::widgets::{Paragraph, Row, Table, TableState};
 use crate::report::escape::printable;
 use crate::report::units;
 
-use super::state::{OwnersNow, TableRow, TopState, TopView, holdings_of};
+use super::state::{OwnersNow, TableRow, TopState, TopView, WorkersNow, holdings_of};
 
 /// Columns from which there is room for a line of each row.
 const WIDE: u16 = 110;
@@ -22,6 +22,7 @@ pub fn draw(frame: &mut Frame<'_>, state: &TopState) {
     match &state.view {
         TopView::Types => types(frame, state, body),
         TopView::Owners(of, now) => owners(frame, state, of.as_deref(), now, body),
+        TopView::Workers(now) => workers(frame, state, now, body),
         TopView::Help => frame.render_widget(Paragraph::new(help()), body),
     }
     frame.render_widget(Paragraph::new(foot_line(state)), foot);
@@ -120,6 +121,41 @@ fn owners(frame: &mut Frame<'_>, state: &TopState, of: Option<&str>, now: &Owner
     table(frame, state, rest, rows.collect(), widths, vec!["objects", "bytes", "owner"]);
 }
 
+fn workers(frame: &mut Frame<'_>, state: &TopState, now: &WorkersNow, area: Rect) {
+    let unread = if now.unread > 0 { format!(", {} not read", now.unread) } else { String::new() };
+    let title = format!("The family, process by process (not paused{unread})");
+    let [top, rest] = Layout::vertical([Constraint::Length(1), Constraint::Min(1)]).areas(area);
+    frame.render_widget(Paragraph::new(title), top);
+    let rows = now.rows.iter().map(|row| {
+        let rss = row.rss.map_or_else(String::new, units::bytes);
+        let (objects, bytes) = (units::count(row.total.objects), units::bytes(row.total.bytes));
+        let more = if now.rows.len() > 1 { units::signed_bytes(row.more as f64) } else { String::new() };
+        let mark = if row.is_outlier { "outlier " } else { "" };
+        let cells = vec![
+            format!("{:>8}", row.pid),
+            format!("{rss:>9}"),
+            format!("{objects:>10}"),
+            format!("{bytes:>9}"),
+            format!("{more:>11}"),
+            format!("{mark:>8}"),
+            printable(&row.apart.join(", ")),
+        ];
+        let style = if row.is_outlier { Style::default().fg(Color::Yellow) } else { Style::default() };
+        Row::new(cells).style(style)
+    });
+    let widths = vec![
+        Constraint::Length(9),
+        Constraint::Length(10),
+        Constraint::Length(11),
+        Constraint::Length(10),
+        Constraint::Length(12),
+        Constraint::Length(9),
+        Constraint::Min(20),
+    ];
+    let head = vec!["pid", "RSS", "objects", "bytes", "+ bytes", "", "more than the others' median"];
+    table(frame, state, rest, rows.collect(), widths, head);
+}
+
 fn table(
     frame: &mut Frame<'_>,
     state: &TopState,
@@ -154,7 +190,7 @@ fn foot_line(state: &TopState) -> String {
     }
     let filter =
         if state.filter.is_empty() { String::new() } else { format!("   filter: {}", printable(&state.filter)) };
-    format!("q quit  s sort  / filter  Enter who holds it  o owners  p pause  ? help{filter}")
+    format!("q quit  s sort  / filter  Enter holders  o owners  w workers  p pause  ? help{filter}")
 }
 
 fn help() -> Vec<Line<'static>> {
@@ -163,6 +199,8 @@ fn help() -> Vec<Line<'static>> {
         "  up, down   choose a row",
         "  Enter      who holds the objects of the chosen type (pauses the process)",
         "  o          owners of the heap, and back (pauses the process)",
+        "  w          the processes of the family side by side, and which is an outlier; again: read anew",
+        "  S          save a snapshot in this directory (pauses the process)",
         "  s          sort by growth, bytes, objects or name",
         "  /          show only types whose names contain a text",
         "  p          stop and go on showing new figures",

@@ -9,6 +9,7 @@ use rustc_hash::FxHashMap;
 use crate::analysis::histogram::Amount;
 use crate::analysis::memory_line::MemoryLine;
 use crate::analysis::owners::Holding;
+use crate::report::family::MemberLine;
 
 /// Points kept of each figure: a minute at a tick per second.
 pub const POINTS: usize = 60;
@@ -30,6 +31,18 @@ pub trait LiveSource {
     /// # Errors
     /// As for a tick, and too little memory.
     fn owners(&mut self) -> anyhow::Result<OwnersNow>;
+
+    /// Counts the objects of the process and its family.
+    ///
+    /// # Errors
+    /// As for a tick.
+    fn workers(&mut self) -> anyhow::Result<WorkersNow>;
+
+    /// Saves the heap in a file, and says which.
+    ///
+    /// # Errors
+    /// As for owners, and the file cannot be written.
+    fn save(&mut self) -> anyhow::Result<String>;
 }
 
 /// One look.
@@ -67,6 +80,15 @@ pub struct OwnersNow {
     pub holdings: Vec<Holding>,
     /// The pause.
     pub paused: Option<Duration>,
+}
+
+/// The processes of a family, side by side.
+#[derive(Clone, Debug, Default)]
+pub struct WorkersNow {
+    /// Those that were read, parents first.
+    pub rows: Vec<MemberLine>,
+    /// How many could not be read.
+    pub unread: usize,
 }
 
 /// What rows are sorted by.
@@ -147,6 +169,8 @@ pub enum TopView {
     Types,
     /// Owners, and of what: all, or those of a type.
     Owners(Option<String>, OwnersNow),
+    /// The processes of the family.
+    Workers(WorkersNow),
     /// The keys.
     Help,
 }
@@ -158,6 +182,10 @@ pub enum Request {
     Draw,
     /// To copy the heap and find its owners.
     Owners,
+    /// To count the objects of the family.
+    Workers,
+    /// To copy the heap and save it.
+    Save,
     /// To end.
     Quit,
 }
@@ -177,6 +205,14 @@ pub enum Key {
     Up,
     /// A row down.
     Down,
+}
+
+/// What pauses the process.
+#[derive(Clone, Debug)]
+enum PausingRequest {
+    /// Owners of all, or of a type.
+    Owners(Option<String>),
+    Save,
 }
 
 /// The state of the screen.
@@ -202,8 +238,8 @@ pub struct TopState {
     pub chosen: usize,
     /// A question or an answer in the last line.
     pub message: String,
-    /// Of which type owners are asked for, once that is confirmed.
-    asked: Option<Option<String>>,
+    /// What is asked for, once that is confirmed, since it pauses the process.
+    asked: Option<PausingRequest>,
     types: FxHashMap<String, TypeHistory>,
     ticks: u64,
 }
@@ -298,7 +334,10 @@ impl TopState {
 
     /// Takes the answer to [`Request::Owners`].
     pub fn answer(&mut self, owners: anyhow::Result<OwnersNow>) {
-        let of = self.asked.take().flatten();
+        let of = match self.asked.take() {
+            Some(PausingRequest::Owners(of)) => of,
+            _ => None,
+        };
         match owners {
             Ok(owners) => {
                 self.message.clear();
@@ -307,6 +346,23 @@ impl TopState {
             }
             Err(error) => self.message = error.to_string(),
         }
+    }
+
+    /// Takes the answer to [`Request::Workers`].
+    pub fn answer_workers(&mut self, workers: anyhow::Result<WorkersNow>) {
+        match workers {
+            Ok(workers) => {
+                self.chosen = workers.rows.iter().position(|row| row.is_outlier).unwrap_or(0);
+                self.view = TopView::Workers(workers);
+            }
+            Err(error) => self.message = error.to_string(),
+        }
+    }
+
+    /// Takes the answer to [`Request::Save`].
+    pub fn answer_save(&mut self, saved: anyhow::Result<String>) {
+        self.asked = None;
+        self.message = saved.unwrap_or_else(|error| format!("{error:#}"));
     }
 
     /// Takes a key.
@@ -325,9 +381,12 @@ impl TopState {
             self.chosen = 0;
             return Request::Draw;
         }
-        if self.asked.is_some() {
+        if let Some(asked) = &self.asked {
             if key == Key::Enter {
-                return Request::Owners;
+                return match asked {
+                    PausingRequest::Owners(_) => Request::Owners,
+                    PausingRequest::Save => Request::Save,
+                };
             }
             self.asked = None;
             self.message.clear();
@@ -340,11 +399,15 @@ impl TopState {
             Key::Char('p') => self.is_paused = !self.is_paused,
             Key::Char('/') => self.is_typing = true,
             Key::Char('?') => self.view = TopView::Help,
-            Key::Char('o') if matches!(self.view, TopView::Types) => self.ask(None),
+            Key::Char('w') => return Request::Workers,
+            Key::Char('S') => {
+                self.ask(PausingRequest::Save, "save a snapshot in this directory");
+            }
+            Key::Char('o') if matches!(self.view, TopView::Types) => self.ask_owners(None),
             Key::Enter if matches!(self.view, TopView::Types) => {
                 let chosen = self.rows().get(self.chosen).map(|row| row.name.to_owned());
                 if chosen.is_some() {
-                    self.ask(chosen);
+                    self.ask_owners(chosen);
                 }
             }
             Key::Escape | Key::Char('o') => (self.view, self.chosen) = (TopView::Types, 0),
@@ -352,6 +415,7 @@ impl TopState {
             Key::Down | Key::Char('j') => {
                 let rows = match &self.view {
                     TopView::Owners(of, now) => holdings_of(now, of.as_deref()).len(),
+                    TopView::Workers(now) => now.rows.len(),
                     _ => self.rows().len(),
                 };
                 self.chosen = (self.chosen + 1).min(rows.saturating_sub(1));
@@ -361,11 +425,14 @@ impl TopState {
         Request::Draw
     }
 
-    fn ask(&mut self, of: Option<String>) {
+    fn ask_owners(&mut self, of: Option<String>) {
         let what = of.as_deref().map_or("the owners of the heap".to_owned(), |name| format!("who holds {name}"));
-        self.message =
-            format!("To find {what}, the process is paused for at most 500 ms. Enter: do it; other keys: no");
-        self.asked = Some(of);
+        self.ask(PausingRequest::Owners(of), &format!("find {what}"));
+    }
+
+    fn ask(&mut self, asked: PausingRequest, what: &str) {
+        self.message = format!("To {what}, the process is paused for at most 500 ms. Enter: do it; other keys: no");
+        self.asked = Some(asked);
     }
 }
 

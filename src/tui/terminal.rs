@@ -59,11 +59,25 @@ fn show(
             KeyCode::Down => Key::Down,
             _ => continue,
         };
-        match state.key(key) {
+        let request = state.key(key);
+        if matches!(request, Request::Owners | Request::Workers | Request::Save) {
+            "reading ...".clone_into(&mut state.message);
+            terminal.draw(|frame| screen::draw(frame, &state))?;
+            state.message.clear();
+        }
+        match request {
             Request::Quit => return Ok(()),
             Request::Owners => {
                 let owners = source.owners();
                 state.answer(owners);
+            }
+            Request::Workers => {
+                let workers = source.workers();
+                state.answer_workers(workers);
+            }
+            Request::Save => {
+                let saved = source.save();
+                state.answer_save(saved);
             }
             Request::Draw => {}
         }

@@ -3,14 +3,15 @@
 //! After an intended change, `HEAPSONDE_BLESS=1 cargo test --test all -- top::` rewrites the pictures.
 
 use std::io::{BufRead, BufReader};
-use std::process::Stdio;
-use std::time::Duration;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use heapsonde::analysis::histogram::Amount;
 use heapsonde::analysis::memory_line::MemoryLine;
 use heapsonde::analysis::owners::{Holding, Owner};
+use heapsonde::report::family::MemberLine;
 use heapsonde::tui::screen;
-use heapsonde::tui::state::{Key, OwnersNow, Request, Tick, TickRow, TopState, TopView};
+use heapsonde::tui::state::{Key, OwnersNow, Request, Tick, TickRow, TopState, TopView, WorkersNow};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 
@@ -26,12 +27,15 @@ pub fn cases() -> Vec<TestCase> {
     cases![
         the_screen_at_two_sizes,
         owners_are_asked_for_twice,
+        workers_stand_side_by_side,
+        a_snapshot_is_asked_for_twice,
         rows_are_sorted_and_filtered,
         growth_within_the_error_is_none,
         both_ends_of_a_difference_may_be_off,
         the_limit_is_reached_in_time,
         lines_without_a_terminal,
         it_ends_when_the_target_does,
+        it_runs_in_a_terminal,
     ]
 }
 
@@ -123,6 +127,47 @@ fn owners_are_asked_for_twice() {
     state.answer(Err(anyhow::anyhow!("no room")));
     assert!(matches!(state.view, TopView::Types) && state.message == "no room");
     assert_eq!(state.key(Key::Char('q')), Request::Quit);
+}
+
+fn workers_stand_side_by_side() {
+    let mut state = state(3);
+    assert_eq!(state.key(Key::Char('w')), Request::Workers);
+    let row = |pid: i32, mebibytes: u64, is_outlier: bool| MemberLine {
+        pid,
+        rss: Some((mebibytes + 20) * MIB),
+        total: Amount { objects: mebibytes * 10_000, bytes: mebibytes * MIB },
+        more: (mebibytes as i64 - 40) * MIB as i64,
+        apart: if is_outlier { vec!["+2,211 app.Odd\u{202e} (60.0 MiB)".to_owned()] } else { Vec::new() },
+        is_outlier,
+    };
+    let rows = vec![row(10, 12, false), row(11, 40, false), row(12, 100, true), row(13, 41, false)];
+    state.answer_workers(Ok(WorkersNow { rows, unread: 1 }));
+    assert_eq!(state.chosen, 2, "the outlier is chosen");
+    let drawn = picture(&state, 120, 24);
+    assert!(drawn.contains("not paused, 1 not read") && !drawn.contains('\u{202e}'), "{drawn}");
+    let marked: Vec<&str> = drawn.lines().filter(|line| line.contains("outlier")).collect();
+    let [line] = marked.as_slice() else { panic!("{drawn}") };
+    assert!(line.contains("12") && line.contains("+60.0 MiB") && line.contains("+2,211 app.Odd"), "{line}");
+    (0..9).for_each(|_| assert_eq!(state.key(Key::Down), Request::Draw));
+    assert_eq!(state.chosen, 3, "there are four rows");
+    assert_eq!(state.key(Key::Char('w')), Request::Workers, "read anew");
+    state.answer_workers(Err(anyhow::anyhow!("gone")));
+    assert!(matches!(state.view, TopView::Workers(_)) && state.message == "gone");
+    state.key(Key::Escape);
+    assert!(matches!(state.view, TopView::Types));
+    picture(&state, 10, 3);
+}
+
+fn a_snapshot_is_asked_for_twice() {
+    let mut state = state(3);
+    assert_eq!(state.key(Key::Char('S')), Request::Draw);
+    assert!(state.message.contains("snapshot") && state.message.contains("paused for at most 500 ms"));
+    assert_eq!(state.key(Key::Char('S')), Request::Draw, "another key is no");
+    state.key(Key::Char('S'));
+    assert_eq!(state.key(Key::Enter), Request::Save);
+    state.answer_save(Ok("here: 9 objects".to_owned()));
+    assert!(picture(&state, 80, 24).contains("here: 9 objects"));
+    assert_eq!(state.key(Key::Enter), Request::Draw, "it is saved once");
 }
 
 fn rows_are_sorted_and_filtered() {
@@ -219,4 +264,80 @@ fn it_ends_when_the_target_does() {
     let output = top.wait_with_output().expect("it ends");
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && stderr.contains("exited"), "{}: {stderr}", output.status);
+}
+
+/// A terminal of its own, in tmux.
+struct Tmux {
+    socket: String,
+}
+
+impl Tmux {
+    fn run(&self, words: &[&str]) -> String {
+        let output = Command::new("tmux").args(["-L", &self.socket, "-f", "/dev/null"]).args(words).output();
+        let output = output.expect("tmux starts");
+        assert!(output.status.success(), "tmux {words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Waits until the screen shows a text, and returns the screen.
+    fn wait_for(&self, text: &str) -> String {
+        let end = Instant::now() + common::DEADLINE;
+        loop {
+            let screen = self.run(&["capture-pane", "-p"]);
+            if screen.contains(text) {
+                return screen;
+            }
+            assert!(Instant::now() < end, "no {text:?}:\n{screen}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Tmux {
+    fn drop(&mut self) {
+        let _ = Command::new("tmux").args(["-L", &self.socket, "kill-server"]).output();
+    }
+}
+
+fn it_runs_in_a_terminal() {
+    if !Command::new("tmux").arg("-V").output().is_ok_and(|output| output.status.success()) {
+        return skipped("top in a terminal", "there is no tmux");
+    }
+    let Some(interpreter) = interpreters::any() else { return skipped("top", "no interpreter found") };
+    let mut target = Target::spawn_blocked(&interpreter, common::SMALL, &[], &[]).expect("a target starts");
+    let folder = tempfile::tempdir().expect("a folder");
+    let tmux = Tmux { socket: format!("heapsonde-{}", std::process::id()) };
+    let command = format!(
+        "cd '{}' && '{}' top --interval 200ms {}; echo ended with $?; cat",
+        folder.path().display(),
+        tool::binary(),
+        target.pid()
+    );
+    tmux.run(&["new-session", "-d", "-x", "120", "-y", "30", "sh", "-c", &command]);
+    let keys = |keys: &[&str]| tmux.run(&[&["send-keys"], keys].concat());
+    let screen = tmux.wait_for("builtins.");
+    assert!(screen.contains("RSS ") && screen.contains("q quit"), "{screen}");
+    keys(&["w"]);
+    let screen = tmux.wait_for("process by process");
+    assert!(screen.contains(&format!(" {} ", target.pid())), "{screen}");
+    keys(&["Escape"]);
+    tmux.wait_for("since start");
+    keys(&["S"]);
+    tmux.wait_for("Enter: do it");
+    keys(&["Enter"]);
+    tmux.wait_for(".heap.parquet: ");
+    let files: Vec<_> =
+        std::fs::read_dir(folder.path()).expect("a folder").map(|entry| entry.expect("one").path()).collect();
+    let [file] = files.as_slice() else { panic!("{files:?}") };
+    let saved =
+        tool::run(&["histo", "--json", file.to_str().expect("UTF-8")]).and_then(tool::Run::ok).expect("it reads");
+    assert!(saved.json().expect("a document")["totals"]["objects"].as_u64() > Some(1000));
+    keys(&["Enter"]);
+    tmux.wait_for("Enter: do it");
+    keys(&["Enter"]);
+    tmux.wait_for("paused for ");
+    // The screen is given back, with what was there before.
+    target.write(b"x").expect("it reads, and ends");
+    let screen = tmux.wait_for("ended with 0");
+    assert!(screen.contains("exited while it was read") && !screen.contains("q quit"), "{screen}");
 }
