@@ -22,8 +22,6 @@ use table::INSPECTORS;
 const ASKED_MAX: u64 = 20_000;
 /// How many of a kind are no part of a program's design.
 const MANY: u64 = 100;
-/// Bases of a class that are compared with those an inspector asks.
-const BASES_MAX: usize = 256;
 
 /// Whose instances an inspector asks.
 enum Asks {
@@ -126,8 +124,7 @@ pub fn ask(state: &State<'_>, objects: impl Iterator<Item = ObjectId>) -> Vec<Fi
 
 /// The inspectors that ask instances of a type.
 fn inspectors_of(state: &State<'_>, type_id: TypeId) -> Vec<usize> {
-    let mut bases = state.bases(type_id);
-    bases.truncate(BASES_MAX);
+    let bases = state.bases(type_id);
     let is_one = |names: &[&str]| bases.iter().any(|base| names.contains(&base.as_str()));
     let is_asked = |asks: &Asks| match asks {
         Asks::Instances(names) => is_one(names),

@@ -1,8 +1,9 @@
 //! Reads the state of objects: attributes, flags, lengths.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
+use std::rc::Rc;
 
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::graph::ObjectId;
 use crate::heap::object_table::Objects;
@@ -14,6 +15,8 @@ use crate::python::reader::{NAME_LENGTH_MAX, Reader};
 use crate::python::types::{TypeId, TypeInfo, TypeTable};
 use crate::references::References;
 
+/// Bases of a class that are read.
+const BASES_MAX: usize = 256;
 /// Entries of a list or deque that are read.
 pub(super) const ITEMS_MAX: u64 = 4096;
 
@@ -25,6 +28,7 @@ pub struct State<'a> {
     references: References<'a, dyn Memory + 'a>,
     python: &'a Python,
     running: OnceCell<FxHashSet<Address>>,
+    bases: RefCell<FxHashMap<TypeId, Rc<[String]>>>,
 }
 
 impl<'a> State<'a> {
@@ -37,7 +41,8 @@ impl<'a> State<'a> {
     ) -> State<'a> {
         let python = references.python();
         let reader = Reader { memory, layout: &python.layout };
-        State { reader, objects, types, references: references.over(memory), python, running: OnceCell::new() }
+        let (running, bases) = Default::default();
+        State { reader, objects, types, references: references.over(memory), python, running, bases }
     }
 
     pub(super) fn layout(&self) -> &'a Layout {
@@ -66,13 +71,21 @@ impl<'a> State<'a> {
     }
 
     /// The names of a type and its bases, in order of lookup.
-    pub(super) fn bases(&self, type_id: TypeId) -> Vec<String> {
+    pub(super) fn bases(&self, type_id: TypeId) -> Rc<[String]> {
+        if let Some(bases) = self.bases.borrow().get(&type_id) {
+            return Rc::clone(bases);
+        }
         let info = self.info(type_id);
         let mro = self.reader.pointer(info.address, self.layout().type_object.tp_mro).unwrap_or_default();
-        let bases = self.reader.tuple_items(mro);
         let name = |base: &Address| Some(self.full_name(self.types.find(base.0)?));
+        let mut bases: Vec<String> = self.reader.tuple_items(mro).iter().take(BASES_MAX).filter_map(name).collect();
         // The one of a type that is being made is empty.
-        if bases.is_empty() { vec![info.full_name()] } else { bases.iter().filter_map(name).collect() }
+        if bases.is_empty() {
+            bases.push(info.full_name());
+        }
+        let bases: Rc<[String]> = bases.into();
+        self.bases.borrow_mut().insert(type_id, Rc::clone(&bases));
+        bases
     }
 
     /// The object that an attribute of an object is: in its dict, among its values, in a slot.
