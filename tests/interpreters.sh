@@ -20,6 +20,7 @@
 #   web          Flask and Tornado, in a folder per version
 #   packages     the packages that fixtures/packages pins (Django, pandas, lxml, ...), in a folder per version
 #   dbg          sid's debug builds, with the DWARF and the headers of the release builds
+#   pytest       pytest, for the recipe in fixtures/pytest
 #   prometheus   promtool and Prometheus of this Debian, for the tests of `watch`
 #   bullseye     3.9 of Debian 11 (leaves the mirrors one day: then it is skipped)
 #   3.13t        free-threaded, from Debian's source
@@ -49,7 +50,7 @@
 set -euo pipefail
 export LC_ALL=C
 
-all_groups=(local sid trixie forky numpy web packages dbg prometheus bullseye 3.13t static pydebug musl musl-static 3.14t 3.15t)
+all_groups=(local sid trixie forky numpy web packages pytest dbg prometheus bullseye 3.13t static pydebug musl musl-static 3.14t 3.15t)
 self=$(readlink -f "${BASH_SOURCE[0]}")
 
 # ---- fetching --------------------------------------------------------------------------------
@@ -263,6 +264,10 @@ fetch_web() { # FOLDER VERSION
     install_wheels "$1" "$2" "flask==3.1.*" "tornado==6.*"
 }
 
+fetch_pytest() { # FOLDER: Python code alone, for any version from 3.11 on
+    install_wheels "$1" 3.12 "pytest==9.*"
+}
+
 web_versions=(3.11 3.12 3.13)
 
 # What the programs of fixtures/programs/packages.py import: all that they need is pinned, their own needs included.
@@ -474,6 +479,7 @@ fetch_group() { # GROUP: a failed step has been reported by then
         local) ;;
         sid | trixie | forky | bullseye) step "$1" 300 "fetch_$1" || : ;;
         dbg) step sid-dbg 400 fetch_dbg || : ;;
+        pytest) step "$1" 60 fetch_pytest || : ;;
         prometheus) step "$1" 120 fetch_prometheus || : ;;
         numpy)
             local pair

@@ -40,6 +40,7 @@ mod parity;
 mod permissions;
 mod pools;
 mod programs;
+mod recipes;
 mod record;
 mod references;
 mod safety;
@@ -90,6 +91,7 @@ const MODULES: &[Module] = &[
     ("permissions", permissions::cases),
     ("pools", pools::cases),
     ("programs", programs::cases),
+    ("recipes", recipes::cases),
     ("record", record::cases),
     ("references", references::cases),
     ("safety", safety::cases),

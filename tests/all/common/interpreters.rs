@@ -166,6 +166,14 @@ pub fn packages((major, minor, _): (u8, u8, u8)) -> Option<String> {
     folder.join(".recipe").exists().then(|| folder.to_string_lossy().into_owned())
 }
 
+/// Where the fetcher put pytest, for an interpreter that sees our files and is new enough.
+pub fn pytest(interpreter: &Interpreter) -> Option<String> {
+    let folder = fetched().join("pytest");
+    let (major, minor, _) = interpreter.version;
+    let is_there = interpreter.kind == "default" && (major, minor) >= (3, 11) && folder.join(".recipe").exists();
+    is_there.then(|| folder.to_string_lossy().into_owned())
+}
+
 /// A program of Prometheus, if it was fetched or is installed.
 pub fn prometheus(program: &str) -> Option<PathBuf> {
     let installed = std::env::split_paths(&std::env::var_os("PATH")?).collect::<Vec<PathBuf>>();
