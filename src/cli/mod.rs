@@ -44,8 +44,8 @@ use verbs::{Arguments, Verb};
 
 /// Success.
 const DONE: u8 = 0;
-/// A limit that the user set was crossed.
-const CROSSED: u8 = 1;
+/// What the user asked about is not so: a limit of `check` is crossed, the moment of `snapshot` did not come.
+const UNMET: u8 = 1;
 /// An error. Nothing useful was written, except by `doctor`, whose report says why a process cannot be read.
 const ERROR: u8 = 2;
 
@@ -92,10 +92,13 @@ fn dispatch(arguments: &Arguments) -> anyhow::Result<u8> {
         Verb::Why(options) => why::run(options),
         Verb::Leaks(options) => leaks::run(options),
         Verb::Check(options) => match check::run(options) {
-            Ok(false) => return Ok(CROSSED),
+            Ok(false) => return Ok(UNMET),
             result => result.map(drop),
         },
-        Verb::Snapshot(options) => snapshot::run(options),
+        Verb::Snapshot(options) => match snapshot::run(options) {
+            Ok(false) => return Ok(UNMET),
+            result => result.map(drop),
+        },
         Verb::Diff(options) => diff::run(options),
         Verb::Memory(options) => memory::run(options),
         Verb::Dump(options) => match options.format {

@@ -2,7 +2,8 @@
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -11,13 +12,15 @@ use crate::analysis::draw::Tree;
 use crate::analysis::histogram::{Histogram, SortKey};
 use crate::inspect::answer::TargetSummary;
 use crate::inspect::graph::GraphSummary;
-use crate::inspect::{Accuracy, CopyOptions, Heap, Inspected, Target};
+use crate::inspect::moment::Moment;
+use crate::inspect::{Accuracy, CopyOptions, Error, Heap, Inspected, Target};
 use crate::report::{self, histogram_json, summary, units};
 use crate::snapshot::read::SavedHeap;
 use crate::snapshot::write::{LinkedHeap, SnapshotWriter};
 
 use super::args::{Following, Output, TargetArguments};
 use super::output::{self, Destination};
+use super::values::{at_most, duration, moment};
 use super::{notes, target};
 
 /// Texts beside the rows: the document of `histo --json` without its rows, what stands above its table, the figures of
@@ -40,16 +43,63 @@ pub struct SnapshotOptions {
 
     #[command(flatten)]
     pub output: Output,
+
+    /// Wait until resident memory exceeds a size (rss>2GiB) or a share of what the process may have (rss>80%)
+    #[arg(long, value_name = "rss>SIZE", value_parser = moment, conflicts_with = "core")]
+    pub when: Option<Moment>,
+
+    /// How long to wait; without a snapshot by then, the exit code is 1
+    #[arg(long = "for", value_name = "TIME", value_parser = duration, requires = "when")]
+    pub duration: Option<Duration>,
+
+    /// Go on after the first snapshot, with at most so many in a time (2/1h), evenly spaced
+    #[arg(long, value_name = "N/TIME", value_parser = at_most, requires = "when", conflicts_with = "output")]
+    pub at_most: Option<Duration>,
 }
 
-/// Links a heap and writes it to a file.
-pub fn run(options: &SnapshotOptions) -> Result<()> {
+/// Links a heap and writes it to a file, at the moment that was asked for. Returns whether there is a file.
+pub fn run(options: &SnapshotOptions) -> Result<bool> {
     Destination::check(&options.output)?;
     let mut target = target::open(&options.target)?;
+    let Some(moment) = options.when else {
+        let destination = Destination::new(&options.output, || Some(default_file(&target)))?;
+        return take(&mut target, &destination, options).map(|()| true);
+    };
+    let end = options.duration.and_then(|duration| Instant::now().checked_add(duration));
+    let is_over = |at: Instant| end.is_some_and(|end| at >= end);
+    let mut taken = false;
+    // Once there is a snapshot, the end of the process is no error.
+    let is_end = |error: &anyhow::Error| matches!(error.downcast_ref(), Some(Error::Exited { .. }));
+    loop {
+        let (has_come, most) = match target.wait_for(moment, end) {
+            Err(Error::Exited { .. }) if taken => return Ok(true),
+            waited => waited?,
+        };
+        if !has_come {
+            let above = moment.bytes(target.summary().pid).map_or_else(String::new, units::bytes);
+            let was = units::bytes(most);
+            writeln!(notes::out(), "Resident memory was {was} at most, not above {above}.")?;
+            return Ok(taken);
+        }
+        let destination = Destination::new(&options.output, || Some(default_file(&target)))?;
+        match take(&mut target, &destination, options) {
+            Err(error) if taken && is_end(&error) => return Ok(true),
+            done => done?,
+        }
+        taken = true;
+        let Some(next) = options.at_most.and_then(|pause| Instant::now().checked_add(pause)) else { return Ok(true) };
+        if is_over(next) {
+            return Ok(true);
+        }
+        thread::sleep(next.saturating_duration_since(Instant::now()));
+    }
+}
+
+/// Takes one snapshot.
+fn take(target: &mut Target, destination: &Destination, options: &SnapshotOptions) -> Result<()> {
     let about = target.summary();
-    let destination = Destination::new(&options.output, || Some(default_file(&target)))?;
     let copy_options = options.target.stopping.for_references(&options.following);
-    let answer = target::said(write(&mut target, &destination, &copy_options)?);
+    let answer = target::said(write(target, destination, &copy_options)?);
     let mut err = notes::out();
     if let Some(path) = destination.file() {
         let objects = units::objects(answer.result.objects);

@@ -7,6 +7,8 @@ use bytesize::ByteSize;
 use clap::builder::RangedI64ValueParser;
 use clap::value_parser;
 
+use crate::inspect::moment::Moment;
+
 /// What is read: a process, or a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HeapPlace {
@@ -112,6 +114,30 @@ pub fn growth(text: &str) -> Result<f64, String> {
     Ok(size(amount.trim())? as f64 / seconds)
 }
 
+/// When to read a process: `rss>2GiB`, or a share of what it may have, `rss>80%`.
+pub fn moment(text: &str) -> Result<Moment, String> {
+    let wrong = || format!("{text:?} is no moment such as rss>2GiB or rss>80%");
+    let (what, limit) = text.split_once('>').ok_or_else(wrong)?;
+    if what.trim() != "rss" {
+        return Err(wrong());
+    }
+    match limit.trim().strip_suffix('%').map(|number| number.trim().parse::<f64>()) {
+        Some(Ok(percent)) if percent > 0.0 && percent < 100.0 => Ok(Moment::RssAboveShare(percent / 100.0)),
+        Some(_) => Err("a share is above 0% and below 100%".to_owned()),
+        None => Ok(Moment::RssAbove(size(limit.trim())?)),
+    }
+}
+
+/// How often something may happen: `2/1h`. Returns the time between two.
+pub fn at_most(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is no count and time such as 2/1h");
+    let (count, time) = text.split_once('/').ok_or_else(wrong)?;
+    let count: u32 = count.trim().parse().ok().filter(|&count| count > 0).ok_or_else(wrong)?;
+    // Files are named by the second.
+    let pause = duration(time.trim())? / count;
+    if pause >= Duration::from_secs(1) { Ok(pause) } else { Err("at most one a second".to_owned()) }
+}
+
 /// At most so many objects of a type: `app.Session=10000`.
 pub fn objects_of_type(text: &str) -> Result<(String, u64), String> {
     let parts = text.rsplit_once('=').filter(|(name, _)| !name.is_empty());
@@ -161,6 +187,19 @@ mod tests {
         }
         for nonsense in ["", "app.Session", "=5", "app.Session=", "app.Session=-1"] {
             assert!(objects_of_type(nonsense).is_err(), "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn moments_are_of_resident_memory() {
+        assert_eq!(moment("rss>2GiB"), Ok(Moment::RssAbove(2 << 30)));
+        assert_eq!(moment("rss > 80 %"), Ok(Moment::RssAboveShare(0.8)));
+        assert_eq!(at_most("2/1h"), Ok(Duration::from_secs(1800)));
+        for nonsense in ["", "rss", "rss>", "rss>0%", "rss>100%", "rss<1GiB", "pss>1GiB", "rss>-1%", "rss>NaN%"] {
+            assert!(moment(nonsense).is_err(), "{nonsense}");
+        }
+        for nonsense in ["", "2", "0/1h", "-1/1h", "2/", "/1h", "2/year", "2/1s"] {
+            assert!(at_most(nonsense).is_err(), "{nonsense}");
         }
     }
 

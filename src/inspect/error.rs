@@ -59,6 +59,12 @@ pub enum Error {
         /// Why.
         error: Box<Error>,
     },
+    /// Neither a control group nor the host tells how much memory the process may have.
+    #[error("how much memory process {pid} may have is not known")]
+    NoMemoryLimit {
+        /// The process.
+        pid: i32,
+    },
     /// `--sysroot` is no directory.
     #[error("{} is not a directory", .0.display())]
     NotADirectory(PathBuf),

@@ -20,6 +20,7 @@ pub mod growth;
 pub mod limits;
 pub mod memory;
 pub mod memory_family;
+pub mod moment;
 pub mod open;
 mod owned;
 pub mod processes;

@@ -8,21 +8,37 @@ use nix::sys::resource::{RLIM_INFINITY, Resource, UsageWho, getrlimit, getrusage
 /// Bytes that can be allocated without evicting anything: the kernel's estimate, limited by our control groups and
 /// resource limits. `None` if `/proc` does not tell.
 pub fn available_bytes() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kibibytes: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
-    let host = kibibytes.saturating_mul(1024);
+    let host = meminfo("MemAvailable:")?;
     let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let limits = [left_in_groups(&groups, Path::new("/sys/fs/cgroup")), left_below_limits()];
+    let limits = [left_in_groups(&groups, Path::new(CGROUPS)), left_below_limits()];
     Some(limits.into_iter().flatten().fold(host, u64::min))
 }
 
 /// Bytes left to the tightest memory limit of a process's control groups, as we see them. `None` if there is no limit.
 pub fn left_below_limit_of(pid: i32) -> Option<u64> {
-    /// A limit beyond this is none: version 1 writes the largest number of pages.
-    const NONE: u64 = 1 << 62;
     let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-    left_in_groups(&groups, Path::new("/sys/fs/cgroup")).filter(|&left| left < NONE)
+    left_in_groups(&groups, Path::new(CGROUPS)).filter(|&left| left < NO_LIMIT)
+}
+
+/// The most memory that a process may have, bytes: the tightest limit of its control groups as we see them, or else the
+/// memory of the host. `None` if `/proc` does not tell.
+pub fn memory_limit_of(pid: i32) -> Option<u64> {
+    let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    let limit = least_in_groups(&groups, Path::new(CGROUPS), Files::limit).filter(|&limit| limit < NO_LIMIT);
+    limit.into_iter().chain(meminfo("MemTotal:")).min()
+}
+
+/// Where control groups are mounted.
+const CGROUPS: &str = "/sys/fs/cgroup";
+/// A limit beyond this is none: version 1 writes the largest number of pages.
+const NO_LIMIT: u64 = 1 << 62;
+
+/// A line of `/proc/meminfo`, in bytes.
+fn meminfo(name: &str) -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    let kibibytes: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
+    Some(kibibytes.saturating_mul(1024))
 }
 
 /// Bytes left by our limits on address space and data (`RLIMIT_AS`, `RLIMIT_DATA`, getrlimit(2)). `None` if there is no
@@ -84,12 +100,16 @@ pub fn go_first_when_memory_is_short() {
     }
 }
 
-/// Bytes left by the control groups in `/proc/self/cgroup` and their parents; files of both versions are searched under
-/// `mount`. `None` if no group has a limit.
+/// Bytes left by the control groups in `/proc/self/cgroup` and their parents. `None` if no group has a limit.
+fn left_in_groups(groups: &str, mount: &Path) -> Option<u64> {
+    least_in_groups(groups, mount, Files::left)
+}
+
+/// The least figure of these control groups and their parents; files of both versions are searched under `mount`.
 ///
 /// Mirrors the kernel's `Documentation/admin-guide/cgroup-v2.rst` and `cgroup-v1/memory.rst`.
-fn left_in_groups(groups: &str, mount: &Path) -> Option<u64> {
-    let mut left = Vec::new();
+fn least_in_groups(groups: &str, mount: &Path, figure: impl Fn(&Files, &Path) -> Option<u64>) -> Option<u64> {
+    let mut found = Vec::new();
     for line in groups.lines() {
         let mut fields = line.splitn(3, ':').skip(1);
         let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { continue };
@@ -101,13 +121,13 @@ fn left_in_groups(groups: &str, mount: &Path) -> Option<u64> {
         // In a container the path may be the host's, and the limit is at the top of the mount.
         let mut group = PathBuf::from(path.trim_start_matches('/'));
         loop {
-            left.extend(files.left(&mount.join(&group)));
+            found.extend(figure(files, &mount.join(&group)));
             if !group.pop() {
                 break;
             }
         }
     }
-    left.into_iter().min()
+    found.into_iter().min()
 }
 
 /// File names of a cgroup version.
@@ -123,13 +143,17 @@ const V1: Files =
     Files { limit: "memory.limit_in_bytes", used: "memory.usage_in_bytes", droppable: "total_inactive_file " };
 
 impl Files {
+    fn limit(&self, group: &Path) -> Option<u64> {
+        std::fs::read_to_string(group.join(self.limit)).ok()?.trim().parse().ok()
+    }
+
     fn left(&self, group: &Path) -> Option<u64> {
         let read = |name: &str| std::fs::read_to_string(group.join(name)).ok();
         let number = |name: &str| read(name)?.trim().parse::<u64>().ok();
         let stat = read("memory.stat").unwrap_or_default();
         let droppable = stat.lines().find_map(|line| line.strip_prefix(self.droppable)?.trim().parse().ok());
         let used = number(self.used)?.saturating_sub(droppable.unwrap_or(0));
-        Some(number(self.limit)?.saturating_sub(used))
+        Some(self.limit(group)?.saturating_sub(used))
     }
 }
 

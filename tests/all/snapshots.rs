@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::thread;
+use std::time::Instant;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -28,7 +30,9 @@ pub fn cases() -> Vec<TestCase> {
         let (one, other) = (interpreter.clone(), interpreter.clone());
         cases.push(TestCase::new(name("says what the process said"), move || says_the_same(&one)));
         if interpreter.version.1 == 12 {
+            let third = interpreter.clone();
             cases.push(TestCase::new(name("heaps are compared"), move || heaps_are_compared(&other)));
+            cases.push(TestCase::new(name("moments are waited for"), move || moments_are_waited_for(&third)));
         }
     }
     cases
@@ -184,4 +188,46 @@ fn heaps_are_compared(interpreter: &Interpreter) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// A snapshot is taken at the moment that was asked for, and as often as it was asked for.
+fn moments_are_waited_for(interpreter: &Interpreter) -> Result<(), String> {
+    let folder = TempDir::new().map_err(|e| e.to_string())?;
+    let still = Target::spawn_blocked(interpreter, common::SMALL, &[], &[])?;
+    let file = folder.path().join("a.heap.parquet");
+    let never =
+        tool::run(&["snapshot", &still.pid().to_string(), "--when", "rss>99%", "--for", "300ms", "-o", text(&file)])?;
+    if never.status.code() != Some(1) || file.exists() || !never.stderr.contains("MiB at most, not above") {
+        return Err(format!("a moment that does not come: {:?} {}", never.status, never.stderr));
+    }
+    let growing = Target::spawn(interpreter, &program("growing.py"), &["by_key", "0", "0"], &[])?;
+    let rss = |target: &Target| {
+        let status = fs::read_to_string(format!("/proc/{}/status", target.pid())).map_err(|e| e.to_string())?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("no VmRSS")?;
+        line.trim().trim_end_matches("kB").trim().parse::<u64>().map_err(|e| e.to_string())
+    };
+    let limit = rss(&growing)? + 2048;
+    let when = format!("rss>{limit}KiB");
+    run(&["snapshot", &growing.pid().to_string(), "--when", &when, "--for", "60s", "-o", text(&file)])?;
+    if rss(&growing)? < limit {
+        return Err("it did not wait".to_owned());
+    }
+    run(&["histo", text(&file)])?;
+    // Several, each in a file of its own, until the process ends.
+    let all = folder.path().join("all");
+    fs::create_dir(&all).map_err(|e| e.to_string())?;
+    let mut several = tool::heapsonde(&["snapshot", &growing.pid().to_string(), "--when", "rss>1MiB"]);
+    several.args(["--at-most", "1/1s"]).current_dir(&all);
+    let running = thread::spawn(move || tool::finish(several));
+    let end = Instant::now() + common::DEADLINE;
+    let complete = || {
+        let files = fs::read_dir(&all).into_iter().flatten().flatten();
+        files.filter(|file| file.file_name().to_string_lossy().ends_with(".heap.parquet")).count()
+    };
+    while complete() < 2 && Instant::now() < end && !running.is_finished() {
+        thread::yield_now();
+    }
+    drop(growing);
+    let ended = running.join().map_err(|_| "the test panicked")??.ok()?;
+    if complete() < 2 { Err(format!("{} files: {}", complete(), ended.stderr)) } else { Ok(()) }
 }
