@@ -83,6 +83,10 @@ pub fn run(arguments: &WatchArguments) -> Result<()> {
     if arguments.interval < INTERVAL_MIN {
         bail!("--interval is at least {INTERVAL_MIN:?}");
     }
+    let process = &arguments.process;
+    if arguments.matching.is_none() && process.pid.is_none() && process.pid().is_none() && process.command.is_empty() {
+        bail!("no target: give a PID, --match TEXT, or -- COMMAND");
+    }
     let stop = Arc::new(AtomicBool::new(false));
     signals::ask_first(Arc::clone(&stop));
     let mut pushing = arguments.push_pprof.as_deref().map(Pushing::to).transpose()?;
@@ -96,7 +100,7 @@ pub fn run(arguments: &WatchArguments) -> Result<()> {
     };
     let mut watch = match &arguments.matching {
         Some(text) => Watch::matching(text.clone(), options),
-        None => Watch::process(target::open_process(&arguments.process, arguments.process.after)?, options),
+        None => Watch::process(target::open_process(process, process.after)?, options),
     };
     let mut failures = FxHashMap::default();
     let mut is_first = true;

@@ -222,7 +222,8 @@ impl Watch {
             }
             match look(process, events) {
                 Ok(()) => true,
-                Err(error @ (Error::Exited { .. } | Error::Replaced { .. })) => {
+                // It exited or became another program.
+                Err(error) if !process.target.source.is_alive() => {
                     events.push(WatchEvent::Ended(error));
                     false
                 }

@@ -326,7 +326,7 @@ fn wrong_options_are_explained() {
     let pid = std::process::id().to_string();
     for (words, says) in [
         (&["watch", &pid][..], "--metrics"),
-        (&["watch", "--metrics", "0"], "no target"),
+        (&["watch", "--metrics", "0"], "--match TEXT"),
         (&["watch", &pid, "--metrics", "example.com:80"], "is no address such as"),
         (&["watch", &pid, "--metrics", "0", "--interval", "10ms"], "--interval is at least"),
         (&["watch", &pid, "--match", "x", "--metrics", "0"], "cannot be used with"),
