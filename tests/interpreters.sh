@@ -21,6 +21,7 @@
 #   packages     the packages that fixtures/packages pins (Django, pandas, lxml, ...), in a folder per version
 #   dbg          sid's debug builds, with the DWARF and the headers of the release builds
 #   pytest       pytest, for the recipe in fixtures/pytest
+#   arrow        DuckDB, pyarrow and polars, pinned, for the tests that open snapshots
 #   prometheus   promtool and Prometheus of this Debian, for the tests of `watch`
 #   bullseye     3.9 of Debian 11 (leaves the mirrors one day: then it is skipped)
 #   3.13t        free-threaded, from Debian's source
@@ -50,7 +51,7 @@
 set -euo pipefail
 export LC_ALL=C
 
-all_groups=(local sid trixie forky numpy web packages pytest dbg prometheus bullseye 3.13t static pydebug musl musl-static 3.14t 3.15t)
+all_groups=(local sid trixie forky numpy web packages arrow pytest dbg prometheus bullseye 3.13t static pydebug musl musl-static 3.14t 3.15t)
 self=$(readlink -f "${BASH_SOURCE[0]}")
 
 # ---- fetching --------------------------------------------------------------------------------
@@ -268,6 +269,10 @@ fetch_pytest() { # FOLDER: Python code alone, for any version from 3.11 on
     install_wheels "$1" 3.12 "pytest==9.*"
 }
 
+fetch_arrow() { # FOLDER: pandas and numpy are in packages-3.12
+    install_wheels "$1" 3.12 --no-deps "duckdb==2.0.1" "pyarrow==26.0.1" "polars==2.1.0" "polars-runtime-32==2.1.0"
+}
+
 web_versions=(3.11 3.12 3.13)
 
 # What the programs of fixtures/programs/packages.py import: all that they need is pinned, their own needs included.
@@ -479,6 +484,7 @@ fetch_group() { # GROUP: a failed step has been reported by then
         local) ;;
         sid | trixie | forky | bullseye) step "$1" 300 "fetch_$1" || : ;;
         dbg) step sid-dbg 400 fetch_dbg || : ;;
+        arrow) step "$1" 300 fetch_arrow || : ;;
         pytest) step "$1" 60 fetch_pytest || : ;;
         prometheus) step "$1" 120 fetch_prometheus || : ;;
         numpy)

@@ -1,11 +1,10 @@
 //! A snapshot says what the process said, and `diff` compares heaps.
 //!
-//! Where `HEAPSONDE_ARROW` names a Python with pyarrow and duckdb, these open a file and count what is in it.
+//! DuckDB, pyarrow, polars and pandas open a file and count what is in it, where the fetcher could get them.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 use std::thread;
 use std::time::Instant;
 
@@ -30,7 +29,8 @@ pub fn cases() -> Vec<TestCase> {
         let (one, other) = (interpreter.clone(), interpreter.clone());
         cases.push(TestCase::new(name("says what the process said"), move || says_the_same(&one)));
         if interpreter.version.1 == 12 {
-            let third = interpreter.clone();
+            let (third, fourth) = (interpreter.clone(), interpreter.clone());
+            cases.push(TestCase::new(name("queries"), move || queries_agree(&fourth)));
             cases.push(TestCase::new(name("heaps are compared"), move || heaps_are_compared(&other)));
             cases.push(TestCase::new(name("moments are waited for"), move || moments_are_waited_for(&third)));
         }
@@ -98,31 +98,148 @@ fn says_the_same(interpreter: &Interpreter) -> Result<(), String> {
         said if said.contains("No difference.") => {}
         said => return Err(said),
     }
-    opens_elsewhere(file, &run(&["histo", "--json", file])?.json()?)?;
+    opens_elsewhere(interpreter, file, &run(&["histo", "--json", file])?.json()?)?;
     damage_is_an_error(&folder, &path)
 }
 
-/// pyarrow and DuckDB count the same.
-fn opens_elsewhere(file: &str, histogram: &Value) -> Result<(), String> {
-    const QUERY: &str = "
-import sys, json, duckdb, pyarrow.parquet
-table = pyarrow.parquet.read_table(sys.argv[1])
-rows = duckdb.sql(f\"select type, count(*), sum(size) from '{sys.argv[1]}' group by type\").fetchall()
-owned = duckdb.sql(f\"select count(*) from '{sys.argv[1]}' a join '{sys.argv[1]}' b on a.owner = b.id\").fetchall()[0][0]
-print(json.dumps({'rows': table.num_rows, 'owned': owned, 'types': {name: [n, int(size)] for name, n, size in rows}}))";
-    let Some(python) = std::env::var_os("HEAPSONDE_ARROW") else {
-        skipped("snapshots in DuckDB and pyarrow", "HEAPSONDE_ARROW names no Python that has them");
-        return Ok(());
+/// Runs a program of Python with DuckDB, pyarrow, polars and pandas, which prints JSON. `None` where they are not there.
+fn in_python(interpreter: &Interpreter, program: &str, args: &[&str]) -> Result<Option<Value>, String> {
+    let Some(packages) = interpreters::arrow(interpreter) else {
+        let why = "tests/interpreters.sh fetches them for a 3.12 outside of a chroot";
+        skipped(&format!("snapshots in DuckDB, pyarrow, polars and pandas: {}", interpreter.name), why);
+        return Ok(None);
     };
-    let output = Command::new(python).args(["-c", QUERY, file]).output().map_err(|e| e.to_string())?;
-    let counted: Value = serde_json::from_slice(&output.stdout)
-        .map_err(|error| format!("{error}: {}", String::from_utf8_lossy(&output.stderr)))?;
-    let types: BTreeMap<String, (u64, u64)> =
-        serde_json::from_value(counted["types"].clone()).map_err(|e| e.to_string())?;
-    if counted["rows"] != histogram["totals"]["objects"] || types != rows(histogram, "types", "type", "shallow_bytes") {
-        return Err(format!("{counted:#}\n{histogram:#}"));
+    let mut command = interpreter.command();
+    command.args(["-c", program]).args(args).env("PYTHONPATH", packages);
+    let output = command.output().map_err(|e| e.to_string())?;
+    serde_json::from_slice(&output.stdout)
+        .map_err(|error| {
+            let said = |bytes| String::from_utf8_lossy(bytes).into_owned();
+            format!("{error}: {} {}", said(&output.stdout), said(&output.stderr))
+        })
+        .map(Some)
+}
+
+/// pyarrow, pandas, polars and DuckDB count the same.
+fn opens_elsewhere(interpreter: &Interpreter, file: &str, histogram: &Value) -> Result<(), String> {
+    const QUERY: &str = "
+import sys, json, duckdb, pyarrow.parquet, pandas, polars
+file = sys.argv[1]
+# It writes to standard output.
+duckdb.execute('SET enable_progress_bar = false')
+rows = duckdb.sql(f\"select type, count(*), sum(size) from '{file}' group by type\").fetchall()
+owned = duckdb.sql(f\"select count(*) from '{file}' a join '{file}' b on a.owner = b.id\").fetchall()[0][0]
+of_pandas = pandas.read_parquet(file).groupby('type')['size'].agg(['count', 'sum'])
+of_polars = polars.scan_parquet(file).group_by('type').agg(polars.len(), polars.col('size').sum()).collect()
+print(json.dumps({
+    'rows': pyarrow.parquet.read_table(file).num_rows, 'owned': owned,
+    'duckdb': {name: [n, int(size)] for name, n, size in rows},
+    'pandas': {name: [int(n), int(size)] for name, n, size in of_pandas.itertuples()},
+    'polars': {name: [n, size] for name, n, size in of_polars.iter_rows()},
+}))";
+    let Some(counted) = in_python(interpreter, QUERY, &[file])? else { return Ok(()) };
+    let expected = rows(histogram, "types", "type", "shallow_bytes");
+    for reader in ["duckdb", "pandas", "polars"] {
+        let types: BTreeMap<String, (u64, u64)> =
+            serde_json::from_value(counted[reader].clone()).map_err(|e| e.to_string())?;
+        if types != expected {
+            return Err(format!("{reader}: {types:#?}\n{histogram:#}"));
+        }
+    }
+    if counted["rows"] != histogram["totals"]["objects"] {
+        return Err(format!("pyarrow: {}\n{histogram:#}", counted["rows"]));
     }
     if counted["owned"].as_u64().is_some_and(|owned| owned > 100) { Ok(()) } else { Err(format!("{counted:#}")) }
+}
+
+/// The ready queries say what the tool says, of one file, of two, and of a folder of fifty.
+fn queries_agree(interpreter: &Interpreter) -> Result<(), String> {
+    const QUERIES: &str = "
+import sys, json, glob, os, duckdb
+queries, variables = sys.argv[1], json.loads(sys.argv[2])
+connection = duckdb.connect()
+# It writes to standard output.
+connection.execute('SET enable_progress_bar = false')
+for name, value in variables.items():
+    connection.execute(f'SET VARIABLE {name} = ' + (str(value) if isinstance(value, int) else repr(value)))
+def run(path):
+    found = connection.execute(open(path).read())
+    names = [column[0] for column in found.description]
+    return [dict(zip(names, [int(v) if isinstance(v, int) else v for v in row])) for row in found.fetchall()]
+print(json.dumps({os.path.basename(path)[:-4]: run(path) for path in sorted(glob.glob(queries + '/*.sql'))}, default=float))";
+    if interpreters::arrow(interpreter).is_none() {
+        return in_python(interpreter, QUERIES, &[]).map(drop);
+    }
+    let folder = TempDir::new().map_err(|e| e.to_string())?;
+    let (files, extra) = (folder.path().join("workers"), folder.path().join("after.heap.parquet"));
+    fs::create_dir(&files).map_err(|e| e.to_string())?;
+    let save = |kind: &str, path: &Path| {
+        let target = Target::spawn(interpreter, &program("growing.py"), &[kind, "0", "1000"], &[])?;
+        run(&["snapshot", "--pause", "-o", text(path), &target.pid().to_string()])
+    };
+    let first = files.join("worker-00.heap.parquet");
+    save("full_deque", &first)?;
+    save("by_key", &extra)?;
+    for number in 1..49 {
+        let copy = files.join(format!("worker-{number:02}.heap.parquet"));
+        fs::copy(&first, copy).map_err(|e| e.to_string())?;
+    }
+    // The fiftieth keeps something else.
+    let odd = files.join("worker-49.heap.parquet");
+    fs::copy(&extra, &odd).map_err(|e| e.to_string())?;
+    let all = files.join("*.heap.parquet");
+    let queries = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/queries");
+    let mut variables = json!({"file": text(&extra), "before": text(&first), "after": text(&extra), "files": text(&all),
+        "owner": 0, "holder": "__main__.Directory.by_number"});
+    let asked = in_python(interpreter, QUERIES, &[text(&queries), &variables.to_string()])?.ok_or("no DuckDB")?;
+    let types = run(&["histo", "--json", text(&extra)])?.json()?;
+    let holders = run(&["histo", "--json", "--by", "holder", text(&extra)])?.json()?;
+    let difference = run(&["diff", "--json", text(&first), text(&extra)])?.json()?;
+    let mut wrong = Vec::new();
+    let mut is_part = |query: &str, name: &str, whole: &BTreeMap<String, (u64, u64)>| {
+        let said = rows(&asked, query, name, "bytes");
+        if said.is_empty() || said.iter().any(|(name, amount)| whole.get(name) != Some(amount)) {
+            wrong.push(format!("{query}: {said:?}, not {whole:?}"));
+        }
+    };
+    is_part("top_types", "type", &rows(&types, "types", "type", "shallow_bytes"));
+    is_part("top_holders", "holder", &rows(&holders, "types", "type", "shallow_bytes"));
+    let grown = |rows: &str| {
+        let number = |row: &Value, key: &str| row[key].as_u64().unwrap_or(u64::MAX);
+        let rows = difference[rows].as_array().into_iter().flatten();
+        let name = |row: &Value| row["name"].as_str().unwrap_or_default().to_owned();
+        rows.map(|row| (name(row), (number(row, "objects_more"), number(row, "bytes_more")))).collect()
+    };
+    is_part("growth_by_type", "type", &grown("types"));
+    is_part("growth_by_holder", "holder", &grown("holders"));
+    let total = types["totals"]["objects"].clone();
+    let of_kept: u64 = rows(&asked, "types_of_holder", "type", "bytes").values().map(|amount| amount.0).sum();
+    let of_holder = rows(&holders, "types", "type", "shallow_bytes");
+    if of_holder.get("__main__.Directory.by_number").map(|amount| amount.0) != Some(of_kept) || of_kept == 0 {
+        wrong.push(format!("types_of_holder: {of_kept} objects"));
+    }
+    let sum = |query: &str| {
+        asked[query].as_array().into_iter().flatten().map(|row| row["objects"].as_f64().unwrap_or(0.0)).sum::<f64>()
+    };
+    if Some(sum("sizes")) != total.as_f64() {
+        wrong.push(format!("sizes: {} objects of {total}", sum("sizes")));
+    }
+    let odd_ones = asked["odd_worker"].as_array().into_iter().flatten();
+    let names: Vec<&str> = odd_ones.clone().filter_map(|row| row["filename"].as_str()).collect();
+    if asked["workers"].as_array().map(Vec::len) != Some(50)
+        || names.is_empty()
+        || names.iter().any(|name| *name != text(&odd))
+        || !odd_ones.clone().any(|row| row["holder"] == "__main__.Directory.by_number")
+    {
+        wrong.push(format!("odd_worker: {}", asked["odd_worker"]));
+    }
+    // What the largest object owns.
+    variables["owner"] = asked["largest_retained"][0]["id"].clone();
+    let asked = in_python(interpreter, QUERIES, &[text(&queries), &variables.to_string()])?.ok_or("no DuckDB")?;
+    if asked["children_of_owner"].as_array().is_none_or(Vec::is_empty) {
+        wrong.push(format!("children_of_owner: {}", asked["largest_retained"]));
+    }
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
 }
 
 /// A file that was cut off or changed is refused or read, and nothing worse.

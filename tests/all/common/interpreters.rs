@@ -174,6 +174,14 @@ pub fn pytest(interpreter: &Interpreter) -> Option<String> {
     is_there.then(|| folder.to_string_lossy().into_owned())
 }
 
+/// Where the fetcher put DuckDB, pyarrow, polars and pandas, for an interpreter of 3.12 that sees our files.
+pub fn arrow(interpreter: &Interpreter) -> Option<String> {
+    let (folder, packages) = (fetched().join("arrow"), packages(interpreter.version)?);
+    let (major, minor, _) = interpreter.version;
+    let is_there = interpreter.kind == "default" && (major, minor) == (3, 12) && folder.join(".recipe").exists();
+    is_there.then(|| format!("{}:{packages}", folder.to_string_lossy()))
+}
+
 /// A program of Prometheus, if it was fetched or is installed.
 pub fn prometheus(program: &str) -> Option<PathBuf> {
     let installed = std::env::split_paths(&std::env::var_os("PATH")?).collect::<Vec<PathBuf>>();
