@@ -30,6 +30,8 @@ use super::{flamegraph, notes, snapshot, target};
 const BUDGET_SHARE: f64 = 0.03;
 /// The shortest interval.
 const INTERVAL_MIN: Duration = Duration::from_millis(100);
+/// How long Ctrl-C may wait.
+const PATIENCE: Duration = Duration::from_millis(100);
 /// Owners that are found on demand.
 const OWNERS: usize = 500;
 /// Types in a line without a terminal, and in its JSON.
@@ -41,7 +43,8 @@ pub struct TopOptions {
     #[command(flatten)]
     pub process: ProcessArguments,
 
-    /// Time from look to look; the heap is read for 3 % of it, and what that does not reach is estimated
+    /// Time from look to look; the heap is read for 3 % of it, and what that does not reach is estimated. Longer where
+    /// looks would take more than 5 % of a processor
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
     pub interval: Duration,
 
@@ -85,11 +88,19 @@ pub fn run(options: &TopOptions) -> Result<()> {
 /// A line per look.
 fn lines(source: &mut Live<'_>, options: &TopOptions, title: String, stop: &AtomicBool) -> Result<()> {
     let mut state = TopState::new(title);
-    let start = Instant::now();
+    let mut next = Instant::now();
     let mut looks = 0;
     while options.count.is_none_or(|count| looks < count) && !stop.load(Ordering::Relaxed) {
-        std::thread::sleep((start + options.interval * looks).saturating_duration_since(Instant::now()));
-        state.add(source.tick()?);
+        let wait = next.saturating_duration_since(Instant::now());
+        if !wait.is_zero() {
+            std::thread::sleep(wait.min(PATIENCE));
+            continue;
+        }
+        let began = Instant::now();
+        let tick = source.tick()?;
+        // Without a drift, unless looks are too dear.
+        next = (next + options.interval).max(began + tick.rest());
+        state.add(tick);
         looks += 1;
         let mut out = io::stdout().lock();
         match options.json {
@@ -158,7 +169,7 @@ struct Live<'a> {
 
 impl LiveSource for Live<'_> {
     fn tick(&mut self) -> Result<Tick> {
-        let at = self.start.elapsed();
+        let (at, used) = (self.start.elapsed(), host::process_time());
         let budget = Budget::Time(self.interval.mul_f64(BUDGET_SHARE));
         let (by, sort, pause) = (GroupBy::Type, SortKey::Bytes, Pause::Never);
         let (answer, accuracy) = self.target.sample(&SampleOptions { budget, seed: None, by, sort, pause })?;
@@ -166,6 +177,7 @@ impl LiveSource for Live<'_> {
         let rows = answer.result.rows.iter().map(row);
         Ok(Tick {
             at,
+            cost: host::process_time().saturating_sub(used),
             memory: answer.reading.memory,
             left: host::left_below_limit_of(self.pid),
             is_exact: accuracy == Accuracy::Exact,

@@ -15,6 +15,8 @@ use crate::report::family::MemberLine;
 pub const POINTS: usize = 60;
 /// Ticks over which a rate is measured.
 const RATE_TICKS: usize = 10;
+/// Share of a processor that looks take at most; where one costs more, the next one comes later.
+const COST_SHARE: f64 = 0.05;
 /// Types that are followed; the largest ones.
 const TYPES_MAX: usize = 2000;
 
@@ -50,6 +52,8 @@ pub trait LiveSource {
 pub struct Tick {
     /// Time since the first look.
     pub at: Duration,
+    /// Processor time that the look took.
+    pub cost: Duration,
     /// Where resident memory goes, if the kernel tells.
     pub memory: Option<MemoryLine>,
     /// Bytes left to the limit of the process's control groups, if there is one.
@@ -60,6 +64,13 @@ pub struct Tick {
     pub total: Amount,
     /// Types, largest first.
     pub rows: Vec<TickRow>,
+}
+
+impl Tick {
+    /// How long after this look began the next one may begin.
+    pub fn rest(&self) -> Duration {
+        self.cost.div_f64(COST_SHARE)
+    }
 }
 
 /// A type at one look.

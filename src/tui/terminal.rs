@@ -32,18 +32,26 @@ fn show(
     stop: &AtomicBool,
 ) -> Result<()> {
     let mut next = Instant::now();
+    let mut is_changed = true;
     loop {
-        if Instant::now() >= next {
-            state.add(source.tick()?);
-            next = Instant::now() + interval;
+        let now = Instant::now();
+        if now >= next {
+            let tick = source.tick()?;
+            next = now + interval.max(tick.rest());
+            state.add(tick);
+            is_changed = true;
         }
-        terminal.draw(|frame| screen::draw(frame, &state))?;
+        if std::mem::take(&mut is_changed) {
+            terminal.draw(|frame| screen::draw(frame, &state))?;
+        }
         if stop.load(Ordering::Relaxed) {
             return Ok(());
         }
         if !event::poll(next.saturating_duration_since(Instant::now()).min(PATIENCE))? {
             continue;
         }
+        // Also a new size of the terminal.
+        is_changed = true;
         let Event::Key(pressed) = event::read()? else { continue };
         if pressed.kind == KeyEventKind::Release {
             continue;

@@ -30,6 +30,7 @@ pub fn cases() -> Vec<TestCase> {
         workers_stand_side_by_side,
         a_snapshot_is_asked_for_twice,
         rows_are_sorted_and_filtered,
+        looks_that_cost_too_much_come_later,
         growth_within_the_error_is_none,
         both_ends_of_a_difference_may_be_off,
         the_limit_is_reached_in_time,
@@ -66,7 +67,7 @@ fn look(n: u64) -> Tick {
         shared: MIB,
     };
     let at = Duration::from_secs(n);
-    Tick { at, memory: Some(memory), left: Some((512 - n) * MIB), is_exact: false, total, rows }
+    Tick { at, cost: Duration::ZERO, memory: Some(memory), left: Some((512 - n) * MIB), is_exact: false, total, rows }
 }
 
 fn state(looks: u64) -> TopState {
@@ -193,6 +194,11 @@ fn rows_are_sorted_and_filtered() {
     assert_eq!(state.last.at, Duration::from_secs(11), "looks are not shown while paused");
     state.key(Key::Down);
     assert_eq!(state.chosen, 0, "there is one row");
+}
+
+fn looks_that_cost_too_much_come_later() {
+    let rest = |cost: u64| Tick { cost: Duration::from_millis(cost), ..Tick::default() }.rest();
+    assert_eq!([rest(50), rest(200)], [1, 4].map(Duration::from_secs), "5 % of a processor");
 }
 
 fn growth_within_the_error_is_none() {
