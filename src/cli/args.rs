@@ -7,11 +7,10 @@ use clap::{Args, ValueEnum};
 
 use crate::analysis::histogram::SortKey;
 use crate::estimate::estimator;
-use crate::inspect::growth::GrowthOptions;
 use crate::inspect::{CopyOptions, Pause};
 use crate::report::folded::Weight;
 
-use super::values::{HeapPlace, budget, cpu, duration, error, looks, max_read, place, recording, size};
+use super::values::{HeapPlace, budget, cpu, duration, error, max_read, place, recording, size};
 
 /// A core file to read instead of a process.
 #[derive(Clone, Debug, Default, Args)]
@@ -432,49 +431,6 @@ pub struct Why {
 
     #[command(flatten)]
     pub output: Output,
-}
-
-#[derive(Debug, Args)]
-pub struct Leaks {
-    #[command(flatten)]
-    pub target: TargetArguments,
-
-    #[command(flatten)]
-    pub following: Following,
-
-    #[command(flatten)]
-    pub output: Output,
-
-    /// Observe for this long (30, 2m); Ctrl-C ends it earlier
-    #[arg(long = "for", short = 'd', visible_alias = "duration", value_name = "TIME", default_value = "60s")]
-    #[arg(value_parser = recording)]
-    pub duration: Duration,
-
-    /// Number of looks; with fewer than 7 no suspect is called sure
-    #[arg(long, value_name = "N", default_value_t = GrowthOptions::LOOKS, value_parser = looks())]
-    pub looks: u32,
-
-    /// Do not record which lines create the objects that grow
-    #[arg(long)]
-    pub no_record: bool,
-
-    /// JSON instead of text
-    #[arg(short, long)]
-    pub json: bool,
-
-    /// Output format
-    #[arg(short, long, value_enum, default_value_t = LeaksFormat::Text, conflicts_with = "json")]
-    pub format: LeaksFormat,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LeaksFormat {
-    Text,
-    Json,
-    /// What grew by owner and type, for `go tool pprof`, Pyroscope, Parca and Grafana
-    Pprof,
-    /// The same for speedscope.app
-    Speedscope,
 }
 
 #[derive(Debug, Args)]

@@ -1,27 +1,74 @@
 //! `leaks`: what grows, and what holds it.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
+use clap::{Args, ValueEnum};
 
 use crate::inspect::Target;
 use crate::inspect::growth::{Growth, GrowthOptions};
 use crate::process::signals;
 use crate::report::folded::Weight;
 use crate::report::stack_set::StackSet;
-use crate::report::{growth_json, growth_table, pprof, speedscope, units};
+use crate::report::{growth_json, growth_svg, growth_table, pprof, speedscope, units};
 
-use super::args::{Leaks, LeaksFormat};
+use super::args::{Following, Output, TargetArguments};
 use super::notes;
 use super::output::{Destination, default_file};
 use super::progress::Seconds;
 use super::target;
+use super::values::{looks, recording};
+
+#[derive(Debug, Args)]
+pub struct LeaksOptions {
+    #[command(flatten)]
+    pub target: TargetArguments,
+
+    #[command(flatten)]
+    pub following: Following,
+
+    #[command(flatten)]
+    pub output: Output,
+
+    /// Observe for this long (30, 2m); Ctrl-C ends it earlier
+    #[arg(long = "for", short = 'd', visible_alias = "duration", value_name = "TIME", default_value = "60s")]
+    #[arg(value_parser = recording)]
+    pub duration: Duration,
+
+    /// Number of looks; with fewer than 7 no suspect is called sure
+    #[arg(long, value_name = "N", default_value_t = GrowthOptions::LOOKS, value_parser = looks())]
+    pub looks: u32,
+
+    /// Do not record which lines create the objects that grow
+    #[arg(long)]
+    pub no_record: bool,
+
+    /// JSON instead of text
+    #[arg(short, long)]
+    pub json: bool,
+
+    /// Output format
+    #[arg(short, long, value_enum, default_value_t = LeaksFormat::Text, conflicts_with = "json")]
+    pub format: LeaksFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LeaksFormat {
+    Text,
+    Json,
+    /// What grew by owner and type, for `go tool pprof`, Pyroscope, Parca and Grafana
+    Pprof,
+    /// The same for speedscope.app
+    Speedscope,
+    /// All owners as a flame graph: red grew, blue shrank
+    Svg,
+}
 
 /// Looks at a process several times and says what grew.
-pub fn run(options: &Leaks) -> Result<()> {
+pub fn run(options: &LeaksOptions) -> Result<()> {
     Destination::check(&options.output)?;
     let mut target = target::open(&options.target)?;
     let about = target.summary();
@@ -29,6 +76,7 @@ pub fn run(options: &Leaks) -> Result<()> {
         LeaksFormat::Text | LeaksFormat::Json => None,
         LeaksFormat::Pprof => Some(default_file("leaks", &target.name(), about.pid, pprof::EXTENSION)),
         LeaksFormat::Speedscope => Some(default_file("leaks", &target.name(), about.pid, speedscope::EXTENSION)),
+        LeaksFormat::Svg => Some(default_file("leaks", &target.name(), about.pid, "svg")),
     })?;
     let copy = options.target.stopping.for_references(&options.following);
     let (duration, looks, is_recorded) = (options.duration, options.looks, !options.no_record);
@@ -44,6 +92,15 @@ pub fn run(options: &Leaks) -> Result<()> {
             let (time, duration) = (SystemTime::now(), growth.duration);
             let about = pprof::About { time, duration, weight, comment: title };
             pprof::write(out, &StackSet::of_growth(&growth), &about)
+        }
+        LeaksFormat::Svg if growth.tree.is_empty() => {
+            Err(io::Error::other("nothing grew, so owners were not compared"))
+        }
+        LeaksFormat::Svg => {
+            let grown = units::signed_bytes(growth.heap_bytes.growth());
+            let looks = format!("{} looks in {}", growth.looks, units::duration(growth.duration));
+            let subtitle = format!("{looks}: heap {grown}; {}", growth_svg::LEGEND);
+            growth_svg::write(out, &growth.tree, &title, &subtitle)
         }
         LeaksFormat::Speedscope => speedscope::write(out, &StackSet::of_growth(&growth), &title, weight),
     })?;

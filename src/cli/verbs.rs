@@ -2,9 +2,10 @@
 
 use clap::{Parser, Subcommand};
 
-use super::args::{Doctor, Dump, Flamegraph, Histo, Leaks, MemoryOptions, Ps, Record, Report, Why};
+use super::args::{Doctor, Dump, Flamegraph, Histo, MemoryOptions, Ps, Record, Report, Why};
 use super::check::CheckOptions;
 use super::diff::DiffOptions;
+use super::leaks::LeaksOptions;
 use super::snapshot::SnapshotOptions;
 use super::top::TopOptions;
 use super::watch::WatchArguments;
@@ -45,7 +46,7 @@ pub enum Verb {
     /// Show the shortest chains of references that keep an object, or the objects of a type, alive
     Why(Why),
     /// Look several times, and say what grew and what holds it
-    Leaks(Leaks),
+    Leaks(LeaksOptions),
     /// Compare memory, growth and counts with limits: exit code 1 if one is crossed
     Check(CheckOptions),
     /// Save a heap in a Parquet file, for histo, diff, and tools for data

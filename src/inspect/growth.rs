@@ -13,7 +13,7 @@ use crate::analysis::draw::{Detail, Tree, draw};
 use crate::analysis::edges::Steps;
 use crate::analysis::growth::describe::{GrowingOwner, LOOKS_SURE, LastLook, describe};
 use crate::analysis::growth::figures::Figures;
-use crate::analysis::growth::series::{Series, TypeGrowth};
+use crate::analysis::growth::series::{DrawnPath, Series, TypeGrowth};
 use crate::analysis::growth::suspects::{self, objects_min};
 use crate::analysis::histogram::{Amount, Histogram};
 use crate::analysis::inspectors::State;
@@ -104,6 +104,8 @@ pub struct Growth {
     pub longest_pause: Option<Duration>,
     /// Whether the target stood still while it was copied.
     pub is_consistent: bool,
+    /// The tree of owners at the first look and at the last.
+    pub tree: Vec<DrawnPath>,
     /// Rows of the account of memory, resident bytes at the first and at the last look; most growth first.
     pub memory: Vec<(&'static str, i64, i64)>,
     /// Whether the automatic collections are on; of several interpreters, whether they are in all.
@@ -270,6 +272,7 @@ impl Target {
         growth.heap_bytes = used.series.heap_bytes();
         growth.heap_objects = used.series.heap_objects();
         growth.garbage = used.series.garbage();
+        growth.tree = used.series.drawn();
         growth.rss_bytes = used.series.timed(used.rss);
         growth.owners = used.owners;
         growth.left_out = used.left_out;

@@ -31,12 +31,6 @@ pub fn write(out: &mut dyn Write, lines: &[String], title: &str, subtitle: &str,
 /// Errors of the writer, and of inferno if there is no stack to draw.
 pub fn write_tree(out: &mut dyn Write, root: &Node, title: &str, subtitle: &str, weight: Weight) -> io::Result<()> {
     let whole = format!("{}: {}, {}", root.name, units::objects(root.total.objects), units::bytes(root.total.bytes));
-    let whole = folded::escape(&whole);
-    let lines: Vec<String> =
-        folded::widest_first(root, weight).into_iter().rev().map(|line| format!("{whole};{line}")).collect();
-    let mut options = options(title, subtitle, weight);
-    // The only mode in which inferno keeps the order of stacks; it draws the last one first.
-    options.flame_chart = true;
     let mut palette = PaletteMap::default();
     let mut open: Vec<&Node> = root.children.iter().rev().collect();
     let has_ranks = open.iter().any(|node| node.rank.is_some());
@@ -49,13 +43,29 @@ pub fn write_tree(out: &mut dyn Write, root: &Node, title: &str, subtitle: &str,
         }
         open.extend(node.children.iter().rev());
     }
+    let palette = has_ranks.then_some(palette);
+    write_in_colors(out, root, &whole, palette, (title, subtitle, weight))
+}
+
+/// Draws a tree under a frame of the name `whole`, siblings by width. The palette has a colour for each name.
+pub(super) fn write_in_colors(
+    out: &mut dyn Write,
+    root: &Node,
+    whole: &str,
+    mut palette: Option<PaletteMap>,
+    (title, subtitle, weight): (&str, &str, Weight),
+) -> io::Result<()> {
+    let mut options = options(title, subtitle, weight);
+    let whole = folded::escape(whole);
+    let lines: Vec<String> =
+        folded::widest_first(root, weight).into_iter().rev().map(|line| format!("{whole};{line}")).collect();
+    // The only mode in which inferno keeps the order of stacks; it draws the last one first.
+    options.flame_chart = true;
     // Below the whole inferno draws a frame without a name.
     for name in [whole.as_str(), ""] {
-        palette.insert(name, Color { r: 230, g: 230, b: 230 });
+        palette.iter_mut().for_each(|palette| _ = palette.insert(name, Color { r: 230, g: 230, b: 230 }));
     }
-    if has_ranks {
-        options.palette_map = Some(&mut palette);
-    }
+    options.palette_map = palette.as_mut();
     draw(out, &lines, options)
 }
 

@@ -11,6 +11,7 @@ pub mod flamegraph_json;
 pub mod folded;
 pub mod graph;
 pub mod growth_json;
+pub mod growth_svg;
 pub mod growth_table;
 pub mod heapsnapshot;
 pub mod histogram_json;

@@ -89,6 +89,12 @@ impl PathTable {
         self.texts.get(label.0 as usize).map(String::as_str)
     }
 
+    /// The last label of a path.
+    pub fn label_text(&self, path: PathId) -> String {
+        let text = self.places.get(path.index()).and_then(|place| self.texts.get(place.label.0 as usize));
+        text.map(|text| text.trim_start_matches(['.', ',', ' ']).to_owned()).unwrap_or_default()
+    }
+
     /// Whether only native code or the interpreter holds what a path leads to.
     pub fn is_unnamed(&self, path: PathId) -> bool {
         self.places.get(path.index()).is_some_and(|place| place.is_unnamed)

@@ -88,6 +88,17 @@ pub fn merged(mut types: Vec<TypeGrowth>, more: &[TypeGrowth]) -> Vec<TypeGrowth
     types
 }
 
+/// A path of the tree of owners, and its own bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DrawnPath {
+    /// Its labels, from the root.
+    pub frames: Vec<String>,
+    /// Its bytes at the first look.
+    pub before: u64,
+    /// Its bytes at the last look.
+    pub after: u64,
+}
+
 impl Series {
     /// Adds a look, and returns the path of each frame of its owners.
     pub fn add(&mut self, at: Duration, owners: &Owners) -> Vec<PathId> {
@@ -192,6 +203,36 @@ impl Series {
             look.and_then(|look| look.total.get(path.index())).map_or(0, |amount| amount.bytes as i64)
         };
         bytes(self.looks.last()) - bytes(self.looks.first())
+    }
+
+    /// The tree of owners at the first look and at the last, in bytes: what is too small to be seen counts for what is
+    /// below it. The bytes of all add up to the heap without garbage.
+    pub fn drawn(&self) -> Vec<DrawnPath> {
+        /// One part of the heap in so many is seen: half a pixel of a picture.
+        const SEEN: u64 = 2000;
+        let (Some(first), Some(last)) = (self.looks.first(), self.looks.last()) else { return Vec::new() };
+        let bytes = |amounts: &[Amount], path: PathId| amounts.get(path.index()).map_or(0, |amount| amount.bytes);
+        let least = first.whole.bytes.max(last.whole.bytes) / SEEN;
+        let is_seen = |path: PathId| {
+            self.paths.parent(path).is_none() || bytes(&first.total, path).max(bytes(&last.total, path)) > least
+        };
+        let mut of: Vec<(u64, u64)> =
+            self.paths.all().map(|path| (bytes(&first.own, path), bytes(&last.own, path))).collect();
+        // Each after the one that it continues.
+        for path in self.paths.all().rev().filter(|&path| !is_seen(path)) {
+            if let Some(parent) = self.paths.parent(path) {
+                let (before, after) = std::mem::take(&mut of[path.index()]);
+                of[parent.index()].0 += before;
+                of[parent.index()].1 += after;
+            }
+        }
+        let drawn = |path: PathId| {
+            let (before, after) = of[path.index()];
+            let mut frames: Vec<String> = self.paths.upwards(path).map(|at| self.paths.label_text(at)).collect();
+            frames.reverse();
+            (before > 0 || after > 0).then_some(DrawnPath { frames, before, after })
+        };
+        self.paths.all().filter_map(drawn).collect()
     }
 
     /// How objects grew by type, in each of `groups` groups and in none of them (the last of the list), most objects
