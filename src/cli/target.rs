@@ -38,7 +38,7 @@ pub fn open_process(process: &args::ProcessArguments, after: Option<Duration>) -
         (None, []) => bail!("no target: give a PID, --core FILE, or -- COMMAND"),
         (None, command) => {
             let options = SpawnOptions { keep: process.keep, as_root: process.as_root, adopt_orphans: true };
-            let program = Program { command: command.to_vec(), options, after };
+            let program = Program { command: command.to_vec(), options, after, start_limit: None };
             Ok(observed(Target::start(&program)?))
         }
     }

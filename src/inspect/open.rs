@@ -31,7 +31,7 @@ use super::error::Error;
 use super::footprint;
 use super::warning::Warning;
 
-/// Time limit until the interpreter of a started program is running.
+/// Time limit until the interpreter of a started program is running, unless [`Program::start_limit`] says otherwise.
 const START_LIMIT: Duration = Duration::from_secs(30);
 /// Time limit until a started program is idle; then it is read while busy.
 const QUIET_LIMIT: Duration = Duration::from_secs(15);
@@ -81,6 +81,8 @@ pub struct Program {
     pub options: SpawnOptions,
     /// How long after its Python is running it is read. `None`: once it is idle.
     pub after: Option<Duration>,
+    /// How long after its start its Python must be running. `None`: 30 seconds.
+    pub start_limit: Option<Duration>,
 }
 
 /// Receives the progress of long reads.
@@ -203,7 +205,9 @@ impl Target {
         let pid = spawned.pid();
         let mut last_error = None;
         let python_pid = spawned
-            .wait_until(START_LIMIT, || find_in_family(pid).map_err(|error| last_error = Some(error)).ok())
+            .wait_until(program.start_limit.unwrap_or(START_LIMIT), || {
+                find_in_family(pid).map_err(|error| last_error = Some(error)).ok()
+            })
             .map_err(Error::Wait)?;
         let Some(python_pid) = python_pid else {
             return Err(match (spawned.exited().map_err(Error::Wait)?, last_error) {

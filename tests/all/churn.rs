@@ -17,10 +17,10 @@ use crate::common::program;
 use crate::common::target::Target;
 use crate::common::tool;
 
-/// How many reads there are in all, where the environment does not say how many each interpreter gets.
-const READS: usize = 300;
+/// How many reads there are in all at each landing, where the environment does not say how many each interpreter gets.
+const READS: usize = 150;
 /// Reads for each that follows references.
-const READS_PER_GRAPH: usize = 17;
+const READS_PER_GRAPH: usize = 11;
 /// Objects of a type with a known upper limit may be counted in the instant in which they go.
 const LEAVING: u64 = 200;
 

@@ -25,7 +25,7 @@ use crate::common::{DEADLINE, copy_program, skipped};
 
 /// The tests of this file.
 pub fn cases() -> Vec<TestCase> {
-    cases![
+    let mut cases = cases![
         refusals_name_the_next_command,
         a_process_that_does_not_exist_is_refused,
         garbage_among_the_arguments_is_refused,
@@ -48,7 +48,10 @@ pub fn cases() -> Vec<TestCase> {
         the_flame_graph_is_deterministic_and_well_formed,
         the_checker_of_xml_finds_what_is_wrong,
         colours_and_bars_stay_on_terminals,
-    ]
+    ];
+    let slow = TestCase::of("a_command_that_starts_no_python_is_refused", a_command_that_starts_no_python_is_refused);
+    cases.push(slow.ignored_if(true));
+    cases
 }
 
 /// A target, or a visible skip where no interpreter is here or the tool lacks a verb.
@@ -382,9 +385,11 @@ fn a_command_that_is_no_python_is_refused() {
         refused(&[verb, "--", "/no/such/program"], &["/no/such/program"]);
         refused(&[verb, "--", "true"], &["python", "ended", "exited"]);
     }
-    if has_verb("histo") {
-        refused(&["histo", "--", "sleep", "1000"], &["python"]);
-    }
+}
+
+/// It may start one later, so this takes half a minute. That the limit ends the wait is tested in `inspect`.
+fn a_command_that_starts_no_python_is_refused() {
+    refused(&["histo", "--", "sleep", "1000"], &["python"]);
 }
 
 fn the_histogram_as_json_keeps_to_its_schema() {

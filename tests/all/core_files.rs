@@ -27,20 +27,22 @@ pub fn cases() -> Vec<TestCase> {
     let plain = found.iter().filter(|i| i.kind == "default").max_by_key(|i| i.version);
     let plain = plain.cloned();
     let mut cases = Vec::new();
-    // The kernel's cores of one of each minor version, lock and allocator, and of each kind of build, as the tests
-    // write them. Those of gdb and of the kernel itself differ by who wrote them, not by the interpreter.
+    // At each landing: the kernel's cores of one of each minor version, lock and allocator, and of each kind of build,
+    // as the tests write them. Those of gdb and of the kernel itself differ by who wrote them, not by the interpreter.
     let mut kinds = BTreeSet::new();
     for interpreter in found {
         let is_new_kind = kinds.insert(interpreter.kind.clone());
-        for (name, source) in [("crafted", Source::Crafted), ("gcore", Source::Gdb), ("kernel", Source::Kernel)] {
-            let name = format!("{}/{name}", interpreter.name);
-            let is_chosen = match source {
-                Source::Crafted => interpreter.is_first || is_new_kind,
-                Source::Gdb | Source::Kernel => is_new_kind && interpreter.is_first,
-            };
-            let interpreter = interpreter.clone();
-            let test = move || a_core_says_what_the_process_said(&interpreter, source);
-            cases.push(TestCase::new(name, test).ignored_if(!is_chosen));
+        // The process is read once, then its cores; the kernel's ends it.
+        let all: &[Source] = &[Source::Crafted, Source::Gdb, Source::Kernel];
+        let sources = if is_new_kind && interpreter.is_first { all } else { &all[..1] };
+        let is_chosen = is_new_kind || interpreter.is_first;
+        let name = interpreter.name.clone();
+        let again = interpreter.clone();
+        let crafted = TestCase::new(format!("{name}/cores"), move || cores_say_what_the_process_said(&again, sources));
+        let others = move || cores_say_what_the_process_said(&interpreter, &all[1..]);
+        cases.push(crafted.ignored_if(!is_chosen));
+        if sources.len() < all.len() {
+            cases.push(TestCase::new(format!("{name}/cores of others"), others).ignored_if(true));
         }
     }
     type Test = fn(&Interpreter) -> Result<(), Failed>;
@@ -197,38 +199,52 @@ fn answer(mut document: Value) -> Result<Value, String> {
     }
 }
 
-fn a_core_says_what_the_process_said(interpreter: &Interpreter, source: Source) -> Result<(), Failed> {
-    if let Err(why) = source.can_be_had(interpreter) {
-        skipped(&format!("{}: a core {source:?}", interpreter.name), &why);
-        return Ok(());
-    }
-    let (folder, mut target) = stand(interpreter, "0.3")?;
+fn cores_say_what_the_process_said(interpreter: &Interpreter, sources: &[Source]) -> Result<(), Failed> {
+    let (folder, mut target) = stand(interpreter, "0.05")?;
     let with_graph = interpreter.has_gil();
     let live = Reports::of(&[&target.pid().to_string()], with_graph)?;
-    let path = folder.path().join("the.core");
+    for &source in sources {
+        let what = format!("{}: a core {source:?}", interpreter.name);
+        match source.can_be_had(interpreter) {
+            Ok(()) => a_core_says_the_same(interpreter, source, &mut target, folder.path(), &live)
+                .map_err(|why| format!("{what}: {why}"))?,
+            Err(why) => skipped(&what, &why),
+        }
+    }
+    Ok(())
+}
+
+fn a_core_says_the_same(
+    interpreter: &Interpreter,
+    source: Source,
+    target: &mut Target,
+    folder: &Path,
+    live: &Reports,
+) -> Result<(), String> {
+    let path = folder.join("the.core");
     let mut excused: &[&str] = &[];
-    if let Some(why) = source.write(&mut target, &path)? {
+    if let Some(why) = source.write(target, &path)? {
         // Frames on a stack are roots: what the graph says of them is excused, all the rest must agree.
         skipped(&format!("{}: owners in a core of gdb's, and why", interpreter.name), &why);
         excused = &["owners", "why"];
     }
-    let path = path.to_str().expect("it is text");
+    let text = path.to_str().expect("it is text");
     // What a container has mapped is below its root.
     let root = match interpreter.command[0].ends_with("chroot") {
         true => interpreter.command[1].clone(),
         false => "/".into(),
     };
-    let of_core = Reports::of(&["--core", path, "--sysroot", &root], with_graph)?;
+    let of_core = Reports::of(&["--core", text, "--sysroot", &root], interpreter.has_gil())?;
     let mut differences = live.differences(&of_core);
     differences.retain(|what| !excused.contains(what));
     if !differences.is_empty() || live.dump.is_empty() {
-        return Err(format!("the core differs in {differences:?}").into());
+        return Err(format!("the core differs in {differences:?}"));
     }
-    let document: Value = tool::run(&["doctor", "-j", "--core", path, "--sysroot", &root])?.ok()?.json()?;
+    let document: Value = tool::run(&["doctor", "-j", "--core", text, "--sysroot", &root])?.ok()?.json()?;
     if document["readable"] != true {
-        return Err(format!("{document}").into());
+        return Err(document.to_string());
     }
-    Ok(())
+    fs::remove_file(&path).map_err(|error| error.to_string())
 }
 
 /// A crafted core of a small zoo, and its path.

@@ -1,6 +1,6 @@
 //! Reads damaged memory as if it were a process's.
 //!
-//! The writable memory of a real target is copied once and then damaged by a seeded generator: single bits flipped,
+//! What a real target wrote to its memory is copied once and then damaged by a seeded generator: single bits flipped,
 //! words made very large, pointers redirected to other pointers' targets or to themselves (cycles), runs of bytes
 //! zeroed, pages removed. In every case attaching, a census and following references must end without a panic, within a
 //! multiple of the bytes that the undamaged memory takes, and invalid data must be counted.
@@ -23,7 +23,7 @@ use heapsonde::process::Address;
 use heapsonde::process::copy::copy_ranges;
 use heapsonde::process::elf::ElfFile;
 use heapsonde::process::freeze::Freeze;
-use heapsonde::process::image::{Image, Segment};
+use heapsonde::process::image::{Image, Placed};
 use heapsonde::process::live::Process;
 use heapsonde::process::memory::{Memory, ReadError};
 use heapsonde::process::regions::RegionMap;
@@ -209,26 +209,16 @@ fn damaged_memory_is_read_to_an_end(interpreter: &Interpreter, environment: &[(&
         .filter(|region| region.readable && region.writable)
         .map(|region| region.start..region.end)
         .collect();
-    let ranges: Vec<(Range<Address>, Vec<u8>)> = {
-        let copied = copy_ranges(&process, &writable).map_err(|e| e.to_string())?.image;
-        writable
-            .iter()
-            .filter_map(|range| {
-                // Pages that were never written are in no segment; they are zeros.
-                let mut bytes = vec![0; (range.end.0 - range.start.0) as usize];
-                copied.read_exact_at(range.start, &mut bytes).ok()?;
-                Some((range.clone(), bytes))
-            })
-            .collect()
-    };
+    let Written { runs, zeros } = Written::copy(&process, &writable)?;
     let image = |spoil: &mut Damage<'_>| {
-        let mut segments = Vec::new();
-        for (range, bytes) in &ranges {
+        let (mut buffers, mut placed) = (Vec::new(), Vec::new());
+        for (start, bytes) in &runs {
             let mut bytes = bytes.clone();
-            let lost = spoil(&mut bytes, range.start);
-            segments.extend(without(&bytes, range.start, lost));
+            let lost = spoil(&mut bytes, *start);
+            placed.extend(without(bytes.len(), *start, lost).map(|run| Placed { buffer: buffers.len(), ..run }));
+            buffers.push(bytes);
         }
-        Image::new(segments, process.regions().clone())
+        Image::of_buffers(buffers, placed, zeros.clone(), process.regions().clone())
     };
     let whole = image(&mut |_, _| Vec::new());
     let memory = Above { image: &whole, below: &process, writable: &writable };
@@ -243,7 +233,8 @@ fn damaged_memory_is_read_to_an_end(interpreter: &Interpreter, environment: &[(&
         for seed in 0..SEEDS {
             let mut random = fastrand::Rng::with_seed(seed);
             let spoiled = image(&mut |bytes, start| {
-                let times = bytes.len() / every;
+                // Runs may be shorter than the distance: then some of them are spoiled.
+                let times = (bytes.len() + random.usize(..every)) / every;
                 let mut at = || random.usize(..bytes.len().max(1));
                 let places: Vec<usize> = (0..times).map(|_| at()).collect();
                 places.into_iter().filter_map(|at| spoil(bytes, start, at, &mut random)).collect()
@@ -267,19 +258,44 @@ fn damaged_memory_is_read_to_an_end(interpreter: &Interpreter, environment: &[(&
     Ok(())
 }
 
-/// The bytes without the lost pages, as segments.
-fn without(bytes: &[u8], start: Address, mut lost: Vec<usize>) -> Vec<Segment> {
-    lost.sort_unstable();
-    lost.push(bytes.len());
-    let mut segments = Vec::new();
-    let mut from = 0;
-    for page in lost {
-        if page > from {
-            segments.push(Segment { start: start.offset(from), bytes: bytes[from..page].to_vec() });
+/// Writable memory: what was ever written to, and the ranges that were not and read as zeros. A build without the lock
+/// reserves a gigabyte, nearly all of it of the second kind.
+struct Written {
+    runs: Vec<(Address, Vec<u8>)>,
+    zeros: Vec<Range<Address>>,
+}
+
+impl Written {
+    fn copy(process: &Process, writable: &[Range<Address>]) -> Result<Written, String> {
+        let copied = copy_ranges(process, writable).map_err(|e| e.to_string())?.image;
+        let mut written = Written { runs: Vec::new(), zeros: Vec::new() };
+        for range in writable {
+            let mut from = range.start;
+            for run in process.resident(range.clone()).into_iter().chain([range.end..range.end]) {
+                if from < run.start {
+                    written.zeros.push(from..run.start);
+                }
+                from = run.end;
+                let mut bytes = vec![0; (run.end.0 - run.start.0) as usize];
+                if !bytes.is_empty() && copied.read_exact_at(run.start, &mut bytes).is_ok() {
+                    written.runs.push((run.start, bytes));
+                }
+            }
         }
-        from = from.max(page + PAGE);
+        Ok(written)
     }
-    segments
+}
+
+/// The runs of a buffer between the pages that it loses.
+fn without(length: usize, start: Address, mut lost: Vec<usize>) -> impl Iterator<Item = Placed> {
+    lost.sort_unstable();
+    lost.push(length);
+    let mut from = 0;
+    lost.into_iter().filter_map(move |page| {
+        let first = from;
+        from = first.max(page + PAGE);
+        (page > first).then(|| Placed { start: start.offset(first), length: page - first, buffer: 0, offset: first })
+    })
 }
 
 /// Spoiled memory above the read-only memory of the process: what was copied and then lost is lost.

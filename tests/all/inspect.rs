@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use heapsonde::inspect::{Error, Program, Target};
 use heapsonde::process::spawn::SpawnOptions;
@@ -57,8 +58,12 @@ fn errors_say_their_cause_by_type() {
     assert!(error.attach_error().is_some() && error.to_string().contains(&us.to_string()), "{error}");
     // Kept: else our other tests' children would be ended with it.
     let options = SpawnOptions { keep: true, ..SpawnOptions::default() };
-    let program = |name: &str| Program { command: vec![name.to_owned()], options, after: None };
+    let program = |command: &str| {
+        let command = command.split(' ').map(str::to_owned).collect();
+        Program { command, options, after: None, start_limit: Some(Duration::from_millis(200)) }
+    };
     assert!(matches!(Target::start(&program("/nonexistent/python")), Err(Error::NotStarted { .. })));
-    let program = program("true");
-    assert!(matches!(Target::start(&program), Err(Error::Ended { .. })));
+    assert!(matches!(Target::start(&Program { start_limit: None, ..program("true") }), Err(Error::Ended { .. })));
+    let error = Target::start(&program("sleep 10")).err().expect("sleep is no Python");
+    assert!(matches!(&error, Error::NoPythonStarted { program, .. } if program == "sleep"), "{error}");
 }
