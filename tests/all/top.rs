@@ -24,7 +24,8 @@ use crate::schemas;
 
 /// The tests of this file.
 pub fn cases() -> Vec<TestCase> {
-    cases![
+    let slow = TestCase::of("ticks_of_a_second_take_a_twentieth_of_a_processor", ticks_of_a_second);
+    let mut all = cases![
         the_screen_at_two_sizes,
         owners_are_asked_for_twice,
         workers_stand_side_by_side,
@@ -37,7 +38,9 @@ pub fn cases() -> Vec<TestCase> {
         lines_without_a_terminal,
         it_ends_when_the_target_does,
         it_runs_in_a_terminal,
-    ]
+    ];
+    all.push(slow.ignored_if(true));
+    all
 }
 
 const MIB: u64 = 1 << 20;
@@ -346,4 +349,34 @@ fn it_runs_in_a_terminal() {
     target.write(b"x").expect("it reads, and ends");
     let screen = tmux.wait_for("ended with 0");
     assert!(screen.contains("exited while it was read") && !screen.contains("q quit"), "{screen}");
+}
+
+/// Processor time of a run of `top` with so many looks, and how long it took.
+fn cost_of_looks(pid: u32, looks: u32) -> (f64, f64) {
+    let script = format!("'{}' top --json --interval 1s --count {looks} {pid} >/dev/null; times", tool::binary());
+    let mut command = Command::new("sh");
+    command.args(["-c", &script]);
+    let start = Instant::now();
+    let run = tool::finish(command).and_then(tool::Run::ok).expect("it ends well");
+    let text = run.text();
+    // The second line is of children: `0m1.23s 0m0.45s`.
+    let children = text.lines().nth(1).unwrap_or_else(|| panic!("{text}"));
+    let seconds = |word: &str| {
+        let (minutes, seconds) = word.trim_end_matches('s').split_once('m').expect("minutes and seconds");
+        minutes.parse::<f64>().expect("a number") * 60.0 + seconds.parse::<f64>().expect("a number")
+    };
+    (children.split_whitespace().map(seconds).sum(), start.elapsed().as_secs_f64())
+}
+
+fn ticks_of_a_second() {
+    const HEAP: &str = "import os\nkept = [{'n': n, 's': str(n)} for n in range(700000)]\n\
+                        os.write(1, b'ready %d\\n' % os.getpid()); os.read(0, 1)\n";
+    let Some(interpreter) = interpreters::any() else { return skipped("top", "no interpreter found") };
+    let target = Target::spawn_blocked(&interpreter, HEAP, &[], &[]).expect("a target starts");
+    // Attaching is paid once.
+    let (once, _) = cost_of_looks(target.pid(), 1);
+    let (all, elapsed) = cost_of_looks(target.pid(), 20);
+    let share = (all - once) / elapsed;
+    assert!(share <= 0.05, "{:.1} % of a processor: {all} - {once} s in {elapsed} s", share * 100.0);
+    println!("{:.1} % of a processor: {all} - {once} s in {elapsed} s", share * 100.0);
 }
