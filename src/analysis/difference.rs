@@ -3,7 +3,23 @@
 use rustc_hash::FxHashMap;
 
 use super::growth::figures::rises;
+use super::growth::series::DrawnPath;
 use super::histogram::{Amount, Histogram};
+use super::owners::HeldTypes;
+
+/// What each holder has of each type in two heaps, as a tree.
+pub fn tree(before: &HeldTypes, after: &HeldTypes) -> Vec<DrawnPath> {
+    let mut pairs: Vec<&(String, String)> = before.keys().chain(after.keys()).collect();
+    pairs.sort();
+    pairs.dedup();
+    let bytes = |held: &HeldTypes, pair: &(String, String)| held.get(pair).copied().unwrap_or(0);
+    let path = |pair: &(String, String)| DrawnPath {
+        frames: vec![pair.0.clone(), pair.1.clone()],
+        before: bytes(before, pair),
+        after: bytes(after, pair),
+    };
+    pairs.into_iter().map(path).collect()
+}
 
 /// A row that differs.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,6 +13,7 @@ use super::frames::{Frame, FrameKind, Frames};
 use super::histogram::{Amount, Histogram, Row, SortKey};
 use super::siblings;
 use crate::python::sizes::Basis;
+use crate::python::types::{TypeId, TypeTable};
 
 /// Frames narrower than this fraction of the whole are summed into one: a screen is some thousand pixels wide.
 const THIN: u64 = 5000;
@@ -21,6 +22,9 @@ const THIN: u64 = 5000;
 const FRAMES_MAX: usize = 12_000;
 /// Name of the frame of unreachable objects.
 pub const GARBAGE: &str = "garbage awaiting collection";
+
+/// Bytes by holder and type.
+pub type HeldTypes = FxHashMap<(String, String), u64>;
 
 /// A tree of frames with what each frame holds itself.
 #[derive(Debug)]
@@ -287,6 +291,22 @@ impl Owners {
             }
         }
         chain.push_str(&frame.step);
+    }
+
+    /// Bytes by holder, as in [`Owners::by_holder`], and type.
+    pub fn by_holder_and_type(&self, graph: &ObjectGraph<'_>, types: &TypeTable) -> HeldTypes {
+        let mut of_frames: FxHashMap<(Option<u32>, TypeId), u64> = FxHashMap::default();
+        for object in (0..graph.len() as u32).map(ObjectId) {
+            let bytes = of_frames.entry((self.frames.of(object), graph.type_id(object))).or_default();
+            *bytes = bytes.saturating_add(graph.shallow(object));
+        }
+        let mut held = HeldTypes::default();
+        for ((frame, type_id), bytes) in of_frames {
+            let holder = frame.map_or_else(|| GARBAGE.to_owned(), |frame| self.frames.holder(frame));
+            let sum = held.entry((holder, types.get(type_id).full_name())).or_default();
+            *sum = sum.saturating_add(bytes);
+        }
+        held
     }
 
     /// Objects and bytes by holder: the nearest name that a reader would search for (a module's attribute or an

@@ -2,18 +2,21 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 
-use crate::analysis::difference::compare;
+use crate::analysis::difference::{compare, tree};
 use crate::analysis::histogram::{Histogram, SortKey};
+use crate::analysis::owners::HeldTypes;
 use crate::inspect::Target;
 use crate::report::difference::{self, Compared, Differences};
-use crate::report::units;
+use crate::report::{growth_svg, units};
+
+use crate::snapshot::read::SavedHeap;
 
 use super::args::{CoreFile, Following, Output, Stopping, View};
 use super::output::Destination;
@@ -52,20 +55,34 @@ pub struct DiffOptions {
     #[arg(short, long)]
     pub json: bool,
 
+    /// Output format
+    #[arg(short, long, value_enum, default_value_t = DiffFormat::Text, conflicts_with = "json")]
+    pub format: DiffFormat,
+
     #[command(flatten)]
     pub output: Output,
 }
 
-/// The two histograms of a heap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DiffFormat {
+    Text,
+    Json,
+    /// Holders and their types as a flame graph, first against last: red grew, blue shrank
+    Svg,
+}
+
+/// The histograms of a heap, and what each holder has of each type.
 struct ReadHeap {
     name: String,
     by_type: Histogram,
     by_holder: Histogram,
+    held: HeldTypes,
 }
 
 /// Reads what is compared, and writes what differs.
 pub fn run(options: &DiffOptions) -> Result<()> {
-    let destination = Destination::new(&options.output, || None)?;
+    let is_svg = options.format == DiffFormat::Svg;
+    let destination = Destination::new(&options.output, || is_svg.then(|| PathBuf::from("diff.svg")))?;
     if options.core.core.is_some() {
         bail!("name cores as files: diff A.core B.core");
     }
@@ -85,9 +102,14 @@ pub fn run(options: &DiffOptions) -> Result<()> {
     let (types, holders) = (of(|held| &held.by_type), of(|held| &held.by_holder));
     let heaps = held.iter().map(|held| Compared { name: held.name.clone(), total: held.by_type.total }).collect();
     let differences = Differences { heaps, types, holders };
-    destination.write(|out| match options.json {
-        true => difference::write_json(out, &differences),
-        false => difference::write(out, &differences, options.top),
+    let format = if options.json { DiffFormat::Json } else { options.format };
+    destination.write(|out| match (format, held.as_slice()) {
+        (DiffFormat::Json, _) => difference::write_json(out, &differences),
+        (DiffFormat::Svg, [first, .., last]) => {
+            let title = format!("{} -> {}", first.name, last.name);
+            growth_svg::write(out, &tree(&first.held, &last.held), &title, growth_svg::LEGEND)
+        }
+        _ => difference::write(out, &differences, options.top),
     })
 }
 
@@ -98,7 +120,8 @@ fn read(heap: &HeapPlace, options: &DiffOptions) -> Result<ReadHeap> {
         }
         HeapPlace::File(path) if is_parquet(path)? => {
             let saved = snapshot::open(path, SortKey::Bytes)?;
-            Ok(ReadHeap { name: path.display().to_string(), by_type: saved.by_type, by_holder: saved.by_holder })
+            let SavedHeap { by_type, by_holder, held, .. } = saved;
+            Ok(ReadHeap { name: path.display().to_string(), by_type, by_holder, held })
         }
         HeapPlace::File(path) => {
             let mut core = target::open_core(path, &CoreFile::default())?;
@@ -118,8 +141,9 @@ fn of_target(target: &mut Target, options: &DiffOptions, name: String) -> Result
     let answer = target.heap(&copy_options, |heap| {
         let graph = heap.graph_alone();
         let by_type = heap.histogram(SortKey::Bytes);
-        let by_holder = flamegraph::owners(heap, &graph, View::Owners).by_holder(SortKey::Bytes);
-        anyhow::Ok(ReadHeap { name, by_type, by_holder })
+        let owners = flamegraph::owners(heap, &graph, View::Owners);
+        let (by_holder, held) = (owners.by_holder(SortKey::Bytes), owners.by_holder_and_type(&graph, heap.types));
+        anyhow::Ok(ReadHeap { name, by_type, by_holder, held })
     })?;
     Ok(target::said(answer).result)
 }

@@ -11,8 +11,9 @@ use super::top::TopOptions;
 use super::watch::WatchArguments;
 
 /// What scripts can rely on.
-const EXIT_CODES: &str = "Exit codes: 0 done (a closed pipe too), 1 a limit of check was crossed, 2 error: nothing \
-                          useful was written, or doctor says that the target cannot be read.";
+const EXIT_CODES: &str = "Exit codes: 0 done (a closed pipe too), 1 a limit of check was crossed or the moment of \
+                          snapshot did not come, 2 error: nothing useful was written, or doctor says that the target \
+                          cannot be read.";
 
 /// Reads the heap of a running CPython process from outside: no code runs in the process and nothing is written to it.
 /// A census does not pause it; following references pauses it while its memory is copied, for 500 ms at most.

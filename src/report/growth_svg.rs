@@ -15,6 +15,9 @@ use super::{flamegraph, units};
 /// The meaning of the colours.
 pub const LEGEND: &str = "red: grew, the more the redder; blue: shrank; white: as before";
 
+/// One part of the heap in so many is seen: half a pixel of a picture.
+const SEEN: u64 = 2000;
+
 /// A frame and its bytes at the first look and at the last, its own and with all above it.
 struct GrownFrame {
     name: String,
@@ -32,25 +35,58 @@ pub fn write(out: &mut dyn Write, tree: &[DrawnPath], title: &str, subtitle: &st
     let sum = |of: fn(&GrownFrame) -> u64| frames.iter().map(of).sum::<u64>();
     let (before, after) = (sum(|frame| frame.own.0), sum(|frame| frame.own.1));
     let most = frames.iter().map(|frame| frame.total.0.abs_diff(frame.total.1)).max().unwrap_or(0);
-    let mut palette = PaletteMap::default();
-    let mut nodes: Vec<Vec<Node>> = frames.iter().map(|_| Vec::new()).collect();
-    let mut roots: Vec<Node> = Vec::new();
+    let mut picture = Picture { least: after / SEEN, most, palette: PaletteMap::default() };
+    let mut above: Vec<Vec<(GrownFrame, Vec<Node>)>> = frames.iter().map(|_| Vec::new()).collect();
+    let mut roots = Vec::new();
     // Each frame comes after the one below it.
-    for (index, frame) in frames.iter().enumerate().rev() {
-        let name = titled(&frame.name, frame.total);
-        palette.insert(folded::escape(&name), color(frame.total, most));
-        let amount = |bytes: u64| Amount { objects: 0, bytes };
-        let (own, total) = (amount(frame.own.1), amount(frame.total.1));
-        let node = Node { name, total, own, children: std::mem::take(&mut nodes[index]), rank: None };
+    for (index, frame) in frames.into_iter().enumerate().rev() {
+        let children = picture.nodes(std::mem::take(&mut above[index]));
         match frame.parent {
-            Some(parent) => nodes[parent].push(node),
-            None => roots.push(node),
+            Some(parent) => above[parent].push((frame, children)),
+            None => roots.push((frame, children)),
         }
     }
-    let total = Amount { objects: 0, bytes: after };
     let whole = titled("heap", (before, after));
-    let root = Node { name: whole.clone(), total, own: Amount::default(), children: roots, rank: None };
-    flamegraph::write_in_colors(out, &root, &whole, Some(palette), (title, subtitle, Weight::Bytes))
+    let (total, own) = (Amount { objects: 0, bytes: after }, Amount::default());
+    let root = Node { name: whole.clone(), total, own, children: picture.nodes(roots), rank: None };
+    flamegraph::write_in_colors(out, &root, &whole, Some(picture.palette), (title, subtitle, Weight::Bytes))
+}
+
+/// What decides how frames are drawn.
+struct Picture {
+    /// Siblings that are narrower, and changed by less, are one frame.
+    least: u64,
+    /// The largest change, bytes.
+    most: u64,
+    palette: PaletteMap,
+}
+
+impl Picture {
+    /// Siblings with what is above them.
+    fn nodes(&mut self, siblings: Vec<(GrownFrame, Vec<Node>)>) -> Vec<Node> {
+        let is_seen =
+            |frame: &GrownFrame| frame.total.1 > self.least || frame.total.0.abs_diff(frame.total.1) > self.least;
+        let (seen, thin): (Vec<_>, Vec<_>) = siblings.into_iter().partition(|(frame, _)| is_seen(frame));
+        let mut nodes: Vec<Node> = seen
+            .into_iter()
+            .map(|(frame, children)| self.node(&frame.name, frame.own.1, frame.total, children))
+            .collect();
+        let total = thin.iter().fold((0u64, 0u64), |sum, (frame, _)| {
+            (sum.0.saturating_add(frame.total.0), sum.1.saturating_add(frame.total.1))
+        });
+        if total.1 > 0 {
+            let name = format!("({} more)", units::count(thin.len() as u64));
+            nodes.push(self.node(&name, total.1, total, Vec::new()));
+        }
+        nodes
+    }
+
+    fn node(&mut self, name: &str, own: u64, total: (u64, u64), children: Vec<Node>) -> Node {
+        let name = titled(name, total);
+        self.palette.insert(folded::escape(&name), color(total, self.most));
+        let amount = |bytes: u64| Amount { objects: 0, bytes };
+        Node { name, total: amount(total.1), own: amount(own), children, rank: None }
+    }
 }
 
 /// The frames of a tree, each after the one below it.
@@ -112,18 +148,20 @@ mod tests {
             before,
             after,
         };
-        let tree = [
+        let mut tree = vec![
             path(&["app"], 10, 10),
             path(&["app", "CACHE dict"], 100, 5000),
             path(&["app", "OLD list", "[…] str"], 300, 100),
             path(&["sys"], 700, 700),
         ];
+        tree.extend(["a", "b", "c", "d", "e"].map(|name| path(&[name], 2, 2)));
         let of = |name: &str| frames(&tree).into_iter().find(|frame| frame.name == name).map(|frame| frame.total);
         assert_eq!(of("app"), Some((410, 5110)));
         assert_eq!(of("OLD list"), Some((300, 100)));
         let mut svg = Vec::new();
         write(&mut svg, &tree, "title", "subtitle").unwrap();
         let svg = String::from_utf8(svg).unwrap();
+        assert!(svg.contains("(5 more)"), "what is thin is counted: {svg}");
         for text in ["heap +4.59 KiB", "CACHE dict +4.79 KiB", "OLD list -200 B", ">sys"] {
             assert!(svg.contains(text), "{text} is not in {svg}");
         }

@@ -11,7 +11,7 @@ use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
 use rustc_hash::FxHashMap;
 
 use crate::analysis::histogram::{Amount, Histogram, Row, SortKey};
-use crate::analysis::owners::holder_row;
+use crate::analysis::owners::{HeldTypes, holder_row};
 
 use super::notes::{PREFIX, SavedType, TYPES_KEY, VERSION, VERSION_KEY};
 
@@ -48,6 +48,8 @@ pub struct SavedHeap {
     pub by_type: Histogram,
     /// Objects and bytes by holder.
     pub by_holder: Histogram,
+    /// Bytes by holder and type.
+    pub held: HeldTypes,
     notes: FxHashMap<String, String>,
 }
 
@@ -81,16 +83,18 @@ impl SavedHeap {
             let group = file.get_row_group(group)?;
             sums.add_group(&*group, type_index, size_index, holder_index)?;
         }
-        let RowSums { by_type, by_holder, total } = sums;
+        let RowSums { by_type, by_holder, held, total } = sums;
+        let held = by_name(&by_holder, &by_type, held);
+        let (by_type, by_holder) = (by_type.amounts(), by_holder.amounts());
         let mut known: FxHashMap<String, Row> = types.iter().map(|type_| (type_.full_name(), type_.row())).collect();
-        let mut rows = Vec::with_capacity(by_type.len());
+        let mut rows = Vec::new();
         for (name, amount) in by_type {
             let row = known.remove(&name).ok_or(SnapshotError::Damaged("a type is not in its list"))?;
             rows.push(Row { amount, ..row });
         }
         let by_type = Histogram::of(rows, total, sort);
-        let rows = by_holder.into_iter().map(|(holder, amount)| holder_row(holder, amount)).collect();
-        Ok(SavedHeap { by_type, by_holder: Histogram::of(rows, total, sort), notes })
+        let rows = by_holder.map(|(holder, amount)| holder_row(holder, amount)).collect();
+        Ok(SavedHeap { by_type, by_holder: Histogram::of(rows, total, sort), held, notes })
     }
 
     /// A text beside the rows; empty where there is none of this name.
@@ -102,9 +106,51 @@ impl SavedHeap {
 /// Objects and bytes of the rows so far.
 #[derive(Default)]
 struct RowSums {
-    by_type: FxHashMap<String, Amount>,
-    by_holder: FxHashMap<String, Amount>,
+    by_type: NamedSums,
+    by_holder: NamedSums,
+    /// Bytes by number of the holder and of the type.
+    held: FxHashMap<(u32, u32), u64>,
     total: Amount,
+}
+
+/// Amounts by name; names are numbered.
+#[derive(Default)]
+struct NamedSums {
+    numbers: FxHashMap<String, u32>,
+    amounts: Vec<Amount>,
+}
+
+impl NamedSums {
+    /// Adds to the amount of a name, and returns its number.
+    fn add(&mut self, name: &ByteArray, amount: Amount) -> Result<u32, SnapshotError> {
+        let name = std::str::from_utf8(name.data()).map_err(|_| SnapshotError::Damaged("a name is no text"))?;
+        let number = match self.numbers.get(name) {
+            Some(&number) => number,
+            None => {
+                let number = self.amounts.len() as u32;
+                self.numbers.insert(name.to_owned(), number);
+                self.amounts.push(Amount::default());
+                number
+            }
+        };
+        self.amounts[number as usize].add(amount);
+        Ok(number)
+    }
+
+    fn amounts(self) -> impl Iterator<Item = (String, Amount)> {
+        let NamedSums { numbers, amounts } = self;
+        numbers.into_iter().map(move |(name, number)| (name, amounts[number as usize]))
+    }
+}
+
+/// The same by names.
+fn by_name(holders: &NamedSums, types: &NamedSums, held: FxHashMap<(u32, u32), u64>) -> HeldTypes {
+    let names = |sums: &NamedSums| -> FxHashMap<u32, String> {
+        sums.numbers.iter().map(|(name, &number)| (number, name.clone())).collect()
+    };
+    let (holders, types) = (names(holders), names(types));
+    let named = |((holder, type_), bytes)| Some(((holders.get(&holder)?.clone(), types.get(&type_)?.clone()), bytes));
+    held.into_iter().filter_map(named).collect()
 }
 
 impl RowSums {
@@ -136,8 +182,10 @@ impl RowSums {
                 let bytes = bytes.ok_or(SnapshotError::Damaged("an object is too large"))?;
                 let amount = Amount { objects: 1, bytes };
                 self.total.add(amount);
-                add(&mut self.by_type, type_name, amount)?;
-                add(&mut self.by_holder, holder, amount)?;
+                let type_ = self.by_type.add(type_name, amount)?;
+                let holder = self.by_holder.add(holder, amount)?;
+                let held = self.held.entry((holder, type_)).or_default();
+                *held = held.saturating_add(bytes);
             }
             if self.total.bytes > u64::MAX / 2 {
                 return Err(SnapshotError::Damaged("its objects are too large"));
@@ -145,15 +193,6 @@ impl RowSums {
         }
         Ok(())
     }
-}
-
-fn add(sums: &mut FxHashMap<String, Amount>, name: &ByteArray, amount: Amount) -> Result<(), SnapshotError> {
-    let name = std::str::from_utf8(name.data()).map_err(|_| SnapshotError::Damaged("a name is no text"))?;
-    match sums.get_mut(name) {
-        Some(sum) => sum.add(amount),
-        None => _ = sums.insert(name.to_owned(), amount),
-    }
-    Ok(())
 }
 
 /// The next values of a column, which has one in each row.

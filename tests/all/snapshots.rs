@@ -102,7 +102,7 @@ fn says_the_same(interpreter: &Interpreter) -> Result<(), String> {
     damage_is_an_error(&folder, &path)
 }
 
-/// Runs a program of Python with DuckDB, pyarrow, polars and pandas, which prints JSON. `None` where they are not there.
+/// Runs a program of Python with DuckDB, pyarrow, polars and pandas, which prints JSON. `None` where these are missing.
 fn in_python(interpreter: &Interpreter, program: &str, args: &[&str]) -> Result<Option<Value>, String> {
     let Some(packages) = interpreters::arrow(interpreter) else {
         let why = "tests/interpreters.sh fetches them for a 3.12 outside of a chroot";
@@ -293,6 +293,16 @@ fn heaps_are_compared(interpreter: &Interpreter) -> Result<(), String> {
         && holder["objects"][1].as_u64() >= Some(1600);
     if !objections.is_empty() || !is_right {
         return Err(format!("{objections:?}\n{visits:#}\n{holder:#}"));
+    }
+    let drawn = |heaps: &[&str]| run(&[&["diff", "-f", "svg", "-o", "-"], heaps].concat()).map(|run| run.text());
+    let svg = drawn(&[first, second])?;
+    if !svg.contains(">__main__.Directory.by_number +") && !svg.contains("<title>__main__.Directory.by_number +") {
+        return Err(format!("a picture without what grew: {svg}"));
+    }
+    // A file and the process that it is of, which stands still, differ in nothing.
+    let same = drawn(&[second, &many.pid().to_string()])?;
+    if same.contains("MiB +") || same.contains("KiB +") {
+        return Err(format!("a picture of what did not grow: {same}"));
     }
     let table = run(&["diff", first, second])?.text();
     if !table.contains("__main__.Directory.by_number") || !table.contains("  new") || !table.contains("  gone") {
