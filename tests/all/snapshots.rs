@@ -166,7 +166,8 @@ def run(path):
     found = connection.execute(open(path).read())
     names = [column[0] for column in found.description]
     return [dict(zip(names, [int(v) if isinstance(v, int) else v for v in row])) for row in found.fetchall()]
-print(json.dumps({os.path.basename(path)[:-4]: run(path) for path in sorted(glob.glob(queries + '/*.sql'))}, default=float))";
+found = {os.path.basename(path)[:-4]: run(path) for path in sorted(glob.glob(queries + '/*.sql'))}
+print(json.dumps(found, default=float))";
     if interpreters::arrow(interpreter).is_none() {
         return in_python(interpreter, QUERIES, &[]).map(drop);
     }
