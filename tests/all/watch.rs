@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -289,8 +289,10 @@ fn prometheus_scrapes_it() {
          - targets: ['{address}']\n"
     );
     std::fs::write(at("prometheus.yml"), config).expect("a configuration");
-    // It does not say which port it was given.
-    let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
+    // It does not say which port it was given. At an address of ours nobody else takes it meanwhile.
+    let [high, low] = (std::process::id() as u16).to_be_bytes();
+    let free = TcpListener::bind((Ipv4Addr::new(127, 77, high, low), 0)).and_then(|listener| listener.local_addr());
+    let free = free.expect("a free port");
     let mut command = Command::new(&prometheus);
     command.args([
         format!("--config.file={}", at("prometheus.yml")),
