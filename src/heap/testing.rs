@@ -1,7 +1,11 @@
 //! Helpers for this folder's unit tests: a layout, types, and memory made of words.
 
+use std::cell::Cell;
+
 use crate::process::Address;
 use crate::process::image::{Image, Segment};
+use crate::process::memory::{Memory, ReadError};
+use crate::process::regions::RegionMap;
 use crate::python::layout::{Candidate, Layout};
 use crate::python::sizes::{Basis, SizeRule};
 use crate::python::type_flags as flag;
@@ -70,4 +74,58 @@ pub(crate) fn image(bytes: Vec<u8>) -> Image {
 /// Writes a word.
 pub(crate) fn put(bytes: &mut [u8], offset: usize, word: u64) {
     bytes[offset..offset + 8].copy_from_slice(&word.to_le_bytes());
+}
+
+/// A pool with blocks of `size` bytes: the given ones (a free one ends its chain), then blocks that were never
+/// used.
+pub(crate) fn pool(layout: &Layout, at: u64, size: usize, blocks: &[Option<&[u64]>]) -> Vec<u8> {
+    let (fields, first) = (&layout.pool_header, layout.constants.pool_overhead);
+    let mut bytes = vec![0; layout.constants.pool_size];
+    let mut half = |offset: usize, value: usize| {
+        bytes[offset..offset + 4].copy_from_slice(&(value as u32).to_le_bytes());
+    };
+    half(fields.ref_count, blocks.iter().flatten().count());
+    half(fields.szidx, size / 16 - 1);
+    half(fields.nextoffset, first + blocks.len() * size);
+    half(fields.maxnextoffset, layout.constants.pool_size - size);
+    for (index, block) in blocks.iter().enumerate() {
+        let offset = first + index * size;
+        match block {
+            Some(words) => {
+                words.iter().enumerate().for_each(|(nth, &word)| put(&mut bytes, offset + 8 * nth, word));
+            }
+            None => put(&mut bytes, fields.freeblock, at + offset as u64),
+        }
+    }
+    bytes
+}
+
+/// Memory that shows `before` to the first `reads` reads and `after` to all others; none of it is local.
+pub(crate) struct Changing {
+    before: Image,
+    after: Image,
+    reads: Cell<usize>,
+}
+
+impl Changing {
+    /// Both begin at [`START`].
+    pub(crate) fn new(before: Vec<u8>, after: Vec<u8>, reads: usize) -> Changing {
+        Changing { before: image(before), after: image(after), reads: Cell::new(reads) }
+    }
+}
+
+impl Memory for Changing {
+    fn read_exact_at(&self, address: Address, buffer: &mut [u8]) -> Result<(), ReadError> {
+        match self.reads.get() {
+            0 => self.after.read_exact_at(address, buffer),
+            left => {
+                self.reads.set(left - 1);
+                self.before.read_exact_at(address, buffer)
+            }
+        }
+    }
+
+    fn regions(&self) -> &RegionMap {
+        self.after.regions()
+    }
 }

@@ -246,3 +246,98 @@ fn measure(places: &WordPlaces, brief: &Brief, object: &Words, bytes: &[u8]) -> 
         SizeShape::Long => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::heap::testing::{FLOAT, LIST, SET, START, STR, SUBCLASS_OF_STR, bytes, layout, types};
+    use crate::python::types::TypeTable;
+    use crate::python::version::Version;
+
+    impl Finds for Vec<Object> {
+        fn object(&mut self, object: Object) {
+            self.push(object);
+        }
+
+        fn dict(&mut self, _: Object, _: Address, _: bool) {}
+    }
+
+    /// What the fast path says of a block of these words, and the size of the object that it passes on. With assertions
+    /// it compares each answer with the long path's.
+    fn quick(words: &[u64]) -> (Quick, Option<u64>) {
+        let layout = layout();
+        let types = TypeTable::of(types(&layout));
+        let classifier = Classifier::new(&layout, Version::release(3, 12, 1), &types, false);
+        let way = classifier.quick_way().unwrap();
+        // Other blocks surround it.
+        let (offset, room) = (64, 8 * words.len());
+        let mut pool = vec![0xaa; 512];
+        pool[offset..offset + room].copy_from_slice(&bytes(words));
+        let mut found = Vec::<Object>::new();
+        let quick = way.quick(Address(START + offset as u64), &pool, offset, room, &mut found);
+        assert!(found.iter().all(|object| types.get(object.type_id).address.0 >= FLOAT));
+        assert_eq!(found.len(), usize::from(quick == Quick::Told));
+        (quick, found.first().map(|object| object.size))
+    }
+
+    /// The state of a compact ASCII str (`PyASCIIObject.state`, 3.12).
+    const ASCII: u64 = 1 << 2 | 1 << 5 | 1 << 6;
+
+    #[test]
+    fn common_objects_are_told_with_their_sizes() {
+        assert_eq!(quick(&[1, FLOAT, 0, 0]), (Quick::Told, Some(24)));
+        assert_eq!(quick(&[0, 0, 1, LIST, 3, START, 4, 0]), (Quick::Told, Some(16 + 40 + 8 * 4)));
+        assert_eq!(quick(&[0, 0, 1, LIST, 0, 0, 0, 0]), (Quick::Told, Some(16 + 40)));
+        let text = u64::from_le_bytes(*b"abc\0\0\0\0\0");
+        assert_eq!(quick(&[1, STR, 3, 0, ASCII, text]), (Quick::Told, Some(40 + 4)));
+    }
+
+    #[test]
+    fn without_a_type_or_a_count_there_is_nothing() {
+        // No type; a dead object; a pointer in place of the count; a type behind the block's end.
+        for words in [&[1, 0, 0, 0][..], &[0, FLOAT, 0, 0], &[START, FLOAT, 0, 0], &[1, 0]] {
+            assert_eq!(quick(words), (Quick::Nothing, None), "{words:x?}");
+        }
+        let mut next = vec![0xaa_u8; 512];
+        next[64..80].copy_from_slice(&bytes(&[7, 7]));
+        next[80..96].copy_from_slice(&bytes(&[1, FLOAT]));
+        let layout = layout();
+        let types = TypeTable::of(types(&layout));
+        let classifier = Classifier::new(&layout, Version::release(3, 12, 1), &types, false);
+        let mut found = Vec::<Object>::new();
+        let quick = classifier.quick_way().unwrap().quick(Address(START + 64), &next, 64, 16, &mut found);
+        assert_eq!((quick, found), (Quick::Nothing, vec![]), "the float is in the next block");
+    }
+
+    #[test]
+    fn what_is_unusual_takes_the_long_path() {
+        let text = u64::from_le_bytes(*b"abcd\0\0\0\0");
+        for words in [
+            // A class with a collector's head that has none; a torn head; more items than room for them.
+            &[1, LIST, 0, 0, 0, 0, 0, 0][..],
+            &[START, 0, 1, LIST, 0, 0, 0, 0],
+            &[0, 0, 1, LIST, 5, START, 4, 0],
+            // Text that does not end where it should, and one that is no compact ASCII.
+            &[1, STR, 3, 0, ASCII, text],
+            &[1, STR, 3, 0, 0, text],
+            // A block that is too short.
+            &[0, 0, 1, LIST, 0, 0],
+        ] {
+            assert_eq!(quick(words), (Quick::Unknown, None), "{words:x?}");
+        }
+        // Types whose size takes more than a few words.
+        let layout = layout();
+        let set = [vec![0, 0, 1, SET], vec![0; layout.set.size / 8 - 2]].concat();
+        assert!(matches!(quick(&set).0, Quick::Typed(_) | Quick::Unknown));
+        assert!(matches!(quick(&[1, SUBCLASS_OF_STR, 3, 0, ASCII, text, 0, 0]).0, Quick::Typed(_) | Quick::Unknown));
+    }
+
+    #[test]
+    fn debug_headers_close_the_fast_path() {
+        let layout = layout();
+        let types = TypeTable::of(types(&layout));
+        let of = |debug_hooks| Classifier::new(&layout, Version::release(3, 12, 1), &types, debug_hooks);
+        assert!(of(false).quick_way().is_some());
+        assert!(of(true).quick_way().is_none());
+    }
+}

@@ -110,3 +110,71 @@ fn look<M: Memory + ?Sized>(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::allocator::pymalloc::arena::Arena;
+    use crate::heap::testing::{FLOAT, START, image, layout, pool, types};
+    use crate::python::types::TypeTable;
+    use crate::python::version::Version;
+
+    /// Objects in the pool.
+    const COUNT: usize = 12;
+
+    /// Looks for these objects in a pool of floats, of which the last `dead` are none any more.
+    fn looked(known: impl Fn(u64) -> Vec<u64>, dead: usize) -> Result<(), ProofError> {
+        let layout = layout();
+        let table = TypeTable::of(types(&layout));
+        let classifier = Classifier::new(&layout, Version::release(3, 12, 1), &table, false);
+        let (alive, gone): ([u64; 4], [u64; 4]) = ([1, FLOAT, 0, 0], [0, 0, 0, 0]);
+        let blocks: Vec<Option<&[u64]>> =
+            (0..COUNT).map(|nth| Some(if nth < COUNT - dead { &alive[..] } else { &gone[..] })).collect();
+        let bytes = pool(&layout, START, 32, &blocks);
+        let range = Address(START)..Address(START).offset(bytes.len());
+        let arena = Part::Arena(Arena { index: 0, range: range.clone(), pools: range });
+        let plan = Plan { parts: vec![arena], unknown: Vec::new() };
+        let first = START + layout.constants.pool_overhead as u64;
+        let known: Vec<Address> = known(first).into_iter().map(Address).collect();
+        look(&image(bytes), &classifier, &plan, &known)
+    }
+
+    fn all(first: u64) -> Vec<u64> {
+        (0..COUNT as u64).map(|nth| first + 32 * nth).collect()
+    }
+
+    fn detail(result: Result<(), ProofError>) -> String {
+        match result {
+            Err(ProofError::Field { field: "PyObject", detail }) => detail,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn objects_at_their_addresses_are_found() {
+        assert!(looked(all, 0).is_ok());
+        // A running target may lose some meanwhile, but not most.
+        assert!(looked(all, COUNT / 2).is_ok());
+        assert_eq!(detail(looked(all, COUNT / 2 + 1)), "7 of 12 modules were not found at their addresses");
+    }
+
+    #[test]
+    fn objects_that_a_census_finds_elsewhere_refute_the_layout() {
+        // As with a wrong size of what is in front of an object.
+        let shifted = |first| all(first).into_iter().map(|object| object + 16).collect();
+        assert_eq!(detail(looked(shifted, 0)), "12 of 12 modules were not found at their addresses");
+        // So few prove nothing.
+        assert!(looked(|first| all(first + 16)[..FEW].to_vec(), 0).is_ok());
+    }
+
+    #[test]
+    fn objects_outside_all_known_memory_refute_the_layout() {
+        let far = |first: u64| all(first + (1 << 30));
+        assert_eq!(detail(looked(far, 0)), "12 of 12 modules are not in memory of a known structure");
+        // Half of them may be: builtin modules of some programs are.
+        let half = |first: u64| [&all(first)[..6], &all(first + (1 << 30))[..6]].concat();
+        assert!(looked(half, 0).is_ok());
+        assert!(looked(|first| all(first + (1 << 30))[..FEW].to_vec(), 0).is_ok());
+        assert!(looked(|_| Vec::new(), 0).is_ok());
+    }
+}

@@ -269,3 +269,126 @@ fn blocks<'m, M: Memory + ?Sized>(
         Err(error) => only_fatal(error).map(|()| None),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::heap::classify::classifier::Classifier;
+    use crate::heap::object::Object;
+    use crate::heap::testing::{Changing, FLOAT, START, image, put, types};
+    use crate::heap::worker::Counts;
+    use crate::python::layout::{Candidate, Layout};
+    use crate::python::types::TypeTable;
+    use crate::python::version::Version;
+
+    /// `MI_SEGMENT_SLICE_SIZE`.
+    const SLICE: usize = 64 << 10;
+    /// Bytes of a block: pages of smaller ones begin further in.
+    const BLOCK: usize = 1024;
+
+    fn layout() -> Layout {
+        let candidate = Candidate::all().iter().find(|candidate| candidate.name == "3.13.0").unwrap();
+        Layout::load(candidate)
+    }
+
+    /// The offset of a page's header in a segment whose second slice is that page.
+    fn slot(layout: &Layout) -> usize {
+        layout.mi_segment.as_ref().unwrap().slices + layout.mi_page.as_ref().unwrap().size
+    }
+
+    fn half(bytes: &mut [u8], offset: usize, half: u16) {
+        bytes[offset..offset + 2].copy_from_slice(&half.to_le_bytes());
+    }
+
+    /// A segment of two slices: its header, and a page with a float, two free blocks that were floats, and a block
+    /// without an object.
+    fn made(layout: &Layout) -> Vec<u8> {
+        let (segment, page) = (layout.mi_segment.clone().unwrap(), layout.mi_page.clone().unwrap());
+        let (mut bytes, slot) = (vec![0; 2 * SLICE], slot(layout));
+        put(&mut bytes, segment.cookie, START ^ 0x1234_5678_9abc);
+        put(&mut bytes, segment.segment_slices, 2);
+        put(&mut bytes, segment.segment_info_slices, 1);
+        put(&mut bytes, segment.slice_entries, 2);
+        half(&mut bytes, segment.slices + page.slice_count, 1);
+        half(&mut bytes, slot + page.slice_count, 1);
+        half(&mut bytes, slot + page.capacity, 4);
+        half(&mut bytes, slot + page.used, 2);
+        half(&mut bytes, slot + page.xblock_size.unwrap(), BLOCK as u16);
+        let start = START + SLICE as u64;
+        put(&mut bytes, slot + page.free, start + BLOCK as u64);
+        put(&mut bytes, slot + page.local_free, start + 2 * BLOCK as u64);
+        for block in 0..3 {
+            put(&mut bytes, SLICE + BLOCK * block, u64::from(block == 0));
+            put(&mut bytes, SLICE + BLOCK * block + 8, FLOAT);
+        }
+        bytes
+    }
+
+    /// The offsets of the objects that a worker finds in the page. The segment is found in `made`.
+    fn read(memory: &impl Memory) -> (Vec<u64>, Counts) {
+        let layout = layout();
+        let table = TypeTable::of(types(&layout));
+        let classifier = Classifier::new(&layout, Version::release(3, 13, 0), &table, false);
+        let range = Address(START)..Address(START + 2 * SLICE as u64);
+        let segments = mimalloc::find(&image(made(&layout)), &layout, std::slice::from_ref(&range));
+        assert_eq!(segments.len(), 1);
+        let mut worker = Worker::new(memory, &classifier, Vec::<Object>::new());
+        worker.read_segment(&segments[0]).unwrap();
+        let (objects, counts) = worker.finish().unwrap();
+        (objects.iter().map(|object| object.address.0 - START - SLICE as u64).collect(), counts)
+    }
+
+    #[test]
+    fn objects_are_in_used_blocks_and_other_blocks_are_counted() {
+        let (objects, counts) = read(&image(made(&layout())));
+        assert_eq!(objects, [0]);
+        assert_eq!((counts.pools, counts.blocks_in_use, counts.torn_pools), (1, 2, 0));
+        assert_eq!((counts.bytes.with_object, counts.bytes.without_object), (1024, 1024));
+    }
+
+    #[test]
+    fn a_thread_stopped_between_two_steps_leaves_one_block_too_many() {
+        let layout = layout();
+        let used = slot(&layout) + layout.mi_page.as_ref().unwrap().used;
+        let mut bytes = made(&layout);
+        half(&mut bytes, used, 3);
+        let (objects, counts) = read(&image(bytes.clone()));
+        assert_eq!((objects, counts.torn_pools, counts.page_chains.unbalanced), (vec![0], 0, 1));
+        // Two blocks too many are no state between two steps.
+        half(&mut bytes, used, 4);
+        let (objects, counts) = read(&image(bytes));
+        assert_eq!((objects, counts.torn_pools, counts.contradicting_pools), (vec![], 1, 1));
+    }
+
+    #[test]
+    fn a_page_that_contradicts_itself_is_counted_and_not_believed() {
+        let layout = layout();
+        let slot = slot(&layout);
+        // Its chain leads out of it.
+        let mut bytes = made(&layout);
+        put(&mut bytes, SLICE + BLOCK, START);
+        let (objects, counts) = read(&image(bytes));
+        assert_eq!((objects, counts.torn_pools, counts.contradicting_pools), (vec![], 1, 1));
+        // More used blocks than it has.
+        let mut bytes = made(&layout);
+        half(&mut bytes, slot + layout.mi_page.as_ref().unwrap().used, 9);
+        let (objects, counts) = read(&image(bytes));
+        assert_eq!((objects, counts.torn_pools, counts.contradicting_pools), (vec![], 1, 1));
+        // A header that cannot be read.
+        let (objects, counts) = read(&image(vec![0; 8]));
+        assert_eq!((objects, counts.unreadable_bytes > 0), (vec![], true));
+    }
+
+    #[test]
+    fn a_page_that_changes_is_read_again() {
+        let layout = layout();
+        let mut torn = made(&layout);
+        put(&mut torn, SLICE + BLOCK, START);
+        // The header, then the blocks; then both again with each retry.
+        for (reads, torn_pools) in [(2, 0), (2 * POOL_RETRIES, 0), (2 + 2 * POOL_RETRIES, 1)] {
+            let (objects, counts) = read(&Changing::new(torn.clone(), made(&layout), reads));
+            assert_eq!((objects.len(), counts.torn_pools), (1 - torn_pools as usize, torn_pools), "{reads}");
+            assert_eq!(counts.contradicting_pools, torn_pools);
+        }
+    }
+}

@@ -164,35 +164,11 @@ mod tests {
     use super::*;
     use crate::heap::classify::classifier::Classifier;
     use crate::heap::part::Part;
-    use crate::heap::testing::{FLOAT, LIST, START, image, layout, put, types};
+    use crate::heap::testing::{FLOAT, LIST, START, image, layout, pool, put, types};
     use crate::heap::worker::Counts;
     use crate::python::layout::Layout;
     use crate::python::types::TypeTable;
     use crate::python::version::Version;
-
-    /// A pool with blocks of `size` bytes: the given ones (a free one ends its chain), then blocks that were never
-    /// used.
-    fn pool(layout: &Layout, at: u64, size: usize, blocks: &[Option<&[u64]>]) -> Vec<u8> {
-        let (fields, first) = (&layout.pool_header, layout.constants.pool_overhead);
-        let mut bytes = vec![0; layout.constants.pool_size];
-        let mut half = |offset: usize, value: usize| {
-            bytes[offset..offset + 4].copy_from_slice(&(value as u32).to_le_bytes());
-        };
-        half(fields.ref_count, blocks.iter().flatten().count());
-        half(fields.szidx, size / 16 - 1);
-        half(fields.nextoffset, first + blocks.len() * size);
-        half(fields.maxnextoffset, layout.constants.pool_size - size);
-        for (index, block) in blocks.iter().enumerate() {
-            let offset = first + index * size;
-            match block {
-                Some(words) => {
-                    words.iter().enumerate().for_each(|(nth, &word)| put(&mut bytes, offset + 8 * nth, word));
-                }
-                None => put(&mut bytes, fields.freeblock, at + offset as u64),
-            }
-        }
-        bytes
-    }
 
     /// The objects that a worker finds in the pools, read as an arena and one by one, which must agree.
     fn read(layout: &Layout, bytes: Vec<u8>) -> (Vec<Object>, Counts) {
