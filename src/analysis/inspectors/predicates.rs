@@ -130,11 +130,15 @@ pub(super) fn holds_values(state: &State<'_>, object: ObjectId) -> bool {
     values.and_then(|values| state.word(values, layout.hamt.h_count)).is_some_and(|count| count > 0)
 }
 
-/// A weak reference with a callback, to an object that lives. Those of weak sets and dicts are their entries.
+/// A weak reference with a callback, to an object that lives. Those of weak sets and dicts are their entries, and those
+/// with a function of C are of its own tables (`_abc._destroy`); finalizers have an inspector of their own.
 pub(super) fn has_callback(state: &State<'_>, object: ObjectId) -> bool {
     let (at, layout) = (state.address(object), &state.layout().weak_ref);
     let is_alive = state.pointer(at, layout.wr_object).is_some_and(|referent| !state.is_none(referent));
     let Some(callback) = state.pointer(at, layout.wr_callback).filter(|_| is_alive) else { return false };
+    if ["builtin_function_or_method", "finalize"].iter().any(|name| state.reader.is_a(callback, name)) {
+        return false;
+    }
     let module = state.module_of(callback);
     !module.is_some_and(|module| matches!(module.as_str(), "_weakrefset" | "weakref"))
 }
