@@ -65,7 +65,7 @@ impl Interpreter {
     }
 
     /// What is special about its memory: debug builds mark every block, and musl has a malloc of its own.
-    fn allocator(&self) -> &'static str {
+    pub fn allocator(&self) -> &'static str {
         match self.kind.as_str() {
             "debug" => "debug",
             kind if kind.starts_with("musl") => "musl",
