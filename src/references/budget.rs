@@ -45,6 +45,21 @@ impl Rooms {
         self.left.get(&object).copied()
     }
 
+    /// Lets an object have this much less room, as far as it has it. Returns by how much, to be given back.
+    pub fn reserve(&mut self, object: u32, count: u64) -> u64 {
+        let Some(left) = self.left.get_mut(&object) else { return 0 };
+        let reserved = count.min(*left);
+        *left -= reserved;
+        reserved
+    }
+
+    /// Gives back what was reserved.
+    pub fn give_back(&mut self, object: u32, reserved: u64) {
+        if let Some(left) = self.left.get_mut(&object) {
+            *left = left.saturating_add(reserved);
+        }
+    }
+
     /// Takes one reference from an object's room. `false` if none is left.
     fn take(&mut self, object: u32) -> bool {
         match self.left.get_mut(&object) {

@@ -3,6 +3,7 @@
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use crate::heap::plan::Plan;
 use crate::process::Address;
 use crate::process::memory::Memory;
 
@@ -66,6 +67,8 @@ pub(crate) struct ReferenceSearch<'s, 'r, M: Memory + ?Sized> {
     /// Blocks already read, or belonging to others.
     claimed: FxHashSet<u64>,
     found: Vec<(WordCandidate, Label)>,
+    /// See [`ReferenceSearch::globals`].
+    globals: Option<FxHashMap<u32, u64>>,
 }
 
 impl<'s, 'r, M: Memory + ?Sized> ReferenceSearch<'s, 'r, M> {
@@ -83,6 +86,7 @@ impl<'s, 'r, M: Memory + ?Sized> ReferenceSearch<'s, 'r, M> {
             keys: FxHashMap::default(),
             claimed: FxHashSet::default(),
             found: Vec::new(),
+            globals: None,
         }
     }
 
@@ -257,8 +261,37 @@ impl<'s, 'r, M: Memory + ?Sized> ReferenceSearch<'s, 'r, M> {
         let left = self.accept(common, evidence, |word| word.key);
         if in_blocks {
             rest.extend(left);
+            // A single block may be old as a whole: a copy of a library's table of strings, freed and given to another
+            // owner. What the library's data points to is left to it.
+            let mut reserved: FxHashMap<u32, u64> = FxHashMap::default();
+            for word in &rest {
+                if !reserved.contains_key(&word.target) {
+                    let count = self.globals().get(&word.target).copied().unwrap_or(0);
+                    reserved.insert(word.target, self.rooms.reserve(word.target, count));
+                }
+            }
             self.accept(rest, evidence, |word| word.block);
+            reserved.into_iter().for_each(|(target, count)| self.rooms.give_back(target, count));
         }
+    }
+
+    /// How many words of the writable data of ELF files point to each object.
+    fn globals(&mut self) -> &FxHashMap<u32, u64> {
+        let References { plan, .. } = *self.references;
+        let (references, objects, reads) = (self.references, self.certain.objects, &self.reads);
+        self.globals.get_or_insert_with(|| {
+            let mut found: FxHashMap<u32, u64> = FxHashMap::default();
+            for range in plan.into_iter().flat_map(Plan::statics) {
+                let start = Address(range.start.0.next_multiple_of(8));
+                let words = range.end.0.saturating_sub(start.0) / 8;
+                references.for_each_word(reads, start, words, &mut |_, word| {
+                    if let Some(target) = objects.find(word) {
+                        *found.entry(target).or_default() += 1;
+                    }
+                });
+            }
+            found
+        })
     }
 
     /// Accepts words by group. Returns those that were not accepted.
