@@ -160,6 +160,15 @@ mod tests {
         made
     }
 
+    #[test]
+    fn what_is_reserved_is_given_back() {
+        let mut rooms = rooms(&[(1, 3), (2, 0)]);
+        assert_eq!((rooms.reserve(1, 2), rooms.left(1)), (2, Some(1)));
+        assert_eq!((rooms.reserve(2, 5), rooms.reserve(7, 5)), (0, 0), "no room, and none that is known");
+        rooms.give_back(1, 2);
+        assert_eq!(rooms.left(1), Some(3));
+    }
+
     fn words(words: &[(u32, u32, u32)]) -> Vec<WordCandidate> {
         words.iter().map(|&(owner, target, group)| WordCandidate { owner, target, group }).collect()
     }
