@@ -1,6 +1,8 @@
 //! Searches for the references of opaque structs: in the struct, in the rest of its block, and in the native memory
 //! behind it, nearest first. [`super::budget`] judges what is found before anything farther is read.
 
+use std::collections::hash_map::Entry;
+
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::heap::plan::Plan;
@@ -265,9 +267,9 @@ impl<'s, 'r, M: Memory + ?Sized> ReferenceSearch<'s, 'r, M> {
             // owner. What the library's data points to is left to it.
             let mut reserved: FxHashMap<u32, u64> = FxHashMap::default();
             for word in &rest {
-                if !reserved.contains_key(&word.target) {
+                if let Entry::Vacant(entry) = reserved.entry(word.target) {
                     let count = self.globals().get(&word.target).copied().unwrap_or(0);
-                    reserved.insert(word.target, self.rooms.reserve(word.target, count));
+                    entry.insert(self.rooms.reserve(word.target, count));
                 }
             }
             self.accept(rest, evidence, |word| word.block);
