@@ -14,6 +14,8 @@ use super::state::{ITEMS_MAX, State};
 const TIMES_LARGER: u64 = 10;
 /// Handlers of one type that nobody gives a logger by hand.
 const HANDLERS_MANY: usize = 10;
+/// What files are made of: text above bytes above a descriptor.
+const LAYERS: usize = 3;
 /// Views of views that are followed.
 const BASES_MAX: usize = 16;
 /// Dimensions of an array (`NPY_MAXDIMS` since 2.0).
@@ -47,21 +49,22 @@ pub(super) fn is_closed(state: &State<'_>, object: ObjectId) -> bool {
     state
         .bases(state.type_id(object))
         .iter()
-        .find_map(|base| closed(state, at, base))
+        .find_map(|base| closed(state, at, base, LAYERS))
         .unwrap_or_else(|| state.flag(at, &["closed", "_closed", "is_closed", "_is_closed"]))
 }
 
-/// Whether an instance of a class of this name is closed. `None` of a class that is not known.
-fn closed(state: &State<'_>, at: Address, class: &str) -> Option<bool> {
+/// Whether an instance of a class of this name is closed. `None` of a class that is not known, and of a file of more
+/// layers than files have.
+fn closed(state: &State<'_>, at: Address, class: &str, layers: usize) -> Option<bool> {
     let is_null = |index| state.word_behind_header(at, index).map(|word| word == 0);
     // The descriptor is an int (`fileio`, `PySocketSockObject`), negative once it is closed.
     let has_no_descriptor = || state.word_behind_header(at, 0).map(|word| (word as u32 as i32) < 0);
     let is_attribute_none = |name| state.attribute(at, name).map(|value| state.is_none(value));
     // A file is closed where the one below it is.
     let below = |word: Option<u64>| {
-        let below = Address(word?);
+        let (below, layers) = (Address(word?), layers.checked_sub(1)?);
         let type_ = state.reader.type_of(below).and_then(|type_| state.reader.type_name(type_)).ok()?;
-        closed(state, below, &type_)
+        closed(state, below, &type_, layers)
     };
     match class {
         "_io.FileIO" | "_socket.socket" => has_no_descriptor(),
@@ -107,7 +110,7 @@ pub(super) fn has_repeated_handlers(state: &State<'_>, object: ObjectId) -> bool
         return true;
     }
     let mut of_type: FxHashMap<usize, usize> = FxHashMap::default();
-    for type_id in state.types_of_items(handlers, ITEMS_MAX) {
+    for type_id in state.types_of_items(handlers) {
         *of_type.entry(type_id.index()).or_default() += 1;
     }
     of_type.values().any(|&count| count >= HANDLERS_MANY)

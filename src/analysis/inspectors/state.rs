@@ -13,7 +13,8 @@ use crate::python::interpreter::Python;
 use crate::python::layout::Layout;
 use crate::python::reader::{NAME_LENGTH_MAX, Reader};
 use crate::python::types::{TypeId, TypeInfo, TypeTable};
-use crate::references::References;
+use crate::references::roots::active_threads;
+use crate::references::{Label, References};
 
 /// Bases of a class that are read.
 const BASES_MAX: usize = 256;
@@ -134,17 +135,17 @@ impl<'a> State<'a> {
         self.word(object, at)
     }
 
-    /// The full names of the types of what an object refers to as an item, at most so many.
-    pub(super) fn types_of_items(&self, object: Address, limit: u64) -> Vec<TypeId> {
+    /// The types of the items of a list. None of one with more than [`ITEMS_MAX`].
+    pub(super) fn types_of_items(&self, object: Address) -> Vec<TypeId> {
         let Some(type_id) = self.reader.type_of(object).ok().and_then(|type_| self.types.find(type_.0)) else {
             return Vec::new();
         };
-        if self.length(object).is_none_or(|length| length > limit) {
+        if self.length(object).is_none_or(|length| length > ITEMS_MAX) {
             return Vec::new();
         }
         let mut found = Vec::new();
         self.references.for_each(&self.references.reads(), object, type_id, &mut |word, label| {
-            if let (crate::references::Label::Index(_), Some(item)) = (label, self.objects.find(word)) {
+            if let (Label::Index(_), Some(item)) = (label, self.objects.find(word)) {
                 found.push(self.type_id(ObjectId(item)));
             }
         });
@@ -171,15 +172,8 @@ impl<'a> State<'a> {
     /// The `threading.Thread`s that run now.
     pub(super) fn running_threads(&self) -> &FxHashSet<Address> {
         self.running.get_or_init(|| {
-            let mut running = FxHashSet::default();
-            for interpreter in &self.python.interpreters {
-                let module = self.reader.dict_get(interpreter.modules, "threading");
-                let dict = module.and_then(|module| self.pointer(module, self.layout().module.md_dict));
-                let active = dict.and_then(|dict| self.reader.dict_get(dict, "_active"));
-                let threads = active.and_then(|active| self.reader.dict_entries(active).ok()).unwrap_or_default();
-                running.extend(threads.iter().map(|thread| thread.value));
-            }
-            running
+            let threads = self.python.interpreters.iter().flat_map(|it| active_threads(&self.reader, it));
+            threads.map(|thread| thread.value).collect()
         })
     }
 }

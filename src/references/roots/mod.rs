@@ -24,7 +24,7 @@ mod threads;
 
 pub use greenlets::greenlets;
 pub use tasks::{event_loops, tasks};
-pub(crate) use threads::thread_local_keys;
+pub(crate) use threads::{active_threads, thread_local_keys};
 
 /// The kind of a root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -7,7 +7,7 @@ use crate::process::memory::{Memory, MemoryExt};
 use crate::python::code::Code;
 use crate::python::identifier;
 use crate::python::interpreter::Interpreter;
-use crate::python::reader::{NAME_LENGTH_MAX, Reader};
+use crate::python::reader::{Entry, NAME_LENGTH_MAX, Reader};
 use crate::python::stack::{self, FRAMES_MAX, StackFrame};
 use crate::python::types::TypeTable;
 use crate::references::{Label, References};
@@ -16,6 +16,16 @@ use super::{Finder, RootKind};
 
 /// Upper bound on a thread's nested exceptions.
 const EXCEPTIONS_MAX: usize = 1 << 12;
+
+/// `threading._active`: the `Thread`s that run, by ident. Empty without the module, and where it cannot be read.
+pub(crate) fn active_threads<M: Memory + ?Sized>(reader: &Reader<'_, M>, interpreter: &Interpreter) -> Vec<Entry> {
+    let entries = || {
+        let module = reader.dict_get(interpreter.modules, "threading")?;
+        let dict = reader.pointer(module, reader.layout.module.md_dict).ok()?;
+        reader.dict_entries(reader.dict_get(dict, "_active")?).ok()
+    };
+    entries().unwrap_or_default()
+}
 
 /// Objects of C that stand for a thread in each `threading.local`, and the thread's name. Since 3.13 a thread has one
 /// of its own (`threading_local_key`), before it has one for each `threading.local` in its dict
@@ -66,13 +76,10 @@ impl<M: Memory + ?Sized> Finder<'_, M> {
         stack::threads(&self.reader, interpreter).into_iter().map(named).collect()
     }
 
-    /// `threading._active`, which maps `Thread.ident` to threads, and their `_name`.
+    /// The names of the threads that run, by `Thread.ident`.
     pub(super) fn thread_names(&self, interpreter: &Interpreter) -> FxHashMap<u64, String> {
         let mut names = FxHashMap::default();
-        let module = self.reader.dict_get(interpreter.modules, "threading").unwrap_or_default();
-        let dict = self.pointer(module, self.reader.layout.module.md_dict);
-        let active = self.reader.dict_get(dict, "_active").unwrap_or_default();
-        for entry in self.reader.dict_entries(active).unwrap_or_default() {
+        for entry in active_threads(&self.reader, interpreter) {
             let ident = self.reader.small_int(entry.key).and_then(|ident| u64::try_from(ident).ok());
             let name = self.references.attribute(&self.reads, self.types, entry.value, "_name");
             let name = name.and_then(|name| self.reader.string(name, NAME_LENGTH_MAX));
