@@ -71,7 +71,7 @@ pub enum DiffFormat {
     Svg,
 }
 
-/// The histograms of a heap, and what each holder has of each type.
+/// The histograms of a heap, and for a picture what each holder has of each type.
 struct ReadHeap {
     name: String,
     by_type: Histogram,
@@ -142,7 +142,11 @@ fn of_target(target: &mut Target, options: &DiffOptions, name: String) -> Result
         let graph = heap.graph_alone();
         let by_type = heap.histogram(SortKey::Bytes);
         let owners = flamegraph::owners(heap, &graph, View::Owners);
-        let (by_holder, held) = (owners.by_holder(SortKey::Bytes), owners.by_holder_and_type(&graph, heap.types));
+        let by_holder = owners.by_holder(SortKey::Bytes);
+        let held = match options.format {
+            DiffFormat::Svg => owners.by_holder_and_type(&graph, heap.types),
+            DiffFormat::Text | DiffFormat::Json => HeldTypes::default(),
+        };
         anyhow::Ok(ReadHeap { name, by_type, by_holder, held })
     })?;
     Ok(target::said(answer).result)

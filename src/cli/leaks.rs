@@ -1,11 +1,11 @@
 //! `leaks`: what grows, and what holds it.
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 
 use crate::inspect::Target;
@@ -85,6 +85,9 @@ pub fn run(options: &LeaksOptions) -> Result<()> {
     let title = format!("Growth: {}", units::command(&about.command));
     let weight = Weight::Bytes;
     let format = if options.json { LeaksFormat::Json } else { options.format };
+    if format == LeaksFormat::Svg && growth.tree.is_empty() {
+        bail!("there is no picture: nothing grew, so owners were not compared");
+    }
     destination.write(|out| match format {
         LeaksFormat::Json => growth_json::write(out, &about, &growth),
         LeaksFormat::Text => growth_table::write(out, &target.name(), &growth),
@@ -92,9 +95,6 @@ pub fn run(options: &LeaksOptions) -> Result<()> {
             let (time, duration) = (SystemTime::now(), growth.duration);
             let about = pprof::About { time, duration, weight, comment: title };
             pprof::write(out, &StackSet::of_growth(&growth), &about)
-        }
-        LeaksFormat::Svg if growth.tree.is_empty() => {
-            Err(io::Error::other("nothing grew, so owners were not compared"))
         }
         LeaksFormat::Svg => {
             let grown = units::signed_bytes(growth.heap_bytes.growth());

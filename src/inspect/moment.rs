@@ -10,7 +10,7 @@ use crate::process::source::Source;
 use super::error::Error;
 use super::open::Target;
 
-/// How often resident memory is asked for: a hundredth of a percent of a processor.
+/// How often resident memory is asked for.
 const INTERVAL: Duration = Duration::from_millis(100);
 
 /// A moment in the life of a process.

@@ -297,7 +297,7 @@ impl Tmux {
                 return screen;
             }
             assert!(Instant::now() < end, "no {text:?}:\n{screen}");
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::yield_now();
         }
     }
 }

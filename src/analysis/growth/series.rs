@@ -228,9 +228,12 @@ impl Series {
         }
         let drawn = |path: PathId| {
             let (before, after) = of[path.index()];
+            if before == 0 && after == 0 {
+                return None;
+            }
             let mut frames: Vec<String> = self.paths.upwards(path).map(|at| self.paths.label_text(at)).collect();
             frames.reverse();
-            (before > 0 || after > 0).then_some(DrawnPath { frames, before, after })
+            Some(DrawnPath { frames, before, after })
         };
         self.paths.all().filter_map(drawn).collect()
     }
