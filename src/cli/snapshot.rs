@@ -45,7 +45,7 @@ pub struct SnapshotOptions {
     pub output: Output,
 
     /// Wait until resident memory exceeds a size (rss>2GiB) or a share of what the process may have (rss>80%)
-    #[arg(long, value_name = "rss>SIZE", value_parser = moment, conflicts_with = "core")]
+    #[arg(long, value_name = "CONDITION", value_parser = moment, conflicts_with = "core")]
     pub when: Option<Moment>,
 
     /// How long to wait; without a snapshot by then, the exit code is 1
