@@ -34,6 +34,8 @@ const HEADER: usize = 4;
 const MAPPING_MAX: u64 = 1 << 40;
 /// Bytes read of an mmapped slot: the block may begin up to a page after the slot's start.
 const PREFIX: u64 = 2 * PAGE;
+/// Upper bound on a group of more than one slot: 32 of the largest class, bytes.
+const GROUP_MAX: usize = UNIT as usize + 32 * SIZE_CLASSES[47] as usize * UNIT as usize;
 /// Upper bound on areas: 16 million groups.
 const AREAS_MAX: usize = 1 << 18;
 
@@ -196,6 +198,69 @@ impl SlotGroup {
         };
         Some(GroupSlot::Block(Block { offset: block, room }))
     }
+}
+
+/// What the bytes from a block's start, or a free slot's, to the slot's end are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SlotUse {
+    /// A free slot.
+    Free,
+    /// A used block.
+    Block,
+    /// A slot whose header contradicts its meta.
+    Torn,
+}
+
+impl SlotGroup {
+    /// All slots but those that hold a group, in order, each up to the next one.
+    fn extents<M: Memory + ?Sized>(&self, memory: &M) -> Vec<(Range<Address>, SlotUse)> {
+        let bytes = memory.read_bytes(self.start, self.wanted(), GROUP_MAX, "group").unwrap_or_default();
+        let of = |(index, slot): (u64, GroupSlot)| {
+            let start = self.start.0.checked_add(UNIT + index * self.stride)?;
+            let end = Address(start.checked_add(self.stride)?);
+            match slot {
+                GroupSlot::Nothing if self.free >> index & 1 == 1 => Some((Address(start)..end, SlotUse::Free)),
+                GroupSlot::Nothing => None,
+                GroupSlot::Block(block) => Some((self.start.offset(block.offset)..end, SlotUse::Block)),
+                GroupSlot::Torn => Some((Address(start)..end, SlotUse::Torn)),
+            }
+        };
+        (0..).zip(self.slots(&bytes)).filter_map(of).collect()
+    }
+}
+
+/// The groups of all areas that point back to their meta, in order of address.
+pub fn groups<'a, M: Memory + ?Sized>(memory: &M, areas: impl Iterator<Item = &'a Area>) -> Vec<SlotGroup> {
+    let mut found = Vec::new();
+    for area in areas {
+        let Ok(bytes) = memory.read_bytes(area.address, AREA, AREA as usize, "meta area") else { continue };
+        let described = metas(area.address, &bytes).filter_map(|(at, meta)| SlotGroup::read(at, meta).ok().flatten());
+        let is_proved = |group: &SlotGroup| memory.read_u64(group.start).is_ok_and(|meta| meta == group.meta.0);
+        found.extend(described.filter(is_proved));
+    }
+    found.sort_unstable_by_key(|group| group.start);
+    found
+}
+
+/// What a range of an area's memory ([`Area::whole`]) is used for, in order of address and without overlaps. `groups`
+/// are those of all areas: a group may be inside a slot of another area's. What is in no slot are headers.
+pub fn slots_within<M: Memory + ?Sized>(
+    memory: &M,
+    groups: &[SlotGroup],
+    range: &Range<Address>,
+) -> Vec<(Range<Address>, SlotUse)> {
+    let inside = groups.get(groups.partition_point(|group| group.start < range.start)..).unwrap_or_default();
+    let inside = inside.iter().take_while(|group| group.start < range.end);
+    let mut slots: Vec<_> = inside.flat_map(|group| group.extents(memory)).collect();
+    slots.sort_by_key(|(slot, _)| slot.start);
+    let mut from = range.start;
+    slots.retain_mut(|(slot, _)| {
+        slot.end = slot.end.min(range.end);
+        let is_next = slot.start >= from && slot.start < slot.end;
+        from = if is_next { slot.end } else { from };
+        is_next
+    });
+    slots
 }
 
 /// The metas in the area whose bytes are `area`, with their addresses.

@@ -189,6 +189,7 @@ impl<'a> Builder<'a> {
             let kind = match usage {
                 Use::MappedRaw => RowKind::MappedBuffers,
                 Use::PageRaw => RowKind::PageBuffers,
+                Use::GroupRaw => RowKind::GroupBuffers,
                 Use::PoolRaw => continue,
                 _ => RowKind::ChunkBuffers,
             };

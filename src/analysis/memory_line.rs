@@ -55,8 +55,7 @@ impl MemoryLine {
         let free = owned - inside - blocks.without_object.min(owned - inside);
         line.native -= inside + free;
         // Items and tables in blocks of their own, and what was found in memory of no known allocator.
-        let outside = blocks.shallow.saturating_sub(blocks.shallow_static).saturating_sub(blocks.with_object);
-        let outside = outside.min(line.native);
+        let outside = blocks.elsewhere.min(line.native);
         line.native -= outside;
         let in_data = blocks.shallow_static.min(line.files);
         line.files -= in_data;
@@ -102,11 +101,11 @@ mod tests {
         20000-30000 rw-p 00000000 00:00 0 \nRss: 3000 kB\n\
         40000-41000 rw-s 00000000 00:01 9 /dev/shm/x\nRss: 40 kB\n";
 
-    fn line(owned: u64, with_object: u64, without_object: u64, shallow: u64, shallow_static: u64) -> [u64; 5] {
+    fn line(owned: u64, with_object: u64, without_object: u64, elsewhere: u64, shallow_static: u64) -> [u64; 5] {
         let blocks = BlockBytes {
             with_object: with_object << 10,
             without_object: without_object << 10,
-            shallow: shallow << 10,
+            elsewhere: elsewhere << 10,
             shallow_static: shallow_static << 10,
         };
         let owned = Residency::of_ranges(std::iter::once(Address(0)..Address(owned << 10)));
@@ -120,9 +119,9 @@ mod tests {
 
     #[test]
     fn parts_add_up_whatever_was_counted() {
-        assert_eq!(line(2000, 500, 300, 500, 0), [500, 1200, 2300, 200, 40]);
+        assert_eq!(line(2000, 500, 300, 0, 0), [500, 1200, 2300, 200, 40]);
         // Of the blocks without an object, 100 hold items; ten objects are in a library's data.
-        assert_eq!(line(2000, 500, 300, 610, 10), [610, 1200, 2200, 190, 40]);
+        assert_eq!(line(2000, 500, 300, 100, 10), [610, 1200, 2200, 190, 40]);
         // Counts of a heap that shrank meanwhile, and sizes that were never touched.
         assert_eq!(line(u64::MAX >> 10, 9000, 9000, u64::MAX >> 10, 0), [4000, 0, 0, 200, 40]);
         assert_eq!(line(0, 0, 0, 0, 0), [0, 0, 4000, 200, 40]);

@@ -12,8 +12,10 @@ pub enum RowKind {
     ChunkBuffers,
     /// in mappings of malloc,
     MappedBuffers,
-    /// in pages of mimalloc.
+    /// in pages of mimalloc,
     PageBuffers,
+    /// in groups of musl's malloc.
+    GroupBuffers,
     /// Dead objects on free lists, which the interpreter or an extension keeps for reuse.
     FreeLists,
     /// Memory of an allocator that replaces the C library's, by the allocator's name.
@@ -67,7 +69,9 @@ impl RowKind {
                 Use::PageFree => "mimalloc: free blocks",
                 Use::PageOverhead => "mimalloc: segment heads and unused pages",
                 Use::GroupObject => "Python objects in musl's malloc",
-                Use::GroupOther => "musl's malloc: all else",
+                Use::GroupRaw => "musl's malloc: in use, no Python object",
+                Use::GroupFree => "musl's malloc: free slots",
+                Use::GroupOverhead => "musl's malloc: headers",
                 Use::StaticObject => "Python objects in program data",
                 Use::FoundObject => "Python objects in memory of unknown structure",
                 Use::Unknown => "allocators: not walked",
@@ -75,6 +79,7 @@ impl RowKind {
             RowKind::ChunkBuffers => "buffers of Python objects (items, tables, arrays) in malloc",
             RowKind::MappedBuffers => "buffers of Python objects in mappings of malloc",
             RowKind::PageBuffers => "buffers of Python objects in mimalloc",
+            RowKind::GroupBuffers => "buffers of Python objects in musl's malloc",
             RowKind::FreeLists => "Python's free lists: dead objects kept for reuse",
             RowKind::Foreign(allocator) => foreign_malloc::row_name(allocator),
             RowKind::ThreadStacks => "thread stacks",
@@ -110,15 +115,22 @@ impl RowKind {
                 | Use::ChunkCached
                 | Use::Top
                 | Use::PageFree
+                | Use::GroupFree
                 | Use::PageOverhead => Group::AllocatorFree,
                 // Headers belong to the chunks, most of which are in use.
-                Use::ChunkRaw | Use::ChunkOverhead | Use::MappedRaw | Use::PageRaw | Use::GroupOther | Use::Unknown => {
-                    Group::Native
-                }
+                Use::ChunkRaw
+                | Use::ChunkOverhead
+                | Use::MappedRaw
+                | Use::PageRaw
+                | Use::GroupRaw
+                | Use::GroupOverhead
+                | Use::Unknown => Group::Native,
             },
-            RowKind::ChunkBuffers | RowKind::MappedBuffers | RowKind::PageBuffers | RowKind::FreeLists => {
-                Group::Objects
-            }
+            RowKind::ChunkBuffers
+            | RowKind::MappedBuffers
+            | RowKind::PageBuffers
+            | RowKind::GroupBuffers
+            | RowKind::FreeLists => Group::Objects,
             RowKind::ThreadStacks | RowKind::EndedStacks | RowKind::MainStack => Group::Stacks,
             RowKind::LibraryData | RowKind::LibraryText | RowKind::MappedFiles | RowKind::Kernel => Group::Files,
             RowKind::SharedMemory => Group::Shared,

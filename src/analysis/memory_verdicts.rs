@@ -73,7 +73,7 @@ impl Cause {
 }
 
 /// Uses that are native memory.
-const NATIVE: [Use; 3] = [Use::ChunkRaw, Use::MappedRaw, Use::PageRaw];
+const NATIVE: [Use; 4] = [Use::ChunkRaw, Use::MappedRaw, Use::PageRaw, Use::GroupRaw];
 
 /// Whether there is enough native memory that its owners matter.
 pub fn has_much_native(account: &Account) -> bool {

@@ -276,7 +276,7 @@ fn data_of(range: &Range<Address>, usage: Use) -> Address {
 }
 
 fn is_raw(usage: Use) -> bool {
-    matches!(usage, Use::PoolRaw | Use::ChunkRaw | Use::MappedRaw | Use::PageRaw | Use::GroupOther)
+    matches!(usage, Use::PoolRaw | Use::ChunkRaw | Use::MappedRaw | Use::PageRaw | Use::GroupRaw)
 }
 
 fn holds_object(usage: Use) -> bool {

@@ -42,7 +42,8 @@ pub struct Blocks {
 
 impl Visit for Blocks {
     fn extent(&mut self, extent: &Extent) {
-        let is_raw = matches!(extent.usage, Use::PoolRaw | Use::ChunkRaw | Use::MappedRaw | Use::PageRaw);
+        let is_raw =
+            matches!(extent.usage, Use::PoolRaw | Use::ChunkRaw | Use::MappedRaw | Use::PageRaw | Use::GroupRaw);
         if !is_raw {
             return;
         }

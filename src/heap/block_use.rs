@@ -12,6 +12,7 @@ use rustc_hash::FxHashSet;
 use crate::allocator::glibc::{self, Chunk, ChunkHeap};
 use crate::allocator::glibc_arena::{self, MallocArena};
 use crate::allocator::mimalloc::{self, PageSegment, Tolerance};
+use crate::allocator::musl::{self, SlotGroup, SlotUse};
 use crate::allocator::pymalloc::pools::{Pool, PoolState};
 use crate::process::memory::{Memory, MemoryExt};
 use crate::process::{Address, PAGE, pages};
@@ -61,10 +62,14 @@ pub enum Use {
     PageFree,
     /// mimalloc: segment headers and unused pages.
     PageOverhead,
-    /// musl: objects.
+    /// musl: blocks that hold an object.
     GroupObject,
-    /// musl: everything else in its groups.
-    GroupOther,
+    /// musl: used blocks without an object.
+    GroupRaw,
+    /// musl: free slots.
+    GroupFree,
+    /// musl: areas, headers of groups and slots.
+    GroupOverhead,
     /// Objects in the data of the program and its libraries.
     StaticObject,
     /// Objects in memory of unknown structure.
@@ -129,6 +134,11 @@ pub fn visit<M: Memory + ?Sized>(
     let cached = cached_chunks(memory, arenas, &rows);
     let tops: FxHashSet<Address> = arenas.iter().map(|arena| arena.top).collect();
     let mut rows = rows.into_iter();
+    let areas = plan.parts.iter().filter_map(|part| match part {
+        Part::Groups(area) => Some(area),
+        _ => None,
+    });
+    let groups = musl::groups(memory, areas);
     for part in &plan.parts {
         match part {
             Part::Arena(arena) => walk.arena(&arena.range, &arena.pools),
@@ -141,11 +151,9 @@ pub fn visit<M: Memory + ?Sized>(
                 walk.block(chunk.address..chunk.end(), Use::MappedObject, Use::MappedRaw);
             }
             Part::Segment(segment) => walk.segment(segment),
-            Part::Groups(area) => {
-                area.whole.iter().for_each(|range| walk.scattered(range, Use::GroupObject, Some(Use::GroupOther)));
-            }
-            Part::Statics(range) => walk.scattered(range, Use::StaticObject, None),
-            Part::Unstructured(range) => walk.scattered(range, Use::FoundObject, None),
+            Part::Groups(area) => area.whole.iter().for_each(|range| walk.groups(range, &groups)),
+            Part::Statics(range) => walk.scattered(range, Use::StaticObject),
+            Part::Unstructured(range) => walk.scattered(range, Use::FoundObject),
         }
     }
 }
@@ -215,23 +223,32 @@ impl<M: Memory + ?Sized, V: Visit> BlockWalk<'_, M, V> {
     }
 
     /// Reports objects in memory of another structure: each is an extent of its shallow size, cut at the next object.
-    fn scattered(&mut self, range: &Range<Address>, usage: Use, between: Option<Use>) {
+    fn scattered(&mut self, range: &Range<Address>, usage: Use) {
         self.objects.seek(range.start);
         let mut from = range.start;
         while let Some(object) = self.objects.take_below(range.end) {
             let start = object.address.max(from);
-            if let Some(between) = between {
-                self.give(from..start, between);
-            }
             let next = self.objects.ahead.peek().map_or(range.end, |(_, next)| next.address.min(range.end));
             let end = Address(object.address.0.saturating_add(object.size)).min(next).max(start);
             let shallow_bytes = object.size;
             self.visitor.extent(&Extent { range: start..end, usage, objects: 1, shallow_bytes });
             from = end;
         }
-        if let Some(between) = between {
-            self.give(from..range.end, between);
+    }
+
+    /// Reports a range of musl's groups.
+    fn groups(&mut self, range: &Range<Address>, groups: &[SlotGroup]) {
+        let mut from = range.start;
+        for (slot, usage) in musl::slots_within(self.memory, groups, range) {
+            self.give(from..slot.start, Use::GroupOverhead);
+            from = slot.end;
+            match usage {
+                SlotUse::Free => self.give(slot, Use::GroupFree),
+                SlotUse::Torn => self.give(slot, Use::Unknown),
+                SlotUse::Block => self.block(slot, Use::GroupObject, Use::GroupRaw),
+            }
         }
+        self.give(from..range.end, Use::GroupOverhead);
     }
 
     fn arena(&mut self, whole: &Range<Address>, pools: &Range<Address>) {

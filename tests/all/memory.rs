@@ -258,11 +258,7 @@ fn plain(interpreter: &Interpreter) -> Result<(), String> {
     if !verdicts.is_empty() {
         return Err(format!("something stands out in a plain program: {verdicts:?}"));
     }
-    // musl's groups are one row, whatever is in them.
-    if rows(&with, &["musl_objects"], "resident") > 0 {
-        return Ok(());
-    }
-    let native = ["malloc_in_use", "malloc_mapped_in_use", "mimalloc_in_use", "other_anonymous"];
+    let native = ["malloc_in_use", "malloc_mapped_in_use", "mimalloc_in_use", "musl_in_use", "other_anonymous"];
     let (before, after) = (rows(&without, &native, "resident"), rows(&with, &native, "resident"));
     near("native memory beside buffers", after, before.cast_unsigned(), ASKING)?;
     // Nor do their tables and items in pymalloc's pools pass for native memory that they hold.
@@ -282,7 +278,8 @@ fn plain(interpreter: &Interpreter) -> Result<(), String> {
     };
     let objects = ["pymalloc_objects", "pymalloc_raw_blocks", "malloc_objects", "malloc_mapped_objects"];
     let buffers = ["malloc_buffers", "malloc_mapped_buffers", "mimalloc_objects", "mimalloc_buffers"];
-    let objects: Vec<&str> = objects.into_iter().chain(buffers).collect();
+    let of_musl = ["musl_objects", "musl_buffers"];
+    let objects: Vec<&str> = objects.into_iter().chain(buffers).chain(of_musl).collect();
     let more = rows(&with, &objects, "resident") - rows(&without, &objects, "resident");
     // Since 3.15 a bytearray's bytes are a bytes object of its own, and getsizeof counts them for both
     // (`Objects/bytearrayobject.c`).

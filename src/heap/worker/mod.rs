@@ -47,9 +47,10 @@ pub struct BlockBytes {
     pub with_object: u64,
     /// Of other blocks in use.
     pub without_object: u64,
-    /// Shallow bytes of all objects, of each rounded up to what allocators align blocks to.
-    pub shallow: u64,
-    /// Of these, in the data of the program and its libraries.
+    /// Shallow bytes of objects outside the blocks that hold them: items and tables in blocks of their own, unless
+    /// those are in pools, and objects that are in no known block. Rounded up to what allocators align blocks to.
+    pub elsewhere: u64,
+    /// Shallow bytes of objects in the data of the program and its libraries.
     pub shallow_static: u64,
 }
 
@@ -57,7 +58,7 @@ impl BlockBytes {
     fn add(&mut self, other: &BlockBytes) {
         self.with_object = self.with_object.saturating_add(other.with_object);
         self.without_object = self.without_object.saturating_add(other.without_object);
-        self.shallow = self.shallow.saturating_add(other.shallow);
+        self.elsewhere = self.elsewhere.saturating_add(other.elsewhere);
         self.shallow_static = self.shallow_static.saturating_add(other.shallow_static);
     }
 }
@@ -128,8 +129,29 @@ pub struct Worker<'a, M: Memory + ?Sized, S: Sink> {
     pub(crate) window: Vec<u8>,
     pending: Vec<Pending>,
     scratch: Vec<u8>,
+    room: Room,
     /// Upper bound on an object's size: all writable memory of the target.
     size_max: u64,
+}
+
+/// How much of an object's size is counted with the block that holds it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Room {
+    /// The block's bytes.
+    block: u64,
+    /// What is not in the block is in blocks that are counted as well, if it is no larger.
+    counted: u64,
+}
+
+impl Room {
+    /// Bytes of an object of `size` that are not counted with blocks.
+    #[inline(always)]
+    fn beyond(self, size: u64) -> u64 {
+        match size.saturating_sub(self.block) {
+            beyond if beyond > self.counted => beyond.next_multiple_of(ALIGNMENT),
+            _ => 0,
+        }
+    }
 }
 
 /// An object whose size needs another read.
@@ -137,6 +159,7 @@ struct Pending {
     address: Address,
     length: usize,
     object: Object,
+    room: Room,
     deferred: Deferred,
 }
 
@@ -166,6 +189,7 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
             window: vec![0; WINDOW],
             pending: Vec::new(),
             scratch: Vec::new(),
+            room: Room::default(),
             size_max: memory.regions().iter().filter(|region| region.writable).map(Region::len).sum(),
         }
     }
@@ -312,7 +336,7 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
             self.counts.torn_objects += 1;
             return Ok(());
         }
-        self.pending.push(Pending { address: at, length, object, deferred });
+        self.pending.push(Pending { address: at, length, object, room: self.room, deferred });
         if self.pending.len() >= PENDING_MAX { self.complete_pending() } else { Ok(()) }
     }
 
@@ -325,13 +349,14 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
             return;
         }
         self.counts.objects += 1;
-        let rounded = object.size.next_multiple_of(ALIGNMENT);
-        self.counts.bytes.shallow = self.counts.bytes.shallow.saturating_add(rounded);
+        let beyond = self.room.beyond(object.size);
+        self.counts.bytes.elsewhere = self.counts.bytes.elsewhere.saturating_add(beyond);
         self.sink.object(object);
     }
 
-    /// Counts a block in use: of a large one, only what is in memory.
+    /// Counts a block in use: of a large one, only what is in memory. The objects told of next are in this block.
     pub(crate) fn count_block(&mut self, start: Address, length: u64, verdict: &BlockVerdict) {
+        self.room = Room { block: length, counted: 0 };
         let range = start..Address(start.0.saturating_add(length));
         let is_large = length >= LARGE_BLOCK;
         let bytes = if is_large { resident_bytes(self.memory, std::slice::from_ref(&range)) } else { length };
@@ -369,6 +394,7 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
         self.memory.read_pieces(&mut pieces)?;
         for (run, piece) in runs.iter().zip(&pieces) {
             for wait in &pending[run.members.clone()] {
+                self.room = wait.room;
                 if piece.filled {
                     let offset = (wait.address.0 - run.start.0) as usize;
                     self.complete(&wait.object, &wait.deferred, &piece.buffer[offset..offset + wait.length]);
@@ -412,7 +438,8 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
         // Data is read in one piece of at most some megabytes, so that no object is split.
         self.with_bytes(start, length.min(STATICS_MAX), |worker, window| {
             let mut result = Ok(());
-            let (classifier, before) = (worker.classifier, worker.counts.bytes.shallow);
+            let (classifier, before) = (worker.classifier, worker.counts.bytes.elsewhere);
+            worker.room = Room::default();
             statics::for_each(classifier, window.start, window.bytes, |found| {
                 let accepted = result.is_ok() && (!found.tracked || worker.is_linked(found.address));
                 if accepted {
@@ -420,7 +447,9 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
                 }
                 accepted
             });
-            worker.counts.bytes.shallow_static += worker.counts.bytes.shallow - before;
+            let found = worker.counts.bytes.elsewhere - before;
+            worker.counts.bytes.elsewhere = before;
+            worker.counts.bytes.shallow_static += found;
             result
         })
     }
