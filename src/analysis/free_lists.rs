@@ -5,6 +5,8 @@
 //! (`_Py_FREELIST_PUSH`, `Include/internal/pycore_freelist.h`). Until 3.13 a `float` on the list has the next one in
 //! place of its type (`Objects/floatobject.c`): those are not found, at most 100.
 
+use std::ops::Range;
+
 use crate::heap::block_use::Use;
 use crate::process::Address;
 use crate::process::memory::{Memory, MemoryExt, u64_at};
@@ -26,30 +28,19 @@ const LAST_WORD: u64 = 8;
 /// Bytes that are read of an object and of what precedes it, at most.
 const HEADER_MAX: usize = 256;
 
-/// Which blocks are such entries, by their number. `memory` should be a copy.
-pub fn find<M: Memory + ?Sized>(
-    memory: &M,
-    (layout, version): (&Layout, Version),
-    types: &TypeTable,
-    blocks: &Blocks,
-    has_debug_hooks: bool,
-) -> Vec<usize> {
-    let mut fronts: Vec<usize> = types.iter().map(|(_, info)| info.front).collect();
-    fronts.sort_unstable();
-    fronts.dedup();
-    let marks = marks(has_debug_hooks);
-    let rule = RefcountRule::of(layout, version);
-    let entries = Entries { memory, layout, rule, types, fronts };
+/// Which blocks are such entries, by their number.
+pub fn find<M: Memory + ?Sized>(entries: &Entries<'_, M>, blocks: &Blocks) -> Vec<usize> {
     let is_entry = |number: &usize| {
-        let Some(range) = blocks.ranges().get(*number) else { return false };
-        let is_small = !matches!(blocks.usage(*number), Some(Use::MappedRaw) | None);
-        is_small && marks.iter().any(|mark| entries.begins_at(range.start.offset(*mark as usize), range.end))
+        let (range, usage) = (blocks.ranges().get(*number), blocks.usage(*number));
+        range.zip(usage).is_some_and(|(range, usage)| entries.is_entry(range, usage))
     };
     (0..blocks.len()).filter(is_entry).collect()
 }
 
-struct Entries<'a, M: Memory + ?Sized> {
+/// Tells such entries from other blocks.
+pub struct Entries<'a, M: Memory + ?Sized> {
     memory: &'a M,
+    marks: &'static [u64],
     layout: &'a Layout,
     rule: RefcountRule,
     types: &'a TypeTable,
@@ -57,7 +48,27 @@ struct Entries<'a, M: Memory + ?Sized> {
     fronts: Vec<usize>,
 }
 
-impl<M: Memory + ?Sized> Entries<'_, M> {
+impl<'a, M: Memory + ?Sized> Entries<'a, M> {
+    /// Those of these types. `memory` should be a copy.
+    pub fn new(
+        memory: &'a M,
+        (layout, version): (&'a Layout, Version),
+        types: &'a TypeTable,
+        has_debug_hooks: bool,
+    ) -> Entries<'a, M> {
+        let mut fronts: Vec<usize> = types.iter().map(|(_, info)| info.front).collect();
+        fronts.sort_unstable();
+        fronts.dedup();
+        let rule = RefcountRule::of(layout, version);
+        Entries { memory, marks: marks(has_debug_hooks), layout, rule, types, fronts }
+    }
+
+    /// Whether a block in use without an object is one.
+    pub fn is_entry(&self, block: &Range<Address>, usage: Use) -> bool {
+        let begins_at = |mark: &u64| self.begins_at(block.start.offset(*mark as usize), block.end);
+        usage != Use::MappedRaw && self.marks.iter().any(begins_at)
+    }
+
     /// Whether a dead object begins at `start`, and fills the room up to `end`.
     fn begins_at(&self, start: Address, end: Address) -> bool {
         let room = end.0.saturating_sub(start.0);
@@ -139,7 +150,8 @@ mod tests {
         let end = Address(START + content.len() as u64);
         let memory = Image::of_segments(vec![Segment { start: Address(START), bytes: content }]);
         let fronts = vec![0, 16];
-        Entries { memory: &memory, layout: &layout, rule, types: &types, fronts }.begins_at(Address(START), end)
+        let entries = Entries { memory: &memory, marks: marks(false), layout: &layout, rule, types: &types, fronts };
+        entries.is_entry(&(Address(START)..end), Use::PoolRaw)
     }
 
     #[test]

@@ -36,6 +36,13 @@ pub struct Row {
     pub shallow_bytes: u64,
 }
 
+impl Row {
+    /// Of nothing.
+    fn empty(kind: RowKind) -> Row {
+        Row { kind, resident: 0, swapped: 0, mapped: 0, objects: 0, shallow_bytes: 0 }
+    }
+}
+
 /// Anonymous memory of unknown structure in one mapping.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Anonymous {
@@ -125,6 +132,8 @@ impl Account {
 pub struct Builder<'a> {
     residency: &'a Residency,
     rows: BTreeMap<RowKind, Row>,
+    /// The rows of extents, by their use: there are as many extents as blocks.
+    by_use: Vec<Row>,
     claims: Claims,
     /// The last extents, which are not among the claims yet.
     pending: Range<Address>,
@@ -137,12 +146,7 @@ pub struct Builder<'a> {
 
 impl Visit for Builder<'_> {
     fn extent(&mut self, extent: &Extent) {
-        self.add(RowKind::Allocator(extent.usage), &extent.range, extent.objects, extent.shallow_bytes);
-        // Extents touch, so that one entry stands for many.
-        match extent.range.start == self.pending.end {
-            true => self.pending.end = extent.range.end,
-            false => self.claims.push(std::mem::replace(&mut self.pending, extent.range.clone())),
-        }
+        self.claim(RowKind::Allocator(extent.usage), extent);
         if matches!(extent.usage, Use::ChunkFree | Use::Top) {
             // The first page contains the chunk's header and links.
             let whole =
@@ -173,6 +177,7 @@ impl<'a> Builder<'a> {
         Builder {
             residency,
             rows: BTreeMap::new(),
+            by_use: Vec::new(),
             claims: Claims::default(),
             pending: Address::NULL..Address::NULL,
             run: Address::NULL..Address::NULL,
@@ -197,6 +202,11 @@ impl<'a> Builder<'a> {
         }
     }
 
+    /// Counts an extent as an entry of a free list.
+    pub fn free_list_entry(&mut self, extent: &Extent) {
+        self.claim(RowKind::FreeLists, extent);
+    }
+
     /// Counts blocks that an extent had as entries of free lists instead.
     pub fn free_lists(&mut self, blocks: &[(Range<Address>, Use)]) {
         blocks.iter().for_each(|(range, usage)| self.move_to(RowKind::FreeLists, range, *usage));
@@ -205,11 +215,20 @@ impl<'a> Builder<'a> {
     fn move_to(&mut self, kind: RowKind, range: &Range<Address>, usage: Use) {
         let (resident, swapped) = (self.residency.resident(range).cast_signed(), self.residency.swapped(range));
         let mapped = range.end.0.saturating_sub(range.start.0);
-        if let Some(row) = self.rows.get_mut(&RowKind::Allocator(usage)) {
+        if let Some(row) = self.by_use.get_mut(usage as usize) {
             row.resident -= resident;
             row.swapped = row.swapped.saturating_sub(swapped);
             row.mapped = row.mapped.saturating_sub(mapped);
             self.add_row(Row { kind, resident, swapped, mapped, objects: 0, shallow_bytes: 0 });
+        }
+    }
+
+    fn claim(&mut self, kind: RowKind, extent: &Extent) {
+        self.add(kind, &extent.range, extent.objects, extent.shallow_bytes);
+        // Extents touch, so that one entry stands for many.
+        match extent.range.start == self.pending.end {
+            true => self.pending.end = extent.range.end,
+            false => self.claims.push(std::mem::replace(&mut self.pending, extent.range.clone())),
         }
     }
 
@@ -227,8 +246,17 @@ impl<'a> Builder<'a> {
     }
 
     fn add_row(&mut self, more: Row) {
-        let empty = Row { kind: more.kind, resident: 0, swapped: 0, mapped: 0, objects: 0, shallow_bytes: 0 };
-        let row = self.rows.entry(more.kind).or_insert(empty);
+        let row = match more.kind {
+            RowKind::Allocator(usage) => {
+                let place = usage as usize;
+                if place >= self.by_use.len() {
+                    self.by_use.resize(place + 1, Row::empty(RowKind::NotAccounted));
+                }
+                self.by_use[place].kind = more.kind;
+                &mut self.by_use[place]
+            }
+            kind => self.rows.entry(kind).or_insert(Row::empty(kind)),
+        };
         row.resident += more.resident;
         row.swapped += more.swapped;
         row.mapped += more.mapped;
@@ -251,11 +279,11 @@ impl<'a> Builder<'a> {
             let before = index.checked_sub(1).and_then(|index| mappings.get(index));
             self.add_rest(mapping, before, &mut anonymous);
         }
-        let accounted: i64 = self.rows.values().map(|row| row.resident).sum();
+        let of_uses = self.by_use.into_iter().filter(|row| row.kind != RowKind::NotAccounted);
+        let mut rows: Vec<Row> = self.rows.into_values().chain(of_uses).collect();
+        let accounted: i64 = rows.iter().map(|row| row.resident).sum();
         let resident = rollup.rss.cast_signed() - accounted;
-        let mut rows: Vec<Row> = self.rows.into_values().collect();
-        let none = Row { kind: RowKind::NotAccounted, resident, swapped: 0, mapped: 0, objects: 0, shallow_bytes: 0 };
-        rows.push(none);
+        rows.push(Row { resident, ..Row::empty(RowKind::NotAccounted) });
         anonymous.sort_by_key(|found: &Anonymous| (std::cmp::Reverse(found.resident), found.range.start));
         let mut size_classes: Vec<SizeClass> = self.size_classes.into_values().collect();
         size_classes.sort_by_key(|class| std::cmp::Reverse(class.held_bytes.saturating_sub(class.used_bytes)));

@@ -98,7 +98,7 @@ pub fn find<M: Memory + ?Sized>(searched: &Searched<'_, M>, groups: &[Vec<Object
     let mut both = Both(&mut within, &mut blocks);
     block_use::visit(memory, &python.layout, plan, &arenas, objects, &mut both);
     let rules = (&python.layout, python.version);
-    let dead = free_lists::find(memory, rules, types, &blocks, has_debug_hooks);
+    let dead = free_lists::find(&free_lists::Entries::new(memory, rules, types, has_debug_hooks), &blocks);
     let mut dead: Vec<Address> = dead.iter().filter_map(|&it| blocks.ranges().get(it)).map(|it| it.start).collect();
     dead.sort_unstable();
     // Who points to the blocks that the addresses are in.

@@ -34,6 +34,7 @@ const GROUPS_MAX: usize = 32;
 /// Collects the used blocks without an object.
 #[derive(Debug, Default)]
 pub struct Blocks {
+    without_pools: bool,
     blocks: Vec<Range<Address>>,
     uses: Vec<Use>,
     /// Number of blocks beyond [`BLOCKS_MAX`].
@@ -44,7 +45,7 @@ impl Visit for Blocks {
     fn extent(&mut self, extent: &Extent) {
         let is_raw =
             matches!(extent.usage, Use::PoolRaw | Use::ChunkRaw | Use::MappedRaw | Use::PageRaw | Use::GroupRaw);
-        if !is_raw {
+        if !is_raw || extent.usage == Use::PoolRaw && self.without_pools {
             return;
         }
         // In an mmapped chunk, the data that malloc returned follows the header.
@@ -59,6 +60,11 @@ impl Visit for Blocks {
 }
 
 impl Blocks {
+    /// None yet, and none of pymalloc's pools later: most blocks are there.
+    pub fn outside_pools() -> Blocks {
+        Blocks { without_pools: true, ..Blocks::default() }
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.blocks.len()

@@ -5,7 +5,7 @@
 //! blocks whose exact start a word of its struct holds, or of a buffer of it that was found, and which are no larger
 //! than what is still missing.
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 use rustc_hash::FxHashMap;
 
@@ -40,12 +40,10 @@ pub fn find<M: Memory + ?Sized>(
     blocks: &Blocks,
     has_debug_hooks: bool,
 ) -> Vec<(usize, u32)> {
-    let by_start: FxHashMap<u64, usize> =
-        blocks.ranges().iter().enumerate().map(|(number, range)| (range.start.0, number)).collect();
     let mut taken_by = vec![NOBODY; blocks.len()];
     let mut search = BufferSearch {
         memory,
-        by_start,
+        starts: Starts::of(blocks.ranges()),
         marks: marks(has_debug_hooks),
         taken_by: &mut taken_by,
         blocks: blocks.ranges(),
@@ -70,9 +68,28 @@ fn may_have_buffers(info: &TypeInfo) -> bool {
     info.itemsize == 0 && !info.is_str_itself
 }
 
+/// The blocks by where they start.
+struct Starts {
+    by_start: FxHashMap<u64, usize>,
+    /// Where the first one and the last one start: most words are no addresses, or lie elsewhere.
+    all: RangeInclusive<u64>,
+}
+
+impl Starts {
+    fn of(blocks: &[Range<Address>]) -> Starts {
+        let starts = || blocks.iter().map(|range| range.start.0);
+        let all = starts().min().unwrap_or(u64::MAX)..=starts().max().unwrap_or(0);
+        Starts { by_start: starts().zip(0..).collect(), all }
+    }
+
+    fn find(&self, start: u64) -> Option<usize> {
+        self.all.contains(&start).then(|| self.by_start.get(&start).copied()).flatten()
+    }
+}
+
 struct BufferSearch<'a, M: Memory + ?Sized> {
     memory: &'a M,
-    by_start: FxHashMap<u64, usize>,
+    starts: Starts,
     marks: &'static [u64],
     /// The object that has each block, or [`NOBODY`].
     taken_by: &'a mut [u32],
@@ -94,14 +111,14 @@ impl<M: Memory + ?Sized> BufferSearch<'_, M> {
             for offset in (0..bytes.len()).step_by(8) {
                 let Some(word) = u64_at(bytes, offset) else { continue };
                 let starts = self.marks.iter().flat_map(|mark| [*mark, mark + LENGTH]);
-                let number = starts.filter_map(|before| self.by_start.get(&word.wrapping_sub(before))).next();
+                let number = starts.filter_map(|before| self.starts.find(word.wrapping_sub(before))).next();
                 let Some(number) = number else { continue };
-                let range = &self.blocks[*number];
+                let range = &self.blocks[number];
                 let size = range.end.0.saturating_sub(range.start.0);
-                if self.taken_by[*number] != NOBODY || size > left.saturating_mul(2).saturating_add(ROUNDING) {
+                if self.taken_by[number] != NOBODY || size > left.saturating_mul(2).saturating_add(ROUNDING) {
                     continue;
                 }
-                self.taken_by[*number] = object;
+                self.taken_by[number] = object;
                 // Of many blocks, each has its rounding.
                 let asked = (size - size / ROUNDING_SHARE).saturating_sub(ROUNDING).max(OUTSIDE_MIN);
                 left = left.saturating_sub(if size >= outside / 2 { size } else { asked });
@@ -142,10 +159,9 @@ mod tests {
             blocks.extent(&Extent { range, usage: Use::ChunkRaw, objects: 0, shallow_bytes: 0 });
         }
         let mut taken_by = vec![NOBODY; 3];
-        let by_start = blocks.ranges().iter().enumerate().map(|(number, range)| (range.start.0, number)).collect();
         let mut search = BufferSearch {
             memory: &image,
-            by_start,
+            starts: Starts::of(blocks.ranges()),
             marks: marks(false),
             taken_by: &mut taken_by,
             blocks: blocks.ranges(),

@@ -15,11 +15,11 @@ use crate::analysis::native_memory::{self, Blocks, Both};
 use crate::analysis::object_buffers;
 use crate::analysis::owners::Owners;
 use crate::analysis::pins::{self, Occupants, Pins, Sites};
-use crate::heap::block_use;
+use crate::heap::block_use::{self, Extent, PoolFill, Use, Visit};
 use crate::heap::part::Part;
 use crate::process::Address;
 use crate::process::elf::ElfFile;
-use crate::process::memory::MemoryExt;
+use crate::process::memory::{Memory, MemoryExt};
 use crate::process::{symbol_name, thread_stacks};
 use crate::python::reader::Reader;
 use crate::python::stack;
@@ -85,29 +85,23 @@ pub fn account_of(heap: &Heap<'_>, native: NativeOwners, owners: Option<&Owners>
     Ok(account(heap, footprint, native, owners))
 }
 
-/// Visits all blocks, then all mappings.
+/// Visits all blocks, then all mappings. What is only for owners is read where owners are wanted: a heap has more
+/// blocks without an object in its pools than everywhere else.
 fn account(heap: &Heap<'_>, footprint: &Footprint, native: NativeOwners, owners: Option<&Owners>) -> Account {
-    let Heap { memory, python, objects, survey, .. } = *heap;
+    let Heap { memory, python, objects, survey, types, .. } = *heap;
     let statics = survey.plan.statics();
     let arenas = glibc_arena::find(memory, &statics);
     log::debug!("{} malloc arenas, {} mappings", arenas.len(), footprint.mappings.len());
     let start = Instant::now();
-    let mut builder = Builder::new(&footprint.residency);
-    let mut blocks = Blocks::default();
-    let mut sites = Sites::new(&footprint.residency);
-    let mut collected = Both(&mut blocks, &mut sites);
-    let mut both = Both(&mut builder, &mut collected);
-    block_use::visit(memory, &python.layout, &survey.plan, &arenas, objects, &mut both);
+    let entries = free_lists::Entries::new(memory, (&python.layout, python.version), types, survey.debug_hooks);
+    let mut outside = Blocks::outside_pools();
+    let mut rows = Rows { builder: Builder::new(&footprint.residency), entries: &entries };
+    block_use::visit(memory, &python.layout, &survey.plan, &arenas, objects, &mut Both(&mut rows, &mut outside));
+    let mut builder = rows.builder;
     let visited = start.elapsed();
-    let buffers = object_buffers::find(memory, heap.types, objects, &blocks, survey.debug_hooks);
-    let (numbers, holders): (Vec<usize>, Vec<u32>) = buffers.into_iter().unzip();
-    let buffers = blocks.take(&numbers);
-    builder.buffers(&buffers);
-    let found = start.elapsed();
-    let rules = (&python.layout, python.version);
-    let free_lists = free_lists::find(memory, rules, heap.types, &blocks, survey.debug_hooks);
-    builder.free_lists(&blocks.take(&free_lists));
-    log::debug!("blocks visited in {visited:?}, with buffers {found:?}, with free lists {:?}", start.elapsed());
+    builder.buffers(&take_buffers(heap, &mut outside).0);
+    builder.free_lists(&outside.take(&free_lists::find(&entries, &outside)));
+    log::debug!("blocks visited in {visited:?}, with buffers {:?}", start.elapsed());
     // A thread's `struct pthread` is at the top of its stack, and its address is glibc's thread id.
     let reader = Reader { memory, layout: &python.layout };
     let threads = python.interpreters.iter().flat_map(|interpreter| stack::threads(&reader, interpreter));
@@ -119,24 +113,58 @@ fn account(heap: &Heap<'_>, footprint: &Footprint, native: NativeOwners, owners:
     let stacks = thread_stacks::find(memory, &inside);
     let mut account = builder.finish(footprint.rollup, &footprint.mappings, &stacks);
     mapping_owners::attribute(memory, &mut account, &statics);
-    if native != NativeOwners::Never && memory_verdicts::has_much_pinned(&account) {
+    let of_pins = native != NativeOwners::Never && memory_verdicts::has_much_pinned(&account);
+    let of_native = match native {
+        NativeOwners::Never => false,
+        NativeOwners::WhereItMatters => memory_verdicts::has_much_native(&account),
+        NativeOwners::Always => true,
+    };
+    if !of_pins && !of_native {
+        return account;
+    }
+    let mut blocks = Blocks::default();
+    let mut sites = Sites::new(&footprint.residency);
+    block_use::visit(memory, &python.layout, &survey.plan, &arenas, objects, &mut Both(&mut blocks, &mut sites));
+    let (buffers, holders) = take_buffers(heap, &mut blocks);
+    blocks.take(&free_lists::find(&entries, &blocks));
+    if of_pins {
         let mut buffers: Vec<_> = buffers.into_iter().map(|(range, _)| range).zip(holders).collect();
         buffers.sort_by_key(|(range, _)| range.start);
         let mut others = blocks.ranges().to_vec();
         others.sort_by_key(|range| range.start);
         account.pins = Some(pins(heap, &sites, &buffers, &others, owners));
     }
-    let is_wanted = match native {
-        NativeOwners::Never => false,
-        NativeOwners::WhereItMatters => memory_verdicts::has_much_native(&account),
-        NativeOwners::Always => true,
-    };
-    if is_wanted {
+    if of_native {
         let blocks = (blocks, native_memory::marks(survey.debug_hooks));
-        let native = native_memory::owners(memory, heap.types, objects, blocks, &footprint.residency, &statics);
-        account.native = Some(native);
+        account.native = Some(native_memory::owners(memory, types, objects, blocks, &footprint.residency, &statics));
     }
     account
+}
+
+/// Takes the buffers of objects out of `blocks`, and returns them with the numbers of their objects.
+fn take_buffers(heap: &Heap<'_>, blocks: &mut Blocks) -> (Vec<(Range<Address>, Use)>, Vec<u32>) {
+    let found = object_buffers::find(heap.memory, heap.types, heap.objects, blocks, heap.survey.debug_hooks);
+    let (numbers, holders): (Vec<usize>, Vec<u32>) = found.into_iter().unzip();
+    (blocks.take(&numbers), holders)
+}
+
+/// Adds extents to an account; in pools, it knows the entries of free lists.
+struct Rows<'a, M: Memory + ?Sized> {
+    builder: Builder<'a>,
+    entries: &'a free_lists::Entries<'a, M>,
+}
+
+impl<M: Memory + ?Sized> Visit for Rows<'_, M> {
+    fn extent(&mut self, extent: &Extent) {
+        match extent.usage == Use::PoolRaw && self.entries.is_entry(&extent.range, extent.usage) {
+            true => self.builder.free_list_entry(extent),
+            false => self.builder.extent(extent),
+        }
+    }
+
+    fn pool(&mut self, pool: PoolFill) {
+        self.builder.pool(pool);
+    }
 }
 
 /// Who pins free memory. This needs the owners of all objects.
