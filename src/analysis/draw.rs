@@ -131,14 +131,14 @@ pub fn draw<M: Memory + ?Sized, S: Memory + Sync + ?Sized>(
     // References are read ahead on other threads; names are assembled on this one.
     std::thread::scope(|scope| {
         let (to_here, batches) = mpsc::sync_channel(BATCHES_AHEAD);
-        let (wanted, has_children, shapes) = (&wanted, &has_children, steps.shapes(names.speller()));
+        let (wanted, has_children, shapes) = (&wanted, &has_children, steps.shapes(names));
         scope.spawn(move || {
             let mut objects = tree.order().filter(|&object| wanted(object)).peekable();
             while objects.peek().is_some() {
                 let batch: Vec<ObjectId> = objects.by_ref().take(OBJECTS_AHEAD).collect();
                 let parents: Vec<ObjectId> =
                     batch.iter().copied().filter(|object| has_children[object.index()]).collect();
-                let of_batch = steps.of(&parents, &shapes, is_child);
+                let of_batch = steps.of(&parents, shapes.as_ref(), is_child);
                 if to_here.send((batch, of_batch)).is_err() {
                     return;
                 }

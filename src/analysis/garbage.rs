@@ -1,7 +1,7 @@
 //! Says what garbage awaits collection: by type, and by the rings of references that keep it.
 
 use rustc_hash::FxHashMap;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::graph::ObjectId;
 use crate::graph::objects::ObjectGraph;
@@ -16,7 +16,7 @@ const NAMED_MAX: usize = 10;
 const STEPS_MAX: usize = 6;
 
 /// Objects that no root reaches.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Garbage {
     /// The types with the most objects.
     pub types: Vec<TypeOfGarbage>,
@@ -29,7 +29,7 @@ pub struct Garbage {
 }
 
 /// The garbage of one type.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TypeOfGarbage {
     /// The full name of the type.
     #[serde(rename = "type")]
@@ -41,7 +41,7 @@ pub struct TypeOfGarbage {
 }
 
 /// Rings of references through the same types.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ring {
     /// The types on the way, with the first once more at the end: `Request -> dict -> Request`.
     pub path: String,

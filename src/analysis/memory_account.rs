@@ -4,6 +4,8 @@
 //! stacks, then the rest of each mapping by its backing. What no row explains is a row of its own, so the sum equals
 //! RSS by construction, and a mistake shows as a remainder that is not near zero.
 
+use serde::{Deserialize, Serialize};
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -20,7 +22,7 @@ use super::native_memory::NativeMemory;
 use super::pins::{Pins, SPARSE};
 
 /// A row. Resident bytes are negative only in [`RowKind::NotAccounted`], if the other rows exceed RSS.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Row {
     /// The subject.
     pub kind: RowKind,
@@ -44,7 +46,7 @@ impl Row {
 }
 
 /// Anonymous memory of unknown structure in one mapping.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Anonymous {
     /// Its addresses.
     pub range: Range<Address>,
@@ -61,7 +63,7 @@ pub struct Anonymous {
 }
 
 /// How full pymalloc's pools are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoolFills {
     /// Number of pools in use.
     pub pools: u64,
@@ -74,7 +76,7 @@ pub struct PoolFills {
 }
 
 /// Pools of pymalloc with blocks of one size.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SizeClass {
     /// Bytes of a block.
     pub block_size: u32,
@@ -87,7 +89,7 @@ pub struct SizeClass {
 }
 
 /// The account.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Account {
     /// RSS, PSS, USS and swap according to the kernel.
     pub rollup: Rollup,

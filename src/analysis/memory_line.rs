@@ -3,7 +3,7 @@
 //! It takes what a census counts in any case, the kernel's map of pages and `smaps`; the account of all rows is
 //! [`memory_account`](super::memory_account). Its parts add up to RSS.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::heap::worker::BlockBytes;
 use crate::process::mapping_kind::MappingKind;
@@ -14,7 +14,7 @@ use crate::process::smaps::Mapping;
 const OTHERS_MIN: u64 = 32 << 20;
 
 /// Resident bytes of a process by what they are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryLine {
     /// All of it.
     pub rss: u64,

@@ -1,10 +1,15 @@
 //! The rows of an account of memory, and the groups of its one-line form: names, and which row is in which group.
 
+use serde::{Deserialize, Serialize};
+
 use crate::heap::block_use::Use;
 use crate::heap::foreign_malloc;
 
+/// A name that this program has: serde would borrow a `&'static str` from what it reads.
+type StaticName = &'static str;
+
 /// The subject of a row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum RowKind {
     /// Memory of an allocator.
     Allocator(Use),
@@ -19,7 +24,8 @@ pub enum RowKind {
     /// Dead objects on free lists, which the interpreter or an extension keeps for reuse.
     FreeLists,
     /// Memory of an allocator that replaces the C library's, by the allocator's name.
-    Foreign(&'static str),
+    #[serde(deserialize_with = "foreign_malloc::known_name")]
+    Foreign(StaticName),
     /// Stacks of running threads.
     ThreadStacks,
     /// Stacks that glibc keeps after their threads have ended.

@@ -10,6 +10,7 @@ pub mod garbage;
 pub mod growth;
 pub mod histogram;
 pub mod inspectors;
+pub mod labelled;
 pub mod mapping_owners;
 pub mod memory_account;
 pub mod memory_line;

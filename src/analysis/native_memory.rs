@@ -6,6 +6,8 @@
 //! component: a block to which no other such block points is a root, and everything it reaches belongs to it. Roots of
 //! the same size that begin with a pointer into the same place of a library form a group.
 
+use serde::{Deserialize, Serialize};
+
 use std::collections::BTreeMap;
 use std::collections::hash_map::Entry;
 use std::ops::Range;
@@ -121,7 +123,7 @@ impl<A: Visit, B: Visit> Visit for Both<'_, A, B> {
 }
 
 /// The native memory of one owner.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owned {
     /// The name of a type or library.
     pub owner: String,
@@ -136,7 +138,7 @@ pub struct Owned {
 }
 
 /// Blocks that nothing reaches, by the roots of their components.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unowned {
     /// Size of a root, bytes.
     pub size: u64,
@@ -153,7 +155,7 @@ pub struct Unowned {
 }
 
 /// The owners of native memory.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct NativeMemory {
     /// Memory with an owner, largest first.
     pub owned: Vec<Owned>,

@@ -5,6 +5,8 @@
 //! part of its arena's free pools, are divided among the pool's blocks; a hole is divided by size among the chunks of
 //! the island above it, up to the next hole. A buffer counts for its object. Objects are grouped by their owner.
 
+use serde::{Deserialize, Serialize};
+
 use std::ops::Range;
 
 use rustc_hash::FxHashMap;
@@ -26,7 +28,7 @@ pub const HOLE_MIN: u64 = 32 << 10;
 const PINS_MAX: usize = 16;
 
 /// What one holder's objects pin.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pin {
     /// The holder, or what the blocks are if no object has them.
     pub holder: String,
@@ -57,7 +59,7 @@ impl Pin {
 }
 
 /// Who pins free memory, largest first.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pins {
     /// In sparse pools of pymalloc.
     pub pools: Vec<Pin>,

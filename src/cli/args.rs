@@ -33,7 +33,7 @@ pub struct CoreFile {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Target")]
 pub struct ProcessArguments {
-    /// The process to read; histo and diff read snapshots as well
+    /// The process to read, or a snapshot of one; what watches over time reads processes only
     #[arg(value_name = "PID", conflicts_with = "pid_option", value_parser = place)]
     pub pid: Option<HeapPlace>,
 
@@ -390,8 +390,8 @@ pub enum FlamegraphFormat {
 
 #[derive(Debug, Args)]
 pub struct Why {
-    /// The process to read (unless given by -p or --core), and an object's address as in `dump` (0x...) or the name of
-    /// a type (app.cache.Session, dict). With neither: the largest owners of the heap
+    /// The process or snapshot to read (unless given by -p or --core), and an object's address as in `dump` (0x...) or
+    /// the name of a type (app.cache.Session, dict). With neither: the largest owners of the heap
     #[arg(value_names = ["PID", "ADDRESS|TYPE"], num_args = 1..=2)]
     #[arg(required_unless_present_any = ["pid_option", "core"])]
     pub words: Vec<String>,

@@ -1,22 +1,21 @@
 //! `diff`: what differs between heaps, by type and by holder.
 
-use std::fs::File;
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 
 use crate::analysis::difference::{compare, tree};
 use crate::analysis::histogram::{Histogram, SortKey};
 use crate::analysis::owners::HeldTypes;
 use crate::inspect::Target;
+use crate::inspect::any::AnyHeap;
 use crate::report::difference::{self, Compared, Differences};
 use crate::report::{growth_svg, units};
 
-use crate::snapshot::read::SavedHeap;
+use crate::snapshot::read::SavedHistograms;
 
 use super::args::{CoreFile, Following, Output, Stopping, View};
 use super::output::Destination;
@@ -25,8 +24,6 @@ use super::{flamegraph, snapshot, target};
 
 /// Number of rows shown by default, of each table.
 const ROWS_DEFAULT: usize = 20;
-/// How a Parquet file begins; other files are cores.
-const PARQUET: &[u8; 4] = b"PAR1";
 
 #[derive(Debug, Args)]
 pub struct DiffOptions {
@@ -118,9 +115,9 @@ fn read(heap: &HeapPlace, options: &DiffOptions) -> Result<ReadHeap> {
         HeapPlace::Process(pid) => {
             of_target(&mut target::observed(Target::process(*pid)?), options, format!("process {pid}"))
         }
-        HeapPlace::File(path) if is_parquet(path)? => {
+        HeapPlace::File(path) if target::is_parquet(path)? => {
             let saved = snapshot::open(path, SortKey::Bytes)?;
-            let SavedHeap { by_type, by_holder, held, .. } = saved;
+            let SavedHistograms { by_type, by_holder, held, .. } = saved;
             Ok(ReadHeap { name: path.display().to_string(), by_type, by_holder, held })
         }
         HeapPlace::File(path) => {
@@ -130,18 +127,12 @@ fn read(heap: &HeapPlace, options: &DiffOptions) -> Result<ReadHeap> {
     }
 }
 
-fn is_parquet(path: &Path) -> Result<bool> {
-    let mut start = [0; PARQUET.len()];
-    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    Ok(file.take(start.len() as u64).read_exact(&mut start).is_ok() && start == *PARQUET)
-}
-
 fn of_target(target: &mut Target, options: &DiffOptions, name: String) -> Result<ReadHeap> {
     let copy_options = options.stopping.for_references(&options.following);
     let answer = target.heap(&copy_options, |heap| {
         let graph = heap.graph_alone();
         let by_type = heap.histogram(SortKey::Bytes);
-        let owners = flamegraph::owners(heap, &graph, View::Owners);
+        let owners = flamegraph::owners(AnyHeap::Read(heap), &graph, View::Owners);
         let by_holder = owners.by_holder(SortKey::Bytes);
         let held = match options.format {
             DiffFormat::Svg => owners.by_holder_and_type(&graph, heap.types),

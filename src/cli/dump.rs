@@ -11,8 +11,8 @@ use crate::analysis::names::Names;
 use crate::graph::ObjectId;
 use crate::heap::movement::Movement;
 use crate::heap::object::{Object, Sink};
-use crate::inspect::{Heap, Inspected, Target};
-use crate::process::cache::CachedMemory;
+use crate::inspect::any::{AnyHeap, AnyTarget};
+use crate::inspect::{CopyOptions, Inspected};
 use crate::process::memory::Memory;
 use crate::python::types::TypeTable;
 use crate::report::ndjson::{Reference, Writer};
@@ -34,10 +34,12 @@ type Run = (Arc<Writer>, Vec<Object>);
 /// order of address as a whole, so the same state gives the same bytes.
 pub fn run(options: &Dump) -> Result<()> {
     let destination = Destination::new(&options.output, || None)?;
-    let mut target = target::open(&options.target)?;
-    if options.references {
-        return with_references(&mut target, options, &destination);
-    }
+    let mut target = target::open_any(&options.target, &options.following)?;
+    let target = match (&mut target, options.references) {
+        (AnyTarget::Read(target), false) => target,
+        (target, true) => return with_references(target, options, &destination),
+        (AnyTarget::Saved(_), false) => return of_saved(&mut target, &destination),
+    };
     let stands_still = options.target.stopping.pause || options.target.core.core.is_some();
     let length = if stands_still { usize::MAX } else { RUN };
     let pause = options.target.stopping.for_census();
@@ -67,6 +69,15 @@ pub fn run(options: &Dump) -> Result<()> {
         (Some(Ok(answer)), Ok(())) => target::said(answer),
         (None, Ok(())) => return Ok(()),
     };
+    say(&answer)
+}
+
+/// The objects of a snapshot.
+fn of_saved(target: &mut AnyTarget, destination: &Destination) -> Result<()> {
+    let answer = target.heap(&CopyOptions::default(), |heap| {
+        let writer = Writer::new(heap.types());
+        destination.write(|out| heap.objects().iter().try_for_each(|object| writer.write(out, &object, None)))
+    })?;
     say(&answer)
 }
 
@@ -124,13 +135,13 @@ const AHEAD: usize = 4;
 
 /// The same with references. Consecutive equal references are written once. Threads make the lines in turns, and they
 /// are written in order.
-fn with_references(target: &mut Target, options: &Dump, destination: &Destination) -> Result<()> {
+fn with_references(target: &mut AnyTarget, options: &Dump, destination: &Destination) -> Result<()> {
     let copy_options = options.target.stopping.for_references(&options.following);
     let answer = target.heap(&copy_options, |heap| {
-        let writer = Writer::new(heap.types);
+        let writer = Writer::new(heap.types());
         heap.settle();
         let threads = rayon::current_num_threads().max(1);
-        let starts = || (0..heap.objects.len()).step_by(LINES);
+        let starts = || (0..heap.objects().len()).step_by(LINES);
         let torn = AtomicU64::new(0);
         destination.write(|out| {
             std::thread::scope(|scope| {
@@ -138,16 +149,15 @@ fn with_references(target: &mut Target, options: &Dump, destination: &Destinatio
                     let (sender, receiver) = sync_channel(AHEAD);
                     let (writer, torn) = (&writer, &torn);
                     scope.spawn(move || {
-                        let cached = CachedMemory::new(heap.memory);
-                        let references = heap.references.over(&cached);
-                        let names = Names::new(&cached, heap.objects, heap.types, &references);
-                        for first in starts().skip(nth).step_by(threads) {
-                            // If writing has failed, nobody receives the rest.
-                            if sender.send(lines(heap, writer, &names, first, options)).is_err() {
-                                break;
+                        heap.named(|names, _| {
+                            for first in starts().skip(nth).step_by(threads) {
+                                // If writing has failed, nobody receives the rest.
+                                if sender.send(lines(heap, writer, names, first, options)).is_err() {
+                                    break;
+                                }
                             }
-                        }
-                        torn.fetch_add(names.torn(), Ordering::Relaxed);
+                            torn.fetch_add(names.torn(), Ordering::Relaxed);
+                        });
                     });
                     receiver
                 };
@@ -169,7 +179,7 @@ fn with_references(target: &mut Target, options: &Dump, destination: &Destinatio
 
 /// The lines of [`LINES`] objects from a number on.
 fn lines<M: Memory + ?Sized>(
-    heap: &Heap<'_>,
+    heap: AnyHeap<'_>,
     writer: &Writer,
     names: &Names<'_, M>,
     first: usize,
@@ -177,13 +187,13 @@ fn lines<M: Memory + ?Sized>(
 ) -> io::Result<Vec<u8>> {
     let mut text = Vec::new();
     let mut found: Vec<Reference> = Vec::new();
-    for (id, object) in heap.objects.from(first).take(LINES) {
+    for (id, object) in heap.objects().from(first).take(LINES) {
         found.clear();
         let (id, mut last) = (ObjectId(id as u32), None);
         names.for_each(id, &mut |to, label| {
             if last.replace(to) != Some(to) {
                 let words = || names.spell(id, label).name(options.following.show_values);
-                let address = heap.objects.address(to.index());
+                let address = heap.objects().address(to.index());
                 found.push(Reference { address, label: options.labels.then(words) });
             }
         });

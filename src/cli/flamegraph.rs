@@ -11,8 +11,9 @@ use crate::analysis::owners::{Node, Owners};
 use crate::analysis::why;
 use crate::estimate::estimator::GroupBy;
 use crate::graph::objects::ObjectGraph;
+use crate::inspect::any::{AnyHeap, AnyTarget};
 use crate::inspect::graph::GraphSummary;
-use crate::inspect::{Accuracy, Error, Heap, Inspected, Target};
+use crate::inspect::{Accuracy, Error, Inspected};
 use crate::report::stack_set::StackSet;
 use crate::report::{self, flamegraph, flamegraph_json, folded, pprof, speedscope, summary, units};
 
@@ -28,20 +29,23 @@ pub fn run(options: &Flamegraph) -> Result<()> {
         bail!("owners and paths need one whole heap: leave out --sample and --subprocesses, or use --view types");
     }
     Destination::check(&options.output)?;
+    if options.target.process.file().is_some() && (options.sampling.sample || options.subprocesses) {
+        bail!("a snapshot is one whole heap: leave out --sample and --subprocesses");
+    }
     if options.subprocesses {
         return run_family(options);
     }
-    let mut target = target::open(&options.target)?;
+    let mut target = target::open_any(&options.target, &options.following)?;
     let about_target = target.summary();
     let destination = destination(options, &target.name(), about_target.pid)?;
     let view = view(options);
-    let drawn = match (view, options.sampling.sample) {
-        (View::Types, true) => {
+    let drawn = match (view, &mut target) {
+        (View::Types, AnyTarget::Read(target)) if options.sampling.sample => {
             let sampling = target::sample_options(&options.target, &options.sampling, GroupBy::Type, SortKey::Bytes);
             let (answer, accuracy) = target.sample(&sampling)?;
             Drawn::of_types(answer, accuracy)
         }
-        (View::Types, false) => of_census(&mut target, options)?,
+        (View::Types, target) => of_census(target, options)?,
         (view, _) => match with_references(&mut target, options, view) {
             // The default view falls back to one that fits into memory.
             Err(error) if options.view.is_none() && matches!(error.downcast_ref(), Some(Error::NoRoom(_))) => {
@@ -144,12 +148,12 @@ fn destination(options: &Flamegraph, name: &str, pid: i32) -> Result<Destination
     })
 }
 
-fn of_census(target: &mut Target, options: &Flamegraph) -> Result<Drawn> {
+fn of_census(target: &mut AnyTarget, options: &Flamegraph) -> Result<Drawn> {
     let answer = target.histogram(options.target.stopping.for_census(), SortKey::Bytes)?;
     Ok(Drawn::of_types(answer, Accuracy::Exact))
 }
 
-fn with_references(target: &mut Target, options: &Flamegraph, view: View) -> Result<Drawn> {
+fn with_references(target: &mut AnyTarget, options: &Flamegraph, view: View) -> Result<Drawn> {
     let mut drawn = None;
     let copy_options = options.target.stopping.for_references(&options.following);
     let answer = target.heap(&copy_options, |heap| {
@@ -162,7 +166,7 @@ fn with_references(target: &mut Target, options: &Flamegraph, view: View) -> Res
 }
 
 /// The heap as a tree of frames, and the histogram with the same total.
-fn of_graph(heap: &Heap<'_>, options: &Flamegraph, view: View) -> (Histogram, Node, GraphSummary) {
+fn of_graph(heap: AnyHeap<'_>, options: &Flamegraph, view: View) -> (Histogram, Node, GraphSummary) {
     let histogram = heap.histogram(SortKey::Bytes);
     let (graph, summary) = heap.graph();
     let owners = owners(heap, &graph, view);
@@ -173,7 +177,7 @@ fn of_graph(heap: &Heap<'_>, options: &Flamegraph, view: View) -> (Histogram, No
 }
 
 /// The frames of a view.
-pub fn owners(heap: &Heap<'_>, graph: &ObjectGraph<'_>, view: View) -> Owners {
+pub fn owners(heap: AnyHeap<'_>, graph: &ObjectGraph<'_>, view: View) -> Owners {
     match view {
         View::Paths => heap.owners(graph, Tree::Paths(&why::named_paths(graph))),
         View::Owners | View::Types => heap.owners(graph, Tree::Owners(&graph.dominators())),

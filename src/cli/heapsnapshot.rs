@@ -8,8 +8,7 @@ use rustc_hash::FxHashSet;
 use crate::analysis::names::Names;
 use crate::graph::ObjectId;
 use crate::graph::objects::ObjectGraph;
-use crate::inspect::Heap;
-use crate::process::cache::CachedMemory;
+use crate::inspect::any::HeapMemory;
 use crate::references::notation::Spelled;
 use crate::references::roots::RootKind;
 use crate::report::heapsnapshot::{self, EdgeName, Edges};
@@ -24,15 +23,15 @@ pub fn run(options: &Dump) -> Result<()> {
         bail!("a heapsnapshot always has references and labels: leave out --references and --labels");
     }
     Destination::check(&options.output)?;
-    let mut target = target::open(&options.target)?;
+    let mut target = target::open_any(&options.target, &options.following)?;
     let about = target.summary();
     let default = || Some(default_file("dump", &target.name(), about.pid, "heapsnapshot"));
     let destination = Destination::new(&options.output, default)?;
     let copy_options = options.target.stopping.for_references(&options.following);
     let answer = target.heap(&copy_options, |heap| {
         let graph = heap.graph_alone();
-        let edges = edges(heap, &graph, options.following.show_values);
-        destination.write(|out| heapsnapshot::write(out, heap.objects, heap.types, edges))?;
+        let edges = heap.named(|names, _| edges(names, &graph, options.following.show_values));
+        destination.write(|out| heapsnapshot::write(out, heap.objects(), heap.types(), edges))?;
         anyhow::Ok((graph.len(), graph.forward.edge_count()))
     })?;
     let answer = target::said(answer);
@@ -54,10 +53,7 @@ fn group(kind: RootKind) -> Option<&'static str> {
 }
 
 /// Consecutive equal references are one, as in `dump --references`.
-fn edges(heap: &Heap<'_>, graph: &ObjectGraph<'_>, show_values: bool) -> Edges {
-    let cached = CachedMemory::new(heap.memory);
-    let references = heap.references.over(&cached);
-    let names = Names::new(&cached, heap.objects, heap.types, &references);
+fn edges(names: &Names<'_, HeapMemory<'_>>, graph: &ObjectGraph<'_>, show_values: bool) -> Edges {
     let namespaces: FxHashSet<ObjectId> =
         graph.roots.iter().filter(|root| root.is_namespace).map(|root| root.object).collect();
     let mut edges = Edges::default();

@@ -9,7 +9,8 @@ use anyhow::{Result, bail};
 use crate::analysis::histogram::{Histogram, SortKey};
 use crate::graph::objects::ObjectGraph;
 use crate::graph::{ObjectId, joint, retained};
-use crate::inspect::{Accuracy, Heap};
+use crate::inspect::Accuracy;
+use crate::inspect::any::{AnyHeap, AnyTarget};
 use crate::report::{self, escape, estimate_table, histogram_json, histogram_table, summary, units};
 
 use super::args::{By, Histo, View};
@@ -24,7 +25,12 @@ const ROWS_DEFAULT: usize = 20;
 pub fn run(options: &Histo) -> Result<()> {
     let destination = Destination::new(&options.output, || None)?;
     if let Some(path) = options.target.process.file() {
-        return run_saved(options, path, &destination);
+        if options.sampling.sample || options.subprocesses {
+            bail!("a snapshot is one whole heap: leave out --sample and --subprocesses");
+        }
+        if !options.retained {
+            return run_saved(options, path, &destination);
+        }
     }
     if options.subprocesses {
         return run_family(options, &destination);
@@ -32,11 +38,11 @@ pub fn run(options: &Histo) -> Result<()> {
     if options.by == By::Holder && options.sampling.sample {
         bail!("--by holder needs the whole heap: leave out --sample");
     }
-    let mut target = target::open(&options.target)?;
+    let mut target = target::open_any(&options.target, &options.following)?;
     let about_target = target.summary();
     let sort = options.sort.into();
     let mut graph = None;
-    let (answer, accuracy) = if options.sampling.sample {
+    let (answer, accuracy) = if let (true, AnyTarget::Read(target)) = (options.sampling.sample, &mut target) {
         target.sample(&target::sample_options(&options.target, &options.sampling, options.by.into(), sort))?
     } else if options.retained || options.by == By::Holder {
         let copy_options = options.target.stopping.for_references(&options.following);
@@ -93,8 +99,8 @@ pub fn run(options: &Histo) -> Result<()> {
 
 /// The same of a snapshot.
 fn run_saved(options: &Histo, path: &Path, destination: &Destination) -> Result<()> {
-    if options.retained || options.sampling.sample || options.subprocesses || options.target.core.core.is_some() {
-        bail!("{} is a snapshot: it has no references, processes or samples", path.display());
+    if options.target.core.core.is_some() {
+        bail!("more than one target: give a file, or --core FILE");
     }
     let sort = options.sort.into();
     let saved = snapshot::open(path, sort)?;
@@ -105,20 +111,20 @@ fn run_saved(options: &Histo, path: &Path, destination: &Destination) -> Result<
     };
     destination.write(|out| {
         if options.json {
-            let mut about: serde_json::Map<String, serde_json::Value> = serde_json::from_str(saved.note(ABOUT))?;
+            let mut about: serde_json::Map<String, serde_json::Value> = serde_json::from_str(saved.file.note(ABOUT))?;
             if options.by != By::Holder {
                 about.remove("graph");
             }
             return histogram_json::write_saved(out, &histogram, options.top, about);
         }
-        write!(out, "{}", escape::printable_lines(saved.note(HEAD)))?;
+        write!(out, "{}", escape::printable_lines(saved.file.note(HEAD)))?;
         writeln!(out)?;
         histogram_table::write(out, &histogram, options.top.or(Some(ROWS_DEFAULT)))?;
         writeln!(out)?;
         if options.by == By::Holder {
-            write!(out, "{}", escape::printable_lines(saved.note(GRAPH)))?;
+            write!(out, "{}", escape::printable_lines(saved.file.note(GRAPH)))?;
         }
-        write!(out, "{}", escape::printable_lines(saved.note(PROBLEMS)))
+        write!(out, "{}", escape::printable_lines(saved.file.note(PROBLEMS)))
     })
 }
 
@@ -140,8 +146,8 @@ fn run_family(options: &Histo, destination: &Destination) -> Result<()> {
 }
 
 /// What would be freed with all objects of each row.
-fn with_retained(histogram: Histogram, heap: &Heap<'_>, graph: &ObjectGraph<'_>, sort: SortKey) -> Histogram {
-    let rows = histogram.row_of_type(heap.types);
+fn with_retained(histogram: Histogram, heap: AnyHeap<'_>, graph: &ObjectGraph<'_>, sort: SortKey) -> Histogram {
+    let rows = histogram.row_of_type(heap.types());
     let count = histogram.rows.len();
     // Types without a row have no objects.
     let row = |object: ObjectId| rows.get(graph.type_id(object).index()).copied().flatten().unwrap_or(count);

@@ -24,7 +24,11 @@ pub fn run(options: &MemoryOptions) -> Result<()> {
     if options.subprocesses {
         return run_family(options, &destination);
     }
-    let mut target = target::open(&options.target)?;
+    let is_saved = options.target.process.file().is_some();
+    if is_saved && options.interval.is_some() {
+        bail!("a snapshot does not change: --interval reads a process that runs");
+    }
+    let mut target = target::open_any(&options.target, &options.following)?;
     let copy_options = options.target.stopping.for_references(&options.following);
     let native = if options.native { NativeOwners::Always } else { NativeOwners::WhereItMatters };
     if let Some(interval) = options.interval {
@@ -53,6 +57,9 @@ pub fn run(options: &MemoryOptions) -> Result<()> {
     }
     let about = target.summary();
     let answer = target::said(target.memory(&copy_options, native)?);
+    if is_saved && options.native && answer.result.native.is_none() {
+        bail!("the snapshot was taken without the owners of native memory, since there is little of it");
+    }
     let verdicts = memory_table::verdicts(&answer.result);
     destination.write(|out| {
         if is_svg {

@@ -3,14 +3,15 @@
 use std::io::Write;
 use std::time::SystemTime;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::analysis::histogram::{Histogram, SortKey};
 use crate::analysis::memory_account::Account;
 use crate::analysis::owners::{Holding, Node};
+use crate::inspect::any::AnyTarget;
 use crate::inspect::growth::GrowthOptions;
-use crate::inspect::memory::{self, NativeOwners};
-use crate::inspect::{CopyOptions, Error, Inspected, Target};
+use crate::inspect::memory::NativeOwners;
+use crate::inspect::{CopyOptions, Error, Inspected};
 use crate::report::{graph, html, memory_table, summary};
 
 use super::args::{Report, View};
@@ -23,17 +24,18 @@ const OWNERS: usize = 40;
 /// Reads a process and writes the page.
 pub fn run(options: &Report) -> Result<()> {
     Destination::check(&options.output)?;
-    let mut target = target::open(&options.target)?;
+    let mut target = target::open_any(&options.target, &options.following)?;
     let about = target.summary();
     let destination =
         Destination::new(&options.output, || Some(default_file("report", &target.name(), about.pid, "html")))?;
     let copy = options.target.stopping.for_references(&options.following);
-    let growth = match options.duration {
-        Some(duration) => {
+    let growth = match (options.duration, &mut target) {
+        (Some(duration), AnyTarget::Read(target)) => {
             let looks = GrowthOptions::LOOKS;
-            Some(leaks::observe(&mut target, &GrowthOptions { duration, looks, copy, is_recorded: true })?)
+            Some(leaks::observe(target, &GrowthOptions { duration, looks, copy, is_recorded: true })?)
         }
-        None => None,
+        (Some(_), AnyTarget::Saved(_)) => bail!("a snapshot does not change: --for observes a process that runs"),
+        (None, _) => None,
     };
     let answer = target::said(of_heap(&mut target, &copy, options)?);
     let OfHeap { account, histogram, owners, root, graph } = &answer.result;
@@ -72,13 +74,13 @@ struct OfHeap {
 }
 
 /// With owners, or by type where references do not fit into memory.
-fn of_heap(target: &mut Target, copy: &CopyOptions, options: &Report) -> Result<Inspected<OfHeap>> {
+fn of_heap(target: &mut AnyTarget, copy: &CopyOptions, options: &Report) -> Result<Inspected<OfHeap>> {
     let copy = CopyOptions { with_footprint: true, ..*copy };
     let answer = target.heap(&copy, |heap| {
         let histogram = heap.histogram(SortKey::Bytes);
         let (objects, figures) = heap.graph();
         let owners = flamegraph::owners(heap, &objects, View::Owners);
-        let account = memory::account_of(heap, NativeOwners::WhereItMatters, Some(&owners));
+        let account = heap.account(NativeOwners::WhereItMatters, Some(&owners));
         let account = account.inspect_err(|error| log::warn!("{error}; the report is without an account of memory"));
         let root = owners.tree(|amount| amount.bytes);
         let mut graph = Vec::new();

@@ -10,12 +10,16 @@ use clap::Args;
 
 use crate::analysis::draw::Tree;
 use crate::analysis::histogram::{Histogram, SortKey};
+use crate::analysis::memory_account::Account;
 use crate::inspect::answer::TargetSummary;
 use crate::inspect::graph::GraphSummary;
+use crate::inspect::memory::{self, NativeOwners};
 use crate::inspect::moment::Moment;
+use crate::inspect::saved::{ANSWER, MEMORY, SavedAnswer};
 use crate::inspect::{Accuracy, CopyOptions, Error, Heap, Inspected, Target};
 use crate::report::{self, histogram_json, summary, units};
-use crate::snapshot::read::SavedHeap;
+use crate::snapshot::labels::Labeller;
+use crate::snapshot::read::SavedHistograms;
 use crate::snapshot::write::{LinkedHeap, SnapshotWriter};
 
 use super::args::{Following, Output, TargetArguments};
@@ -115,16 +119,26 @@ pub fn write(
     destination: &Destination,
     copy_options: &CopyOptions,
 ) -> Result<Inspected<GraphSummary>> {
-    let about = target.summary();
+    let (about, name) = (target.summary(), target.name());
+    let copy_options = CopyOptions { with_footprint: true, ..*copy_options };
     let mut read = None;
     let written = destination.write(|out| {
         let mut writer = SnapshotWriter::new()?;
-        let answer = target.heap(copy_options, |heap| save(heap, &mut writer, out));
+        let mut account = None;
+        let answer = target.heap(&copy_options, |heap| {
+            let (figures, of_memory) = save(heap, &mut writer, out)?;
+            account = of_memory;
+            anyhow::Ok(figures)
+        });
+        account.iter_mut().for_each(|account| target.name_symbols(account));
         // A reading error has priority, and then no file may appear.
-        let texts = match read.insert(answer) {
-            Ok(answer) => texts(&about, answer)?,
+        let mut texts = match read.insert(answer) {
+            Ok(answer) => texts(&about, &name, answer)?,
             Err(_) => return Err(io::Error::other("reading failed")),
         };
+        if let Some(account) = account {
+            texts.push((MEMORY, serde_json::to_string(&account)?));
+        }
         writer.finish(out, &texts)
     });
     match (read, written) {
@@ -139,24 +153,38 @@ pub fn default_file(target: &Target) -> PathBuf {
     output::default_file("snapshot", &target.name(), target.summary().pid, "heap.parquet")
 }
 
-/// Links a heap and writes its rows.
-fn save(heap: &Heap<'_>, writer: &mut SnapshotWriter, out: &mut dyn Write) -> Result<GraphSummary> {
+/// Links a heap and writes its rows. Accounts for the process's memory, where the kernel tells of it.
+fn save(heap: &Heap<'_>, writer: &mut SnapshotWriter, out: &mut dyn Write) -> Result<(GraphSummary, Option<Account>)> {
     let (graph, figures) = heap.graph();
     let dominators = graph.dominators();
     let owners = heap.owners(&graph, Tree::Owners(&dominators));
     let retained = graph.retained(&dominators);
     let (types, start) = (heap.types, Instant::now());
-    writer.objects(
-        out,
-        &LinkedHeap { types, graph: &graph, owners: &owners, dominators: &dominators, retained: &retained },
-    )?;
+    let labeller = Labeller::new(heap.memory, heap.references, types, &graph);
+    let linked = LinkedHeap { types, graph: &graph, owners: &owners, dominators: &dominators, retained: &retained };
+    writer.objects(out, &linked, &labeller)?;
     log::debug!("writing took {}", units::duration(start.elapsed()));
-    Ok(figures)
+    let start = Instant::now();
+    let account = memory::account_of(heap, NativeOwners::WhereItMatters, Some(&owners)).ok();
+    log::debug!("the account of memory took {}", units::duration(start.elapsed()));
+    Ok((figures, account))
 }
 
 /// What reports state besides their figures.
-fn texts(target: &TargetSummary, answer: &Inspected<GraphSummary>) -> io::Result<[(&'static str, String); 4]> {
+fn texts(
+    target: &TargetSummary,
+    name: &str,
+    answer: &Inspected<GraphSummary>,
+) -> io::Result<Vec<(&'static str, String)>> {
     let Inspected { result: graph, reading, problems, allocator, .. } = answer;
+    let saved = SavedAnswer {
+        target: target.clone(),
+        name: name.to_owned(),
+        reading: *reading,
+        problems: *problems,
+        allocator: *allocator,
+        graph: graph.clone(),
+    };
     let (basis, graph_of) = (&Accuracy::Exact, Some(graph));
     let about = histogram_json::About { target, reading, basis, allocator, problems, graph: graph_of };
     let text = |write: &dyn Fn(&mut dyn Write) -> io::Result<()>| {
@@ -164,7 +192,8 @@ fn texts(target: &TargetSummary, answer: &Inspected<GraphSummary>) -> io::Result
         write(&mut bytes)?;
         Ok::<String, io::Error>(String::from_utf8_lossy(&bytes).into_owned())
     };
-    Ok([
+    Ok(vec![
+        (ANSWER, serde_json::to_string(&saved)?),
         (ABOUT, text(&|out| histogram_json::write(out, &Histogram::default(), None, &about))?),
         (HEAD, text(&|out| summary::write_head(out, target, reading))?),
         (GRAPH, text(&|out| report::graph::write(out, graph))?),
@@ -173,6 +202,6 @@ fn texts(target: &TargetSummary, answer: &Inspected<GraphSummary>) -> io::Result
 }
 
 /// Opens a snapshot.
-pub fn open(path: &Path, sort: SortKey) -> Result<SavedHeap> {
-    SavedHeap::read(path, sort).with_context(|| format!("cannot read {} as a snapshot", path.display()))
+pub fn open(path: &Path, sort: SortKey) -> Result<SavedHistograms> {
+    SavedHistograms::read(path, sort).with_context(|| format!("cannot read {} as a snapshot", path.display()))
 }

@@ -1,13 +1,16 @@
 //! Opens the target named on the command line, and prints warnings about it.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::analysis::histogram::SortKey;
 use crate::estimate::estimator::GroupBy;
+use crate::inspect::any::AnyTarget;
 use crate::inspect::family::ProcessFamily;
 use crate::inspect::{Budget, Inspected, Program, SampleOptions, Target, Warning};
 use crate::process::core::backing::Places;
@@ -28,10 +31,40 @@ pub fn open(arguments: &args::TargetArguments) -> Result<Target> {
     }
 }
 
+/// Opens the process, core or snapshot named on the command line.
+pub fn open_any(arguments: &args::TargetArguments, following: &args::Following) -> Result<AnyTarget> {
+    match arguments.process.file() {
+        Some(_) if arguments.core.core.is_some() => bail!("more than one target: give a file, or --core FILE"),
+        Some(path) => open_snapshot(path, following),
+        None => Ok(open(arguments)?.into()),
+    }
+}
+
+/// Opens a snapshot.
+pub fn open_snapshot(path: &Path, following: &args::Following) -> Result<AnyTarget> {
+    if following.show_values {
+        bail!("a snapshot holds no values: leave out --show-values");
+    }
+    if !is_parquet(path)? {
+        bail!("{} is no snapshot; a core is read with --core", path.display());
+    }
+    Ok(AnyTarget::snapshot(path)?)
+}
+
+/// How a Parquet file begins.
+const PARQUET: &[u8; 4] = b"PAR1";
+
+/// Whether a file is a Parquet file, as snapshots are.
+pub fn is_parquet(path: &Path) -> Result<bool> {
+    let mut start = [0; PARQUET.len()];
+    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    Ok(file.take(start.len() as u64).read_exact(&mut start).is_ok() && start == *PARQUET)
+}
+
 /// Opens a process, or starts a program and opens it after `after`, or once it is idle.
 pub fn open_process(process: &args::ProcessArguments, after: Option<Duration>) -> Result<Target> {
     if let Some(path) = process.file() {
-        bail!("{} is a file: histo and diff read snapshots, and --core reads a core", path.display());
+        bail!("{} is a file: this reads a process that runs", path.display());
     }
     match (process.pid(), process.command.as_slice()) {
         (Some(pid), _) => Ok(observed(Target::process(pid)?)),

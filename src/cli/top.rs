@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::analysis::histogram::{Row, SortKey};
 use crate::estimate::estimator::GroupBy;
+use crate::inspect::any::AnyHeap;
 use crate::inspect::family::ProcessFamily;
 use crate::inspect::{Accuracy, Budget, CopyOptions, Error, Pause, SampleOptions, Target, processes};
 use crate::process::procfs::{self, Status};
@@ -189,7 +190,7 @@ impl LiveSource for Live<'_> {
     fn owners(&mut self) -> Result<OwnersNow> {
         let answer = self.target.heap(&CopyOptions::default(), |heap| {
             let graph = heap.graph_alone();
-            anyhow::Ok(flamegraph::owners(heap, &graph, View::Owners).holdings(OWNERS))
+            anyhow::Ok(flamegraph::owners(AnyHeap::Read(heap), &graph, View::Owners).holdings(OWNERS))
         })?;
         Ok(OwnersNow { holdings: answer.result, paused: answer.reading.paused })
     }

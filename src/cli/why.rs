@@ -6,19 +6,17 @@ use std::io::{self, Write};
 use anyhow::{Result, bail};
 use serde::Serialize;
 
-use crate::analysis::edges::Steps;
-use crate::analysis::inspectors::{self, Finding, State};
-use crate::analysis::names::Names;
+use crate::analysis::inspectors::Finding;
 use crate::analysis::native_holders::{self, NativeHolders, Searched};
 use crate::analysis::owners::Owner;
 use crate::analysis::why::{self, Answer, ChainGroup, Question};
 use crate::graph::objects::ObjectGraph;
 use crate::graph::{ObjectId, joint};
 use crate::inspect::answer::{Reading, TargetSummary};
+use crate::inspect::any::{AnyHeap, AnyTarget};
 use crate::inspect::family::read_each;
 use crate::inspect::graph::GraphSummary;
-use crate::inspect::{Error, Heap, Target};
-use crate::process::cache::CachedMemory;
+use crate::inspect::{Error, Target};
 use crate::references::roots::RootKind;
 use crate::report::escape::printable;
 use crate::report::histogram_json::SCHEMA_VERSION;
@@ -28,6 +26,7 @@ use crate::report::{self, finding, json, summary, units};
 use super::args::{View, Why};
 use super::notes;
 use super::output::Destination;
+use super::values::{HeapPlace, place};
 use super::{flamegraph, target};
 
 #[derive(Serialize)]
@@ -154,13 +153,18 @@ struct Other {
 /// Takes a copy, builds the graph, prints the chains.
 pub fn run(options: &Why) -> Result<()> {
     let destination = Destination::new(&options.output, || None)?;
-    let (pid, what) = words(options)?;
-    if options.subprocesses {
-        return run_family(options, pid.unwrap_or(0), what, &destination);
-    }
-    let mut target = match (pid, &options.core.core) {
-        (None, Some(path)) => target::open_core(path, &options.core)?,
-        (pid, _) => target::observed(Target::process(pid.unwrap_or(0))?),
+    let (place, what) = words(options)?;
+    let mut target: AnyTarget = match (place, &options.core.core) {
+        (Some(HeapPlace::File(_)), _) if options.subprocesses => {
+            bail!("a snapshot is of one process: leave out --subprocesses")
+        }
+        (Some(HeapPlace::File(path)), _) => target::open_snapshot(&path, &options.following)?,
+        (Some(HeapPlace::Process(pid)), _) if options.subprocesses => {
+            return run_family(options, pid, what, &destination);
+        }
+        (Some(HeapPlace::Process(pid)), _) => target::observed(Target::process(pid)?).into(),
+        (None, Some(path)) => target::open_core(path, &options.core)?.into(),
+        (None, None) => bail!("no target: give a PID, a snapshot or --core FILE"),
     };
     let about_target = target.summary();
     let copy_options = options.stopping.for_references(&options.following);
@@ -256,6 +260,7 @@ fn run_family(options: &Why, root: i32, what: Option<&str>, destination: &Destin
     let (members, unread) = read_each(root, |pid| {
         let mut target = Target::process(pid)?;
         let found = target::said(target.heap(&copy_options, |heap| {
+            let heap = AnyHeap::Read(heap);
             let Some(what) = what else { return Ok(of_owners(&owners(COMPARED, heap))) };
             // A worker may not have imported the type yet.
             let asked = answer(options, COMPARED, what, heap).map(|found| of_chains(&found));
@@ -289,24 +294,27 @@ fn of_chains(found: &Found) -> MemberHolders {
     MemberHolders { pid: 0, objects: found.objects, bytes: found.shallow_bytes, holders }
 }
 
-/// The PID, if given, and the address or type.
-fn words(options: &Why) -> Result<(Option<i32>, Option<&str>)> {
-    match (options.words.as_slice(), options.pid_option, &options.core.core) {
-        ([], Some(pid), None) => Ok((Some(pid), None)),
+/// The process or snapshot, if given, and the address or type.
+fn words(options: &Why) -> Result<(Option<HeapPlace>, Option<&str>)> {
+    let process = options.pid_option.map(HeapPlace::Process);
+    match (options.words.as_slice(), process, &options.core.core) {
+        ([], Some(process), None) => Ok((Some(process), None)),
         ([], None, Some(_)) => Ok((None, None)),
-        ([what], Some(pid), None) => Ok((Some(pid), Some(what))),
+        ([what], Some(process), None) => Ok((Some(process), Some(what))),
         ([what], None, Some(_)) => Ok((None, Some(what))),
-        ([pid, what], None, None) => match pid.parse() {
-            Ok(pid) => Ok((Some(pid), Some(what))),
-            Err(_) => bail!("{pid:?} is not a process id"),
+        ([of, what], None, None) => match place(of) {
+            Ok(of) => Ok((Some(of), Some(what))),
+            Err(_) => bail!("{of:?} is not a process id, and no snapshot of this name exists"),
         },
-        ([pid], None, None) if pid.parse::<i32>().is_ok() => Ok((pid.parse().ok(), None)),
-        ([_], None, None) => bail!("no object: give a PID and an address or a type, such as: heapsonde why 4711 dict"),
+        ([of], None, None) => match place(of) {
+            Ok(of) => Ok((Some(of), None)),
+            Err(_) => bail!("no object: give a PID and an address or a type, such as: heapsonde why 4711 dict"),
+        },
         _ => bail!("give one process or core, and one address or type"),
     }
 }
 
-fn answer(options: &Why, top: usize, what: &str, heap: &Heap<'_>) -> Result<Found> {
+fn answer(options: &Why, top: usize, what: &str, heap: AnyHeap<'_>) -> Result<Found> {
     let targets = targets(what, heap)?;
     let from = options.from_type.as_deref().map_or(Ok(Vec::new()), |name| of_type(name, heap))?;
     let (graph, summary) = heap.graph();
@@ -314,16 +322,12 @@ fn answer(options: &Why, top: usize, what: &str, heap: &Heap<'_>) -> Result<Foun
     targets.iter().for_each(|target| is_other[target.index()] = false);
     let is_target = |object: ObjectId| !is_other[object.index()];
     let retained = joint::of_set(&graph.forward, &graph.root_objects(), is_target, |object| graph.shallow(object));
-    let cached = CachedMemory::new(heap.memory);
-    let references = heap.references.over(&cached);
-    let names = Names::new(&cached, heap.objects, heap.types, &references);
-    let steps = Steps::new(heap.memory, heap.objects, heap.references);
     let (objects, shallow_bytes) = (targets.len() as u64, targets.iter().map(|&target| graph.shallow(target)).sum());
-    let state = State::new(&cached, heap.objects, heap.types, heap.references);
-    let findings = inspectors::ask(&state, targets.iter().copied());
+    let findings = heap.findings(targets.iter().copied());
     let question =
         Question { targets, from, max_depth: options.max_depth, show_values: options.following.show_values, top };
-    let Answer { groups, unreached, too_deep, more_groups } = why::chains(&graph, &names, &steps, &question);
+    let answer = heap.named(|names, steps| why::chains(&graph, names, steps, &question));
+    let Answer { groups, unreached, too_deep, more_groups } = answer;
     let mut natives = native_holders(heap, &graph, &groups);
     let chains = groups.into_iter().enumerate().map(|(index, group)| Chain {
         native: natives.remove(&index).map(Native::of),
@@ -333,7 +337,7 @@ fn answer(options: &Why, top: usize, what: &str, heap: &Heap<'_>) -> Result<Foun
         objects: group.objects,
         shallow_bytes: group.bytes,
         steps: group.steps,
-        example: heap.objects.address(group.example.index()).to_string(),
+        example: heap.objects().address(group.example.index()).to_string(),
         also_held_by: group
             .also_held_by
             .into_iter()
@@ -355,7 +359,7 @@ fn answer(options: &Why, top: usize, what: &str, heap: &Heap<'_>) -> Result<Foun
 }
 
 /// Where the references come from that hold the largest groups of those that only native code holds, by their number.
-fn native_holders(heap: &Heap<'_>, graph: &ObjectGraph<'_>, groups: &[ChainGroup]) -> BTreeMap<usize, NativeHolders> {
+fn native_holders(heap: AnyHeap<'_>, graph: &ObjectGraph<'_>, groups: &[ChainGroup]) -> BTreeMap<usize, NativeHolders> {
     /// Groups that are examined.
     const GROUPS_MAX: usize = 8;
     let is_native = |group: &ChainGroup| group.kind == Some(RootKind::Native);
@@ -366,6 +370,8 @@ fn native_holders(heap: &Heap<'_>, graph: &ObjectGraph<'_>, groups: &[ChainGroup
         .filter_map(|(number, group)| Some((number, native_holders::alike(graph, group.root?))))
         .take(GROUPS_MAX)
         .unzip();
+    // A snapshot does not have the memory in which they may be.
+    let AnyHeap::Read(heap) = heap else { return BTreeMap::new() };
     if roots.is_empty() {
         return BTreeMap::new();
     }
@@ -381,7 +387,7 @@ fn native_holders(heap: &Heap<'_>, graph: &ObjectGraph<'_>, groups: &[ChainGroup
 }
 
 /// The largest owners of the heap.
-fn owners(top: usize, heap: &Heap<'_>) -> FoundOwners {
+fn owners(top: usize, heap: AnyHeap<'_>) -> FoundOwners {
     let (graph, summary) = heap.graph();
     let (total, largest) = flamegraph::owners(heap, &graph, View::Owners).largest(top);
     let owner = |owner: Owner| FoundOwner {
@@ -391,42 +397,40 @@ fn owners(top: usize, heap: &Heap<'_>) -> FoundOwners {
         chain: owner.chain,
     };
     let owners = largest.into_iter().map(owner).collect();
-    let cached = CachedMemory::new(heap.memory);
-    let state = State::new(&cached, heap.objects, heap.types, heap.references);
-    let mut findings = inspectors::ask(&state, (0..graph.len() as u32).map(ObjectId));
+    let mut findings = heap.findings((0..graph.len() as u32).map(ObjectId));
     findings.retain(Finding::is_of_many);
     FoundOwners { objects: total.objects, shallow_bytes: total.bytes, owners, findings, graph: summary }
 }
 
 /// The objects that the query names.
-fn targets(what: &str, heap: &Heap<'_>) -> Result<Vec<ObjectId>> {
+fn targets(what: &str, heap: AnyHeap<'_>) -> Result<Vec<ObjectId>> {
     if let Some(digits) = what.strip_prefix("0x") {
         let Ok(address) = u64::from_str_radix(digits, 16) else { bail!("{what:?} is not an address") };
-        let Some(id) = heap.objects.find(address) else { bail!("no object is at {what}") };
+        let Some(id) = heap.objects().find(address) else { bail!("no object is at {what}") };
         return Ok(vec![ObjectId(id)]);
     }
     of_type(what, heap)
 }
 
 /// The objects of all types with this name.
-fn of_type(name: &str, heap: &Heap<'_>) -> Result<Vec<ObjectId>> {
+fn of_type(name: &str, heap: AnyHeap<'_>) -> Result<Vec<ObjectId>> {
     let wanted: Vec<bool> =
-        heap.types.iter().map(|(_, info)| info.full_name() == name || info.qualname == name).collect();
+        heap.types().iter().map(|(_, info)| info.full_name() == name || info.qualname == name).collect();
     if !wanted.contains(&true) {
         bail!("no type is called {name:?}{}", nearest(name, heap));
     }
-    let is_wanted = |id: usize| wanted.get(heap.objects.type_id(id).index()) == Some(&true);
-    Ok((0..heap.objects.len()).filter(|&id| is_wanted(id)).map(|id| ObjectId(id as u32)).collect())
+    let is_wanted = |id: usize| wanted.get(heap.objects().type_id(id).index()) == Some(&true);
+    Ok((0..heap.objects().len()).filter(|&id| is_wanted(id)).map(|id| ObjectId(id as u32)).collect())
 }
 
 /// Similar names: `; did you mean app.Order or store.Order?`.
-fn nearest(name: &str, heap: &Heap<'_>) -> String {
+fn nearest(name: &str, heap: AnyHeap<'_>) -> String {
     /// Minimum similarity of suggestions, the same as clap uses for subcommands.
     const LIKE_MIN: f64 = 0.7;
     const SHOWN: usize = 3;
     let wanted = name.to_lowercase();
     let mut near: Vec<(f64, String)> = Vec::new();
-    for (_, info) in heap.types.iter() {
+    for (_, info) in heap.types().iter() {
         let (full, own) = (info.full_name(), info.qualname.to_lowercase());
         let contains = if own.contains(&wanted) { 1.0 } else { 0.0 };
         let like = strsim::jaro(&wanted, &own).max(strsim::jaro(&wanted, &full.to_lowercase())).max(contains);

@@ -3,6 +3,8 @@
 //! Built as Go's heap dump reader builds its reverse edges (golang/debug, `gocore/reverse.go`): count, prefix sum,
 //! fill.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use crate::process::pages;
@@ -251,6 +253,14 @@ impl Csr {
         match (self.offsets.get(node), self.offsets.get(node + 1)) {
             (Some(start), Some(end)) => self.targets.get(start..end).unwrap_or_default(),
             _ => &[],
+        }
+    }
+
+    /// Where the targets of a node are among all targets; empty if it does not exist.
+    pub fn range(&self, node: usize) -> Range<usize> {
+        match (self.offsets.get(node), self.offsets.get(node + 1)) {
+            (Some(start), Some(end)) => start..end,
+            _ => 0..0,
         }
     }
 

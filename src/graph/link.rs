@@ -15,7 +15,6 @@ use crate::process::memory::Memory;
 use crate::process::pages;
 use crate::python::interpreter::Python;
 use crate::python::reader::Reader;
-use crate::python::type_flags as flag;
 use crate::python::types::TypeTable;
 use crate::references::{Certain, Label, References, roots};
 
@@ -55,7 +54,7 @@ pub fn link<'a, M: Memory + Sync + ?Sized>(
     let mut graph = ObjectGraph::new(objects, found, |ids, visit| walk.references_of(ids, visit), settle);
     let mut lookups = walk.lookups.into_inner().unwrap_or_default();
     add_threads(&graph, &cached, python, types, &mut lookups);
-    graph.set_lookups(classes(types, objects), lookups);
+    graph.set_lookups(Classes::of(types, objects), lookups);
     (graph, Dropped { references: walk.dropped.into_inner(), walks: walk.torn.into_inner() })
 }
 
@@ -109,19 +108,6 @@ pub fn settle<M: Memory + Sync + ?Sized>(
     });
     let incoming = pages::counted(counts);
     own_references.settle(&Certain { objects, types, incoming: &incoming });
-}
-
-fn classes(types: &TypeTable, objects: &Objects) -> Classes {
-    Classes {
-        object_of: types.iter().map(|(_, info)| objects.find(info.address.0).map(ObjectId)).collect(),
-        is_metatype: types.iter().map(|(_, info)| info.has(flag::TYPE_SUBCLASS)).collect(),
-        dict: types.iter().find(|(_, info)| info.full_name() == "builtins.dict").map(|(id, _)| id),
-        local: types
-            .iter()
-            .filter(|(_, info)| info.qualname.contains("<locals>"))
-            .filter_map(|(_, info)| objects.find(info.address.0).map(ObjectId))
-            .collect(),
-    }
 }
 
 /// Number of edges that the graph would have: reads every reference and keeps none.

@@ -15,7 +15,8 @@ use rustc_hash::FxHashSet;
 use crate::heap::object_table::Objects;
 use crate::process::pages;
 use crate::python::object_header::Refcount;
-use crate::python::types::TypeId;
+use crate::python::type_flags as flag;
+use crate::python::types::{TypeId, TypeInfo, TypeTable};
 use crate::references::roots::{Root, RootKind};
 
 use super::csr::Csr;
@@ -59,6 +60,23 @@ pub struct Classes {
     pub local: FxHashSet<ObjectId>,
 }
 
+impl Classes {
+    /// Which of these objects are these types.
+    pub fn of(types: &TypeTable, objects: &Objects) -> Classes {
+        let own = |info: &TypeInfo| objects.find(info.address.0).map(ObjectId);
+        Classes {
+            object_of: types.iter().map(|(_, info)| own(info)).collect(),
+            is_metatype: types.iter().map(|(_, info)| info.has(flag::TYPE_SUBCLASS)).collect(),
+            dict: types.iter().find(|(_, info)| info.full_name() == "builtins.dict").map(|(id, _)| id),
+            local: types
+                .iter()
+                .filter(|(_, info)| info.qualname.contains("<locals>"))
+                .filter_map(|(_, info)| own(info))
+                .collect(),
+        }
+    }
+}
+
 impl Lookups for ObjectGraph<'_> {
     fn is_lookup(&self, from: u32, to: u32) -> bool {
         let type_id = self.objects.type_id(from as usize).index();
@@ -87,6 +105,22 @@ pub struct GraphRoot {
 }
 
 impl GraphRoot {
+    /// A root with a name; the interpreter's reference to an object.
+    pub fn named(object: ObjectId, kind: RootKind, is_namespace: bool, name: &str) -> GraphRoot {
+        GraphRoot { object, kind, is_namespace, excess: 0, name: name.into() }
+    }
+
+    /// The root of an object that is never freed, or that native code has `excess` references to. `None` of one whose
+    /// references were all found.
+    fn unnamed(object: ObjectId, refcount: Refcount, excess: u32) -> Option<GraphRoot> {
+        let kind = match refcount {
+            Refcount::Immortal(_) => RootKind::Immortal,
+            Refcount::Count(_) if excess > 0 => RootKind::Native,
+            Refcount::Count(_) => return None,
+        };
+        Some(GraphRoot { object, kind, is_namespace: false, excess, name: Box::default() })
+    }
+
     /// What holds it.
     pub fn name(&self) -> Cow<'_, str> {
         match self.kind {
@@ -156,33 +190,54 @@ impl<'a> ObjectGraph<'a> {
         let mut overcounted = 0;
         for (index, &found) in incoming.iter().enumerate() {
             let found = u64::from(found);
-            let (kind, excess) = match objects.refcount(index) {
-                Refcount::Immortal(_) => (RootKind::Immortal, 0),
-                Refcount::Count(count) if count > found => (RootKind::Native, count - found),
+            let refcount = objects.refcount(index);
+            let excess = match refcount {
+                Refcount::Immortal(_) => 0,
                 Refcount::Count(count) => {
                     overcounted += u64::from(count < found);
-                    continue;
+                    u32::try_from(count.saturating_sub(found)).unwrap_or(u32::MAX)
                 }
             };
-            graph_roots.push(GraphRoot {
-                object: ObjectId(index as u32),
-                kind,
-                is_namespace: false,
-                excess: u32::try_from(excess).unwrap_or(u32::MAX),
-                name: Box::default(),
-            });
+            graph_roots.extend(GraphRoot::unnamed(ObjectId(index as u32), refcount, excess));
         }
         drop(incoming);
+        ObjectGraph::unranked(objects, forward, graph_roots, overcounted)
+    }
+
+    fn unranked(objects: &'a Objects, forward: Csr, roots: Vec<GraphRoot>, overcounted: u64) -> ObjectGraph<'a> {
         ObjectGraph {
             objects,
             reverse: forward.reversed(),
             forward,
-            roots: graph_roots,
+            roots,
             overcounted,
             classes: Classes::default(),
             lookups: FxHashSet::default(),
             ownership: Ownership::default(),
         }
+    }
+
+    /// The graph of objects whose references are known: `forward` has a row for each, with targets among them. `named`
+    /// are the roots with names, by kind; `native` gives the number of references to an object that were not found.
+    pub fn of_rows(
+        objects: &'a Objects,
+        types: &TypeTable,
+        forward: Csr,
+        named: Vec<GraphRoot>,
+        native: impl Fn(ObjectId) -> u32,
+        lookups: FxHashSet<(u32, u32)>,
+    ) -> ObjectGraph<'a> {
+        let mut roots = named;
+        let ids = (0..objects.len() as u32).map(ObjectId);
+        roots.extend(ids.filter_map(|id| GraphRoot::unnamed(id, objects.refcount(id.index()), native(id))));
+        let mut graph = ObjectGraph::unranked(objects, forward, roots, 0);
+        graph.set_lookups(Classes::of(types, objects), lookups);
+        graph
+    }
+
+    /// The references that are lookups, besides those from objects to their types.
+    pub fn lookups(&self) -> &FxHashSet<(u32, u32)> {
+        &self.lookups
     }
 
     /// Sets which objects are types and which references (besides those from objects to their types) are lookups, and

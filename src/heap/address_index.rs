@@ -21,6 +21,13 @@ const HINT: u32 = 64;
 /// User addresses have 47 bits.
 const ADDRESS_BITS: u32 = 47;
 
+/// Memory that an index takes for an address behind another one, bytes: that of a chunk and of a leaf, if it is in
+/// another one.
+pub fn memory_behind(before: u64, address: u64) -> u64 {
+    let is_in_other = |size: u32| u64::from(before >> size != address >> size);
+    is_in_other(CHUNK) * 12 * WORDS as u64 + is_in_other(LEAF) * (4 << (LEAF - CHUNK))
+}
+
 /// The addresses of all objects, with their ranks. Takes 24 KiB per mebibyte that holds an object.
 #[derive(Debug, Default)]
 pub struct ObjectIndex {

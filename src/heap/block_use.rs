@@ -4,6 +4,8 @@
 //! to a visitor once. Extents do not overlap. Memory that changed while it was read is reported as [`Use::Unknown`],
 //! not guessed.
 
+use serde::{Deserialize, Serialize};
+
 use std::iter::Peekable;
 use std::ops::Range;
 
@@ -24,7 +26,7 @@ use super::part::Part;
 use super::plan::Plan;
 
 /// What an extent of memory is used for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Use {
     /// pymalloc: blocks that hold an object.
     PoolObject,

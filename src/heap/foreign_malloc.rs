@@ -3,6 +3,9 @@
 use std::ops::Range;
 use std::path::Path;
 
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
+
 use crate::allocator::glibc::{ChunkHeap, ChunkRow};
 use crate::process::elf::LoadedElf;
 use crate::process::memory::Memory;
@@ -27,6 +30,13 @@ const ALLOCATORS: [(&str, &str); 7] = [
 /// The allocator that a file is, by its name.
 pub fn allocator_of(file_name: &str) -> Option<&'static str> {
     ALLOCATORS.iter().map(|(part, _)| *part).find(|part| file_name.contains(part))
+}
+
+/// Reads the name of an allocator that [`allocator_of`] knows.
+pub(crate) fn known_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<&'static str, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    let known = ALLOCATORS.iter().map(|(part, _)| *part).find(|part| *part == name);
+    known.ok_or_else(|| D::Error::custom("an allocator that is not known"))
 }
 
 /// What reports call the memory of an allocator.

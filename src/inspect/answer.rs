@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::analysis::memory_line::MemoryLine;
 use crate::heap::survey::Outcome;
@@ -32,15 +33,19 @@ impl<T> Inspected<T> {
     }
 }
 
+/// A name that this program has: serde would borrow a `&'static str` from what it reads.
+type BuildName = &'static str;
+
 /// The process that a report is about.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TargetSummary {
     /// Its process id.
     pub pid: i32,
     /// Its Python version, as the interpreter states it.
     pub version: String,
     /// `default`, `free-threaded` or `debug`.
-    pub build: &'static str,
+    #[serde(deserialize_with = "build")]
+    pub build: BuildName,
     /// Program and script of its command line, without arguments: `python3 app.py`.
     pub command: String,
     /// Number of interpreters.
@@ -48,21 +53,21 @@ pub struct TargetSummary {
 }
 
 /// How the target was read.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Reading {
     /// Bytes read for the census.
     pub read_bytes: u64,
     /// From the first read to the last.
-    #[serde(rename = "read_seconds", serialize_with = "seconds")]
+    #[serde(rename = "read_seconds", serialize_with = "seconds", deserialize_with = "duration")]
     pub duration: Duration,
     /// How long we stopped the target; `None` if never.
-    #[serde(rename = "paused_seconds", serialize_with = "optional_seconds")]
+    #[serde(rename = "paused_seconds", serialize_with = "optional_seconds", deserialize_with = "optional_duration")]
     pub paused: Option<Duration>,
     /// Whether the target is a core, not a process.
     #[serde(rename = "from_core")]
     pub is_core: bool,
     /// How much of the resident memory is objects; `None` where the kernel does not tell.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<MemoryLine>,
 }
 
@@ -74,8 +79,24 @@ fn optional_seconds<S: serde::Serializer>(duration: &Option<Duration>, serialize
     duration.map(|duration| duration.as_secs_f64()).serialize(serializer)
 }
 
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    Duration::try_from_secs_f64(f64::deserialize(deserializer)?).map_err(D::Error::custom)
+}
+
+fn optional_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    let seconds: Option<f64> = Option::deserialize(deserializer)?;
+    seconds.map(Duration::try_from_secs_f64).transpose().map_err(D::Error::custom)
+}
+
+/// The name of a build that [`build_name`](super::open::build_name) gives.
+fn build<'de, D: Deserializer<'de>>(deserializer: D) -> Result<&'static str, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    let known = ["default", "free-threaded", "debug"].into_iter().find(|known| *known == name);
+    known.ok_or_else(|| D::Error::custom("a build that is not known"))
+}
+
 /// What could not be read, and where methods of finding objects disagree. Ideally all zero.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problems {
     /// Pools that changed on every read; their blocks are missing from the figures.
     pub torn_pools: u64,
@@ -167,7 +188,7 @@ impl Problems {
 }
 
 /// Figures of the allocators.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct AllocatorSummary {
     /// Number of pymalloc arenas.
     pub arenas: u64,

@@ -12,6 +12,7 @@ use crate::process::freeze::FreezeError;
 use crate::process::gates::Gate;
 use crate::python::attach::AttachError;
 use crate::python::proof_error::ProofError;
+use crate::snapshot::open::SnapshotError;
 
 /// Why a target could not be opened or read.
 #[derive(Debug, thiserror::Error)]
@@ -134,6 +135,17 @@ pub enum Error {
     /// The kernel does not report how much memory the target uses.
     #[error("cannot read /proc/PID/smaps and pagemap of the target")]
     NoFootprint,
+    /// A snapshot cannot be read.
+    #[error("cannot read {} as a snapshot: {error}", path.display())]
+    Snapshot {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: SnapshotError,
+    },
+    /// A snapshot is without the kernel's figures.
+    #[error("the snapshot has no account of memory: it is of a core, or the kernel did not tell")]
+    NoSavedAccount,
     /// A core is not running, so it cannot be recorded.
     #[error("a core does not run")]
     NotRunning,

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::analysis::garbage::Garbage;
 use crate::graph::link::link;
@@ -17,7 +17,7 @@ use crate::python::types::TypeTable;
 use crate::references::References;
 
 /// Figures of a graph.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct GraphSummary {
     /// Whether the target was copied first; otherwise objects and references were read in two passes.
     #[serde(rename = "copied")]
@@ -54,7 +54,7 @@ pub struct GraphSummary {
 }
 
 /// Objects and bytes.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct HeldAmount {
     /// Number of objects.
     pub objects: u64,

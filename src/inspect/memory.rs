@@ -56,7 +56,7 @@ impl Target {
 
     /// Names the groups of native blocks by the symbol that their first word points to, where the library's file has
     /// one.
-    fn name_symbols(&self, account: &mut Account) {
+    pub fn name_symbols(&self, account: &mut Account) {
         let mut files: FxHashMap<Address, Option<ElfFile>> = FxHashMap::default();
         for group in account.native.iter_mut().flat_map(|native| &mut native.unowned) {
             let Some(elf) = self.attached.elfs.iter().find(|elf| elf.span().contains(&group.word)) else { continue };

@@ -9,6 +9,7 @@
 //! without a target: an image, a damaged copy.
 
 pub mod answer;
+pub mod any;
 pub mod attached;
 pub mod census;
 pub mod copy;
@@ -28,6 +29,7 @@ pub mod recorded;
 pub mod recording;
 mod room;
 pub mod sample;
+pub mod saved;
 pub mod warning;
 pub mod watch;
 

@@ -1,12 +1,14 @@
 //! Addresses in the target's address space, which are never pointers of this process.
 
+use serde::{Deserialize, Serialize};
+
 use std::fmt;
 
 /// Size of a page on x86-64, bytes.
 pub const PAGE: u64 = 4096;
 
 /// An address in the target. Any value may come from a hostile target.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Address(pub u64);
 
 impl Address {

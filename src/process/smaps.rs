@@ -4,7 +4,7 @@
 
 use std::io;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::regions::{self, Region};
 
@@ -28,7 +28,7 @@ pub struct Mapping {
 }
 
 /// The sums over all mappings, from `/proc/PID/smaps_rollup`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rollup {
     /// Resident set size.
     pub rss: u64,

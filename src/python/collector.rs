@@ -1,6 +1,6 @@
 //! Reads the state of the cyclic garbage collector of an interpreter.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::process::memory::{Memory, MemoryExt};
 
@@ -10,7 +10,7 @@ use super::proof_error::ProofError;
 use super::reader::Reader;
 
 /// The state of a collector: `gc.isenabled()`, `gc.get_threshold()`, `gc.get_count()` and so on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Collector {
     /// Whether it collects by itself: it is enabled, and the first threshold is not 0.
     #[serde(rename = "automatic")]

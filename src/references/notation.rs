@@ -108,6 +108,11 @@ impl<'a, M: Memory + ?Sized> Speller<'a, M> {
         self.code_names().find(&self.reader, key, &mut self.known_keys.borrow_mut()).is_some()
     }
 
+    /// Takes over the names that another speller of the same memory has read.
+    pub fn share_names<N: Memory + ?Sized>(&self, with: &StepShapes<'_, N>) {
+        _ = self.code_names.set(Arc::clone(&with.code_names));
+    }
+
     fn code_names(&self) -> &Arc<CodeNames> {
         let read = || Arc::new(CodeNames::read(self.references, self.reader, self.objects, self.types));
         self.code_names.get_or_init(read)
@@ -143,13 +148,13 @@ impl<'a, M: Memory + ?Sized> Speller<'a, M> {
                     .named_key(key)
                     .unwrap_or_else(|| Spelled::Data(self.reader.small_int(key).map(|number| number.to_string()))),
             },
-            Label::Key => Spelled::Other(".keys()[…]"),
-            Label::Element => Spelled::Other("{…}"),
+            Label::Key => Spelled::KEY,
+            Label::Element => Spelled::ELEMENT,
             Label::Local(index) => {
-                self.references.local_name(from, type_id, index).map_or(Spelled::Other(", local ?"), Spelled::Local)
+                self.references.local_name(from, type_id, index).map_or(Spelled::SOME_LOCAL, Spelled::Local)
             }
-            Label::Stack => Spelled::Other(", value stack"),
-            Label::ModuleState => Spelled::Other(", module state"),
+            Label::Stack => Spelled::STACK,
+            Label::ModuleState => Spelled::MODULE_STATE,
             Label::Detail(name) => Spelled::Detail(name.to_owned()),
             Label::Named(name) => self.known(type_id, label, || Spelled::Attribute(self.named(type_id, name))),
             Label::Native => self.known(type_id, label, || Spelled::Native(self.types.get(type_id).full_name())),
@@ -220,11 +225,27 @@ fn attribute_data(name: &str, show_values: bool) -> (String, String) {
 }
 
 /// The part of a value that is shown.
-fn beginning(text: &str) -> String {
+pub fn beginning(text: &str) -> String {
     text.chars().take(VALUE_LENGTH_MAX as usize).collect()
 }
 
 impl Spelled {
+    /// A key.
+    pub const KEY: Spelled = Spelled::Other(".keys()[…]");
+    /// An element of a set.
+    pub const ELEMENT: Spelled = Spelled::Other("{…}");
+    /// A local variable whose name is not known.
+    pub const SOME_LOCAL: Spelled = Spelled::Other(", local ?");
+    /// A value on a frame's evaluation stack.
+    pub const STACK: Spelled = Spelled::Other(", value stack");
+    /// A field of a C module's state.
+    pub const MODULE_STATE: Spelled = Spelled::Other(", module state");
+
+    /// Whether nothing is written for the step, in a chain.
+    pub fn is_unwritten(&self) -> bool {
+        matches!(self, Spelled::Namespace | Spelled::ThreadLocals(_) | Spelled::Detail(_))
+    }
+
     /// Whether the step is an attribute whose name comes from source code; `in_namespace` as for [`Spelled::write`].
     pub fn is_named(&self, in_namespace: bool) -> bool {
         match self {

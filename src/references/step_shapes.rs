@@ -38,17 +38,28 @@ enum StepKind {
     ModuleState,
     Field,
     Native,
+    /// A word that a file has for it, by its number there; the same in a namespace.
+    Word,
+    WordInNamespace,
 }
 
 impl StepShape {
     /// Of a label that only its text describes.
     pub const TEXT: StepShape = StepShape(StepKind::Text, 0, 0);
+    /// Of an item of a sequence.
+    pub const INDEX: StepShape = StepShape(StepKind::Index, 0, 0);
+
+    /// Of a label that is one of many words.
+    pub fn of_word(word: u32) -> StepShape {
+        StepShape(StepKind::Word, word, 0)
+    }
 
     /// The same step, where the step before it did or did not lead into a namespace. `None` if only the text tells, or
     /// nothing is written.
     pub fn within(self, in_namespace: bool) -> Option<StepShape> {
         match (self.0, in_namespace) {
             (StepKind::Text, _) | (StepKind::TextKey | StepKind::DataKey, true) => None,
+            (StepKind::Word, true) => Some(StepShape(StepKind::WordInNamespace, self.1, self.2)),
             (StepKind::CodeKey, true) => Some(StepShape(StepKind::CodeAttribute, self.1, self.2)),
             _ => Some(self),
         }
@@ -59,7 +70,7 @@ impl StepShape {
 pub struct StepShapes<'a, M: Memory + ?Sized> {
     references: &'a References<'a, M>,
     reader: Reader<'a, M>,
-    code_names: Arc<CodeNames>,
+    pub(super) code_names: Arc<CodeNames>,
     named_keys: NamedKeys,
 }
 
@@ -95,7 +106,7 @@ impl<'a, M: Memory + ?Sized> StepShapes<'a, M> {
     /// The shape of a label of a reference from an object of this type.
     pub fn of(&self, known: &mut KnownShapes, type_id: TypeId, label: Label) -> StepShape {
         match label {
-            Label::Index(_) => StepShape(StepKind::Index, 0, 0),
+            Label::Index(_) => StepShape::INDEX,
             Label::Value(key) => self.of_key(known, key),
             Label::SharedAttribute(index) => StepShape(StepKind::SharedAttribute, index, type_id.0),
             Label::Class => StepShape(StepKind::Class, 0, 0),

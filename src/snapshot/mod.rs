@@ -5,17 +5,29 @@
 //! | `id` | the number of the object in this file |
 //! | `address` | where it was |
 //! | `type` | its type, with module |
+//! | `type_address` | where its type was |
 //! | `size` | its shallow size, bytes |
 //! | `refcount` | its reference count; null: it is never freed |
+//! | `immortal` | what its header has in place of a count, if it is never freed |
 //! | `tracked` | whether it is in one of the collector's lists |
+//! | `root` | what kind of root it is; null: none |
+//! | `native` | how many references to it only native code explains; null: none |
 //! | `holder` | the nearest name that holds it alone, as in `histo --by holder` |
 //! | `path` | how it is reached from its root, along owners; null: nothing reaches it |
 //! | `owner` | the `id` of its dominator; null: a root, or what several roots hold |
 //! | `retained` | bytes that would be freed with it |
+//! | `references` | the `id`s of the objects that it refers to; consecutive equal ones are one |
+//! | `labels` | for each of them the number of its label in the text `heapsonde.labels`, from 0 on |
+//! | `items` | which items of a sequence the references are that are items; null: the first, the second and so on |
 //!
-//! Beside the rows there are texts by name ([`notes`]): which process, how it was read, its types. A file holds no
-//! values, and no references yet.
+//! Beside the rows there are texts by name ([`notes`]): which process, how it was read, its types, the roots by name,
+//! the labels of references ([`words`]), the account of memory. A file holds no values. Files of version 1 have no
+//! references.
 
+pub mod graph;
+pub mod labels;
 pub mod notes;
+pub mod open;
 pub mod read;
+pub mod words;
 pub mod write;

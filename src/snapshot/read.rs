@@ -1,86 +1,53 @@
 //! Reads a snapshot: its histograms, by type and by holder, and the texts beside its rows.
 
-use std::fs::File;
-use std::io;
 use std::path::Path;
 
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::data_type::{ByteArray, ByteArrayType, DataType, Int64Type};
-use parquet::errors::ParquetError;
-use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
+use parquet::file::reader::{FileReader, RowGroupReader};
 use rustc_hash::FxHashMap;
 
 use crate::analysis::histogram::{Amount, Histogram, Row, SortKey};
 use crate::analysis::owners::{HeldTypes, holder_row};
 
-use super::notes::{PREFIX, SavedType, TYPES_KEY, VERSION, VERSION_KEY};
+use super::notes::{SavedType, TYPES_KEY};
+use super::open::{SnapshotError, SnapshotFile};
 
 /// Rows that are taken over at once.
-const BATCH: usize = 1 << 14;
+pub(super) const BATCH: usize = 1 << 14;
 /// A larger object than this is damage: no process has so much memory.
-const SIZE_MAX: u64 = 1 << 47;
-
-/// Why a file cannot be read as a snapshot.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum SnapshotError {
-    /// It cannot be opened.
-    #[error(transparent)]
-    File(#[from] io::Error),
-    /// It is no Parquet file, or a damaged one.
-    #[error(transparent)]
-    Format(#[from] ParquetError),
-    /// It is a Parquet file of something else.
-    #[error("it is a Parquet file, but no snapshot of heapsonde")]
-    Foreign,
-    /// Another version wrote it.
-    #[error("it has version {0} of the format; this heapsonde reads version {VERSION}")]
-    Version(String),
-    /// What it says cannot be.
-    #[error("it is damaged: {0}")]
-    Damaged(&'static str),
-}
+pub(super) const SIZE_MAX: u64 = 1 << 47;
 
 /// What a snapshot says.
-#[derive(Debug)]
-pub struct SavedHeap {
+pub struct SavedHistograms {
     /// Objects and bytes by type.
     pub by_type: Histogram,
     /// Objects and bytes by holder.
     pub by_holder: Histogram,
     /// Bytes by holder and type.
     pub held: HeldTypes,
-    notes: FxHashMap<String, String>,
+    /// The file.
+    pub file: SnapshotFile,
 }
 
-impl SavedHeap {
+impl SavedHistograms {
     /// Reads a file.
     ///
     /// # Errors
     /// [`SnapshotError`].
-    pub fn read(path: &Path, sort: SortKey) -> Result<SavedHeap, SnapshotError> {
-        let file = SerializedFileReader::new(File::open(path)?)?;
-        let metadata = file.metadata().file_metadata();
-        let pairs = metadata.key_value_metadata().into_iter().flatten();
-        let mut notes: FxHashMap<String, String> =
-            pairs.filter_map(|pair| Some((pair.key.clone(), pair.value.clone()?))).collect();
-        match notes.get(VERSION_KEY).map(String::as_str) {
-            Some(VERSION) => {}
-            Some(other) => return Err(SnapshotError::Version(other.to_owned())),
-            None => return Err(SnapshotError::Foreign),
-        }
-        let types = notes.remove(TYPES_KEY).unwrap_or_default();
-        let types: Vec<SavedType> =
-            serde_json::from_str(&types).map_err(|_| SnapshotError::Damaged("its list of types"))?;
-        let schema = metadata.schema_descr();
+    pub fn read(path: &Path, sort: SortKey) -> Result<SavedHistograms, SnapshotError> {
+        let file = SnapshotFile::open(path)?;
+        let types: Vec<SavedType> = file.json(TYPES_KEY, "its list of types")?;
+        let reader = &file.reader;
+        let schema = reader.metadata().file_metadata().schema_descr();
         let index = |name: &str| (0..schema.num_columns()).find(|&index| schema.column(index).name() == name);
         let indices = [index("type"), index("size"), index("holder")];
         let [Some(type_index), Some(size_index), Some(holder_index)] = indices else {
             return Err(SnapshotError::Damaged("a column is missing"));
         };
         let mut sums = RowSums::default();
-        for group in 0..file.num_row_groups() {
-            let group = file.get_row_group(group)?;
+        for group in 0..reader.num_row_groups() {
+            let group = reader.get_row_group(group)?;
             sums.add_group(&*group, type_index, size_index, holder_index)?;
         }
         let RowSums { by_type, by_holder, held, total } = sums;
@@ -94,12 +61,7 @@ impl SavedHeap {
         }
         let by_type = Histogram::of(rows, total, sort);
         let rows = by_holder.map(|(holder, amount)| holder_row(holder, amount)).collect();
-        Ok(SavedHeap { by_type, by_holder: Histogram::of(rows, total, sort), held, notes })
-    }
-
-    /// A text beside the rows; empty where there is none of this name.
-    pub fn note(&self, name: &str) -> &str {
-        self.notes.get(&format!("{PREFIX}{name}")).map_or("", String::as_str)
+        Ok(SavedHistograms { by_type, by_holder: Histogram::of(rows, total, sort), held, file })
     }
 }
 

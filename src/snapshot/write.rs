@@ -12,20 +12,27 @@ use parquet::file::properties::WriterProperties;
 use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::parser::parse_message_type;
 use parquet::schema::types::ColumnPath;
+use rustc_hash::FxHashMap;
 
 use crate::analysis::owners::{GARBAGE, Owners};
 use crate::graph::ObjectId;
+use crate::graph::csr::Csr;
 use crate::graph::dominators::{Dominator, Dominators};
 use crate::graph::objects::ObjectGraph;
 use crate::graph::retained::Retained;
 use crate::python::object_header::Refcount;
-use crate::python::sizes::Basis;
-use crate::python::types::{TypeInfo, TypeTable};
+use crate::python::types::TypeTable;
+use crate::references::roots::RootKind;
 
-use super::notes::{ASCENDING, PREFIX, SCHEMA, SavedType, TYPES_KEY, VERSION, VERSION_KEY};
+use super::labels::{RowWords, WordsOfRows};
+use super::notes::{
+    CLOSE, LABELS_KEY, PREFIX, ROOTS_KEY, SCHEMA, SavedRoot, SavedType, TYPES_KEY, VERSION, VERSION_KEY,
+};
 
 /// Rows of a group. Readers take a group at a time, in parallel.
 const GROUP: usize = 1 << 20;
+/// References of a group, unless one object has more.
+const EDGES_MAX: usize = 1 << 22;
 /// Rows that are handed over at once.
 const BATCH: usize = 1 << 14;
 /// A column with more bytes of different texts than this is written without a dictionary.
@@ -61,7 +68,7 @@ impl SnapshotWriter {
             .set_compression(Compression::SNAPPY)
             .set_created_by(format!("heapsonde {}", env!("CARGO_PKG_VERSION")))
             .set_dictionary_page_size_limit(DICTIONARY_MAX);
-        for column in ASCENDING.map(ColumnPath::from) {
+        for column in CLOSE.map(|path| ColumnPath::new(path.iter().map(|part| (*part).to_owned()).collect())) {
             properties = properties
                 .set_column_dictionary_enabled(column.clone(), false)
                 .set_column_encoding(column, Encoding::DELTA_BINARY_PACKED);
@@ -76,21 +83,41 @@ impl SnapshotWriter {
     ///
     /// # Errors
     /// Errors of the writer.
-    pub fn objects(&mut self, out: &mut dyn Write, heap: &LinkedHeap<'_>) -> io::Result<()> {
+    pub fn objects(&mut self, out: &mut dyn Write, heap: &LinkedHeap<'_>, words: &dyn WordsOfRows) -> io::Result<()> {
         let texts = Texts::new(heap);
-        for start in (0..heap.graph.len()).step_by(GROUP) {
-            let rows = start..heap.graph.len().min(start + GROUP);
+        let mut numbers = WordNumbers::default();
+        let mut start = 0;
+        while start < heap.graph.len() {
+            let rows = start..end_of_group(&heap.graph.forward, start);
+            start = rows.end;
             let mut group = self.writer.next_row_group().map_err(io::Error::other)?;
             for column in COLUMNS {
                 column(&mut group, heap, &texts, rows.clone()).map_err(io::Error::other)?;
                 self.buffer.drain(out)?;
             }
+            let pieces = words.rows(rows.clone());
+            list_columns(&mut group, &heap.graph.forward, rows, pieces, &mut numbers).map_err(io::Error::other)?;
             group.close().map_err(io::Error::other)?;
+            self.buffer.drain(out)?;
         }
-        let types: Vec<SavedType> = heap.types.iter().map(|(_, info)| saved(info)).collect();
-        let types = KeyValue::new(TYPES_KEY.to_owned(), serde_json::to_string(&types)?);
-        self.writer.append_key_value_metadata(types);
+        let types: Vec<SavedType> = heap.types.iter().map(|(_, info)| SavedType::of(info)).collect();
+        self.text(TYPES_KEY, serde_json::to_string(&types)?);
+        self.text(LABELS_KEY, serde_json::to_string(&numbers.texts(&words.texts()))?);
+        let named = heap.graph.roots.iter().filter(|root| !matches!(root.kind, RootKind::Native | RootKind::Immortal));
+        let roots: Vec<SavedRoot> = named
+            .map(|root| SavedRoot {
+                id: root.object.0,
+                kind: root.kind.name().to_owned(),
+                is_namespace: root.is_namespace,
+                name: root.full_name().to_owned(),
+            })
+            .collect();
+        self.text(ROOTS_KEY, serde_json::to_string(&roots)?);
         Ok(())
+    }
+
+    fn text(&mut self, key: &str, text: String) {
+        self.writer.append_key_value_metadata(KeyValue::new(key.to_owned(), text));
     }
 
     /// Ends the file, with texts beside its rows, by name.
@@ -107,14 +134,110 @@ impl SnapshotWriter {
     }
 }
 
-fn saved(info: &TypeInfo) -> SavedType {
-    let (module, name) = (info.module.clone(), info.qualname.clone());
-    SavedType { module, name, is_lower_bound: info.basis == Basis::LowerBound }
+/// Where a group ends that begins at a row: it has at most so many rows, and as few more references as may be.
+fn end_of_group(forward: &Csr, start: usize) -> usize {
+    let limit = forward.len().min(start + GROUP);
+    let first = forward.range(start).start;
+    (start + 1..limit).find(|&end| forward.range(end).end - first > EDGES_MAX).unwrap_or(limit)
+}
+
+/// Numbers of labels in the order in which they occur, whichever thread met them first.
+#[derive(Default)]
+struct WordNumbers {
+    /// By the number that the reading threads gave; [`u32::MAX`] of labels that have not occurred.
+    of: Vec<u32>,
+    count: u32,
+}
+
+impl WordNumbers {
+    fn of(&mut self, number: u32) -> u32 {
+        let index = number as usize;
+        if index >= self.of.len() {
+            self.of.resize(index + 1, u32::MAX);
+        }
+        if self.of[index] == u32::MAX {
+            self.of[index] = self.count;
+            self.count += 1;
+        }
+        self.of[index]
+    }
+
+    /// The labels in their order, each as its words.
+    fn texts<'t>(&self, texts: &'t [Vec<String>]) -> Vec<&'t [String]> {
+        let mut ordered: Vec<&[String]> = vec![&[]; self.count as usize];
+        for (&number, words) in self.of.iter().zip(texts) {
+            ordered.get_mut(number as usize).into_iter().for_each(|slot| *slot = words);
+        }
+        ordered
+    }
+}
+
+/// Writes the columns of references, their words and the places of items.
+fn list_columns(
+    group: &mut RowGroup<'_>,
+    forward: &Csr,
+    rows: Range<usize>,
+    pieces: Vec<RowWords>,
+    numbers: &mut WordNumbers,
+) -> Result<()> {
+    list_column::<Int32Type, _>(group, rows.clone(), false, |row| {
+        Some(forward.row(row).iter().map(|&target| target as i32))
+    })?;
+    let mut words = pieces.iter().flat_map(|piece| &piece.numbers);
+    list_column::<Int32Type, _>(group, rows.clone(), false, |row| {
+        let (of_row, numbers) = (words.by_ref().take(forward.row(row).len()), &mut *numbers);
+        Some(of_row.map(|&number| numbers.of(number) as i32).collect::<Vec<i32>>().into_iter())
+    })?;
+    let mut items = pieces.iter().flat_map(|piece| &piece.items).peekable();
+    list_column::<Int64Type, _>(group, rows, true, |row| {
+        let (_, places) = items.next_if(|(id, _)| *id as usize == row)?;
+        Some(places.iter().map(|&place| place as i64))
+    })
+}
+
+/// Writes the next column of a group, which has a list in each row; an optional one may have none.
+fn list_column<T: DataType, V: Iterator<Item = T::T>>(
+    group: &mut RowGroup<'_>,
+    rows: Range<usize>,
+    is_optional: bool,
+    mut list: impl FnMut(usize) -> Option<V>,
+) -> Result<()> {
+    let Some(mut column) = group.next_column()? else {
+        return Err(ParquetError::General("more columns than the schema has".to_owned()));
+    };
+    let empty = i16::from(is_optional);
+    let (mut values, mut levels, mut repeats): (Vec<T::T>, Vec<i16>, Vec<i16>) = Default::default();
+    let last = rows.end.saturating_sub(1);
+    for row in rows {
+        let (before, list) = (values.len(), list(row));
+        let level = if list.is_some() { empty } else { 0 };
+        values.extend(list.into_iter().flatten());
+        let count = values.len() - before;
+        repeats.push(0);
+        if count == 0 {
+            levels.push(level);
+        } else {
+            repeats.resize(repeats.len() + count - 1, 1);
+            levels.resize(repeats.len(), level + 1);
+        }
+        if levels.len() >= BATCH || row == last {
+            column.typed::<T>().write_batch(&values, Some(&levels), Some(&repeats))?;
+            values.clear();
+            levels.clear();
+            repeats.clear();
+        }
+    }
+    column.close()
 }
 
 /// Texts that many rows have.
 struct Texts {
     types: Vec<ByteArray>,
+    addresses: Vec<i64>,
+    /// The first root of each object that is one.
+    roots: FxHashMap<u32, RootKind>,
+    /// References that only native code explains.
+    native: FxHashMap<u32, u32>,
     holders: Vec<ByteArray>,
     paths: Vec<ByteArray>,
     garbage: ByteArray,
@@ -126,8 +249,14 @@ impl Texts {
         let of_frames = |text: &dyn Fn(u32) -> String| {
             (0..frames.frames.len() as u32).map(|frame| ByteArray::from(text(frame).as_str())).collect()
         };
+        let mut roots = FxHashMap::default();
+        heap.graph.roots.iter().for_each(|root| _ = roots.entry(root.object.0).or_insert(root.kind));
+        let native = heap.graph.roots.iter().filter(|root| root.kind == RootKind::Native);
         Texts {
-            types: heap.types.iter().map(|(_, info)| ByteArray::from(saved(info).full_name().as_str())).collect(),
+            types: heap.types.iter().map(|(_, info)| ByteArray::from(info.full_name().as_str())).collect(),
+            addresses: heap.types.iter().map(|(_, info)| info.address.0 as i64).collect(),
+            native: native.map(|root| (root.object.0, root.excess)).collect(),
+            roots,
             holders: of_frames(&|frame| frames.holder(frame)),
             paths: of_frames(&|frame| heap.owners.path(frame)),
             garbage: ByteArray::from(GARBAGE),
@@ -138,12 +267,16 @@ impl Texts {
 type RowGroup<'g> = SerializedRowGroupWriter<'g, PendingBytes>;
 type Column = fn(&mut RowGroup<'_>, &LinkedHeap<'_>, &Texts, Range<usize>) -> Result<()>;
 
-/// The columns, in the order of [`SCHEMA`].
-const COLUMNS: [Column; 10] = [
+/// The columns but for lists, in the order of [`SCHEMA`].
+const COLUMNS: [Column; 14] = [
     |group, _, _, rows| required::<Int32Type>(group, rows, |row| row as i32),
     |group, heap, _, rows| required::<Int64Type>(group, rows, |row| heap.graph.objects.address(row).0 as i64),
     |group, heap, texts, rows| {
         required::<ByteArrayType>(group, rows, |row| text(&texts.types, heap.graph.objects.type_id(row).index()))
+    },
+    |group, heap, texts, rows| {
+        let address = |row| texts.addresses.get(heap.graph.objects.type_id(row).index()).copied().unwrap_or(0);
+        required::<Int64Type>(group, rows, address)
     },
     |group, heap, _, rows| required::<Int64Type>(group, rows, |row| heap.graph.objects.size(row) as i64),
     |group, heap, _, rows| {
@@ -153,8 +286,20 @@ const COLUMNS: [Column; 10] = [
         })
     },
     |group, heap, _, rows| {
+        column::<Int32Type>(group, rows, true, |row| match heap.graph.objects.refcount(row) {
+            Refcount::Count(_) => None,
+            Refcount::Immortal(word) => Some(word as i32),
+        })
+    },
+    |group, heap, _, rows| {
         let mut objects = heap.graph.objects.iter().skip(rows.start);
         required::<BoolType>(group, rows, |_| objects.next().is_some_and(|object| object.tracked))
+    },
+    |group, _, texts, rows| {
+        column::<ByteArrayType>(group, rows, true, |row| Some(texts.roots.get(&(row as u32))?.name().into()))
+    },
+    |group, _, texts, rows| {
+        column::<Int32Type>(group, rows, true, |row| Some(*texts.native.get(&(row as u32))? as i32))
     },
     |group, heap, texts, rows| {
         required::<ByteArrayType>(group, rows, |row| match heap.owners.frames().of(ObjectId(row as u32)) {

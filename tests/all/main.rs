@@ -44,6 +44,7 @@ mod recipes;
 mod record;
 mod references;
 mod safety;
+mod saved;
 mod schemas;
 mod snapshots;
 mod stacks;
@@ -95,6 +96,7 @@ const MODULES: &[Module] = &[
     ("record", record::cases),
     ("references", references::cases),
     ("safety", safety::cases),
+    ("saved", saved::cases),
     ("schemas", schemas::cases),
     ("snapshots", snapshots::cases),
     ("stacks", stacks::cases),

@@ -59,6 +59,21 @@ impl RootKind {
         matches!(self, RootKind::Task | RootKind::EventLoop)
     }
 
+    /// All kinds, in their order.
+    pub const ALL: [RootKind; 11] = [
+        RootKind::Module,
+        RootKind::Frame,
+        RootKind::Task,
+        RootKind::Thread,
+        RootKind::Exception,
+        RootKind::Stack,
+        RootKind::EventLoop,
+        RootKind::Interpreter,
+        RootKind::StaticType,
+        RootKind::Immortal,
+        RootKind::Native,
+    ];
+
     /// The name in JSON.
     pub fn name(self) -> &'static str {
         match self {
