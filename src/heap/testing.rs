@@ -105,24 +105,32 @@ pub(crate) struct Changing {
     before: Image,
     after: Image,
     reads: Cell<usize>,
+    failed: Cell<usize>,
 }
 
 impl Changing {
     /// Both begin at [`START`].
     pub(crate) fn new(before: Vec<u8>, after: Vec<u8>, reads: usize) -> Changing {
-        Changing { before: image(before), after: image(after), reads: Cell::new(reads) }
+        Changing { before: image(before), after: image(after), reads: Cell::new(reads), failed: Cell::new(0) }
+    }
+
+    /// How many reads failed.
+    pub(crate) fn failed(&self) -> usize {
+        self.failed.get()
     }
 }
 
 impl Memory for Changing {
     fn read_exact_at(&self, address: Address, buffer: &mut [u8]) -> Result<(), ReadError> {
-        match self.reads.get() {
+        let read = match self.reads.get() {
             0 => self.after.read_exact_at(address, buffer),
             left => {
                 self.reads.set(left - 1);
                 self.before.read_exact_at(address, buffer)
             }
-        }
+        };
+        self.failed.set(self.failed.get() + usize::from(read.is_err()));
+        read
     }
 
     fn regions(&self) -> &RegionMap {

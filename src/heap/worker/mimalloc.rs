@@ -132,7 +132,14 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
                     Ok(None) => return Ok(()),
                     Err(mimalloc::Nonsense) => continue,
                 }
-                let Some(again) = self.read_blocks(&page)? else { continue };
+                let Some(again) = self.read_blocks(&page)? else {
+                    // The header, read anew, still has blocks where nothing can be read: no further attempt helps.
+                    if before.1.is_empty() {
+                        break;
+                    }
+                    before.1.clear();
+                    continue;
+                };
                 let tolerance = if retry == POOL_RETRIES { Tolerance::OneBlock } else { Tolerance::Exact };
                 stands_still = before.0 == head && before.1 == again;
                 if let Some(free) = page.free_blocks(&again, tolerance) {
@@ -377,6 +384,17 @@ mod tests {
         // A header that cannot be read.
         let (objects, counts) = read(&image(vec![0; 8]));
         assert_eq!((objects, counts.unreadable_bytes > 0), (vec![], true));
+    }
+
+    #[test]
+    fn a_page_that_cannot_be_read_is_tried_twice() {
+        let layout = layout();
+        // The header alone, in memory that is not local.
+        let head = made(&layout)[..SLICE].to_vec();
+        let memory = Changing::new(head.clone(), head, 0);
+        let (objects, counts) = read(&memory);
+        assert_eq!((objects, counts.torn_pools, counts.contradicting_pools), (vec![], 1, 0));
+        assert_eq!(memory.failed(), 2);
     }
 
     #[test]

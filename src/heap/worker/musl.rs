@@ -7,6 +7,17 @@ use crate::process::memory::{Memory, ReadError};
 
 use super::{POOL_RETRIES, Window, Worker, only_fatal};
 
+/// What reading a group came to.
+#[derive(PartialEq)]
+enum Attempt {
+    /// Its blocks are classified.
+    Done,
+    /// It does not match its meta.
+    Contradiction,
+    /// It cannot be read.
+    Unreadable,
+}
+
 impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
     /// Reads the groups of an area. A meta that contradicts itself or its group changed while it was read; it is read
     /// again.
@@ -20,29 +31,39 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
         for (at, meta) in metas(area.address, &bytes) {
             let mut again = [0; META];
             again.copy_from_slice(meta);
-            let mut tries = 0;
-            while !self.read_group(SlotGroup::read(at, &again))? {
-                if tries == POOL_RETRIES || memory.local(at, META).is_some() {
+            let (mut tries, mut was_unreadable) = (0, false);
+            loop {
+                let attempt = self.read_group(SlotGroup::read(at, &again))?;
+                if attempt == Attempt::Done {
+                    break;
+                }
+                let is_unreadable = attempt == Attempt::Unreadable;
+                let is_last = tries == POOL_RETRIES || is_unreadable && was_unreadable;
+                if is_last || memory.local(at, META).is_some() {
                     self.counts.torn_pools += 1;
                     break;
                 }
-                tries += 1;
-                memory.read_exact_at(at, &mut again).or_else(only_fatal)?;
+                (tries, was_unreadable) = (tries + 1, is_unreadable);
+                if let Err(error) = memory.read_exact_at(at, &mut again) {
+                    self.counts.torn_pools += 1;
+                    only_fatal(error)?;
+                    break;
+                }
             }
         }
         Ok(())
     }
 
-    /// Reads a group and classifies its blocks. `false`, and nothing is reported, if it does not match its meta.
-    fn read_group(&mut self, group: Result<Option<SlotGroup>, Nonsense>) -> Result<bool, ReadError> {
+    /// Reads a group and classifies its blocks. Nothing is reported unless it is done.
+    fn read_group(&mut self, group: Result<Option<SlotGroup>, Nonsense>) -> Result<Attempt, ReadError> {
         let group = match group {
             Ok(Some(group)) => group,
-            Ok(None) => return Ok(true),
-            Err(Nonsense) => return Ok(false),
+            Ok(None) => return Ok(Attempt::Done),
+            Err(Nonsense) => return Ok(Attempt::Contradiction),
         };
-        let Ok(wanted) = usize::try_from(group.wanted()) else { return Ok(false) };
+        let Ok(wanted) = usize::try_from(group.wanted()) else { return Ok(Attempt::Contradiction) };
         if wanted == 0 {
-            return Ok(true);
+            return Ok(Attempt::Done);
         }
         if let Some(bytes) = self.memory.local(group.start, wanted) {
             return self.judge_group(&group, bytes);
@@ -50,13 +71,13 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
         let mut buffer = vec![0; wanted];
         match self.memory.read_exact_at(group.start, &mut buffer) {
             Ok(()) => self.judge_group(&group, &buffer),
-            Err(error) => only_fatal(error).map(|()| false),
+            Err(error) => only_fatal(error).map(|()| Attempt::Unreadable),
         }
     }
 
-    fn judge_group(&mut self, group: &SlotGroup, bytes: &[u8]) -> Result<bool, ReadError> {
+    fn judge_group(&mut self, group: &SlotGroup, bytes: &[u8]) -> Result<Attempt, ReadError> {
         if !group.is_proved(bytes) {
-            return Ok(false);
+            return Ok(Attempt::Contradiction);
         }
         let (classifier, window) = (self.classifier, Window { start: group.start, bytes });
         for slot in group.slots(bytes) {
@@ -76,7 +97,7 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
                 }
             }
         }
-        Ok(true)
+        Ok(Attempt::Done)
     }
 }
 
@@ -157,6 +178,15 @@ mod tests {
         }
         let (objects, counts) = read(&image(made()[..AREA as usize - 8].to_vec()));
         assert_eq!((objects, counts.unreadable_bytes), (vec![], AREA));
+    }
+
+    #[test]
+    fn a_group_that_cannot_be_read_is_tried_twice() {
+        let area = made()[..AREA as usize].to_vec();
+        let memory = Changing::new(area.clone(), area, 0);
+        let (objects, counts) = read(&memory);
+        assert_eq!((objects, counts.torn_pools), (vec![], 1));
+        assert_eq!(memory.failed(), 2);
     }
 
     #[test]

@@ -83,14 +83,20 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
             self.is_as_before(address, bytes)
         } else {
             let (mut before, mut again) = (bytes.to_vec(), vec![0; bytes.len()]);
+            let mut is_same = false;
             for _ in 0..POOL_RETRIES {
-                self.memory.read_exact_at(address, &mut again).or_else(only_fatal)?;
+                if let Err(error) = self.memory.read_exact_at(address, &mut again) {
+                    only_fatal(error)?;
+                    is_same = false;
+                    break;
+                }
                 if self.judge_pool(address, &again, window)? {
                     return Ok(());
                 }
+                is_same = again == before;
                 std::mem::swap(&mut again, &mut before);
             }
-            again == before
+            is_same
         };
         self.counts.torn_pools += 1;
         self.counts.contradicting_pools += u64::from(stands_still);
