@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
+use crate::inspect::any::AnyTarget;
 use crate::inspect::error::Error;
 use crate::inspect::growth::GrowthOptions;
 use crate::inspect::limits::{Comparison, TargetLimits};
@@ -69,7 +70,7 @@ pub fn run(options: &CheckOptions) -> Result<bool> {
     }
     let destination = Destination::new(&options.output, || None)?;
     let junit = Destination::beside(options.junit.as_ref(), &options.output)?;
-    let mut target = target::open(&options.target)?;
+    let mut target = target::open_any(&options.target, &options.following)?;
     let stop = Arc::new(AtomicBool::new(false));
     let copy = options.target.stopping.for_references(&options.following);
     let growth_options =
@@ -78,11 +79,14 @@ pub fn run(options: &CheckOptions) -> Result<bool> {
         signals::ask_first(Arc::clone(&stop));
         Seconds::start(options.duration)
     });
-    let comparison = target.check(&limits, &growth_options, &stop, &mut |elapsed| {
-        if let Some(bar) = &bar {
-            bar.set(elapsed);
-        }
-    });
+    let comparison = match &mut target {
+        AnyTarget::Read(target) => target.check(&limits, &growth_options, &stop, &mut |elapsed| {
+            if let Some(bar) = &bar {
+                bar.set(elapsed);
+            }
+        }),
+        AnyTarget::Saved(saved) => saved.check(&limits),
+    };
     if let Some(bar) = &bar {
         bar.finish();
     }

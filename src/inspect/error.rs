@@ -146,6 +146,9 @@ pub enum Error {
     /// A snapshot is without the kernel's figures.
     #[error("the snapshot has no account of memory: it is of a core, or the kernel did not tell")]
     NoSavedAccount,
+    /// Growth was asked of a snapshot.
+    #[error("a snapshot does not change: growth is of a process that runs")]
+    DoesNotChange,
     /// A core is not running, so it cannot be recorded.
     #[error("a core does not run")]
     NotRunning,

@@ -3,11 +3,13 @@
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use crate::analysis::histogram::{Histogram, SortKey};
 use crate::process::procfs::Status;
 
 use super::error::Error;
 use super::growth::{Growth, GrowthOptions};
 use super::open::Target;
+use super::saved::SavedTarget;
 use super::warning::Warning;
 
 /// What a target may have at most. `None`: no limit.
@@ -78,8 +80,44 @@ impl Comparison {
         self.checked.iter().any(Checked::is_crossed)
     }
 
+    fn add_objects(&mut self, histogram: &Histogram, limits: &TargetLimits) {
+        for (name, limit) in &limits.objects {
+            let full = if name.contains('.') { name.clone() } else { format!("builtins.{name}") };
+            let row = histogram.rows.iter().find(|row| row.label() == full);
+            let found = row.map_or(0, |row| row.amount.objects);
+            let kind = LimitKind::Objects { name: name.clone(), is_seen: row.is_some() };
+            self.add(kind, found as f64, *limit as f64);
+        }
+    }
+
     fn add(&mut self, kind: LimitKind, found: f64, limit: f64) {
         self.checked.push(Checked { kind, found, limit });
+    }
+}
+
+impl SavedTarget {
+    /// Compares what was saved with limits; all but growth, which it cannot tell.
+    pub fn check(&self, limits: &TargetLimits) -> Comparison {
+        let mut comparison = Comparison::default();
+        comparison.failure = self.compare(limits, &mut comparison).err();
+        comparison
+    }
+
+    fn compare(&self, limits: &TargetLimits, into: &mut Comparison) -> Result<(), Error> {
+        if let Some(limit) = limits.rss {
+            let rss = self.answer().reading.memory.ok_or(Error::NoSavedAccount)?.rss;
+            into.add(LimitKind::Rss, rss as f64, limit as f64);
+        }
+        if !limits.objects.is_empty() {
+            into.add_objects(&self.histogram(SortKey::Bytes)?.result, limits);
+        }
+        if let Some(limit) = limits.garbage {
+            into.add(LimitKind::Garbage, self.answer().graph.garbage.objects as f64, limit as f64);
+        }
+        match limits.growth {
+            Some(_) => Err(Error::DoesNotChange),
+            None => Ok(()),
+        }
     }
 }
 
@@ -111,14 +149,7 @@ impl Target {
             into.add(LimitKind::Rss, rss as f64, limit as f64);
         }
         if !limits.objects.is_empty() {
-            let histogram = self.running_histogram()?;
-            for (name, limit) in &limits.objects {
-                let full = if name.contains('.') { name.clone() } else { format!("builtins.{name}") };
-                let row = histogram.rows.iter().find(|row| row.label() == full);
-                let found = row.map_or(0, |row| row.amount.objects);
-                let kind = LimitKind::Objects { name: name.clone(), is_seen: row.is_some() };
-                into.add(kind, found as f64, *limit as f64);
-            }
+            into.add_objects(&self.running_histogram()?, limits);
         }
         if let Some(limit) = limits.garbage {
             let answer =

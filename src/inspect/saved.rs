@@ -79,6 +79,11 @@ impl SavedTarget {
         &self.answer.name
     }
 
+    /// What accompanies its objects.
+    pub fn answer(&self) -> &SavedAnswer {
+        &self.answer
+    }
+
     fn failed(&self, error: SnapshotError) -> Error {
         Error::Snapshot { path: self.path.clone(), error }
     }

@@ -55,9 +55,10 @@ pub const SCHEMA: &str = "message heap {
     }
 }";
 /// Columns of numbers of which neighbours are close to each other.
-pub const CLOSE: [&[&str]; 5] = [
+pub const CLOSE: [&[&str]; 6] = [
     &["id"],
     &["address"],
+    &["owner"],
     &["references", "list", "element"],
     &["labels", "list", "element"],
     &["items", "list", "element"],

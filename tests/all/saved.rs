@@ -115,6 +115,22 @@ fn verbs_say_the_same(interpreter: &Interpreter) -> Result<(), String> {
     if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
 }
 
+/// Limits of what was saved: `check` compares them as it does those of a process.
+fn limits_agree(pid: &str, file: &str) -> Result<Vec<String>, String> {
+    let mut wrong = Vec::new();
+    let limits = ["--max-objects", "__main__.Node=999", "--max-objects", "dict=1000000", "--max-garbage", "100000"];
+    let said = |target: &str| tool::run(&[&["check", target][..], &limits].concat());
+    let (live, saved) = (said(pid)?, said(file)?);
+    if live.status.code() != Some(1) || saved.status.code() != Some(1) || live.text() != saved.text() {
+        wrong.push(format!("check: {} {}\n{} {}", live.status, live.text(), saved.status, saved.text()));
+    }
+    let rss = tool::run(&["check", file, "--max-rss", "1KiB"])?;
+    if rss.status.code() != Some(1) {
+        wrong.push(format!("check --max-rss: {} {}", rss.status, rss.stderr));
+    }
+    Ok(wrong)
+}
+
 /// References and their labels, line by line. The dicts of interned strings hold nothing in a graph, so a file has
 /// none of their references.
 fn references_differ(pid: &str, file: &str) -> Result<Vec<String>, String> {
@@ -162,6 +178,10 @@ fn limits_are_said(interpreter: &Interpreter) -> Result<(), String> {
     bytes[at] = b'1';
     fs::write(&old, &bytes).map_err(|e| e.to_string())?;
     tool::run(&["histo", "--by", "holder", old_file])?.ok()?;
+    let wrong = limits_agree(&target.pid().to_string(), file)?;
+    if !wrong.is_empty() {
+        return Err(wrong.join("\n"));
+    }
     let no_core = folder.path().join("no.core");
     fs::write(&no_core, "text").map_err(|e| e.to_string())?;
     for (words, said) in [
@@ -175,6 +195,7 @@ fn limits_are_said(interpreter: &Interpreter) -> Result<(), String> {
         (&["leaks", file], "a process that runs"),
         (&["record", file], "a process that runs"),
         (&["why", text(&no_core), "dict"], "is no snapshot"),
+        (&["check", file, "--max-growth", "1MiB/min"], "does not change"),
         (&["why", file, "Nodes"], "did you mean __main__.Node"),
         (&["why", file, "0x10"], "no object is at"),
         (&["why", "--max-memory", "1MiB", file, "dict"], "bytes of memory"),
