@@ -12,7 +12,7 @@ use crate::heap::object::Sink;
 use crate::process::Address;
 use crate::process::memory::{Memory, ReadError};
 
-use super::{Room, WINDOW, Window, Worker};
+use super::{CountedRoom, WINDOW, Window, Worker};
 
 /// Alignment of malloc.
 const ALIGNMENT: usize = 16;
@@ -69,7 +69,7 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
                 *inside = Address(at.0.saturating_add(found.measured.extent.max(header)));
                 step = header.next_multiple_of(ALIGNMENT as u64);
                 self.counts.scanned_objects += 1;
-                self.room = Room::default();
+                self.room = CountedRoom::default();
                 self.hand_on(&found, window)?;
             }
             at = Address(at.0.saturating_add(step));

@@ -129,21 +129,21 @@ pub struct Worker<'a, M: Memory + ?Sized, S: Sink> {
     pub(crate) window: Vec<u8>,
     pending: Vec<Pending>,
     scratch: Vec<u8>,
-    room: Room,
+    room: CountedRoom,
     /// Upper bound on an object's size: all writable memory of the target.
     size_max: u64,
 }
 
 /// How much of an object's size is counted with the block that holds it.
 #[derive(Clone, Copy, Debug, Default)]
-struct Room {
+struct CountedRoom {
     /// The block's bytes.
     block: u64,
     /// What is not in the block is in blocks that are counted as well, if it is no larger.
     counted: u64,
 }
 
-impl Room {
+impl CountedRoom {
     /// Bytes of an object of `size` that are not counted with blocks.
     #[inline(always)]
     fn beyond(self, size: u64) -> u64 {
@@ -159,7 +159,7 @@ struct Pending {
     address: Address,
     length: usize,
     object: Object,
-    room: Room,
+    room: CountedRoom,
     deferred: Deferred,
 }
 
@@ -189,7 +189,7 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
             window: vec![0; WINDOW],
             pending: Vec::new(),
             scratch: Vec::new(),
-            room: Room::default(),
+            room: CountedRoom::default(),
             size_max: memory.regions().iter().filter(|region| region.writable).map(Region::len).sum(),
         }
     }
@@ -356,7 +356,7 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
 
     /// Counts a block in use: of a large one, only what is in memory. The objects told of next are in this block.
     pub(crate) fn count_block(&mut self, start: Address, length: u64, verdict: &BlockVerdict) {
-        self.room = Room { block: length, counted: 0 };
+        self.room = CountedRoom { block: length, counted: 0 };
         let range = start..Address(start.0.saturating_add(length));
         let is_large = length >= LARGE_BLOCK;
         let bytes = if is_large { resident_bytes(self.memory, std::slice::from_ref(&range)) } else { length };
@@ -439,7 +439,7 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
         self.with_bytes(start, length.min(STATICS_MAX), |worker, window| {
             let mut result = Ok(());
             let (classifier, before) = (worker.classifier, worker.counts.bytes.elsewhere);
-            worker.room = Room::default();
+            worker.room = CountedRoom::default();
             statics::for_each(classifier, window.start, window.bytes, |found| {
                 let accepted = result.is_ok() && (!found.tracked || worker.is_linked(found.address));
                 if accepted {

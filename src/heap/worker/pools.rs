@@ -9,7 +9,7 @@ use crate::heap::object::{Object, Sink};
 use crate::process::Address;
 use crate::process::memory::{Memory, Piece, ReadError};
 
-use super::{POOL_RETRIES, Room, Window, Worker, only_fatal};
+use super::{CountedRoom, POOL_RETRIES, Window, Worker, only_fatal};
 
 /// Bytes of pools read at a time, so that they stay in the L2 cache until classified. A multiple of every pool size.
 const POOLS_WINDOW: usize = 1024 << 10;
@@ -115,8 +115,10 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
         self.counts.blocks_in_use += u64::from(pool.in_use);
         self.counts.bytes.with_object += u64::from(pool.in_use) * pool.block_size as u64;
         let room = BlockRoom::Class(pool.block_size as u64);
-        self.room =
-            Room { block: pool.block_size as u64, counted: self.classifier.layout().constants.pymalloc_max as u64 };
+        self.room = CountedRoom {
+            block: pool.block_size as u64,
+            counted: self.classifier.layout().constants.pymalloc_max as u64,
+        };
         let classifier = self.classifier;
         let quick_way = classifier.quick_way();
         let mut hands = Hands { worker: self, window, result: Ok(()) };
