@@ -10,6 +10,7 @@ use clap::Args;
 
 use crate::analysis::draw::Tree;
 use crate::analysis::histogram::{Histogram, SortKey};
+use crate::analysis::inspectors::{FoundStates, State};
 use crate::analysis::memory_account::Account;
 use crate::inspect::answer::TargetSummary;
 use crate::inspect::graph::GraphSummary;
@@ -17,6 +18,7 @@ use crate::inspect::memory::{self, NativeOwners};
 use crate::inspect::moment::Moment;
 use crate::inspect::saved::{ANSWER, MEMORY, SavedAnswer};
 use crate::inspect::{Accuracy, CopyOptions, Error, Heap, Inspected, Target};
+use crate::process::cache::CachedMemory;
 use crate::report::{self, histogram_json, summary, units};
 use crate::snapshot::labels::Labeller;
 use crate::snapshot::read::SavedHistograms;
@@ -161,11 +163,15 @@ fn save(heap: &Heap<'_>, writer: &mut SnapshotWriter, out: &mut dyn Write) -> Re
     let retained = graph.retained(&dominators);
     let (types, start) = (heap.types, Instant::now());
     let labeller = Labeller::new(heap.memory, heap.references, types, &graph);
-    let linked = LinkedHeap { types, graph: &graph, owners: &owners, dominators: &dominators, retained: &retained };
+    let cached = CachedMemory::new(heap.memory);
+    let states = FoundStates::of(&State::new(&cached, heap.objects, types, heap.references), heap.objects);
+    log::debug!("labels were prepared and states found in {}", units::duration(start.elapsed()));
+    let (owners, dominators, retained) = (&owners, &dominators, &retained);
+    let linked = LinkedHeap { types, graph: &graph, owners, dominators, retained, states: &states };
     writer.objects(out, &linked, &labeller)?;
     log::debug!("writing took {}", units::duration(start.elapsed()));
     let start = Instant::now();
-    let account = memory::account_of(heap, NativeOwners::WhereItMatters, Some(&owners)).ok();
+    let account = memory::account_of(heap, NativeOwners::WhereItMatters, Some(owners)).ok();
     log::debug!("the account of memory took {}", units::duration(start.elapsed()));
     Ok((figures, account))
 }

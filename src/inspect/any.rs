@@ -207,11 +207,15 @@ impl<'h> AnyHeap<'h> {
         Owners::new(graph, frames)
     }
 
-    /// What inspectors find out about objects; nothing of a snapshot, which has no values.
+    /// What inspectors find out about objects.
     pub fn findings(self, objects: impl Iterator<Item = ObjectId>) -> Vec<Finding> {
-        let AnyHeap::Read(heap) = self else { return Vec::new() };
-        let cached = CachedMemory::new(heap.memory);
-        inspectors::ask(&State::new(&cached, heap.objects, heap.types, heap.references), objects)
+        match self {
+            AnyHeap::Read(heap) => {
+                let cached = CachedMemory::new(heap.memory);
+                inspectors::ask(&State::new(&cached, heap.objects, heap.types, heap.references), objects)
+            }
+            AnyHeap::Saved(saved) => inspectors::ask_saved(&saved.graph.states, self.types(), self.objects(), objects),
+        }
     }
 
     /// The account of the process's memory.

@@ -3,11 +3,12 @@
 //! A file is as hostile as a process: no number in it is an index or a size before it was compared with what there is.
 
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
-use parquet::data_type::{BoolType, DataType, Int32Type, Int64Type};
+use parquet::data_type::{BoolType, ByteArrayType, DataType, Int32Type, Int64Type};
 use parquet::file::reader::{FileReader, RowGroupReader};
 use parquet::schema::parser::parse_message_type;
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use crate::analysis::inspectors::FoundStates;
 use crate::analysis::labelled::{EdgeLabels, Labelled};
 use crate::graph::ObjectId;
 use crate::graph::csr::Csr;
@@ -46,6 +47,7 @@ pub struct SavedObjects {
     named: Vec<GraphRoot>,
     native: FxHashMap<u32, u32>,
     lookups: FxHashSet<(u32, u32)>,
+    states: FoundStates,
 }
 
 /// A graph that was read from a file.
@@ -54,6 +56,8 @@ pub struct SavedGraph<'a> {
     pub types: &'a TypeTable,
     /// The graph of the objects.
     pub graph: ObjectGraph<'a>,
+    /// Which objects are in a state that inspectors look for.
+    pub states: FoundStates,
     labels: EdgeLabels,
 }
 
@@ -81,11 +85,14 @@ impl SavedObjects {
         let (rows, edges) = sizes(file)?;
         room.check(rows, edges, 0)?;
         let types: Vec<SavedType> = file.json(TYPES_KEY, "its list of types")?;
+        let mut states = FoundStates::default();
+        types.iter().for_each(|type_| states.add_type(type_.asked_by.iter().map(String::as_str)));
         let types = TypeTable::of(types.iter().map(SavedType::info).collect());
         let (labels, is_lookup) = labels(file)?;
         let forward = Csr::with_nodes(usize::try_from(rows).unwrap_or(0));
         let (found, native, lookups) = Default::default();
-        let mut rows = Rows { types: &types, is_lookup, rows, found, forward, labels, native, lookups, last: 0 };
+        let mut rows =
+            RowsRead { types: &types, is_lookup, rows, found, forward, labels, native, lookups, states, last: 0 };
         let (mut bytes, mut index) = (0u64, 0u64);
         for group in 0..metadata.num_row_groups() {
             let group = file.reader.get_row_group(group)?;
@@ -93,7 +100,7 @@ impl SavedObjects {
             room.check(rows.rows, edges, index)?;
             rows.references(&*group)?;
         }
-        let Rows { found, forward, labels, native, lookups, rows, .. } = rows;
+        let RowsRead { found, forward, labels, native, lookups, states, rows, .. } = rows;
         let objects = Objects::new(vec![found]);
         if objects.len() as u64 != rows || forward.len() != objects.len() {
             return Err(SnapshotError::Damaged("an address"));
@@ -101,15 +108,15 @@ impl SavedObjects {
         let roots: Vec<SavedRoot> = file.json(ROOTS_KEY, "its roots")?;
         let named: Option<Vec<GraphRoot>> = roots.iter().map(|root| named_root(root, rows)).collect();
         let named = named.ok_or(SnapshotError::Damaged("a root"))?;
-        Ok(SavedObjects { types, objects, forward, labels, named, native, lookups })
+        Ok(SavedObjects { types, objects, forward, labels, named, native, lookups, states })
     }
 
     /// Links the objects and passes their graph to `work`.
     pub fn link<R>(self, work: impl FnOnce(&SavedGraph<'_>) -> R) -> R {
-        let SavedObjects { types, objects, forward, labels, named, native, lookups } = self;
+        let SavedObjects { types, objects, forward, labels, named, native, lookups, states } = self;
         let excess = |object: ObjectId| native.get(&object.0).copied().unwrap_or(0);
         let graph = ObjectGraph::of_rows(&objects, &types, forward, named, excess, lookups);
-        work(&SavedGraph { types: &types, graph, labels })
+        work(&SavedGraph { types: &types, graph, states, labels })
     }
 }
 
@@ -181,7 +188,7 @@ impl FileRoom {
 }
 
 /// What was read so far.
-struct Rows<'t> {
+struct RowsRead<'t> {
     types: &'t TypeTable,
     is_lookup: Vec<bool>,
     rows: u64,
@@ -190,12 +197,13 @@ struct Rows<'t> {
     labels: EdgeLabels,
     native: FxHashMap<u32, u32>,
     lookups: FxHashSet<(u32, u32)>,
+    states: FoundStates,
     last: u64,
 }
 
 const TOO_SHORT: SnapshotError = SnapshotError::Damaged("a column ends early");
 
-impl Rows<'_> {
+impl RowsRead<'_> {
     /// The objects of a group. Adds their bytes, and those of an index of their addresses.
     fn objects(&mut self, group: &dyn RowGroupReader, bytes: &mut u64, index: &mut u64) -> Result<(), SnapshotError> {
         let mut addresses = Values::<Int64Type>::of(group, "address")?;
@@ -205,6 +213,7 @@ impl Rows<'_> {
         let mut immortal = Values::<Int32Type>::of(group, "immortal")?;
         let mut tracked = Values::<BoolType>::of(group, "tracked")?;
         let mut native = Values::<Int32Type>::of(group, "native")?;
+        let mut states = Values::<ByteArrayType>::of(group, "state")?;
         let mut row = self.forward.len() as u32;
         let mut left = rows_of(group);
         while left > 0 {
@@ -217,6 +226,7 @@ impl Rows<'_> {
             immortal.next(count)?;
             tracked.next(count)?;
             native.next(count)?;
+            states.next(count)?;
             for at in 0..count {
                 let address = addresses.required(at)? as u64;
                 if address <= self.last {
@@ -238,6 +248,10 @@ impl Rows<'_> {
                 };
                 if let Some(excess) = native.optional(at) {
                     self.native.insert(row, excess as u32);
+                }
+                if let Some(text) = states.optional(at) {
+                    let text = std::str::from_utf8(text.data()).map_err(|_| SnapshotError::Damaged("a state"))?;
+                    self.states.add(ObjectId(row), text);
                 }
                 let tracked = tracked.required(at)?;
                 self.found.object(&Object { address: Address(address), type_id, size, refcount, tracked });
@@ -318,12 +332,10 @@ struct Values<T: DataType> {
     met: usize,
 }
 
-impl<T: DataType> Values<T>
-where
-    T::T: Copy,
-{
+impl<T: DataType> Values<T> {
     fn of(group: &dyn RowGroupReader, name: &str) -> Result<Values<T>, SnapshotError> {
-        let (reader, is_optional) = (column::<T>(group, name)?, matches!(name, "refcount" | "immortal" | "native"));
+        let is_optional = matches!(name, "refcount" | "immortal" | "native" | "state");
+        let reader = column::<T>(group, name)?;
         Ok(Values { reader, is_optional, values: Vec::new(), levels: Vec::new(), met: 0 })
     }
 
@@ -345,7 +357,7 @@ where
     }
 
     fn required(&self, at: usize) -> Result<T::T, SnapshotError> {
-        self.values.get(at).copied().ok_or(TOO_SHORT)
+        self.values.get(at).cloned().ok_or(TOO_SHORT)
     }
 
     /// The value of the next row of an optional column; rows are asked for in order.
@@ -353,7 +365,7 @@ where
         if self.levels.get(at).copied().unwrap_or(0) == 0 {
             return None;
         }
-        let value = self.values.get(self.met).copied();
+        let value = self.values.get(self.met).cloned();
         self.met += 1;
         value
     }

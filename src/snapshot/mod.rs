@@ -16,6 +16,7 @@
 //! | `path` | how it is reached from its root, along owners; null: nothing reaches it |
 //! | `owner` | the `id` of its dominator; null: a root, or what several roots hold |
 //! | `retained` | bytes that would be freed with it |
+//! | `state` | names of the inspectors ([`inspectors`](crate::analysis::inspectors)) that it answers; null: none |
 //! | `references` | the `id`s of the objects that it refers to; consecutive equal ones are one |
 //! | `labels` | for each of them the number of its label in the text `heapsonde.labels`, from 0 on |
 //! | `items` | which items of a sequence the references are that are items; null: the first, the second and so on |

@@ -38,6 +38,7 @@ pub const SCHEMA: &str = "message heap {
     optional binary path (STRING);
     optional int32 owner (INTEGER(32, false));
     required int64 retained (INTEGER(64, false));
+    optional binary state (STRING);
     required group references (LIST) {
         repeated group list {
             required int32 element (INTEGER(32, false));
@@ -82,6 +83,9 @@ pub struct SavedType {
     /// Whether a class statement made it.
     #[serde(default)]
     pub is_python_class: bool,
+    /// The inspectors that ask its instances, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub asked_by: Vec<String>,
 }
 
 /// A root with a name.
@@ -103,8 +107,8 @@ fn is_false(value: &bool) -> bool {
 }
 
 impl SavedType {
-    /// A type as it is saved.
-    pub fn of(info: &TypeInfo) -> SavedType {
+    /// A type as it is saved, with the names of the inspectors that ask its instances.
+    pub fn of(info: &TypeInfo, asked_by: Vec<&str>) -> SavedType {
         SavedType {
             module: info.module.clone(),
             name: info.qualname.clone(),
@@ -112,6 +116,7 @@ impl SavedType {
             address: info.address.0,
             flags: info.flags,
             is_python_class: info.is_python_class,
+            asked_by: asked_by.into_iter().map(str::to_owned).collect(),
         }
     }
 

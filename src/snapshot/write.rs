@@ -14,6 +14,7 @@ use parquet::schema::parser::parse_message_type;
 use parquet::schema::types::ColumnPath;
 use rustc_hash::FxHashMap;
 
+use crate::analysis::inspectors::FoundStates;
 use crate::analysis::owners::{GARBAGE, Owners};
 use crate::graph::ObjectId;
 use crate::graph::csr::Csr;
@@ -50,6 +51,8 @@ pub struct LinkedHeap<'h> {
     pub dominators: &'h Dominators,
     /// What each retains.
     pub retained: &'h [Retained],
+    /// Which are in a state that inspectors look for.
+    pub states: &'h FoundStates,
 }
 
 /// A snapshot that is being written.
@@ -100,7 +103,8 @@ impl SnapshotWriter {
             group.close().map_err(io::Error::other)?;
             self.buffer.drain(out)?;
         }
-        let types: Vec<SavedType> = heap.types.iter().map(|(_, info)| SavedType::of(info)).collect();
+        let types: Vec<SavedType> =
+            heap.types.iter().map(|(type_id, info)| SavedType::of(info, heap.states.asked_by(type_id))).collect();
         self.text(TYPES_KEY, serde_json::to_string(&types)?);
         self.text(LABELS_KEY, serde_json::to_string(&numbers.texts(&words.texts()))?);
         let named = heap.graph.roots.iter().filter(|root| !matches!(root.kind, RootKind::Native | RootKind::Immortal));
@@ -268,7 +272,7 @@ type RowGroup<'g> = SerializedRowGroupWriter<'g, PendingBytes>;
 type Column = fn(&mut RowGroup<'_>, &LinkedHeap<'_>, &Texts, Range<usize>) -> Result<()>;
 
 /// The columns but for lists, in the order of [`SCHEMA`].
-const COLUMNS: [Column; 14] = [
+const COLUMNS: [Column; 15] = [
     |group, _, _, rows| required::<Int32Type>(group, rows, |row| row as i32),
     |group, heap, _, rows| required::<Int64Type>(group, rows, |row| heap.graph.objects.address(row).0 as i64),
     |group, heap, texts, rows| {
@@ -320,6 +324,9 @@ const COLUMNS: [Column; 14] = [
     },
     |group, heap, _, rows| {
         required::<Int64Type>(group, rows, |row| heap.retained.get(row).map_or(0, |retained| retained.bytes) as i64)
+    },
+    |group, heap, _, rows| {
+        column::<ByteArrayType>(group, rows, true, |row| Some(heap.states.text(ObjectId(row as u32))?.as_str().into()))
     },
 ];
 

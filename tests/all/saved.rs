@@ -24,8 +24,10 @@ pub fn cases() -> Vec<TestCase> {
         let other = interpreter.clone();
         cases.push(TestCase::new(name, move || verbs_say_the_same(&interpreter)));
         if other.version.1 == 12 {
-            let name = format!("{}/what a file cannot tell is said", other.name);
-            cases.push(TestCase::new(name, move || limits_are_said(&other)));
+            let name = |what: &str| format!("{}/{what}", other.name);
+            let third = other.clone();
+            cases.push(TestCase::new(name("states are saved"), move || states_are_saved(&third)));
+            cases.push(TestCase::new(name("what a file cannot tell is said"), move || limits_are_said(&other)));
         }
     }
     cases
@@ -58,7 +60,7 @@ const VERBS: &[&[&str]] = &[
 ];
 
 /// What is of the reading, of other processes, or of native code, whose memory a file does not have.
-const LEFT_OUT: [&str; 6] = ["reading", "graph_bytes", "native", "findings", "pss", "uss"];
+const LEFT_OUT: [&str; 5] = ["reading", "graph_bytes", "native", "pss", "uss"];
 
 fn without_reading(value: &mut Value) {
     match value {
@@ -113,6 +115,37 @@ fn verbs_say_the_same(interpreter: &Interpreter) -> Result<(), String> {
     }
     wrong.extend(references_differ(&pid, file)?);
     if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
+}
+
+/// What inspectors find is in the file: of the whole heap, and of types whose objects the program put into a state.
+fn states_are_saved(interpreter: &Interpreter) -> Result<(), String> {
+    const TYPES: usize = 3;
+    let mut target = Target::spawn(interpreter, &program("states.py"), &[], &[])?;
+    let mut types: Vec<String> = Vec::new();
+    loop {
+        let line = target.read_line()?;
+        match line.split(' ').collect::<Vec<_>>().as_slice() {
+            ["end"] => break,
+            ["state", _, name, ..] if types.len() < TYPES => types.push((*name).to_owned()),
+            _ => {}
+        }
+    }
+    target.wait_until_blocked()?;
+    let pid = target.pid().to_string();
+    let folder = TempDir::new().map_err(|e| e.to_string())?;
+    let path = folder.path().join("a.heap.parquet");
+    let file = text(&path);
+    tool::run(&["snapshot", "--pause", "-o", file, &pid])?.ok()?;
+    let mut asked: Vec<Vec<&str>> = vec![vec!["why", "--json", "TARGET"]];
+    asked.extend(types.iter().map(|name| vec!["why", "--json", "TARGET", name]));
+    for words in asked {
+        let found = |target: &str| run(&words, target)?.json().map(|document| document["findings"].clone());
+        let (live, saved) = (found(&pid)?, found(file)?);
+        if live != saved || live.as_array().is_none_or(Vec::is_empty) {
+            return Err(format!("{words:?}: {live:#} and {saved:#}"));
+        }
+    }
+    Ok(())
 }
 
 /// Limits of what was saved: `check` compares them as it does those of a process.

@@ -5,6 +5,7 @@
 //! says of those found, and what to do. It tells facts; whether these are the leak is for the reader to decide.
 
 mod predicates;
+mod saved;
 mod state;
 mod table;
 
@@ -15,6 +16,7 @@ use crate::graph::ObjectId;
 use crate::python::type_flags as flag;
 use crate::python::types::TypeId;
 
+pub use saved::{FoundStates, ask_saved};
 pub use state::State;
 use table::INSPECTORS;
 
@@ -84,8 +86,45 @@ impl Finding {
     }
 }
 
+/// What knows the states of objects: their memory, or a file.
+trait Answers {
+    fn type_count(&self) -> usize;
+    fn type_id(&self, object: ObjectId) -> TypeId;
+    fn full_name(&self, type_id: TypeId) -> String;
+    /// The numbers of the inspectors that ask instances of a type.
+    fn inspectors_of(&self, type_id: TypeId) -> Vec<usize>;
+    /// What the inspector of this number says of an object.
+    fn is_so(&self, inspector: usize, object: ObjectId) -> bool;
+}
+
+impl Answers for State<'_> {
+    fn type_count(&self) -> usize {
+        State::type_count(self)
+    }
+
+    fn type_id(&self, object: ObjectId) -> TypeId {
+        State::type_id(self, object)
+    }
+
+    fn full_name(&self, type_id: TypeId) -> String {
+        State::full_name(self, type_id)
+    }
+
+    fn inspectors_of(&self, type_id: TypeId) -> Vec<usize> {
+        inspectors_of(self, type_id)
+    }
+
+    fn is_so(&self, inspector: usize, object: ObjectId) -> bool {
+        (INSPECTORS[inspector].is_so)(self, object)
+    }
+}
+
 /// Asks objects. What is true of some of them, most first.
 pub fn ask(state: &State<'_>, objects: impl Iterator<Item = ObjectId>) -> Vec<Finding> {
+    ask_all(state, objects)
+}
+
+fn ask_all(state: &impl Answers, objects: impl Iterator<Item = ObjectId>) -> Vec<Finding> {
     /// What one inspector has heard so far.
     #[derive(Default)]
     struct Heard {
@@ -98,7 +137,7 @@ pub fn ask(state: &State<'_>, objects: impl Iterator<Item = ObjectId>) -> Vec<Fi
     for object in objects {
         let type_id = state.type_id(object);
         let Some(inspectors) = asking.get_mut(type_id.index()) else { continue };
-        for &index in inspectors.get_or_insert_with(|| inspectors_of(state, type_id)).iter() {
+        for &index in inspectors.get_or_insert_with(|| state.inspectors_of(type_id)).iter() {
             let heard = &mut heard[index];
             if heard.asked == ASKED_MAX {
                 continue;
@@ -106,7 +145,7 @@ pub fn ask(state: &State<'_>, objects: impl Iterator<Item = ObjectId>) -> Vec<Fi
             heard.asked += 1;
             let (asked, found) = heard.of_type.entry(type_id).or_default();
             *asked += 1;
-            *found += u64::from((INSPECTORS[index].is_so)(state, object));
+            *found += u64::from(state.is_so(index, object));
         }
     }
     let finding = |(inspector, mut heard): (&Inspector, Heard)| {
