@@ -420,3 +420,29 @@ impl<T: DataType> Lists<T> {
         if is_none { None } else { self.values.get(value..value + filled) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_cannot_ask_for_more_memory_than_it_can_fill_or_there_is() {
+        let room = FileRoom { limit: 1 << 30, length: 1 << 16 };
+        assert!(room.check(100_000, 200_000, 1 << 20).is_ok());
+        let damaged = |check: Result<(), SnapshotError>| matches!(check, Err(SnapshotError::Damaged(_)));
+        assert!(damaged(room.check(OBJECTS_MAX, 0, 0)));
+        assert!(damaged(room.check(0, u64::MAX, 0)));
+        assert!(damaged(room.check(1, 1, u64::MAX)));
+        let large = FileRoom { limit: 1 << 30, length: 1 << 30 };
+        assert!(matches!(large.check(1 << 24, 1 << 24, 0), Err(SnapshotError::NoRoom { .. })));
+    }
+
+    #[test]
+    fn roots_of_no_object_and_of_no_kind_are_damage() {
+        let root = |id, kind: &str| SavedRoot { id, kind: kind.to_owned(), is_namespace: true, name: "app".to_owned() };
+        assert_eq!(named_root(&root(7, "module"), 8).map(|root| root.object), Some(ObjectId(7)));
+        for wrong in [root(8, "module"), root(7, "native"), root(7, "immortal"), root(7, "tree")] {
+            assert_eq!(named_root(&wrong, 8), None);
+        }
+    }
+}

@@ -24,6 +24,10 @@
 //! Beside the rows there are texts by name ([`notes`]): which process, how it was read, its types, the roots by name,
 //! the labels of references ([`words`]), the account of memory. A file holds no values. Files of version 1 have no
 //! references.
+//!
+//! A file tells what the process told, except where references of native code come from, for which all of its memory is
+//! searched, and the references of the dict of interned strings, which keeps none of them. The account of memory has
+//! the owners of native memory only where there is much of it.
 
 pub mod graph;
 pub mod labels;

@@ -240,6 +240,13 @@ print(json.dumps(found, default=float))";
     if asked["children_of_owner"].as_array().is_none_or(Vec::is_empty) {
         wrong.push(format!("children_of_owner: {}", asked["largest_retained"]));
     }
+    // That is the class, which its module has under its name and which is the first of its bases.
+    for (type_name, label) in [("builtins.dict", "code Directory"), ("builtins.tuple", "item")] {
+        let rows = asked["referrers"].as_array().into_iter().flatten();
+        if !rows.into_iter().any(|row| row["type"] == type_name && row["label"] == label && row["objects"] == 1) {
+            wrong.push(format!("referrers: {}", asked["referrers"]));
+        }
+    }
     if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
 }
 
