@@ -155,7 +155,7 @@ pub fn draw<M: Memory + ?Sized, S: Memory + Sync + ?Sized>(
                         _ if is_shared[object.index()] => drawing.held_by_several(object, Dominator::Root),
                         _ => drawing.root(object),
                     };
-                    drawing.frames.assign(object, frame);
+                    drawing.frames.assign(object, frame, false);
                 }
                 while let Some(step) = of_batch.next_if(|step| step.from == object) {
                     let shape = step.shape;
@@ -165,14 +165,14 @@ pub fn draw<M: Memory + ?Sized, S: Memory + Sync + ?Sized>(
                         Label::Key => by_key.push((step.to, shape)),
                         label => {
                             let frame = drawing.child(object, step.to, (label, shape));
-                            drawing.frames.assign(step.to, frame);
+                            drawing.frames.assign(step.to, frame, drawing.is_part);
                         }
                     }
                 }
                 for (to, shape) in by_key.drain(..) {
                     if drawing.frames.of[to.index()] == NONE {
                         let frame = drawing.child(object, to, (Label::Key, shape));
-                        drawing.frames.assign(to, frame);
+                        drawing.frames.assign(to, frame, drawing.is_part);
                     }
                 }
             }
@@ -211,6 +211,8 @@ struct Drawing<'d, 'm, M: Memory + ?Sized> {
     names: &'d Names<'m, M>,
     detail: Detail,
     frames: Frames,
+    /// Whether the child that was last named is a part of its parent without a name.
+    is_part: bool,
     /// Known frames by parent frame, shape of the step, and type.
     memo: FxHashMap<(u32, StepShape, u32), u32>,
     root_of: FxHashMap<ObjectId, &'d GraphRoot>,
@@ -249,7 +251,21 @@ impl<'d, 'm, M: Memory + ?Sized> Drawing<'d, 'm, M> {
             ..Frames::default()
         };
         let (memo, holders, shared, thread_locals) = Default::default();
-        Drawing { graph, names, detail, frames, memo, root_of, threads, holders, shared, thread_locals, modules }
+        let is_part = false;
+        Drawing {
+            graph,
+            names,
+            detail,
+            frames,
+            is_part,
+            memo,
+            root_of,
+            threads,
+            holders,
+            shared,
+            thread_locals,
+            modules,
+        }
     }
 
     fn type_name(&self, object: ObjectId) -> Option<String> {
@@ -259,6 +275,7 @@ impl<'d, 'm, M: Memory + ?Sized> Drawing<'d, 'm, M> {
     /// The frame of an object that is referred to from an object with a frame.
     fn child(&mut self, from: ObjectId, to: ObjectId, (label, shape): (Label, StepShape)) -> u32 {
         let (parent, in_namespace) = (self.frames.of[from.index()], self.frames.in_namespace[from.index()]);
+        self.is_part = false;
         if parent == NONE {
             return NONE;
         }
@@ -281,7 +298,10 @@ impl<'d, 'm, M: Memory + ?Sized> Drawing<'d, 'm, M> {
                 self.thread_locals.insert(to, thread_of_locals(self.graph, from, thread));
                 return parent;
             }
-            Spelled::Detail(_) => return parent,
+            Spelled::Detail(_) => {
+                self.is_part = true;
+                return parent;
+            }
             step => {
                 let is_named = step.is_named(in_namespace);
                 let mut text = step.write(in_namespace, false).1;

@@ -51,10 +51,22 @@ pub struct Frame {
     pub(super) value_type: Option<u32>,
     /// Number of objects in the frame, without attribute dicts.
     pub(super) objects: u32,
+    /// The same without what is a part of one of them that has no name: a node of a context, the `__mro__` of a class.
+    pub(super) things: u32,
     pub(super) depth: u32,
 }
 
 impl Frame {
+    /// Whether it is what a local variable has.
+    fn is_local(&self) -> bool {
+        self.step.starts_with(", local ")
+    }
+
+    /// How many objects it names: without attribute dicts and other parts of them that have no name.
+    pub fn things(&self) -> u64 {
+        u64::from(self.things)
+    }
+
     /// The title in pictures.
     pub fn title(&self) -> String {
         let mut title = match &self.type_name {
@@ -104,7 +116,20 @@ impl Frame {
     pub(crate) fn for_tests(parent: Option<u32>, step: String) -> Frame {
         let (type_name, root, kind, rank, names) = Default::default();
         let value_type = None;
-        Frame { parent, step, type_name, is_named: true, root, kind, rank, names, value_type, objects: 0, depth: 0 }
+        Frame {
+            parent,
+            step,
+            type_name,
+            is_named: true,
+            root,
+            kind,
+            rank,
+            names,
+            value_type,
+            objects: 0,
+            things: 0,
+            depth: 0,
+        }
     }
 }
 
@@ -148,9 +173,18 @@ impl Frames {
             return type_name.map_or(root.step.clone(), |type_name| format!("{type_name} {}", root.step));
         }
         let (mut holder, mut also) = (root.step.clone(), root.also());
+        // Until 3.10 a coroutine's frame is an object of its own.
+        let is_frame =
+            |frame: &&Frame| root.root == Some(RootKind::Task) && frame.step.trim_start_matches('.') == "cr_frame";
+        let above = if above.first().is_some_and(is_frame) { &above[1..] } else { above };
         for (index, frame) in above.iter().take(HOLDER_NAMES_MAX).enumerate() {
             match frame.kind {
                 FrameKind::Shared => return frame.step.clone(),
+                // As of a thread's frame, whose local variables are roots.
+                _ if index == 0 && root.root == Some(RootKind::Task) && frame.is_local() => {
+                    holder.push_str(&frame.step);
+                    also = frame.also();
+                }
                 FrameKind::Step | FrameKind::Scope if !frame.is_named || index > 0 && frame.objects > 1 => break,
                 _ => {
                     holder.push('.');
@@ -201,11 +235,12 @@ impl Frames {
         at
     }
 
-    /// Sets the frame of an object.
-    pub(super) fn assign(&mut self, object: ObjectId, frame: u32) {
+    /// Sets the frame of an object. `is_part`: of another one there.
+    pub(super) fn assign(&mut self, object: ObjectId, frame: u32, is_part: bool) {
         self.of[object.index()] = frame;
         if let (Some(frame), false) = (self.frames.get_mut(frame as usize), self.in_namespace[object.index()]) {
             frame.objects = frame.objects.saturating_add(1);
+            frame.things = frame.things.saturating_add(u32::from(!is_part));
         }
     }
 
@@ -225,6 +260,7 @@ impl Frames {
                 names: Vec::new(),
                 value_type: None,
                 objects: 0,
+                things: 0,
                 depth: 0,
             });
         }
@@ -249,10 +285,22 @@ impl Frames {
         let frame = *self.known.entry((parent, key)).or_insert(count);
         if frame == count {
             let (parent, kind, names) = (Some(parent), FrameKind::Step, Vec::new());
-            let (root, value_type, objects) = (None, None, 0);
-            let frame =
-                Frame { parent, step, type_name, is_named, root, kind, rank, names, value_type, objects, depth };
-            self.frames.push(frame);
+            let (root, value_type, objects, things) = (None, None, 0, 0);
+            let known = Frame {
+                parent,
+                step,
+                type_name,
+                is_named,
+                root,
+                kind,
+                rank,
+                names,
+                value_type,
+                objects,
+                things,
+                depth,
+            };
+            self.frames.push(known);
         }
         frame
     }

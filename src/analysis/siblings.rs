@@ -42,7 +42,10 @@ pub(super) fn merge(frames: &mut Frames, weights: &[u64]) -> Vec<u32> {
             frames.siblings.entry(at).or_default().insert(step);
         }
         match merged.get_mut(at as usize) {
-            Some(first) => first.objects = first.objects.saturating_add(frame.objects),
+            Some(first) => {
+                first.objects = first.objects.saturating_add(frame.objects);
+                first.things = first.things.saturating_add(frame.things);
+            }
             None => {
                 merged.push(frame);
                 is_joined.push(joins);

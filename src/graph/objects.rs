@@ -349,7 +349,10 @@ impl<'a> ObjectGraph<'a> {
         let of_namespace = &mut roots[Rank::Namespace as usize - 1];
         of_namespace.splice(0..0, modules.into_iter().map(|(.., object)| object));
         of_namespace.extend(self.named_classes());
-        Ownership::new(&self.forward, &roots, self)
+        // Modules lead to event loops, and these to all tasks: that is no reason to call a task a module's.
+        let loops = self.roots.iter().filter(|root| root.kind == RootKind::EventLoop && reached[root.object.index()]);
+        let loops: Vec<ObjectId> = loops.map(|root| root.object).collect();
+        Ownership::new(&self.forward, &roots, &loops, self)
     }
 
     /// The dominators of all reachable objects, along owning references.

@@ -17,7 +17,7 @@ use super::csr::Csr;
 pub enum Rank {
     /// Namespaces of modules, classes, and the interpreter's registries.
     Namespace = 1,
-    /// Thread-locals, contexts, suspended tasks.
+    /// Thread-locals, contexts, event loops, suspended tasks.
     Context,
     /// Local variables of running frames, and exceptions being handled.
     Local,
@@ -36,8 +36,8 @@ impl Rank {
     /// The rank of a root.
     pub fn of(kind: RootKind) -> Rank {
         match kind {
-            RootKind::Module | RootKind::StaticType | RootKind::EventLoop | RootKind::Interpreter => Rank::Namespace,
-            RootKind::Task | RootKind::Thread => Rank::Context,
+            RootKind::Module | RootKind::StaticType | RootKind::Interpreter => Rank::Namespace,
+            RootKind::EventLoop | RootKind::Task | RootKind::Thread => Rank::Context,
             RootKind::Frame | RootKind::Exception => Rank::Local,
             RootKind::Stack => Rank::Stack,
             RootKind::Native => Rank::Native,
@@ -101,12 +101,18 @@ pub struct Ownership {
 }
 
 impl Ownership {
-    /// Marks what each rank reaches. `roots` has the roots of each rank, in the order of [`RANKS`].
-    pub fn new(forward: &Csr, roots: &[Vec<ObjectId>], lookups: &impl Lookups) -> Ownership {
+    /// Marks what each rank reaches. `roots` has the roots of each rank, in the order of [`RANKS`]. Those of `kept`, of
+    /// [`Rank::Context`], stay of that rank though a better one reaches them.
+    pub fn new(forward: &Csr, roots: &[Vec<ObjectId>], kept: &[ObjectId], lookups: &impl Lookups) -> Ownership {
         let mut state: Vec<u8> = pages::zeros(forward.len());
         for target in lookups.targets() {
             if let Some(state) = state.get_mut(target.index()) {
                 *state |= LOOKED_UP;
+            }
+        }
+        for root in kept {
+            if let Some(state) = state.get_mut(root.index()) {
+                *state |= Rank::Context as u8;
             }
         }
         let mut ownership = Ownership { state, roots: Vec::new() };
@@ -120,7 +126,9 @@ impl Ownership {
         let mut rank = rank as u8;
         let (mut open, mut waiting): (Vec<u32>, Vec<u32>) = (Vec::new(), Vec::new());
         for &root in roots {
-            if let Some(state) = self.state.get_mut(root.index()).filter(|state| **state & RANK == 0) {
+            // Before anything is reached, only what is kept has this rank and is no root yet.
+            let is_new = |state: &u8| state & RANK == 0 || state & (RANK | ROOT) == rank;
+            if let Some(state) = self.state.get_mut(root.index()).filter(|state| is_new(state)) {
                 *state |= rank | ROOT;
                 self.roots.push(root);
                 open.push(root.0);
@@ -208,9 +216,11 @@ mod tests {
         nodes: usize,
         edges: &[(u32, u32)],
         roots: &[Vec<ObjectId>],
+        kept: &[ObjectId],
         lookups: &FxHashSet<(u32, u32)>,
     ) -> Vec<(usize, bool, bool)> {
         let mut found = vec![(0, false, false); nodes];
+        kept.iter().for_each(|root| found[root.index()].0 = Rank::Context as usize);
         for (index, of_rank) in roots.iter().enumerate() {
             let rank = index + 1;
             let mut is_behind = false;
@@ -266,8 +276,10 @@ mod tests {
             };
             let roots: Vec<Vec<ObjectId>> = (0..6).map(of_rank).collect();
             let forward = Csr::of_edges(nodes as usize, &edges);
-            let found = Ownership::new(&forward, &roots, &lookups);
-            let expected = slow(nodes as usize, &edges, &roots, &lookups);
+            // Every other root of the rank is kept.
+            let kept: Vec<ObjectId> = roots[Rank::Context as usize - 1].iter().copied().step_by(2).collect();
+            let found = Ownership::new(&forward, &roots, &kept, &lookups);
+            let expected = slow(nodes as usize, &edges, &roots, &kept, &lookups);
             for (node, &(rank, ..)) in expected.iter().enumerate() {
                 prop_assert_eq!(found.rank(ObjectId(node as u32)).map_or(0, |rank| rank as usize), rank);
             }

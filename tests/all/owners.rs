@@ -252,7 +252,7 @@ asyncio.run(run())
         program: r"
 import asyncio
 async def deliver(number):
-    parcel = Parcel(number)
+    parcels = [Parcel(number) for _ in range(5)]
     await asyncio.sleep(3600)
 async def run():
     for number in range(9000): asyncio.ensure_future(deliver(number))
@@ -260,9 +260,9 @@ async def run():
     ready(); wait()
 asyncio.run(run())
 ",
-        holder: "event loop of thread MainThread._scheduled",
-        stack: "event loop of thread MainThread;_scheduled list;[…] TimerHandle;",
-        chain: "event loop of thread MainThread._scheduled[…]",
+        holder: "9000 tasks, deliver() at <string>:14, local parcels",
+        stack: "9000 tasks, deliver() at <string>:14;",
+        chain: "deliver() at <string>:14",
     },
 ];
 

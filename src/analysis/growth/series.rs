@@ -17,6 +17,8 @@ struct Look {
     at: Duration,
     /// Of each path, what is there; shorter than the table where later looks found more paths.
     own: Vec<Amount>,
+    /// How many objects it names, without their parts.
+    things: Vec<u64>,
     /// The same with all that is above it.
     total: Vec<Amount>,
     whole: Amount,
@@ -104,23 +106,26 @@ impl Series {
     pub fn add(&mut self, at: Duration, owners: &Owners) -> Vec<PathId> {
         let (frames, own) = (&owners.frames().frames, owners.own());
         let mut path_of: Vec<PathId> = Vec::with_capacity(frames.len());
-        let mut amounts: Vec<(PathId, Amount)> = Vec::with_capacity(frames.len());
+        let mut amounts: Vec<(PathId, Amount, u64)> = Vec::with_capacity(frames.len());
         for (frame, &own) in frames.iter().zip(own) {
             let parent = frame.parent.and_then(|parent| path_of.get(parent as usize)).copied();
             let path = self.paths.of_frame(parent, frame);
             path_of.push(path);
-            amounts.push((path, own));
+            amounts.push((path, own, frame.things()));
         }
         self.push(at, amounts, owners.garbage());
         path_of
     }
 
-    fn push(&mut self, at: Duration, amounts: impl IntoIterator<Item = (PathId, Amount)>, garbage: Amount) {
-        let mut own = vec![Amount::default(); self.paths.len()];
-        amounts.into_iter().for_each(|(path, amount)| own[path.index()].add(amount));
+    fn push(&mut self, at: Duration, amounts: impl IntoIterator<Item = (PathId, Amount, u64)>, garbage: Amount) {
+        let (mut own, mut things) = (vec![Amount::default(); self.paths.len()], vec![0; self.paths.len()]);
+        for (path, amount, of_these) in amounts {
+            own[path.index()].add(amount);
+            things[path.index()] += of_these;
+        }
         let mut whole = garbage;
         own.iter().for_each(|&amount| whole.add(amount));
-        let mut look = Look { at, own, whole, garbage, ..Look::default() };
+        let mut look = Look { at, own, things, whole, garbage, ..Look::default() };
         look.add_up(&self.paths);
         self.looks.push(look);
         self.follow_moves();
@@ -143,9 +148,11 @@ impl Series {
         }
         for look in looks {
             look.own.resize(paths.len(), Amount::default());
+            look.things.resize(paths.len(), 0);
             for &(from, to) in &moves {
                 let moved = std::mem::take(&mut look.own[from.index()]);
                 look.own[to.index()].add(moved);
+                look.things[to.index()] += std::mem::take(&mut look.things[from.index()]);
             }
             look.add_up(paths);
         }
@@ -172,7 +179,12 @@ impl Series {
         self.looks.iter().map(move |look| look.own.get(path.index()).copied().unwrap_or_default())
     }
 
-    /// The same with all above it.
+    /// How many objects a path names at each look, without parts of them that have no name.
+    pub fn things(&self, path: PathId) -> impl Iterator<Item = u64> + '_ {
+        self.looks.iter().map(move |look| look.things.get(path.index()).copied().unwrap_or(0))
+    }
+
+    /// What [`Series::own`] gives, with all above it.
     pub fn total(&self, path: PathId) -> impl Iterator<Item = Amount> + '_ {
         self.looks.iter().map(move |look| look.total.get(path.index()).copied().unwrap_or_default())
     }
@@ -245,7 +257,9 @@ impl Series {
         let mut groups_of: Vec<usize> = vec![groups; self.paths.len()];
         let (first, last) = (self.looks.first(), self.looks.last());
         let amount = |look: Option<&Look>, path: PathId| {
-            look.and_then(|look| look.own.get(path.index())).copied().unwrap_or_default()
+            let own = look.and_then(|look| look.own.get(path.index())).copied().unwrap_or_default();
+            let things = look.and_then(|look| look.things.get(path.index())).copied().unwrap_or(0);
+            Amount { objects: things, bytes: own.bytes }
         };
         for path in self.paths.all() {
             let below = || self.paths.parent(path).map(|parent| groups_of[parent.index()]);
@@ -284,9 +298,9 @@ impl Series {
         }
         for look in 0..rows.iter().map(|(_, values)| values.len()).max().unwrap_or(0) {
             let amounts = rows.iter().zip(&paths).filter_map(|((_, values), &path)| {
-                values.get(look).map(|&(objects, bytes)| (path, Amount { objects, bytes }))
+                values.get(look).map(|&(objects, bytes)| (path, Amount { objects, bytes }, objects))
             });
-            let amounts: Vec<(PathId, Amount)> = amounts.collect();
+            let amounts: Vec<(PathId, Amount, u64)> = amounts.collect();
             series.push(Duration::from_secs(10 * look as u64), amounts, Amount::default());
         }
         series

@@ -94,7 +94,7 @@ impl<'s> Search<'s> {
         }
         let mut growing = vec![None; paths.len()];
         for path in paths.all() {
-            let counts: Vec<u64> = series.own(path).map(|amount| amount.objects).collect();
+            let counts: Vec<u64> = series.things(path).collect();
             let (Some(first), Some(last)) = (counts.first(), counts.last()) else { continue };
             if last.saturating_sub(*first) < objects_min(counts.len()).max(1) || !rises(&counts) {
                 continue;
@@ -150,12 +150,19 @@ impl<'s> Search<'s> {
                 }
             }
         }
+        // What a buffer keeps its bytes in is that buffer: the bytes object of a BytesIO, which getsizeof counts twice.
+        let mut is_buffer = vec![false; paths.len()];
         for path in paths.all().filter(|path| !is_within[path.index()] && !has_within[path.index()]) {
+            if paths.parent(path).is_some_and(|parent| is_buffer[parent.index()]) {
+                is_buffer[path.index()] = true;
+                continue;
+            }
             let own: Vec<Amount> = series.own(path).collect();
             let (Some(first), Some(last)) = (own.first(), own.last()) else { continue };
             let bytes: Vec<u64> = own.iter().map(|amount| amount.bytes).collect();
             let is_one = own.iter().all(|amount| amount.objects == first.objects);
             if is_one && last.bytes.saturating_sub(first.bytes) >= BYTES_MIN && rises(&bytes) {
+                is_buffer[path.index()] = true;
                 suspects.push(self.alone(SuspectKind::Buffer, path, &own));
             }
         }
@@ -301,6 +308,12 @@ mod tests {
         assert_eq!(suspects.len(), 1, "{suspects:?}");
         assert_eq!(suspects[0].kind, SuspectKind::Buffer);
         assert_eq!(suspects[0].container, series.path("app/BUFFER bytearray"));
+        let mut series = Series::of_rows(&[
+            ("app/FILE BytesIO", (0..7).map(bytes).collect()),
+            ("app/FILE BytesIO/buf bytes", (0..7).map(bytes).collect()),
+        ]);
+        let suspects: Vec<PathId> = find(&series).iter().map(|suspect| suspect.container).collect();
+        assert_eq!(suspects, [series.path("app/FILE BytesIO")]);
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub enum RootKind {
     Module,
     /// A thread's frame: a local variable, or the running function.
     Frame,
-    /// An unfinished asyncio task. It names what the event loop holds, and holds nothing itself.
+    /// An unfinished asyncio task. It owns what no module holds; whoever holds it keeps it alive.
     Task,
     /// A thread's state: its dict, its context.
     Thread,
@@ -41,7 +41,7 @@ pub enum RootKind {
     Exception,
     /// The evaluation stack of a running frame.
     Stack,
-    /// An event loop of asyncio. A name for what modules hold, and nothing that holds by itself.
+    /// An event loop of asyncio. It owns what no module holds without it; whoever holds it keeps it alive.
     EventLoop,
     /// The interpreter's state: codecs, hooks, callbacks.
     Interpreter,
@@ -54,7 +54,7 @@ pub enum RootKind {
 }
 
 impl RootKind {
-    /// Whether such a root is a name for what other roots hold, and holds nothing by itself.
+    /// Whether such a root keeps nothing alive, though it may own.
     pub fn only_names(self) -> bool {
         matches!(self, RootKind::Task | RootKind::EventLoop)
     }

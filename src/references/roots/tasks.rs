@@ -1,7 +1,8 @@
 //! Event loops of asyncio, and its unfinished tasks, running and suspended, by name and by the line that they wait at.
 //!
 //! The event loop holds tasks through handles and futures, in chains that do not help a reader; asyncio itself has only
-//! weak references to them. So tasks are found among the objects, and name what they hold without holding it.
+//! weak references to them. So tasks are found among the objects. Their coroutines own what no module holds but through
+//! the event loop.
 
 use rustc_hash::FxHashMap;
 
