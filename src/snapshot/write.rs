@@ -187,10 +187,12 @@ fn list_columns(
     list_column::<Int32Type, _>(group, rows.clone(), false, |row| {
         Some(forward.row(row).iter().map(|&target| target as i32))
     })?;
-    let mut words = pieces.iter().flat_map(|piece| &piece.numbers);
+    let labels = pieces.iter().flat_map(|piece| &piece.numbers);
+    let labels: Vec<i32> = labels.map(|&number| numbers.of(number) as i32).collect();
+    let first = forward.range(rows.start).start;
     list_column::<Int32Type, _>(group, rows.clone(), false, |row| {
-        let (of_row, numbers) = (words.by_ref().take(forward.row(row).len()), &mut *numbers);
-        Some(of_row.map(|&number| numbers.of(number) as i32).collect::<Vec<i32>>().into_iter())
+        let range = forward.range(row);
+        Some(labels.get(range.start - first..range.end - first).unwrap_or_default().iter().copied())
     })?;
     let mut items = pieces.iter().flat_map(|piece| &piece.items).peekable();
     list_column::<Int64Type, _>(group, rows, true, |row| {
