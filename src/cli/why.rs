@@ -237,6 +237,10 @@ pub fn run(options: &Why) -> Result<()> {
         writeln!(out)?;
         report::graph::write(out, &found.graph)
     })?;
+    let is_native = |chain: &Chain| chain.root_kind == RootKind::Native.name();
+    if matches!(target, AnyTarget::Saved(_)) && found.chains.iter().any(is_native) {
+        writeln!(notes::out(), "Where native code keeps its references is not in a snapshot; ask the process.")?;
+    }
     Ok(summary::write_problems(&mut notes::out(), &answer.problems, &answer.reading)?)
 }
 

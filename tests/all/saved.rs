@@ -211,6 +211,10 @@ fn limits_are_said(interpreter: &Interpreter) -> Result<(), String> {
     bytes[at] = b'1';
     fs::write(&old, &bytes).map_err(|e| e.to_string())?;
     tool::run(&["histo", "--by", "holder", old_file])?.ok()?;
+    let native = tool::run(&["why", "-n", "100", file, "str"])?.ok()?;
+    if !native.text().contains("held by native code") || !native.stderr.contains("is not in a snapshot") {
+        return Err(format!("native code: {} {}", native.text(), native.stderr));
+    }
     let wrong = limits_agree(&target.pid().to_string(), file)?;
     if !wrong.is_empty() {
         return Err(wrong.join("\n"));
