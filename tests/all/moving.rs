@@ -104,7 +104,7 @@ fn truth_is_within_limits(interpreter: &Interpreter) -> Result<(), String> {
 
 fn what_stands_still_has_none(interpreter: &Interpreter) -> Result<(), String> {
     let (target, counts) = start(interpreter, &["quiet"])?;
-    target.wait_until_blocked()?;
+    target.wait_until_threads_block()?;
     let found = report(&target, &[])?;
     for (name, count) in counts {
         let limits = limits(&found, &name)?;

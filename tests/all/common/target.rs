@@ -69,6 +69,15 @@ impl Target {
         self.wait_for_call(child, "0 0x")
     }
 
+    /// As [`Target::wait_until_blocked`], and that each other thread blocks in a read of anything.
+    pub fn wait_until_threads_block(&self) -> Result<(), String> {
+        self.wait_until_blocked()?;
+        let path = format!("/proc/{}/task", self.pid());
+        let threads = std::fs::read_dir(&path).map_err(|e| format!("{path}: {e}"))?.flatten();
+        let numbers = threads.filter_map(|thread| thread.file_name().to_str()?.parse().ok());
+        numbers.filter(|&thread| thread != self.pid()).try_for_each(|thread| self.wait_for_call(thread, "0 0x"))
+    }
+
     fn wait_for_call(&self, pid: u32, call: &str) -> Result<(), String> {
         let path = format!("/proc/{pid}/syscall");
         let end = Instant::now() + DEADLINE;
