@@ -17,6 +17,8 @@ use crate::python::gc_links;
 use crate::python::measure::Size;
 use crate::python::object_header::{LOWEST_ADDRESS, Refcount, USER_SPACE};
 use crate::python::reader::KeysHeader;
+use crate::python::sizes::SizeRule;
+use crate::python::types::TypeId;
 
 use super::classify::classifier::{BlockVerdict, Classifier, LiveObject};
 use super::classify::statics;
@@ -350,8 +352,19 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
         }
         self.counts.objects += 1;
         let beyond = self.room.beyond(object.size);
-        self.counts.bytes.elsewhere = self.counts.bytes.elsewhere.saturating_add(beyond);
+        if beyond > 0 && !self.has_buffer_object(object.type_id) {
+            self.counts.bytes.elsewhere = self.counts.bytes.elsewhere.saturating_add(beyond);
+        }
         self.sink.object(object);
+    }
+
+    /// Whether what an object of this type has outside its block is another object, which is counted by itself.
+    fn has_buffer_object(&self, type_id: TypeId) -> bool {
+        match self.classifier.types().get(type_id).rule {
+            SizeRule::BytesIo => true,
+            SizeRule::ByteArray => self.classifier.layout().byte_array.ob_bytes_object.is_some(),
+            _ => false,
+        }
     }
 
     /// Counts a block in use: of a large one, only what is in memory. The objects told of next are in this block.
