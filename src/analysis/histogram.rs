@@ -5,6 +5,7 @@ use rustc_hash::FxHashMap;
 use crate::heap::movement::Movement;
 pub use crate::heap::object::Amount;
 use crate::heap::object::{Object, Sink};
+use crate::heap::object_table::Objects;
 use crate::python::sizes::Basis;
 use crate::python::types::TypeTable;
 
@@ -136,6 +137,13 @@ pub struct Histogram {
 }
 
 impl Histogram {
+    /// Counts these objects.
+    pub fn of_objects(types: &TypeTable, objects: &Objects, sort: SortKey) -> Histogram {
+        let mut tally = Tally::new(types.len());
+        objects.iter().for_each(|object| tally.object(&object));
+        Histogram::new(types, &[tally], sort)
+    }
+
     /// Adds up the workers' tallies. The total is the sum of the tallies; asserts that it is also the sum of the rows.
     pub fn new(types: &TypeTable, tallies: &[Tally], sort: SortKey) -> Histogram {
         let mut rows: FxHashMap<(&str, &str), Row> = FxHashMap::default();

@@ -29,9 +29,7 @@ pub fn run(options: &Flamegraph) -> Result<()> {
         bail!("owners and paths need one whole heap: leave out --sample and --subprocesses, or use --view types");
     }
     Destination::check(&options.output)?;
-    if options.target.process.file().is_some() && (options.sampling.sample || options.subprocesses) {
-        bail!("a snapshot is one whole heap: leave out --sample and --subprocesses");
-    }
+    target::whole_snapshot(&options.target, &options.sampling, options.subprocesses)?;
     if options.subprocesses {
         return run_family(options);
     }

@@ -8,7 +8,7 @@ use rustc_hash::FxHashSet;
 use crate::analysis::names::Names;
 use crate::graph::ObjectId;
 use crate::graph::objects::ObjectGraph;
-use crate::inspect::any::HeapMemory;
+use crate::inspect::copy::HeapMemory;
 use crate::references::notation::Spelled;
 use crate::references::roots::RootKind;
 use crate::report::heapsnapshot::{self, EdgeName, Edges};
@@ -57,7 +57,7 @@ fn edges(names: &Names<'_, HeapMemory<'_>>, graph: &ObjectGraph<'_>, show_values
     let namespaces: FxHashSet<ObjectId> =
         graph.roots.iter().filter(|root| root.is_namespace).map(|root| root.object).collect();
     let mut edges = Edges::default();
-    for root in graph.roots.iter().filter(|root| !root.kind.only_names()) {
+    for root in graph.roots.iter().filter(|root| !root.kind.keeps_nothing_alive()) {
         match group(root.kind) {
             Some(group) => edges.push_to_group(group, root.object),
             None => edges.push_root(root.object, root.full_name()),

@@ -24,13 +24,10 @@ const ROWS_DEFAULT: usize = 20;
 /// Takes a census or a sample and prints it.
 pub fn run(options: &Histo) -> Result<()> {
     let destination = Destination::new(&options.output, || None)?;
-    if let Some(path) = options.target.process.file() {
-        if options.sampling.sample || options.subprocesses {
-            bail!("a snapshot is one whole heap: leave out --sample and --subprocesses");
-        }
-        if !options.retained {
-            return run_saved(options, path, &destination);
-        }
+    if let Some(path) = target::whole_snapshot(&options.target, &options.sampling, options.subprocesses)?
+        && !options.retained
+    {
+        return run_saved(options, path, &destination);
     }
     if options.subprocesses {
         return run_family(options, &destination);
@@ -99,9 +96,6 @@ pub fn run(options: &Histo) -> Result<()> {
 
 /// The same of a snapshot.
 fn run_saved(options: &Histo, path: &Path, destination: &Destination) -> Result<()> {
-    if options.target.core.core.is_some() {
-        bail!("more than one target: give a file, or --core FILE");
-    }
     let sort = options.sort.into();
     let saved = snapshot::open(path, sort)?;
     let histogram = match options.by {

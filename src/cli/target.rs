@@ -33,10 +33,31 @@ pub fn open(arguments: &args::TargetArguments) -> Result<Target> {
 
 /// Opens the process, core or snapshot named on the command line.
 pub fn open_any(arguments: &args::TargetArguments, following: &args::Following) -> Result<AnyTarget> {
-    match arguments.process.file() {
-        Some(_) if arguments.core.core.is_some() => bail!("more than one target: give a file, or --core FILE"),
+    match snapshot(arguments)? {
         Some(path) => open_snapshot(path, following),
         None => Ok(open(arguments)?.into()),
+    }
+}
+
+/// The snapshot named on the command line, if that names one.
+fn snapshot(arguments: &args::TargetArguments) -> Result<Option<&Path>> {
+    match arguments.process.file() {
+        Some(_) if arguments.core.core.is_some() => bail!("more than one target: give a file, or --core FILE"),
+        path => Ok(path),
+    }
+}
+
+/// The same for a verb that can sample a heap, or read those of several processes: not of a snapshot.
+pub fn whole_snapshot<'a>(
+    arguments: &'a args::TargetArguments,
+    sampling: &args::Sampling,
+    subprocesses: bool,
+) -> Result<Option<&'a Path>> {
+    match snapshot(arguments)? {
+        Some(_) if sampling.sample || subprocesses => {
+            bail!("a snapshot is one whole heap: leave out --sample and --subprocesses")
+        }
+        path => Ok(path),
     }
 }
 

@@ -273,7 +273,7 @@ impl<'a> ObjectGraph<'a> {
         let mut seen = vec![false; self.len()];
         let mut is_new =
             |object: ObjectId| seen.get_mut(object.index()).is_some_and(|seen| !std::mem::replace(seen, true));
-        let holding = self.roots.iter().filter(|root| !root.kind.only_names());
+        let holding = self.roots.iter().filter(|root| !root.kind.keeps_nothing_alive());
         holding.map(|root| root.object).filter(|&object| is_new(object)).collect()
     }
 
@@ -330,12 +330,12 @@ impl<'a> ObjectGraph<'a> {
     }
 
     fn rank(&self) -> Ownership {
-        let has_names = self.roots.iter().any(|root| root.kind.only_names());
+        let has_names = self.roots.iter().any(|root| root.kind.keeps_nothing_alive());
         // A task that nothing holds is garbage.
         let reached = if has_names { reach::from(&self.forward, &self.root_objects()) } else { Vec::new() };
         let mut roots: Vec<Vec<ObjectId>> = vec![Vec::new(); RANKS.len()];
         for root in &self.roots {
-            if !root.kind.only_names() || reached[root.object.index()] {
+            if !root.kind.keeps_nothing_alive() || reached[root.object.index()] {
                 roots[Rank::of(root.kind) as usize - 1].push(root.object);
             }
         }

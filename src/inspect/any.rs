@@ -3,24 +3,21 @@
 use std::ops::Deref;
 use std::path::Path;
 
-use crate::analysis::draw::{Detail, Tree, draw};
+use crate::analysis::draw::Tree;
 use crate::analysis::edges::Steps;
-use crate::analysis::histogram::{Histogram, SortKey, Tally};
+use crate::analysis::histogram::{Histogram, SortKey};
 use crate::analysis::inspectors::{self, Finding, State};
 use crate::analysis::memory_account::Account;
 use crate::analysis::names::Names;
 use crate::analysis::owners::Owners;
 use crate::graph::ObjectId;
 use crate::graph::objects::ObjectGraph;
-use crate::heap::object::Sink;
 use crate::heap::object_table::Objects;
 use crate::process::cache::CachedMemory;
-use crate::process::layered::Layered;
-use crate::process::source::Source;
 use crate::python::types::TypeTable;
 
 use super::answer::{Inspected, TargetSummary};
-use super::copy::{CopyOptions, Heap};
+use super::copy::{self, CopyOptions, Heap, HeapMemory, HeapSteps};
 use super::error::Error;
 use super::graph::GraphSummary;
 use super::memory::{self, NativeOwners};
@@ -43,9 +40,6 @@ pub enum AnyHeap<'h> {
     /// Of a snapshot.
     Saved(&'h SavedHeap<'h>),
 }
-
-/// The memory that labels are read from.
-pub type HeapMemory<'m> = CachedMemory<'m, Layered<'m, Source>>;
 
 /// A graph that was built, or that a file has.
 pub enum AnyGraph<'h> {
@@ -154,9 +148,7 @@ impl<'h> AnyHeap<'h> {
 
     /// Objects and bytes by type.
     pub fn histogram(self, sort: SortKey) -> Histogram {
-        let mut tally = Tally::new(self.types().len());
-        self.objects().iter().for_each(|object| tally.object(&object));
-        Histogram::new(self.types(), &[tally], sort)
+        Histogram::of_objects(self.types(), self.objects(), sort)
     }
 
     /// The graph of its objects, with the figures that every report on it states.
@@ -186,14 +178,9 @@ impl<'h> AnyHeap<'h> {
     }
 
     /// Runs `work` with what names references and finds the steps of a tree.
-    pub fn named<R>(self, work: impl FnOnce(&Names<'_, HeapMemory<'_>>, &Steps<'_, Layered<'_, Source>>) -> R) -> R {
+    pub fn named<R>(self, work: impl FnOnce(&Names<'_, HeapMemory<'_>>, &HeapSteps<'_>) -> R) -> R {
         match self {
-            AnyHeap::Read(heap) => {
-                let cached = CachedMemory::new(heap.memory);
-                let references = heap.references.over(&cached);
-                let names = Names::new(&cached, heap.objects, heap.types, &references);
-                work(&names, &Steps::new(heap.memory, heap.objects, heap.references))
-            }
+            AnyHeap::Read(heap) => heap.named(work),
             AnyHeap::Saved(saved) => {
                 let labelled = saved.graph.labelled();
                 work(&Names::of_file(self.objects(), self.types(), labelled), &Steps::File(labelled))
@@ -203,8 +190,7 @@ impl<'h> AnyHeap<'h> {
 
     /// The frames of a tree of its objects.
     pub fn owners(self, graph: &ObjectGraph<'_>, tree: Tree<'_>) -> Owners {
-        let frames = self.named(|names, steps| draw(graph, names, steps, tree, Detail::Types, |_| true));
-        Owners::new(graph, frames)
+        self.named(|names, steps| copy::owners_of(graph, names, steps, tree))
     }
 
     /// What inspectors find out about objects.

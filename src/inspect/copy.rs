@@ -10,12 +10,11 @@ use std::time::{Duration, Instant};
 
 use crate::analysis::draw::{Detail, Tree, draw};
 use crate::analysis::edges::Steps;
-use crate::analysis::histogram::{Histogram, SortKey, Tally};
+use crate::analysis::histogram::{Histogram, SortKey};
 use crate::analysis::names::Names;
 use crate::analysis::owners::Owners;
 use crate::graph::link::{count_edges, link, settle};
 use crate::graph::objects::ObjectGraph;
-use crate::heap::object::Sink;
 use crate::heap::object_table::{FoundObjects, Objects};
 use crate::heap::survey::{Outcome, Survey};
 use crate::process::cache::CachedMemory;
@@ -106,9 +105,7 @@ impl<'a> Heap<'a> {
 
     /// Objects and bytes by type.
     pub fn histogram(&self, sort: SortKey) -> Histogram {
-        let mut tally = Tally::new(self.types.len());
-        self.objects.iter().for_each(|object| tally.object(&object));
-        Histogram::new(self.types, &[tally], sort)
+        Histogram::of_objects(self.types, self.objects, sort)
     }
 
     /// Reads all references and finds the roots, for a report that states the figures of the graph.
@@ -123,14 +120,34 @@ impl<'a> Heap<'a> {
         link(memory, python, types, objects, references).0
     }
 
-    /// The frames of a tree of its objects.
-    pub fn owners(&self, graph: &ObjectGraph<'_>, tree: Tree<'_>) -> Owners {
+    /// Runs `work` with what names references and finds the steps of a tree.
+    pub fn named<R>(&self, work: impl FnOnce(&Names<'_, HeapMemory<'_>>, &HeapSteps<'_>) -> R) -> R {
         let cached = CachedMemory::new(self.memory);
         let references = self.references.over(&cached);
         let names = Names::new(&cached, self.objects, self.types, &references);
-        let steps = Steps::new(self.memory, self.objects, self.references);
-        Owners::new(graph, draw(graph, &names, &steps, tree, Detail::Types, |_| true))
+        work(&names, &Steps::new(self.memory, self.objects, self.references))
     }
+
+    /// The frames of a tree of its objects.
+    pub fn owners(&self, graph: &ObjectGraph<'_>, tree: Tree<'_>) -> Owners {
+        self.named(|names, steps| owners_of(graph, names, steps, tree))
+    }
+}
+
+/// The memory that labels are read from.
+pub type HeapMemory<'m> = CachedMemory<'m, Layered<'m, Source>>;
+
+/// What finds the steps of a tree in a heap.
+pub type HeapSteps<'m> = Steps<'m, Layered<'m, Source>>;
+
+/// The frames of a tree of a graph's objects.
+pub(super) fn owners_of(
+    graph: &ObjectGraph<'_>,
+    names: &Names<'_, HeapMemory<'_>>,
+    steps: &HeapSteps<'_>,
+    tree: Tree<'_>,
+) -> Owners {
+    Owners::new(graph, draw(graph, names, steps, tree, Detail::Types, |_| true))
 }
 
 /// A copy, and whether it shows the heap at one instant.

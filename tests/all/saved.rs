@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -40,6 +40,14 @@ fn text(path: &Path) -> &str {
 fn run(words: &[&str], target: &str) -> Result<Run, String> {
     let words: Vec<&str> = words.iter().map(|word| if *word == "TARGET" { target } else { word }).collect();
     tool::run(&words)?.ok()
+}
+
+/// A snapshot of a process, in a folder of its own.
+fn snapshot_of(pid: &str) -> Result<(TempDir, PathBuf), String> {
+    let folder = TempDir::new().map_err(|e| e.to_string())?;
+    let path = folder.path().join("a.heap.parquet");
+    tool::run(&["snapshot", "--pause", "-o", text(&path), pid])?.ok()?;
+    Ok((folder, path))
 }
 
 /// Verbs whose whole answer must be the same, as JSON or as text. Where the interpreter differs in how it keeps things
@@ -89,10 +97,8 @@ fn verbs_say_the_same(interpreter: &Interpreter) -> Result<(), String> {
     let target = Target::spawn(interpreter, &program("labels.py"), &[], &[])?;
     target.wait_until_blocked()?;
     let pid = target.pid().to_string();
-    let folder = TempDir::new().map_err(|e| e.to_string())?;
-    let path = folder.path().join("a.heap.parquet");
+    let (_folder, path) = snapshot_of(&pid)?;
     let file = text(&path);
-    tool::run(&["snapshot", "--pause", "-o", file, &pid])?.ok()?;
     let mut wrong = Vec::new();
     let is_first = interpreter.version.1 == 12;
     for words in VERBS.iter().take(if is_first { VERBS.len() } else { 2 }) {
@@ -132,10 +138,8 @@ fn states_are_saved(interpreter: &Interpreter) -> Result<(), String> {
     }
     target.wait_until_blocked()?;
     let pid = target.pid().to_string();
-    let folder = TempDir::new().map_err(|e| e.to_string())?;
-    let path = folder.path().join("a.heap.parquet");
+    let (_folder, path) = snapshot_of(&pid)?;
     let file = text(&path);
-    tool::run(&["snapshot", "--pause", "-o", file, &pid])?.ok()?;
     let mut asked: Vec<Vec<&str>> = vec![vec!["why", "--json", "TARGET"]];
     asked.extend(types.iter().map(|name| vec!["why", "--json", "TARGET", name]));
     for words in asked {
@@ -200,10 +204,9 @@ fn references_differ(pid: &str, file: &str) -> Result<Vec<String>, String> {
 /// Verbs that need what a file does not have say so; so they do of a file of the version without references.
 fn limits_are_said(interpreter: &Interpreter) -> Result<(), String> {
     let target = Target::spawn_blocked(interpreter, common::SMALL, &[], &[])?;
-    let folder = TempDir::new().map_err(|e| e.to_string())?;
-    let (path, old) = (folder.path().join("a.heap.parquet"), folder.path().join("old.heap.parquet"));
+    let (folder, path) = snapshot_of(&target.pid().to_string())?;
+    let old = folder.path().join("old.heap.parquet");
     let (file, old_file) = (text(&path), text(&old));
-    tool::run(&["snapshot", "--pause", "-o", file, &target.pid().to_string()])?.ok()?;
     let mut bytes = fs::read(&path).map_err(|e| e.to_string())?;
     // The key of the version, and behind it in Thrift's compact protocol a string of one byte.
     let key = b"heapsonde.schema_version\x18\x01";

@@ -55,7 +55,7 @@ pub enum RootKind {
 
 impl RootKind {
     /// Whether such a root keeps nothing alive, though it may own.
-    pub fn only_names(self) -> bool {
+    pub fn keeps_nothing_alive(self) -> bool {
         matches!(self, RootKind::Task | RootKind::EventLoop)
     }
 
