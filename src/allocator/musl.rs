@@ -234,9 +234,8 @@ pub fn groups<'a, M: Memory + ?Sized>(memory: &M, areas: impl Iterator<Item = &'
     let mut found = Vec::new();
     for area in areas {
         let Ok(bytes) = memory.read_bytes(area.address, AREA, AREA as usize, "meta area") else { continue };
-        let described = metas(area.address, &bytes).filter_map(|(at, meta)| SlotGroup::read(at, meta).ok().flatten());
         let is_proved = |group: &SlotGroup| memory.read_u64(group.start).is_ok_and(|meta| meta == group.meta.0);
-        found.extend(described.filter(is_proved));
+        found.extend(described_groups(area.address, &bytes).filter(is_proved));
     }
     found.sort_unstable_by_key(|group| group.start);
     found
@@ -267,6 +266,11 @@ pub fn slots_within<M: Memory + ?Sized>(
 pub(crate) fn metas(address: Address, area: &[u8]) -> impl Iterator<Item = (Address, &[u8])> {
     let metas = area.get(AREA_HEAD..).unwrap_or_default().chunks_exact(META).take(METAS);
     metas.enumerate().map(move |(index, meta)| (address.offset(AREA_HEAD + index * META), meta))
+}
+
+/// The groups that the metas in the area describe; those of metas that contradict themselves are left out.
+fn described_groups(address: Address, area: &[u8]) -> impl Iterator<Item = SlotGroup> {
+    metas(address, area).filter_map(|(at, meta)| SlotGroup::read(at, meta).ok().flatten())
 }
 
 /// Finds all areas. `heaps` and `anonymous` are the resident parts of the `brk` heap and of private anonymous memory;
@@ -339,8 +343,7 @@ fn described<M: Memory + ?Sized>(memory: &M, check: u64, first: Vec<Address>) ->
         {
             open.push(next);
         }
-        let groups: Vec<SlotGroup> =
-            metas(address, &bytes).filter_map(|(at, meta)| SlotGroup::read(at, meta).ok().flatten()).collect();
+        let groups: Vec<SlotGroup> = described_groups(address, &bytes).collect();
         let starts: Vec<Address> = groups.iter().map(|group| group.start).collect();
         let heads = read_all(memory, &starts, UNIT as usize).into_iter().zip(groups);
         let proved = heads.filter_map(|(head, group)| {
@@ -387,8 +390,7 @@ pub fn sample<M: Memory + ?Sized>(memory: &M, area: &Area, mut each: impl FnMut(
     /// Bytes of a group that are sampled.
     const LOOK: u64 = 64 << 10;
     let Ok(bytes) = memory.read_bytes(area.address, AREA, AREA as usize, "meta area") else { return };
-    for (at, meta) in metas(area.address, &bytes) {
-        let Ok(Some(group)) = SlotGroup::read(at, meta) else { continue };
+    for group in described_groups(area.address, &bytes) {
         let wanted = group.wanted().min(LOOK);
         let Ok(bytes) = memory.read_bytes(group.start, wanted, LOOK as usize, "group") else { continue };
         if !group.is_proved(&bytes) {

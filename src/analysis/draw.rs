@@ -164,15 +164,15 @@ pub fn draw<M: Memory + ?Sized, S: Memory + Sync + ?Sized>(
                         label if is_shared[step.to.index()] => drawing.holder(object, step.to, (label, shape)),
                         Label::Key => by_key.push((step.to, shape)),
                         label => {
-                            let frame = drawing.child(object, step.to, (label, shape));
-                            drawing.frames.assign(step.to, frame, drawing.is_part);
+                            let (frame, is_part) = drawing.child(object, step.to, (label, shape));
+                            drawing.frames.assign(step.to, frame, is_part);
                         }
                     }
                 }
                 for (to, shape) in by_key.drain(..) {
                     if drawing.frames.of[to.index()] == NONE {
-                        let frame = drawing.child(object, to, (Label::Key, shape));
-                        drawing.frames.assign(to, frame, drawing.is_part);
+                        let (frame, is_part) = drawing.child(object, to, (Label::Key, shape));
+                        drawing.frames.assign(to, frame, is_part);
                     }
                 }
             }
@@ -211,8 +211,6 @@ struct Drawing<'d, 'm, M: Memory + ?Sized> {
     names: &'d Names<'m, M>,
     detail: Detail,
     frames: Frames,
-    /// Whether the child that was last named is a part of its parent without a name.
-    is_part: bool,
     /// Known frames by parent frame, shape of the step, and type.
     memo: FxHashMap<(u32, StepShape, u32), u32>,
     root_of: FxHashMap<ObjectId, &'d GraphRoot>,
@@ -251,33 +249,19 @@ impl<'d, 'm, M: Memory + ?Sized> Drawing<'d, 'm, M> {
             ..Frames::default()
         };
         let (memo, holders, shared, thread_locals) = Default::default();
-        let is_part = false;
-        Drawing {
-            graph,
-            names,
-            detail,
-            frames,
-            is_part,
-            memo,
-            root_of,
-            threads,
-            holders,
-            shared,
-            thread_locals,
-            modules,
-        }
+        Drawing { graph, names, detail, frames, memo, root_of, threads, holders, shared, thread_locals, modules }
     }
 
     fn type_name(&self, object: ObjectId) -> Option<String> {
         (self.detail == Detail::Types).then(|| self.names.short_type_name(object))
     }
 
-    /// The frame of an object that is referred to from an object with a frame.
-    fn child(&mut self, from: ObjectId, to: ObjectId, (label, shape): (Label, StepShape)) -> u32 {
+    /// The frame of an object that is referred to from an object with a frame, and whether it is a part of that one
+    /// without a name.
+    fn child(&mut self, from: ObjectId, to: ObjectId, (label, shape): (Label, StepShape)) -> (u32, bool) {
         let (parent, in_namespace) = (self.frames.of[from.index()], self.frames.in_namespace[from.index()]);
-        self.is_part = false;
         if parent == NONE {
-            return NONE;
+            return (NONE, false);
         }
         // A name in a namespace tells values of one type from others, in chains as well.
         let has_type = self.detail == Detail::Types || in_namespace;
@@ -286,22 +270,19 @@ impl<'d, 'm, M: Memory + ?Sized> Drawing<'d, 'm, M> {
         let shape = shape.within(in_namespace).filter(|_| !is_of_thread);
         let memo = shape.map(|shape| (parent, shape, to_type));
         if let Some(&frame) = memo.as_ref().and_then(|memo| self.memo.get(memo)) {
-            return frame;
+            return (frame, false);
         }
         let frame = match self.names.spell(from, label) {
             Spelled::Namespace => {
                 self.frames.in_namespace[to.index()] = true;
-                return parent;
+                return (parent, false);
             }
             Spelled::ThreadLocals(thread) => {
                 self.frames.in_namespace[to.index()] = true;
                 self.thread_locals.insert(to, thread_of_locals(self.graph, from, thread));
-                return parent;
+                return (parent, false);
             }
-            Spelled::Detail(_) => {
-                self.is_part = true;
-                return parent;
-            }
+            Spelled::Detail(_) => return (parent, true),
             step => {
                 let is_named = step.is_named(in_namespace);
                 let mut text = step.write(in_namespace, false).1;
@@ -324,12 +305,12 @@ impl<'d, 'm, M: Memory + ?Sized> Drawing<'d, 'm, M> {
         if let Some(memo) = memo {
             self.memo.insert(memo, frame);
         }
-        frame
+        (frame, false)
     }
 
     /// Records one of the holders of a shared object.
     fn holder(&mut self, from: ObjectId, to: ObjectId, step: (Label, StepShape)) {
-        let frame = self.child(from, to, step);
+        let (frame, _) = self.child(from, to, step);
         if frame != NONE {
             self.holders.entry(to).or_default().add(&self.frames, frame);
         }

@@ -209,6 +209,16 @@ impl Frames {
         line.len() <= HOLDER_NAMES_MAX && line.iter().skip(1).all(|frame| frame.is_named)
     }
 
+    /// Begins the part of a chain that several share. Whole names of those who share it replace what they have in
+    /// common; parts stand behind that.
+    pub(super) fn begin_shared(&self, chain: &mut String, shared: &Frame) {
+        match shared.parent.is_none_or(|parent| self.is_within_holder(parent)) {
+            true => chain.clear(),
+            false => chain.push_str(", "),
+        }
+        chain.push_str(&shared.step);
+    }
+
     /// The nearest common ancestor of two frames. `None` if they have no root in common.
     pub(super) fn common(&self, one: u32, other: u32) -> Option<u32> {
         let (mut one, mut other) = (one, other);

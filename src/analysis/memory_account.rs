@@ -4,10 +4,10 @@
 //! stacks, then the rest of each mapping by its backing. What no row explains is a row of its own, so the sum equals
 //! RSS by construction, and a mistake shows as a remainder that is not near zero.
 
-use serde::{Deserialize, Serialize};
-
 use std::collections::BTreeMap;
 use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
 
 use crate::heap::block_use::{Extent, PoolFill, Use, Visit};
 use crate::process::Address;

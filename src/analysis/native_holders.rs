@@ -102,7 +102,7 @@ pub fn find<M: Memory + ?Sized>(searched: &Searched<'_, M>, groups: &[Vec<Object
     let mut dead: Vec<Address> = dead.iter().filter_map(|&it| blocks.ranges().get(it)).map(|it| it.start).collect();
     dead.sort_unstable();
     // Who points to the blocks that the addresses are in.
-    let starts = within.of.iter().flatten().filter(|(_, usage)| is_raw(*usage));
+    let starts = within.of.iter().flatten().filter(|(_, usage)| usage.is_raw());
     let starts: FxHashSet<u64> = starts.flat_map(|(range, usage)| [data_of(range, *usage).0, range.start.0]).collect();
     let mut pointers: FxHashMap<u64, Vec<Address>> = FxHashMap::default();
     for (at, word) in scan(memory, &ranges, &starts).0 {
@@ -181,7 +181,7 @@ struct Asked<'a, M: Memory + ?Sized> {
 impl<M: Memory + ?Sized> Asked<'_, M> {
     fn judge(&self, at: Address, target: ObjectId, surrounding: Option<&(Range<Address>, Use)>) -> Place {
         match surrounding {
-            Some((range, usage)) if is_raw(*usage) => self.of_block(range, *usage, target),
+            Some((range, usage)) if usage.is_raw() => self.of_block(range, *usage, target),
             Some((_, usage)) if holds_object(*usage) => match self.object_around(at) {
                 Some(object) if object == target => Place::Stale,
                 Some(object) => match self.refers(object, target) {
@@ -273,10 +273,6 @@ impl<M: Memory + ?Sized> Asked<'_, M> {
 /// In an mmapped chunk, the data that malloc returned follows the header.
 fn data_of(range: &Range<Address>, usage: Use) -> Address {
     if usage == Use::MappedRaw { range.start.offset(16) } else { range.start }
-}
-
-fn is_raw(usage: Use) -> bool {
-    matches!(usage, Use::PoolRaw | Use::ChunkRaw | Use::MappedRaw | Use::PageRaw | Use::GroupRaw)
 }
 
 fn holds_object(usage: Use) -> bool {

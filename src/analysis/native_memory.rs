@@ -6,13 +6,12 @@
 //! component: a block to which no other such block points is a root, and everything it reaches belongs to it. Roots of
 //! the same size that begin with a pointer into the same place of a library form a group.
 
-use serde::{Deserialize, Serialize};
-
 use std::collections::BTreeMap;
 use std::collections::hash_map::Entry;
 use std::ops::Range;
 
 use rustc_hash::{FxHashMap, FxHashSet};
+use serde::{Deserialize, Serialize};
 
 use crate::allocator::debug_header::DebugHeader;
 use crate::heap::block_use::{Extent, PoolFill, Use, Visit};
@@ -45,9 +44,7 @@ pub struct Blocks {
 
 impl Visit for Blocks {
     fn extent(&mut self, extent: &Extent) {
-        let is_raw =
-            matches!(extent.usage, Use::PoolRaw | Use::ChunkRaw | Use::MappedRaw | Use::PageRaw | Use::GroupRaw);
-        if !is_raw || extent.usage == Use::PoolRaw && self.without_pools {
+        if !extent.usage.is_raw() || extent.usage == Use::PoolRaw && self.without_pools {
             return;
         }
         // In an mmapped chunk, the data that malloc returned follows the header.

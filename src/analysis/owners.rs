@@ -281,16 +281,12 @@ impl Owners {
         chain
     }
 
-    /// Adds a step to a chain. Whole names of those who share it replace what they have in common; parts stand behind
-    /// that.
+    /// Adds a step to a chain.
     fn add_step(&self, chain: &mut String, frame: &Frame) {
-        if frame.kind == FrameKind::Shared {
-            match frame.parent.is_none_or(|parent| self.frames.is_within_holder(parent)) {
-                true => chain.clear(),
-                false => chain.push_str(", "),
-            }
+        match frame.kind {
+            FrameKind::Shared => self.frames.begin_shared(chain, frame),
+            _ => chain.push_str(&frame.step),
         }
-        chain.push_str(&frame.step);
     }
 
     /// Bytes by holder, as in [`Owners::by_holder`], and type.

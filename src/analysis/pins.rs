@@ -5,11 +5,10 @@
 //! part of its arena's free pools, are divided among the pool's blocks; a hole is divided by size among the chunks of
 //! the island above it, up to the next hole. A buffer counts for its object. Objects are grouped by their owner.
 
-use serde::{Deserialize, Serialize};
-
 use std::ops::Range;
 
 use rustc_hash::FxHashMap;
+use serde::{Deserialize, Serialize};
 
 use crate::graph::ObjectId;
 use crate::heap::block_use::{Extent, PoolFill, Use, Visit};

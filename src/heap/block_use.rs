@@ -4,12 +4,11 @@
 //! to a visitor once. Extents do not overlap. Memory that changed while it was read is reported as [`Use::Unknown`],
 //! not guessed.
 
-use serde::{Deserialize, Serialize};
-
 use std::iter::Peekable;
 use std::ops::Range;
 
 use rustc_hash::FxHashSet;
+use serde::{Deserialize, Serialize};
 
 use crate::allocator::glibc::{self, Chunk, ChunkHeap};
 use crate::allocator::glibc_arena::{self, MallocArena};
@@ -78,6 +77,13 @@ pub enum Use {
     FoundObject,
     /// Memory of an allocator that changed while it was read, or is invalid.
     Unknown,
+}
+
+impl Use {
+    /// Whether it is of blocks in use without an object.
+    pub fn is_raw(self) -> bool {
+        matches!(self, Use::PoolRaw | Use::ChunkRaw | Use::MappedRaw | Use::PageRaw | Use::GroupRaw)
+    }
 }
 
 /// A range of memory with one use.

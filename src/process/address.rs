@@ -1,8 +1,8 @@
 //! Addresses in the target's address space, which are never pointers of this process.
 
-use serde::{Deserialize, Serialize};
-
 use std::fmt;
+
+use serde::{Deserialize, Serialize};
 
 /// Size of a page on x86-64, bytes.
 pub const PAGE: u64 = 4096;

@@ -241,16 +241,10 @@ enum Keys {
 /// A frame as a chain from its root; from what several share, where that is below it.
 fn chain(frames: &Frames, frame: u32, keys: Keys) -> String {
     let line = frames.line(frame);
-    let is_whole = |frame: &Frame| frame.parent.is_none_or(|parent| frames.is_within_holder(parent));
     let mut chain = String::new();
     for (index, frame) in line.iter().enumerate() {
         match (frame.kind, frame.root) {
-            // Whole names of those who share it replace what they have in common; parts stand behind that.
-            (FrameKind::Shared, _) if is_whole(frame) => chain.clone_from(&frame.step),
-            (FrameKind::Shared, _) => {
-                chain.push_str(", ");
-                chain.push_str(&frame.step);
-            }
+            (FrameKind::Shared, _) => frames.begin_shared(&mut chain, frame),
             (_, Some(RootKind::Native | RootKind::Immortal)) => {
                 let held = line.get(index + 1).and_then(|above| above.type_name.as_deref()).unwrap_or("object");
                 chain = format!("{held} {}", frame.step);

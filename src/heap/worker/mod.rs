@@ -451,7 +451,7 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
         // Data is read in one piece of at most some megabytes, so that no object is split.
         self.with_bytes(start, length.min(STATICS_MAX), |worker, window| {
             let mut result = Ok(());
-            let (classifier, before) = (worker.classifier, worker.counts.bytes.elsewhere);
+            let (classifier, before) = (worker.classifier, std::mem::take(&mut worker.counts.bytes.elsewhere));
             worker.room = CountedRoom::default();
             statics::for_each(classifier, window.start, window.bytes, |found| {
                 let accepted = result.is_ok() && (!found.tracked || worker.is_linked(found.address));
@@ -460,9 +460,7 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
                 }
                 accepted
             });
-            let found = worker.counts.bytes.elsewhere - before;
-            worker.counts.bytes.elsewhere = before;
-            worker.counts.bytes.shallow_static += found;
+            worker.counts.bytes.shallow_static += std::mem::replace(&mut worker.counts.bytes.elsewhere, before);
             result
         })
     }
