@@ -96,6 +96,7 @@ pub fn run(options: &Histo) -> Result<()> {
 
 /// The same of a snapshot.
 fn run_saved(options: &Histo, path: &Path, destination: &Destination) -> Result<()> {
+    target::refuse_other_file(path)?;
     let sort = options.sort.into();
     let saved = snapshot::open(path, sort)?;
     let histogram = match options.by {

@@ -66,10 +66,16 @@ pub fn open_snapshot(path: &Path, following: &args::Following) -> Result<AnyTarg
     if following.show_values {
         bail!("a snapshot holds no values: leave out --show-values");
     }
+    refuse_other_file(path)?;
+    Ok(AnyTarget::snapshot(path)?)
+}
+
+/// Refuses a file that is no Parquet file.
+pub fn refuse_other_file(path: &Path) -> Result<()> {
     if !is_parquet(path)? {
         bail!("{} is no snapshot; a core is read with --core", path.display());
     }
-    Ok(AnyTarget::snapshot(path)?)
+    Ok(())
 }
 
 /// How a Parquet file begins.

@@ -312,7 +312,10 @@ fn words(options: &Why) -> Result<(Option<HeapPlace>, Option<&str>)> {
         },
         ([of], None, None) => match place(of) {
             Ok(of) => Ok((Some(of), None)),
-            Err(_) => bail!("no object: give a PID and an address or a type, such as: heapsonde why 4711 dict"),
+            Err(_) => bail!(
+                "{of:?} is neither a process id nor a file that exists; give one before an address or a type, such as: \
+                 heapsonde why 4711 dict"
+            ),
         },
         _ => bail!("give one process or core, and one address or type"),
     }

@@ -235,6 +235,8 @@ fn limits_are_said(interpreter: &Interpreter) -> Result<(), String> {
         (&["leaks", file], "a process that runs"),
         (&["record", file], "a process that runs"),
         (&["why", text(&no_core), "dict"], "is no snapshot"),
+        (&["histo", text(&no_core)], "is no snapshot"),
+        (&["why", "dict"], "neither a process id nor a file"),
         (&["check", file, "--max-growth", "1MiB/min"], "does not change"),
         (&["why", file, "Nodes"], "did you mean __main__.Node"),
         (&["why", file, "0x10"], "no object is at"),
