@@ -1,5 +1,6 @@
 //! Finds the Python processes of this machine.
 
+use std::cmp::Reverse;
 use std::path::Path;
 
 use crate::process::gates::{self, Gate};
@@ -62,6 +63,15 @@ impl PythonProcess {
         };
         Some(PythonProcess { pid, status, command, container, python })
     }
+}
+
+/// The descendants of a process that are Pythons, or seem to be, the largest resident memory first. What cannot be read
+/// of other processes is left out silently.
+pub fn pythons_below(root: i32) -> Vec<PythonProcess> {
+    let below = procfs::descendants(root).into_iter().skip(1);
+    let mut pythons: Vec<PythonProcess> = below.filter_map(|pid| PythonProcess::find(pid, Status::of(pid)?)).collect();
+    pythons.sort_by_key(|python| (Reverse(python.status.rss_bytes), python.pid));
+    pythons
 }
 
 /// Whether attaching is worth an attempt, judging by the mapped files or, if these are not known, by names.

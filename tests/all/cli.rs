@@ -103,7 +103,10 @@ fn refusals_name_the_next_command() {
     let zombie = Command::new("true").spawn().expect("true starts");
     let id = Id::Pid(Pid::from_raw(zombie.id() as i32));
     waitid(id, WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT).expect("it ends, and stays a zombie");
-    for pid in ["2147483647".to_owned(), zombie.id().to_string(), std::process::id().to_string()] {
+    // A process of its own: that of the tests has Pythons below it.
+    let folder = TempDir::new().expect("a temporary folder");
+    let other = Target::start(Command::new(sleeper(&folder, 64))).expect("it starts");
+    for pid in ["2147483647".to_owned(), zombie.id().to_string(), other.pid().to_string()] {
         for verb in verbs() {
             let run = refused(&[verb, &pid], &[]);
             let lines: Vec<&str> = run.stderr.lines().collect();

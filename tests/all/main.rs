@@ -52,6 +52,7 @@ mod tidy;
 mod top;
 mod watch;
 mod why;
+mod wrappers;
 
 use case::TestCase;
 use libtest_mimic::{Arguments, Trial};
@@ -104,6 +105,7 @@ const MODULES: &[Module] = &[
     ("top", top::cases),
     ("watch", watch::cases),
     ("why", why::cases),
+    ("wrappers", wrappers::cases),
 ];
 
 fn main() {
