@@ -189,6 +189,27 @@ impl<'a> Builder<'a> {
         }
     }
 
+    /// Adds what was counted of other extents.
+    pub fn merge(&mut self, other: Builder<'_>) {
+        other.by_use.into_iter().filter(|row| row.kind != RowKind::NotAccounted).for_each(|row| self.add_row(row));
+        other.rows.into_values().for_each(|row| self.add_row(row));
+        self.claims.push(other.pending);
+        other.claims.ranges.into_iter().for_each(|(start, end)| self.claims.push(Address(start)..Address(end)));
+        let fills = other.fills;
+        self.fills.pools += fills.pools;
+        self.fills.by_tenth.iter_mut().zip(fills.by_tenth).for_each(|(pools, more)| *pools += more);
+        self.fills.sparse_bytes += fills.sparse_bytes;
+        self.fills.sparse_blocks += fills.sparse_blocks;
+        for (block_size, more) in other.size_classes {
+            let class = self.size_classes.entry(block_size).or_default();
+            class.block_size = block_size;
+            class.pools += more.pools;
+            class.used_bytes += more.used_bytes;
+            class.held_bytes += more.held_bytes;
+        }
+        self.trimmable += other.trimmable;
+    }
+
     /// Counts blocks that an extent had as buffers of objects instead. Those in pymalloc's pools have a row of their
     /// own, which counts as objects.
     pub fn buffers(&mut self, blocks: &[(Range<Address>, Use)]) {

@@ -21,6 +21,7 @@ pub mod native_holders;
 pub mod native_memory;
 pub mod object_buffers;
 pub mod owners;
+pub mod part_rows;
 pub mod pins;
 mod siblings;
 pub mod why;

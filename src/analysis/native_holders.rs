@@ -80,7 +80,7 @@ pub fn alike(graph: &ObjectGraph<'_>, object: ObjectId) -> Vec<ObjectId> {
 }
 
 /// Searches for the objects of several groups at once.
-pub fn find<M: Memory + ?Sized>(searched: &Searched<'_, M>, groups: &[Vec<ObjectId>]) -> Vec<NativeHolders> {
+pub fn find<M: Memory + Sync + ?Sized>(searched: &Searched<'_, M>, groups: &[Vec<ObjectId>]) -> Vec<NativeHolders> {
     let Searched { memory, python, types, graph, plan, has_debug_hooks } = *searched;
     let objects = graph.objects;
     let all: FxHashMap<u64, u32> = groups.iter().flatten().map(|id| (objects.address(id.index()).0, id.0)).collect();
@@ -178,7 +178,7 @@ struct Asked<'a, M: Memory + ?Sized> {
     pointers: &'a FxHashMap<u64, Vec<Address>>,
 }
 
-impl<M: Memory + ?Sized> Asked<'_, M> {
+impl<M: Memory + Sync + ?Sized> Asked<'_, M> {
     fn judge(&self, at: Address, target: ObjectId, surrounding: Option<&(Range<Address>, Use)>) -> Place {
         match surrounding {
             Some((range, usage)) if usage.is_raw() => self.of_block(range, *usage, target),
@@ -313,7 +313,7 @@ impl Visit for Surroundings<'_> {
 }
 
 /// Where one of these words stands, and which, and whether all of the memory was searched.
-fn scan<M: Memory + ?Sized>(
+fn scan<M: Memory + Sync + ?Sized>(
     memory: &M,
     ranges: &[Range<Address>],
     wanted: &FxHashSet<u64>,

@@ -64,6 +64,16 @@ impl Blocks {
         Blocks { without_pools: true, ..Blocks::default() }
     }
 
+    /// Adds those of another part.
+    pub fn append(&mut self, mut other: Blocks) {
+        let beyond = (self.len() + other.len()).saturating_sub(BLOCKS_MAX);
+        other.blocks.truncate(other.len() - beyond.min(other.len()));
+        other.uses.truncate(other.blocks.len());
+        self.left_out += other.left_out + beyond as u64;
+        self.blocks.append(&mut other.blocks);
+        self.uses.append(&mut other.uses);
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.blocks.len()

@@ -9,15 +9,16 @@ use std::ops::{Range, RangeInclusive};
 
 use rustc_hash::FxHashMap;
 
-use crate::heap::object_table::Objects;
+use crate::allocator::debug_header::DebugHeader;
+use crate::heap::object::Object;
 use crate::process::Address;
 use crate::process::memory::{Memory, MemoryExt, u64_at};
-use crate::python::types::{TypeInfo, TypeTable};
+use crate::python::types::TypeInfo;
 
 use super::native_memory::{Blocks, marks};
 
 /// Bytes of an object's C struct that are searched: more than any static type's `tp_basicsize`.
-const STRUCT_MAX: usize = 4096;
+const STRUCT_MAX: u64 = 4096;
 /// Bytes beyond the C struct below which nothing is searched: the least buffer is two words.
 const OUTSIDE_MIN: u64 = 16;
 /// What may stand before the items in a buffer: their number (`_PyListArray` of free-threaded builds, 3.13).
@@ -30,13 +31,41 @@ const ROUNDING: u64 = 64;
 /// No object has the block.
 const NOBODY: u32 = u32::MAX;
 
+/// How far behind the start of a block a word may point at most: marks of the debug hooks, and a buffer's length.
+pub const MARKS_MAX: u64 = 2 * DebugHeader::SIZE as u64 + LENGTH;
+
+/// An object whose shallow size is more than its C struct.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BufferHolder {
+    /// Its address.
+    pub address: Address,
+    /// Bytes of its C struct that are searched.
+    pub length: u32,
+    /// What the caller knows it by.
+    pub id: u32,
+    /// Bytes that it has elsewhere.
+    pub outside: u64,
+}
+
+impl BufferHolder {
+    /// Of an object, if it has that much elsewhere.
+    #[inline]
+    pub fn of(info: &TypeInfo, object: &Object, id: u32) -> Option<BufferHolder> {
+        if !may_have_buffers(info) {
+            return None;
+        }
+        let outside = object.size.saturating_sub((info.gc_head as u64).saturating_add(info.basicsize));
+        let length = info.basicsize.min(STRUCT_MAX) as u32;
+        (outside >= OUTSIDE_MIN).then_some(BufferHolder { address: object.address, length, id, outside })
+    }
+}
+
 /// Which blocks are such buffers, by their number in rising order, and the object that each belongs to. With the debug
 /// hooks on, what was allocated lies behind their mark, or behind two: that of objects' memory in front of that of raw
-/// memory. `memory` should be a copy.
-pub fn find<M: Memory + ?Sized>(
+/// memory. `memory` should be a copy; `holders` are in order of address.
+pub fn find<'h, M: Memory + ?Sized>(
     memory: &M,
-    types: &TypeTable,
-    objects: &Objects,
+    holders: impl IntoIterator<Item = &'h BufferHolder>,
     blocks: &Blocks,
     has_debug_hooks: bool,
 ) -> Vec<(usize, u32)> {
@@ -49,16 +78,8 @@ pub fn find<M: Memory + ?Sized>(
         blocks: blocks.ranges(),
         words: Vec::new(),
     };
-    for (id, object) in objects.from(0) {
-        let info = types.get(object.type_id);
-        if !may_have_buffers(info) {
-            continue;
-        }
-        let inside = (info.gc_head as u64).saturating_add(info.basicsize);
-        let outside = object.size.saturating_sub(inside);
-        if outside >= OUTSIDE_MIN {
-            search.take(object.address, info.basicsize as usize, outside, id as u32);
-        }
+    for holder in holders {
+        search.take(holder.address, holder.length as usize, holder.outside, holder.id);
     }
     taken_by.into_iter().enumerate().filter(|&(_, object)| object != NOBODY).collect()
 }
@@ -101,7 +122,7 @@ impl<M: Memory + ?Sized> BufferSearch<'_, M> {
     /// Takes buffers of the struct at `start`, of about `outside` bytes together, for an object.
     fn take(&mut self, start: Address, length: usize, outside: u64, object: u32) {
         let mut left = outside;
-        let mut places = vec![(start, length.min(STRUCT_MAX))];
+        let mut places = vec![(start, length)];
         while let Some((start, length)) = places.pop() {
             let mut words = std::mem::take(&mut self.words);
             let Some(bytes) = self.memory.bytes_at(start, length, &mut words) else {
@@ -125,7 +146,7 @@ impl<M: Memory + ?Sized> BufferSearch<'_, M> {
                 if left < OUTSIDE_MIN {
                     break;
                 }
-                places.push((range.start, size.min(STRUCT_MAX as u64) as usize));
+                places.push((range.start, size.min(STRUCT_MAX) as usize));
             }
             self.words = words;
             if left < OUTSIDE_MIN {
@@ -169,6 +190,11 @@ mod tests {
         };
         search.take(Address(BASE), 16, left, 7);
         taken_by.into_iter().map(|object| object == 7).collect()
+    }
+
+    #[test]
+    fn no_mark_is_larger_than_the_largest() {
+        assert!(marks(true).iter().chain(marks(false)).all(|mark| mark + LENGTH <= MARKS_MAX));
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! Classifies each byte of the allocators' memory: objects, other used blocks, free blocks, overhead.
 //!
-//! Walks every part of a plan in order of address, in step with all objects in order of address, and passes each extent
-//! to a visitor once. Extents do not overlap. Memory that changed while it was read is reported as [`Use::Unknown`],
-//! not guessed.
+//! Walks a part of a plan in step with its objects in order of address, and passes each extent to a visitor once.
+//! Extents do not overlap. Memory that changed while it was read is reported as [`Use::Unknown`], not guessed.
 
 use std::iter::Peekable;
 use std::ops::Range;
 
-use rustc_hash::FxHashSet;
+use rayon::prelude::*;
+use rustc_hash::{FxHashMap, FxHashSet};
 use serde::{Deserialize, Serialize};
 
 use crate::allocator::glibc::{self, Chunk, ChunkHeap};
@@ -19,7 +19,6 @@ use crate::process::memory::{Memory, MemoryExt};
 use crate::process::{Address, PAGE, pages};
 use crate::python::layout::Layout;
 
-use super::object::Object;
 use super::object_table::Objects;
 use super::part::Part;
 use super::plan::Plan;
@@ -120,8 +119,35 @@ pub trait Visit {
     fn pool(&mut self, _pool: PoolFill) {}
 }
 
+/// Objects by address.
+pub trait InOrder {
+    /// Address and shallow size of objects, in order of address.
+    type Ahead<'a>: Iterator<Item = (Address, u64)>
+    where
+        Self: 'a;
+    /// Those that begin at this address or after it.
+    fn starting_from(&self, start: Address) -> Self::Ahead<'_>;
+}
+
+impl InOrder for Objects {
+    type Ahead<'a> = Box<dyn Iterator<Item = (Address, u64)> + 'a>;
+
+    fn starting_from(&self, start: Address) -> Self::Ahead<'_> {
+        Box::new(self.from(self.first_from(start)).map(|(_, object)| (object.address, object.size)))
+    }
+}
+
+/// Sorted by address.
+impl InOrder for Vec<(Address, u64)> {
+    type Ahead<'a> = std::iter::Copied<std::slice::Iter<'a, (Address, u64)>>;
+
+    fn starting_from(&self, start: Address) -> Self::Ahead<'_> {
+        self[self.partition_point(|(address, _)| *address < start)..].iter().copied()
+    }
+}
+
 /// Visits all parts. `memory` should be a local copy, because it is read word by word.
-pub fn visit<M: Memory + ?Sized>(
+pub fn visit<M: Memory + Sync + ?Sized>(
     memory: &M,
     layout: &Layout,
     plan: &Plan,
@@ -129,37 +155,52 @@ pub fn visit<M: Memory + ?Sized>(
     objects: &Objects,
     visitor: &mut impl Visit,
 ) {
-    let mut walk = BlockWalk { memory, layout, objects: Cursor::new(objects), visitor };
-    // A thread's cache may hold chunks of any heap, so all heaps are walked before any is reported.
-    let rows: Vec<(&ChunkHeap, Vec<Chunk>)> = plan
-        .parts
-        .iter()
-        .filter_map(|part| match part {
-            Part::Heap(heap) => Some((heap, chunks(memory, heap))),
+    BlockWalk::new(memory, layout, plan, arenas).parts(plan, objects, visitor);
+}
+
+/// What it takes to walk a part: what is known of the others with it.
+pub struct BlockWalk<'a, M: Memory + ?Sized> {
+    memory: &'a M,
+    layout: &'a Layout,
+    /// The chunks of each heap, by where it starts. A thread's cache may hold chunks of any heap, so all heaps are
+    /// walked before any is reported.
+    chunks: FxHashMap<Address, Vec<Chunk>>,
+    cached: FxHashSet<Address>,
+    tops: FxHashSet<Address>,
+    groups: Vec<SlotGroup>,
+}
+
+impl<'a, M: Memory + Sync + ?Sized> BlockWalk<'a, M> {
+    /// For the parts of a plan. `memory` should be a local copy, because it is read word by word.
+    pub fn new(memory: &'a M, layout: &'a Layout, plan: &Plan, arenas: &[MallocArena]) -> BlockWalk<'a, M> {
+        let heaps: Vec<&ChunkHeap> = plan.parts.iter().filter_map(Part::heap).collect();
+        let rows: Vec<(&ChunkHeap, Vec<Chunk>)> =
+            heaps.into_par_iter().map(|heap| (heap, chunks(memory, heap))).collect();
+        let cached = cached_chunks(memory, arenas, &rows);
+        let tops: FxHashSet<Address> = arenas.iter().map(|arena| arena.top).collect();
+        let areas = plan.parts.iter().filter_map(|part| match part {
+            Part::Groups(area) => Some(area),
             _ => None,
-        })
-        .collect();
-    let cached = cached_chunks(memory, arenas, &rows);
-    let tops: FxHashSet<Address> = arenas.iter().map(|arena| arena.top).collect();
-    let mut rows = rows.into_iter();
-    let areas = plan.parts.iter().filter_map(|part| match part {
-        Part::Groups(area) => Some(area),
-        _ => None,
-    });
-    let groups = musl::groups(memory, areas);
-    for part in &plan.parts {
+        });
+        let groups = musl::groups(memory, areas);
+        let chunks = rows.into_iter().map(|(heap, chunks)| (heap.range.start, chunks)).collect();
+        BlockWalk { memory, layout, chunks, cached, tops, groups }
+    }
+
+    /// Visits all parts.
+    pub fn parts(&self, plan: &Plan, objects: &Objects, visitor: &mut impl Visit) {
+        plan.parts.iter().for_each(|part| self.part(part, objects, visitor));
+    }
+
+    /// Visits a part. `objects` has those that begin in it, and may have others.
+    pub fn part<O: InOrder, V: Visit>(&self, part: &Part, objects: &O, visitor: &mut V) {
+        let mut walk = PartWalk { of: self, memory: self.memory, objects: Cursor::new(objects, part.start()), visitor };
         match part {
             Part::Arena(arena) => walk.arena(&arena.range, &arena.pools),
-            Part::Heap(_) => {
-                if let Some((heap, chunks)) = rows.next() {
-                    walk.heap(heap, &chunks, &cached, &tops);
-                }
-            }
-            Part::Mapped(chunk) => {
-                walk.block(chunk.address..chunk.end(), Use::MappedObject, Use::MappedRaw);
-            }
+            Part::Heap(heap) => walk.heap(heap, self.chunks.get(&heap.range.start).map_or(&[], Vec::as_slice)),
+            Part::Mapped(chunk) => walk.block(chunk.address..chunk.end(), Use::MappedObject, Use::MappedRaw),
             Part::Segment(segment) => walk.segment(segment),
-            Part::Groups(area) => area.whole.iter().for_each(|range| walk.groups(range, &groups)),
+            Part::Groups(area) => area.whole.iter().for_each(|range| walk.groups(range)),
             Part::Statics(range) => walk.scattered(range, Use::StaticObject),
             Part::Unstructured(range) => walk.scattered(range, Use::FoundObject),
         }
@@ -167,48 +208,43 @@ pub fn visit<M: Memory + ?Sized>(
 }
 
 /// All objects in order of address; each is taken once.
-struct Cursor<'a> {
-    objects: &'a Objects,
+struct Cursor<'a, O: InOrder + 'a> {
+    objects: &'a O,
     /// All objects below this address have been taken or skipped.
     done: Address,
-    ahead: Peekable<Ahead<'a>>,
+    ahead: Peekable<O::Ahead<'a>>,
 }
 
-type Ahead<'a> = Box<dyn Iterator<Item = (usize, Object)> + 'a>;
-
-impl<'a> Cursor<'a> {
-    fn new(objects: &'a Objects) -> Cursor<'a> {
-        let all: Ahead<'a> = Box::new(objects.from(0));
-        Cursor { objects, done: Address::NULL, ahead: all.peekable() }
+impl<'a, O: InOrder> Cursor<'a, O> {
+    fn new(objects: &'a O, start: Address) -> Cursor<'a, O> {
+        Cursor { objects, done: start, ahead: objects.starting_from(start).peekable() }
     }
 
-    /// Continues with the first object at or after `start`. Parts are in order of address, but what a part describes
-    /// may precede it.
+    /// Continues with the first object at or after `start`. What a part describes may precede it.
     fn seek(&mut self, start: Address) {
-        let is_behind = self.ahead.peek().is_some_and(|(_, object)| object.address < start);
+        let is_behind = self.ahead.peek().is_some_and(|(address, _)| *address < start);
         if start < self.done || is_behind {
-            let rest: Ahead<'a> = Box::new(self.objects.from(self.objects.first_from(start)));
-            self.ahead = rest.peekable();
+            self.ahead = self.objects.starting_from(start).peekable();
         }
         self.done = start;
     }
 
-    /// The next object below `end`.
-    fn take_below(&mut self, end: Address) -> Option<Object> {
-        let next = self.ahead.next_if(|(_, object)| object.address < end).map(|(_, object)| object);
-        self.done = next.map_or(end, |object| object.address.offset(1));
+    /// Address and size of the next object below `end`.
+    fn take_below(&mut self, end: Address) -> Option<(Address, u64)> {
+        let next = self.ahead.next_if(|(address, _)| *address < end);
+        self.done = next.map_or(end, |(address, _)| address.offset(1));
         next
     }
 }
 
-struct BlockWalk<'a, M: Memory + ?Sized, V: Visit> {
+struct PartWalk<'a, M: Memory + ?Sized, O: InOrder, V: Visit> {
+    of: &'a BlockWalk<'a, M>,
     memory: &'a M,
-    layout: &'a Layout,
-    objects: Cursor<'a>,
+    objects: Cursor<'a, O>,
     visitor: &'a mut V,
 }
 
-impl<M: Memory + ?Sized, V: Visit> BlockWalk<'_, M, V> {
+impl<M: Memory + ?Sized, O: InOrder, V: Visit> PartWalk<'_, M, O, V> {
     fn give(&mut self, range: Range<Address>, usage: Use) {
         if range.start < range.end {
             self.visitor.extent(&Extent { range, usage, objects: 0, shallow_bytes: 0 });
@@ -222,9 +258,9 @@ impl<M: Memory + ?Sized, V: Visit> BlockWalk<'_, M, V> {
         }
         self.objects.seek(range.start);
         let (mut objects, mut shallow_bytes) = (0, 0u64);
-        while let Some(object) = self.objects.take_below(range.end) {
+        while let Some((_, size)) = self.objects.take_below(range.end) {
             objects += 1;
-            shallow_bytes = shallow_bytes.saturating_add(object.size);
+            shallow_bytes = shallow_bytes.saturating_add(size);
         }
         let usage = if objects > 0 { with_object } else { without };
         self.visitor.extent(&Extent { range, usage, objects, shallow_bytes });
@@ -234,20 +270,19 @@ impl<M: Memory + ?Sized, V: Visit> BlockWalk<'_, M, V> {
     fn scattered(&mut self, range: &Range<Address>, usage: Use) {
         self.objects.seek(range.start);
         let mut from = range.start;
-        while let Some(object) = self.objects.take_below(range.end) {
-            let start = object.address.max(from);
-            let next = self.objects.ahead.peek().map_or(range.end, |(_, next)| next.address.min(range.end));
-            let end = Address(object.address.0.saturating_add(object.size)).min(next).max(start);
-            let shallow_bytes = object.size;
+        while let Some((address, shallow_bytes)) = self.objects.take_below(range.end) {
+            let start = address.max(from);
+            let next = self.objects.ahead.peek().map_or(range.end, |(next, _)| (*next).min(range.end));
+            let end = Address(address.0.saturating_add(shallow_bytes)).min(next).max(start);
             self.visitor.extent(&Extent { range: start..end, usage, objects: 1, shallow_bytes });
             from = end;
         }
     }
 
     /// Reports a range of musl's groups.
-    fn groups(&mut self, range: &Range<Address>, groups: &[SlotGroup]) {
+    fn groups(&mut self, range: &Range<Address>) {
         let mut from = range.start;
-        for (slot, usage) in musl::slots_within(self.memory, groups, range) {
+        for (slot, usage) in musl::slots_within(self.memory, &self.of.groups, range) {
             self.give(from..slot.start, Use::GroupOverhead);
             from = slot.end;
             match usage {
@@ -261,7 +296,7 @@ impl<M: Memory + ?Sized, V: Visit> BlockWalk<'_, M, V> {
 
     fn arena(&mut self, whole: &Range<Address>, pools: &Range<Address>) {
         self.give(whole.start..pools.start, Use::ArenaSlack);
-        let size = self.layout.constants.pool_size;
+        let size = self.of.layout.constants.pool_size;
         let mut read = vec![0; size];
         let mut at = pools.start;
         while size > 0 && at < pools.end {
@@ -282,7 +317,7 @@ impl<M: Memory + ?Sized, V: Visit> BlockWalk<'_, M, V> {
 
     fn pool(&mut self, at: Address, bytes: &[u8]) {
         let end = at.offset(bytes.len());
-        let pool = match Pool::read(bytes, self.layout) {
+        let pool = match Pool::read(bytes, self.of.layout) {
             PoolState::Free => return self.give(at..end, Use::PoolUnused),
             PoolState::Broken => return self.give(at..end, Use::Unknown),
             PoolState::InUse(pool) => pool,
@@ -307,7 +342,8 @@ impl<M: Memory + ?Sized, V: Visit> BlockWalk<'_, M, V> {
         self.give(at.offset(pool.first + pool.carved * pool.block_size)..end, Use::PoolOverhead);
     }
 
-    fn heap(&mut self, heap: &ChunkHeap, chunks: &[Chunk], cached: &FxHashSet<Address>, tops: &FxHashSet<Address>) {
+    fn heap(&mut self, heap: &ChunkHeap, chunks: &[Chunk]) {
+        let BlockWalk { cached, tops, .. } = self.of;
         // A thread's heap begins with its header and, if it is the first of its arena, the arena's state.
         let floor = if heap.is_thread_arena { heap.range.start.0 / glibc::THREAD_HEAP * glibc::THREAD_HEAP } else { 0 };
         let mut from = heap.range.start;
@@ -489,8 +525,9 @@ mod tests {
         let found = chunks(&image, &heap);
         let cached = FxHashSet::from_iter([Address(BASE + 64 + 48 + 16)]);
         let tops = FxHashSet::from_iter([Address(BASE + 64 + 48 + 96 + 32)]);
-        BlockWalk { memory: &image, layout: &layout, objects: Cursor::new(&objects), visitor: &mut told }
-            .heap(&heap, &found, &cached, &tops);
+        let (chunks, groups) = ([(heap.range.start, found)].into_iter().collect(), Vec::new());
+        let walk = BlockWalk { memory: &image, layout: &layout, chunks, cached, tops, groups };
+        walk.part(&Part::Heap(heap.clone()), &objects, &mut told);
         let uses: Vec<Use> =
             told.0.iter().map(|(.., usage)| *usage).filter(|usage| *usage != Use::ChunkOverhead).collect();
         assert_eq!(uses, [Use::ChunkRaw, Use::ChunkFree, Use::ChunkCached, Use::ChunkRaw, Use::Top]);

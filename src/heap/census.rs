@@ -40,6 +40,9 @@ where
         let mut worker = Worker::new(memory, classifier, sink());
         while let Some(part) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
             worker.read_part(part)?;
+            if S::BY_PART {
+                worker.settle()?.end_of_part(part);
+            }
             progress.bytes.fetch_add(part.len(), Ordering::Relaxed);
         }
         worker.finish()

@@ -2,6 +2,7 @@
 
 use std::iter::Sum;
 
+use super::part::Part;
 use crate::process::Address;
 use crate::python::object_header::Refcount;
 use crate::python::types::TypeId;
@@ -49,8 +50,12 @@ impl Amount {
 
 /// Receives the objects of one worker, in the order in which they are found.
 pub trait Sink: Send {
+    /// Whether it is told of the end of each part. Sizes are then completed part by part.
+    const BY_PART: bool = false;
     /// Called for each live object.
     fn object(&mut self, object: &Object);
+    /// Called once all objects that begin in a part were passed on.
+    fn end_of_part(&mut self, _part: &Part) {}
 }
 
 impl Sink for Vec<Object> {

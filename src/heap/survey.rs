@@ -249,10 +249,16 @@ struct Tracked<S> {
 }
 
 impl<S: Sink> Sink for Tracked<S> {
+    const BY_PART: bool = S::BY_PART;
+
     fn object(&mut self, object: &Object) {
         if object.tracked {
             self.addresses.push(object.address);
         }
         self.sink.object(object);
+    }
+
+    fn end_of_part(&mut self, part: &Part) {
+        self.sink.end_of_part(part);
     }
 }

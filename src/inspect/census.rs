@@ -23,7 +23,7 @@ use super::warning::Warning;
 
 /// Targets up to this size are copied before they are read, so that the methods of finding objects can be compared. A
 /// third of the memory that a census may use beyond its base, bytes.
-const COPY_SMALL: u64 = 24 << 20;
+pub(super) const COPY_SMALL: u64 = 24 << 20;
 
 impl Target {
     /// Counts objects and bytes per type, exactly.
@@ -87,8 +87,13 @@ impl Target {
         let mut warnings = Vec::new();
         let mut survey = self.survey_once()?;
         let mut bytes = survey.plan.resident_bytes(&self.source);
-        let stands_still = pause == Pause::Always || self.source.core().is_some();
-        let copies = stands_still && fits(bytes) || bytes <= COPY_SMALL;
+        let core = self.source.core();
+        let stands_still = pause == Pause::Always || core.is_some();
+        // A core is read where it is, unless a part of it is cut off: what is there of the last window is in a copy.
+        let copies = match core {
+            Some(core) => core.gaps().cut_off > 0 && fits(bytes),
+            None => pause == Pause::Always && fits(bytes),
+        } || bytes <= COPY_SMALL;
         // Everything is prepared before, so that the process is stopped only while it is copied.
         let buffer = if copies { Buffer::prepare(&self.source, &ranges_of(&survey)) } else { Buffer::default() };
         let mut freeze = self.freeze(pause, &mut warnings)?;

@@ -151,12 +151,12 @@ pub(super) fn owners_of(
 }
 
 /// A copy, and whether it shows the heap at one instant.
-struct Snapshot {
-    survey: Survey,
-    copy: Copy,
-    total: u64,
-    read_mode: ReadMode,
-    footprint: Option<Footprint>,
+pub(super) struct Snapshot {
+    pub(super) survey: Survey,
+    pub(super) copy: Copy,
+    pub(super) total: u64,
+    pub(super) read_mode: ReadMode,
+    pub(super) footprint: Option<Footprint>,
 }
 
 impl Target {
@@ -169,14 +169,28 @@ impl Target {
         options: &CopyOptions,
         work: impl FnOnce(&Heap<'_>) -> Result<R, E>,
     ) -> Result<Inspected<R>, E> {
+        self.heap_unless(options, |_, _, _| Ok(None), work)
+    }
+
+    /// The same, unless `first` has the answer already, which it gets from the copy alone.
+    ///
+    /// # Errors
+    /// As [`Target::heap`], and those of `first`.
+    pub(super) fn heap_unless<R, E: From<Error>>(
+        &mut self,
+        options: &CopyOptions,
+        first: impl Fn(&Target, Instant, &Snapshot) -> Result<Option<Inspected<R>>, Error>,
+        work: impl FnOnce(&Heap<'_>) -> Result<R, E>,
+    ) -> Result<Inspected<R>, E> {
         let mut work = Some(work);
-        self.tried(|target| target.follow_all(options, &mut work))?
+        self.tried(|target| target.follow_all(options, &first, &mut work))?
     }
 
     /// The outer error is ours, and the work is not begun then.
     fn follow_all<R, E>(
         &mut self,
         options: &CopyOptions,
+        first: &impl Fn(&Target, Instant, &Snapshot) -> Result<Option<Inspected<R>>, Error>,
         work: &mut Option<impl FnOnce(&Heap<'_>) -> Result<R, E>>,
     ) -> Result<Result<Inspected<R>, E>, Error> {
         let start = Instant::now();
@@ -186,8 +200,11 @@ impl Target {
         let mut warnings = Vec::new();
         let ranges = survey.plan.ranges_for_references(&self.source);
         if room.fits_a_copy(self, &survey, resident_bytes(&self.source, &ranges))? {
-            let Snapshot { survey, copy, total, read_mode, footprint } =
-                self.copy_at_once(options, &ranges, survey_time, &mut warnings)?;
+            let snapshot = self.copy_at_once(options, &ranges, survey_time, &mut warnings)?;
+            if let Some(answer) = first(self, start, &snapshot)? {
+                return Ok(Ok(Inspected { warnings, ..answer }));
+            }
+            let Snapshot { survey, copy, total, read_mode, footprint } = snapshot;
             let how = if read_mode.is_consistent { "" } else { " while it ran" };
             log::debug!("copied {total} bytes{how}, {:?} after the start", start.elapsed());
             match self.follow(

@@ -12,23 +12,30 @@ use crate::analysis::mapping_owners;
 use crate::analysis::memory_account::{Account, Builder};
 use crate::analysis::memory_verdicts;
 use crate::analysis::native_memory::{self, Blocks, Both};
-use crate::analysis::object_buffers;
+use crate::analysis::object_buffers::{self, BufferHolder};
 use crate::analysis::owners::Owners;
+use crate::analysis::part_rows::{PartRows, RowSink};
 use crate::analysis::pins::{self, Occupants, Pins, Sites};
-use crate::heap::block_use::{self, Extent, PoolFill, Use, Visit};
+use crate::heap::block_use::{BlockWalk, Use};
+use crate::heap::object::Object;
 use crate::heap::part::Part;
+use crate::heap::survey::Survey;
 use crate::process::Address;
 use crate::process::elf::ElfFile;
+use crate::process::layered::Layered;
 use crate::process::memory::{Memory, MemoryExt};
 use crate::process::{symbol_name, thread_stacks};
+use crate::python::interpreter::Python;
 use crate::python::reader::Reader;
 use crate::python::stack;
+use crate::python::types::TypeTable;
 
 use super::answer::Inspected;
-use super::copy::{CopyOptions, Heap};
+use super::census::COPY_SMALL;
+use super::copy::{CopyOptions, Heap, Snapshot};
 use super::error::Error;
 use super::footprint::Footprint;
-use super::open::Target;
+use super::open::{Read, Target};
 
 /// Whether to find the owners of native memory and of what pins free memory, which takes longer than everything else.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,9 +56,38 @@ impl Target {
     /// As [`Target::heap`].
     pub fn memory(&mut self, options: &CopyOptions, native: NativeOwners) -> Result<Inspected<Account>, Error> {
         let options = CopyOptions { with_footprint: true, ..*options };
-        let mut answer = self.heap(&options, |heap| account_of(heap, native, None))?;
+        let first = |target: &Target, start: Instant, copied: &Snapshot| target.rows(native, start, copied);
+        let mut answer = self.heap_unless(&options, first, |heap| account_of(heap, native, None))?;
         self.name_symbols(&mut answer.result);
         Ok(answer)
+    }
+
+    /// The account, counted part by part: `None` if owners are wanted as well, which take the table of all objects.
+    fn rows(
+        &self,
+        native: NativeOwners,
+        start: Instant,
+        copied: &Snapshot,
+    ) -> Result<Option<Inspected<Account>>, Error> {
+        let Snapshot { survey, copy, total, read_mode, footprint } = copied;
+        let footprint = footprint.as_ref().ok_or(Error::NoFootprint)?;
+        let (memory, python) = (Layered::new(&copy.image, &self.source), self.python());
+        let types = self.attached.types(&memory, survey)?;
+        let statics = survey.plan.statics();
+        let rows = part_rows(&memory, python, survey, &types, footprint, &statics);
+        let (sinks, mut outcome) = self.observed(survey.plan.total_bytes(), |progress| match *total <= COPY_SMALL {
+            true => survey.checked_census(&memory, python, &types, progress, || rows.sink(&survey.plan)),
+            false => survey.census(&memory, python, &types, progress, || rows.sink(&survey.plan)),
+        })?;
+        outcome.counts.unreadable_bytes += copy.unreadable_bytes;
+        let builder = rows.finish(sinks.into_iter().map(RowSink::sums));
+        let account = finished(builder, &memory, python, footprint, &statics);
+        if wants(&account, native).any() {
+            return Ok(None);
+        }
+        let (paused, warnings) = (read_mode.paused, Vec::new());
+        let read = Read { survey, types: &types, outcome, bytes: *total, start, paused, warnings };
+        Ok(Some(self.inspected(read, || account)))
     }
 
     /// Names the groups of native blocks by the symbol that their first word points to, where the library's file has
@@ -90,18 +126,63 @@ pub fn account_of(heap: &Heap<'_>, native: NativeOwners, owners: Option<&Owners>
 fn account(heap: &Heap<'_>, footprint: &Footprint, native: NativeOwners, owners: Option<&Owners>) -> Account {
     let Heap { memory, python, objects, survey, types, .. } = *heap;
     let statics = survey.plan.statics();
-    let arenas = glibc_arena::find(memory, &statics);
-    log::debug!("{} malloc arenas, {} mappings", arenas.len(), footprint.mappings.len());
     let start = Instant::now();
-    let entries = free_lists::Entries::new(memory, (&python.layout, python.version), types, survey.debug_hooks);
-    let mut outside = Blocks::outside_pools();
-    let mut rows = Rows { builder: Builder::new(&footprint.residency), entries: &entries };
-    block_use::visit(memory, &python.layout, &survey.plan, &arenas, objects, &mut Both(&mut rows, &mut outside));
-    let mut builder = rows.builder;
-    let visited = start.elapsed();
-    builder.buffers(&take_buffers(heap, &mut outside).0);
-    builder.free_lists(&outside.take(&free_lists::find(&entries, &outside)));
-    log::debug!("blocks visited in {visited:?}, with buffers {:?}", start.elapsed());
+    let rows = part_rows(memory, python, survey, types, footprint, &statics);
+    let builder = rows.finish([rows.of_table(&survey.plan, objects)]);
+    log::debug!("blocks visited in {:?}", start.elapsed());
+    let mut account = finished(builder, memory, python, footprint, &statics);
+    let wanted = wants(&account, native);
+    if !wanted.any() {
+        return account;
+    }
+    let mut blocks = Blocks::default();
+    let mut sites = Sites::new(&footprint.residency);
+    rows.walk.parts(&survey.plan, objects, &mut Both(&mut blocks, &mut sites));
+    let (buffers, holders) = take_buffers(heap, &mut blocks);
+    blocks.take(&free_lists::find(&rows.entries, &blocks));
+    if wanted.pins {
+        let mut buffers: Vec<_> = buffers.into_iter().map(|(range, _)| range).zip(holders).collect();
+        buffers.sort_by_key(|(range, _)| range.start);
+        let mut others = blocks.ranges().to_vec();
+        others.sort_by_key(|range| range.start);
+        account.pins = Some(pins(heap, &sites, &buffers, &others, owners));
+    }
+    if wanted.native {
+        let blocks = (blocks, native_memory::marks(survey.debug_hooks));
+        account.native = Some(native_memory::owners(memory, types, objects, blocks, &footprint.residency, &statics));
+    }
+    account
+}
+
+/// What counting rows takes.
+fn part_rows<'a, M: Memory + Sync + ?Sized>(
+    memory: &'a M,
+    python: &'a Python,
+    survey: &Survey,
+    types: &'a TypeTable,
+    footprint: &'a Footprint,
+    statics: &[Range<Address>],
+) -> PartRows<'a, M> {
+    let arenas = glibc_arena::find(memory, statics);
+    log::debug!("{} malloc arenas, {} mappings", arenas.len(), footprint.mappings.len());
+    PartRows {
+        memory,
+        walk: BlockWalk::new(memory, &python.layout, &survey.plan, &arenas),
+        entries: free_lists::Entries::new(memory, (&python.layout, python.version), types, survey.debug_hooks),
+        types,
+        residency: &footprint.residency,
+        has_debug_hooks: survey.debug_hooks,
+    }
+}
+
+/// The account with stacks and mappings, without owners.
+fn finished<M: Memory + ?Sized>(
+    builder: Builder<'_>,
+    memory: &M,
+    python: &Python,
+    footprint: &Footprint,
+    statics: &[Range<Address>],
+) -> Account {
     // A thread's `struct pthread` is at the top of its stack, and its address is glibc's thread id.
     let reader = Reader { memory, layout: &python.layout };
     let threads = python.interpreters.iter().flat_map(|interpreter| stack::threads(&reader, interpreter));
@@ -112,59 +193,41 @@ fn account(heap: &Heap<'_>, footprint: &Footprint, native: NativeOwners, owners:
     }));
     let stacks = thread_stacks::find(memory, &inside);
     let mut account = builder.finish(footprint.rollup, &footprint.mappings, &stacks);
-    mapping_owners::attribute(memory, &mut account, &statics);
-    let of_pins = native != NativeOwners::Never && memory_verdicts::has_much_pinned(&account);
-    let of_native = match native {
-        NativeOwners::Never => false,
-        NativeOwners::WhereItMatters => memory_verdicts::has_much_native(&account),
-        NativeOwners::Always => true,
-    };
-    if !of_pins && !of_native {
-        return account;
-    }
-    let mut blocks = Blocks::default();
-    let mut sites = Sites::new(&footprint.residency);
-    block_use::visit(memory, &python.layout, &survey.plan, &arenas, objects, &mut Both(&mut blocks, &mut sites));
-    let (buffers, holders) = take_buffers(heap, &mut blocks);
-    blocks.take(&free_lists::find(&entries, &blocks));
-    if of_pins {
-        let mut buffers: Vec<_> = buffers.into_iter().map(|(range, _)| range).zip(holders).collect();
-        buffers.sort_by_key(|(range, _)| range.start);
-        let mut others = blocks.ranges().to_vec();
-        others.sort_by_key(|range| range.start);
-        account.pins = Some(pins(heap, &sites, &buffers, &others, owners));
-    }
-    if of_native {
-        let blocks = (blocks, native_memory::marks(survey.debug_hooks));
-        account.native = Some(native_memory::owners(memory, types, objects, blocks, &footprint.residency, &statics));
-    }
+    mapping_owners::attribute(memory, &mut account, statics);
     account
+}
+
+/// Which owners are wanted.
+#[derive(Clone, Copy)]
+struct OwnersWanted {
+    pins: bool,
+    native: bool,
+}
+
+impl OwnersWanted {
+    fn any(self) -> bool {
+        self.pins || self.native
+    }
+}
+
+fn wants(account: &Account, native: NativeOwners) -> OwnersWanted {
+    OwnersWanted {
+        pins: native != NativeOwners::Never && memory_verdicts::has_much_pinned(account),
+        native: match native {
+            NativeOwners::Never => false,
+            NativeOwners::WhereItMatters => memory_verdicts::has_much_native(account),
+            NativeOwners::Always => true,
+        },
+    }
 }
 
 /// Takes the buffers of objects out of `blocks`, and returns them with the numbers of their objects.
 fn take_buffers(heap: &Heap<'_>, blocks: &mut Blocks) -> (Vec<(Range<Address>, Use)>, Vec<u32>) {
-    let found = object_buffers::find(heap.memory, heap.types, heap.objects, blocks, heap.survey.debug_hooks);
+    let holder = |(id, object): (usize, Object)| BufferHolder::of(heap.types.get(object.type_id), &object, id as u32);
+    let holders: Vec<BufferHolder> = heap.objects.from(0).filter_map(holder).collect();
+    let found = object_buffers::find(heap.memory, &holders, blocks, heap.survey.debug_hooks);
     let (numbers, holders): (Vec<usize>, Vec<u32>) = found.into_iter().unzip();
     (blocks.take(&numbers), holders)
-}
-
-/// Adds extents to an account; in pools, it knows the entries of free lists.
-struct Rows<'a, M: Memory + ?Sized> {
-    builder: Builder<'a>,
-    entries: &'a free_lists::Entries<'a, M>,
-}
-
-impl<M: Memory + ?Sized> Visit for Rows<'_, M> {
-    fn extent(&mut self, extent: &Extent) {
-        match extent.usage == Use::PoolRaw && self.entries.is_entry(&extent.range, extent.usage) {
-            true => self.builder.free_list_entry(extent),
-            false => self.builder.extent(extent),
-        }
-    }
-
-    fn pool(&mut self, pool: PoolFill) {
-        self.builder.pool(pool);
-    }
 }
 
 /// Who pins free memory. This needs the owners of all objects.
