@@ -106,9 +106,14 @@ impl Image {
         self.placed.iter().map(|run| run.length as u64).sum()
     }
 
-    /// Whether the image has the byte at `address`.
-    pub fn holds(&self, address: Address) -> bool {
-        self.from(address).is_some_and(|rest| !rest.is_empty()) || self.zeros_from(address) > 0
+    /// The parts of a range that it has, zeros included, in order.
+    pub fn held(&self, range: &Range<Address>) -> Vec<Range<Address>> {
+        let mut found = self.resident(range.clone());
+        let first = self.zeros.partition_point(|zeros| zeros.end <= range.start);
+        let zeros = self.zeros[first..].iter().take_while(|zeros| zeros.start < range.end);
+        found.extend(zeros.map(|zeros| zeros.start.max(range.start)..zeros.end.min(range.end)));
+        found.sort_by_key(|part| part.start);
+        found
     }
 
     /// The bytes from `address` to the end of their run.
@@ -157,17 +162,15 @@ impl Memory for Image {
     }
 
     fn resident(&self, range: Range<Address>) -> Vec<Range<Address>> {
-        let first = self.zeros.partition_point(|zeros| zeros.end <= range.start);
-        let mut found = Vec::new();
-        let mut from = range.start;
-        for zeros in self.zeros[first..].iter().take_while(|zeros| zeros.start < range.end) {
-            if zeros.start > from {
-                found.push(from..zeros.start);
+        let mut found: Vec<Range<Address>> = Vec::new();
+        let first = self.placed.partition_point(|run| run.start <= range.start).saturating_sub(1);
+        for run in self.placed[first..].iter().take_while(|run| run.start < range.end) {
+            let run = run.start.max(range.start)..run.start.offset(run.length).min(range.end);
+            match found.last_mut() {
+                Some(last) if last.end >= run.start => last.end = last.end.max(run.end),
+                _ if run.start < run.end => found.push(run),
+                _ => {}
             }
-            from = from.max(zeros.end);
-        }
-        if from < range.end {
-            found.push(from..range.end);
         }
         found
     }
@@ -206,5 +209,9 @@ mod tests {
         let parts = image.resident(Address(0x1000)..Address(0x2010));
         assert_eq!(parts, [Address(0x1000)..Address(0x1008), Address(0x2000)..Address(0x2008)]);
         assert_eq!(image.resident(Address(0x1100)..Address(0x1200)), []);
+        // What it does not have is not resident: another memory may know.
+        assert_eq!(image.resident(Address(0x2004)..Address(0x9000)), [Address(0x2004)..Address(0x2008)]);
+        let held = image.held(&(Address(0x800)..Address(0x9000)));
+        assert_eq!((held.first().unwrap().start, held.last().unwrap().end), (Address(0x1000), Address(0x2010)));
     }
 }

@@ -39,9 +39,17 @@ impl<M: Memory + ?Sized> Memory for Layered<'_, M> {
     }
 
     fn resident(&self, range: Range<Address>) -> Vec<Range<Address>> {
-        match self.image.holds(range.start) {
-            true => self.image.resident(range),
-            false => self.below.resident(range),
+        let (mut found, mut from) = (Vec::new(), range.start);
+        for held in self.image.held(&range) {
+            if from < held.start {
+                found.extend(self.below.resident(from..held.start));
+            }
+            from = from.max(held.end);
+            found.extend(self.image.resident(held));
         }
+        if from < range.end {
+            found.extend(self.below.resident(from..range.end));
+        }
+        found
     }
 }
