@@ -13,6 +13,7 @@ use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use goblin::elf::ProgramHeader;
 use goblin::elf::program_header::{PF_R, PF_X, PT_LOAD, PT_NOTE};
@@ -82,11 +83,38 @@ struct Piece {
     backing: Option<(usize, u64)>,
     /// Whether it may hold code, according to the core.
     executable: bool,
+    /// What of it has content, once somebody asked.
+    content: OnceLock<Vec<Range<Address>>>,
 }
 
 impl Piece {
     fn is_incomplete(&self) -> bool {
         self.dumped.end - self.dumped.start < self.range.end.0 - self.range.start.0
+    }
+
+    /// The pages of it in the file that are not all zeros. A piece may claim more memory than the file can hold.
+    fn content(&self, file: &File) -> Vec<Range<Address>> {
+        let length = self.range.end.0.saturating_sub(self.range.start.0);
+        let Range { start, end } = self.dumped.start..self.dumped.end.min(self.dumped.start.saturating_add(length));
+        let threads = processors_for(end.saturating_sub(start) / SHARE_MIN);
+        let share = end.saturating_sub(start).div_ceil(threads).next_multiple_of(PAGE);
+        let pages = std::thread::scope(|scope| {
+            let shares = (0..threads).map(|nth| {
+                let part = start.saturating_add(nth * share)..start.saturating_add((nth + 1) * share).min(end);
+                scope.spawn(move || pages_with_data(file, part))
+            });
+            let shares: Vec<_> = shares.collect();
+            shares.into_iter().flat_map(|share| share.join().unwrap_or_default()).collect::<Vec<_>>()
+        });
+        let mut found: Vec<Range<Address>> = Vec::new();
+        for page in pages {
+            let place = |offset: u64| Address(self.range.start.0 + (offset - start));
+            match found.last_mut() {
+                Some(last) if last.end == place(page.start) => last.end = place(page.end),
+                _ => found.push(place(page.start)..place(page.end)),
+            }
+        }
+        found
     }
 }
 
@@ -239,6 +267,7 @@ impl Core {
                 dumped: first..first.saturating_add(there),
                 backing: None,
                 executable: header.is_executable(),
+                content: OnceLock::new(),
             });
             regions.push(Region {
                 start: Address(range.start),
@@ -455,20 +484,19 @@ impl Memory for Core {
         &self.regions
     }
 
-    /// What the core lacks, holes of its file, and pages of zeros are not resident. Reads the rest.
+    /// What the core lacks, holes of its file, and pages of zeros are not resident. The first question for a mapping
+    /// reads it.
     fn resident(&self, range: Range<Address>) -> Vec<Range<Address>> {
         let mut found: Vec<Range<Address>> = Vec::new();
         let first = self.pieces.partition_point(|piece| piece.range.end <= range.start);
         for piece in self.pieces[first..].iter().take_while(|piece| piece.range.start < range.end) {
-            // A piece may claim more memory than the file can hold.
-            let dumped = piece.dumped.end.saturating_sub(piece.dumped.start);
-            let start = (range.start.max(piece.range.start).0 - piece.range.start.0).min(dumped);
-            let end = (range.end.min(piece.range.end).0 - piece.range.start.0).min(dumped);
-            for page in pages_with_data(&self.file, piece.dumped.start + start..piece.dumped.start + end) {
-                let place = |offset: u64| Address(piece.range.start.0 + (offset - piece.dumped.start));
+            let content = piece.content.get_or_init(|| piece.content(&self.file));
+            let first = content.partition_point(|run| run.end <= range.start);
+            for run in content[first..].iter().take_while(|run| run.start < range.end) {
+                let run = run.start.max(range.start)..run.end.min(range.end);
                 match found.last_mut() {
-                    Some(last) if last.end == place(page.start) => last.end = place(page.end),
-                    _ => found.push(place(page.start)..place(page.end)),
+                    Some(last) if last.end == run.start => last.end = run.end,
+                    _ => found.push(run),
                 }
             }
         }
@@ -487,6 +515,14 @@ impl Memory for Dumped<'_> {
     fn regions(&self) -> &RegionMap {
         &self.0.regions
     }
+}
+
+/// Bytes of a file below which a thread of its own gains nothing.
+const SHARE_MIN: u64 = 8 << 20;
+
+/// As many threads as there are processors, but no more than `shares`.
+fn processors_for(shares: u64) -> u64 {
+    std::thread::available_parallelism().map_or(1, |count| count.get() as u64).min(shares).max(1)
 }
 
 /// The pages in a part of a file that are not all zeros, in order.
