@@ -11,6 +11,7 @@ use crate::process::copy::resident_bytes;
 use crate::process::elf::LoadedElf;
 use crate::process::memory::Memory;
 use crate::process::regions::{Backing, Region};
+use crate::process::resident::NEAR;
 use crate::python::interpreter::Python;
 use crate::python::layout::Layout;
 
@@ -57,13 +58,13 @@ impl Plan {
         for (range, is_heap) in stretches(memory.regions().iter()) {
             for rest in without(range, &taken) {
                 if !is_heap {
-                    let resident = memory.resident(rest.clone());
-                    anonymous.push((rest, resident));
+                    anonymous.push(rest);
                 } else if !is_musl {
                     plan.parts.push(Part::Heap(ChunkHeap { range: rest, is_thread_arena: false }));
                 }
             }
         }
+        let anonymous = with_resident(memory, anonymous);
         let segments = if may_use_mimalloc(layout, arenas) {
             let resident: Vec<_> = anonymous.iter().flat_map(|(_, resident)| resident).cloned().collect();
             mimalloc::find(memory, layout, &resident)
@@ -204,6 +205,20 @@ fn stretches<'r>(regions: impl Iterator<Item = &'r Region>) -> Vec<(Range<Addres
         }
     }
     found
+}
+
+/// Each range, which are in order, with what is resident of it. Ranges side by side are asked for at once.
+fn with_resident<M: Memory + ?Sized>(
+    memory: &M,
+    ranges: Vec<Range<Address>>,
+) -> Vec<(Range<Address>, Vec<Range<Address>>)> {
+    let is_near = |one: &Range<Address>, next: &Range<Address>| next.start.0.saturating_sub(one.end.0) <= NEAR;
+    let groups = ranges.chunk_by(is_near).flat_map(|group| {
+        let span = group.first().map(|range| range.start).zip(group.last().map(|range| range.end));
+        let resident = span.map(|(start, end)| memory.resident(start..end)).unwrap_or_default();
+        group.iter().map(move |range| (range.clone(), mimalloc::within(&resident, range)))
+    });
+    groups.collect()
 }
 
 fn may_hold_chunks(region: &Region) -> bool {

@@ -24,7 +24,7 @@ use super::mapped_files::MappedFiles;
 use super::memory::{Memory, Piece, ReadError};
 use super::procfs;
 use super::regions::{Backing, Region, RegionMap};
-use super::resident::PageMap;
+use super::resident::{NEAR, PageMap};
 
 /// Maximum number of pieces per system call: the kernel's UIO_MAXIOV.
 const PIECES_MAX: usize = 1024;
@@ -319,14 +319,24 @@ impl Memory for Process {
             Some(last) if last.end == run.start => last.end = run.end,
             _ => found.push(run),
         };
+        // Mappings side by side, to be asked for at once: a process may have tens of thousands of a page or two.
+        let mut asked: Option<Range<Address>> = None;
         for region in self.regions.overlapping(&range) {
             let part = region.start.max(range.start)..region.end.min(range.end);
-            match absent(region) {
-                Absent::Zeros | Absent::Nothing => self.pages.resident(part).into_iter().for_each(&mut add),
-                // The content of its pages is also elsewhere.
-                Absent::InFile | Absent::AskTheKernel => add(part),
+            let is_asked = matches!(absent(region), Absent::Zeros | Absent::Nothing);
+            match &mut asked {
+                Some(before) if is_asked && part.start.0.saturating_sub(before.end.0) <= NEAR => before.end = part.end,
+                _ => {
+                    asked.take().into_iter().flat_map(|before| self.pages.resident(before)).for_each(&mut add);
+                    match is_asked {
+                        true => asked = Some(part),
+                        // The content of its pages is also elsewhere.
+                        false => add(part),
+                    }
+                }
             }
         }
+        asked.into_iter().flat_map(|before| self.pages.resident(before)).for_each(&mut add);
         found
     }
 }

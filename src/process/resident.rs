@@ -33,6 +33,10 @@ const RUNS_FEW: usize = 16;
 /// Number of blocks after which the cache is emptied: 128 GiB of memory in some 6 MiB.
 const BLOCKS_MAX: usize = 1 << 16;
 
+/// Gap between two ranges that are better asked for at once, bytes: to walk an empty page table takes less time than a
+/// system call.
+pub const NEAR: u64 = BLOCK_PAGES * PAGE;
+
 /// The bits of one block.
 type PageBits = [u64; (BLOCK_PAGES / 64) as usize];
 
@@ -102,14 +106,12 @@ impl PageMap {
             range.start.0 / PAGE * PAGE..range.end.0.checked_next_multiple_of(PAGE).unwrap_or(u64::MAX / PAGE * PAGE);
         let mut found = Vec::new();
         let is_scanned = self.scans.load(Ordering::Relaxed)
-            && match scan(file, &pages, |run| add(&mut found, run)) {
+            && match scan(file, &pages, |run, _| add(&mut found, run)) {
                 Ok(()) => true,
-                // Before Linux 6.7 there is no such call, and filters of some containers refuse it.
-                Err(Errno::ENOTTY | Errno::EINVAL | Errno::EPERM | Errno::ENOSYS) => {
-                    self.scans.store(false, Ordering::Relaxed);
+                Err(error) => {
+                    self.scans.store(!is_no_scan(error), Ordering::Relaxed);
                     false
                 }
-                Err(_) => false,
             };
         if !is_scanned {
             found.clear();
@@ -189,9 +191,15 @@ nix::ioctl_readwrite!(
     ScanArguments
 );
 
-/// Passes on the runs in `pages` that are in memory or in swap, as found by PAGEMAP_SCAN. Pages of which the target has
-/// only read zeros (the kernel's zero page) have no content.
-fn scan(file: &File, pages: &Range<u64>, found: impl FnMut(Range<u64>)) -> Result<(), Errno> {
+/// Whether an error of [`scan`] means that there is no such call: before Linux 6.7, and where filters of some
+/// containers refuse it.
+pub(super) fn is_no_scan(error: Errno) -> bool {
+    matches!(error, Errno::ENOTTY | Errno::EINVAL | Errno::EPERM | Errno::ENOSYS)
+}
+
+/// Passes on the runs in `pages` that are in memory or in swap, as found by PAGEMAP_SCAN, and whether they are swapped
+/// out. Pages of which the target has only read zeros (the kernel's zero page) have no content.
+pub(super) fn scan(file: &File, pages: &Range<u64>, found: impl FnMut(Range<u64>, bool)) -> Result<(), Errno> {
     // A process may have tens of thousands of mappings of a page or two, each of which is asked for by itself.
     match pages.end.saturating_sub(pages.start) / PAGE <= RUNS_FEW as u64 {
         true => scan_with(&mut [PageRegion::default(); RUNS_FEW], file, pages, found),
@@ -203,7 +211,7 @@ fn scan_with(
     answers: &mut [PageRegion],
     file: &File,
     pages: &Range<u64>,
-    mut found: impl FnMut(Range<u64>),
+    mut found: impl FnMut(Range<u64>, bool),
 ) -> Result<(), Errno> {
     const IS_PRESENT: u64 = 1 << 3;
     const IS_SWAPPED: u64 = 1 << 4;
@@ -226,7 +234,7 @@ fn scan_with(
         // into `arguments`, whose size it was told.
         let count = unsafe { pagemap_scan(file.as_raw_fd(), &raw mut arguments) }?;
         let count = usize::try_from(count).unwrap_or(0);
-        answers.iter().take(count).for_each(|run| found(run.start..run.end));
+        answers.iter().take(count).for_each(|run| found(run.start..run.end, run.categories & IS_SWAPPED != 0));
         if arguments.walk_end <= start {
             break;
         }

@@ -2,7 +2,8 @@
 //!
 //! Mirrors the kernel's `Documentation/filesystems/proc.rst`, *smaps*. All amounts are bytes.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
 
 use serde::{Deserialize, Serialize};
 
@@ -68,41 +69,60 @@ impl Rollup {
     }
 }
 
-/// Reads the mappings of a live process, in order of address.
+/// Reads the mappings of a live process, in order of address. The text, 700 bytes per mapping, is not kept.
 ///
 /// # Errors
 /// Those of the kernel: no such process, or no permission.
 pub fn of_process(pid: i32) -> io::Result<Vec<Mapping>> {
-    Ok(parse(&std::fs::read(format!("/proc/{pid}/smaps"))?))
+    read(BufReader::with_capacity(BUFFER, File::open(format!("/proc/{pid}/smaps"))?))
 }
+
+/// Bytes read at a time; the kernel gives a page or two.
+const BUFFER: usize = 64 << 10;
 
 /// Parses `/proc/PID/smaps`: for each mapping its line of `maps`, then a line per amount.
 pub fn parse(text: &[u8]) -> Vec<Mapping> {
+    // Reading from memory does not fail.
+    read(text).unwrap_or_default()
+}
+
+fn read(mut text: impl BufRead) -> io::Result<Vec<Mapping>> {
     let mut found: Vec<Mapping> = Vec::new();
-    for line in text.split(|&byte| byte == b'\n') {
-        if let Some((key, bytes)) = field(line) {
-            let Some(mapping) = found.last_mut() else { continue };
-            match key {
-                "Rss" => mapping.rss = bytes,
-                "Anonymous" => mapping.anonymous = bytes,
-                "Private_Dirty" => mapping.private_dirty = bytes,
-                "Private_Clean" => mapping.private_clean = bytes,
-                "Swap" => mapping.swap = bytes,
-                _ => {}
+    let mut line = Vec::new();
+    while text.read_until(b'\n', &mut line)? > 0 {
+        match found.last_mut() {
+            _ if !line.first().is_some_and(u8::is_ascii_uppercase) => {
+                found.extend(mapping(line.strip_suffix(b"\n").unwrap_or(&line)))
             }
-        } else if let Some(region) = regions::parse_line(line) {
-            found.push(Mapping {
-                region,
-                name: name_of(line),
-                rss: 0,
-                anonymous: 0,
-                private_dirty: 0,
-                private_clean: 0,
-                swap: 0,
-            });
+            Some(mapping) => add_amount(mapping, &line),
+            None => {}
         }
+        line.clear();
     }
-    found
+    Ok(found)
+}
+
+/// A mapping by its line of `maps`, without amounts.
+fn mapping(line: &[u8]) -> Option<Mapping> {
+    let region = regions::parse_line(line)?;
+    let (rss, anonymous, private_dirty, private_clean, swap) = (0, 0, 0, 0, 0);
+    Some(Mapping { region, name: name_of(line), rss, anonymous, private_dirty, private_clean, swap })
+}
+
+/// Takes the amount of a line, if it is one of ours. There are 24 lines per mapping, so most are told by four bytes or
+/// by their end: amounts are 0 to begin with.
+fn add_amount(mapping: &mut Mapping, line: &[u8]) {
+    if !matches!(line.get(..4), Some(b"Rss:" | b"Anon" | b"Priv" | b"Swap")) || line.ends_with(b" 0 kB\n") {
+        return;
+    }
+    match field(line) {
+        Some(("Rss", bytes)) => mapping.rss = bytes,
+        Some(("Anonymous", bytes)) => mapping.anonymous = bytes,
+        Some(("Private_Dirty", bytes)) => mapping.private_dirty = bytes,
+        Some(("Private_Clean", bytes)) => mapping.private_clean = bytes,
+        Some(("Swap", bytes)) => mapping.swap = bytes,
+        _ => {}
+    }
 }
 
 /// Parses a line such as `Rss:       1234 kB`, whose key begins with a capital letter. A line of `maps` begins with an
@@ -111,20 +131,21 @@ fn field(line: &[u8]) -> Option<(&str, u64)> {
     if !line.first()?.is_ascii_uppercase() {
         return None;
     }
-    let text = std::str::from_utf8(line).ok()?;
-    let (key, rest) = text.split_once(':')?;
-    let kibibytes = rest.trim().strip_suffix("kB")?.trim_end().parse::<u64>().ok()?;
-    (!key.contains(' ')).then_some((key, kibibytes.saturating_mul(1024)))
+    let (key, rest) = line.split_at(line.iter().position(|&byte| byte == b':')?);
+    let digits = rest[1..].trim_ascii().strip_suffix(b"kB")?.trim_ascii_end();
+    let kibibytes = std::str::from_utf8(digits).ok()?.parse::<u64>().ok()?;
+    let key = std::str::from_utf8(key).ok().filter(|key| !key.contains(' '))?;
+    Some((key, kibibytes.saturating_mul(1024)))
 }
 
 /// The sixth word of a line of `maps`, to the end of the line.
 fn name_of(line: &[u8]) -> String {
-    let text = String::from_utf8_lossy(line);
-    let mut rest = text.as_ref();
+    let mut rest = line;
     for _ in 0..5 {
-        rest = rest.trim_start().split_once(' ').map_or("", |(_, rest)| rest);
+        rest = rest.trim_ascii_start();
+        rest = rest.iter().position(|&byte| byte == b' ').map_or(&[], |end| &rest[end..]);
     }
-    rest.trim_start().to_owned()
+    String::from_utf8_lossy(rest.trim_ascii_start()).into_owned()
 }
 
 #[cfg(test)]

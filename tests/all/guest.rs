@@ -29,8 +29,14 @@ pub fn cases() -> Vec<TestCase> {
         one_that_becomes_another_program_is_gone,
         one_whose_first_thread_has_exited_is_read,
         a_huge_mapping_costs_what_was_touched,
+        many_mappings_take_as_much_memory_as_few,
         verbs_that_stop_a_process_say_for_how_long,
     ];
+    // Of the tool as cargo builds it: without optimisation it parses text for longer than the kernel writes it.
+    let is_optimised =
+        Path::new(&tool::binary()).parent().is_some_and(|p| p.ends_with("debug") || p.ends_with("release"));
+    let times = TestCase::of("many_mappings_take_as_long_as_few", many_mappings_take_as_long_as_few);
+    cases.push(times.ignored_if(!is_optimised));
     for threads in [2000, 8000] {
         let case = TestCase::new(format!("the_longest_stop_is_as_allowed/{threads}"), move || {
             the_longest_stop_is_as_allowed(threads)
@@ -98,6 +104,29 @@ if size:
     address = libc.mmap(None, size, 3, PRIVATE_ANONYMOUS_NORESERVE, -1, 0)
     assert address != ctypes.c_void_p(-1).value
     ctypes.memset(address + size // 2, 1, 4096)
+class Held: pass
+held = Held()
+os.write(1, b'ready %d\n' % os.getpid())
+os.read(0, 1)
+";
+
+/// So many pages, of which every second one is touched: in mappings of a page each, which differ in what may be done
+/// with them, or in one.
+const MAPPINGS: &str = r"
+import ctypes, os, sys
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
+PAGE, PRIVATE_ANONYMOUS, READ, READ_WRITE, FAILED = 4096, 0x22, 1, 3, 2 ** 64 - 1
+pages = int(sys.argv[2])
+if sys.argv[1] == 'many':
+    for page in range(pages):
+        start = libc.mmap(None, PAGE, READ_WRITE if page % 2 else READ, PRIVATE_ANONYMOUS, -1, 0)
+        assert start != FAILED
+        if page % 2: ctypes.memset(start, 1, 8)
+else:
+    start = libc.mmap(None, pages * PAGE, READ_WRITE, PRIVATE_ANONYMOUS, -1, 0)
+    for page in range(1, pages, 2): ctypes.memset(start + page * PAGE, 1, 8)
 class Held: pass
 held = Held()
 os.write(1, b'ready %d\n' % os.getpid())
@@ -272,23 +301,69 @@ fn a_heap_of_holes_costs_what_is_resident() {
 
 fn a_huge_mapping_costs_what_was_touched() {
     let Some(interpreter) = one("a mapping of 16 TiB") else { return };
-    let mut times = Vec::new();
+    let (mut times, mut peaks) = (Vec::new(), Vec::new());
     for gib in ["0", "16384"] {
         let Ok(target) = Target::spawn(&interpreter, SPARSE, &[gib], &[]) else {
             return skipped("a mapping of 16 TiB", "this machine gives no such address space");
         };
-        times.push(ticks(&["histo", &target.pid().to_string()]));
+        let pid = target.pid().to_string();
+        times.push([&["histo", &pid][..], &["memory", &pid]].map(ticks));
+        peaks.push([&["-v", "why", &pid, "Held"][..], &["-v", "memory", &pid]].map(|verb| peak_mib(&run(verb))));
     }
-    assert!(times[1] <= times[0] * 3, "{times:?} hundredths of a second");
+    for verb in 0..2 {
+        assert!(times[1][verb] <= times[0][verb] * 3, "{times:?} hundredths of a second");
+        assert!(peaks[1][verb] <= peaks[0][verb] * 1.5, "{peaks:?} MiB");
+    }
+}
+
+/// A target with so many mappings, and one with the same memory in few.
+fn many_and_few() -> Option<(Target, Target)> {
+    let interpreter = one("60,000 mappings")?;
+    let start = |how: &str| Target::spawn(&interpreter, MAPPINGS, &[how, "60000"], &[]);
+    let few = start("few").expect("it starts");
+    match start("many") {
+        Ok(many) => Some((many, few)),
+        Err(_) => {
+            skipped("60,000 mappings", "this machine gives fewer (max_map_count)");
+            None
+        }
+    }
+}
+
+fn many_mappings_take_as_long_as_few() {
+    let Some((many, few)) = many_and_few() else { return };
+    let (many, few) = (many.pid().to_string(), few.pid().to_string());
+    // What the kernel takes to tell of so many mappings is not ours: their text is read once or twice.
+    let of_text = ticks_of(&["cat", &format!("/proc/{many}/smaps"), &format!("/proc/{many}/smaps")]);
+    for verb in [&["histo"][..], &["why", "Held"], &["memory"]] {
+        let with = |pid| [&verb[..1], &[pid], &verb[1..]].concat();
+        let (least, time) = (ticks(&with(&few)), ticks(&with(&many)));
+        assert!(time <= least * 3 + of_text, "{verb:?}: {time} for many, {least} for few, {of_text} for their text");
+    }
+}
+
+fn many_mappings_take_as_much_memory_as_few() {
+    let Some((many, few)) = many_and_few() else { return };
+    let (many, few) = (many.pid().to_string(), few.pid().to_string());
+    // A mapping takes some hundred bytes of ours, and its text, 700 bytes, is not kept.
+    for verb in [&["-v", "why", &many, "Held"][..], &["-v", "memory", &many]] {
+        let of_few: Vec<&str> = verb.iter().map(|&word| if word == many { &few } else { word }).collect();
+        let (peak, least) = (peak_mib(&run(verb)), peak_mib(&run(&of_few)));
+        assert!(peak <= least + 48.0, "{verb:?}: {peak} MiB, and {least} MiB for few mappings");
+    }
 }
 
 /// The processor's time that a run of the tool takes, in the kernel and in itself, in hundredths of a second: other
 /// programs of this machine do not count.
 fn ticks(args: &[&str]) -> u64 {
+    ticks_of(&[&[tool::binary().as_str()], args].concat())
+}
+
+fn ticks_of(program: &[&str]) -> u64 {
     // A shell tells what its own children took.
     let mut command = Command::new("sh");
-    let script = "\"$0\" \"$@\" > /dev/null && read -r line < /proc/$$/stat && echo \"$line\"";
-    command.args(["-c", script, &tool::binary()]).args(args);
+    let script = "\"$@\" > /dev/null && read -r line < /proc/$$/stat && echo \"$line\"";
+    command.args(["-c", script, "sh"]).args(program);
     let stat = tool::finish(command).expect("it ends").ok().expect("it succeeds").text();
     let fields: Vec<&str> = stat.rsplit_once(')').expect("a name").1.split_whitespace().collect();
     let tick = |index: usize| fields[index].parse::<u64>().expect("a number");
