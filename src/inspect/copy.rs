@@ -229,7 +229,8 @@ impl Target {
         let is_consistent = freeze.is_some() || self.source.core().is_some();
         let read_mode = ReadMode { is_copied: false, is_consistent, paused: None };
         let total = resident_bytes(&self.source, &survey.plan.ranges_for_references(&self.source));
-        let footprint = options.with_footprint.then(|| Footprint::of(&self.source)).and_then(Result::ok);
+        let mut footprint = options.with_footprint.then(|| Footprint::of(&self.source)).and_then(Result::ok);
+        footprint.iter_mut().for_each(|footprint| footprint.complete(&self.source));
         let more = (footprint, options.show_values);
         let answer = self.follow(start, &room, &survey, None, total, read_mode, more, work)?;
         let paused = freeze.map(Freeze::release);
@@ -280,7 +281,8 @@ impl Target {
             let footprint = with_footprint.then(|| Footprint::of(source)).and_then(Result::ok);
             Ok::<_, ProofError>((total, copy, survey, footprint))
         });
-        let (total, copy, survey, footprint) = result.ok_or(Error::CopyFailed)??;
+        let (total, copy, survey, mut footprint) = result.ok_or(Error::CopyFailed)??;
+        footprint.iter_mut().for_each(|footprint| footprint.complete(&self.source));
         if let (false, false, Some(max_pause)) = (in_time, was_stopped, patience) {
             warnings.push(Warning::StoppedTooShort { max_pause });
         }

@@ -22,7 +22,7 @@ pub struct Footprint {
 }
 
 impl Footprint {
-    /// For a live process, from `/proc`. For a core, what it holds.
+    /// For a live process, from `/proc`; [`Footprint::complete`] adds the rest. For a core, what it holds.
     ///
     /// # Errors
     /// Those of the kernel: the process is gone or may not be read.
@@ -33,8 +33,18 @@ impl Footprint {
         let pid = source.pid();
         let mappings = smaps::of_process(pid)?;
         let residency = Residency::of_process(pid, &mappings)?;
-        let rollup = Rollup::of_process(pid).unwrap_or_else(|_| sum_of(&mappings));
-        Ok(Footprint { rollup, mappings, residency, stack_pointers: thread_stacks::stack_pointers(pid) })
+        Ok(Footprint { rollup: sum_of(&mappings), mappings, residency, stack_pointers: Vec::new() })
+    }
+
+    /// Adds what need not be of the same instant, so that a process is not stopped for it: its share of pages that
+    /// others map too, and where the stacks of its threads are. With thousands of threads that is a file for each.
+    pub fn complete(&mut self, source: &Source) {
+        if source.core().is_some() {
+            return;
+        }
+        // By now it may have more memory.
+        self.rollup.pss = Rollup::of_process(source.pid()).map_or(0, |now| now.pss.min(self.rollup.rss));
+        self.stack_pointers = thread_stacks::stack_pointers(source.pid());
     }
 
     /// A core holds what was resident, so its size is taken as RSS.
@@ -74,7 +84,7 @@ fn mappings_of_core(source: &Source) -> Vec<Mapping> {
         .collect()
 }
 
-/// The sums of all mappings, if the kernel has no `smaps_rollup` (before 4.14). PSS and USS are then unknown.
+/// The sums of all mappings, without PSS.
 fn sum_of(mappings: &[Mapping]) -> Rollup {
     let sum = |of: fn(&Mapping) -> u64| mappings.iter().map(of).sum();
     Rollup {
