@@ -16,6 +16,7 @@ mod core_files;
 mod damage;
 mod drift;
 mod edges;
+mod endings;
 mod estimate;
 mod exports;
 mod garbage;
@@ -43,6 +44,7 @@ mod programs;
 mod recipes;
 mod record;
 mod references;
+mod restless;
 mod safety;
 mod saved;
 mod schemas;
@@ -69,6 +71,7 @@ const MODULES: &[Module] = &[
     ("damage", damage::cases),
     ("drift", drift::cases),
     ("edges", edges::cases),
+    ("endings", endings::cases),
     ("estimate", estimate::cases),
     ("exports", exports::cases),
     ("garbage", garbage::cases),
@@ -96,6 +99,7 @@ const MODULES: &[Module] = &[
     ("recipes", recipes::cases),
     ("record", record::cases),
     ("references", references::cases),
+    ("restless", restless::cases),
     ("safety", safety::cases),
     ("saved", saved::cases),
     ("schemas", schemas::cases),
