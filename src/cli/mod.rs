@@ -38,6 +38,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 
 use crate::process::signals;
+use crate::report::escape::printable;
 
 use args::DumpFormat;
 use verbs::{Arguments, Verb};
@@ -129,17 +130,21 @@ fn dispatch(arguments: &Arguments) -> anyhow::Result<u8> {
 /// Prints a panic as one line, with a backtrace if `RUST_BACKTRACE` is set. A panic is a bug of ours, whatever the
 /// target contains.
 fn say_panic(panic: &PanicHookInfo<'_>) {
-    let what = panic.payload_as_str().unwrap_or("no message").replace('\n', " ");
     let place = panic.location().map_or_else(|| "?".to_owned(), ToString::to_string);
-    let version = env!("CARGO_PKG_VERSION");
     let mut err = std::io::stderr().lock();
-    let ask = "please report this line, with the command and the Python version";
     // If the message cannot be written, nothing can be done.
-    let _ = writeln!(err, "heapsonde: a bug in heapsonde {version}: {what} ({place}); {ask}");
+    let _ = writeln!(err, "{}", bug(panic.payload_as_str().unwrap_or("no message"), &place));
     let backtrace = Backtrace::capture();
     if backtrace.status() == BacktraceStatus::Captured {
         let _ = writeln!(err, "{backtrace}");
     }
+}
+
+/// A bug as a line. What went wrong may hold names of the target's.
+fn bug(what: &str, place: &str) -> String {
+    let (version, what) = (env!("CARGO_PKG_VERSION"), printable(&what.replace('\n', " ")));
+    let ask = "please report this line, with the command and the Python version";
+    format!("heapsonde: a bug in heapsonde {version}: {what} ({place}); {ask}")
 }
 
 /// Starts logging as `HEAPSONDE_LOG` says (in env_logger's notation), or else as `-v` does.
@@ -159,4 +164,17 @@ fn start_log(verbose: u8) {
     // Messages of other crates only with -vv.
     builder.filter_level(if verbose > 1 { level } else { log::LevelFilter::Error });
     builder.filter_module("heapsonde", level).init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bug_is_a_line_that_asks_for_a_report() {
+        let line = bug("index out of bounds:\nthe len is 3 \x1b[31m", "src/heap/part.rs:7:9");
+        assert!(line.starts_with("heapsonde: a bug in heapsonde 0.") && line.ends_with("the Python version"), "{line}");
+        assert!(line.contains("please report") && line.contains("(src/heap/part.rs:7:9)"), "{line}");
+        assert!(line.chars().all(|char| !char.is_control()), "{line}");
+    }
 }

@@ -3,6 +3,7 @@
 //! The first looks are censuses, which do not stop the process. Only when one finds more than the first did are the
 //! objects linked from then on, which costs ten times as much and takes a copy.
 
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -233,14 +234,27 @@ impl Target {
         let mut all: Vec<Looks> = Vec::new();
         let mut warnings = Vec::new();
         for look in 0..=steps {
-            if look > 0 {
-                wait(linking_began + rest.mul_f64(f64::from(look) / f64::from(steps)));
-            }
-            let at = began.elapsed();
-            // The account of memory is for the first look and for the last one.
-            let is_accounted = look == 0 || look == steps || stop.load(Ordering::Relaxed);
-            let now = Moment { at, rss: rss_of(pid), uptime, is_accounted };
-            match self.look(options, &now, &mut all) {
+            let looked = panic::catch_unwind(AssertUnwindSafe(|| {
+                if look > 0 {
+                    wait(linking_began + rest.mul_f64(f64::from(look) / f64::from(steps)));
+                }
+                let at = began.elapsed();
+                // The account of memory is for the first look and for the last one.
+                let is_accounted = look == 0 || look == steps || stop.load(Ordering::Relaxed);
+                let now = Moment { at, rss: rss_of(pid), uptime, is_accounted };
+                self.look(options, &now, &mut all)
+            }));
+            let looked = match looked {
+                Ok(looked) => looked,
+                // A bug does not lose what was seen until then; the panic hook has told of it.
+                Err(_) if all.iter().any(|looks| looks.series.len() >= LOOKS_MIN) => {
+                    all.iter_mut().for_each(|looks| looks.rss.truncate(looks.series.len()));
+                    warnings.push(Warning::EndedByBug);
+                    break;
+                }
+                Err(bug) => panic::resume_unwind(bug),
+            };
+            match looked {
                 Ok((paused, told)) => {
                     growth.longest_pause = growth.longest_pause.max(paused);
                     warnings = told;

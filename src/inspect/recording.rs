@@ -4,6 +4,7 @@
 //! share of a processor that they may take. Further censuses come at doubling intervals, so that there is a count where
 //! the target ends early.
 
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -65,7 +66,7 @@ pub struct RecordOptions {
 /// far.
 ///
 /// # Errors
-/// Where the target cannot be counted at first. What happens later ends a recording, and is said in it.
+/// Where the target cannot be counted at first. What happens later ends a recording and is said in it; so does a bug.
 pub fn record(
     options: &RecordOptions,
     target: &mut Target,
@@ -79,7 +80,9 @@ pub fn record(
         session.first = Some(session.count(target)?);
     }
     session.find_lanes(target);
-    let end = session.run(target, stop, each_second);
+    // A bug does not lose what was recorded until then; the panic hook has told of it.
+    let run = AssertUnwindSafe(|| session.run(target, stop, each_second));
+    let end = panic::catch_unwind(run).unwrap_or(End::Failed);
     Ok(session.close(end, target))
 }
 
@@ -90,6 +93,8 @@ enum End {
     Asked,
     Exited,
     Replaced,
+    /// A bug of ours.
+    Failed,
 }
 
 impl End {
@@ -352,10 +357,11 @@ impl Session {
     /// Counts a last time, and says what ended it.
     fn close(mut self, end: End, target: &mut Target) -> Recording {
         self.recording.seconds = self.began.elapsed().as_secs_f64().min(self.options.duration.as_secs_f64());
-        let end =
-            if matches!(end, End::InTime | End::Asked) && self.is_another() { End::of_gone(self.pid) } else { end };
-        if matches!(end, End::InTime | End::Asked) {
-            self.count_last(target);
+        let is_another = !matches!(end, End::Exited | End::Replaced) && self.is_another();
+        let mut end = if is_another { End::of_gone(self.pid) } else { end };
+        if matches!(end, End::InTime | End::Asked | End::Failed) {
+            let count = AssertUnwindSafe(|| self.count_last(target));
+            end = panic::catch_unwind(count).map_or(End::Failed, |()| end);
         }
         let counted_until = self.counted_at.saturating_duration_since(self.began).as_secs_f64();
         if let (Some(first), Some(last)) = (&self.first, &self.last) {
@@ -363,10 +369,14 @@ impl Session {
         }
         let after = format!("{:.2} s", self.recording.seconds);
         let pid = self.pid;
+        if end == End::Failed {
+            self.warn(format!("a bug in heapsonde ended the recording after {after}; this is what it had until then"));
+            return self.recording;
+        }
         let what = if end == End::Exited { "ended" } else { "became another program" };
         match (end, self.options.is_counted, self.recording.growth.is_some()) {
             (End::InTime | End::Asked, true, false) => self.warn("what grew could not be counted at the end"),
-            (End::InTime | End::Asked, ..) => {}
+            (End::InTime | End::Asked | End::Failed, ..) => {}
             (_, true, true) => {
                 self.warn(format!(
                     "process {pid} {what} after {after}; what grew was counted {counted_until:.2} s after the start"

@@ -46,6 +46,8 @@ pub enum Warning {
         /// The maximum pause.
         max_pause: Duration,
     },
+    /// A bug in heapsonde ended the observation; what was seen until then is told.
+    EndedByBug,
 }
 
 impl fmt::Display for Warning {
@@ -77,6 +79,7 @@ impl fmt::Display for Warning {
                 "the copy took longer than the maximum pause of {}: the process ran during its last part",
                 in_ms(*max_pause)
             ),
+            Warning::EndedByBug => write!(f, "a bug in heapsonde ended it early; this is what was seen until then"),
         }
     }
 }

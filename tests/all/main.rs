@@ -7,6 +7,7 @@
 //! As many tests run at once as there are processors, unless `--test-threads` is given.
 
 mod browser;
+mod bugs;
 mod case;
 mod churn;
 mod cli;
@@ -64,6 +65,7 @@ type Module = (&'static str, fn() -> Vec<TestCase>);
 
 const MODULES: &[Module] = &[
     ("browser", browser::cases),
+    ("bugs", bugs::cases),
     ("churn", churn::cases),
     ("cli", cli::cases),
     ("cliffs", cliffs::cases),
