@@ -46,7 +46,7 @@ impl Certain<'_> {
 
     /// Whether an object is a value of which there is a single instance: `None`, a small int, a string of at most one
     /// character. Larger ints are excluded by size only.
-    fn is_for_all(&self, layout: &Layout, target: u32) -> bool {
+    pub(crate) fn is_for_all(&self, layout: &Layout, target: u32) -> bool {
         let info = self.types.get(self.objects.type_id(target as usize));
         info.module == "builtins"
             && match info.qualname.as_str() {

@@ -208,6 +208,7 @@ impl<'a, M: Memory + ?Sized> References<'a, M> {
             Storage::TimeOfDay => self.time_of_day(reads, &subject, visit),
             Storage::TeePiece => self.tee_piece(reads, &subject, visit),
             Storage::NdArray => self.ndarray(reads, object, visit),
+            Storage::NdBroadcast => self.ndbroadcast(reads, &subject, visit),
             Storage::Opaque => self.opaque(reads, object, rule, visit),
         }
         self.body(reads, &subject, visit);

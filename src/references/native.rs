@@ -66,8 +66,9 @@ impl<M: Memory + ?Sized> References<'_, M> {
             (None, None) => None,
         };
         let Some(size) = size.filter(|&size| size <= STATE_MAX) else { return };
+        // A module that is in its own state is borrowed there: it would never die.
         self.for_each_word(reads, Address(state), size / 8, &mut |_, word| {
-            if word != 0 {
+            if word != 0 && word != object.0 {
                 visit(word, Label::ModuleState);
             }
         });
@@ -165,5 +166,17 @@ impl<M: Memory + ?Sized> References<'_, M> {
             items = items.saturating_mul(length);
         });
         self.index_words(reads, Address(data), items, visit);
+    }
+
+    /// The iterators of a `numpy.broadcast`. `PyArrayMultiIterObject` (numpy/_core/include/numpy/ndarraytypes.h, 1.7 to
+    /// 2.5), after the header: their number, size, index, number of
+    /// dimensions, 32 dimensions, room for 32 iterators, or 64 since 2.0.
+    pub(super) fn ndbroadcast(&self, reads: &Reads, subject: &Subject<'_>, visit: &mut impl FnMut(u64, Label)) {
+        let header = self.layout.object.size;
+        let iterators = header + (4 + 32) * 8;
+        let room = u64::from(subject.rule.body.start).saturating_sub(iterators as u64) / 8;
+        let Some(count) = self.word(reads, subject.address, header) else { return };
+        let count = u64::from(count as u32).min(room);
+        self.index_words(reads, subject.address.offset(iterators), count, visit);
     }
 }

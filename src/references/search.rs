@@ -56,6 +56,18 @@ struct UncertainWord {
     label: Label,
 }
 
+/// Words of structs that may be references.
+#[derive(Default)]
+struct BodyWords {
+    /// Addresses of objects.
+    objects: Vec<UncertainWord>,
+    /// Addresses of modules' states: of the modules.
+    states: Vec<UncertainWord>,
+    /// The groups that have a declared member or a target that not everybody shares. Nothing tells a reference to
+    /// `None` or another shared value from an old word, and nobody misses it.
+    telling: FxHashSet<u32>,
+}
+
 /// A search.
 pub(crate) struct ReferenceSearch<'s, 'r, M: Memory + ?Sized> {
     references: &'s References<'r, M>,
@@ -68,6 +80,8 @@ pub(crate) struct ReferenceSearch<'s, 'r, M: Memory + ?Sized> {
     keys: FxHashMap<(Route, u64, u32), u32>,
     /// Blocks already read, or belonging to others.
     claimed: FxHashSet<u64>,
+    /// The module of each module's state, which is walked with the module.
+    states: FxHashMap<u64, u32>,
     found: Vec<(WordCandidate, Label)>,
     /// See [`ReferenceSearch::globals`].
     globals: Option<FxHashMap<u32, u64>>,
@@ -87,6 +101,7 @@ impl<'s, 'r, M: Memory + ?Sized> ReferenceSearch<'s, 'r, M> {
             borrowed: FxHashMap::default(),
             keys: FxHashMap::default(),
             claimed: FxHashSet::default(),
+            states: FxHashMap::default(),
             found: Vec::new(),
             globals: None,
         }
@@ -96,22 +111,19 @@ impl<'s, 'r, M: Memory + ?Sized> ReferenceSearch<'s, 'r, M> {
     pub fn run(mut self) -> Vec<(WordCandidate, Label)> {
         let rules = self.references.rules.clone();
         let is_opaque = |rule: &Rule| rule.storage == Storage::Opaque && !rule.opaque.is_empty();
-        let wanted: Vec<bool> = rules.iter().map(|rule| is_opaque(rule) || rule.storage == Storage::Module).collect();
         if !rules.iter().any(is_opaque) {
             return self.found;
         }
+        let is_module = |rule: &Rule| rule.storage == Storage::Module;
+        self.for_each_object(&rules, is_module, &mut |search, id, _| search.note_state(id));
         self.borrowed = self.certain.borrowed(self.references.memory, self.references.layout);
-        let (mut words, mut level) = (Vec::new(), Vec::new());
-        let objects = self.certain.objects;
-        for id in 0..objects.len() {
-            let type_index = objects.type_id(id).index();
-            match rules.get(type_index).filter(|_| wanted.get(type_index) == Some(&true)) {
-                Some(rule) if rule.storage == Storage::Module => self.claim_state(objects.address(id)),
-                Some(rule) => self.read_body(id as u32, rule, &mut words, &mut level),
-                None => {}
-            }
-        }
-        self.judge(words, false);
+        let (mut words, mut level) = (BodyWords::default(), Vec::new());
+        self.for_each_object(&rules, is_opaque, &mut |search, id, rule| {
+            search.read_body(id, rule, &mut words, &mut level);
+        });
+        words.objects.retain(|word| words.telling.contains(&word.key));
+        self.judge(words.objects, false);
+        self.judge_states(words.states);
         let mut per_owner: FxHashMap<u32, u32> = FxHashMap::default();
         for depth in 1..=DEPTH_MAX {
             let (mut words, mut next) = (Vec::new(), Vec::new());
@@ -128,14 +140,34 @@ impl<'s, 'r, M: Memory + ?Sized> ReferenceSearch<'s, 'r, M> {
         self.found
     }
 
-    /// Excludes the state of a module, which is walked with the module.
-    fn claim_state(&mut self, module: Address) {
-        let state = self.references.word(&self.reads, module, self.references.layout.module.md_state);
-        self.claimed.extend(state.filter(|&state| state != 0));
+    /// Calls `each` with the objects whose types have such a rule.
+    fn for_each_object(
+        &mut self,
+        rules: &[Rule],
+        is_wanted: impl Fn(&Rule) -> bool,
+        each: &mut impl FnMut(&mut Self, u32, &Rule),
+    ) {
+        let wanted: Vec<Option<&Rule>> = rules.iter().map(|rule| is_wanted(rule).then_some(rule)).collect();
+        let objects = self.certain.objects;
+        for id in 0..objects.len() {
+            if let Some(rule) = wanted.get(objects.type_id(id).index()).copied().flatten() {
+                each(self, id as u32, rule);
+            }
+        }
+    }
+
+    /// Excludes the state of a module, and notes whose it is.
+    fn note_state(&mut self, module: u32) {
+        let address = self.certain.objects.address(module as usize);
+        let state = self.references.word(&self.reads, address, self.references.layout.module.md_state);
+        if let Some(state) = state.filter(|&state| state != 0) {
+            self.claimed.insert(state);
+            self.states.insert(state, module);
+        }
     }
 
     /// Collects the words of an opaque struct that are addresses of objects, and the blocks that it points to.
-    fn read_body(&mut self, owner: u32, rule: &Rule, words: &mut Vec<UncertainWord>, level: &mut Vec<NativeBlock>) {
+    fn read_body(&mut self, owner: u32, rule: &Rule, words: &mut BodyWords, level: &mut Vec<NativeBlock>) {
         let references = self.references;
         let object = self.certain.objects.address(owner as usize);
         let start = rule.opaque.start.next_multiple_of(8);
@@ -167,7 +199,13 @@ impl<'s, 'r, M: Memory + ?Sized> ReferenceSearch<'s, 'r, M> {
             let route = Route { c_type: rule.c_type, offsets: [0; DEPTH_MAX] };
             if let Some(target) = self.certain.objects.find(word) {
                 let key = self.key(route, 0, place);
-                words.push(UncertainWord { owner, target, key, block: 0, label });
+                if rule.name(offset).is_some() || !self.certain.is_for_all(references.layout, target) {
+                    words.telling.insert(key);
+                }
+                words.objects.push(UncertainWord { owner, target, key, block: 0, label });
+            } else if let Some(&target) = self.states.get(&word) {
+                let key = self.key(route, 0, place);
+                words.states.push(UncertainWord { owner, target, key, block: 0, label });
             } else if let Some(bytes) = self.native_block(Address(word)) {
                 let mut route = route;
                 route.offsets[0] = place;
@@ -225,6 +263,10 @@ impl<'s, 'r, M: Memory + ?Sized> ReferenceSearch<'s, 'r, M> {
         });
         for (offset, word) in read {
             if let Some(target) = self.certain.objects.find(word) {
+                // See [`BodyWords::telling`]; here it is one word in many.
+                if self.certain.is_for_all(references.layout, target) {
+                    continue;
+                }
                 let key = self.key(block.route, block.bytes, offset);
                 words.push(UncertainWord { owner: block.owner, target, key, block: number, label: Label::Native });
             } else if depth < DEPTH_MAX
@@ -244,37 +286,44 @@ impl<'s, 'r, M: Memory + ?Sized> ReferenceSearch<'s, 'r, M> {
         *self.keys.entry((route, bytes, place)).or_insert(next)
     }
 
-    /// Accepts the words that fit: by group; in blocks by group if enough objects own such a block, then by block.
+    /// Accepts the words that fit: by group where enough objects have the word. The others are judged after them, and
+    /// what the data of libraries points to is left to it, since a single word fits by chance: a freed copy of a
+    /// library's table of strings, or a type that an object borrows from its library. Of these, each block is judged
+    /// as a whole.
     fn judge(&mut self, words: Vec<UncertainWord>, in_blocks: bool) {
         words.iter().for_each(|word| self.set_room(word.target));
         let mut owners: FxHashMap<u32, FxHashSet<u32>> = FxHashMap::default();
-        if in_blocks {
-            for word in &words {
-                let owners = owners.entry(word.key).or_default();
-                if owners.len() < OWNERS_MIN {
-                    owners.insert(word.owner);
-                }
+        for word in &words {
+            let owners = owners.entry(word.key).or_default();
+            if owners.len() < OWNERS_MIN {
+                owners.insert(word.owner);
             }
         }
-        let is_common =
-            |word: &UncertainWord| !in_blocks || owners.get(&word.key).is_some_and(|all| all.len() >= OWNERS_MIN);
+        let is_common = |word: &UncertainWord| owners.get(&word.key).is_some_and(|all| all.len() >= OWNERS_MIN);
         let (common, mut rest): (Vec<UncertainWord>, Vec<UncertainWord>) = words.into_iter().partition(is_common);
         let evidence = if in_blocks { Evidence::Needed } else { Evidence::NotNeeded };
         let left = self.accept(common, evidence, |word| word.key);
         if in_blocks {
             rest.extend(left);
-            // A single block may be old as a whole: a copy of a library's table of strings, freed and given to another
-            // owner. What the library's data points to is left to it.
-            let mut reserved: FxHashMap<u32, u64> = FxHashMap::default();
-            for word in &rest {
-                if let Entry::Vacant(entry) = reserved.entry(word.target) {
-                    let count = self.globals().get(&word.target).copied().unwrap_or(0);
-                    entry.insert(self.rooms.reserve(word.target, count));
-                }
-            }
-            self.accept(rest, evidence, |word| word.block);
-            reserved.into_iter().for_each(|(target, count)| self.rooms.give_back(target, count));
         }
+        let mut reserved: FxHashMap<u32, u64> = FxHashMap::default();
+        for word in &rest {
+            if let Entry::Vacant(entry) = reserved.entry(word.target) {
+                let count = self.globals().get(&word.target).copied().unwrap_or(0);
+                entry.insert(self.rooms.reserve(word.target, count));
+            }
+        }
+        self.accept(rest, evidence, |word| if in_blocks { word.block } else { word.key });
+        reserved.into_iter().for_each(|(target, count)| self.rooms.give_back(target, count));
+    }
+
+    /// Accepts what most types only borrow: the module to whose state an object points. One or two may fit by chance.
+    fn judge_states(&mut self, mut words: Vec<UncertainWord>) {
+        let mut owners: FxHashMap<u32, usize> = FxHashMap::default();
+        words.iter().for_each(|word| *owners.entry(word.key).or_default() += 1);
+        words.retain(|word| owners.get(&word.key).is_some_and(|&count| count >= OWNERS_MIN));
+        words.iter().for_each(|word| self.set_room(word.target));
+        self.accept(words, Evidence::Needed, |word| word.key);
     }
 
     /// How many words of the writable data of ELF files point to each object.

@@ -244,6 +244,10 @@ impl BodyShape {
                 BodyShape::plain(size.saturating_sub(16)..size.saturating_sub(8))
             }
             "numpy.ndarray" => BodyShape::of(Storage::NdArray, header..basicsize),
+            "numpy.broadcast" => BodyShape::of(Storage::NdBroadcast, size..basicsize),
+            // `PyArrayIterObject` (numpy/_core/include/numpy/ndarraytypes.h, 1.7 to 2.5): three numbers, five arrays
+            // for 32 dimensions of which few are written, and the array.
+            "numpy.flatiter" => BodyShape::plain(header..basicsize).only(size, [Some(header + (3 + 5 * 32) * 8)]),
             // `PyUFuncObject` (numpy/_core/include/numpy/ufuncobject.h, 1.22 to 2.4): obj, userloops, identity_value,
             // _loops; between them are numbers and words that are never written.
             "numpy.ufunc" => {

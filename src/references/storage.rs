@@ -32,4 +32,6 @@ pub(crate) enum Storage {
     /// The items that an `itertools.tee` iterator has read so far.
     TeePiece,
     NdArray,
+    /// The iterators of a `numpy.broadcast`, as many as it counts.
+    NdBroadcast,
 }
