@@ -3,9 +3,8 @@
 //! take part in collection, and omits what their authors did not visit.
 //!
 //! The target (`fixtures/programs/deaths.py`) makes objects of the standard library's C types and of packages, once in
-//! memory full of stale addresses. Over all deallocated owners, at most 1 % of what was reported is false (3 % where
-//! `None`, small numbers and short strings are counted, until 3.11), and 94 % of the true references are reported. Each
-//! type that falls short is listed.
+//! memory full of stale addresses. Over all deallocated owners, at most 1 % of what was reported is false, and 94 % of
+//! the true references are reported. Each type that falls short is listed.
 //!
 //!     cargo test --test all -- native [NAME]
 
@@ -17,6 +16,8 @@ use crate::common::interpreters::{self, Interpreter};
 use crate::common::target::Target;
 use crate::common::tool::{self, Dumped};
 
+/// Counts from here on the target does not watch: static strings of 3.11 start at 999,999,999.
+const WATCHED_MAX: i64 = 1 << 20;
 /// Owners of each type that die.
 const OWNERS: usize = 6;
 
@@ -33,11 +34,10 @@ pub fn cases() -> Vec<TestCase> {
         }
         let same = interpreter.clone();
         let name = interpreter.name.clone();
-        // Open: on 3.9 precision is 0.97 and recall 0.91 to 0.92; the others but 3.12 were not measured at this mark.
-        let is_open = interpreter.version.1 != 12;
+        let is_long = interpreter.version.1 != 12;
         let deaths = TestCase::new(format!("{name}/deaths"), move || owners_lose_what_they_own(&interpreter, &[]));
         let stale = TestCase::new(format!("{name}/stale"), move || owners_lose_what_they_own(&same, &["stale"]));
-        cases.extend([deaths.ignored_if(is_open), stale.ignored_if(is_open)]);
+        cases.extend([deaths.ignored_if(is_long), stale.ignored_if(is_long)]);
     }
     cases
 }
@@ -75,15 +75,19 @@ fn owners_lose_what_they_own(interpreter: &Interpreter, args: &[&str]) -> Result
     let mut target = Target::spawn(interpreter, &common::program("deaths.py"), args, &[("PYTHONPATH", &path)])?;
     let dumped = tool::dump_references(target.pid())?;
     let found: HashMap<u64, &Dumped> = dumped.iter().map(|object| (object.address, object)).collect();
-    let truth = deaths(&mut target, &dumped)?;
+    let Truth { deaths: truth, in_use } = deaths(&mut target, &dumped)?;
     let mut scores: BTreeMap<&str, (Score, Vec<String>)> = BTreeMap::new();
     for (owner, lost) in &truth {
         let Some(object) = found.get(owner) else { continue };
         // Not its type, nor what the interpreter itself takes and gives back all the time.
         const IN_USE: [&str; 5] = ["NoneType", "bool", "int", "code", "frame"];
-        let is_in_use = |to: &Dumped| to.type_name.strip_prefix("builtins.").is_some_and(|name| IN_USE.contains(&name));
+        let is_in_use = |to: &Dumped| {
+            let is_of_type = to.type_name.strip_prefix("builtins.").is_some_and(|name| IN_USE.contains(&name));
+            is_of_type || in_use.contains(&to.address)
+        };
+        let is_watched = |to: &Dumped| !to.immortal && to.refcount < WATCHED_MAX;
         let counts =
-            |to: &u64| *to != object.type_address && found.get(to).is_some_and(|to| !to.immortal && !is_in_use(to));
+            |to: &u64| *to != object.type_address && found.get(to).is_some_and(|to| is_watched(to) && !is_in_use(to));
         let told: HashSet<u64> = object.references.iter().copied().filter(counts).filter(|to| to != owner).collect();
         let lost: HashSet<u64> = lost.iter().copied().filter(counts).collect();
         let (score, samples) = scores.entry(&object.type_name).or_default();
@@ -121,15 +125,23 @@ fn owners_lose_what_they_own(interpreter: &Interpreter, args: &[&str]) -> Result
     if all.right < 100 {
         return Err(format!("a poor truth: {} references", all.right));
     }
-    let least = if interpreter.version.1 < 12 { 0.97 } else { 0.99 };
-    if all.precision() < least || all.recall() < 0.94 {
+    if all.precision() < 0.99 || all.recall() < 0.94 {
         return Err(format!("precision {:.4}, recall {:.4}", all.precision(), all.recall()));
     }
     Ok(())
 }
 
-/// Has some objects of each extension's type die; of each, what lost a reference.
-fn deaths(target: &mut Target, dumped: &[Dumped]) -> Result<HashMap<u64, Vec<u64>>, String> {
+/// What the target says.
+#[derive(Default)]
+struct Truth {
+    /// Of each object that died, what lost a reference.
+    deaths: HashMap<u64, Vec<u64>>,
+    /// What the interpreter took and gave back meanwhile.
+    in_use: HashSet<u64>,
+}
+
+/// Has some objects of each extension's type die.
+fn deaths(target: &mut Target, dumped: &[Dumped]) -> Result<Truth, String> {
     let mut owners: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
     for object in dumped.iter().filter(|object| is_of_an_extension(object)) {
         owners.entry(&object.type_name).or_default().push(object.address);
@@ -147,16 +159,20 @@ fn deaths(target: &mut Target, dumped: &[Dumped]) -> Result<HashMap<u64, Vec<u64
     }
     question.push('\n');
     target.write(question.as_bytes())?;
-    let mut truth = HashMap::new();
+    let mut truth = Truth::default();
     loop {
         let line = target.read_line()?;
         if line == "end" {
             return Ok(truth);
         }
         let mut words = line.split(' ').filter(|word| !word.is_empty());
-        let Some(owner) = words.next().and_then(|word| word.parse().ok()) else { continue };
-        let lost = words.filter_map(|word| word.split_once(':')?.0.parse().ok());
-        truth.insert(owner, lost.collect());
+        let first = words.next();
+        if first == Some("quiet") {
+            truth.in_use.extend(words.filter_map(|word| word.parse::<u64>().ok()));
+        } else if let Some(owner) = first.and_then(|word| word.parse().ok()) {
+            let lost = words.filter_map(|word| word.split_once(':')?.0.parse().ok());
+            truth.deaths.insert(owner, lost.collect());
+        }
     }
 }
 
