@@ -26,6 +26,9 @@ use super::target;
 /// Number of objects that a worker collects before they are written; 2^17 take 5 MiB.
 const RUN: usize = 1 << 17;
 
+/// Bytes of lines that are written at once.
+const TEXT: usize = 64 << 10;
+
 /// Objects in order of address, and their writer.
 type Run = (Arc<Writer>, Vec<Object>);
 
@@ -50,9 +53,8 @@ pub fn run(options: &Dump) -> Result<()> {
             // A process must be resumed by the thread that stopped it, so one thread takes the whole census.
             let census = scope
                 .spawn(move || target.census(pause, |types| Runs::new(types, length, sender.clone()), Runs::finish));
-            let result = receiver.iter().try_for_each(|(writer, objects)| {
-                objects.iter().try_for_each(|object| writer.write(out, object, None))
-            });
+            let result =
+                receiver.iter().try_for_each(|(writer, objects)| write_all(out, &writer, objects.iter().copied()));
             // If writing failed, nobody receives the rest of the census.
             drop(receiver);
             let census = census.join().map_err(|_| io::Error::other("the reading thread failed"))?;
@@ -72,11 +74,24 @@ pub fn run(options: &Dump) -> Result<()> {
     say(&answer)
 }
 
+/// Writes the lines of objects, some at a time.
+fn write_all(out: &mut dyn Write, writer: &Writer, objects: impl Iterator<Item = Object>) -> io::Result<()> {
+    let mut text = Vec::with_capacity(2 * TEXT);
+    for object in objects {
+        writer.push(&mut text, &object, None);
+        if text.len() >= TEXT {
+            out.write_all(&text)?;
+            text.clear();
+        }
+    }
+    out.write_all(&text)
+}
+
 /// The objects of a snapshot.
 fn of_saved(target: &mut AnyTarget, destination: &Destination) -> Result<()> {
     let answer = target.heap(&CopyOptions::default(), |heap| {
         let writer = Writer::new(heap.types());
-        destination.write(|out| heap.objects().iter().try_for_each(|object| writer.write(out, &object, None)))
+        destination.write(|out| write_all(out, &writer, heap.objects().iter()))
     })?;
     say(&answer)
 }
@@ -130,6 +145,8 @@ impl Sink for Runs {
 
 /// Number of objects whose lines one thread makes at a time: some hundred KiB of text.
 const LINES: usize = 1 << 12;
+/// Bytes of a line, about.
+const LINE: usize = 256;
 /// Such texts that a thread may be ahead of what is written.
 const AHEAD: usize = 4;
 
@@ -161,9 +178,9 @@ fn with_references(target: &mut AnyTarget, options: &Dump, destination: &Destina
                     });
                     receiver
                 };
-                let receivers: Vec<Receiver<io::Result<Vec<u8>>>> = (0..threads).map(start).collect();
+                let receivers: Vec<Receiver<Vec<u8>>> = (0..threads).map(start).collect();
                 starts().zip(receivers.iter().cycle()).try_for_each(|(_, receiver)| {
-                    let text = receiver.recv().map_err(|_| io::Error::other("a reading thread failed"))??;
+                    let text = receiver.recv().map_err(|_| io::Error::other("a reading thread failed"))?;
                     out.write_all(&text)
                 })
             })
@@ -184,8 +201,8 @@ fn lines<M: Memory + ?Sized>(
     names: &Names<'_, M>,
     first: usize,
     options: &Dump,
-) -> io::Result<Vec<u8>> {
-    let mut text = Vec::new();
+) -> Vec<u8> {
+    let mut text = Vec::with_capacity(LINES * LINE);
     let mut found: Vec<Reference> = Vec::new();
     for (id, object) in heap.objects().from(first).take(LINES) {
         found.clear();
@@ -197,7 +214,7 @@ fn lines<M: Memory + ?Sized>(
                 found.push(Reference { address, label: options.labels.then(words) });
             }
         });
-        writer.write(&mut text, &object, Some(&found))?;
+        writer.push(&mut text, &object, Some(&found));
     }
-    Ok(text)
+    text
 }

@@ -276,7 +276,10 @@ type Column = fn(&mut RowGroup<'_>, &LinkedHeap<'_>, &Texts, Range<usize>) -> Re
 /// The columns but for lists, in the order of [`SCHEMA`].
 const COLUMNS: [Column; 15] = [
     |group, _, _, rows| required::<Int32Type>(group, rows, |row| row as i32),
-    |group, heap, _, rows| required::<Int64Type>(group, rows, |row| heap.graph.objects.address(row).0 as i64),
+    |group, heap, _, rows| {
+        let mut objects = heap.graph.objects.from(rows.start);
+        required::<Int64Type>(group, rows, |_| objects.next().map_or(0, |(_, object)| object.address.0 as i64))
+    },
     |group, heap, texts, rows| {
         required::<ByteArrayType>(group, rows, |row| text(&texts.types, heap.graph.objects.type_id(row).index()))
     },
@@ -298,8 +301,8 @@ const COLUMNS: [Column; 15] = [
         })
     },
     |group, heap, _, rows| {
-        let mut objects = heap.graph.objects.iter().skip(rows.start);
-        required::<BoolType>(group, rows, |_| objects.next().is_some_and(|object| object.tracked))
+        let mut objects = heap.graph.objects.from(rows.start);
+        required::<BoolType>(group, rows, |_| objects.next().is_some_and(|(_, object)| object.tracked))
     },
     |group, _, texts, rows| {
         column::<ByteArrayType>(group, rows, true, |row| Some(texts.roots.get(&(row as u32))?.name().into()))
