@@ -37,7 +37,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use crate::process::signals;
+use crate::process::{host, signals};
 use crate::report::escape::printable;
 
 use args::DumpFormat;
@@ -72,6 +72,7 @@ pub fn run() -> ExitCode {
     let Ok(ended) = panic::catch_unwind(AssertUnwindSafe(|| dispatch(&arguments))) else {
         return ExitCode::from(ERROR);
     };
+    log::debug!("took at most {} bytes of memory", host::peak_bytes().unwrap_or(0));
     match ended {
         Ok(code) => ExitCode::from(code),
         Err(error) if output::is_closed_pipe(&error) => ExitCode::from(DONE),

@@ -1,8 +1,11 @@
 //! The kernel's figures on a target's memory: sums, mappings and pages, read at one time.
 
+use std::fs::File;
+
 use crate::process::Address;
 use crate::process::copy::resident_bytes;
 use crate::process::memory::Memory;
+use crate::process::regions::{Backing, Region};
 use crate::process::residency::Residency;
 use crate::process::smaps::{self, Mapping, Rollup};
 use crate::process::source::Source;
@@ -56,32 +59,67 @@ impl Footprint {
     }
 }
 
-/// What the kernel says of each mapping of a process now; of a core, what it holds.
+/// What is resident of each mapping of a process now; of a core, what it holds. Other amounts may be missing.
 ///
 /// # Errors
 /// As [`Footprint::of`].
 pub fn mappings(source: &Source) -> std::io::Result<Vec<Mapping>> {
-    if source.core().is_some() { Ok(mappings_of_core(source)) } else { smaps::of_process(source.pid()) }
+    /// From so many mappings on the kernel takes longer to write their `smaps`, 700 bytes for each, than to walk pages.
+    const MANY: usize = 4096;
+    if source.core().is_some() {
+        return Ok(mappings_of_core(source));
+    }
+    if source.regions().iter().count() >= MANY
+        && let Some(mappings) = by_pages(source)
+    {
+        return Ok(mappings);
+    }
+    smaps::of_process(source.pid())
+}
+
+/// What is resident of each mapping, from a scan of its pages. `None` if the kernel has no scan, or counts otherwise:
+/// pages of devices are present and not counted, and a process may have mapped more since its map was read.
+fn by_pages(source: &Source) -> Option<Vec<Mapping>> {
+    /// The largest difference that is put down to a process that runs, bytes.
+    const CHANGED: u64 = 1 << 20;
+    let rollup = Rollup::of_process(source.pid()).ok()?;
+    let file = File::open(format!("/proc/{}/pagemap", source.pid())).ok()?;
+    let is_kernels = |mapping: &Mapping| mapping.region.backing == Backing::Kernel;
+    // The kernel's own are not counted, but for the vdso.
+    let mut mappings: Vec<Mapping> =
+        source.regions().iter().map(|region| mapping(region, region.end.0 - region.start.0)).collect();
+    mappings.iter_mut().filter(|mapping| is_kernels(mapping)).for_each(|mapping| mapping.rss = 0);
+    let residency = Residency::by_scan(&file, &mappings).ok()??;
+    for mapping in &mut mappings {
+        mapping.rss = residency.resident(&(mapping.region.start..mapping.region.end)).min(mapping.rss);
+    }
+    let sum: u64 = mappings.iter().map(|mapping| mapping.rss).sum();
+    if sum.abs_diff(rollup.rss) > CHANGED {
+        log::debug!("{sum} bytes are resident by their pages, {} as the kernel counts them", rollup.rss);
+        return None;
+    }
+    if let Some(mapping) = mappings.iter_mut().find(|mapping| is_kernels(mapping)) {
+        mapping.rss = rollup.rss.saturating_sub(sum);
+    }
+    Some(mappings)
 }
 
 fn mappings_of_core(source: &Source) -> Vec<Mapping> {
     let regions = source.regions().iter();
-    regions
-        .map(|region| {
-            let held = resident_bytes(source, &[region.start..region.end]);
-            let name = region.path().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();
-            let is_file = region.path().is_some();
-            Mapping {
-                region: region.clone(),
-                name,
-                rss: held,
-                anonymous: if is_file && !region.writable { 0 } else { held },
-                private_dirty: 0,
-                private_clean: 0,
-                swap: 0,
-            }
-        })
-        .collect()
+    regions.map(|region| mapping(region, resident_bytes(source, &[region.start..region.end]))).collect()
+}
+
+/// A mapping of which only this is known.
+fn mapping(region: &Region, rss: u64) -> Mapping {
+    Mapping {
+        region: region.clone(),
+        name: region.path().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default(),
+        rss,
+        anonymous: if region.path().is_some() && !region.writable { 0 } else { rss },
+        private_dirty: 0,
+        private_clean: 0,
+        swap: 0,
+    }
 }
 
 /// The sums of all mappings, without PSS.

@@ -66,13 +66,22 @@ impl Residency {
     /// Those of the kernel: no such process, or no permission.
     pub fn of_process(pid: i32, mappings: &[Mapping]) -> io::Result<Residency> {
         let file = File::open(format!("/proc/{pid}/pagemap"))?;
-        let scanned = Residency::scanned(mappings, |pages, found| resident::scan(&file, pages, found));
-        match scanned {
-            Ok(residency) => return Ok(residency),
-            Err(error) if resident::is_no_scan(error) => {}
-            Err(error) => return Err(error.into()),
+        if let Some(residency) = Residency::by_scan(&file, mappings)? {
+            return Ok(residency);
         }
         Ok(Residency::read(mappings, |page, bytes| file.read_exact_at(bytes, page / PAGE * 8).is_ok()))
+    }
+
+    /// As [`Residency::of_process`], if the kernel has PAGEMAP_SCAN. `file` is the pagemap.
+    ///
+    /// # Errors
+    /// As [`Residency::of_process`].
+    pub fn by_scan(file: &File, mappings: &[Mapping]) -> io::Result<Option<Residency>> {
+        match Residency::scanned(mappings, |pages, found| resident::scan(file, pages, found)) {
+            Ok(residency) => Ok(Some(residency)),
+            Err(error) if resident::is_no_scan(error) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// For a core file: the pages that it holds were resident.
