@@ -12,8 +12,10 @@ use rustc_hash::FxHashMap;
 
 use crate::analysis::draw::{Detail, Tree, draw};
 use crate::analysis::edges::Steps;
+use crate::analysis::garbage::TypeOfGarbage;
 use crate::analysis::growth::describe::{GrowingOwner, LOOKS_SURE, LastLook, describe};
 use crate::analysis::growth::figures::Figures;
+use crate::analysis::growth::growing_garbage::GrowingGarbage;
 use crate::analysis::growth::series::{DrawnPath, Series, TypeGrowth};
 use crate::analysis::growth::suspects::{self, objects_min};
 use crate::analysis::histogram::{Amount, Histogram};
@@ -91,6 +93,8 @@ pub struct Growth {
     pub heap_objects: Figures,
     /// Of these, how many no root reached.
     pub garbage: Figures,
+    /// What they are, if they became more at each look.
+    pub growing_garbage: Option<GrowingGarbage>,
     /// Resident memory at each look.
     pub rss_bytes: Figures,
     /// What grew: what looks like a leak first, then by retained bytes.
@@ -138,6 +142,7 @@ struct Looks {
     owners: Vec<GrowingOwner>,
     left_out: u64,
     unexplained: Vec<TypeGrowth>,
+    garbage: Option<GrowingGarbage>,
     accounts: Vec<Account>,
     is_collector_on: Option<bool>,
 }
@@ -209,9 +214,15 @@ impl Target {
             let recorded = recording.join().unwrap_or_else(|_| Err("the recording failed".to_owned()));
             let (mut growth, warnings) = grown?;
             match recorded {
-                Ok(recording) => growth.owners.iter_mut().for_each(|owner| {
-                    owner.made_in = made_in(&recording, owner, options.copy.show_values);
-                }),
+                Ok(recording) => {
+                    let show_values = options.copy.show_values;
+                    for owner in &mut growth.owners {
+                        owner.made_in = made_in(&recording, &owner.growing_type, &owner.types, show_values);
+                    }
+                    if let Some(garbage) = &mut growth.growing_garbage {
+                        garbage.made_in = made_in(&recording, "", &types_of(garbage), show_values);
+                    }
+                }
                 Err(why) => growth.not_recorded = Some(why),
             }
             Ok((growth, warnings))
@@ -286,6 +297,7 @@ impl Target {
         growth.heap_bytes = used.series.heap_bytes();
         growth.heap_objects = used.series.heap_objects();
         growth.garbage = used.series.garbage();
+        growth.growing_garbage = used.garbage;
         growth.tree = used.series.drawn();
         growth.rss_bytes = used.series.timed(used.rss);
         growth.owners = used.owners;
@@ -322,6 +334,9 @@ impl Target {
             looks.accounts.extend(memory::account_of(heap, NativeOwners::Never, None));
             looks.is_collector_on = is_collector_on(heap);
             looks.compare(heap, &graph, now.at, now.uptime);
+            looks.garbage = (now.is_accounted && looks.series.len() >= LOOKS_MIN)
+                .then(|| GrowingGarbage::of(&looks.series, looks.is_collector_on, now.uptime, &graph, heap.types))
+                .flatten();
             Ok::<(), Error>(())
         })?;
         Ok((answer.reading.paused, answer.warnings))
@@ -393,24 +408,34 @@ fn record_alongside(pid: i32, options: &GrowthOptions, stop: &AtomicBool) -> Res
 }
 
 /// The lines on which what grew in an owner was made: objects of the type that grew, or, where the recording saw none
-/// of these, of the types that grew with it. The owner's growth is divided among them as those that were seen are.
-fn made_in(recording: &Recording, owner: &GrowingOwner, show_values: bool) -> Vec<(String, u64)> {
+/// of these, of the types that grew with it. The growth is divided among them as those that were seen are.
+fn made_in(recording: &Recording, growing_type: &str, types: &[TypeGrowth], show_values: bool) -> Vec<(String, u64)> {
     let is_named = |full: &str, name: &str| full == name || full.strip_suffix(name).is_some_and(|it| it.ends_with('.'));
     let lines =
         |names: &[&str]| recording.lines_of(show_values, |full: &str| names.iter().any(|name| is_named(full, name)));
     let grown = |names: &[&str]| {
-        let of = owner.types.iter().filter(|grown| names.contains(&grown.name.as_str()));
+        let of = types.iter().filter(|grown| names.contains(&grown.name.as_str()));
         of.map(|grown| u64::try_from(grown.objects()).unwrap_or(0)).sum::<u64>()
     };
-    let mut names = vec![owner.growing_type.as_str()];
+    let mut names = vec![growing_type];
     let mut found = lines(&names);
     if found.is_empty() {
-        names = owner.types.iter().filter(|grown| grown.objects() > 0).map(|grown| grown.name.as_str()).collect();
+        names = types.iter().filter(|grown| grown.objects() > 0).map(|grown| grown.name.as_str()).collect();
         found = lines(&names);
     }
     let (seen, grown) = (found.iter().map(|line| line.1).sum::<f64>(), grown(&names) as f64);
     let part = |weight: f64| (grown * weight / seen).round().max(1.0) as u64;
     found.into_iter().take(LINES_KEPT).map(|(line, weight)| (line.label(), part(weight))).collect()
+}
+
+/// The types of garbage that grows, as if all of it were new.
+fn types_of(garbage: &GrowingGarbage) -> Vec<TypeGrowth> {
+    let of_type = |it: &TypeOfGarbage| TypeGrowth {
+        name: it.name.clone(),
+        before: Amount::default(),
+        after: Amount { objects: it.objects, bytes: it.shallow_bytes },
+    };
+    garbage.what.types.iter().map(of_type).collect()
 }
 
 fn rss_of(pid: i32) -> u64 {

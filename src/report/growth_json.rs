@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::analysis::garbage::Garbage;
 use crate::analysis::growth::bounds::Bound;
 use crate::analysis::growth::describe::GrowingOwner;
 use crate::analysis::growth::figures::Figures;
@@ -34,6 +35,8 @@ struct Document<'a> {
     heap_bytes: &'a [u64],
     heap_objects: &'a [u64],
     garbage_objects: &'a [u64],
+    /// What is garbage, if there was more at each look.
+    growing_garbage: Option<GarbageOut<'a>>,
     rss_bytes: &'a [u64],
     least_objects_per_second: f64,
     suspects: Vec<SuspectOut<'a>>,
@@ -45,6 +48,18 @@ struct Document<'a> {
     memory: Vec<MemoryRow>,
     collector_on: Option<bool>,
     not_recorded: Option<&'a str>,
+}
+
+/// Garbage that grew.
+#[derive(Serialize)]
+struct GarbageOut<'a> {
+    verdict: Verdict,
+    /// Whether the collector is off, it grew like a leak, and so is one.
+    leak: bool,
+    bytes: &'a [u64],
+    #[serde(flatten)]
+    what: &'a Garbage,
+    made_in: Vec<MadeIn<'a>>,
 }
 
 /// Resident bytes of a row of the account of memory.
@@ -125,6 +140,13 @@ pub fn write(out: &mut dyn Write, target: &TargetSummary, growth: &Growth) -> io
         heap_bytes: &growth.heap_bytes.values,
         heap_objects: &growth.heap_objects.values,
         garbage_objects: &growth.garbage.values,
+        growing_garbage: growth.growing_garbage.as_ref().map(|grown| GarbageOut {
+            verdict: grown.verdict,
+            leak: grown.is_leak(),
+            bytes: &grown.bytes.values,
+            what: &grown.what,
+            made_in: made_in(&grown.made_in),
+        }),
         rss_bytes: &growth.rss_bytes.values,
         least_objects_per_second: growth.least_rate,
         suspects: suspects.into_iter().map(owner).collect(),
@@ -164,7 +186,7 @@ fn owner(owner: &GrowingOwner) -> SuspectOut<'_> {
             .as_ref()
             .map(|bound| BoundOut { bound, full_in_seconds: owner.full_in().map(|left| left.as_secs_f64()) }),
         types: types(&owner.types),
-        made_in: owner.made_in.iter().map(|(line, objects)| MadeIn { line, objects: *objects }).collect(),
+        made_in: made_in(&owner.made_in),
         findings: &owner.findings,
     }
 }
@@ -181,4 +203,8 @@ fn types(types: &[TypeGrowth]) -> Vec<TypeOut<'_>> {
         }
     };
     types.iter().map(out).collect()
+}
+
+fn made_in(lines: &[(String, u64)]) -> Vec<MadeIn<'_>> {
+    lines.iter().map(|(line, objects)| MadeIn { line, objects: *objects }).collect()
 }

@@ -3,9 +3,11 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
+use crate::analysis::garbage::TypeOfGarbage;
 use crate::analysis::growth::bounds::{Bound, BoundKind};
 use crate::analysis::growth::describe::{GrowingOwner, LOOKS_SURE};
 use crate::analysis::growth::figures::Figures;
+use crate::analysis::growth::growing_garbage::GrowingGarbage;
 use crate::analysis::growth::series::TypeGrowth;
 use crate::analysis::growth::suspects::SuspectKind;
 use crate::analysis::growth::verdict::Verdict;
@@ -47,8 +49,13 @@ pub fn write(out: &mut dyn Write, name: &str, growth: &Growth) -> io::Result<()>
     for (number, owner) in (1..).zip(suspects.iter().take(SUSPECTS_SHOWN)) {
         suspect(out, number, owner, growth)?;
     }
+    if let Some(grown) = &growth.growing_garbage {
+        garbage(out, grown)?;
+    }
+    let is_garbage = growth.growing_garbage.as_ref().is_some_and(GrowingGarbage::is_leak);
     let more = suspects.len().saturating_sub(SUSPECTS_SHOWN);
     let end = match (suspects.len(), more) {
+        (0, _) if is_garbage => "No other suspect.".to_owned(),
         (0, _) if growth.looks == 0 => "Nothing grew: no type has more objects or bytes than at first.".to_owned(),
         (0, _) => "No suspect: nothing grew at each look as a leak does.".to_owned(),
         (_, 0) => "No other suspect.".to_owned(),
@@ -72,7 +79,7 @@ pub fn write(out: &mut dyn Write, name: &str, growth: &Growth) -> io::Result<()>
         let count = |value: Option<&u64>| units::count(value.copied().unwrap_or(0));
         let collector = match growth.is_collector_on {
             Some(true) => " (collector on)",
-            Some(false) => " (collector off: nothing frees cycles)",
+            Some(false) => " (collector off)",
             None => "",
         };
         let (before, after) = (count(garbage.first()), count(garbage.last()));
@@ -142,6 +149,26 @@ fn suspect(out: &mut dyn Write, number: usize, owner: &GrowingOwner, growth: &Gr
         _ => [with_it, made_in].iter().filter(|line| !line.is_empty()).try_for_each(|line| writeln!(out, "{line}"))?,
     }
     owner.findings.iter().take(FINDINGS_SHOWN).try_for_each(|it| writeln!(out, "   {}", finding::sentence(it)))
+}
+
+/// Up to four lines on garbage that grew.
+fn garbage(out: &mut dyn Write, grown: &GrowingGarbage) -> io::Result<()> {
+    let why = match (grown.is_kept, grown.is_leak()) {
+        (true, true) => "the collector is off (gc.disable, or a threshold of 0): only gc.collect() frees it",
+        (true, false) => "the collector is off, but it did not grow as a leak does",
+        (false, _) => "the collector has not come to it yet; it frees it in a collection of all generations",
+    };
+    let (growth, objects) = (units::signed_bytes(grown.bytes.growth()), from_to(&grown.objects));
+    writeln!(out, "Garbage  {growth}  {objects} objects that only cycles hold: {why}")?;
+    let of_type = |it: &TypeOfGarbage| format!("{} {}", units::count(it.objects), printable(&it.name));
+    let named: Vec<String> = grown.what.types.iter().take(TYPES_SHOWN).map(of_type).collect();
+    writeln!(out, "   {}", named.join(", "))?;
+    if let Some(ring) = grown.what.rings.first() {
+        let rings = if grown.what.ring_count == ring.count { "all cycles" } else { "most cycles" };
+        writeln!(out, "   {rings}: {} ({})", printable(&ring.path), units::count(ring.count))?;
+    }
+    let made_in: Vec<String> = grown.made_in.iter().take(LINES_SHOWN).map(|(line, _)| printable(line)).collect();
+    if made_in.is_empty() { Ok(()) } else { writeln!(out, "   made in: {}", made_in.join(", ")) }
 }
 
 /// Whether the growth of resident memory is not in Python's objects, and where it is.

@@ -71,6 +71,10 @@ pub fn cases() -> Vec<TestCase> {
             let interpreter = interpreter.clone();
             cases.push(TestCase::new(name("limits are compared"), move || limits_are_compared(&interpreter)));
         }
+        if interpreter.version.1 == 12 && interpreter.has_gil() {
+            let interpreter = interpreter.clone();
+            cases.push(TestCase::new(name("garbage that stays"), move || garbage_that_stays(&interpreter)));
+        }
         cases.push(TestCase::new(name("what leaks is named"), move || all_that_leaks_is_named(&one)));
         cases.push(TestCase::new(name("what does not leak is not"), move || steady_is_no_suspect(&other)));
         for leak in LEAKS {
@@ -136,6 +140,19 @@ fn steady_is_no_suspect(interpreter: &Interpreter) -> Result<(), String> {
     } else {
         Err(format!("{found:#}"))
     }
+}
+
+/// Cycles that nothing frees are a leak without an owner, and are told with the line that makes them.
+fn garbage_that_stays(interpreter: &Interpreter) -> Result<(), String> {
+    let found = leaks(interpreter, &["cycles_without_a_collector"], "0.005", &["--for", "6s", "--looks", "4"])?;
+    let garbage = &found["growing_garbage"];
+    let types: Vec<&str> =
+        garbage["types"].as_array().into_iter().flatten().filter_map(|it| it["type"].as_str()).collect();
+    let is_told = garbage["leak"] == true
+        && types.contains(&"__main__.Visit")
+        && garbage["rings"].to_string().contains("Visit")
+        && ["cycles (", "Visit.__init__ ("].iter().any(|line| garbage["made_in"].to_string().contains(line));
+    if is_told && found["suspects"] == serde_json::json!([]) { Ok(()) } else { Err(format!("{found:#}")) }
 }
 
 /// 20 steps a second, looked at for a minute.

@@ -12,6 +12,7 @@
 pub mod bounds;
 pub mod describe;
 pub mod figures;
+pub mod growing_garbage;
 pub mod moves;
 mod owner_lines;
 pub mod paths;

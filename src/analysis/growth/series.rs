@@ -209,6 +209,11 @@ impl Series {
         self.figures(|look| look.garbage.objects)
     }
 
+    /// Their bytes.
+    pub fn garbage_bytes(&self) -> Figures {
+        self.figures(|look| look.garbage.bytes)
+    }
+
     /// How much more a path leads to, with all above it, at the last look than at the first, in bytes.
     pub fn growth(&self, path: PathId) -> i64 {
         let bytes = |look: Option<&Look>| {
