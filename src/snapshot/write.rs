@@ -4,14 +4,17 @@ use std::io::{self, Write};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use parquet::basic::{Compression, Encoding};
+use parquet::column::writer::{ColumnCloseResult, ColumnWriter, get_column_writer, get_typed_column_writer_mut};
 use parquet::data_type::{BoolType, ByteArray, ByteArrayType, DataType, Int32Type, Int64Type};
 use parquet::errors::{ParquetError, Result};
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
-use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
+use parquet::file::writer::{SerializedFileWriter, SerializedPageWriter, TrackedWrite};
 use parquet::schema::parser::parse_message_type;
 use parquet::schema::types::ColumnPath;
+use rayon::prelude::*;
 use rustc_hash::FxHashMap;
 
 use crate::analysis::inspectors::FoundStates;
@@ -93,13 +96,13 @@ impl SnapshotWriter {
         while start < heap.graph.len() {
             let rows = start..end_of_group(&heap.graph.forward, start);
             start = rows.end;
+            let pieces = words.rows(rows.clone());
+            let columns = self.encoded(heap, &texts, rows, &pieces, &mut numbers).map_err(io::Error::other)?;
             let mut group = self.writer.next_row_group().map_err(io::Error::other)?;
-            for column in COLUMNS {
-                column(&mut group, heap, &texts, rows.clone()).map_err(io::Error::other)?;
+            for (bytes, closed) in columns {
+                group.append_column(&bytes, closed).map_err(io::Error::other)?;
                 self.buffer.drain(out)?;
             }
-            let pieces = words.rows(rows.clone());
-            list_columns(&mut group, &heap.graph.forward, rows, pieces, &mut numbers).map_err(io::Error::other)?;
             group.close().map_err(io::Error::other)?;
             self.buffer.drain(out)?;
         }
@@ -118,6 +121,34 @@ impl SnapshotWriter {
             .collect();
         self.text(ROOTS_KEY, serde_json::to_string(&roots)?);
         Ok(())
+    }
+
+    /// The columns of a group, each encoded by a thread: they take a few bytes for each row.
+    fn encoded(
+        &self,
+        heap: &LinkedHeap<'_>,
+        texts: &Texts,
+        rows: Range<usize>,
+        pieces: &[RowWords],
+        numbers: &mut WordNumbers,
+    ) -> Result<Vec<(Bytes, ColumnCloseResult)>> {
+        // In this order, whichever thread comes first.
+        let labels = pieces.iter().flat_map(|piece| &piece.numbers);
+        let labels: Vec<i32> = labels.map(|&number| numbers.of(number) as i32).collect();
+        let lists = Lists { forward: &heap.graph.forward, labels: &labels, pieces };
+        let (schema, properties) = (self.writer.schema_descr(), self.writer.properties());
+        let encoded = (0..schema.num_columns()).into_par_iter().with_max_len(1).map(|index| {
+            let mut bytes = TrackedWrite::new(Vec::new());
+            let pages = Box::new(SerializedPageWriter::new(&mut bytes));
+            let mut writer = get_column_writer(schema.column(index), Arc::clone(properties), pages);
+            match COLUMNS.get(index) {
+                Some(column) => column(&mut writer, heap, texts, rows.clone())?,
+                None => lists.write(&mut writer, index - COLUMNS.len(), rows.clone())?,
+            }
+            let closed = writer.close()?;
+            Ok((Bytes::from(bytes.into_inner()?), closed))
+        });
+        encoded.collect()
     }
 
     fn text(&mut self, key: &str, text: String) {
@@ -176,41 +207,46 @@ impl WordNumbers {
     }
 }
 
-/// Writes the columns of references, their words and the places of items.
-fn list_columns(
-    group: &mut RowGroup<'_>,
-    forward: &Csr,
-    rows: Range<usize>,
-    pieces: Vec<RowWords>,
-    numbers: &mut WordNumbers,
-) -> Result<()> {
-    list_column::<Int32Type, _>(group, rows.clone(), false, |row| {
-        Some(forward.row(row).iter().map(|&target| target as i32))
-    })?;
-    let labels = pieces.iter().flat_map(|piece| &piece.numbers);
-    let labels: Vec<i32> = labels.map(|&number| numbers.of(number) as i32).collect();
-    let first = forward.range(rows.start).start;
-    list_column::<Int32Type, _>(group, rows.clone(), false, |row| {
-        let range = forward.range(row);
-        Some(labels.get(range.start - first..range.end - first).unwrap_or_default().iter().copied())
-    })?;
-    let mut items = pieces.iter().flat_map(|piece| &piece.items).peekable();
-    list_column::<Int64Type, _>(group, rows, true, |row| {
-        let (_, places) = items.next_if(|(id, _)| *id as usize == row)?;
-        Some(places.iter().map(|&place| place as i64))
-    })
+/// The columns of references, their words and the places of items, of a group.
+struct Lists<'l> {
+    forward: &'l Csr,
+    /// The numbers of words of the group's references.
+    labels: &'l [i32],
+    pieces: &'l [RowWords],
 }
 
-/// Writes the next column of a group, which has a list in each row; an optional one may have none.
+impl Lists<'_> {
+    /// Writes one of them, by its place behind the other columns.
+    fn write(&self, writer: &mut ColumnWriter<'_>, which: usize, rows: Range<usize>) -> Result<()> {
+        let first = self.forward.range(rows.start).start;
+        match which {
+            0 => list_column::<Int32Type, _>(writer, rows, false, |row| {
+                Some(self.forward.row(row).iter().map(|&target| target as i32))
+            }),
+            1 => list_column::<Int32Type, _>(writer, rows, false, |row| {
+                let range = self.forward.range(row);
+                Some(self.labels.get(range.start - first..range.end - first).unwrap_or_default().iter().copied())
+            }),
+            2 => {
+                let mut items = self.pieces.iter().flat_map(|piece| &piece.items).peekable();
+                list_column::<Int64Type, _>(writer, rows, true, |row| {
+                    let (_, places) = items.next_if(|(id, _)| *id as usize == row)?;
+                    Some(places.iter().map(|&place| place as i64))
+                })
+            }
+            _ => Err(ParquetError::General("the schema has more columns".to_owned())),
+        }
+    }
+}
+
+/// Writes a column that has a list in each row; an optional one may have none.
 fn list_column<T: DataType, V: Iterator<Item = T::T>>(
-    group: &mut RowGroup<'_>,
+    writer: &mut ColumnWriter<'_>,
     rows: Range<usize>,
     is_optional: bool,
     mut list: impl FnMut(usize) -> Option<V>,
 ) -> Result<()> {
-    let Some(mut column) = group.next_column()? else {
-        return Err(ParquetError::General("more columns than the schema has".to_owned()));
-    };
+    let column = get_typed_column_writer_mut::<T>(writer);
     let empty = i16::from(is_optional);
     let (mut values, mut levels, mut repeats): (Vec<T::T>, Vec<i16>, Vec<i16>) = Default::default();
     let last = rows.end.saturating_sub(1);
@@ -227,13 +263,13 @@ fn list_column<T: DataType, V: Iterator<Item = T::T>>(
             levels.resize(repeats.len(), level + 1);
         }
         if levels.len() >= BATCH || row == last {
-            column.typed::<T>().write_batch(&values, Some(&levels), Some(&repeats))?;
+            column.write_batch(&values, Some(&levels), Some(&repeats))?;
             values.clear();
             levels.clear();
             repeats.clear();
         }
     }
-    column.close()
+    Ok(())
 }
 
 /// Texts that many rows have.
@@ -270,68 +306,67 @@ impl Texts {
     }
 }
 
-type RowGroup<'g> = SerializedRowGroupWriter<'g, PendingBytes>;
-type Column = fn(&mut RowGroup<'_>, &LinkedHeap<'_>, &Texts, Range<usize>) -> Result<()>;
+type Column = fn(&mut ColumnWriter<'_>, &LinkedHeap<'_>, &Texts, Range<usize>) -> Result<()>;
 
 /// The columns but for lists, in the order of [`SCHEMA`].
 const COLUMNS: [Column; 15] = [
-    |group, _, _, rows| required::<Int32Type>(group, rows, |row| row as i32),
-    |group, heap, _, rows| {
+    |writer, _, _, rows| required::<Int32Type>(writer, rows, |row| row as i32),
+    |writer, heap, _, rows| {
         let mut objects = heap.graph.objects.from(rows.start);
-        required::<Int64Type>(group, rows, |_| objects.next().map_or(0, |(_, object)| object.address.0 as i64))
+        required::<Int64Type>(writer, rows, |_| objects.next().map_or(0, |(_, object)| object.address.0 as i64))
     },
-    |group, heap, texts, rows| {
-        required::<ByteArrayType>(group, rows, |row| text(&texts.types, heap.graph.objects.type_id(row).index()))
+    |writer, heap, texts, rows| {
+        required::<ByteArrayType>(writer, rows, |row| text(&texts.types, heap.graph.objects.type_id(row).index()))
     },
-    |group, heap, texts, rows| {
+    |writer, heap, texts, rows| {
         let address = |row| texts.addresses.get(heap.graph.objects.type_id(row).index()).copied().unwrap_or(0);
-        required::<Int64Type>(group, rows, address)
+        required::<Int64Type>(writer, rows, address)
     },
-    |group, heap, _, rows| required::<Int64Type>(group, rows, |row| heap.graph.objects.size(row) as i64),
-    |group, heap, _, rows| {
-        column::<Int64Type>(group, rows, true, |row| match heap.graph.objects.refcount(row) {
+    |writer, heap, _, rows| required::<Int64Type>(writer, rows, |row| heap.graph.objects.size(row) as i64),
+    |writer, heap, _, rows| {
+        column::<Int64Type>(writer, rows, true, |row| match heap.graph.objects.refcount(row) {
             Refcount::Count(count) => Some(count as i64),
             Refcount::Immortal(_) => None,
         })
     },
-    |group, heap, _, rows| {
-        column::<Int32Type>(group, rows, true, |row| match heap.graph.objects.refcount(row) {
+    |writer, heap, _, rows| {
+        column::<Int32Type>(writer, rows, true, |row| match heap.graph.objects.refcount(row) {
             Refcount::Count(_) => None,
             Refcount::Immortal(word) => Some(word as i32),
         })
     },
-    |group, heap, _, rows| {
+    |writer, heap, _, rows| {
         let mut objects = heap.graph.objects.from(rows.start);
-        required::<BoolType>(group, rows, |_| objects.next().is_some_and(|(_, object)| object.tracked))
+        required::<BoolType>(writer, rows, |_| objects.next().is_some_and(|(_, object)| object.tracked))
     },
-    |group, _, texts, rows| {
-        column::<ByteArrayType>(group, rows, true, |row| Some(texts.roots.get(&(row as u32))?.name().into()))
+    |writer, _, texts, rows| {
+        column::<ByteArrayType>(writer, rows, true, |row| Some(texts.roots.get(&(row as u32))?.name().into()))
     },
-    |group, _, texts, rows| {
-        column::<Int32Type>(group, rows, true, |row| Some(*texts.native.get(&(row as u32))? as i32))
+    |writer, _, texts, rows| {
+        column::<Int32Type>(writer, rows, true, |row| Some(*texts.native.get(&(row as u32))? as i32))
     },
-    |group, heap, texts, rows| {
-        required::<ByteArrayType>(group, rows, |row| match heap.owners.frames().of(ObjectId(row as u32)) {
+    |writer, heap, texts, rows| {
+        required::<ByteArrayType>(writer, rows, |row| match heap.owners.frames().of(ObjectId(row as u32)) {
             Some(frame) => text(&texts.holders, frame as usize),
             None => texts.garbage.clone(),
         })
     },
-    |group, heap, texts, rows| {
-        column::<ByteArrayType>(group, rows, true, |row| {
+    |writer, heap, texts, rows| {
+        column::<ByteArrayType>(writer, rows, true, |row| {
             Some(text(&texts.paths, heap.owners.frames().of(ObjectId(row as u32))? as usize))
         })
     },
-    |group, heap, _, rows| {
-        column::<Int32Type>(group, rows, true, |row| match heap.dominators.of(ObjectId(row as u32)) {
+    |writer, heap, _, rows| {
+        column::<Int32Type>(writer, rows, true, |row| match heap.dominators.of(ObjectId(row as u32)) {
             Dominator::Object(above) => Some(above.0 as i32),
             Dominator::Root | Dominator::Unreachable => None,
         })
     },
-    |group, heap, _, rows| {
-        required::<Int64Type>(group, rows, |row| heap.retained.get(row).map_or(0, |retained| retained.bytes) as i64)
+    |writer, heap, _, rows| {
+        required::<Int64Type>(writer, rows, |row| heap.retained.get(row).map_or(0, |retained| retained.bytes) as i64)
     },
-    |group, heap, _, rows| {
-        column::<ByteArrayType>(group, rows, true, |row| Some(heap.states.text(ObjectId(row as u32))?.as_str().into()))
+    |writer, heap, _, rows| {
+        column::<ByteArrayType>(writer, rows, true, |row| Some(heap.states.text(ObjectId(row as u32))?.as_str().into()))
     },
 ];
 
@@ -340,23 +375,21 @@ fn text(texts: &[ByteArray], index: usize) -> ByteArray {
 }
 
 fn required<T: DataType>(
-    group: &mut RowGroup<'_>,
+    writer: &mut ColumnWriter<'_>,
     rows: Range<usize>,
     mut value: impl FnMut(usize) -> T::T,
 ) -> Result<()> {
-    column::<T>(group, rows, false, |row| Some(value(row)))
+    column::<T>(writer, rows, false, |row| Some(value(row)))
 }
 
-/// Writes the next column of a group.
+/// Writes a column.
 fn column<T: DataType>(
-    group: &mut RowGroup<'_>,
+    writer: &mut ColumnWriter<'_>,
     rows: Range<usize>,
     is_optional: bool,
     mut value: impl FnMut(usize) -> Option<T::T>,
 ) -> Result<()> {
-    let Some(mut column) = group.next_column()? else {
-        return Err(ParquetError::General("more columns than the schema has".to_owned()));
-    };
+    let column = get_typed_column_writer_mut::<T>(writer);
     let (mut values, mut levels): (Vec<T::T>, Vec<i16>) = (Vec::with_capacity(BATCH), Vec::with_capacity(BATCH));
     for start in rows.clone().step_by(BATCH) {
         values.clear();
@@ -366,9 +399,9 @@ fn column<T: DataType>(
             levels.push(i16::from(value.is_some()));
             values.extend(value);
         }
-        column.typed::<T>().write_batch(&values, is_optional.then_some(levels.as_slice()), None)?;
+        column.write_batch(&values, is_optional.then_some(levels.as_slice()), None)?;
     }
-    column.close()
+    Ok(())
 }
 
 /// What was written and is not in the file yet: the writer of the format wants one that threads may share.
