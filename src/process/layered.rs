@@ -53,3 +53,21 @@ impl<M: Memory + ?Sized> Memory for Layered<'_, M> {
         found
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::image::Segment;
+
+    #[test]
+    fn the_memory_below_tells_what_the_copy_does_not_hold() {
+        let range = |start, end| Address(start)..Address(end);
+        let segment = |start, length| Segment { start: Address(start), bytes: vec![1; length] };
+        // Below, of three pages the second was never touched; copied was the first page and half of the third.
+        let copy = Image::of_segments(vec![segment(0x1000, 0x1000), segment(0x3000, 0x800)]);
+        let zeros = vec![range(0x2000, 0x3000)];
+        let below = Image::of_buffers(Vec::new(), Vec::new(), zeros, RegionMap::default());
+        let resident = Layered::new(&copy, &below).resident(range(0x1000, 0x4000));
+        assert_eq!(resident, [range(0x1000, 0x2000), range(0x3000, 0x3800), range(0x3800, 0x4000)]);
+    }
+}
