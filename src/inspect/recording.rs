@@ -14,7 +14,7 @@ use rustc_hash::FxHashMap;
 
 use crate::heap::object::{Object, Sink};
 use crate::process::processors::Processors;
-use crate::process::procfs::Status;
+use crate::process::procfs::{self, Status};
 use crate::process::source::Source;
 use crate::process::{ReadError, host};
 use crate::python::proof;
@@ -144,7 +144,7 @@ impl Session {
         let began = Instant::now();
         Session {
             pid,
-            identity: identity(pid),
+            identity: procfs::program_identity(pid),
             options: *options,
             recording: Recording {
                 growth: None,
@@ -420,7 +420,7 @@ impl Session {
 
     /// Whether the process has ended or become another program.
     fn is_another(&self) -> bool {
-        identity(self.pid) != self.identity
+        procfs::program_identity(self.pid) != self.identity
     }
 }
 
@@ -459,11 +459,6 @@ fn growth(first: &Count, last: &Count) -> Vec<TypeAmount> {
 
 fn reader_of(target: &Target) -> Reader<'_, Source> {
     Reader { memory: &target.source, layout: &target.python().layout }
-}
-
-/// What changes when a process becomes another program: where the kernel has put its first data.
-fn identity(pid: i32) -> Option<Vec<u8>> {
-    std::fs::read(format!("/proc/{pid}/auxv")).ok()
 }
 
 /// Waits, unless it is to stop.

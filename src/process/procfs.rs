@@ -260,6 +260,12 @@ fn container_of_group(text: &str) -> Option<String> {
     })
 }
 
+/// What changes when a process becomes another program: where the kernel has put its first data, at random. `None` if
+/// the process is gone or not ours to read.
+pub fn program_identity(pid: i32) -> Option<Vec<u8>> {
+    std::fs::read(format!("/proc/{pid}/auxv")).ok()
+}
+
 /// Identity of a mapped file: device and inode, as in `/proc/PID/maps`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FileId {

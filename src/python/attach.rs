@@ -113,8 +113,17 @@ pub fn attach_with<M: Memory + ?Sized>(
     }
 }
 
-/// Whether a library of an interpreter is needed that the loader has not mapped yet.
+/// Whether the program is not whole yet: after `exec` nothing of it is mapped, then itself and the loader, then its
+/// libraries, one by one, of which an interpreter's is missing.
 fn is_being_loaded<M: Memory + ?Sized>(memory: &M, elfs: &[LoadedElf]) -> bool {
+    if memory.regions().iter().all(|region| region.path().is_none()) {
+        return true;
+    }
+    // The program and the loader; musl's loader is the library that all need.
+    let needs_more = |name: &str| !name.contains("musl");
+    if elfs.len() <= 2 && elfs.iter().flat_map(|elf| elf.needed(memory)).any(|name| needs_more(&name)) {
+        return true;
+    }
     // It may be mapped by another name than it is needed by, where that is a link.
     let is_library = |path: &Path| {
         let name = path.file_name().unwrap_or_default();

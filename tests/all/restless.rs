@@ -71,14 +71,12 @@ while True:
     for one in made: interpreters.destroy(one)
 ";
 
-/// What may be said of a process that changed, after the process's name. Right after `exec` nothing but the loader is
-/// there, so that no Python is seen yet, as in `odd_states`.
-const HAPPENED: [&str; 5] = [
+/// What may be said of a process that changed, after the process's name.
+const HAPPENED: [&str; 4] = [
     "became another program while it was read",
     "is still starting up",
     "exited while it was read",
     "is shutting down",
-    "no CPython interpreter was found in it",
 ];
 
 fn is_right_or_says_why(interpreter: &Interpreter, name: &str, program: &str, reads: usize) -> Result<(), String> {
