@@ -9,6 +9,7 @@ use crate::heap::foreign_malloc;
 
 use super::memory_account::{Account, Anonymous, RowKind};
 use super::pins::Pin;
+use super::thousands::grouped;
 
 /// Share of RSS, and number of bytes, from which a rule applies. Below 32 MiB nobody searches for memory.
 const SHARE: f64 = 0.25;
@@ -144,12 +145,13 @@ pub fn of(account: &Account, size: impl Fn(u64) -> String) -> Vec<Verdict> {
             Cause::Fragmentation,
             unused,
             format!(
-                "{} ({}) of pymalloc's arenas is free, but {sparse} of {} pools are less than 10 % full: \
+                "{} ({}) of pymalloc's arenas is free, but {} of {} pools are less than 10 % full: \
                  {} blocks keep {}{}",
                 size(bytes(unused)),
                 percent(unused),
-                fills.pools,
-                fills.sparse_blocks,
+                grouped(sparse),
+                grouped(fills.pools),
+                grouped(fills.sparse_blocks),
                 size(fills.sparse_bytes),
                 largest_pin(account.pins.as_ref().map(|pins| pins.pools.as_slice()), &size)
             ),
@@ -248,7 +250,7 @@ fn add_native(
                 "" => String::new(),
                 word => format!(" that begin with {word}"),
             };
-            let (bytes, roots) = (size(first.resident), first.roots);
+            let (bytes, roots) = (size(first.resident), grouped(first.roots));
             format!("; the largest group has {bytes}: {roots} blocks of {} bytes{name}", first.size)
         });
         add(
@@ -267,7 +269,7 @@ fn add_native(
     }
     let Some(first) = owners.owned.first() else { return };
     let (holders, advice) = if first.is_type {
-        (format!("{} of {}", first.holders, first.owner), "See who holds these objects: why PID TYPE.")
+        (format!("{} of {}", grouped(first.holders), first.owner), "See who holds these objects: why PID TYPE.")
     } else {
         (format!("data of {}", first.owner), "The library keeps this memory: look for its caches and their limits.")
     };
@@ -280,7 +282,7 @@ fn add_native(
             size(owned.unsigned_abs()),
             100.0 * owned as f64 / rss,
             size(first.resident),
-            first.blocks
+            grouped(first.blocks)
         ),
         advice,
     );

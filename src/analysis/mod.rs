@@ -24,4 +24,5 @@ pub mod owners;
 pub mod part_rows;
 pub mod pins;
 mod siblings;
+pub mod thousands;
 pub mod why;

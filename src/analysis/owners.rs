@@ -12,6 +12,7 @@ use crate::graph::ownership::Rank;
 use super::frames::{Frame, FrameKind, Frames};
 use super::histogram::{Amount, Histogram, Row, SortKey};
 use super::siblings;
+use super::thousands::grouped;
 use crate::python::sizes::Basis;
 use crate::python::types::{TypeId, TypeTable};
 
@@ -337,19 +338,6 @@ fn totals(frames: &Frames, own: &[Amount]) -> Vec<Amount> {
         }
     }
     totals
-}
-
-/// A number with thousands separators.
-pub(super) fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut grouped = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    grouped
 }
 
 #[cfg(test)]

@@ -17,7 +17,8 @@ use crate::process::Address;
 use crate::process::residency::Residency;
 use crate::python::types::{TypeId, TypeTable};
 
-use super::owners::{GARBAGE, Owners, grouped};
+use super::owners::{GARBAGE, Owners};
+use super::thousands::grouped;
 
 /// Share of used blocks below which a pool is sparse.
 pub const SPARSE: f64 = 0.1;

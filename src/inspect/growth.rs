@@ -22,6 +22,7 @@ use crate::analysis::histogram::{Amount, Histogram};
 use crate::analysis::inspectors::State;
 use crate::analysis::memory_account::{Account, Row};
 use crate::analysis::names::Names;
+use crate::analysis::native_memory::Owned;
 use crate::analysis::owners::Owners;
 use crate::graph::objects::ObjectGraph;
 use crate::process::cache::CachedMemory;
@@ -113,6 +114,8 @@ pub struct Growth {
     pub tree: Vec<DrawnPath>,
     /// Rows of the account of memory, resident bytes at the first and at the last look; most growth first.
     pub memory: Vec<(&'static str, i64, i64)>,
+    /// Where resident memory grew and objects did not: who owns most native memory at the last look, largest first.
+    pub native: Vec<Owned>,
     /// Whether the automatic collections are on; of several interpreters, whether they are in all.
     pub is_collector_on: Option<bool>,
     /// Why there is no recording, where one was asked for.
@@ -144,7 +147,15 @@ struct Looks {
     unexplained: Vec<TypeGrowth>,
     garbage: Option<GrowingGarbage>,
     accounts: Vec<Account>,
+    native: Vec<Owned>,
     is_collector_on: Option<bool>,
+}
+
+impl Growth {
+    /// Whether resident memory grew, and most of it not as objects.
+    pub fn is_elsewhere(&self) -> bool {
+        is_elsewhere(&self.rss_bytes, &self.heap_bytes)
+    }
 }
 
 impl Target {
@@ -304,6 +315,7 @@ impl Target {
         growth.left_out = used.left_out;
         growth.unexplained = used.unexplained;
         growth.is_collector_on = used.is_collector_on;
+        growth.native = used.native;
         if let [first, .., last] = used.accounts.as_slice() {
             growth.memory = rows(first, last);
         }
@@ -330,10 +342,18 @@ impl Target {
             });
             let looks = &mut all[index];
             looks.rss.push(now.rss);
-            // Without an error only where the footprint was asked for.
-            looks.accounts.extend(memory::account_of(heap, NativeOwners::Never, None));
             looks.is_collector_on = is_collector_on(heap);
             looks.compare(heap, &graph, now.at, now.uptime);
+            let rss = looks.series.timed(looks.rss.clone());
+            let native = match is_elsewhere(&rss, &looks.series.heap_bytes()) {
+                true => NativeOwners::Always,
+                false => NativeOwners::Never,
+            };
+            // Without an error only where the footprint was asked for.
+            if let Ok(account) = memory::account_of(heap, native, None) {
+                looks.native = account.native.as_ref().map(|native| native.owned.clone()).unwrap_or_default();
+                looks.accounts.push(account);
+            }
             looks.garbage = (now.is_accounted && looks.series.len() >= LOOKS_MIN)
                 .then(|| GrowingGarbage::of(&looks.series, looks.is_collector_on, now.uptime, &graph, heap.types))
                 .flatten();
@@ -370,6 +390,13 @@ impl Looks {
         self.unexplained = types.into_iter().next_back().unwrap_or_default();
         self.unexplained.retain(|grown| grown.objects() > 0);
     }
+}
+
+/// Whether resident memory grew, and most of it not as objects.
+fn is_elsewhere(rss: &Figures, heap: &Figures) -> bool {
+    /// Growth of less is not worth a sentence.
+    const RSS_MIN: f64 = (4 << 20) as f64;
+    rss.growth() >= RSS_MIN && heap.growth() * 2.0 <= rss.growth()
 }
 
 /// Whether objects of any type, or their bytes, are more than they were.

@@ -74,6 +74,8 @@ const FIELDS: &[TypesAndFields] = &[
     (&["types.GenericAlias"], &[(0, "__origin__"), (1, "__args__"), (2, "__parameters__")]),
     (&["itertools.chain"], &[(0, "source"), (1, "active")]),
     (&["itertools.islice"], &[(0, "it")]),
+    (&["itertools._tee"], &[(0, "dataobj")]),
+    (&["itertools._tee_dataobject"], &[(0, "it"), (2, "nextlink")]),
     (&["itertools.cycle"], &[(0, "it"), (1, "saved")]),
     (&["itertools.count"], &[(1, "long_cnt"), (2, "long_step")]),
     (&["itertools.repeat"], &[(0, "element")]),

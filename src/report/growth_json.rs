@@ -13,6 +13,7 @@ use crate::analysis::growth::series::TypeGrowth;
 use crate::analysis::growth::suspects::SuspectKind;
 use crate::analysis::growth::verdict::Verdict;
 use crate::analysis::inspectors::Finding;
+use crate::analysis::native_memory::Owned;
 use crate::inspect::answer::TargetSummary;
 use crate::inspect::growth::Growth;
 
@@ -46,6 +47,8 @@ struct Document<'a> {
     left_out: u64,
     unexplained: Vec<TypeOut<'a>>,
     memory: Vec<MemoryRow>,
+    /// Owners of native memory at the last look, where resident memory grew and objects did not.
+    native: &'a [Owned],
     collector_on: Option<bool>,
     not_recorded: Option<&'a str>,
 }
@@ -154,6 +157,7 @@ pub fn write(out: &mut dyn Write, target: &TargetSummary, growth: &Growth) -> io
         left_out: growth.left_out,
         unexplained: types(&growth.unexplained),
         memory: growth.memory.iter().map(|&(row, before, after)| MemoryRow { row, before, after }).collect(),
+        native: &growth.native,
         collector_on: growth.is_collector_on,
         not_recorded: growth.not_recorded.as_deref(),
     };

@@ -173,19 +173,24 @@ fn garbage(out: &mut dyn Write, grown: &GrowingGarbage) -> io::Result<()> {
 
 /// Whether the growth of resident memory is not in Python's objects, and where it is.
 fn memory(out: &mut dyn Write, growth: &Growth) -> io::Result<()> {
-    /// Growth of less is not worth a sentence.
-    const RSS_MIN: f64 = (4 << 20) as f64;
-    let (rss, heap) = (growth.rss_bytes.growth(), growth.heap_bytes.growth());
-    if rss < RSS_MIN || heap > rss / 2.0 {
+    if !growth.is_elsewhere() {
         return Ok(());
     }
+    let (rss, heap) = (growth.rss_bytes.growth(), growth.heap_bytes.growth());
     let grown = growth.memory.iter().filter(|(_, before, after)| after > before).take(3);
     let rows: Vec<String> = grown
         .map(|&(name, before, after)| format!("{name} {}", units::signed_bytes((after - before) as f64)))
         .collect();
     let where_ = if rows.is_empty() { "see heapsonde memory PID".to_owned() } else { rows.join(", ") };
     let (rss, heap) = (units::signed_bytes(rss), units::signed_bytes(heap));
-    writeln!(out, "Not in Python objects: RSS {rss}, objects {heap}. {where_}")
+    writeln!(out, "Not in Python objects: RSS {rss}, objects {heap}. {where_}")?;
+    let Some(largest) = growth.native.first() else { return Ok(()) };
+    let (bytes, name) = (units::bytes(largest.resident), printable(&largest.owner));
+    let owner = match largest.is_type {
+        true => format!("{} {name}", units::count(largest.holders)),
+        false => format!("the data of {name}"),
+    };
+    writeln!(out, "Most native memory belongs to {owner}: {bytes} at the last look (heapsonde memory lists all)")
 }
 
 /// One line on what grew otherwise.

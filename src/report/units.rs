@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::analysis::thousands::grouped;
+
 use super::escape;
 
 /// Bytes in binary units with three digits: `1.23 GiB`, `12.3 MiB`, `512 B`.
@@ -31,15 +33,7 @@ pub fn signed_bytes(change: f64) -> String {
 
 /// A count with thousands separators: `1,234,567`.
 pub fn count(count: u64) -> String {
-    let digits = count.to_string();
-    let mut grouped = String::with_capacity(digits.len() + digits.len() / 3);
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    grouped
+    grouped(count)
 }
 
 /// A count of objects: `1 object`, `1,234 objects`.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::analysis::frames::{Frame, FrameKind, Frames};
 use crate::analysis::inspectors::{self, Finding, State};
@@ -19,7 +19,7 @@ use crate::references::roots::RootKind;
 use super::bounds::Bound;
 use super::figures::Figures;
 use super::owner_lines::OwnerLines;
-use super::paths::{KEY, PathId};
+use super::paths::{self, KEY, PathId};
 use super::series::{Series, TypeGrowth, merged};
 use super::suspects::{Suspect, SuspectKind};
 use super::verdict::{Verdict, judge};
@@ -106,7 +106,13 @@ pub fn describe<M: Memory + ?Sized, N: Memory + ?Sized>(
     let frames = last.owners.frames();
     let mut frame_of: FxHashMap<PathId, u32> = FxHashMap::default();
     let mut objects_of: FxHashMap<PathId, u64> = FxHashMap::default();
+    let mut steps_of: FxHashMap<PathId, &str> = FxHashMap::default();
+    let mut is_of_several: FxHashSet<PathId> = FxHashSet::default();
     for (index, path) in (0..).zip(last.path_of) {
+        let step = frames.frames.get(index as usize).map_or("", |frame| frame.step.as_str());
+        if *steps_of.entry(*path).or_insert(step) != step {
+            is_of_several.insert(*path);
+        }
         let objects = |frame: u32| last.owners.own().get(frame as usize).map_or(0, |own| own.objects);
         *objects_of.entry(*path).or_default() += objects(index);
         let frame = frame_of.entry(*path).or_insert(index);
@@ -150,7 +156,9 @@ pub fn describe<M: Memory + ?Sized, N: Memory + ?Sized>(
             let chain_to = |path: PathId, frame: u32| {
                 let own = last.owners.own().get(frame as usize).map_or(0, |own| own.objects) as f64;
                 let is_most = own >= NAMES_KEYS * objects_of.get(&path).copied().unwrap_or(0) as f64;
-                chain(frames, frame, if is_most { Keys::Own } else { Keys::Any })
+                let is_of_several =
+                    |frame: u32| last.path_of.get(frame as usize).is_some_and(|path| is_of_several.contains(path));
+                chain(frames, frame, if is_most { Keys::Own } else { Keys::Any }, &is_of_several)
             };
             let type_of = |frame: u32| frames.frames.get(frame as usize).map(type_name).unwrap_or_default();
             Some(GrowingOwner {
@@ -229,7 +237,7 @@ fn type_name(frame: &Frame) -> String {
     }
 }
 
-/// How keys are written in a chain.
+/// How keys and numbers are written in a chain.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Keys {
     /// As those of this frame.
@@ -238,12 +246,24 @@ enum Keys {
     Any,
 }
 
-/// A frame as a chain from its root; from what several share, where that is below it.
-fn chain(frames: &Frames, frame: u32, keys: Keys) -> String {
+/// A step that stands for others which differ in numbers.
+fn general(step: &str) -> String {
+    paths::without_numbers(step).replace(paths::GENERAL, "…")
+}
+
+/// A frame as a chain from its root; from what several share, where that is below it. `is_of_several`: whether frames
+/// that are called otherwise count for the same path.
+fn chain(frames: &Frames, frame: u32, keys: Keys, is_of_several: &dyn Fn(u32) -> bool) -> String {
     let line = frames.line(frame);
+    let parent = |&frame: &u32| frames.frames.get(frame as usize)?.parent;
+    let mut indices: Vec<u32> = std::iter::successors(Some(frame), parent).take(line.len()).collect();
+    indices.reverse();
     let mut chain = String::new();
-    for (index, frame) in line.iter().enumerate() {
+    for ((index, frame), number) in line.iter().enumerate().zip(indices) {
         match (frame.kind, frame.root) {
+            (FrameKind::Shared, _) if keys == Keys::Any && is_of_several(number) => {
+                frames.begin_shared(&mut chain, &Frame { step: general(&frame.step), ..(*frame).clone() });
+            }
             (FrameKind::Shared, _) => frames.begin_shared(&mut chain, frame),
             (_, Some(RootKind::Native | RootKind::Immortal)) => {
                 let held = line.get(index + 1).and_then(|above| above.type_name.as_deref()).unwrap_or("object");
@@ -253,6 +273,10 @@ fn chain(frames: &Frames, frame: u32, keys: Keys) -> String {
                 if !chain.ends_with(KEY) {
                     chain.push_str(KEY);
                 }
+            }
+            // One of many modules `plugin_17` stands for all.
+            (_, Some(RootKind::Module)) if keys == Keys::Any && is_of_several(number) => {
+                chain.push_str(&general(&frame.step));
             }
             _ => chain.push_str(&frame.step),
         }

@@ -8,7 +8,7 @@ use crate::references::roots::RootKind;
 /// Paths told apart. A target may have as many as it has objects; what is beyond counts for the path below it.
 const PATHS_MAX: usize = 1 << 22;
 /// Stands for what differs between siblings, as in the names of frames that stand for several.
-const GENERAL: char = '*';
+pub(super) const GENERAL: char = '*';
 /// Stands for any key that is a text.
 pub const KEY: &str = "['…']";
 
@@ -183,7 +183,7 @@ fn step(frame: &Frame) -> String {
 }
 
 /// A text, with one sign for each number, and for what is left out of it already.
-fn without_numbers(text: &str) -> String {
+pub(super) fn without_numbers(text: &str) -> String {
     let mut general = String::with_capacity(text.len());
     for char in text.chars() {
         match char.is_ascii_digit() || char == GENERAL {
