@@ -142,8 +142,11 @@ impl Target {
             if is_32_bit(Path::new(&format!("/proc/{pid}/exe"))) == Some(true) {
                 return Err(Error::ThirtyTwoBit { pid });
             }
+            // Right after `exec` there is nothing of the program yet.
+            let is_bare = process.regions().iter().all(|region| region.path().is_none());
             let source = Source::Live(process);
             let error = match Target::attach(&source, load) {
+                Err(AttachError::NotPython) if is_bare => AttachError::StartingUp,
                 Ok(attached) => return Ok(Target::with(source, attached)),
                 Err(error) => error,
             };

@@ -1,10 +1,12 @@
 //! Attaches to a Python: finds the runtime, reads the version, selects a layout and proves it.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::process::ReadError;
 use crate::process::elf::{ElfFile, LoadedElf};
 use crate::process::memory::{Memory, MemoryExt};
+use crate::process::regions::Region;
 
 use super::interpreter::Python;
 use super::layout::select::Candidate;
@@ -113,15 +115,16 @@ pub fn attach_with<M: Memory + ?Sized>(
     }
 }
 
-/// Whether the program is not whole yet: after `exec` nothing of it is mapped, then itself and the loader, then its
-/// libraries, one by one, of which an interpreter's is missing.
+/// Whether the program is not whole yet: after `exec` only itself and the loader are mapped, then its libraries, one by
+/// one, of which an interpreter's is missing.
 fn is_being_loaded<M: Memory + ?Sized>(memory: &M, elfs: &[LoadedElf]) -> bool {
-    if memory.regions().iter().all(|region| region.path().is_none()) {
-        return true;
-    }
-    // The program and the loader; musl's loader is the library that all need.
-    let needs_more = |name: &str| !name.contains("musl");
-    if elfs.len() <= 2 && elfs.iter().flat_map(|elf| elf.needed(memory)).any(|name| needs_more(&name)) {
+    // What glibc's loader loads needs glibc; musl's loader is the library itself.
+    let is_loader = |path: &&Path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with("ld-linux") || name.starts_with("ld-2.")
+    };
+    let files: BTreeSet<&Path> = memory.regions().iter().filter_map(Region::path).collect();
+    if files.len() <= 2 && files.iter().any(is_loader) {
         return true;
     }
     // It may be mapped by another name than it is needed by, where that is a link.
