@@ -94,7 +94,12 @@ pub fn cases() -> Vec<TestCase> {
 
 /// Starts a program that grows in these ways and looks at it.
 fn leaks(interpreter: &Interpreter, kinds: &[&str], pause: &str, options: &[&str]) -> Result<Value, String> {
-    let target = Target::spawn(interpreter, &program("growing.py"), &[&kinds.join(","), GARBAGE, pause], &[])?;
+    leaks_of(interpreter, &[&kinds.join(","), GARBAGE, pause], options)
+}
+
+/// The same, with all that the program is told.
+fn leaks_of(interpreter: &Interpreter, arguments: &[&str], options: &[&str]) -> Result<Value, String> {
+    let target = Target::spawn(interpreter, &program("growing.py"), arguments, &[])?;
     let pid = target.pid().to_string();
     let document = tool::run(&[&["leaks", "--json", &pid], options].concat())?.ok()?.json()?;
     match schemas::objections("leaks", &document).as_slice() {
@@ -148,8 +153,8 @@ fn steady_is_no_suspect(interpreter: &Interpreter) -> Result<(), String> {
 /// Cycles that nothing frees are a leak, and are told with the line that makes them. Native memory that grows is told
 /// with the type that owns it.
 fn without_an_owner(interpreter: &Interpreter) -> Result<(), String> {
-    let kinds = ["cycles_without_a_collector", "native_memory"];
-    let found = leaks(interpreter, &kinds, "0.005", &["--for", "6s", "--looks", "4"])?;
+    let arguments = ["cycles_without_a_collector,native_memory", "0", "0.005"];
+    let found = leaks_of(interpreter, &arguments, &["--for", "6s", "--looks", "4"])?;
     let garbage = &found["growing_garbage"];
     let types: Vec<&str> =
         garbage["types"].as_array().into_iter().flatten().filter_map(|it| it["type"].as_str()).collect();
