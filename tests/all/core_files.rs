@@ -354,11 +354,13 @@ fn damaged_cores_are_survived(interpreter: &Interpreter) -> Result<(), Failed> {
 
 fn foreign_files_are_refused(interpreter: &Interpreter) -> Result<(), Failed> {
     let (folder, path, _target) = crafted(interpreter)?;
-    let mut command = Command::new("sleep");
-    command.arg("1000");
-    let sleeper = Target::start(command)?;
-    let of_sleep = folder.path().join("sleep.core");
-    core::craft(sleeper.pid(), &of_sleep);
+    let mut command = Command::new("sh");
+    command.args(["-c", "echo ready; read line"]);
+    let mut shell = Target::start(command)?;
+    // Before, it may be in the loader still.
+    shell.read_line()?;
+    let of_shell = folder.path().join("shell.core");
+    core::craft(shell.pid(), &of_shell);
     let whole = fs::read(&path)?;
     let with = |at: usize, value: u8| {
         let mut bytes = whole[..1 << 16].to_vec();
@@ -377,7 +379,7 @@ fn foreign_files_are_refused(interpreter: &Interpreter) -> Result<(), Failed> {
         ("machine", with(18, 183), "another processor"),
         ("order", with(5, 2), "another processor"),
         ("headers", whole[..70].to_vec(), "cut off"),
-        ("sleep", fs::read(&of_sleep)?, "no CPython"),
+        ("shell", fs::read(&of_shell)?, "no CPython"),
     ];
     for (name, bytes, says) in cases {
         let file = folder.path().join(name);
