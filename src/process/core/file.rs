@@ -104,7 +104,10 @@ impl Piece {
                 scope.spawn(move || pages_with_data(file, part))
             });
             let shares: Vec<_> = shares.collect();
-            shares.into_iter().flat_map(|share| share.join().unwrap_or_default()).collect::<Vec<_>>()
+            shares
+                .into_iter()
+                .flat_map(|share| share.join().unwrap_or_else(|bug| std::panic::resume_unwind(bug)))
+                .collect::<Vec<_>>()
         });
         let mut found: Vec<Range<Address>> = Vec::new();
         for page in pages {
