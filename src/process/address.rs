@@ -1,11 +1,20 @@
 //! Addresses in the target's address space, which are never pointers of this process.
 
 use std::fmt;
+use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
 /// Size of a page on x86-64, bytes.
 pub const PAGE: u64 = 4096;
+
+/// Adds a run behind others in order of address; one that begins where the last one ends makes that longer.
+pub(super) fn add_run<T: PartialEq>(runs: &mut Vec<Range<T>>, run: Range<T>) {
+    match runs.last_mut() {
+        Some(last) if last.end == run.start => last.end = run.end,
+        _ => runs.push(run),
+    }
+}
 
 /// An address in the target. Any value may come from a hostile target.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]

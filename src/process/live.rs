@@ -19,7 +19,7 @@ use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
 use read_process_memory::{CopyAddress, ProcessHandle};
 
-use super::address::{self, Address};
+use super::address::{self, Address, add_run};
 use super::mapped_files::MappedFiles;
 use super::memory::{Memory, Piece, ReadError};
 use super::procfs;
@@ -315,10 +315,7 @@ impl Memory for Process {
 
     fn resident(&self, range: Range<Address>) -> Vec<Range<Address>> {
         let mut found: Vec<Range<Address>> = Vec::new();
-        let mut add = |run: Range<Address>| match found.last_mut() {
-            Some(last) if last.end == run.start => last.end = run.end,
-            _ => found.push(run),
-        };
+        let mut add = |run: Range<Address>| add_run(&mut found, run);
         // Mappings side by side, to be asked for at once: a process may have tens of thousands of a page or two.
         let mut asked: Option<Range<Address>> = None;
         for region in self.regions.overlapping(&range) {

@@ -18,7 +18,7 @@ use std::sync::{PoisonError, RwLock};
 use nix::errno::Errno;
 use rustc_hash::FxHashMap;
 
-use super::address::{Address, PAGE};
+use super::address::{Address, PAGE, add_run};
 
 /// Number of pages whose bits are stored together: one page table, 2 MiB.
 const BLOCK_PAGES: u64 = 512;
@@ -106,7 +106,7 @@ impl PageMap {
             range.start.0 / PAGE * PAGE..range.end.0.checked_next_multiple_of(PAGE).unwrap_or(u64::MAX / PAGE * PAGE);
         let mut found = Vec::new();
         let is_scanned = self.scans.load(Ordering::Relaxed)
-            && match scan(file, &pages, |run, _| add(&mut found, run)) {
+            && match scan(file, &pages, |run, _| add_run(&mut found, run)) {
                 Ok(()) => true,
                 Err(error) => {
                     self.scans.store(!is_no_scan(error), Ordering::Relaxed);
@@ -116,7 +116,7 @@ impl PageMap {
         if !is_scanned {
             found.clear();
             let fill = |page: u64, bytes: &mut [u8]| file.read_exact_at(bytes, page / PAGE * 8).is_ok();
-            if !read_words(&pages, fill, |run| add(&mut found, run)) {
+            if !read_words(&pages, fill, |run| add_run(&mut found, run)) {
                 return vec![range.clone()];
             }
         }
@@ -147,13 +147,6 @@ impl PageMap {
 
 fn bit(bits: &PageBits, page: u64) -> bool {
     bits[(page % BLOCK_PAGES / 64) as usize] >> (page % 64) & 1 == 1
-}
-
-fn add(found: &mut Vec<Range<u64>>, run: Range<u64>) {
-    match found.last_mut() {
-        Some(last) if last.end == run.start => last.end = run.end,
-        _ => found.push(run),
-    }
 }
 
 /// `struct page_region` of Linux.
@@ -279,7 +272,7 @@ mod tests {
             true
         };
         let mut found = Vec::new();
-        assert!(read_words(&(0x1000..0x6000), fill, |run| add(&mut found, run)));
+        assert!(read_words(&(0x1000..0x6000), fill, |run| add_run(&mut found, run)));
         assert_eq!(found, [0x1000..0x3000, 0x5000..0x6000]);
         assert!(!read_words(&(0x1000..0x2000), |_, _| false, |_| {}));
     }

@@ -19,7 +19,7 @@ use goblin::elf::ProgramHeader;
 use goblin::elf::program_header::{PF_R, PF_X, PT_LOAD, PT_NOTE};
 use nix::unistd::{Whence, lseek};
 
-use crate::process::address::{Address, PAGE};
+use crate::process::address::{Address, PAGE, add_run};
 use crate::process::elf::{ElfFile, LoadedElf, open_file};
 use crate::process::memory::{Memory, MemoryExt, ReadError, u64_at};
 use crate::process::regions::{Backing, Region, RegionMap};
@@ -64,7 +64,11 @@ pub enum CoreError {
         what: &'static str,
     },
     /// The given program is not the one in the core.
-    #[error("{path} is not the program of this core ({executable})", path = path.display(), executable = executable.display())]
+    #[error(
+        "{path} is not the program of this core ({executable})",
+        path = path.display(),
+        executable = executable.display()
+    )]
     OtherProgram {
         /// The file given.
         path: PathBuf,
@@ -112,10 +116,7 @@ impl Piece {
         let mut found: Vec<Range<Address>> = Vec::new();
         for page in pages {
             let place = |offset: u64| Address(self.range.start.0 + (offset - start));
-            match found.last_mut() {
-                Some(last) if last.end == place(page.start) => last.end = place(page.end),
-                _ => found.push(place(page.start)..place(page.end)),
-            }
+            add_run(&mut found, place(page.start)..place(page.end));
         }
         found
     }
@@ -496,11 +497,7 @@ impl Memory for Core {
             let content = piece.content.get_or_init(|| piece.content(&self.file));
             let first = content.partition_point(|run| run.end <= range.start);
             for run in content[first..].iter().take_while(|run| run.start < range.end) {
-                let run = run.start.max(range.start)..run.end.min(range.end);
-                match found.last_mut() {
-                    Some(last) if last.end == run.start => last.end = run.end,
-                    _ => found.push(run),
-                }
+                add_run(&mut found, run.start.max(range.start)..run.end.min(range.end));
             }
         }
         found
@@ -553,11 +550,7 @@ fn pages_with_data(file: &File, part: Range<u64>) -> Vec<Range<u64>> {
         for (index, page) in block.chunks(PAGE as usize).enumerate() {
             if page.iter().any(|&byte| byte != 0) {
                 let start = at + index as u64 * PAGE;
-                let end = start + page.len() as u64;
-                match found.last_mut() {
-                    Some(last) if last.end == start => last.end = end,
-                    _ => found.push(start..end),
-                }
+                add_run(&mut found, start..start + page.len() as u64);
             }
         }
         at += length;
