@@ -23,7 +23,7 @@ use crate::references::roots::RootKind;
 
 use super::notes::{LABELS_KEY, ROOTS_KEY, SCHEMA, SavedRoot, SavedType, TYPES_KEY};
 use super::open::{SnapshotError, SnapshotFile};
-use super::read::{BATCH, SIZE_MAX};
+use super::read::{SIZE_MAX, batches};
 use super::words;
 
 /// Memory for an object, with the largest analysis of the graph, and for a reference in both directions with its
@@ -215,10 +215,7 @@ impl RowsRead<'_> {
         let mut native = Values::<Int32Type>::of(group, "native")?;
         let mut states = Values::<ByteArrayType>::of(group, "state")?;
         let mut row = self.forward.len() as u32;
-        let mut left = rows_of(group);
-        while left > 0 {
-            let count = left.min(BATCH);
-            left -= count;
+        for count in batches(group) {
             addresses.next(count)?;
             type_addresses.next(count)?;
             sizes.next(count)?;
@@ -266,10 +263,7 @@ impl RowsRead<'_> {
         let mut targets = Lists::<Int32Type>::of(group, "references", false)?;
         let mut numbers = Lists::<Int32Type>::of(group, "labels", false)?;
         let mut items = Lists::<Int64Type>::of(group, "items", true)?;
-        let mut left = rows_of(group);
-        while left > 0 {
-            let count = left.min(BATCH);
-            left -= count;
+        for count in batches(group) {
             targets.next(count)?;
             numbers.next(count)?;
             items.next(count)?;
@@ -303,10 +297,6 @@ impl RowsRead<'_> {
         }
         Ok(())
     }
-}
-
-fn rows_of(group: &dyn RowGroupReader) -> usize {
-    usize::try_from(group.metadata().num_rows()).unwrap_or(0)
 }
 
 /// The reader of a column of a group, by the first part of its name.

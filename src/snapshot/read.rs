@@ -14,9 +14,15 @@ use super::notes::{SavedType, TYPES_KEY};
 use super::open::{SnapshotError, SnapshotFile};
 
 /// Rows that are taken over at once.
-pub(super) const BATCH: usize = 1 << 14;
+const BATCH: usize = 1 << 14;
 /// A larger object than this is damage: no process has so much memory.
 pub(super) const SIZE_MAX: u64 = 1 << 47;
+
+/// The numbers of rows to take over, one after the other, for all rows of a group.
+pub(super) fn batches(group: &dyn RowGroupReader) -> impl Iterator<Item = usize> {
+    let rows = usize::try_from(group.metadata().num_rows()).unwrap_or(0);
+    (0..rows).step_by(BATCH).map(move |start| BATCH.min(rows - start))
+}
 
 /// What a snapshot says.
 pub struct SavedHistograms {
@@ -132,10 +138,7 @@ impl RowSums {
         let ColumnReader::Int64ColumnReader(mut sizes) = group.get_column_reader(size_index)? else {
             return Err(OTHER);
         };
-        let mut left = usize::try_from(group.metadata().num_rows()).unwrap_or(0);
-        while left > 0 {
-            let count = left.min(BATCH);
-            left -= count;
+        for count in batches(group) {
             let types = next::<ByteArrayType>(&mut types, count)?;
             let holders = next::<ByteArrayType>(&mut holders, count)?;
             let sizes = next::<Int64Type>(&mut sizes, count)?;
