@@ -169,8 +169,8 @@ impl<M: Memory + ?Sized> References<'_, M> {
     }
 
     /// The iterators of a `numpy.broadcast`. `PyArrayMultiIterObject` (numpy/_core/include/numpy/ndarraytypes.h, 1.7 to
-    /// 2.5), after the header: their number, size, index, number of
-    /// dimensions, 32 dimensions, room for 32 iterators, or 64 since 2.0.
+    /// 2.5), after the header: their number, size, index, number of dimensions, 32 dimensions, room for 32 iterators,
+    /// or 64 since 2.0.
     pub(super) fn ndbroadcast(&self, reads: &Reads, subject: &Subject<'_>, visit: &mut impl FnMut(u64, Label)) {
         let header = self.layout.object.size;
         let iterators = header + (4 + 32) * 8;

@@ -114,13 +114,21 @@ impl<'s, 'r, M: Memory + ?Sized> ReferenceSearch<'s, 'r, M> {
         if !rules.iter().any(is_opaque) {
             return self.found;
         }
-        let is_module = |rule: &Rule| rule.storage == Storage::Module;
-        self.for_each_object(&rules, is_module, &mut |search, id, _| search.note_state(id));
+        let wanted: Vec<bool> = rules.iter().map(|rule| is_opaque(rule) || rule.storage == Storage::Module).collect();
+        let (mut modules, mut opaque) = (Vec::new(), Vec::new());
+        let objects = self.certain.objects;
+        for id in 0..objects.len() {
+            let type_index = objects.type_id(id).index();
+            match rules.get(type_index).filter(|_| wanted.get(type_index) == Some(&true)) {
+                Some(rule) if rule.storage == Storage::Module => modules.push(id as u32),
+                Some(rule) => opaque.push((id as u32, rule)),
+                None => {}
+            }
+        }
+        modules.into_iter().for_each(|module| self.note_state(module));
         self.borrowed = self.certain.borrowed(self.references.memory, self.references.layout);
         let (mut words, mut level) = (BodyWords::default(), Vec::new());
-        self.for_each_object(&rules, is_opaque, &mut |search, id, rule| {
-            search.read_body(id, rule, &mut words, &mut level);
-        });
+        opaque.into_iter().for_each(|(id, rule)| self.read_body(id, rule, &mut words, &mut level));
         words.objects.retain(|word| words.telling.contains(&word.key));
         self.judge(words.objects, false);
         self.judge_states(words.states);
@@ -138,22 +146,6 @@ impl<'s, 'r, M: Memory + ?Sized> ReferenceSearch<'s, 'r, M> {
             level = next;
         }
         self.found
-    }
-
-    /// Calls `each` with the objects whose types have such a rule.
-    fn for_each_object(
-        &mut self,
-        rules: &[Rule],
-        is_wanted: impl Fn(&Rule) -> bool,
-        each: &mut impl FnMut(&mut Self, u32, &Rule),
-    ) {
-        let wanted: Vec<Option<&Rule>> = rules.iter().map(|rule| is_wanted(rule).then_some(rule)).collect();
-        let objects = self.certain.objects;
-        for id in 0..objects.len() {
-            if let Some(rule) = wanted.get(objects.type_id(id).index()).copied().flatten() {
-                each(self, id as u32, rule);
-            }
-        }
     }
 
     /// Excludes the state of a module, and notes whose it is.
