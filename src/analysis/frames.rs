@@ -153,14 +153,15 @@ impl Frames {
 
     /// The frames from the root to this one.
     pub fn line(&self, frame: u32) -> Vec<&Frame> {
-        let mut line = Vec::new();
-        let mut at = Some(frame);
-        while let Some(frame) = at.and_then(|at| self.frames.get(at as usize)) {
-            line.push(frame);
-            at = frame.parent;
-        }
+        let mut line: Vec<&Frame> = self.upwards(frame).map(|(_, frame)| frame).collect();
         line.reverse();
         line
+    }
+
+    /// A frame and those below it up to the root, with their numbers.
+    pub fn upwards(&self, frame: u32) -> impl Iterator<Item = (u32, &Frame)> {
+        let numbered = |number: u32| Some((number, self.frames.get(number as usize)?));
+        std::iter::successors(numbered(frame), move |(_, frame)| numbered(frame.parent?))
     }
 
     /// The nearest name above a frame that a reader would search for: a module's attribute or an attribute of one, as

@@ -344,19 +344,9 @@ impl Target {
             looks.rss.push(now.rss);
             looks.is_collector_on = is_collector_on(heap);
             looks.compare(heap, &graph, now.at, now.uptime);
-            let rss = looks.series.timed(looks.rss.clone());
-            let native = match is_elsewhere(&rss, &looks.series.heap_bytes()) {
-                true => NativeOwners::Always,
-                false => NativeOwners::Never,
-            };
-            // Without an error only where the footprint was asked for.
-            if let Ok(account) = memory::account_of(heap, native, None) {
-                looks.native = account.native.as_ref().map(|native| native.owned.clone()).unwrap_or_default();
-                looks.accounts.push(account);
+            if now.is_accounted {
+                looks.account(heap, &graph, now.uptime);
             }
-            looks.garbage = (now.is_accounted && looks.series.len() >= LOOKS_MIN)
-                .then(|| GrowingGarbage::of(&looks.series, looks.is_collector_on, now.uptime, &graph, heap.types))
-                .flatten();
             Ok::<(), Error>(())
         })?;
         Ok((answer.reading.paused, answer.warnings))
@@ -389,6 +379,24 @@ impl Looks {
         let types = self.series.types(1, |path| is_explained[path.index()].then_some(0));
         self.unexplained = types.into_iter().next_back().unwrap_or_default();
         self.unexplained.retain(|grown| grown.objects() > 0);
+    }
+
+    /// Accounts for memory at the first look or at what may be the last one: who owns what grew and is no object, and
+    /// what of it is garbage.
+    fn account(&mut self, heap: &Heap<'_>, graph: &ObjectGraph<'_>, uptime: Option<Duration>) {
+        let rss = self.series.timed(self.rss.clone());
+        let native = match is_elsewhere(&rss, &self.series.heap_bytes()) {
+            true => NativeOwners::Always,
+            false => NativeOwners::Never,
+        };
+        // An error: the kernel's figures are not known.
+        if let Ok(mut account) = memory::account_of(heap, native, None) {
+            self.native = account.native.take().map(|native| native.owned).unwrap_or_default();
+            self.accounts.push(account);
+        }
+        if self.series.len() >= LOOKS_MIN {
+            self.garbage = GrowingGarbage::of(&self.series, self.is_collector_on, uptime, graph, heap.types);
+        }
     }
 }
 

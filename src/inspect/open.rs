@@ -133,7 +133,7 @@ impl Target {
         host::go_first_when_memory_is_short();
         let refused = || Error::Refused { pid, gate: gates::diagnose(pid) };
         let program = procfs::program_identity(pid);
-        let is_replaced = || procfs::program_identity(pid) != program;
+        let is_another = || procfs::program_identity(pid) != program;
         for attempt in 1.. {
             let process = Process::open(pid).map_err(|_| refused())?;
             if process.regions().iter().next().is_none() || process.probe().is_err() {
@@ -155,12 +155,12 @@ impl Target {
                 _ if !source.is_alive() && attempt < ATTEMPTS => {}
                 _ if !source.is_alive() => return Err(gone(pid)),
                 AttachError::Read(error) if error.is_final() => return Err(refused()),
-                error if attempt < proofs && (error.may_be_of_a_change() || is_replaced()) => {
+                error if attempt < proofs && (error.may_be_of_a_change() || is_another()) => {
                     log::debug!("not proved: {error}; the process may have changed meanwhile, so once more");
                     std::thread::sleep(BETWEEN_PROOFS * attempt);
                 }
                 // One that starts again and again is never seen whole.
-                _ if is_replaced() => return Err(Error::Replaced { pid }),
+                _ if is_another() => return Err(Error::Replaced { pid }),
                 error => return Err(Error::NotAttached { pid, error: Box::new(error) }),
             }
         }

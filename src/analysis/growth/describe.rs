@@ -254,19 +254,17 @@ fn general(step: &str) -> String {
 /// A frame as a chain from its root; from what several share, where that is below it. `is_of_several`: whether frames
 /// that are called otherwise count for the same path.
 fn chain(frames: &Frames, frame: u32, keys: Keys, is_of_several: &dyn Fn(u32) -> bool) -> String {
-    let line = frames.line(frame);
-    let parent = |&frame: &u32| frames.frames.get(frame as usize)?.parent;
-    let mut indices: Vec<u32> = std::iter::successors(Some(frame), parent).take(line.len()).collect();
-    indices.reverse();
+    let mut line: Vec<(u32, &Frame)> = frames.upwards(frame).collect();
+    line.reverse();
     let mut chain = String::new();
-    for ((index, frame), number) in line.iter().enumerate().zip(indices) {
+    for (index, &(number, frame)) in line.iter().enumerate() {
         match (frame.kind, frame.root) {
             (FrameKind::Shared, _) if keys == Keys::Any && is_of_several(number) => {
-                frames.begin_shared(&mut chain, &Frame { step: general(&frame.step), ..(*frame).clone() });
+                frames.begin_shared(&mut chain, &Frame { step: general(&frame.step), ..frame.clone() });
             }
             (FrameKind::Shared, _) => frames.begin_shared(&mut chain, frame),
             (_, Some(RootKind::Native | RootKind::Immortal)) => {
-                let held = line.get(index + 1).and_then(|above| above.type_name.as_deref()).unwrap_or("object");
+                let held = line.get(index + 1).and_then(|(_, above)| above.type_name.as_deref()).unwrap_or("object");
                 chain = format!("{held} {}", frame.step);
             }
             _ if keys == Keys::Any && frame.step.starts_with("['") => {

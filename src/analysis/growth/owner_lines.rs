@@ -19,20 +19,14 @@ pub(super) struct OwnerLines {
 impl OwnerLines {
     pub(super) fn new(graph: &ObjectGraph<'_>, owners: &Owners, containers: impl Iterator<Item = u32>) -> OwnerLines {
         let frames = owners.frames();
-        let parent = |frame: u32| frames.frames.get(frame as usize).and_then(|frame| frame.parent);
         let is_one = |frame: u32| owners.own().get(frame as usize).is_some_and(|own| (1..=2).contains(&own.objects));
         let mut lines = OwnerLines { of_container: FxHashMap::default(), object_of: FxHashMap::default() };
         for container in containers {
             // What parts of one object share is that object's.
-            let is_shared =
-                |&frame: &u32| frames.frames.get(frame as usize).is_some_and(|it| it.kind == FrameKind::Shared);
-            let line = std::iter::successors(Some(container), |&frame| parent(frame));
-            let line = line.skip_while(is_shared).take(OWNERS);
+            let line = frames.upwards(container).skip_while(|(_, it)| it.kind == FrameKind::Shared).take(OWNERS);
             // A module says nothing of what is in it, and many objects of one shape have a word each.
-            let is_owner = |&frame: &u32| {
-                is_one(frame) && frames.frames.get(frame as usize).is_some_and(|it| it.type_name.is_some())
-            };
-            let line: Vec<u32> = line.take_while(is_owner).collect();
+            let line = line.take_while(|(frame, it)| is_one(*frame) && it.type_name.is_some());
+            let line: Vec<u32> = line.map(|(frame, _)| frame).collect();
             lines.object_of.extend(line.iter().map(|&frame| (frame, None)));
             lines.of_container.insert(container, line);
         }
