@@ -23,6 +23,7 @@
 #   pytest       pytest, for the recipe in fixtures/pytest
 #   arrow        DuckDB, pyarrow and polars, pinned, for the tests that open snapshots
 #   prometheus   promtool and Prometheus of this Debian, for the tests of `watch`
+#   mallocs      jemalloc, tcmalloc and mimalloc of this Debian, to be preloaded
 #   bullseye     3.9 of Debian 11 (leaves the mirrors one day: then it is skipped)
 #   3.13t        free-threaded, from Debian's source
 #   static       libpython inside the executable (PIE, with symbols), and a stripped copy of it
@@ -51,7 +52,7 @@
 set -euo pipefail
 export LC_ALL=C
 
-all_groups=(local sid trixie forky numpy web packages arrow pytest dbg prometheus bullseye 3.13t static pydebug musl musl-static 3.14t 3.15t)
+all_groups=(local sid trixie forky numpy web packages arrow pytest dbg prometheus mallocs bullseye 3.13t static pydebug musl musl-static 3.14t 3.15t)
 self=$(readlink -f "${BASH_SOURCE[0]}")
 
 # ---- fetching --------------------------------------------------------------------------------
@@ -161,6 +162,17 @@ fetch_prometheus() { # FOLDER: two programs that need nothing but libc
     cd "$1"
     apt-get -q download prometheus
     dpkg-deb --fsys-tarfile ./*.deb | tar -x --strip-components=3 ./usr/bin
+    rm ./*.deb
+}
+
+fetch_mallocs() { # FOLDER: libraries that need nothing but libstdc++
+    private_apt "$(host_codename)" deb
+    cd "$1"
+    apt-get -q download libjemalloc2 libtcmalloc-minimal4 libmimalloc2.0
+    local package
+    for package in ./*.deb; do
+        dpkg-deb --fsys-tarfile "$package" | tar -x --wildcards --strip-components=4 './usr/lib/x86_64-linux-gnu/lib*'
+    done
     rm ./*.deb
 }
 
@@ -488,6 +500,7 @@ fetch_group() { # GROUP: a failed step has been reported by then
         arrow) step "$1" 300 fetch_arrow || : ;;
         pytest) step "$1" 60 fetch_pytest || : ;;
         prometheus) step "$1" 120 fetch_prometheus || : ;;
+        mallocs) step "$1" 120 fetch_mallocs || : ;;
         numpy)
             local pair
             for pair in "${numpy_pins[@]}"; do

@@ -189,6 +189,12 @@ pub fn prometheus(program: &str) -> Option<PathBuf> {
     folders.map(|folder| folder.join(program)).find(|path| path.is_file())
 }
 
+/// A library that replaces malloc, if it was fetched or is installed.
+pub fn malloc_library(file: &str) -> Option<PathBuf> {
+    let folders = [fetched().join("mallocs"), "/usr/lib/x86_64-linux-gnu".into(), "/usr/lib64".into()];
+    folders.iter().map(|folder| folder.join(file)).find(|path| path.is_file())
+}
+
 fn wanted(candidate: &Interpreter) -> bool {
     let Ok(only) = std::env::var("HEAPSONDE_ONLY") else { return true };
     only.split(',').map(str::trim).any(|word| {
