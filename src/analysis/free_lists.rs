@@ -16,7 +16,7 @@ use crate::python::type_flags as flag;
 use crate::python::types::{TypeInfo, TypeTable};
 use crate::python::version::Version;
 
-use super::native_memory::{Blocks, marks};
+use super::raw_blocks::{Blocks, marks};
 
 /// What a block may have beyond an object of fixed size: the step of size classes and the trailing bytes of the debug
 /// hooks, and a part of it, because classes of mimalloc are up to a fifth too large.

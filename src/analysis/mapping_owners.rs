@@ -10,10 +10,12 @@ use std::ops::{ControlFlow, Range};
 use crate::heap::foreign_malloc;
 use crate::process::Address;
 use crate::process::address::PAGE;
+use crate::process::mapping_kind::MappingKind;
 use crate::process::memory::{Memory, MemoryExt};
 
-use super::memory_account::{Account, Anonymous, Row, RowKind};
+use super::memory_account::{Account, Row, RowKind};
 use super::native_memory::file_name;
+use super::opaque_mappings::OpaqueMapping;
 
 /// Bytes of an allocator's mappings that are searched for others. Descriptors take a hundredth of what they describe.
 const SEARCH_MAX: u64 = 512 << 20;
@@ -23,7 +25,7 @@ const DATA_MAX: u64 = 64 << 20;
 /// Sets the libraries that own anonymous mappings, and counts those of allocators in rows of their own. `data` is that
 /// of the program's files. `memory` should be a copy.
 pub fn attribute<M: Memory + ?Sized>(memory: &M, account: &mut Account, data: &[Range<Address>]) {
-    let mut owners = Mappings::new(&account.anonymous);
+    let mut owners = Mappings::new(&account.mappings);
     for range in data {
         let Some(name) = file_name(memory, range.start) else { continue };
         let allocator = foreign_malloc::allocator_of(&name);
@@ -57,18 +59,20 @@ pub fn attribute<M: Memory + ?Sized>(memory: &M, account: &mut Account, data: &[
             });
         }
     }
-    for (mapping, owner) in account.anonymous.iter_mut().zip(owners.unsorted()) {
+    let owners = owners.unsorted(account.mappings.len());
+    for (mapping, owner) in account.mappings.iter_mut().zip(owners) {
         match owner {
             Some(MappingOwner::Library(library)) => mapping.library = library,
             Some(MappingOwner::Allocator(allocator)) => {
                 mapping.library = allocator.to_owned();
-                let from = if mapping.is_heap { RowKind::NOT_WALKED } else { RowKind::OtherAnonymous };
+                let from =
+                    if mapping.kind == MappingKind::Heap { RowKind::NOT_WALKED } else { RowKind::OtherAnonymous };
                 move_row(&mut account.rows, from, RowKind::Foreign(allocator), (mapping.resident, mapping.mapped));
             }
             None => {}
         }
     }
-    account.anonymous.retain(|mapping| !mapping.is_heap);
+    account.mappings.retain(|mapping| mapping.kind != MappingKind::Heap);
     account.sort_rows();
 }
 
@@ -90,8 +94,9 @@ struct Mappings {
 }
 
 impl Mappings {
-    fn new(mappings: &[Anonymous]) -> Mappings {
-        let mut places: Vec<usize> = (0..mappings.len()).collect();
+    fn new(mappings: &[OpaqueMapping]) -> Mappings {
+        let is_anonymous = |place: &usize| matches!(mappings[*place].kind, MappingKind::Anonymous | MappingKind::Heap);
+        let mut places: Vec<usize> = (0..mappings.len()).filter(is_anonymous).collect();
         places.sort_by_key(|&place| mappings[place].range.start);
         let ranges: Vec<_> = places.iter().map(|&place| mappings[place].range.clone()).collect();
         Mappings { of: vec![None; ranges.len()], ranges, places }
@@ -103,9 +108,9 @@ impl Mappings {
         (address < self.ranges[index].end.0).then_some(index)
     }
 
-    /// The owners in the order of the list that was given.
-    fn unsorted(self) -> Vec<Option<MappingOwner>> {
-        let mut owners = vec![None; self.of.len()];
+    /// The owners in the order of the list that was given, which had `count`.
+    fn unsorted(self, count: usize) -> Vec<Option<MappingOwner>> {
+        let mut owners = vec![None; count];
         self.places.into_iter().zip(self.of).for_each(|(place, owner)| owners[place] = owner);
         owners
     }
@@ -163,13 +168,14 @@ mod tests {
         };
         let regions = RegionMap::new(segments.iter().map(region).collect());
         let image = Image::new(segments, regions);
-        let anonymous = [FIRST, SECOND, OTHER].map(|start| Anonymous {
+        let mappings = [FIRST, SECOND, OTHER].map(|start| OpaqueMapping {
             range: Address(start)..Address(start + 2 * PAGE),
+            kind: MappingKind::Anonymous,
             name: String::new(),
             resident: 2 * PAGE,
             mapped: 2 * PAGE,
-            is_heap: false,
             library: String::new(),
+            users: Vec::new(),
         });
         let resident = 6 * PAGE.cast_signed();
         let row =
@@ -177,7 +183,7 @@ mod tests {
         let mut account = Account {
             rollup: Rollup::default(),
             rows: vec![row],
-            anonymous: anonymous.into(),
+            mappings: mappings.into(),
             fills: PoolFills::default(),
             size_classes: Vec::<SizeClass>::new(),
             trimmable: 0,
@@ -190,7 +196,7 @@ mod tests {
     }
 
     fn libraries(account: &Account) -> Vec<&str> {
-        account.anonymous.iter().map(|mapping| mapping.library.as_str()).collect()
+        account.mappings.iter().map(|mapping| mapping.library.as_str()).collect()
     }
 
     #[test]

@@ -19,6 +19,7 @@ use crate::process::thread_stacks::Stack;
 
 pub use super::memory_rows::{Group, RowKind};
 use super::native_memory::NativeMemory;
+use super::opaque_mappings::OpaqueMapping;
 use super::pins::{Pins, SPARSE};
 
 /// A row. Resident bytes are negative only in [`RowKind::NotAccounted`], if the other rows exceed RSS.
@@ -43,23 +44,6 @@ impl Row {
     fn empty(kind: RowKind) -> Row {
         Row { kind, resident: 0, swapped: 0, mapped: 0, objects: 0, shallow_bytes: 0 }
     }
-}
-
-/// Anonymous memory of unknown structure in one mapping.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Anonymous {
-    /// Its addresses.
-    pub range: Range<Address>,
-    /// Its name, if the program gave it one.
-    pub name: String,
-    /// Resident bytes that are in no other row.
-    pub resident: u64,
-    /// Bytes of address space that are in no other row.
-    pub mapped: u64,
-    /// Whether it is the heap of `brk`, of which no chunks of glibc were found.
-    pub is_heap: bool,
-    /// The allocator or library that it belongs to; empty if none is known.
-    pub library: String,
 }
 
 /// How full pymalloc's pools are.
@@ -95,8 +79,8 @@ pub struct Account {
     pub rollup: Rollup,
     /// The rows that are not empty, largest first; [`RowKind::NotAccounted`] is always there and last.
     pub rows: Vec<Row>,
-    /// Anonymous memory of unknown structure, largest first.
-    pub anonymous: Vec<Anonymous>,
+    /// Mappings that no allocator explains, largest first.
+    pub mappings: Vec<OpaqueMapping>,
     /// How full pools are.
     pub fills: PoolFills,
     /// The same by size of blocks, those with the most free bytes first.
@@ -287,9 +271,21 @@ impl<'a> Builder<'a> {
         row.shallow_bytes = row.shallow_bytes.saturating_add(more.shallow_bytes);
     }
 
-    /// Adds stacks and the rest of the mappings, and returns the account.
-    pub fn finish(mut self, rollup: Rollup, mappings: &[Mapping], stacks: &[Stack]) -> Account {
+    /// Adds the frames and stacks of threads and the rest of the mappings, and returns the account.
+    pub fn finish(
+        mut self,
+        rollup: Rollup,
+        mappings: &[Mapping],
+        frames: &[Range<Address>],
+        stacks: &[Stack],
+    ) -> Account {
         self.claims.push(self.pending.clone());
+        for range in frames {
+            for rest in self.claims.without(range) {
+                self.add(RowKind::Frames, &rest, 0, 0);
+                self.claims.push(rest);
+            }
+        }
         for stack in stacks {
             let kind = if stack.is_in_use { RowKind::ThreadStacks } else { RowKind::EndedStacks };
             for rest in self.claims.without(&stack.range) {
@@ -297,24 +293,24 @@ impl<'a> Builder<'a> {
                 self.claims.push(rest);
             }
         }
-        let mut anonymous = Vec::new();
+        let mut opaque = Vec::new();
         for (index, mapping) in mappings.iter().enumerate() {
             let before = index.checked_sub(1).and_then(|index| mappings.get(index));
-            self.add_rest(mapping, before, &mut anonymous);
+            self.add_rest(mapping, before, &mut opaque);
         }
         let of_uses = self.by_use.into_iter().filter(|row| row.kind != RowKind::NotAccounted);
         let mut rows: Vec<Row> = self.rows.into_values().chain(of_uses).collect();
         let accounted: i64 = rows.iter().map(|row| row.resident).sum();
         let resident = rollup.rss.cast_signed() - accounted;
         rows.push(Row { resident, ..Row::empty(RowKind::NotAccounted) });
-        anonymous.sort_by_key(|found: &Anonymous| (std::cmp::Reverse(found.resident), found.range.start));
+        opaque.sort_by_key(|found: &OpaqueMapping| (std::cmp::Reverse(found.resident), found.range.start));
         let mut size_classes: Vec<SizeClass> = self.size_classes.into_values().collect();
         size_classes.sort_by_key(|class| std::cmp::Reverse(class.held_bytes.saturating_sub(class.used_bytes)));
         let running = stacks.iter().filter(|stack| stack.is_in_use).count() as u64;
         let mut account = Account {
             rollup,
             rows,
-            anonymous,
+            mappings: opaque,
             fills: self.fills,
             size_classes,
             trimmable: self.trimmable,
@@ -327,7 +323,7 @@ impl<'a> Builder<'a> {
     }
 
     /// Adds the part of a mapping that no extent covers. `before` is the previous mapping.
-    fn add_rest(&mut self, mapping: &Mapping, before: Option<&Mapping>, anonymous: &mut Vec<Anonymous>) {
+    fn add_rest(&mut self, mapping: &Mapping, before: Option<&Mapping>, opaque: &mut Vec<OpaqueMapping>) {
         let range = mapping.region.start..mapping.region.end;
         let claimed: u64 = self.claims.within(&range).map(|range| self.residency.resident(&range)).sum();
         let claimed_swap: u64 = self.claims.within(&range).map(|range| self.residency.swapped(&range)).sum();
@@ -342,7 +338,8 @@ impl<'a> Builder<'a> {
             objects: 0,
             shallow_bytes: 0,
         };
-        match MappingKind::of(mapping, before) {
+        let kind = MappingKind::of(mapping, before);
+        match kind {
             MappingKind::Shared => self.add_row(row(RowKind::SharedMemory, resident)),
             MappingKind::Library => {
                 // Objects in data are in pages that were written to.
@@ -354,14 +351,13 @@ impl<'a> Builder<'a> {
             MappingKind::File => self.add_row(row(RowKind::MappedFiles, resident)),
             MappingKind::Stack => self.add_row(row(RowKind::MainStack, resident)),
             MappingKind::Kernel => self.add_row(row(RowKind::Kernel, resident)),
-            kind @ (MappingKind::Heap | MappingKind::Anonymous) => {
-                let is_heap = kind == MappingKind::Heap;
-                self.add_row(row(if is_heap { RowKind::NOT_WALKED } else { RowKind::OtherAnonymous }, resident));
-                if let Ok(resident @ 1..) = u64::try_from(resident) {
-                    let (name, library) = (mapping.name.clone(), String::new());
-                    anonymous.push(Anonymous { range, name, resident, mapped, is_heap, library });
-                }
-            }
+            MappingKind::Heap => self.add_row(row(RowKind::NOT_WALKED, resident)),
+            MappingKind::Anonymous => self.add_row(row(RowKind::OtherAnonymous, resident)),
+        }
+        use MappingKind::{Anonymous, File, Heap, Shared};
+        if let (Shared | File | Heap | Anonymous, Ok(resident @ 1..)) = (kind, u64::try_from(resident)) {
+            let (name, library, users) = (mapping.name.clone(), String::new(), Vec::new());
+            opaque.push(OpaqueMapping { range, kind, name, resident, mapped, library, users });
         }
     }
 }
@@ -458,7 +454,7 @@ mod tests {
         builder.extent(&extent(0x12000, 0x12100, Use::StaticObject));
         let stack = Stack { range: range(0x20000, 0x22000), is_in_use: true };
         let rollup = Rollup { rss: 121 * 1024, ..Rollup::default() };
-        let account = builder.finish(rollup, &mappings, &[stack]);
+        let account = builder.finish(rollup, &mappings, &[range(0x2f000, 0x30000)], &[stack]);
         let expected = [
             (RowKind::Allocator(Use::ChunkObject), 0x100),
             (RowKind::Allocator(Use::ChunkFree), 0x7f00),
@@ -466,7 +462,8 @@ mod tests {
             (RowKind::LibraryText, 0x2000),
             (RowKind::LibraryData, 0x1f00),
             (RowKind::ThreadStacks, 0x2000),
-            (RowKind::OtherAnonymous, 0xe000),
+            (RowKind::Frames, 0x1000),
+            (RowKind::OtherAnonymous, 0xd000),
             (RowKind::SharedMemory, 0x1000),
             (RowKind::MainStack, 0x1000),
             (RowKind::NotAccounted, 1024),
@@ -478,7 +475,8 @@ mod tests {
         assert_eq!(account.rows.last().map(|row| row.kind), Some(RowKind::NotAccounted));
         // 0x1120 to 0x9000, in whole pages.
         assert_eq!(account.trimmable, 0x7000);
-        assert_eq!(account.anonymous.len(), 1);
+        let kinds: Vec<MappingKind> = account.mappings.iter().map(|mapping| mapping.kind).collect();
+        assert_eq!(kinds, [MappingKind::Anonymous, MappingKind::Shared]);
         assert_eq!(account.stacks, (1, 0));
     }
 
@@ -490,7 +488,7 @@ mod tests {
             builder.pool(PoolFill { address: Address(0), block_size: 64, in_use, capacity });
         }
         builder.pool(PoolFill { address: Address(0), block_size: 32, in_use: 1, capacity: 1000 });
-        let account = builder.finish(Rollup::default(), &[], &[]);
+        let account = builder.finish(Rollup::default(), &[], &[], &[]);
         let worst = SizeClass { block_size: 32, pools: 1, used_bytes: 32, held_bytes: 32_000 };
         let next = SizeClass { block_size: 64, pools: 5, used_bytes: 122 * 64, held_bytes: 400 * 64 };
         assert_eq!(account.size_classes, [worst, next]);

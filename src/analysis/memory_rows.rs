@@ -23,6 +23,8 @@ pub enum RowKind {
     GroupBuffers,
     /// Dead objects on free lists, which the interpreter or an extension keeps for reuse.
     FreeLists,
+    /// Frames of Python functions that run: blocks that each thread has for them, since 3.11.
+    Frames,
     /// Memory of an allocator that replaces the C library's, by the allocator's name.
     #[serde(deserialize_with = "foreign_malloc::known_name")]
     Foreign(StaticName),
@@ -87,6 +89,7 @@ impl RowKind {
             RowKind::PageBuffers => "buffers of Python objects in mimalloc",
             RowKind::GroupBuffers => "buffers of Python objects in musl's malloc",
             RowKind::FreeLists => "Python's free lists: dead objects kept for reuse",
+            RowKind::Frames => "frames of Python functions",
             RowKind::Foreign(allocator) => foreign_malloc::row_name(allocator),
             RowKind::ThreadStacks => "thread stacks",
             RowKind::EndedStacks => "stacks of ended threads, kept by glibc",
@@ -140,7 +143,7 @@ impl RowKind {
             RowKind::ThreadStacks | RowKind::EndedStacks | RowKind::MainStack => Group::Stacks,
             RowKind::LibraryData | RowKind::LibraryText | RowKind::MappedFiles | RowKind::Kernel => Group::Files,
             RowKind::SharedMemory => Group::Shared,
-            RowKind::Foreign(_) | RowKind::OtherAnonymous => Group::Native,
+            RowKind::Frames | RowKind::Foreign(_) | RowKind::OtherAnonymous => Group::Native,
             RowKind::NotAccounted => Group::NotAccounted,
         }
     }

@@ -4,10 +4,14 @@
 //! survivors, buffers of C extensions, pools of other allocators, stacks of many threads) from plain, web, numpy and
 //! threaded programs, none of which gets a verdict.
 
+use std::borrow::Cow;
+
 use crate::heap::block_use::Use;
 use crate::heap::foreign_malloc;
+use crate::process::mapping_kind::MappingKind;
 
-use super::memory_account::{Account, Anonymous, RowKind};
+use super::memory_account::{Account, RowKind};
+use super::opaque_mappings::{self, MappingGroup};
 use super::pins::Pin;
 use super::thousands::grouped;
 
@@ -39,6 +43,8 @@ pub enum Cause {
     ThreadStacks,
     /// Memory shared with other processes.
     SharedMemory,
+    /// Pages of mapped files that are not programs or libraries.
+    MappedFiles,
     /// A large part is swapped out.
     Swap,
 }
@@ -53,7 +59,7 @@ pub struct Verdict {
     /// What was observed.
     pub finding: String,
     /// What to do.
-    pub advice: &'static str,
+    pub advice: Cow<'static, str>,
 }
 
 impl Cause {
@@ -68,6 +74,7 @@ impl Cause {
             Cause::AnonymousMappings => "anonymous_mappings",
             Cause::ThreadStacks => "thread_stacks",
             Cause::SharedMemory => "shared_memory",
+            Cause::MappedFiles => "mapped_files",
             Cause::Swap => "swap",
         }
     }
@@ -80,6 +87,14 @@ const NATIVE: [Use; 4] = [Use::ChunkRaw, Use::MappedRaw, Use::PageRaw, Use::Grou
 pub fn has_much_native(account: &Account) -> bool {
     let native: i64 = NATIVE.iter().map(|&usage| account.resident(RowKind::Allocator(usage))).sum();
     native >= NATIVE_MIN && native as f64 >= NATIVE_SHARE * account.rollup.rss.max(1) as f64
+}
+
+/// Rows of mappings that no allocator explains.
+const MAPPED: [RowKind; 3] = [RowKind::OtherAnonymous, RowKind::SharedMemory, RowKind::MappedFiles];
+
+/// Whether there is so much in mappings that no allocator explains that it matters who uses them.
+pub fn has_much_mapped(account: &Account) -> bool {
+    MAPPED.iter().any(|&kind| is_large(account, account.resident(kind)))
 }
 
 /// Uses that are free memory of malloc, and of pymalloc.
@@ -116,14 +131,11 @@ pub fn of(account: &Account, size: impl Fn(u64) -> String) -> Vec<Verdict> {
     let is_large = |bytes: i64| is_large(account, bytes);
     let bytes = |bytes: i64| u64::try_from(bytes).unwrap_or(0);
     let percent = |bytes: i64| format!("{:.0} % of RSS", 100.0 * bytes as f64 / rss);
-    let mut found = Vec::new();
-    let mut add = |cause: Cause, amount: i64, finding: String, advice: &'static str| {
-        found.push(Verdict { cause, bytes: bytes(amount), finding, advice });
-    };
+    let mut found = VerdictList::default();
 
     let freed = sum(&FREED);
     if is_large(freed) {
-        add(
+        found.add(
             Cause::FreedNotReturned,
             freed,
             format!(
@@ -141,7 +153,7 @@ pub fn of(account: &Account, size: impl Fn(u64) -> String) -> Vec<Verdict> {
     let fills = &account.fills;
     let sparse = fills.by_tenth[0];
     if is_fragmented(account) {
-        add(
+        found.add(
             Cause::Fragmentation,
             unused,
             format!(
@@ -160,13 +172,13 @@ pub fn of(account: &Account, size: impl Fn(u64) -> String) -> Vec<Verdict> {
         );
     }
     if has_much_native(account) {
-        add_native(account, sum(&NATIVE), &size, &mut add);
+        add_native(account, sum(&NATIVE), &size, &mut found);
     }
     for row in &account.rows {
         if let RowKind::Foreign(allocator) = row.kind
             && is_large(row.resident)
         {
-            add(
+            found.add(
                 Cause::OtherMalloc,
                 row.resident,
                 format!("{} ({}) is {allocator}'s, in use or free", size(bytes(row.resident)), percent(row.resident)),
@@ -175,29 +187,34 @@ pub fn of(account: &Account, size: impl Fn(u64) -> String) -> Vec<Verdict> {
             );
         }
     }
+    let groups = opaque_mappings::groups(&account.mappings);
+    let is_of = |kind: MappingKind| move |group: &&MappingGroup| group.first.kind == kind;
     let anonymous = account.resident(RowKind::OtherAnonymous);
     if is_large(anonymous) {
-        let of_others = |found: &&Anonymous| foreign_malloc::allocator_of(&found.library).is_none();
-        let largest = account.anonymous.iter().find(of_others).map_or_else(String::new, |largest| {
-            let name = match (largest.name.as_str(), largest.library.as_str()) {
+        let of_others = |group: &&MappingGroup| foreign_malloc::allocator_of(&group.first.library).is_none();
+        let largest = groups.iter().filter(is_of(MappingKind::Anonymous)).find(of_others);
+        let largest = largest.map_or_else(String::new, |group| {
+            let name = match (group.first.file_name(), group.first.library.as_str()) {
                 ("", "") => String::new(),
                 ("", library) => format!(", to which data of {library} points,"),
                 (name, _) => format!(" {name}"),
             };
-            format!("; the largest{name} has {}", size(largest.resident))
+            let has = if group.count == 1 { "has" } else { "have" };
+            let used = group.users.first().map_or_else(String::new, |user| format!(", used by {}", user.text()));
+            format!("; the largest{name} {has} {}{used}", size(group.resident))
         });
-        add(
+        found.add(
             Cause::AnonymousMappings,
             anonymous,
             format!("{} ({}) is in anonymous mappings{largest}", size(bytes(anonymous)), percent(anonymous)),
-            "A library maps memory of its own: an allocator that it brings (pyarrow, jemalloc, torch), mmap objects, a \
-             compiler's code.",
+            "A library maps memory of its own: an allocator that it brings (pyarrow, jemalloc, torch), a compiler's \
+             code. Ask the library what is in use.",
         );
     }
     let stacks = account.resident(RowKind::ThreadStacks) + account.resident(RowKind::EndedStacks);
     if is_large(stacks) {
         let (running, ended) = account.stacks;
-        add(
+        found.add(
             Cause::ThreadStacks,
             stacks,
             format!(
@@ -208,40 +225,68 @@ pub fn of(account: &Account, size: impl Fn(u64) -> String) -> Vec<Verdict> {
             "Bound the number of threads (a pool), or set a smaller stack (threading.stack_size).",
         );
     }
-    let shared = account.resident(RowKind::SharedMemory);
-    if is_large(shared) {
-        add(
+    for (row, kind, cause, what, advice) in [
+        (
+            RowKind::SharedMemory,
+            MappingKind::Shared,
             Cause::SharedMemory,
-            shared,
-            format!("{} ({}) is shared memory", size(bytes(shared)), percent(shared)),
-            "It counts once for all processes that map it: compare PSS. Look at /dev/shm and \
+            "shared memory",
+            "It counts once for all processes that map it: compare PSS. It is mmap.mmap without a file, /dev/shm, \
              multiprocessing.shared_memory.",
-        );
+        ),
+        (
+            RowKind::MappedFiles,
+            MappingKind::File,
+            Cause::MappedFiles,
+            "pages of mapped files",
+            "The kernel takes back what was not written to when it needs memory: this is no leak.",
+        ),
+    ] {
+        let resident = account.resident(row);
+        if is_large(resident) {
+            let most = groups.iter().find(is_of(kind)).map_or_else(String::new, |group| {
+                let user =
+                    group.users.first().map(|user| format!("; {} use {} of it", user.text(), size(group.resident)));
+                user.unwrap_or_default()
+            });
+            found.add(
+                cause,
+                resident,
+                format!("{} ({}) is {what}{most}", size(bytes(resident)), percent(resident)),
+                advice,
+            );
+        }
     }
     let swap = account.rollup.swap.cast_signed();
     if swap >= BYTES_MIN && swap as f64 >= SHARE * rss {
-        add(
+        found.add(
             Cause::Swap,
             swap,
             format!("{} is swapped out: RSS shows only a part", size(account.rollup.swap)),
             "Judge growth by RSS and swap together.",
         );
     }
-    found.sort_by_key(|verdict| std::cmp::Reverse(verdict.bytes));
-    found
+    found.0.sort_by_key(|verdict| std::cmp::Reverse(verdict.bytes));
+    found.0
+}
+
+/// The verdicts so far.
+#[derive(Default)]
+struct VerdictList(Vec<Verdict>);
+
+impl VerdictList {
+    fn add(&mut self, cause: Cause, bytes: i64, finding: String, advice: impl Into<Cow<'static, str>>) {
+        let bytes = u64::try_from(bytes).unwrap_or(0);
+        self.0.push(Verdict { cause, bytes, finding, advice: advice.into() });
+    }
 }
 
 /// Adds verdicts on native memory: one for what objects own, one for the rest.
-fn add_native(
-    account: &Account,
-    native: i64,
-    size: &impl Fn(u64) -> String,
-    add: &mut impl FnMut(Cause, i64, String, &'static str),
-) {
+fn add_native(account: &Account, native: i64, size: &impl Fn(u64) -> String, found: &mut VerdictList) {
     let rss = account.rollup.rss.max(1) as f64;
     let Some(owners) = &account.native else {
         let finding = format!("{} of malloc is in use without a Python object in it", size(native.unsigned_abs()));
-        return add(Cause::NativeMemory, native, finding, "memory --native says whose it is.");
+        return found.add(Cause::NativeMemory, native, finding, "memory --native says whose it is.");
     };
     let (owned, unowned) = (owners.resident.0.cast_signed(), owners.resident.1.cast_signed());
     if unowned >= NATIVE_MIN && unowned as f64 >= NATIVE_SHARE * rss {
@@ -253,7 +298,7 @@ fn add_native(
             let (bytes, roots) = (size(first.resident), grouped(first.roots));
             format!("; the largest group has {bytes}: {roots} blocks of {} bytes{name}", first.size)
         });
-        add(
+        found.add(
             Cause::NativeMemory,
             unowned,
             format!(
@@ -269,11 +314,15 @@ fn add_native(
     }
     let Some(first) = owners.owned.first() else { return };
     let (holders, advice) = if first.is_type {
-        (format!("{} of {}", grouped(first.holders), first.owner), "See who holds these objects: why PID TYPE.")
+        (
+            format!("{} of {}", grouped(first.holders), first.owner),
+            format!("See who holds these objects: heapsonde why PID {}.", first.owner).into(),
+        )
     } else {
-        (format!("data of {}", first.owner), "The library keeps this memory: look for its caches and their limits.")
+        let advice = "The library keeps this memory: look for its caches and their limits.";
+        (format!("data of {}", first.owner), Cow::from(advice))
     };
-    add(
+    found.add(
         Cause::NativeBuffers,
         owned,
         format!(
@@ -306,7 +355,7 @@ mod tests {
         Account {
             rollup: Rollup { rss: rss << 20, ..Rollup::default() },
             rows: rows.iter().map(row).collect(),
-            anonymous: Vec::new(),
+            mappings: Vec::new(),
             fills: PoolFills::default(),
             size_classes: Vec::new(),
             trimmable: 0,

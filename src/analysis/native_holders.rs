@@ -25,7 +25,8 @@ use crate::python::types::TypeTable;
 use crate::references::roots::RootKind;
 
 use super::free_lists;
-use super::native_memory::{Blocks, Both, file_name};
+use super::native_memory::file_name;
+use super::raw_blocks::{Blocks, Both};
 
 /// Objects of a group that are looked for: they are alike.
 const EXAMINED_MAX: usize = 32;

@@ -1,10 +1,15 @@
 //! Finds the owners of native memory: used blocks in which no Python object begins.
 //!
 //! A block belongs to whoever holds a pointer to its start: first the objects, through the words of their C structs,
-//! then blocks that already have an owner, transitively; then the data of libraries. Pointers into the middle of blocks
-//! are not followed, because stale words that point there are common. Blocks that nothing reaches are reported by
-//! component: a block to which no other such block points is a root, and everything it reaches belongs to it. Roots of
-//! the same size that begin with a pointer into the same place of a library form a group.
+//! then blocks that already have an owner, transitively; then the data of libraries. Stale words that point into the
+//! middle of blocks are common, so such pointers count only of blocks that are left, and only where they are more than
+//! chance: behind a header of one or two words, in which some libraries keep the size of what they return (SQLite's
+//! `mem1.c`, expat), or at the same place of nearly all blocks of one size (the page headers of SQLite's `pcache1.c`
+//! stand behind their pages).
+//!
+//! Blocks that nothing reaches are reported by component: a block to which no other such block points is a root, and
+//! everything it reaches belongs to it. Roots of the same size that begin with a pointer into the same place of a
+//! library form a group.
 
 use std::collections::BTreeMap;
 use std::collections::hash_map::Entry;
@@ -13,121 +18,31 @@ use std::ops::Range;
 use rustc_hash::{FxHashMap, FxHashSet};
 use serde::{Deserialize, Serialize};
 
-use crate::allocator::debug_header::DebugHeader;
-use crate::heap::block_use::{Extent, PoolFill, Use, Visit};
 use crate::heap::object_table::Objects;
 use crate::process::Address;
 use crate::process::memory::{Memory, MemoryExt, u64_at};
 use crate::process::regions::Backing;
 use crate::process::residency::Residency;
-use crate::python::types::TypeTable;
+use crate::python::types::{TypeId, TypeTable};
 
-/// Upper bound on the blocks that are followed. Each takes some 60 bytes.
-pub const BLOCKS_MAX: usize = 8 << 20;
+use super::opaque_mappings::{MappingUsers, OpaqueMapping};
+use super::raw_blocks::Blocks;
+
 /// Bytes of an object's C struct that are searched: more than any static type's `tp_basicsize`.
 const STRUCT_MAX: u64 = 4096;
 /// Bytes searched for pointers in one block, and in all blocks together.
 const BLOCK_MAX: u64 = 16 << 20;
 const SEARCH_MAX: u64 = 4 << 30;
+/// Bytes without an owner from which inner pointers are looked at: that takes as long as all before.
+const INNER_MIN: u64 = 1 << 20;
+/// Headers behind which a library may return memory.
+const HEADERS: [u32; 2] = [8, 16];
+/// Blocks of one size from which a place that is pointed to in nine of ten is not by chance.
+const ALIKE_MIN: u32 = 16;
+/// Inner pointers that are kept.
+const INNER_MAX: usize = 8 << 20;
 /// Number of groups of roots that are kept, largest first.
 const GROUPS_MAX: usize = 32;
-
-/// Collects the used blocks without an object.
-#[derive(Debug, Default)]
-pub struct Blocks {
-    without_pools: bool,
-    blocks: Vec<Range<Address>>,
-    uses: Vec<Use>,
-    /// Number of blocks beyond [`BLOCKS_MAX`].
-    pub left_out: u64,
-}
-
-impl Visit for Blocks {
-    fn extent(&mut self, extent: &Extent) {
-        if !extent.usage.is_raw() || extent.usage == Use::PoolRaw && self.without_pools {
-            return;
-        }
-        // In an mmapped chunk, the data that malloc returned follows the header.
-        let start = if extent.usage == Use::MappedRaw { extent.range.start.offset(16) } else { extent.range.start };
-        if self.blocks.len() < BLOCKS_MAX {
-            self.blocks.push(start..extent.range.end);
-            self.uses.push(extent.usage);
-        } else {
-            self.left_out += 1;
-        }
-    }
-}
-
-impl Blocks {
-    /// None yet, and none of pymalloc's pools later: most blocks are there.
-    pub fn outside_pools() -> Blocks {
-        Blocks { without_pools: true, ..Blocks::default() }
-    }
-
-    /// Adds those of another part.
-    pub fn append(&mut self, mut other: Blocks) {
-        let beyond = (self.len() + other.len()).saturating_sub(BLOCKS_MAX);
-        other.blocks.truncate(other.len() - beyond.min(other.len()));
-        other.uses.truncate(other.blocks.len());
-        self.left_out += other.left_out + beyond as u64;
-        self.blocks.append(&mut other.blocks);
-        self.uses.append(&mut other.uses);
-    }
-
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.blocks.len()
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.blocks.is_empty()
-    }
-
-    /// All of them, from what the allocator returned on.
-    pub fn ranges(&self) -> &[Range<Address>] {
-        &self.blocks
-    }
-
-    /// What a block was allocated by, by its number.
-    pub fn usage(&self, number: usize) -> Option<Use> {
-        self.uses.get(number).copied()
-    }
-
-    /// Takes these out, by their numbers in rising order, and returns where they are.
-    pub fn take(&mut self, numbers: &[usize]) -> Vec<(Range<Address>, Use)> {
-        let taken =
-            numbers.iter().filter_map(|&it| Some((self.blocks.get(it)?.clone(), *self.uses.get(it)?))).collect();
-        let mut is_taken = numbers.iter().peekable();
-        let mut kept = 0;
-        for number in 0..self.blocks.len() {
-            if is_taken.next_if(|&&taken| taken == number).is_some() {
-                continue;
-            }
-            self.blocks.swap(kept, number);
-            self.uses.swap(kept, number);
-            kept += 1;
-        }
-        self.blocks.truncate(kept);
-        self.uses.truncate(kept);
-        taken
-    }
-}
-
-/// Passes extents to two visitors.
-pub struct Both<'a, A: Visit, B: Visit>(pub &'a mut A, pub &'a mut B);
-
-impl<A: Visit, B: Visit> Visit for Both<'_, A, B> {
-    fn extent(&mut self, extent: &Extent) {
-        self.0.extent(extent);
-        self.1.extent(extent);
-    }
-
-    fn pool(&mut self, pool: PoolFill) {
-        self.0.pool(pool);
-        self.1.pool(pool);
-    }
-}
 
 /// The native memory of one owner.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -174,14 +89,7 @@ pub struct NativeMemory {
     pub left_out: u64,
 }
 
-/// What lies in a block before what was asked for: nothing, or with the debug hooks on their mark, or two of them: that
-/// of objects' memory and that of raw memory.
-pub fn marks(has_debug_hooks: bool) -> &'static [u64] {
-    const MARK: u64 = DebugHeader::SIZE as u64;
-    if has_debug_hooks { &[MARK, 2 * MARK, 0] } else { &[0] }
-}
-
-/// Finds the owners of the blocks. `memory` should be a local copy.
+/// Finds the owners of the blocks, and who points into the mappings. `memory` should be a local copy.
 pub fn owners<M: Memory + ?Sized>(
     memory: &M,
     types: &TypeTable,
@@ -189,28 +97,37 @@ pub fn owners<M: Memory + ?Sized>(
     (blocks, marks): (Blocks, &[u64]),
     residency: &Residency,
     data: &[Range<Address>],
+    mappings: &mut [OpaqueMapping],
 ) -> NativeMemory {
-    let left_out = blocks.left_out;
-    let mut search = Search::new(memory, blocks.blocks, marks);
+    let (blocks, left_out) = blocks.into_ranges();
+    let mut search = Search::new(memory, blocks, marks);
+    search.watched = MappingUsers::new(mappings);
+    let sources = Sources { types, objects, data };
     // Owned by objects.
     let mut holders: FxHashMap<u32, u64> = FxHashMap::default();
-    for object in objects.iter() {
-        let info = types.get(object.type_id);
-        // The dict and values of an instance may be before it.
-        let front = info.front as u64;
-        let start = Address(object.address.0.saturating_sub(front));
-        let length = front + info.basicsize.clamp(16, STRUCT_MAX);
-        if search.take_from(start, length, Owner::Type(object.type_id.0)) > 0 {
-            *holders.entry(object.type_id.0).or_default() += 1;
+    for (start, length, owner, origin) in sources.structs() {
+        if search.take_from(start, length, owner, origin) > 0
+            && let Owner::Type(id) = owner
+        {
+            *holders.entry(id).or_default() += 1;
         }
     }
     search.close();
     // Owned by the data of libraries: one step, then transitively.
-    for range in data {
-        let owner = Owner::Library(library(memory, range.start));
-        search.take_from(range.start, range.end.0.saturating_sub(range.start.0), owner);
+    for (start, length, owner) in sources.data(memory) {
+        search.take_from(start, length, owner, Origin::Other);
     }
     search.close();
+    let watched = std::mem::replace(&mut search.watched, MappingUsers::new(&[]));
+    watched.tell(mappings, |owner| name(memory, types, owner));
+    let without = search.blocks.iter().zip(&search.owners).filter(|(_, owner)| owner.is_none());
+    if without.map(|(block, _)| residency.resident(block)).sum::<u64>() >= INNER_MIN {
+        for owner in search.take_inner(&sources) {
+            if let Owner::Type(id) = owner {
+                *holders.entry(id).or_default() += 1;
+            }
+        }
+    }
     let mut native = search.told(types, &holders, residency);
     native.left_out = left_out;
     native
@@ -223,16 +140,66 @@ enum Owner {
     Library(Address),
 }
 
+/// Where words stand.
+#[derive(Clone, Copy, Debug)]
+enum Origin {
+    /// In the C struct of an object.
+    Struct(Address),
+    /// In one of an object that has data in it, not only pointers.
+    Data,
+    /// In a native block, or the data of a library.
+    Other,
+}
+
+/// The name of an owner, and whether it is a type.
+fn name<M: Memory + ?Sized>(memory: &M, types: &TypeTable, owner: Owner) -> (String, bool) {
+    match owner {
+        Owner::Type(id) => (types.get(TypeId(id)).full_name(), true),
+        Owner::Library(start) => (file_name(memory, start).unwrap_or_default(), false),
+    }
+}
+
+/// Where pointers to blocks may stand.
+struct Sources<'a> {
+    types: &'a TypeTable,
+    objects: &'a Objects,
+    /// The data of libraries.
+    data: &'a [Range<Address>],
+}
+
+impl Sources<'_> {
+    /// The C structs of objects: start, length, type, and what that makes of their words.
+    fn structs(&self) -> impl Iterator<Item = (Address, u64, Owner, Origin)> {
+        self.objects.iter().map(|object| {
+            let info = self.types.get(object.type_id);
+            // The dict and values of an instance may be before it.
+            let front = info.front as u64;
+            let start = Address(object.address.0.saturating_sub(front));
+            let length = front + info.basicsize.clamp(16, STRUCT_MAX);
+            // Items and text may begin within `tp_basicsize`: words of these look like addresses by chance.
+            let has_data = info.itemsize > 0 || info.is_str_itself;
+            let origin = if has_data { Origin::Data } else { Origin::Struct(object.address) };
+            (start, length, Owner::Type(object.type_id.0), origin)
+        })
+    }
+
+    fn data<M: Memory + ?Sized>(&self, memory: &M) -> impl Iterator<Item = (Address, u64, Owner)> {
+        let length = |range: &Range<Address>| range.end.0.saturating_sub(range.start.0);
+        self.data.iter().map(move |range| (range.start, length(range), Owner::Library(library(memory, range.start))))
+    }
+}
+
 struct Search<'a, M: Memory + ?Sized> {
     memory: &'a M,
     blocks: Vec<Range<Address>>,
-    /// Block numbers by start address.
+    /// Block numbers by the addresses that count as pointers to them.
     by_start: FxHashMap<u64, u32>,
     span: Range<u64>,
     owners: Vec<Option<Owner>>,
     queue: Vec<u32>,
     searched: u64,
     words: Vec<u8>,
+    watched: MappingUsers<Owner>,
 }
 
 impl<'a, M: Memory + ?Sized> Search<'a, M> {
@@ -245,40 +212,94 @@ impl<'a, M: Memory + ?Sized> Search<'a, M> {
         let low = blocks.iter().map(|block| block.start.0).min().unwrap_or(0);
         let high = blocks.iter().map(|block| block.end.0).max().unwrap_or(0);
         let owners = vec![None; blocks.len()];
-        Search { memory, blocks, by_start, span: low..high, owners, queue: Vec::new(), searched: 0, words: Vec::new() }
+        let (queue, words, watched) = (Vec::new(), Vec::new(), MappingUsers::new(&[]));
+        Search { memory, blocks, by_start, span: low..high, owners, queue, searched: 0, words, watched }
     }
 
     /// Assigns blocks without an owner to `owner` if one of the words in `length` bytes from `start` on points to them.
     /// Returns their number.
-    fn take_from(&mut self, start: Address, length: u64, owner: Owner) -> usize {
+    fn take_from(&mut self, start: Address, length: u64, owner: Owner, origin: Origin) -> usize {
         let before = self.queue.len();
-        let mut found = std::mem::take(&mut self.queue);
-        let owners = &mut self.owners;
-        each_pointer(self.memory, &self.by_start, &self.span, &mut self.words, start, length, |number| {
-            if let Some(place @ None) = owners.get_mut(number as usize) {
+        let Search { memory, by_start, span, owners, queue, words, watched, .. } = self;
+        each_word(*memory, words, start, length, |word| {
+            match origin {
+                Origin::Struct(object) => watched.note(word, owner, Some(object)),
+                Origin::Other => watched.note(word, owner, None),
+                Origin::Data => {}
+            }
+            if span.contains(&word)
+                && let Some(&number) = by_start.get(&word)
+                && let Some(place @ None) = owners.get_mut(number as usize)
+            {
                 *place = Some(owner);
-                found.push(number);
+                queue.push(number);
             }
         });
-        self.queue = found;
         self.queue.len() - before
     }
 
     /// Assigns what owned blocks point to, transitively.
     fn close(&mut self) {
         while let Some(number) = self.queue.pop() {
-            let (Some(block), Some(Some(owner))) = (self.blocks.get(number as usize), self.owners.get(number as usize))
-            else {
-                continue;
-            };
-            let (start, length, owner) =
-                (block.start, block.end.0.saturating_sub(block.start.0).min(BLOCK_MAX), *owner);
-            if self.searched + length > SEARCH_MAX {
-                continue;
+            if let Some(Some(owner)) = self.owners.get(number as usize).copied()
+                && let Some((start, length)) = self.next_search(number)
+            {
+                self.take_from(start, length, owner, Origin::Other);
             }
-            self.searched += length;
-            self.take_from(start, length, owner);
         }
+    }
+
+    /// Where a block is to be searched, if there is time left.
+    fn next_search(&mut self, number: u32) -> Option<(Address, u64)> {
+        let block = self.blocks.get(number as usize)?;
+        let length = block.end.0.saturating_sub(block.start.0).min(BLOCK_MAX);
+        let is_too_much = self.searched + length > SEARCH_MAX;
+        self.searched += if is_too_much { 0 } else { length };
+        (!is_too_much).then_some((block.start, length))
+    }
+
+    /// Assigns blocks that are left by pointers into them, where these are more than chance, and what they point to.
+    /// Returns the owner for each object or block that has such a pointer.
+    fn take_inner(&mut self, sources: &Sources<'_>) -> Vec<Owner> {
+        self.searched = 0;
+        let mut inner = InnerPointers::new(&self.blocks, &self.owners);
+        for (start, length, owner, _) in sources.structs() {
+            each_word(self.memory, &mut self.words, start, length, |word| {
+                inner.note(word, Some((Distance::Struct, owner)), None);
+            });
+        }
+        for number in 0..self.blocks.len() as u32 {
+            let owner = self.owners.get(number as usize).copied().flatten();
+            let from = owner.map(|owner| (Distance::of_block(owner), owner));
+            if let Some((start, length)) = self.next_search(number) {
+                each_word(self.memory, &mut self.words, start, length, |word| inner.note(word, from, Some(number)));
+            }
+        }
+        for (start, length, owner) in sources.data(self.memory) {
+            let from = Some((Distance::Library, owner));
+            each_word(self.memory, &mut self.words, start, length, |word| inner.note(word, from, None));
+        }
+        let mut pointers = inner.beyond_chance();
+        pointers.sort_by_key(|pointer| (pointer.number, pointer.offset));
+        for pointer in &pointers {
+            let Some(block) = self.blocks.get(pointer.number as usize) else { continue };
+            self.by_start.entry(block.start.0.saturating_add(u64::from(pointer.offset))).or_insert(pointer.number);
+        }
+        self.searched = 0;
+        let mut from = Vec::new();
+        // The nearest first, and what these lead to before the next.
+        for distance in Distance::ALL {
+            for pointer in &pointers {
+                let Some((_, owner)) = pointer.from.filter(|(at, _)| *at == distance) else { continue };
+                if let Some(place @ None) = self.owners.get_mut(pointer.number as usize) {
+                    *place = Some(owner);
+                    self.queue.push(pointer.number);
+                    from.push(owner);
+                }
+            }
+            self.close();
+        }
+        from
     }
 
     fn told(mut self, types: &TypeTable, holders: &FxHashMap<u32, u64>, residency: &Residency) -> NativeMemory {
@@ -298,14 +319,12 @@ impl<'a, M: Memory + ?Sized> Search<'a, M> {
         native.owned = sums
             .into_iter()
             .map(|(owner, (blocks, resident))| {
-                let (name, is_type, holders) = match owner {
-                    Owner::Type(id) => {
-                        let holders = holders.get(&id).copied().unwrap_or(0);
-                        (types.get(crate::python::types::TypeId(id)).full_name(), true, holders)
-                    }
-                    Owner::Library(start) => (file_name(self.memory, start).unwrap_or_default(), false, 0),
+                let holders = match owner {
+                    Owner::Type(id) => holders.get(&id).copied().unwrap_or(0),
+                    Owner::Library(_) => 0,
                 };
-                Owned { owner: name, is_type, holders, blocks, resident }
+                let (owner, is_type) = name(self.memory, types, owner);
+                Owned { owner, is_type, holders, blocks, resident }
             })
             .collect();
         native.owned.sort_by(|a, b| b.resident.cmp(&a.resident).then_with(|| a.owner.cmp(&b.owner)));
@@ -318,16 +337,19 @@ impl<'a, M: Memory + ?Sized> Search<'a, M> {
         let mut pointed: FxHashSet<u32> = FxHashSet::default();
         let mut below: FxHashMap<u32, Vec<u32>> = FxHashMap::default();
         for number in 0..self.blocks.len() as u32 {
-            let block = &self.blocks[number as usize];
+            let block = self.blocks[number as usize].clone();
             let length = block.end.0.saturating_sub(block.start.0).min(BLOCK_MAX);
             if self.owners[number as usize].is_some() || self.searched + length > SEARCH_MAX {
                 continue;
             }
             self.searched += length;
-            let owners = &self.owners;
-            let start = block.start;
-            each_pointer(self.memory, &self.by_start, &self.span, &mut self.words, start, length, |to| {
-                if to != number && owners[to as usize].is_none() {
+            let Search { memory, owners, by_start, span, words, .. } = &mut *self;
+            each_word(*memory, words, block.start, length, |word| {
+                if span.contains(&word)
+                    && let Some(&to) = by_start.get(&word)
+                    && to != number
+                    && owners[to as usize].is_none()
+                {
                     pointed.insert(to);
                     below.entry(number).or_default().push(to);
                 }
@@ -383,26 +405,103 @@ impl<'a, M: Memory + ?Sized> Search<'a, M> {
     }
 }
 
-/// Calls `each` with the number of every block to whose start one of the words points.
-fn each_pointer<M: Memory + ?Sized>(
+/// A pointer into a block that is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct InnerPointer {
+    number: u32,
+    /// Bytes from the block's start.
+    offset: u32,
+    /// Whose it is, and how far away; `None` of one in a block without an owner.
+    from: Option<(Distance, Owner)>,
+}
+
+/// How good a pointer is as evidence: a block that was used before may have stale words, an object's struct has none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Distance {
+    Struct,
+    BlockOfType,
+    Library,
+}
+
+impl Distance {
+    const ALL: [Distance; 3] = [Distance::Struct, Distance::BlockOfType, Distance::Library];
+
+    fn of_block(owner: Owner) -> Distance {
+        match owner {
+            Owner::Type(_) => Distance::BlockOfType,
+            Owner::Library(_) => Distance::Library,
+        }
+    }
+}
+
+/// Pointers into the blocks that nothing owns.
+struct InnerPointers {
+    /// The blocks, in order of address, with their numbers.
+    blocks: Vec<(Range<u64>, u32)>,
+    span: Range<u64>,
+    met: FxHashMap<(u32, u32), Option<(Distance, Owner)>>,
+}
+
+impl InnerPointers {
+    fn new(blocks: &[Range<Address>], owners: &[Option<Owner>]) -> InnerPointers {
+        let left = blocks.iter().zip(owners).zip(0..).filter(|((_, owner), _)| owner.is_none());
+        let mut blocks: Vec<(Range<u64>, u32)> =
+            left.map(|((block, _), number)| (block.start.0..block.end.0, number)).collect();
+        blocks.sort_by_key(|(range, _)| range.start);
+        let low = blocks.first().map_or(0, |(range, _)| range.start);
+        let high = blocks.iter().map(|(range, _)| range.end).max().unwrap_or(0);
+        InnerPointers { blocks, span: low..high, met: FxHashMap::default() }
+    }
+
+    /// Notes a word of an owner, which stands in block `inside`, if in one.
+    #[inline]
+    fn note(&mut self, word: u64, from: Option<(Distance, Owner)>, inside: Option<u32>) {
+        if !self.span.contains(&word) || !word.is_multiple_of(8) {
+            return;
+        }
+        let Some(index) = self.blocks.partition_point(|(range, _)| range.start <= word).checked_sub(1) else { return };
+        let Some((range, number)) = self.blocks.get(index).filter(|(range, _)| word < range.end) else { return };
+        let Ok(offset @ 1..) = u32::try_from(word - range.start) else { return };
+        if inside == Some(*number) || self.met.len() >= INNER_MAX && !self.met.contains_key(&(*number, offset)) {
+            return;
+        }
+        let place = self.met.entry((*number, offset)).or_default();
+        if from.is_some_and(|(distance, _)| place.is_none_or(|(before, _)| distance < before)) {
+            *place = from;
+        }
+    }
+
+    /// Those that lead behind a header, and those to a place that is pointed to in nine of ten blocks of that size.
+    fn beyond_chance(self) -> Vec<InnerPointer> {
+        let sizes: FxHashMap<u32, u64> =
+            self.blocks.iter().map(|(range, number)| (*number, range.end - range.start)).collect();
+        let size = |number: u32| sizes.get(&number).copied().unwrap_or(0);
+        let mut alike: FxHashMap<u64, u32> = FxHashMap::default();
+        sizes.values().for_each(|&size| *alike.entry(size).or_default() += 1);
+        let mut places: FxHashMap<(u64, u32), u32> = FxHashMap::default();
+        self.met.keys().for_each(|&(number, offset)| *places.entry((size(number), offset)).or_default() += 1);
+        let is_kept = |number: u32, offset: u32| {
+            let size = size(number);
+            let all = alike.get(&size).copied().unwrap_or(0);
+            let pointed = places.get(&(size, offset)).copied().unwrap_or(0);
+            HEADERS.contains(&offset) || all >= ALIKE_MIN && u64::from(pointed) * 10 >= u64::from(all) * 9
+        };
+        let kept = self.met.into_iter().filter(|((number, offset), _)| is_kept(*number, *offset));
+        kept.map(|((number, offset), from)| InnerPointer { number, offset, from }).collect()
+    }
+}
+
+/// Calls `each` with every word of `length` bytes from `start` on, as far as they can be read.
+fn each_word<M: Memory + ?Sized>(
     memory: &M,
-    by_start: &FxHashMap<u64, u32>,
-    span: &Range<u64>,
     buffer: &mut Vec<u8>,
     start: Address,
     length: u64,
-    mut each: impl FnMut(u32),
+    mut each: impl FnMut(u64),
 ) {
     let Ok(length) = usize::try_from(length) else { return };
     let Some(bytes) = memory.bytes_at(start, length, buffer) else { return };
-    for offset in (0..bytes.len()).step_by(8) {
-        let Some(word) = u64_at(bytes, offset) else { break };
-        if span.contains(&word)
-            && let Some(&number) = by_start.get(&word)
-        {
-            each(number);
-        }
-    }
+    (0..bytes.len()).step_by(8).map_while(|offset| u64_at(bytes, offset)).for_each(&mut each);
 }
 
 /// Start of the first mapping of the file that is mapped at or directly below an address; null if there is none.
@@ -425,6 +524,44 @@ mod tests {
 
     const BASE: u64 = 0x10_0000;
 
+    /// 20 blocks of 64 bytes, to each of which a list points at its end, of 48 bytes, and a single one behind a header.
+    #[test]
+    fn blocks_pointed_to_inside_belong_to_whoever_does_it_for_all_of_a_size() {
+        let mut bytes = vec![0; 0x2000];
+        let mut put = |at: u64, word: u64| bytes[at as usize..at as usize + 8].copy_from_slice(&word.to_le_bytes());
+        // The head of the list is in the single block, and each element has the next one's address.
+        let element = |number: u64| 0x800 + number * 64 + 48;
+        put(0x700 + 24, BASE + element(0));
+        (0..19).for_each(|number| put(element(number), BASE + element(number + 1)));
+        // A stale word into the middle of a block of another size.
+        put(0x600, BASE + 0x1400 + 32);
+        put(0x608, BASE + 0x700 + 8);
+        let image = Image::of_segments(vec![Segment { start: Address(BASE), bytes }]);
+        let block = |start: u64, size: u64| Address(BASE + start)..Address(BASE + start + size);
+        let mut blocks: Vec<_> = (0..20).map(|number| block(0x800 + number * 64, 64)).collect();
+        blocks.extend([block(0x700, 128), block(0x1400, 256)]);
+        let mut search = Search::new(&image, blocks, &[0]);
+        let mut inner = InnerPointers::new(&search.blocks, &search.owners);
+        each_word(&image, &mut Vec::new(), Address(BASE + 0x600), 16, |word| {
+            inner.note(word, Some((Distance::Struct, Owner::Type(7))), None);
+        });
+        for number in 0..22 {
+            let block = search.blocks[number as usize].clone();
+            each_word(&image, &mut Vec::new(), block.start, block.end.0 - block.start.0, |word| {
+                inner.note(word, None, Some(number));
+            });
+        }
+        let mut kept: Vec<(u32, u32)> = inner.beyond_chance().iter().map(|it| (it.number, it.offset)).collect();
+        kept.sort_unstable();
+        assert_eq!(kept, (0..20).map(|number| (number, 48)).chain([(20, 8)]).collect::<Vec<_>>());
+        let types = TypeTable::default();
+        let objects = Objects::default();
+        let data = [Address(BASE + 0x600)..Address(BASE + 0x610)];
+        let from = search.take_inner(&Sources { types: &types, objects: &objects, data: &data });
+        assert_eq!(from.len(), 1);
+        assert_eq!(search.owners.iter().flatten().count(), 21);
+    }
+
     /// Six blocks of 64 bytes: 0 -> 1, 2 -> 3 -> 2 (a ring), 4 and 5 alone.
     fn image() -> (Image, Vec<Range<Address>>) {
         let mut bytes = vec![0; 0x1000];
@@ -444,8 +581,8 @@ mod tests {
     fn a_block_belongs_to_who_holds_its_start_and_the_rest_is_told_by_roots() {
         let (image, blocks) = image();
         let residency = Residency::of_ranges(std::iter::once(Address(BASE)..Address(BASE + 0x1000)));
-        let mut search = Search::new(&image, blocks, marks(false));
-        assert_eq!(search.take_from(Address(BASE + 0x800), 16, Owner::Type(7)), 1);
+        let mut search = Search::new(&image, blocks, &[0]);
+        assert_eq!(search.take_from(Address(BASE + 0x800), 16, Owner::Type(7), Origin::Other), 1);
         search.close();
         assert_eq!(search.owners[..3], [Some(Owner::Type(7)), Some(Owner::Type(7)), None]);
         let groups = search.components(&residency);

@@ -15,7 +15,7 @@ use crate::process::Address;
 use crate::process::memory::{Memory, MemoryExt, u64_at};
 use crate::python::types::TypeInfo;
 
-use super::native_memory::{Blocks, marks};
+use super::raw_blocks::{Blocks, marks};
 
 /// Bytes of an object's C struct that are searched: more than any static type's `tp_basicsize`.
 const STRUCT_MAX: u64 = 4096;
@@ -159,7 +159,7 @@ impl<M: Memory + ?Sized> BufferSearch<'_, M> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::analysis::native_memory::Blocks;
+    use crate::analysis::raw_blocks::Blocks;
     use crate::heap::block_use::{Extent, Use, Visit};
     use crate::process::image::{Image, Segment};
 

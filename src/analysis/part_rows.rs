@@ -20,8 +20,8 @@ use crate::python::types::TypeTable;
 
 use super::free_lists::{self, Entries};
 use super::memory_account::Builder;
-use super::native_memory::{Blocks, Both};
 use super::object_buffers::{self, BufferHolder, MARKS_MAX};
+use super::raw_blocks::{Blocks, Both};
 
 /// Objects of a table that are looked at in one go.
 const BATCH: usize = 1 << 16;

@@ -38,6 +38,9 @@ pub struct Pin {
     pub type_name: String,
     /// Number of objects or blocks.
     pub objects: u64,
+    /// Number of buffers of objects that lie elsewhere.
+    #[serde(default)]
+    pub buffers: u64,
     /// Their bytes in these pools or chunks.
     pub bytes: u64,
     /// Bytes of free memory that they pin.
@@ -49,9 +52,14 @@ impl Pin {
     pub fn sentence(&self, size: impl Fn(u64) -> String) -> String {
         let count = grouped(self.objects);
         let Pin { holder, bytes, pinned, .. } = self;
+        let objects = match (self.objects, self.buffers) {
+            (_, 0) => format!("{count} objects"),
+            (0, buffers) => format!("{} buffers of objects", grouped(buffers)),
+            (_, buffers) => format!("{count} objects and {} buffers of objects", grouped(buffers)),
+        };
         let what = match self.is_holder {
-            true if holder.starts_with("shared by ") => format!("{count} objects ({}) {holder}", size(*bytes)),
-            true => format!("{count} objects ({}) under {holder}", size(*bytes)),
+            true if holder.starts_with("shared by ") => format!("{objects} ({}) {holder}", size(*bytes)),
+            true => format!("{objects} ({}) under {holder}", size(*bytes)),
             false => format!("{count} {holder} without a Python object ({})", size(*bytes)),
         };
         format!("{what} pin {}", size(*pinned))
@@ -215,6 +223,7 @@ impl PinSums {
         for &(holder, type_id, size, begins) in &self.met {
             let pin = self.of.entry((holder, type_id)).or_default();
             pin.objects += u64::from(begins);
+            pin.buffers += u64::from(!begins);
             pin.bytes = pin.bytes.saturating_add(size);
             let part = u128::from(free) * u128::from(size) / all.max(1);
             pin.pinned = pin.pinned.saturating_add(u64::try_from(part).unwrap_or(u64::MAX));
@@ -239,6 +248,7 @@ impl PinSums {
             }
             pin.is_holder = !matches!(holder, Holder::Block(_));
             pin.objects += sum.objects;
+            pin.buffers += sum.buffers;
             pin.bytes = pin.bytes.saturating_add(sum.bytes);
             pin.pinned = pin.pinned.saturating_add(sum.pinned);
         }

@@ -11,11 +11,12 @@ use crate::analysis::free_lists;
 use crate::analysis::mapping_owners;
 use crate::analysis::memory_account::{Account, Builder};
 use crate::analysis::memory_verdicts;
-use crate::analysis::native_memory::{self, Blocks, Both};
+use crate::analysis::native_memory;
 use crate::analysis::object_buffers::{self, BufferHolder};
 use crate::analysis::owners::Owners;
 use crate::analysis::part_rows::{PartRows, RowSink};
 use crate::analysis::pins::{self, Occupants, Pins, Sites};
+use crate::analysis::raw_blocks::{self, Blocks, Both};
 use crate::heap::block_use::{BlockWalk, Use};
 use crate::heap::object::Object;
 use crate::heap::part::Part;
@@ -148,8 +149,10 @@ fn account(heap: &Heap<'_>, footprint: &Footprint, native: NativeOwners, owners:
         account.pins = Some(pins(heap, &sites, &buffers, &others, owners));
     }
     if wanted.native {
-        let blocks = (blocks, native_memory::marks(survey.debug_hooks));
-        account.native = Some(native_memory::owners(memory, types, objects, blocks, &footprint.residency, &statics));
+        let blocks = (blocks, raw_blocks::marks(survey.debug_hooks));
+        let residency = &footprint.residency;
+        let mappings = &mut account.mappings;
+        account.native = Some(native_memory::owners(memory, types, objects, blocks, residency, &statics, mappings));
     }
     account
 }
@@ -192,7 +195,9 @@ fn finished<M: Memory + ?Sized>(
         (!id.is_null()).then_some(id)
     }));
     let stacks = thread_stacks::find(memory, &inside);
-    let mut account = builder.finish(footprint.rollup, &footprint.mappings, &stacks);
+    let frames = python.interpreters.iter().flat_map(|interpreter| stack::frame_blocks(&reader, interpreter));
+    let frames: Vec<Range<Address>> = frames.collect();
+    let mut account = builder.finish(footprint.rollup, &footprint.mappings, &frames, &stacks);
     mapping_owners::attribute(memory, &mut account, statics);
     account
 }
@@ -215,7 +220,9 @@ fn wants(account: &Account, native: NativeOwners) -> OwnersWanted {
         pins: native != NativeOwners::Never && memory_verdicts::has_much_pinned(account),
         native: match native {
             NativeOwners::Never => false,
-            NativeOwners::WhereItMatters => memory_verdicts::has_much_native(account),
+            NativeOwners::WhereItMatters => {
+                memory_verdicts::has_much_native(account) || memory_verdicts::has_much_mapped(account)
+            }
             NativeOwners::Always => true,
         },
     }

@@ -1,10 +1,12 @@
 //! What stands behind a mapping, for an account of memory: finer than [`Backing`].
 
+use serde::{Deserialize, Serialize};
+
 use super::regions::Backing;
 use super::smaps::Mapping;
 
 /// What stands behind a mapping.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum MappingKind {
     /// The program or a library.
     Library,

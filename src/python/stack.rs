@@ -7,6 +7,8 @@
 //! Mirrors `PyThreadState` (`Include/cpython/pystate.h`) and `_PyInterpreterFrame` (`Include/internal/pycore_frame.h`,
 //! since 3.14 `pycore_interpframe_structs.h`), v3.8 to v3.15.
 
+use std::ops::Range;
+
 use rustc_hash::FxHashSet;
 
 use crate::process::Address;
@@ -62,6 +64,29 @@ pub fn threads<M: Memory + ?Sized>(reader: &Reader<'_, M>, interpreter: &Interpr
         next = reader.pointer(address, layout.next).unwrap_or_default();
     }
     threads
+}
+
+/// The blocks in which an interpreter's threads have their frames, since 3.11 (`_PyStackChunk` of
+/// `Include/cpython/pystate.h`): the one in use, and those below it.
+pub fn frame_blocks<M: Memory + ?Sized>(reader: &Reader<'_, M>, interpreter: &Interpreter) -> Vec<Range<Address>> {
+    /// A block: the one below, its size, and how much of it is in use (`previous`, `size`, `top`).
+    const SIZE: usize = 8;
+    /// One has room for a hundred frames or more.
+    const BLOCKS_MAX: usize = 1 << 16;
+    let Some(offset) = reader.layout.thread.datastack_chunk else { return Vec::new() };
+    let mut blocks = Vec::new();
+    for thread in threads(reader, interpreter) {
+        let mut next = reader.pointer(thread.address, offset).unwrap_or_default();
+        while !next.is_null() && blocks.len() < BLOCKS_MAX {
+            let size = reader.memory.read_u64(next.offset(SIZE)).unwrap_or(0);
+            let region = reader.memory.regions().find(next);
+            let end = next.0.checked_add(size).filter(|&end| region.is_some_and(|region| end <= region.end.0));
+            let Some(end) = end.filter(|_| size > 0) else { break };
+            blocks.push(next..Address(end));
+            next = reader.pointer(next, 0).unwrap_or_default();
+        }
+    }
+    blocks
 }
 
 /// The topmost frame of a thread; null if it runs no Python code.

@@ -129,7 +129,7 @@ fn write_memory(out: &mut dyn Write, account: &Account, verdicts: &[Verdict]) ->
         units::percent(small, rss)
     )?;
     for verdict in verdicts {
-        let (finding, advice) = (xml(&verdict.finding), xml(verdict.advice));
+        let (finding, advice) = (xml(&verdict.finding), xml(&verdict.advice));
         writeln!(out, "<div class=\"card\"><p>{finding}.</p><p class=\"dim\">{advice}</p></div>")?;
     }
     Ok(())

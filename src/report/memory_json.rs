@@ -7,9 +7,11 @@ use serde::Serialize;
 use crate::analysis::memory_account::{Account, RowKind, SizeClass};
 use crate::analysis::memory_verdicts::Verdict;
 use crate::analysis::native_memory::NativeMemory;
+use crate::analysis::opaque_mappings::OpaqueMapping;
 use crate::analysis::pins::{Pin, Pins};
 use crate::heap::block_use::Use;
 use crate::inspect::answer::{Problems, Reading, TargetSummary};
+use crate::process::mapping_kind::MappingKind;
 
 /// The document's version.
 const SCHEMA_VERSION: u32 = 1;
@@ -25,6 +27,8 @@ struct Document<'a> {
     swap: u64,
     rows: Vec<RowOut>,
     anonymous_mappings: Vec<MappingOut<'a>>,
+    shared_mappings: Vec<MappingOut<'a>>,
+    file_mappings: Vec<MappingOut<'a>>,
     pools: PoolsOut,
     trimmable: u64,
     threads: u64,
@@ -54,6 +58,32 @@ struct MappingOut<'a> {
     resident: u64,
     name: &'a str,
     library: Option<&'a str>,
+    users: Vec<UserOut<'a>>,
+}
+
+#[derive(Serialize)]
+struct UserOut<'a> {
+    name: &'a str,
+    kind: &'static str,
+    objects: u64,
+    pointers: u64,
+}
+
+fn mapping_out(found: &OpaqueMapping) -> MappingOut<'_> {
+    let users = found.users.iter().map(|user| UserOut {
+        name: &user.name,
+        kind: if user.is_type { "type" } else { "library" },
+        objects: user.objects,
+        pointers: user.pointers,
+    });
+    MappingOut {
+        address: found.range.start.to_string(),
+        mapped: found.range.end.0.saturating_sub(found.range.start.0),
+        resident: found.resident,
+        name: found.file_name(),
+        library: (!found.library.is_empty()).then_some(found.library.as_str()),
+        users: users.collect(),
+    }
 }
 
 #[derive(Serialize)]
@@ -142,6 +172,7 @@ struct PinOut<'a> {
     #[serde(rename = "type")]
     type_name: Option<&'a str>,
     objects: u64,
+    buffers: u64,
     bytes: u64,
     pinned: u64,
 }
@@ -150,7 +181,8 @@ fn pins_out(pins: &Pins) -> PinsOut<'_> {
     fn pin_out(pin: &Pin) -> PinOut<'_> {
         let kind = if pin.is_holder { "holder" } else { "blocks" };
         let type_name = (!pin.type_name.is_empty()).then_some(pin.type_name.as_str());
-        PinOut { holder: &pin.holder, kind, type_name, objects: pin.objects, bytes: pin.bytes, pinned: pin.pinned }
+        let &Pin { objects, buffers, bytes, pinned, .. } = pin;
+        PinOut { holder: &pin.holder, kind, type_name, objects, buffers, bytes, pinned }
     }
     PinsOut { pools: pins.pools.iter().map(pin_out).collect(), islands: pins.islands.iter().map(pin_out).collect() }
 }
@@ -188,18 +220,15 @@ pub fn write(out: &mut dyn Write, account: &Account, verdicts: &[Verdict], about
         objects: row.objects,
         shallow_bytes: row.shallow_bytes,
     });
-    let mappings = account.anonymous.iter().map(|found| MappingOut {
-        address: found.range.start.to_string(),
-        mapped: found.range.end.0.saturating_sub(found.range.start.0),
-        resident: found.resident,
-        name: &found.name,
-        library: (!found.library.is_empty()).then_some(found.library.as_str()),
-    });
+    let mappings = |kind: MappingKind| {
+        let of_kind = account.mappings.iter().filter(move |found| found.kind == kind);
+        of_kind.map(mapping_out).collect::<Vec<MappingOut<'_>>>()
+    };
     let verdicts = verdicts.iter().map(|verdict| VerdictOut {
         cause: verdict.cause.name(),
         bytes: verdict.bytes,
         finding: &verdict.finding,
-        advice: verdict.advice,
+        advice: &verdict.advice,
     });
     let (threads, ended_stacks) = account.stacks;
     let document = Document {
@@ -211,7 +240,9 @@ pub fn write(out: &mut dyn Write, account: &Account, verdicts: &[Verdict], about
         uss: account.rollup.uss,
         swap: account.rollup.swap,
         rows: rows.collect(),
-        anonymous_mappings: mappings.collect(),
+        anonymous_mappings: mappings(MappingKind::Anonymous),
+        shared_mappings: mappings(MappingKind::Shared),
+        file_mappings: mappings(MappingKind::File),
         pools: PoolsOut {
             in_use: account.fills.pools,
             by_tenth_full: account.fills.by_tenth,
@@ -265,6 +296,7 @@ fn key(kind: RowKind) -> &'static str {
         RowKind::PageBuffers => "mimalloc_buffers",
         RowKind::GroupBuffers => "musl_buffers",
         RowKind::FreeLists => "free_lists",
+        RowKind::Frames => "frames",
         RowKind::Foreign(allocator) => allocator,
         RowKind::ThreadStacks => "thread_stacks",
         RowKind::EndedStacks => "ended_stacks",

@@ -145,7 +145,7 @@ mod tests {
             "1000-9000 rw-p 00000000 00:00 0 \nRss: 300 kB\n20000-21000 r-xp 00000000 08:01 7 /x.so\nRss: 100 kB\n";
         let residency = Residency::default();
         let rollup = Rollup { rss: 400 << 10, ..Rollup::default() };
-        let mut account = Builder::new(&residency).finish(rollup, &smaps::parse(maps.as_bytes()), &[]);
+        let mut account = Builder::new(&residency).finish(rollup, &smaps::parse(maps.as_bytes()), &[], &[]);
         account.fills = PoolFills { pools: 3, by_tenth: [2, 0, 0, 0, 0, 0, 0, 0, 0, 1], ..PoolFills::default() };
         let about = TargetSummary {
             pid: 7,

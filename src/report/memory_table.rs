@@ -5,7 +5,9 @@ use std::io::{self, Write};
 use crate::analysis::memory_account::{Account, Group, RowKind, SizeClass};
 use crate::analysis::memory_verdicts::{self, Verdict};
 use crate::analysis::native_memory::NativeMemory;
+use crate::analysis::opaque_mappings;
 use crate::analysis::pins::Pin;
+use crate::process::mapping_kind::MappingKind;
 
 use super::escape::printable;
 use super::units;
@@ -21,8 +23,9 @@ const PINS_SHOWN: usize = 5;
 const CLASSES_SHOWN: usize = 3;
 const CLASS_FREE_MIN: u64 = 1 << 20;
 
-/// Number of anonymous mappings listed, and the share of RSS below which none is.
+/// Number of mappings listed, of users of each, and the share of RSS below which none is.
 const MAPPINGS_SHOWN: usize = 5;
+const USERS_SHOWN: usize = 2;
 const MAPPING_SHARE: f64 = 0.02;
 
 /// `RSS 307 MiB: objects 5.00 MiB, allocator free 291 MiB, ...`: all groups, which add up to RSS.
@@ -89,22 +92,33 @@ pub fn write(out: &mut dyn Write, account: &Account, verdicts: &[Verdict]) -> io
     Ok(())
 }
 
-/// Writes the largest anonymous mappings.
+/// Writes the largest mappings that no allocator explains, those that are alike in one line.
 fn write_mappings(out: &mut dyn Write, account: &Account) -> io::Result<()> {
     let least = (account.rollup.rss as f64 * MAPPING_SHARE) as u64;
-    let shown = account.anonymous.iter().take(MAPPINGS_SHOWN).filter(|found| found.resident >= least);
-    for (index, found) in shown.enumerate() {
+    let groups = opaque_mappings::groups(&account.mappings);
+    for (index, group) in groups.iter().take(MAPPINGS_SHOWN).filter(|group| group.resident >= least).enumerate() {
         if index == 0 {
-            writeln!(out, "\nLargest anonymous mappings:")?;
+            writeln!(out, "\nLargest mappings without blocks of an allocator:")?;
         }
-        let size = found.range.end.0.saturating_sub(found.range.start.0);
-        let (resident, size) = (units::bytes(found.resident), units::bytes(size));
-        let name = match (found.name.as_str(), found.library.as_str()) {
-            ("", "") => String::new(),
-            ("", library) => format!("of {}", printable(library)),
-            (name, _) => units::command(name),
+        let (resident, mapped) = (units::bytes(group.resident), units::bytes(group.mapped));
+        let place = match group.count {
+            1 => format!("at {}", group.first.range.start),
+            count => format!("in {} mappings", units::count(count)),
         };
-        writeln!(out, "{resident:>10} of {size:>10} at {}  {name}", found.range.start)?;
+        let kind = match group.first.kind {
+            MappingKind::Shared => "shared",
+            MappingKind::File => "file",
+            _ => "anonymous",
+        };
+        let name = match (group.first.file_name(), group.first.library.as_str()) {
+            ("", "") => String::new(),
+            ("", library) => format!(" of {}", printable(library)),
+            (name, _) => format!(" {}", units::command(name)),
+        };
+        let users: Vec<String> =
+            group.users.iter().take(USERS_SHOWN).map(|user| printable(&user.text()).to_string()).collect();
+        let users = if users.is_empty() { String::new() } else { format!(", used by {}", users.join(", ")) };
+        writeln!(out, "{resident:>10} of {mapped:>10} {place}: {kind}{name}{users}")?;
     }
     Ok(())
 }
@@ -115,7 +129,7 @@ fn write_native(out: &mut dyn Write, native: &NativeMemory) -> io::Result<()> {
     writeln!(
         out,
         "\nBlocks without a Python object or its buffer, those in pymalloc as well ({}), by the holder of a pointer to \
-         their start:",
+         them:",
         units::bytes(owned.saturating_add(unowned)).trim()
     )?;
     writeln!(out, "{:>10} {:>11} {:>11}  owner", "resident", "blocks", "objects")?;
@@ -189,9 +203,10 @@ fn write_pins(out: &mut dyn Write, places: &str, pins: &[Pin]) -> io::Result<()>
         return Ok(());
     }
     writeln!(out, "\nFree memory pinned by {places}:")?;
-    writeln!(out, "{:>10} {:>11} {:>10}  by", "pinned", "objects", "bytes")?;
+    writeln!(out, "{:>10} {:>11} {:>10}  by", "pinned", "blocks", "bytes")?;
     for pin in pins.iter().take(PINS_SHOWN).filter(|pin| pin.pinned * 50 >= all) {
-        let (pinned, count, bytes) = (units::bytes(pin.pinned), units::count(pin.objects), units::bytes(pin.bytes));
+        let (pinned, count, bytes) =
+            (units::bytes(pin.pinned), units::count(pin.objects + pin.buffers), units::bytes(pin.bytes));
         let type_name = match pin.type_name.as_str() {
             "" => " without a Python object".to_owned(),
             name => format!("  ({})", printable(name)),

@@ -31,6 +31,7 @@ mod layouts;
 mod leaks;
 mod memory;
 mod memory_family;
+mod memory_users;
 mod moving;
 mod native;
 mod odd_heaps;
@@ -87,6 +88,7 @@ const MODULES: &[Module] = &[
     ("leaks", leaks::cases),
     ("memory", memory::cases),
     ("memory_family", memory_family::cases),
+    ("memory_users", memory_users::cases),
     ("moving", moving::cases),
     ("native", native::cases),
     ("odd_heaps", odd_heaps::cases),

@@ -4,7 +4,6 @@
 //! then the target says what `mallinfo2` and `sys._debugmallocstats` say, and calls `malloc_trim`; the kernel says what
 //! that gave back.
 
-
 use serde_json::Value;
 
 use crate::case::TestCase;

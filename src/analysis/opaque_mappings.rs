@@ -1,0 +1,238 @@
+//! Memory of mappings that no allocator explains (anonymous, shared, of files), and which objects point there.
+//!
+//! An object uses a mapping if a word of its C struct, or of a native block that belongs to it, points into it: an
+//! `mmap.mmap`, an array over one, a library's object whose data is in a pool of that library. That is no exclusive
+//! ownership: a pool has many users.
+
+use std::cmp::Reverse;
+use std::ops::Range;
+
+use rustc_hash::FxHashMap;
+use serde::{Deserialize, Serialize};
+
+use crate::process::Address;
+use crate::process::mapping_kind::MappingKind;
+
+/// Pairs of a mapping and who points there that are kept.
+const PAIRS_MAX: usize = 1 << 18;
+/// Users of a mapping that are kept, most objects first.
+const USERS_MAX: usize = 8;
+/// Types whose objects show memory of others: they come after those.
+const VIEWS: [&str; 3] = ["builtins.memoryview", "builtins.managedbuffer", "numpy.ndarray"];
+
+/// A mapping that no allocator explains.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpaqueMapping {
+    /// Its addresses.
+    pub range: Range<Address>,
+    /// What it is: anonymous, shared, of a file, or the heap of `brk` in which no chunks of glibc were found.
+    pub kind: MappingKind,
+    /// Its name, if the kernel or the program gave it one.
+    pub name: String,
+    /// Resident bytes that are in no other row.
+    pub resident: u64,
+    /// Bytes of address space that are in no other row.
+    pub mapped: u64,
+    /// The allocator or library that it belongs to; empty if none is known.
+    pub library: String,
+    /// Who points there, most objects first; empty if nobody was looked for.
+    pub users: Vec<MappingUser>,
+}
+
+impl OpaqueMapping {
+    /// The last part of its name: a path may say more than a reader should know.
+    pub fn file_name(&self) -> &str {
+        self.name.rsplit('/').next().unwrap_or_default()
+    }
+}
+
+/// Objects of a type, or a library, that point into a mapping.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MappingUser {
+    /// The name of the type or library.
+    pub name: String,
+    /// Whether it is a type.
+    pub is_type: bool,
+    /// Number of objects whose C struct points there.
+    pub objects: u64,
+    /// Number of pointers in native blocks that belong to objects of the type, or in data and blocks of the library.
+    pub pointers: u64,
+}
+
+impl MappingUser {
+    /// `30 mmap.mmap`, `native memory of polars.DataFrame`, `data of libarrow.so`.
+    pub fn text(&self) -> String {
+        match self {
+            MappingUser { is_type: false, name, .. } => format!("data of {name}"),
+            MappingUser { objects: 0, name, .. } => format!("native memory of {name}"),
+            MappingUser { objects, name, .. } => format!("{} {name}", super::thousands::grouped(*objects)),
+        }
+    }
+}
+
+/// Mappings that are alike: of one kind and name, used by the same type first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MappingGroup {
+    /// The largest of them.
+    pub first: OpaqueMapping,
+    /// How many there are.
+    pub count: u64,
+    /// Their resident bytes, and their address space.
+    pub resident: u64,
+    /// See `resident`.
+    pub mapped: u64,
+    /// Who points there, most objects first.
+    pub users: Vec<MappingUser>,
+}
+
+/// Groups mappings that are alike, most resident bytes first.
+pub fn groups(mappings: &[OpaqueMapping]) -> Vec<MappingGroup> {
+    type Likeness<'a> = (MappingKind, &'a str, &'a str, Option<&'a str>, usize);
+    let mut groups: FxHashMap<Likeness<'_>, MappingGroup> = FxHashMap::default();
+    for (index, mapping) in mappings.iter().enumerate() {
+        let user = mapping.users.first().map(|user| user.name.as_str());
+        // Those of which nothing is known are told one by one.
+        let alone = if user.is_none() && mapping.name.is_empty() { index } else { usize::MAX };
+        let group = groups.entry((mapping.kind, &mapping.name, &mapping.library, user, alone)).or_insert_with(|| {
+            MappingGroup { first: mapping.clone(), count: 0, resident: 0, mapped: 0, users: Vec::new() }
+        });
+        group.count += 1;
+        group.resident = group.resident.saturating_add(mapping.resident);
+        group.mapped = group.mapped.saturating_add(mapping.range.end.0.saturating_sub(mapping.range.start.0));
+        if mapping.resident > group.first.resident {
+            group.first = mapping.clone();
+        }
+        for user in &mapping.users {
+            match group.users.iter_mut().find(|known| (&known.name, known.is_type) == (&user.name, user.is_type)) {
+                Some(known) => {
+                    known.objects = known.objects.saturating_add(user.objects);
+                    known.pointers = known.pointers.saturating_add(user.pointers);
+                }
+                None => group.users.push(user.clone()),
+            }
+        }
+    }
+    let mut groups: Vec<MappingGroup> = groups.into_values().collect();
+    for group in &mut groups {
+        sort(&mut group.users);
+    }
+    groups.sort_by_key(|group| (Reverse(group.resident), group.first.range.start));
+    groups
+}
+
+fn sort(users: &mut [MappingUser]) {
+    users.sort_by(|a, b| {
+        let rank = |user: &MappingUser| (!user.is_type, user.objects == 0, VIEWS.contains(&user.name.as_str()));
+        let amount = |user: &MappingUser| Reverse((user.objects, user.pointers));
+        rank(a).cmp(&rank(b)).then_with(|| amount(a).cmp(&amount(b))).then_with(|| a.name.cmp(&b.name))
+    });
+}
+
+/// Who points into some mappings, while words are passed.
+#[derive(Debug)]
+pub(super) struct MappingUsers<O> {
+    /// In order of address, each with its place in the list that was given.
+    ranges: Vec<(Range<u64>, usize)>,
+    span: Range<u64>,
+    met: FxHashMap<(usize, O), Pointers>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Pointers {
+    objects: u64,
+    /// The object that was counted last.
+    last: Address,
+    others: u64,
+}
+
+impl<O: Copy + Eq + std::hash::Hash> MappingUsers<O> {
+    pub(super) fn new(mappings: &[OpaqueMapping]) -> MappingUsers<O> {
+        let range = |mapping: &OpaqueMapping| mapping.range.start.0..mapping.range.end.0;
+        let mut ranges: Vec<(Range<u64>, usize)> = mappings.iter().map(range).zip(0..).collect();
+        ranges.sort_by_key(|(range, _)| range.start);
+        let low = ranges.first().map_or(0, |(range, _)| range.start);
+        let high = ranges.iter().map(|(range, _)| range.end).max().unwrap_or(0);
+        MappingUsers { ranges, span: low..high, met: FxHashMap::default() }
+    }
+
+    /// Notes a word of `object`, or of another part of what `owner` has.
+    #[inline]
+    pub(super) fn note(&mut self, word: u64, owner: O, object: Option<Address>) {
+        if !self.span.contains(&word) {
+            return;
+        }
+        let Some(index) = self.ranges.partition_point(|(range, _)| range.start <= word).checked_sub(1) else { return };
+        let Some((_, place)) = self.ranges.get(index).filter(|(range, _)| word < range.end) else { return };
+        if self.met.len() >= PAIRS_MAX && !self.met.contains_key(&(*place, owner)) {
+            return;
+        }
+        let pointers = self.met.entry((*place, owner)).or_default();
+        match object {
+            Some(object) if object != pointers.last => {
+                (pointers.objects, pointers.last) = (pointers.objects + 1, object)
+            }
+            Some(_) => {}
+            None => pointers.others += 1,
+        }
+    }
+
+    /// Gives each mapping its users. `name` names an owner, and says whether it is a type.
+    pub(super) fn tell(self, mappings: &mut [OpaqueMapping], name: impl Fn(O) -> (String, bool)) {
+        for ((place, owner), Pointers { objects, others, .. }) in self.met {
+            let (name, is_type) = name(owner);
+            if let Some(mapping) = mappings.get_mut(place) {
+                mapping.users.push(MappingUser { name, is_type, objects, pointers: others });
+            }
+        }
+        for mapping in mappings {
+            sort(&mut mapping.users);
+            mapping.users.truncate(USERS_MAX);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mapping(start: u64, resident: u64) -> OpaqueMapping {
+        OpaqueMapping {
+            range: Address(start)..Address(start + 0x1000),
+            kind: MappingKind::Shared,
+            name: String::new(),
+            resident,
+            mapped: 0x1000,
+            library: String::new(),
+            users: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn mappings_with_the_same_user_are_one_group_and_views_come_last() {
+        let mut mappings = vec![mapping(0x9000, 10), mapping(0x1000, 30), mapping(0x5000, 20)];
+        let mut watched: MappingUsers<u32> = MappingUsers::new(&mappings);
+        // 1 is an mmap, 2 a view of it, 3 a library.
+        for (word, owner, object) in [
+            (0x1000, 2, Some(0x10)),
+            (0x1008, 2, Some(0x10)),
+            (0x1000, 2, Some(0x18)),
+            (0x1000, 1, Some(0x20)),
+            (0x9fff, 1, Some(0x30)),
+            (0xa000, 1, Some(0x30)),
+            (0x4fff, 1, Some(0x40)),
+            (0x9000, 3, None),
+        ] {
+            watched.note(word, owner, object.map(Address));
+        }
+        watched.tell(&mut mappings, |owner| match owner {
+            1 => ("mmap.mmap".to_owned(), true),
+            2 => ("builtins.memoryview".to_owned(), true),
+            _ => ("libx.so".to_owned(), false),
+        });
+        let groups = groups(&mappings);
+        let texts = |group: &MappingGroup| group.users.iter().map(MappingUser::text).collect::<Vec<_>>();
+        assert_eq!((groups[0].count, groups[0].resident, groups[0].first.resident), (2, 40, 30));
+        assert_eq!(texts(&groups[0]), ["2 mmap.mmap", "2 builtins.memoryview", "data of libx.so"]);
+        assert_eq!((groups[1].count, groups[1].resident, texts(&groups[1])), (1, 20, Vec::new()));
+    }
+}
