@@ -92,22 +92,39 @@ impl Pool {
     /// Walks the free chain of the pool at `address`. `None` if it leaves the pool, visits a block twice or disagrees
     /// with the count: the pool changed while it was read.
     pub fn free_blocks(&self, address: Address, bytes: &[u8]) -> Option<FreeBlocks> {
+        let (free, rest) = self.chain(address, bytes);
+        (rest == 0 && free.count == self.free_count()).then_some(free)
+    }
+
+    /// As [`Pool::free_blocks`], for a pool that stands still as its thread was stopped between two instructions of the
+    /// allocator. Then one block may be counted as in use that is still, or already, the first of the chain; and
+    /// what follows a block that was just carved may not be written yet (`pymalloc_alloc`, `pymalloc_free`,
+    /// `pymalloc_pool_extend`, `Objects/obmalloc.c`).
+    pub fn free_blocks_at_rest(&self, address: Address, bytes: &[u8]) -> Option<FreeBlocks> {
+        let (free, _) = self.chain(address, bytes);
+        (self.free_count()..=self.free_count() + 1).contains(&free.count).then_some(free)
+    }
+
+    fn free_count(&self) -> usize {
+        self.carved - self.in_use as usize
+    }
+
+    /// The blocks of the free chain up to its end, or to a word that names no further block, which is returned.
+    fn chain(&self, address: Address, bytes: &[u8]) -> (FreeBlocks, u64) {
         let mut free = FreeBlocks { bits: [0; BLOCKS_MAX / 64], count: 0 };
         let mut next = self.free;
-        let expected = self.carved - self.in_use as usize;
+        let place = |next: u64| usize::try_from(next.checked_sub(address.0)?).ok()?.checked_sub(self.first);
         while next != 0 {
-            let offset = usize::try_from(next.checked_sub(address.0)?).ok()?.checked_sub(self.first)?;
+            let Some(offset) = place(next).filter(|offset| offset % self.block_size == 0) else { break };
             let index = offset / self.block_size;
-            if offset % self.block_size != 0 || index >= self.carved || free.contains(index) {
-                return None;
+            if index >= self.carved || free.contains(index) {
+                break;
             }
             free.bits[index / 64] |= 1 << (index % 64);
             free.count += 1;
-            if free.count > expected {
-                return None;
-            }
-            next = u64_at(bytes, self.first + offset)?;
+            let Some(word) = u64_at(bytes, self.first + offset) else { break };
+            next = word;
         }
-        (free.count == expected).then_some(free)
+        (free, next)
     }
 }

@@ -76,7 +76,7 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
 
     /// Reads one pool. If it contradicts itself, it changed while it was read, and is read again by itself.
     fn read_pool(&mut self, address: Address, bytes: &[u8], window: Window<'_>) -> Result<(), ReadError> {
-        if self.judge_pool(address, bytes, window)? {
+        if self.judge_pool(address, bytes, window, false)? {
             return Ok(());
         }
         let stands_still = if self.memory.local(address, bytes.len()).is_some() {
@@ -90,7 +90,7 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
                     is_same = false;
                     break;
                 }
-                if self.judge_pool(address, &again, window)? {
+                if self.judge_pool(address, &again, window, false)? {
                     return Ok(());
                 }
                 is_same = again == before;
@@ -98,19 +98,34 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
             }
             is_same
         };
+        // All readings were the same, so any of them will do.
+        if stands_still && self.judge_pool(address, bytes, window, true)? {
+            return Ok(());
+        }
         self.counts.torn_pools += 1;
         self.counts.contradicting_pools += u64::from(stands_still);
         Ok(())
     }
 
-    /// Classifies all blocks of a pool in use. `false`, and nothing is reported, if the pool contradicts itself.
-    fn judge_pool(&mut self, address: Address, bytes: &[u8], window: Window<'_>) -> Result<bool, ReadError> {
+    /// Classifies all blocks of a pool in use. `false`, and nothing is reported, if the pool contradicts itself;
+    /// `is_at_rest` allows what the allocator leaves between two instructions.
+    fn judge_pool(
+        &mut self,
+        address: Address,
+        bytes: &[u8],
+        window: Window<'_>,
+        is_at_rest: bool,
+    ) -> Result<bool, ReadError> {
         let pool = match Pool::read(bytes, self.classifier.layout()) {
             PoolState::Free => return Ok(true),
             PoolState::Broken => return Ok(false),
             PoolState::InUse(pool) => pool,
         };
-        let Some(free) = pool.free_blocks(address, bytes) else { return Ok(false) };
+        let free = match is_at_rest {
+            true => pool.free_blocks_at_rest(address, bytes),
+            false => pool.free_blocks(address, bytes),
+        };
+        let Some(free) = free else { return Ok(false) };
         self.counts.pools += 1;
         self.counts.blocks_in_use += u64::from(pool.in_use);
         self.counts.bytes.with_object += u64::from(pool.in_use) * pool.block_size as u64;
@@ -218,6 +233,24 @@ mod tests {
         let (objects, counts) = read(&layout, pool(&layout, START, 64, &[Some(&whole), Some(&torn)]));
         assert_eq!(objects.iter().map(|object| object.size).collect::<Vec<_>>(), [16 + 40 + 8 * 4]);
         assert_eq!((counts.objects, counts.implausible_blocks), (1, 1));
+    }
+
+    #[test]
+    fn a_pool_whose_thread_was_stopped_in_the_allocator_is_read() {
+        let layout = layout();
+        let float: &[u64] = &[2, FLOAT, 0, 0];
+        let size = layout.constants.pool_size;
+        // One block is counted already, and still the first of the chain.
+        let mut bytes = pool(&layout, START, 32, &[Some(float), None]);
+        put(&mut bytes, layout.pool_header.ref_count, 2);
+        // One was just carved, and what follows it is not written yet.
+        let second = START + size as u64;
+        let mut carved = pool(&layout, second, 32, &[Some(float), None]);
+        put(&mut carved, layout.constants.pool_overhead + 32, FLOAT);
+        bytes.extend(carved);
+        let (objects, counts) = read(&layout, bytes);
+        assert_eq!(objects.len(), 2);
+        assert_eq!((counts.pools, counts.torn_pools, counts.contradicting_pools), (2, 0, 0));
     }
 
     #[test]
