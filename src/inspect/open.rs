@@ -341,15 +341,21 @@ impl Target {
         log::debug!("{because}; trying again, since the process may have changed meanwhile");
         let load: &Load<'_> = &|_, candidates| candidates.iter().map(Layout::load).collect();
         let pid = self.source.pid();
-        self.source.refresh().map_err(|_| gone(pid))?;
-        match Target::attach(&self.source, load) {
-            Ok(attached) => {
-                self.attached = attached;
-                Ok(())
+        for attempt in 1.. {
+            self.source.refresh().map_err(|_| gone(pid))?;
+            match Target::attach(&self.source, load) {
+                Ok(attached) => {
+                    self.attached = attached;
+                    break;
+                }
+                Err(_) if !self.source.is_alive() => return Err(gone(pid)),
+                Err(error) if attempt < ATTEMPTS && error.may_be_of_a_change() => {
+                    std::thread::sleep(BETWEEN_PROOFS * attempt);
+                }
+                Err(error) => return Err(Error::NotAttached { pid, error: Box::new(error) }),
             }
-            Err(_) if !self.source.is_alive() => Err(gone(pid)),
-            Err(error) => Err(Error::NotAttached { pid, error: Box::new(error) }),
         }
+        Ok(())
     }
 
     /// Adds to a reading error the process and what happened to it.

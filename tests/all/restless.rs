@@ -1,5 +1,8 @@
-//! Reads processes that do not stay what they are: they fork, execute other programs, or have sub-interpreters that
-//! come and go. Each read gives the right number of what stands still, or says what happened to the process.
+//! Reads processes that do not stay what they are: they fork, execute other programs, or have threads or
+//! sub-interpreters that come and go. Each read gives the right number of what stands still, or says what happened to
+//! the process.
+//!
+//!     HEAPSONDE_ONLY=3.8,3.9 cargo test --test all -- --ignored restless    1,000 reads on each
 
 use serde_json::Value;
 
@@ -19,7 +22,7 @@ pub fn cases() -> Vec<TestCase> {
     for interpreter in interpreters::one_of_each_kind() {
         let is_plain = interpreter.command.len() == 1 && interpreter.kind == "default";
         for (index, reads) in READS.into_iter().enumerate() {
-            for (name, program) in [("forks", FORKS), ("execs", EXECS), ("interpreters", INTERPRETERS)] {
+            for (name, program) in PROGRAMS {
                 let one = interpreter.clone();
                 let case = TestCase::new(format!("{name}/{}/{reads} reads", one.name), move || {
                     is_right_or_says_why(&one, name, program, reads)
@@ -31,6 +34,26 @@ pub fn cases() -> Vec<TestCase> {
     }
     cases
 }
+
+/// What they do.
+const PROGRAMS: [(&str, &str); 4] =
+    [("threads", THREADS), ("forks", FORKS), ("execs", EXECS), ("interpreters", INTERPRETERS)];
+
+/// Starts and ends threads, which have objects of their own.
+const THREADS: &str = r"
+import os, threading
+class Held: pass
+held = [Held() for _ in range(5000)]
+own = threading.local()
+def work():
+    own.made = [[] for _ in range(300)]
+    own.text = 'x' * 100000
+os.write(1, b'ready %d\n' % os.getpid())
+while True:
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+";
 
 /// Forks all the time; children exit at once, or after they have made something.
 const FORKS: &str = r"
@@ -80,10 +103,15 @@ const HAPPENED: [&str; 4] = [
 ];
 
 fn is_right_or_says_why(interpreter: &Interpreter, name: &str, program: &str, reads: usize) -> Result<(), String> {
-    let target = Target::spawn(interpreter, program, &[program], &[])?;
-    let pid = target.pid().to_string();
+    /// Reads of one process: since 3.12 each sub-interpreter that ends leaves memory behind.
+    const OF_ONE: usize = 25;
     let mut right = 0;
+    let mut target = None;
     for read in 0..reads {
+        if read % OF_ONE == 0 {
+            target = Some(Target::spawn(interpreter, program, &[program], &[])?);
+        }
+        let pid = target.as_ref().map(|target| target.pid().to_string()).ok_or("no target")?;
         // A census, and all references, of a process that runs and of one that stands still meanwhile.
         let verbs: [&[&str]; 3] = [
             &["histo", "--json", &pid],
@@ -102,6 +130,10 @@ fn is_right_or_says_why(interpreter: &Interpreter, name: &str, program: &str, re
             continue;
         }
         let report = run.json().map_err(at)?;
+        let sum: u64 = rows_of(&report).iter().filter_map(|row| row["objects"].as_u64()).sum();
+        if report["totals"]["objects"] != sum {
+            return Err(at(format!("{} objects in all, and {sum} by type", report["totals"])));
+        }
         let held = held(&report);
         // One that has just begun has not made all of them.
         let is_right = if name == "execs" { held <= HELD } else { held == HELD };
@@ -116,7 +148,13 @@ fn is_right_or_says_why(interpreter: &Interpreter, name: &str, program: &str, re
     }
 }
 
+fn rows_of(report: &Value) -> &[Value] {
+    report["types"].as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
 fn held(report: &Value) -> u64 {
-    let types = report["types"].as_array().map(Vec::as_slice).unwrap_or_default();
-    types.iter().find(|row| row["type"] == "__main__.Held").map_or(0, |row| row["objects"].as_u64().unwrap_or(u64::MAX))
+    rows_of(report)
+        .iter()
+        .find(|row| row["type"] == "__main__.Held")
+        .map_or(0, |row| row["objects"].as_u64().unwrap_or(u64::MAX))
 }
