@@ -16,7 +16,8 @@ use crate::process::pages;
 use crate::python::interpreter::Python;
 use crate::python::reader::Reader;
 use crate::python::types::TypeTable;
-use crate::references::{Certain, Label, References, roots};
+use crate::references::roots::{self, FoundRoots};
+use crate::references::{Certain, Label, References};
 
 use super::ObjectId;
 use super::objects::{Classes, OBJECTS_AT_ONCE, ObjectGraph};
@@ -31,6 +32,8 @@ pub struct Dropped {
     pub references: u64,
     /// Objects whose references could not be followed completely.
     pub walks: u64,
+    /// Walks to roots that ended at a bound.
+    pub cut: u64,
 }
 
 /// Builds the graph of all objects. `memory` is a copy or the process itself: each thread reads through its own cache,
@@ -48,14 +51,16 @@ pub fn link<'a, M: Memory + Sync + ?Sized>(
     found.extend(roots::tasks(&cached, python, types, &own_references, objects));
     found.extend(roots::event_loops(&cached, python, types, &own_references, objects));
     found.extend(roots::greenlets(&cached, python, types, &own_references, objects));
-    found.sort_by_key(|root| root.kind);
     let walk = Walk::new(memory, python, types, objects, references);
+    let FoundRoots { roots: mut found, cut } = found;
+    found.extend(walk.unnamed.map(roots::of_interning));
+    found.sort_by_key(|root| root.kind);
     let settle = |incoming: &[u32]| own_references.settle(&Certain { objects, types, incoming });
     let mut graph = ObjectGraph::new(objects, found, |ids, visit| walk.references_of(ids, visit), settle);
     let mut lookups = walk.lookups.into_inner().unwrap_or_default();
     add_threads(&graph, &cached, python, types, &mut lookups);
     graph.set_lookups(Classes::of(types, objects), lookups);
-    (graph, Dropped { references: walk.dropped.into_inner(), walks: walk.torn.into_inner() })
+    (graph, Dropped { references: walk.dropped.into_inner(), walks: walk.torn.into_inner(), cut })
 }
 
 /// What a `threading.Thread` refers to, it uses: the target and the arguments belong to whoever else has them.
@@ -103,7 +108,7 @@ pub fn settle<M: Memory + Sync + ?Sized>(
         walk.references_of(start..objects.len().min(start + OBJECTS_AT_ONCE), &mut |_, target| _ = count(target));
     });
     let found = roots::find(&cached, python, types, &own_references);
-    found.iter().filter(|root| root.is_counted).filter_map(|root| objects.find(root.object.0)).for_each(|id| {
+    found.roots.iter().filter(|root| root.is_counted).filter_map(|root| objects.find(root.object.0)).for_each(|id| {
         _ = count(id);
     });
     let incoming = pages::counted(counts);
@@ -139,6 +144,8 @@ struct Walk<'w, 'r, M: Memory + ?Sized> {
     objects: &'w Objects,
     references: &'w References<'r, M>,
     interned: FxHashSet<Address>,
+    /// That of them which no field of the interpreter names.
+    unnamed: Option<Address>,
     dropped: AtomicU64,
     torn: AtomicU64,
     told: AtomicU64,
@@ -161,7 +168,7 @@ impl<'w, 'r, M: Memory + Sync + ?Sized> Walk<'w, 'r, M> {
         let unnamed = roots::interning(&cached, python, dicts);
         let interned = roots::interned(memory, python).into_iter().chain(unnamed).collect();
         let (dropped, torn, told, lookups) = Default::default();
-        Walk { memory, types, objects, references, interned, dropped, torn, told, lookups }
+        Walk { memory, types, objects, references, interned, unnamed, dropped, torn, told, lookups }
     }
 
     /// Calls back with each reference of a range of objects.

@@ -35,6 +35,9 @@ pub struct GraphSummary {
     pub dropped_references: u64,
     /// Number of objects whose references could not all be read.
     pub torn_walks: u64,
+    /// Number of walks to roots that ended at a bound, so that some objects may seem to be held by native code.
+    #[serde(default)]
+    pub cut_walks: u64,
     /// Number of objects with more references found than their reference count.
     pub overcounted_objects: u64,
     /// Objects that no root reaches.
@@ -91,6 +94,7 @@ pub(crate) fn build<'a, M: Memory + Sync>(
         roots: graph.roots.len() as u64,
         dropped_references: dropped.references,
         torn_walks: dropped.walks,
+        cut_walks: dropped.cut,
         overcounted_objects: graph.overcounted,
         garbage: unnamed.garbage.into(),
         garbage_details: (unnamed.garbage.objects > 0).then(|| Garbage::of(&graph, types)),

@@ -18,10 +18,10 @@ use super::interpreter::Interpreter;
 use super::layout::Layout;
 use super::reader::Reader;
 
-/// Upper bound on the threads of an interpreter.
-pub const THREADS_MAX: usize = 1 << 16;
-/// Upper bound on the frames of a thread; recursion limits are far lower.
-pub const FRAMES_MAX: usize = 1 << 20;
+/// Upper bound on the threads of an interpreter: Linux has no more (`PID_MAX_LIMIT`).
+pub const THREADS_MAX: usize = 1 << 22;
+/// Upper bound on the frames of a thread: a program may set any recursion limit, and since 3.11 it needs no C stack.
+pub const FRAMES_MAX: usize = 1 << 22;
 /// Upper bound on the bytes read of a frame; all needed fields are below.
 const FRAME_MAX: usize = 512;
 
@@ -105,24 +105,23 @@ pub fn top<M: Memory + ?Sized>(reader: &Reader<'_, M>, thread: Address) -> Resul
     }
 }
 
-/// The frames of a thread, topmost first, at most `limit`, without C shims. The walk ends early if the thread changes
-/// its stack meanwhile.
-pub fn frames<M: Memory + ?Sized>(reader: &Reader<'_, M>, thread: Address, limit: usize) -> Vec<StackFrame> {
-    top(reader, thread).map_or_else(|_| Vec::new(), |top| frames_from(reader, top, limit).0)
-}
-
-/// As [`frames`], starting at the frame `top`. Also returns where to continue; null at the end or after a failed read.
+/// The frames from `top` on, topmost first, at most `limit`, without C shims. The walk ends early if the thread changes
+/// its stack meanwhile. Also returns where to continue: null at the end or after a failed read, a frame where a bound
+/// or a circle ended it.
 pub fn frames_from<M: Memory + ?Sized>(
     reader: &Reader<'_, M>,
     top: Address,
     limit: usize,
 ) -> (Vec<StackFrame>, Address) {
-    let (mut next, mut frames, mut steps) = (top, Vec::new(), 0);
-    // The count ends a walk that runs in a circle.
-    while !next.is_null() && frames.len() < limit {
+    let (mut next, mut frames) = (top, Vec::new());
+    // Ends a walk in a circle: one frame is remembered, for twice as many steps each time (Brent's algorithm).
+    let (mut remembered, mut steps, mut renewed) = (Address::NULL, 0, 1);
+    while !next.is_null() && frames.len() < limit && next != remembered && steps < FRAMES_MAX {
+        if steps == renewed {
+            (remembered, renewed) = (next, 2 * renewed);
+        }
         steps += 1;
-        let read = if steps > FRAMES_MAX { None } else { read(reader, next) };
-        let Some((frame, previous)) = read else { return (frames, Address::NULL) };
+        let Some((frame, previous)) = read(reader, next) else { return (frames, Address::NULL) };
         frames.extend(frame);
         next = previous;
     }

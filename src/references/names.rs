@@ -241,6 +241,8 @@ pub(crate) fn known(layout: &Layout, type_name: &str) -> Vec<(u32, FieldName)> {
                 (Some(task.task_context), "_context"),
                 (Some(task.task_result), "_result"),
                 (Some(task.task_exception), "_exception"),
+                // A number until somebody asks for it (3.12+).
+                (Some(task.task_name), "_name"),
                 (Some(task.task_source_tb), "_source_traceback"),
                 (task.task_awaited_by, "_asyncio_awaited_by"),
             ]

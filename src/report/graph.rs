@@ -50,6 +50,14 @@ pub fn write(out: &mut dyn Write, graph: &GraphSummary) -> io::Result<()> {
             units::count(graph.torn_walks),
         )?;
     }
+    if graph.cut_walks > 0 {
+        writeln!(
+            out,
+            "Not followed to the end: {} lists of roots (modules, frames, callbacks), which are longer than is read or \
+             changed",
+            units::count(graph.cut_walks),
+        )?;
+    }
     Ok(())
 }
 

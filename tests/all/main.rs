@@ -6,6 +6,7 @@
 //!
 //! As many tests run at once as there are processors, unless `--test-threads` is given.
 
+mod bounds;
 mod browser;
 mod bugs;
 mod case;
@@ -65,6 +66,7 @@ use libtest_mimic::{Arguments, Trial};
 type Module = (&'static str, fn() -> Vec<TestCase>);
 
 const MODULES: &[Module] = &[
+    ("bounds", bounds::cases),
     ("browser", browser::cases),
     ("bugs", bugs::cases),
     ("churn", churn::cases),

@@ -40,7 +40,8 @@ fn stacks_are_true(interpreter: &Interpreter) -> Result<(), String> {
     let mut found = Vec::new();
     // Newest first; the last one is the main thread, which waits for us.
     for thread in stack::threads(&reader, main).iter().rev().skip(1) {
-        let frames = stack::frames(&reader, thread.address, stack::FRAMES_MAX);
+        let top = stack::top(&reader, thread.address).expect("it can be read");
+        let frames = stack::frames_from(&reader, top, stack::FRAMES_MAX).0;
         if in_pieces(&reader, thread.address) != Some(frames.clone()) {
             return Err(format!("read in pieces the {} frames of thread {} are others", frames.len(), thread.id));
         }

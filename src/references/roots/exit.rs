@@ -9,8 +9,8 @@ use crate::python::interpreter::Interpreter;
 
 use super::{Finder, RootKind};
 
-/// Upper bound on callbacks. Programs have some tens.
-const CALLBACKS_MAX: usize = 1 << 16;
+/// Upper bound on callbacks. Programs have some tens, or as many as the requests that they served.
+const CALLBACKS_MAX: usize = 1 << 24;
 
 impl<M: Memory + ?Sized> Finder<'_, M> {
     pub(crate) fn exit(&mut self, interpreter: &Interpreter) {
@@ -27,8 +27,15 @@ impl<M: Memory + ?Sized> Finder<'_, M> {
                 (self.pointer(state, 0), state.offset(8))
             }
         };
-        let count = self.reader.memory.read_u32(count).map_or(0, |count| count as usize).min(CALLBACKS_MAX);
-        for index in 0..if array.is_null() { 0 } else { count } {
+        let count = self.reader.memory.read_u32(count).map_or(0, |count| count as usize);
+        if array.is_null() || count == 0 {
+            return;
+        }
+        if count > CALLBACKS_MAX || !self.reader.memory.regions().contains(array, 8 * count) {
+            self.found.cut += 1;
+            return;
+        }
+        for index in 0..count {
             let callback = self.pointer(array, 8 * index);
             if callback.is_null() {
                 continue;

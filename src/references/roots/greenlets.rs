@@ -15,14 +15,11 @@ use crate::process::Address;
 use crate::process::memory::{Memory, MemoryExt, u64_at};
 use crate::python::interpreter::Python;
 use crate::python::reader::Reader;
-use crate::python::stack::{self, FRAMES_MAX, StackFrame};
 use crate::python::types::{TypeId, TypeInfo, TypeTable};
 use crate::references::References;
 
-use super::{Finder, Root, RootKind};
+use super::{Finder, FoundRoots, RootKind};
 
-/// Upper bound on the greenlets that are named.
-const GREENLETS_MAX: usize = 1 << 20;
 /// Upper bound on the chain of base types.
 const BASES_MAX: usize = 64;
 /// Bytes of a greenlet's C++ object that are searched for the frame: it follows the exception state, the arguments and
@@ -40,18 +37,18 @@ pub fn greenlets<M: Memory + ?Sized>(
     types: &TypeTable,
     references: &References<'_, M>,
     objects: &Objects,
-) -> Vec<Root> {
+) -> FoundRoots {
     let mut finder = Finder::new(Reader { memory, layout: &python.layout }, types, references);
-    let Some(kinds) = Kinds::find(&finder) else { return Vec::new() };
+    let Some(kinds) = Kinds::find(&finder) else { return FoundRoots::default() };
     let is_greenlet = |id: &usize| kinds.greenlets.contains(&objects.type_id(*id));
-    let greenlets = (0..objects.len()).filter(is_greenlet).take(GREENLETS_MAX);
+    let greenlets = (0..objects.len()).filter(is_greenlet);
     for (index, id) in greenlets.enumerate() {
         let size = objects.size(id).min(BODY_MAX);
         if let Some(frame) = finder.top_frame(objects, &kinds, objects.address(id), size) {
             finder.greenlet(frame, &format!("greenlet {}", index + 1));
         }
     }
-    finder.roots
+    finder.found
 }
 
 /// The types involved.
@@ -104,7 +101,7 @@ impl<M: Memory + ?Sized> Finder<'_, M> {
         let layout = self.reader.layout;
         let (Some(f_frame), Some(iframe)) = (layout.frame.f_frame, &layout.iframe) else {
             // The topmost frame object belongs to the greenlet, each other one to the frame above it.
-            for (index, frame) in stack::frames_from(&self.reader, top, FRAMES_MAX).0.into_iter().enumerate() {
+            for (index, frame) in self.frames_from(top).into_iter().enumerate() {
                 let function = format!("{name}, {}", self.place(frame));
                 self.add(frame.address, RootKind::Frame, function, index == 0);
             }
@@ -115,7 +112,7 @@ impl<M: Memory + ?Sized> Finder<'_, M> {
         if first.is_null() || self.pointer(first, iframe.frame_obj) != top {
             return;
         }
-        let frames: Vec<StackFrame> = stack::frames_from(&self.reader, first, FRAMES_MAX).0;
+        let frames = self.frames_from(first);
         for (index, frame) in frames.into_iter().enumerate() {
             let function = format!("{name}, {}", self.place(frame));
             if index == 0 {

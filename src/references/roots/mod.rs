@@ -11,7 +11,7 @@ use crate::python::code::Code;
 use crate::python::identifier::{self, HIDDEN};
 use crate::python::interpreter::Interpreter;
 use crate::python::interpreter::Python;
-use crate::python::reader::{NAME_LENGTH_MAX, Reader};
+use crate::python::reader::{Entry, NAME_LENGTH_MAX, Reader};
 use crate::python::type_flags as flag;
 use crate::python::types::TypeTable;
 
@@ -108,13 +108,30 @@ pub struct Root {
     pub is_namespace: bool,
 }
 
+/// Roots that were found.
+#[derive(Clone, Debug, Default)]
+pub struct FoundRoots {
+    /// The roots.
+    pub roots: Vec<Root>,
+    /// Walks that ended at a bound, or at a dict that could not be read: there may be more roots.
+    pub cut: u64,
+}
+
+impl FoundRoots {
+    /// Adds others.
+    pub(crate) fn extend(&mut self, others: FoundRoots) {
+        self.roots.extend(others.roots);
+        self.cut += others.cut;
+    }
+}
+
 /// Finds the roots of all interpreters, in the order of preference for display.
 pub fn find<M: Memory + ?Sized>(
     memory: &M,
     python: &Python,
     types: &TypeTable,
     references: &References<'_, M>,
-) -> Vec<Root> {
+) -> FoundRoots {
     let reader = Reader { memory, layout: &python.layout };
     let mut finder = Finder::new(reader, types, references);
     for interpreter in &python.interpreters {
@@ -126,8 +143,8 @@ pub fn find<M: Memory + ?Sized>(
     for (_, info) in types.iter().filter(|(_, info)| !info.has(flag::HEAPTYPE)) {
         finder.add(info.address, RootKind::StaticType, info.full_name(), true);
     }
-    finder.roots.sort_by_key(|root| root.kind);
-    finder.roots
+    finder.found.roots.sort_by_key(|root| root.kind);
+    finder.found
 }
 
 /// The dicts that intern strings, if the interpreter names them (3.12+). They do not keep what is in them alive.
@@ -170,19 +187,28 @@ fn has_interned_values<M: Memory + ?Sized>(memory: &M, python: &Python, dict: Ad
         && entries.iter().take(ENTRIES).all(|entry| entry.key == entry.value && is_interned(entry.key))
 }
 
+/// The root of the dict that [`interning`] has found: a static variable refers to it.
+pub fn of_interning(dict: Address) -> Root {
+    let (kind, name) = (RootKind::Interpreter, INTERNED.to_owned());
+    Root { object: dict, kind, name, is_counted: true, is_namespace: false }
+}
+
+/// What the dict of interned strings is called.
+const INTERNED: &str = "interned strings";
+
 struct Finder<'a, M: Memory + ?Sized> {
     reader: Reader<'a, M>,
     types: &'a TypeTable,
     references: &'a References<'a, M>,
     reads: Reads,
     codes: FxHashMap<Address, Option<Code>>,
-    roots: Vec<Root>,
+    found: FoundRoots,
 }
 
 impl<'a, M: Memory + ?Sized> Finder<'a, M> {
     fn new(reader: Reader<'a, M>, types: &'a TypeTable, references: &'a References<'a, M>) -> Self {
-        let (codes, roots) = (FxHashMap::default(), Vec::new());
-        Finder { reader, types, references, reads: references.reads(), codes, roots }
+        let (codes, found) = (FxHashMap::default(), FoundRoots::default());
+        Finder { reader, types, references, reads: references.reads(), codes, found }
     }
 
     fn add(&mut self, object: Address, kind: RootKind, name: String, is_counted: bool) {
@@ -191,7 +217,7 @@ impl<'a, M: Memory + ?Sized> Finder<'a, M> {
                 Some(owner) => (owner.to_owned(), true),
                 None => (name, false),
             };
-            self.roots.push(Root { object, kind, name, is_counted, is_namespace });
+            self.found.roots.push(Root { object, kind, name, is_counted, is_namespace });
         }
     }
 
@@ -205,8 +231,20 @@ impl<'a, M: Memory + ?Sized> Finder<'a, M> {
         }
     }
 
+    /// The entries of a dict that names roots.
+    fn entries(&mut self, dict: Address) -> Vec<Entry> {
+        if dict.is_null() {
+            return Vec::new();
+        }
+        self.reader.dict_entries(dict).unwrap_or_else(|error| {
+            log::debug!("no roots of the dict at {dict}: {error}");
+            self.found.cut += 1;
+            Vec::new()
+        })
+    }
+
     fn modules(&mut self, interpreter: &Interpreter) {
-        for entry in self.reader.dict_entries(interpreter.modules).unwrap_or_default() {
+        for entry in self.entries(interpreter.modules) {
             let Some(name) = self.reader.string(entry.key, NAME_LENGTH_MAX) else { continue };
             let is_shown = self.references.shows_values() || identifier::is_dotted(&name);
             let name = if is_shown { name } else { format!("sys.modules['{HIDDEN}']") };
@@ -245,7 +283,7 @@ impl<'a, M: Memory + ?Sized> Finder<'a, M> {
         self.add_field(interpreter.gc, Some(gc.garbage), RootKind::Interpreter, "gc.garbage");
         self.add_field(interpreter.gc, Some(gc.callbacks), RootKind::Interpreter, "gc.callbacks");
         for dict in interned(self.reader.memory, self.references.python()).into_iter().take(1) {
-            self.add(dict, RootKind::Interpreter, "interned strings".to_owned(), true);
+            self.add(dict, RootKind::Interpreter, INTERNED.to_owned(), true);
         }
     }
 }

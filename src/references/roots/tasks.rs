@@ -16,12 +16,7 @@ use crate::python::stack;
 use crate::python::types::{TypeId, TypeInfo, TypeTable};
 use crate::references::References;
 
-use super::{Finder, Root, RootKind};
-
-/// Upper bound on the tasks that are named.
-const TASKS_MAX: usize = 1 << 20;
-/// Event loops that are named; a program has one in each of some threads.
-const LOOPS_MAX: usize = 1 << 12;
+use super::{Finder, FoundRoots, RootKind};
 
 /// Finds the tasks whose coroutine has not finished.
 pub fn tasks<M: Memory + ?Sized>(
@@ -30,17 +25,17 @@ pub fn tasks<M: Memory + ?Sized>(
     types: &TypeTable,
     references: &References<'_, M>,
     objects: &Objects,
-) -> Vec<Root> {
+) -> FoundRoots {
     let is_task = |name: &str| matches!(name, "_asyncio.Task" | "asyncio.Task");
     let kinds: Vec<TypeId> =
         types.iter().filter(|(_, info)| is_task(&info.full_name())).map(|(type_id, _)| type_id).collect();
     if kinds.is_empty() {
-        return Vec::new();
+        return FoundRoots::default();
     }
     let mut finder = Finder::new(Reader { memory, layout: &python.layout }, types, references);
-    let tasks = (0..objects.len()).filter(|&id| kinds.contains(&objects.type_id(id))).take(TASKS_MAX);
+    let tasks = (0..objects.len()).filter(|&id| kinds.contains(&objects.type_id(id)));
     tasks.for_each(|id| finder.task(objects.address(id)));
-    finder.roots
+    finder.found
 }
 
 /// Finds the event loops: instances of subclasses of `asyncio.AbstractEventLoop`, whoever made them.
@@ -50,10 +45,10 @@ pub fn event_loops<M: Memory + ?Sized>(
     types: &TypeTable,
     references: &References<'_, M>,
     objects: &Objects,
-) -> Vec<Root> {
+) -> FoundRoots {
     let mut finder = Finder::new(Reader { memory, layout: &python.layout }, types, references);
     let base = types.iter().find(|(_, info)| info.full_name() == "asyncio.events.AbstractEventLoop");
-    let Some(base) = base.map(|(_, info)| info.address) else { return Vec::new() };
+    let Some(base) = base.map(|(_, info)| info.address) else { return FoundRoots::default() };
     let is_loop = |info: &TypeInfo| {
         let mro = finder.pointer(info.address, python.layout.type_object.tp_mro);
         finder.reader.tuple_items(mro).contains(&base)
@@ -64,7 +59,7 @@ pub fn event_loops<M: Memory + ?Sized>(
         None => FxHashMap::default(),
     };
     let is_kind = |id: &usize| kinds.get(objects.type_id(*id).index()) == Some(&true);
-    for id in (0..objects.len()).filter(is_kind).take(LOOPS_MAX) {
+    for id in (0..objects.len()).filter(is_kind) {
         let event_loop = objects.address(id);
         let thread = references.attribute(&finder.reads, types, event_loop, "_thread_id");
         let thread =
@@ -75,7 +70,7 @@ pub fn event_loops<M: Memory + ?Sized>(
         };
         finder.add(event_loop, RootKind::EventLoop, name, false);
     }
-    finder.roots
+    finder.found
 }
 
 impl<M: Memory + ?Sized> Finder<'_, M> {

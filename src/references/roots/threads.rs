@@ -36,7 +36,7 @@ pub(crate) fn thread_local_keys<M: Memory + ?Sized>(
     references: &References<'_, M>,
 ) -> FxHashMap<Address, String> {
     let python = references.python();
-    let finder = Finder::new(Reader { memory, layout: &python.layout }, types, references);
+    let mut finder = Finder::new(Reader { memory, layout: &python.layout }, types, references);
     let mut keys = FxHashMap::default();
     for interpreter in &python.interpreters {
         for (thread, name) in finder.named_threads(interpreter) {
@@ -45,7 +45,7 @@ pub(crate) fn thread_local_keys<M: Memory + ?Sized>(
                 continue;
             }
             let dict = finder.pointer(thread, python.layout.thread.dict);
-            for entry in finder.reader.dict_entries(dict).unwrap_or_default() {
+            for entry in finder.entries(dict) {
                 keys.insert(entry.value, name.clone());
             }
         }
@@ -115,7 +115,11 @@ impl<M: Memory + ?Sized> Finder<'_, M> {
         let items = &self.reader.layout.err_stack_item;
         let mut item = self.pointer(thread, layout.exc_info);
         let mut seen = FxHashSet::default();
-        while !item.is_null() && seen.len() < EXCEPTIONS_MAX && seen.insert(item) {
+        while !item.is_null() && seen.insert(item) {
+            if seen.len() > EXCEPTIONS_MAX {
+                self.found.cut += 1;
+                break;
+            }
             for offset in [items.exc_type, Some(items.exc_value), items.exc_traceback] {
                 // An exception that a generator handles is counted as the generator's.
                 let is_own = item == thread.offset(layout.exc_state);
@@ -127,8 +131,16 @@ impl<M: Memory + ?Sized> Finder<'_, M> {
         self.frames(thread, name);
     }
 
+    /// The frames from one on, topmost first.
+    pub(super) fn frames_from(&mut self, top: Address) -> Vec<StackFrame> {
+        let (frames, rest) = stack::frames_from(&self.reader, top, FRAMES_MAX);
+        self.found.cut += u64::from(!rest.is_null());
+        frames
+    }
+
     fn frames(&mut self, thread: Address, name: &str) {
-        for (index, frame) in stack::frames(&self.reader, thread, FRAMES_MAX).into_iter().enumerate() {
+        let top = stack::top(&self.reader, thread).unwrap_or_default();
+        for (index, frame) in self.frames_from(top).into_iter().enumerate() {
             let function = format!("{name}, {}", self.place(frame));
             if self.reader.layout.iframe.is_some() {
                 self.interpreter_frame(frame, &function);
