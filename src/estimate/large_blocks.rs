@@ -22,8 +22,7 @@ use crate::heap::classify::classifier::Classifier;
 use crate::heap::object::Amount;
 use crate::process::memory::{Memory, MemoryExt, u64_at};
 use crate::process::{Address, PAGE};
-use crate::python::deferred;
-use crate::python::reader::KeysHeader;
+use crate::python::reader::{KeysHeader, dict_size};
 use crate::python::types::TypeTable;
 
 use super::sample::{CERTAIN, CERTAIN_OF_LIST};
@@ -124,7 +123,7 @@ impl<'a, M: Memory + ?Sized> LargeBlocks<'a, M> {
         self.memory.read_exact_at(Address(chunk.data().0 + hooks), &mut bytes).ok()?;
         let fills = |size: u64| (chunk.size.saturating_sub(PAGE + HEADER + HOOKS)..=chunk.size).contains(&size);
         let keys = bytes.get(..KeysHeader::BYTES)?;
-        if let Some(size) = deferred::dict_size(keys, self.classifier.layout(), 0, false).filter(|&size| fills(size)) {
+        if let Some(size) = dict_size(keys, self.classifier.layout(), 0, false).filter(|&size| fills(size)) {
             return Some((Container::Dict, size));
         }
         let words: Vec<u64> = bytes.chunks_exact(8).filter_map(|word| u64_at(word, 0)).collect();

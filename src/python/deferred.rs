@@ -7,7 +7,7 @@ use crate::process::memory::{Memory, MemoryExt, u32_at, u64_at};
 
 use super::layout::Layout;
 use super::library_sizes::OwnedMemory;
-use super::reader::KeysHeader;
+use super::reader::{KeysHeader, dict_size};
 
 /// Upper bound on an object's size: user addresses have 47 bits.
 pub(crate) const OBJECT_SIZE_MAX: u64 = 1 << 47;
@@ -115,20 +115,6 @@ impl Deferred {
             }
         }
     }
-}
-
-/// The size of a dict from the first bytes of its keys. Keys are counted unless another dict shares them; values are
-/// counted if there are any.
-#[inline]
-pub fn dict_size(keys: &[u8], layout: &Layout, base: u64, split: bool) -> Option<u64> {
-    let header = KeysHeader::parse(keys, layout)?;
-    let values = match (split, layout.dict_keys.dk_size) {
-        (false, _) => 0,
-        (true, Some(_)) => 8 * header.capacity(),
-        (true, None) => 8 * (header.usable + header.nentries),
-    };
-    let own = if header.refcnt == 1 { header.size_bytes(layout) } else { 0 };
-    base.checked_add(values)?.checked_add(own)
 }
 
 /// Number of locals, cells and free variables of a code object until 3.10.

@@ -3,12 +3,15 @@
 //!
 //! Mirrors `dec_sizeof` (`Modules/_decimal/_decimal.c`), `permutations_sizeof`, `combinations_sizeof` and
 //! `product_sizeof` (`Modules/itertoolsmodule.c`), `s_sizeof` (`Modules/_struct.c`), `element_sizeof`
-//! (`Modules/_elementtree.c`), v3.8 to v3.15, and numpy's `gentype_sizeof`.
+//! (`Modules/_elementtree.c`), `_pickle_Pickler___sizeof___impl` (`Modules/_pickle.c`), `PyCStgDict_sizeof` and
+//! `_ctypes_CType_Type___sizeof___impl` (`Modules/_ctypes`), v3.8 to v3.15, and numpy's `gentype_sizeof`.
 
 use crate::process::Address;
-use crate::process::memory::{Memory, u64_at};
+use crate::process::memory::{Memory, MemoryExt, u64_at};
 
 use super::layout::Layout;
+use super::reader::{KeysHeader, dict_size};
+use super::version::Version;
 
 /// Upper bound on the items of these structs.
 const ITEMS_MAX: u64 = 1 << 32;
@@ -16,6 +19,12 @@ const ITEMS_MAX: u64 = 1 << 32;
 const FORMAT_CODE: usize = 32;
 /// Upper bound on the codes of one format: the limit is on what is read, not on what `struct` allows.
 const FORMAT_CODES_MAX: usize = 1 << 16;
+/// Upper bound on the text that describes a type of `ctypes`: it has an entry for each field.
+const FORMAT_LENGTH_MAX: usize = 1 << 24;
+/// Words of a `StgDictObject` behind the dict that it begins with.
+const STG_DICT_WORDS: usize = 18;
+/// `sizeof(PyMemoTable)`, and of one of its entries.
+const MEMO: (usize, u64) = (32, 16);
 /// `sizeof(ElementObjectExtra)`: three words, the pointer to the children, room for four of them.
 const ELEMENT_EXTRA: u64 = 64;
 
@@ -30,6 +39,9 @@ pub enum LibraryType {
     Product,
     StructFormat,
     Element,
+    Pickler,
+    /// What `ctypes` knows of a type (until 3.12).
+    StgDict,
     /// `numpy.bytes_` and `numpy.void`: `ob_size` bytes beside the items, if the type has any.
     NumpyBytes,
 }
@@ -45,6 +57,12 @@ pub enum OwnedMemory {
     FormatCodes(Address),
     /// What [`element_extra`] tells.
     ElementExtra(Address),
+    /// A memo, and what may be the buffer: where it is, and how long.
+    Pickler(Address, [(Address, u64); 2]),
+    /// A dict's keys, and values if split; a text, and so many bytes.
+    StgDict(Address, bool, Address, u64),
+    /// A text and so many bytes.
+    Text(Address, u64),
 }
 
 impl LibraryType {
@@ -55,7 +73,10 @@ impl LibraryType {
             "itertools.permutations" => LibraryType::Permutations,
             "itertools.combinations" | "itertools.combinations_with_replacement" => LibraryType::Combinations,
             "itertools.product" => LibraryType::Product,
-            "_struct.Struct" => LibraryType::StructFormat,
+            // In 3.8 a type of no module.
+            "_struct.Struct" | "Struct" => LibraryType::StructFormat,
+            "_pickle.Pickler" => LibraryType::Pickler,
+            "StgDict" => LibraryType::StgDict,
             "xml.etree.ElementTree.Element" => LibraryType::Element,
             _ => return None,
         })
@@ -91,6 +112,26 @@ impl LibraryType {
                 Address::NULL => OwnedMemory::Bytes(0),
                 extra => OwnedMemory::ElementExtra(extra),
             },
+            LibraryType::Pickler => {
+                // memo, three or four others, write, output_buffer, output_len, max_output_len: the buffer is as long
+                // as the last says, and `write` is a function.
+                let buffer = |index: usize| {
+                    let (length, longest) = (count(index + 1)?, count(index + 2)?);
+                    pointer(index).filter(|at| !at.is_null() && length <= longest).map(|at| (at, longest))
+                };
+                let none = (Address::NULL, 0);
+                OwnedMemory::Pickler(pointer(0)?, [buffer(5).unwrap_or(none), buffer(6).unwrap_or(none)])
+            }
+            LibraryType::StgDict => {
+                // size, align, length; the FFI's size, kind and elements; proto, three functions, four objects, flags;
+                // format, ndim, shape.
+                let word = |index: usize| u64_at(bytes, layout.dict.size + 8 * index);
+                let (text, own) = of_ctypes(word(5)?, word(2)?, word(15)?, word(16)?, word(17)?)?;
+                let keys = Address(u64_at(bytes, layout.dict.ma_keys)?);
+                // `PyCStgDict_sizeof` adds what the type has beyond a dict, which `_PyDict_SizeOf` has counted.
+                let again = (STG_DICT_WORDS * 8) as u64;
+                OwnedMemory::StgDict(keys, u64_at(bytes, layout.dict.ma_values)? != 0, text, own + again)
+            }
             LibraryType::NumpyBytes => {
                 let length = u64_at(bytes, layout.var_object.ob_size)?;
                 let items = Some(length).filter(|&length| length < ITEMS_MAX)?.checked_mul(itemsize)?;
@@ -108,6 +149,9 @@ impl OwnedMemory {
             OwnedMemory::TupleWords(tuple, _) => Some((tuple, layout.tuple.ob_item)),
             OwnedMemory::FormatCodes(codes) => Some((codes, FORMAT_CODE)),
             OwnedMemory::ElementExtra(extra) => Some((extra, ELEMENT_EXTRA as usize)),
+            OwnedMemory::Pickler(memo, _) => Some((memo, MEMO.0)),
+            OwnedMemory::StgDict(keys, ..) => Some((keys, KeysHeader::BYTES)),
+            OwnedMemory::Text(text, _) => Some((text, 1)),
         }
     }
 
@@ -125,8 +169,55 @@ impl OwnedMemory {
                 let own = if children == inside { 0 } else { 8 * count(fields.length + 8)? };
                 Some(ELEMENT_EXTRA + own)
             }
+            OwnedMemory::Pickler(_, buffers) => {
+                let length = |object: Address| memory.read_u64(object.offset(layout.var_object.ob_size)).ok();
+                let buffer = buffers.into_iter().find(|&(at, longest)| !at.is_null() && length(at) == Some(longest));
+                let buffer = buffer.map_or(0, |(_, length)| layout.bytes.ob_sval as u64 + 1 + length);
+                // mt_mask, mt_used, mt_allocated.
+                Some(MEMO.0 as u64 + MEMO.1 * count(16)? + buffer)
+            }
+            OwnedMemory::StgDict(_, split, text, own) => {
+                dict_size(bytes, layout, own, split)?.checked_add(text_bytes(memory, text)?)
+            }
+            OwnedMemory::Text(text, own) => own.checked_add(text_bytes(memory, text)?),
         }
     }
+}
+
+/// What a type of `ctypes` owns (3.13+): its `StgInfo` follows the type's own struct. `None` where its fields make no
+/// sense.
+pub(crate) fn ctypes_type(layout: &Layout, version: Version, bytes: &[u8]) -> Option<OwnedMemory> {
+    /// `_PyObject_GetTypeData` aligns it like this.
+    const ALIGNMENT: usize = 16;
+    let word = |index: usize| u64_at(bytes, layout.heap_type.size.next_multiple_of(ALIGNMENT) + 8 * index);
+    // As in `StgDict`, but `initialized` comes first, and one or two more objects.
+    let end = if version.minor >= 14 { 18 } else { 17 };
+    if word(0)? & 0xffff_ffff != 1 {
+        return Some(OwnedMemory::Bytes(0));
+    }
+    let (text, own) = of_ctypes(word(6)?, word(3)?, word(end)?, word(end + 1)?, word(end + 2)?)?;
+    Some(if text.is_null() { OwnedMemory::Bytes(own) } else { OwnedMemory::Text(text, own) })
+}
+
+/// The text of a format and the bytes beside it: a word for each element and one at their end, and one for each
+/// dimension.
+fn of_ctypes(elements: u64, length: u64, format: u64, dimensions: u64, shape: u64) -> Option<(Address, u64)> {
+    /// Arrays of arrays are nested in the source.
+    const DIMENSIONS_MAX: u64 = 1 << 16;
+    let (length, dimensions) = (length as i64, dimensions & 0xffff_ffff);
+    let makes_sense = dimensions < DIMENSIONS_MAX && (dimensions > 0) == (shape != 0);
+    let length = u64::try_from(length).ok().filter(|&length| makes_sense && length < ITEMS_MAX)?;
+    let elements = if elements == 0 { 0 } else { 8 * (length + 1) };
+    Some((Address(format), elements + 8 * dimensions))
+}
+
+/// Bytes of a text and its end.
+fn text_bytes<M: Memory + ?Sized>(memory: &M, text: Address) -> Option<u64> {
+    if text.is_null() {
+        return Some(0);
+    }
+    let text = memory.read_c_string(text, FORMAT_LENGTH_MAX).ok()?;
+    (text.len() < FORMAT_LENGTH_MAX).then_some(text.len() as u64 + 1)
 }
 
 /// Bytes of the codes of a format, the empty one at their end included.

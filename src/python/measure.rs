@@ -9,7 +9,7 @@ use crate::process::memory::{u32_at, u64_at};
 use super::deferred::{Deferred, HEADER, LOCALS_MAX, NDARRAY_DIMENSIONS_MAX, OBJECT_SIZE_MAX, executable};
 use super::layout::Layout;
 use super::layout::fields::Bits;
-use super::library_sizes::OwnedMemory;
+use super::library_sizes::{self, OwnedMemory};
 use super::sizes::{Basis, SizeRule};
 use super::types::{TypeInfo, TypeTable};
 use super::version::{StaticTypeHead, Version};
@@ -136,6 +136,16 @@ impl<'a> Measure<'a> {
                 fixed(base + block.bytes() as u64 * (left + size).div_ceil(items))
             }
             SizeRule::Type => return self.measure_type(info, base, bytes),
+            SizeRule::CtypesType => {
+                let measured = self.measure_type(info, base, bytes)?;
+                let (version, base) = (self.version, base - info.basicsize + measured.extent);
+                let owned = library_sizes::ctypes_type(layout, version, bytes).unwrap_or(OwnedMemory::Bytes(0));
+                let size = match owned {
+                    OwnedMemory::Bytes(own) => Size::Known(base + own),
+                    owned => Size::Deferred(Deferred::Library { owned, base }),
+                };
+                Measured { size, ..measured }
+            }
             SizeRule::Code => return self.measure_code(info, base, address, bytes),
             SizeRule::Generator => {
                 let Some(frame) = layout.generator.gi_iframe else { return self.measure_default(info, base, bytes) };

@@ -275,6 +275,20 @@ impl<M: Memory + ?Sized> Reader<'_, M> {
     }
 }
 
+/// The size of a dict from the first bytes of its keys. Keys are counted unless another dict shares them; values are
+/// counted if there are any.
+#[inline]
+pub fn dict_size(keys: &[u8], layout: &Layout, base: u64, split: bool) -> Option<u64> {
+    let header = KeysHeader::parse(keys, layout)?;
+    let values = match (split, layout.dict_keys.dk_size) {
+        (false, _) => 0,
+        (true, Some(_)) => 8 * header.capacity(),
+        (true, None) => 8 * (header.usable + header.nentries),
+    };
+    let own = if header.refcnt == 1 { header.size_bytes(layout) } else { 0 };
+    base.checked_add(values)?.checked_add(own)
+}
+
 fn decode(code: u32) -> char {
     char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER)
 }

@@ -43,16 +43,21 @@ pub enum SizeRule {
     Buffered,
     /// A struct of the standard library or of numpy.
     Library(LibraryType),
+    /// A type of `ctypes` (3.13+).
+    CtypesType,
 }
 
 impl SizeRule {
     /// The rule for a type. `definers` are the types in its MRO that define `__sizeof__`, in order, with their
-    /// `tp_name` and whether Python code made them.
-    pub fn choose<'a>(mut definers: impl Iterator<Item = (&'a str, bool)>, tp_name: &str) -> (SizeRule, Basis) {
+    /// `tp_name` and whether Python code made them; `names` are the `tp_name`s in its MRO.
+    pub fn choose<'a>(
+        mut definers: impl Iterator<Item = (&'a str, bool)>,
+        names: impl Iterator<Item = &'a str> + Clone,
+    ) -> (SizeRule, Basis) {
         let mut basis = Basis::Exact;
         definers
             .find_map(|(name, is_python)| {
-                let rule = if is_python { None } else { SizeRule::of_definer(name, tp_name) };
+                let rule = if is_python { None } else { SizeRule::of_definer(name, names.clone()) };
                 if rule.is_none() {
                     basis = Basis::LowerBound;
                 }
@@ -61,7 +66,7 @@ impl SizeRule {
             .map_or((SizeRule::Default, Basis::LowerBound), |rule| (rule, basis))
     }
 
-    fn of_definer(name: &str, tp_name: &str) -> Option<SizeRule> {
+    fn of_definer<'a>(name: &str, mut names: impl Iterator<Item = &'a str>) -> Option<SizeRule> {
         Some(match name {
             "object" => SizeRule::Default,
             "int" => SizeRule::Int,
@@ -78,10 +83,11 @@ impl SizeRule {
             "collections.OrderedDict" => SizeRule::OrderedDict,
             "array.array" => SizeRule::Array,
             "numpy.ndarray" => SizeRule::NdArray,
-            "numpy.generic" if matches!(tp_name, "numpy.bytes_" | "numpy.void") => {
-                SizeRule::Library(LibraryType::NumpyBytes)
-            }
-            "numpy.generic" => SizeRule::NumpyScalar(numpy_scalar_bytes(tp_name)?),
+            "numpy.generic" => names.find_map(|name| match name {
+                "numpy.bytes_" | "numpy.void" => Some(SizeRule::Library(LibraryType::NumpyBytes)),
+                name => numpy_scalar_bytes(name).map(SizeRule::NumpyScalar),
+            })?,
+            "_ctypes.CType_Type" => SizeRule::CtypesType,
             "_io.BytesIO" => SizeRule::BytesIo,
             "_io.BufferedReader" | "_io.BufferedWriter" | "_io.BufferedRandom" => SizeRule::Buffered,
             _ => SizeRule::Library(LibraryType::of_definer(name)?),

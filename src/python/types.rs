@@ -414,7 +414,8 @@ impl<M: Memory + ?Sized> TableBuilder<'_, M> {
                 let definers =
                     raw.mro.iter().filter_map(|base| by_address.get(base)).filter(|&&base| own[base].has_sizeof);
                 let definers = definers.map(|&base| (tp_names[base].as_str(), own[base].is_python_class));
-                let (rule, basis) = SizeRule::choose(definers, &tp_names[index]);
+                let names = raw.mro.iter().filter_map(|base| by_address.get(base)).map(|&base| tp_names[base].as_str());
+                let (rule, basis) = SizeRule::choose(definers, names);
                 self.describe(raw, &own[index], &tp_names[index], rule, basis)
             })
             .collect();

@@ -27,8 +27,13 @@ const HEAPS: &[OddHeap] = &[
     ("frames", &[], true),
     ("sizes", &[], true),
     ("numpy_bytes", &[], true),
+    ("types_of_ctypes", &[], true),
+    ("picklers", &[], false),
     ("domains", &[("PYTHONMALLOC", "debug")], false),
 ];
+
+/// Heaps whose objects all have sizes that are known.
+const SIZED: [&str; 4] = ["sizes", "numpy_bytes", "types_of_ctypes", "picklers"];
 
 /// The tests of this file.
 pub fn cases() -> Vec<TestCase> {
@@ -74,6 +79,9 @@ fn is_counted(interpreter: &Interpreter, heap: &str, env: &[(&str, &str)], may_b
         let is_room_for_more = heap == "frames" || more <= OTHERS_MAX && found.1 <= bytes + more * OTHER_BYTES_MAX;
         let is_more = may_be_more && found.0 >= objects && found.1 >= bytes && is_room_for_more;
         let is_right = found == (objects, bytes) || is_more;
+        if SIZED.contains(&heap) && row["size_basis"] != "exact" {
+            return Err(format!("a size is not known: {row}"));
+        }
         if !is_right {
             return Err(format!("{name}: {found:?}, and there are {objects} with {bytes} bytes"));
         }

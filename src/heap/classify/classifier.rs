@@ -273,6 +273,7 @@ impl<'a> Classifier<'a> {
                 | SizeRule::Int
                 | SizeRule::Code
                 | SizeRule::Type
+                | SizeRule::CtypesType
                 // numpy's True and False.
                 | SizeRule::NumpyScalar(_)
         ) || info.is_str_itself

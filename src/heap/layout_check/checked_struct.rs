@@ -49,7 +49,7 @@ impl CheckedStruct {
             SizeRule::Frame => CheckedStruct::Frame,
             SizeRule::Generator => CheckedStruct::Generator,
             SizeRule::BytesIo => CheckedStruct::BytesIo,
-            SizeRule::Type => CheckedStruct::Type,
+            SizeRule::Type | SizeRule::CtypesType => CheckedStruct::Type,
             _ => return None,
         })
     }

@@ -12,11 +12,11 @@ use crate::process::copy::resident_bytes;
 use crate::process::memory::{Memory, Piece, ReadError};
 use crate::process::regions::Region;
 use crate::process::{Address, MemoryExt};
-use crate::python::deferred::{self, Deferred};
+use crate::python::deferred::Deferred;
 use crate::python::gc_links;
 use crate::python::measure::Size;
 use crate::python::object_header::{LOWEST_ADDRESS, Refcount, USER_SPACE};
-use crate::python::reader::KeysHeader;
+use crate::python::reader::{KeysHeader, dict_size};
 use crate::python::sizes::SizeRule;
 use crate::python::types::TypeId;
 
@@ -318,7 +318,7 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
     ) -> Result<(), ReadError> {
         let base = dict.size;
         let header = window.get(keys, KeysHeader::BYTES);
-        match header.and_then(|header| deferred::dict_size(header, self.classifier.layout(), base, split)) {
+        match header.and_then(|header| dict_size(header, self.classifier.layout(), base, split)) {
             Some(size) => {
                 self.tell(&Object { size, ..*dict });
                 Ok(())
