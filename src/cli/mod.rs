@@ -34,6 +34,7 @@ use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::Write;
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{CommandFactory, Parser};
 
@@ -47,8 +48,12 @@ use verbs::{Arguments, Verb};
 const DONE: u8 = 0;
 /// What the user asked about is not so: a limit of `check` is crossed, the moment of `snapshot` did not come.
 const UNMET: u8 = 1;
-/// An error. Nothing useful was written, except by `doctor`, whose report says why a process cannot be read.
+/// An error. Nothing useful was written, except by `doctor`, whose report says why a process cannot be read, and after
+/// a bug of ours, where verbs that observe write what they had until then.
 const ERROR: u8 = 2;
+
+/// Whether a bug of ours was met, wherever it was caught.
+static HAS_FAILED: AtomicBool = AtomicBool::new(false);
 
 /// Runs the program and returns its exit code.
 pub fn run() -> ExitCode {
@@ -68,20 +73,26 @@ pub fn run() -> ExitCode {
     if let Err(error) = signals::watch() {
         log::debug!("signals are not handled: {error}");
     }
-    // The panic hook has already printed its message.
-    let Ok(ended) = panic::catch_unwind(AssertUnwindSafe(|| dispatch(&arguments))) else {
-        return ExitCode::from(ERROR);
-    };
+    let code = code_of(|| dispatch(&arguments));
     log::debug!("took at most {} bytes of memory", host::peak_bytes().unwrap_or(0));
+    ExitCode::from(code)
+}
+
+/// Runs a verb, prints its error and returns the exit code.
+fn code_of(verb: impl FnOnce() -> anyhow::Result<u8>) -> u8 {
+    // The panic hook has already printed its message.
+    let Ok(ended) = panic::catch_unwind(AssertUnwindSafe(verb)) else { return ERROR };
     match ended {
-        Ok(code) => ExitCode::from(code),
-        Err(error) if output::is_closed_pipe(&error) => ExitCode::from(DONE),
+        // A script must not take what a bug cut short for the whole.
+        Ok(_) if HAS_FAILED.load(Ordering::Relaxed) => ERROR,
+        Ok(code) => code,
+        Err(error) if output::is_closed_pipe(&error) => DONE,
         Err(error) => {
             let mut err = std::io::stderr().lock();
             // If the message cannot be written, nothing can be done.
             let _ = advice::write(&mut err, &error);
             let _ = err.flush();
-            ExitCode::from(ERROR)
+            ERROR
         }
     }
 }
@@ -131,6 +142,7 @@ fn dispatch(arguments: &Arguments) -> anyhow::Result<u8> {
 /// Prints a panic as one line, with a backtrace if `RUST_BACKTRACE` is set. A panic is a bug of ours, whatever the
 /// target contains.
 fn say_panic(panic: &PanicHookInfo<'_>) {
+    HAS_FAILED.store(true, Ordering::Relaxed);
     let place = panic.location().map_or_else(|| "?".to_owned(), ToString::to_string);
     let mut err = std::io::stderr().lock();
     // If the message cannot be written, nothing can be done.
@@ -170,6 +182,17 @@ fn start_log(verbose: u8) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bug_is_an_error_whoever_caught_it() {
+        assert_eq!(code_of(|| Ok(DONE)), DONE);
+        panic::set_hook(Box::new(say_panic));
+        let recorded = || {
+            let _ = panic::catch_unwind(|| panic!("a planted bug"));
+            Ok(DONE)
+        };
+        assert_eq!(code_of(recorded), ERROR);
+    }
 
     #[test]
     fn a_bug_is_a_line_that_asks_for_a_report() {

@@ -13,7 +13,7 @@ use super::watch::WatchArguments;
 /// What scripts can rely on.
 const EXIT_CODES: &str = "Exit codes: 0 done (a closed pipe too), 1 a limit of check was crossed or the moment of \
                           snapshot did not come, 2 error: nothing useful was written, or doctor says that the target \
-                          cannot be read.";
+                          cannot be read, or a bug of heapsonde cut the work short.";
 
 /// Reads the heap of a running CPython process from outside: no code runs in the process and nothing is written to it.
 /// A census does not pause it; following references pauses it while its memory is copied, for 500 ms at most.
