@@ -18,6 +18,7 @@ mod core_files;
 mod damage;
 mod drift;
 mod edges;
+mod embedded;
 mod endings;
 mod estimate;
 mod exports;
@@ -76,6 +77,7 @@ const MODULES: &[Module] = &[
     ("damage", damage::cases),
     ("drift", drift::cases),
     ("edges", edges::cases),
+    ("embedded", embedded::cases),
     ("endings", endings::cases),
     ("estimate", estimate::cases),
     ("exports", exports::cases),

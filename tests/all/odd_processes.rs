@@ -24,7 +24,6 @@ pub fn cases() -> Vec<TestCase> {
         a_stripped_static_one_is_listed_whatever_its_name,
         one_in_a_container_is_read_from_outside,
         the_number_inside_a_container_is_told_apart_from_one_that_is_nowhere,
-        one_that_is_embedded_in_a_program_in_c_is_read,
         one_that_has_mapped_another_libpython_is_read_as_itself,
         a_family_is_read_together,
         verbs_of_the_graph_read_builds_without_the_lock,
@@ -197,47 +196,15 @@ fn the_number_inside_a_container_is_told_apart_from_one_that_is_nowhere() {
     }
 }
 
-fn one_that_is_embedded_in_a_program_in_c_is_read() {
-    let embeddable = |i: &Interpreter| i.kind == "default" && i.command.len() == 1 && config(i).is_some();
-    let found = those("an embedded Python", embeddable);
-    let Some(interpreter) = found.iter().max_by_key(|i| i.version) else { return };
-    let (include, library) = config(interpreter).expect("it was asked above");
-    let folder = TempDir::new().expect("a temporary folder");
-    let (source, program) = (folder.path().join("host.c"), folder.path().join("host"));
-    let text = "#include <Python.h>\nint main(int c, char **v) { Py_Initialize(); return PyRun_SimpleString(v[2]); }\n";
-    fs::write(&source, text).expect("it takes files");
-    let version = format!("-lpython3.{}", interpreter.version.1);
-    let mut gcc = Command::new("gcc");
-    gcc.arg("-I").arg(include).arg(&source).arg("-o").arg(&program).arg("-L").arg(&library).arg(&version);
-    gcc.arg(format!("-Wl,-rpath,{}", library.display()));
-    match gcc.output() {
-        Ok(output) if output.status.success() => {}
-        Ok(output) => return skipped("an embedded Python", &String::from_utf8_lossy(&output.stderr)),
-        Err(why) => return skipped("an embedded Python", &why.to_string()),
-    }
-    let mut command = Command::new(&program);
-    command.env("PYTHONHOME", library.parent().expect("prefix/lib"));
-    is_read(started(command).pid(), interpreter.version);
-}
-
-/// Where an interpreter keeps its headers and its shared library, if it has both.
-fn config(interpreter: &Interpreter) -> Option<(PathBuf, PathBuf)> {
-    let real = fs::canonicalize(&interpreter.command[0]).ok()?;
-    let prefix = real.parent()?.parent()?;
-    let minor = interpreter.version.1;
-    let (include, library) = (prefix.join(format!("include/python3.{minor}")), prefix.join("lib"));
-    let is_there = include.join("Python.h").exists() && library.join(format!("libpython3.{minor}.so")).exists();
-    is_there.then_some((include, library))
-}
-
 fn one_that_has_mapped_another_libpython_is_read_as_itself() {
-    let found = those("several libpythons", |i| i.command.len() == 1 && config(i).is_some());
+    let found = those("several libpythons", |i| interpreters::library_of(i).is_some());
     let (Some(oldest), Some(newest)) = (found.iter().min_by_key(|i| i.version), found.iter().max_by_key(|i| i.version))
     else {
         return;
     };
     for (one, other) in [(oldest, newest), (newest, oldest)] {
-        let library = config(other).expect("asked above").1.join(format!("libpython3.{}.so", other.version.1));
+        let library =
+            interpreters::library_of(other).expect("asked above").1.join(format!("libpython3.{}.so", other.version.1));
         let program = format!("import ctypes; other = ctypes.CDLL({:?})\n{READY}", library.display().to_string());
         let target = Target::spawn(one, &program, &[], &[]).expect("it starts");
         is_read(target.pid(), one.version);

@@ -152,6 +152,16 @@ pub fn too_old() -> Vec<(String, PathBuf)> {
     pyenv().into_iter().filter(|(name, _)| old(name)).collect()
 }
 
+/// Where an interpreter keeps its headers and its shared library, if it has both.
+pub fn library_of(interpreter: &Interpreter) -> Option<(PathBuf, PathBuf)> {
+    let [program] = interpreter.command.as_slice() else { return None };
+    let prefix = fs::canonicalize(program).ok()?.parent()?.parent()?.to_owned();
+    let minor = interpreter.version.1;
+    let (include, library) = (prefix.join(format!("include/python3.{minor}")), prefix.join("lib"));
+    let is_there = include.join("Python.h").exists() && library.join(format!("libpython3.{minor}.so")).exists();
+    is_there.then_some((include, library))
+}
+
 /// Where the fetcher put web servers for an interpreter that sees our files.
 pub fn web_packages(interpreter: &Interpreter) -> Option<String> {
     let (major, minor, _) = interpreter.version;
