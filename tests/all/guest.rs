@@ -132,14 +132,15 @@ os.write(1, b'ready %d\n' % os.getpid())
 os.read(0, 1)
 ";
 
-/// So many threads that wait, and one that looks at the clock: at each byte it says what its longest step was since the
-/// last one.
+/// So many threads that wait, objects, and a thread that looks at the clock: at each byte it says what its longest step
+/// was since the last one.
 const CLOCK: &str = r"
 import os, sys, threading, time
 threading.stack_size(128 << 10)
 wait = threading.Event()
 class Held: pass
 held = Held()
+heap = [[number] for number in range(int(sys.argv[2]))]
 for _ in range(int(sys.argv[1])): threading.Thread(target=wait.wait, daemon=True).start()
 longest = 0
 def watch():
@@ -386,9 +387,33 @@ fn ticks_of(program: &[&str]) -> u64 {
     tick(13) + tick(14)
 }
 
+/// The longest step of the clock while a verb reads a process, in seconds, and the run.
+fn longest_step(clock: &mut Target, verb: &[&str]) -> Result<(f64, Run), String> {
+    clock.write(b"x")?;
+    clock.read_line()?;
+    let run = run(verb);
+    clock.write(b"x")?;
+    Ok((clock.read_line()?.parse().map_err(|e| format!("{e}"))?, run))
+}
+
+/// The longest pause that a verb tells of, in seconds.
+fn told_pause(run: &Run) -> Option<f64> {
+    let told = run.text() + &run.stderr;
+    let pauses = told.match_indices("paused for ").filter_map(|(at, words)| {
+        let mut words = told[at + words.len()..].split(|char: char| char.is_whitespace() || ",;)".contains(char));
+        let number: f64 = words.next()?.parse().ok()?;
+        let unit = words.next()?;
+        let units = [("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)];
+        units.into_iter().find(|(name, _)| *name == unit).map(|(_, seconds)| number * seconds)
+    });
+    pauses.reduce(f64::max)
+}
+
+/// What is told is how long the process stood: it is measured by a thread of its own.
 fn verbs_that_stop_a_process_say_for_how_long() {
+    const ALLOWED: f64 = 0.5;
     let Some(interpreter) = one("verbs that stop a process") else { return };
-    let target = Target::spawn(&interpreter, CLOCK, &["3"], &[]).expect("it starts");
+    let mut target = Target::spawn(&interpreter, CLOCK, &["3", "300000"], &[]).expect("it starts");
     let folder = TempDir::new().expect("a temporary folder");
     let (pid, out) = (target.pid().to_string(), folder.path().join("out").display().to_string());
     let verbs: [&[&str]; 9] = [
@@ -403,8 +428,16 @@ fn verbs_that_stop_a_process_say_for_how_long() {
         &["memory", "--pause", &pid],
     ];
     for verb in verbs {
-        let run = run(verb);
-        assert!((run.text() + &run.stderr).contains("paused for "), "{verb:?}: {}{}", run.text(), run.stderr);
+        // How long the thread waits for a processor while it is read, and not stopped.
+        let running: Vec<&str> =
+            verb.iter().map(|&word| if word == "--pause" { "--nonblocking" } else { word }).collect();
+        let (unstopped, _) = longest_step(&mut target, &running).expect("it answers");
+        let (stopped, run) = longest_step(&mut target, verb).expect("it answers");
+        let told = told_pause(&run).unwrap_or_else(|| panic!("{verb:?}: {}{}", run.text(), run.stderr));
+        assert!(
+            stopped <= told + 2.0 * unstopped && told <= ALLOWED,
+            "{verb:?}: {stopped} s, and {told} s are told; {unstopped} s without a stop"
+        );
     }
 }
 
@@ -412,17 +445,10 @@ fn verbs_that_stop_a_process_say_for_how_long() {
 fn the_longest_stop_is_as_allowed(threads: u32) -> Result<(), String> {
     const ALLOWED: f64 = 0.5;
     let Some(interpreter) = one("a process with thousands of threads") else { return Ok(()) };
-    let mut target = Target::spawn(&interpreter, CLOCK, &[&threads.to_string()], &[])?;
+    let mut target = Target::spawn(&interpreter, CLOCK, &[&threads.to_string(), "0"], &[])?;
     let pid = target.pid().to_string();
     let folder = TempDir::new().map_err(|e| e.to_string())?;
     let out = folder.path().join("out").display().to_string();
-    let mut longest = |verb: &[&str]| -> Result<f64, String> {
-        target.write(b"x")?;
-        target.read_line()?;
-        run(verb);
-        target.write(b"x")?;
-        target.read_line()?.parse().map_err(|e| format!("{e}"))
-    };
     let verbs: [&[&str]; 4] = [
         &["why", &pid, "Held"],
         &["flamegraph", "--view", "owners", "--force", "-o", &out, &pid],
@@ -430,9 +456,8 @@ fn the_longest_stop_is_as_allowed(threads: u32) -> Result<(), String> {
         &["dump", "--references", "--force", "-o", &out, &pid],
     ];
     for verb in verbs {
-        // How long the thread waits for a processor while it is read, and not stopped.
-        let unstopped = longest(&[verb, &["--nonblocking"]].concat())?;
-        let stopped = longest(verb)?;
+        let (unstopped, _) = longest_step(&mut target, &[verb, &["--nonblocking"]].concat())?;
+        let (stopped, _) = longest_step(&mut target, verb)?;
         if stopped > ALLOWED + 2.0 * unstopped {
             return Err(format!("{verb:?}: {stopped} s, and {unstopped} s without a stop"));
         }
