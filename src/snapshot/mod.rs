@@ -29,10 +29,12 @@
 //! searched, and the references of the dict of interned strings, which keeps none of them. The account of memory has
 //! the owners of native memory only where there is much of it.
 
+mod columns;
 pub mod graph;
 pub mod labels;
 pub mod notes;
 pub mod open;
 pub mod read;
+mod shared_file;
 pub mod words;
 pub mod write;

@@ -5,11 +5,12 @@ use std::io;
 use std::path::Path;
 
 use parquet::errors::ParquetError;
-use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::file::reader::{FileReader, Length, SerializedFileReader};
 use rustc_hash::FxHashMap;
 use serde::de::DeserializeOwned;
 
 use super::notes::{PREFIX, VERSION, VERSION_KEY, WITHOUT_REFERENCES};
+use super::shared_file::SharedFile;
 
 /// Why a file cannot be read as a snapshot.
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +46,7 @@ pub enum SnapshotError {
 
 /// A snapshot that is open.
 pub struct SnapshotFile {
-    pub(super) reader: SerializedFileReader<File>,
+    pub(super) reader: SerializedFileReader<SharedFile>,
     /// Bytes of the file.
     pub(super) length: u64,
     notes: FxHashMap<String, String>,
@@ -58,7 +59,8 @@ impl SnapshotFile {
     /// [`SnapshotError`].
     pub fn open(path: &Path) -> Result<SnapshotFile, SnapshotError> {
         let file = File::open(path)?;
-        let length = file.metadata()?.len();
+        let file = SharedFile::new(file)?;
+        let length = file.len();
         let reader = SerializedFileReader::new(file)?;
         let pairs = reader.metadata().file_metadata().key_value_metadata().into_iter().flatten();
         let notes: FxHashMap<String, String> =

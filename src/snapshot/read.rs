@@ -5,6 +5,7 @@ use std::path::Path;
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::data_type::{ByteArray, ByteArrayType, DataType, Int64Type};
 use parquet::file::reader::{FileReader, RowGroupReader};
+use rayon::prelude::*;
 use rustc_hash::FxHashMap;
 
 use crate::analysis::histogram::{Amount, Histogram, Row, SortKey};
@@ -51,10 +52,15 @@ impl SavedHistograms {
         let [Some(type_index), Some(size_index), Some(holder_index)] = indices else {
             return Err(SnapshotError::Damaged("a column is missing"));
         };
-        let mut sums = RowSums::default();
-        for group in 0..reader.num_row_groups() {
+        let groups = (0..reader.num_row_groups()).into_par_iter().with_max_len(1).map(|group| {
+            let mut sums = RowSums::default();
             let group = reader.get_row_group(group)?;
             sums.add_group(&*group, type_index, size_index, holder_index)?;
+            Ok(sums)
+        });
+        let mut sums = RowSums::default();
+        for group in groups.collect::<Vec<Result<RowSums, SnapshotError>>>() {
+            sums.add(group?)?;
         }
         let RowSums { by_type, by_holder, held, total } = sums;
         let held = by_name(&by_holder, &by_type, held);
@@ -92,6 +98,10 @@ impl NamedSums {
     /// Adds to the amount of a name, and returns its number.
     fn add(&mut self, name: &ByteArray, amount: Amount) -> Result<u32, SnapshotError> {
         let name = std::str::from_utf8(name.data()).map_err(|_| SnapshotError::Damaged("a name is no text"))?;
+        Ok(self.add_name(name, amount))
+    }
+
+    fn add_name(&mut self, name: &str, amount: Amount) -> u32 {
         let number = match self.numbers.get(name) {
             Some(&number) => number,
             None => {
@@ -102,7 +112,14 @@ impl NamedSums {
             }
         };
         self.amounts[number as usize].add(amount);
-        Ok(number)
+        number
+    }
+
+    /// Adds other sums, and returns the number here of each of their names.
+    fn add_all(&mut self, others: NamedSums) -> FxHashMap<u32, u32> {
+        let NamedSums { numbers, amounts } = others;
+        let add = |(name, number): (String, u32)| (number, self.add_name(&name, amounts[number as usize]));
+        numbers.into_iter().map(add).collect()
     }
 
     fn amounts(self) -> impl Iterator<Item = (String, Amount)> {
@@ -152,11 +169,30 @@ impl RowSums {
                 let held = self.held.entry((holder, type_)).or_default();
                 *held = held.saturating_add(bytes);
             }
-            if self.total.bytes > u64::MAX / 2 {
-                return Err(SnapshotError::Damaged("its objects are too large"));
+            self.check_total()?;
+        }
+        Ok(())
+    }
+
+    /// Adds the sums of another group.
+    fn add(&mut self, other: RowSums) -> Result<(), SnapshotError> {
+        self.total.add(other.total);
+        self.check_total()?;
+        let (types, holders) = (self.by_type.add_all(other.by_type), self.by_holder.add_all(other.by_holder));
+        for ((holder, type_), bytes) in other.held {
+            if let (Some(&holder), Some(&type_)) = (holders.get(&holder), types.get(&type_)) {
+                let held = self.held.entry((holder, type_)).or_default();
+                *held = held.saturating_add(bytes);
             }
         }
         Ok(())
+    }
+
+    fn check_total(&self) -> Result<(), SnapshotError> {
+        match self.total.bytes <= u64::MAX / 2 {
+            true => Ok(()),
+            false => Err(SnapshotError::Damaged("its objects are too large")),
+        }
     }
 }
 
