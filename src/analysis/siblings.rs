@@ -1,10 +1,13 @@
 //! Names of one shape in one namespace are one frame: numbered ones (`__main__._*`), and many for values of one type.
+//! So are numbered modules (`plugin_*`), and what owners share whose names differ in numbers.
 //!
 //! A name by which most of the rest is held stays: it is the one that a person looks for.
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::frames::{Frame, FrameKind, Frames, NAMED_MAX, NONE};
+use crate::references::roots::RootKind;
+
+use super::frames::{Frame, FrameKind, Frames, NAMED_MAX, NONE, list};
 
 /// Names for values of one type that are one from so many on.
 const OF_ONE_TYPE_MIN: usize = 20;
@@ -38,7 +41,10 @@ pub(super) fn merge(frames: &mut Frames, weights: &[u64]) -> Vec<u32> {
         let key = (frame.parent.unwrap_or(NONE), frame.step.clone(), frame.type_name.clone());
         let at = if joins { *known.entry(key).or_insert(count) } else { count };
         if name.is_some() {
-            frame.kind = FrameKind::Siblings;
+            match frame.kind {
+                FrameKind::Shared => frame.names = names_without_numbers(&frame.names),
+                _ => frame.kind = FrameKind::Siblings,
+            }
             frames.siblings.entry(at).or_default().insert(step);
         }
         match merged.get_mut(at as usize) {
@@ -74,7 +80,7 @@ fn groups(frames: &[Frame], weights: &[u64]) -> Vec<(String, Vec<u32>)> {
             by_parent.entry(parent).or_default().push(index as u32);
         }
     }
-    let mut groups = Vec::new();
+    let mut groups = modules_and_shared(frames, weights);
     for children in by_parent.into_values().filter(|children| children.len() >= NUMBERED_MIN) {
         let step = |child: u32| frames.get(child as usize).map_or("", |frame| frame.step.as_str());
         let mut numbered: FxHashMap<String, Vec<u32>> = FxHashMap::default();
@@ -102,6 +108,38 @@ fn groups(frames: &[Frame], weights: &[u64]) -> Vec<(String, Vec<u32>)> {
         }
     }
     groups
+}
+
+/// Numbered modules, and shared frames in one place whose owners differ in numbers.
+fn modules_and_shared(frames: &[Frame], weights: &[u64]) -> Vec<(String, Vec<u32>)> {
+    let mut of_shape: FxHashMap<(u32, String), Vec<u32>> = FxHashMap::default();
+    for (index, frame) in frames.iter().enumerate() {
+        let shape = match (frame.kind, frame.root) {
+            (FrameKind::Scope, Some(RootKind::Module)) if frame.names.is_empty() => numbers_left_out(&frame.step),
+            (FrameKind::Shared, _) => {
+                let names = names_without_numbers(&frame.names);
+                (names != frame.names).then(|| format!("shared by {}", list(&names)))
+            }
+            _ => None,
+        };
+        let members = shape.map(|shape| of_shape.entry((frame.parent.unwrap_or(NONE), shape)).or_default());
+        members.into_iter().for_each(|members| members.push(index as u32));
+    }
+    let groups =
+        of_shape.into_iter().map(|((_, shape), members)| (shape, without_the_largest(members, weights, NUMBERED_MIN)));
+    groups.filter(|(_, members)| !members.is_empty()).collect()
+}
+
+/// Names with `*` for each number, each once.
+fn names_without_numbers(names: &[String]) -> Vec<String> {
+    let mut without: Vec<String> = Vec::with_capacity(names.len());
+    for name in names {
+        let name = numbers_left_out(name).unwrap_or_else(|| name.clone());
+        if !without.contains(&name) {
+            without.push(name);
+        }
+    }
+    without
 }
 
 /// The members but for one that holds more than all others together; none where fewer are left than `min`.
@@ -162,6 +200,28 @@ mod tests {
         let mut few = namespace(&names[..3]);
         merge(&mut few, &[0, 1, 1, 1]);
         assert_eq!(steps(&few), ["._0", "._1", "._2"]);
+    }
+
+    #[test]
+    fn numbered_modules_and_what_they_share_are_one() {
+        let module = |number: u32| Frame {
+            kind: FrameKind::Scope,
+            root: Some(RootKind::Module),
+            ..Frame::for_tests(None, format!("plugin_{number}"))
+        };
+        let shared = |number: u32| Frame {
+            kind: FrameKind::Shared,
+            names: vec![format!("plugin_{number}"), "sys.modules".to_owned()],
+            ..Frame::for_tests(None, format!("shared by plugin_{number} and sys.modules"))
+        };
+        let mut frames: Vec<Frame> = (0..4).map(module).chain((0..4).map(shared)).collect();
+        frames.extend((0..4).map(|number| Frame::for_tests(Some(number), ".run".to_owned())));
+        let mut frames = Frames::for_tests(frames);
+        assert_eq!(merge(&mut frames, &[5; 12]), [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]);
+        let steps: Vec<&str> = frames.frames.iter().map(|frame| frame.step.as_str()).collect();
+        assert_eq!(steps, ["plugin_*", "shared by plugin_* and sys.modules", ".run"]);
+        assert_eq!(frames.frames[1].names, ["plugin_*", "sys.modules"]);
+        assert_eq!((frames.frames[0].kind, frames.frames[1].kind), (FrameKind::Siblings, FrameKind::Shared));
     }
 
     #[test]
