@@ -13,7 +13,7 @@ use rustc_hash::FxHashMap;
 use crate::analysis::draw::{Detail, Tree, draw};
 use crate::analysis::edges::Steps;
 use crate::analysis::garbage::TypeOfGarbage;
-use crate::analysis::growth::describe::{GrowingOwner, LOOKS_SURE, LastLook, describe};
+use crate::analysis::growth::describe::{GrowingOwner, GrowthLimits, LOOKS_SURE, LastLook, describe};
 use crate::analysis::growth::figures::Figures;
 use crate::analysis::growth::growing_garbage::GrowingGarbage;
 use crate::analysis::growth::series::{DrawnPath, Series, TypeGrowth};
@@ -26,6 +26,7 @@ use crate::analysis::native_memory::Owned;
 use crate::analysis::owners::Owners;
 use crate::graph::objects::ObjectGraph;
 use crate::process::cache::CachedMemory;
+use crate::process::host;
 use crate::process::procfs::{self, Status};
 use crate::process::source::Source;
 use crate::python::collector::Collector;
@@ -126,7 +127,7 @@ pub struct Growth {
 struct Moment {
     at: Duration,
     rss: u64,
-    uptime: Option<Duration>,
+    limits: GrowthLimits,
     is_accounted: bool,
 }
 
@@ -249,7 +250,8 @@ impl Target {
         clock: Clock<'_>,
     ) -> Result<(Growth, Vec<Warning>), Error> {
         let Clock { began, wait } = clock;
-        let (pid, uptime) = (self.source.pid(), growth.uptime);
+        let pid = self.source.pid();
+        let limits = GrowthLimits { uptime: growth.uptime, memory: host::memory_limit_of(pid) };
         let linking_began = began.elapsed();
         let rest = options.duration.saturating_sub(linking_began);
         let steps = options.looks.saturating_sub(1).max(1);
@@ -263,7 +265,7 @@ impl Target {
                 let at = began.elapsed();
                 // The account of memory is for the first look and for the last one.
                 let is_accounted = look == 0 || look == steps || stop.load(Ordering::Relaxed);
-                let now = Moment { at, rss: rss_of(pid), uptime, is_accounted };
+                let now = Moment { at, rss: rss_of(pid), limits, is_accounted };
                 self.look(options, &now, &mut all)
             }));
             let looked = match looked {
@@ -343,9 +345,9 @@ impl Target {
             let looks = &mut all[index];
             looks.rss.push(now.rss);
             looks.is_collector_on = is_collector_on(heap);
-            looks.compare(heap, &graph, now.at, now.uptime);
+            looks.compare(heap, &graph, now.at, &now.limits);
             if now.is_accounted {
-                looks.account(heap, &graph, now.uptime);
+                looks.account(heap, &graph, now.limits.uptime);
             }
             Ok::<(), Error>(())
         })?;
@@ -355,7 +357,7 @@ impl Target {
 
 impl Looks {
     /// Adds a look and compares all so far: this may be the last one.
-    fn compare(&mut self, heap: &Heap<'_>, graph: &ObjectGraph<'_>, at: Duration, uptime: Option<Duration>) {
+    fn compare(&mut self, heap: &Heap<'_>, graph: &ObjectGraph<'_>, at: Duration, limits: &GrowthLimits) {
         let cached = CachedMemory::new(heap.memory);
         let references = heap.references.over(&cached);
         let names = Names::new(&cached, heap.objects, heap.types, &references);
@@ -373,7 +375,7 @@ impl Looks {
         let found = suspects::find(&self.series);
         let shown = &found[..found.len().min(OWNERS_MAX)];
         self.left_out = (found.len() - shown.len()) as u64;
-        self.owners = describe(&self.series, shown, &last, uptime);
+        self.owners = describe(&self.series, shown, &last, limits);
         let mut is_explained = vec![false; self.series.paths.len()];
         found.iter().flat_map(|suspect| &suspect.growing).for_each(|path| is_explained[path.index()] = true);
         let types = self.series.types(1, |path| is_explained[path.index()].then_some(0));

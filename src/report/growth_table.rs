@@ -148,6 +148,13 @@ fn suspect(out: &mut dyn Write, number: usize, owner: &GrowingOwner, growth: &Gr
         1..=LINE_SHOWN => writeln!(out, "{with_it}{made_in}")?,
         _ => [with_it, made_in].iter().filter(|line| !line.is_empty()).try_for_each(|line| writeln!(out, "{line}"))?,
     }
+    if let (Some(bound), Some(bytes)) = (&owner.bound, owner.out_of_reach) {
+        let (name, limit, bytes) = (printable(&bound.name), units::count(bound.limit), units::bytes(bytes));
+        writeln!(
+            out,
+            "   its {name} of {limit} is out of reach: it would take {bytes}, more than the process may have"
+        )?;
+    }
     owner.findings.iter().take(FINDINGS_SHOWN).try_for_each(|it| writeln!(out, "   {}", finding::sentence(it)))
 }
 

@@ -28,7 +28,9 @@ const LEAKS: &[(&str, &[&str])] = &[
     ("finished_task", &["__main__.JOBS"]),
     ("pool_each_time", &["__main__.POOLS", "_threads_queues", "concurrent.futures"]),
     ("in_a_local", &["gathered"]),
-    ("module_each_time", &["plugin_…"]),
+    ("module_each_time", &["plugin_…", "plugin_*"]),
+    ("bound_out_of_reach", &["__main__.WAITING.buffer"]),
+    ("number_as_key_and_attribute", &["__main__.Seen.by_number"]),
 ];
 
 /// What inspectors say of those that they know.

@@ -76,6 +76,12 @@ impl Bound {
         }
     }
 
+    /// Bytes of as many entries as it allows, as large as those that are there.
+    pub fn bytes_when_full(&self, counts: &Figures, bytes: &Figures) -> Option<u64> {
+        let (&count, &bytes) = (counts.values.last().filter(|&&count| count > 0)?, bytes.values.last()?);
+        (self.kind == BoundKind::Entries).then(|| (bytes as f64 / count as f64 * self.limit as f64) as u64)
+    }
+
     /// When it is reached, at the rate of the last look.
     pub fn full_in(&self, counts: &Figures) -> Option<Duration> {
         let (&count, rate) = (counts.values.last()?, counts.rate());
@@ -113,6 +119,9 @@ mod tests {
         assert!(bound("maxsize", 4500).explains(&counts));
         assert_eq!(bound("maxsize", 4500).full_in(&counts), Some(Duration::from_secs(10)));
         assert!(!bound("maxsize", 3999).explains(&counts));
+        let bytes = Figures { values: vec![100_000, 200_000, 300_000, 400_000], ..counts.clone() };
+        assert_eq!(bound("maxsize", 1 << 40).bytes_when_full(&counts, &bytes), Some(100 << 40));
+        assert_eq!(bound("ttl", 90).bytes_when_full(&counts, &bytes), None);
         assert!(bound("maxsize", 20).explains_table(&counts) && !bound("maxsize", 19).explains_table(&counts));
         // It has grown for 80 s.
         assert!(bound("ttl", 90).explains(&counts));

@@ -58,12 +58,16 @@ pub struct GrowingOwner {
     pub types: Vec<TypeGrowth>,
     /// What the program lets the container take at most.
     pub bound: Option<Bound>,
+    /// What it would take at its bound, bytes, if that is more than the process may have.
+    pub out_of_reach: Option<u64>,
     /// The lines on which its objects were made while they were looked at, and about how many; most first.
     pub made_in: Vec<(String, u64)>,
     /// What inspectors say of most of its objects, or of the container and its owners.
     pub findings: Vec<Finding>,
     /// Of what several share, who does.
     sharers: Vec<String>,
+    /// Where it grows, and, if it is shared by parts of one owner, where that is.
+    places: (PathId, Option<PathId>),
 }
 
 impl GrowingOwner {
@@ -77,6 +81,15 @@ impl GrowingOwner {
         let bound = self.bound.as_ref().filter(|_| self.kind == SuspectKind::Container)?;
         bound.full_in(&self.counts)
     }
+}
+
+/// What limits the growth of a process.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct GrowthLimits {
+    /// How old it was at the first look.
+    pub uptime: Option<Duration>,
+    /// The most memory that it may have, bytes.
+    pub memory: Option<u64>,
 }
 
 /// A look whose objects can still be read, with the path of each frame.
@@ -95,13 +108,12 @@ pub struct LastLook<'l, 'm, M: Memory + ?Sized, N: Memory + ?Sized> {
     pub state: &'l State<'l>,
 }
 
-/// Says what suspects are, and judges them, those that look like leaks first. `uptime`: how old the process was at the
-/// first look.
+/// Says what suspects are, and judges them, those that look like leaks first.
 pub fn describe<M: Memory + ?Sized, N: Memory + ?Sized>(
     series: &Series,
     suspects: &[Suspect],
     last: &LastLook<'_, '_, M, N>,
-    uptime: Option<Duration>,
+    target: &GrowthLimits,
 ) -> Vec<GrowingOwner> {
     let frames = last.owners.frames();
     let mut frame_of: FxHashMap<PathId, u32> = FxHashMap::default();
@@ -143,9 +155,13 @@ pub fn describe<M: Memory + ?Sized, N: Memory + ?Sized>(
                 SuspectKind::Container => bound.explains(&suspect.counts),
                 SuspectKind::Buffer | SuspectKind::Region => bound.explains_table(&suspect.bytes),
             };
+            // A bound that takes more memory than there is ends no growth.
+            let counted = bound.as_ref().filter(|_| suspect.kind == SuspectKind::Container);
+            let when_full = counted.and_then(|bound| bound.bytes_when_full(&suspect.counts, &suspect.bytes));
+            let out_of_reach = when_full.filter(|&full| target.memory.is_some_and(|memory| full > memory));
             let verdict = match &bound {
-                Some(bound) if is_bounded(bound) => Verdict::Filling,
-                _ => judge(suspect.telling(), uptime),
+                Some(bound) if is_bounded(bound) && out_of_reach.is_none() => Verdict::Filling,
+                _ => judge(suspect.telling(), target.uptime),
             };
             let is_named = !series.paths.is_unnamed(suspect.container);
             let is_sure = verdict == Verdict::Steady
@@ -173,9 +189,11 @@ pub fn describe<M: Memory + ?Sized, N: Memory + ?Sized>(
                 bytes: suspect.bytes.clone(),
                 types: std::mem::take(types),
                 bound,
+                out_of_reach,
                 made_in: Vec::new(),
                 findings: std::mem::take(findings),
                 sharers: sharers(frames, container),
+                places: (suspect.container, common_owner(last, container)),
             })
         })
         .collect();
@@ -187,14 +205,23 @@ pub fn describe<M: Memory + ?Sized, N: Memory + ?Sized>(
     described
 }
 
+/// The owner whose parts share what is in a frame. `None` where others share it, or nobody.
+fn common_owner<M: Memory + ?Sized, N: Memory + ?Sized>(last: &LastLook<'_, '_, M, N>, frame: u32) -> Option<PathId> {
+    let frames = last.owners.frames();
+    let (_, shared) = frames.upwards(frame).find(|(_, frame)| frame.kind == FrameKind::Shared)?;
+    let owner = shared.parent.filter(|&owner| !frames.is_within_holder(owner))?;
+    last.path_of.get(owner as usize).copied()
+}
+
 /// Who shares what is in a frame; nobody where it has one owner.
 fn sharers(frames: &Frames, frame: u32) -> Vec<String> {
     let line = frames.line(frame);
     line.iter().rfind(|frame| frame.kind == FrameKind::Shared).map(|frame| frame.names.clone()).unwrap_or_default()
 }
 
-/// Counts what only suspects share, such as keys that a cache has in two tables, for the largest of these; what one
-/// with a bound shares, for that one.
+/// Counts what only suspects share, such as keys that a cache has in two tables, for the largest of these; what parts
+/// of one share, such as a number that is a key and an attribute, for that one; what one with a bound shares, for that
+/// one.
 fn fold_shared(owners: &mut Vec<GrowingOwner>) {
     let is_part = |name: &str, chain: &str| {
         let behind = name.strip_prefix(chain).or_else(|| chain.strip_prefix(name));
@@ -210,7 +237,9 @@ fn fold_shared(owners: &mut Vec<GrowingOwner>) {
         // There is no more of it than in the smallest of those who share it.
         let bounded = of_each.iter().flatten().copied().find(|&owner| owners[owner].verdict == Verdict::Filling);
         let all = || of_each.iter().copied().collect::<Option<Vec<usize>>>();
-        let into = bounded.or_else(|| all()?.into_iter().max_by(growth));
+        let within = |&owner: &usize| shared.places.1 == Some(owners[owner].places.0);
+        let common = alone.iter().copied().filter(within).max_by(growth);
+        let into = bounded.or(common).or_else(|| all()?.into_iter().max_by(growth));
         folded.extend(into.map(|into| (index, into)));
     }
     for &(index, into) in folded.iter().rev() {
