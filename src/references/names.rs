@@ -24,7 +24,7 @@ const DETAILS: [&str; 6] = ["ctx_vars", "h_root", "a_array", "localdicts", "dumm
 type TypesAndFields = (&'static [&'static str], &'static [(u32, &'static str)]);
 
 /// Fields that are no members of their type, by the word of the struct behind the object's header. They have not moved
-/// since 3.8. In CPython's source: `Modules/_abc.c`, `_operator.c`, `_io`, `_sre`, `_asynciomodule.c`,
+/// since 3.8. In CPython's source: `Modules/_abc.c`, `_operator.c`, `_io`, `_sre`, `_struct.c`, `_asynciomodule.c`,
 /// `itertoolsmodule.c`; `Objects/iterobject.c`, `listobject.c`, `tupleobject.c`, `dictobject.c`, `setobject.c`,
 /// `enumobject.c`, `descrobject.c`, `weakrefobject.c`, `genobject.c`, `genericaliasobject.c`; `Python/bltinmodule.c`.
 /// `PyArrayObject_fields` is numpy's (ndarraytypes.h, 1.7 to 2.4).
@@ -32,6 +32,8 @@ const FIELDS: &[TypesAndFields] = &[
     (&["_abc._abc_data", "builtins._abc_data"], &[(0, "_abc_registry"), (1, "_abc_cache"), (2, "_abc_negative_cache")]),
     (&["builtins.list_iterator", "builtins.tuple_iterator", "builtins.iterator"], &[(1, "it_seq")]),
     (&["builtins.list_reverseiterator"], &[(1, "it_seq")]),
+    // s_size, s_len, s_codes, s_format.
+    (&["_struct.Struct", "builtins.Struct"], &[(3, "format")]),
     (&["builtins.callable_iterator"], &[(0, "it_callable"), (1, "it_sentinel")]),
     (
         &["builtins.dict_keyiterator", "builtins.dict_valueiterator", "builtins.dict_itemiterator"],
