@@ -386,6 +386,8 @@ pub enum FlamegraphFormat {
     Pprof,
     /// For speedscope.app
     Speedscope,
+    /// For profiler.firefox.com
+    Firefox,
 }
 
 #[derive(Debug, Args)]
@@ -510,6 +512,8 @@ pub enum RecordFormat {
     Pprof,
     /// For speedscope.app
     Speedscope,
+    /// For profiler.firefox.com
+    Firefox,
 }
 
 #[derive(Debug, Args)]

@@ -15,7 +15,7 @@ use crate::inspect::any::{AnyHeap, AnyTarget};
 use crate::inspect::graph::GraphSummary;
 use crate::inspect::{Accuracy, Error, Inspected};
 use crate::report::stack_set::StackSet;
-use crate::report::{self, flamegraph, flamegraph_json, folded, pprof, speedscope, summary, units};
+use crate::report::{self, firefox, flamegraph, flamegraph_json, folded, pprof, speedscope, summary, units};
 
 use super::args::{Flamegraph, FlamegraphFormat, View};
 use super::notes;
@@ -80,9 +80,9 @@ pub fn run(options: &Flamegraph) -> Result<()> {
                 let subtitle = [subtitle.as_str(), legend].join(if legend.is_empty() { "" } else { "; " });
                 flamegraph::write_tree(out, &drawn.root, &title, &subtitle, options.weight.into())
             }
-            FlamegraphFormat::Pprof | FlamegraphFormat::Speedscope => {
+            FlamegraphFormat::Pprof | FlamegraphFormat::Speedscope | FlamegraphFormat::Firefox => {
                 let title = format!("{title}: {}", units::command(&about_target.command));
-                write_stacks(out, &drawn.root, options, title)
+                write_stacks(out, &drawn.root, options, (title, about_target.pid))
             }
         }
     })?;
@@ -100,13 +100,17 @@ pub fn run(options: &Flamegraph) -> Result<()> {
     Ok(summary::write_problems(&mut err, &answer.problems, &answer.reading)?)
 }
 
-/// Writes the frames as the stacks of a profile.
-fn write_stacks(out: &mut dyn Write, root: &Node, options: &Flamegraph, title: String) -> io::Result<()> {
+/// Writes the frames as the stacks of a profile, with a title and a PID.
+fn write_stacks(out: &mut dyn Write, root: &Node, options: &Flamegraph, of: (String, i32)) -> io::Result<()> {
     let (set, weight) = (StackSet::of_tree(root), options.weight.into());
+    let (title, pid) = of;
     match options.format {
         FlamegraphFormat::Pprof => {
             let about = pprof::About { time: SystemTime::now(), duration: Duration::ZERO, weight, comment: title };
             pprof::write(out, &set, &about)
+        }
+        FlamegraphFormat::Firefox => {
+            firefox::write(out, &set, &firefox::About { time: SystemTime::now(), weight, title, pid })
         }
         _ => speedscope::write(out, &set, &title, weight),
     }
@@ -142,6 +146,7 @@ fn destination(options: &Flamegraph, name: &str, pid: i32) -> Result<Destination
         FlamegraphFormat::Svg => Some(default_file("flamegraph", name, pid, "svg")),
         FlamegraphFormat::Pprof => Some(default_file("flamegraph", name, pid, pprof::EXTENSION)),
         FlamegraphFormat::Speedscope => Some(default_file("flamegraph", name, pid, speedscope::EXTENSION)),
+        FlamegraphFormat::Firefox => Some(default_file("flamegraph", name, pid, firefox::EXTENSION)),
         FlamegraphFormat::Folded | FlamegraphFormat::Json => None,
     })
 }
@@ -210,8 +215,9 @@ fn run_family(options: &Flamegraph) -> Result<()> {
                 let subtitle = format!("{processes} processes from {pid} on: {amounts} (shallow), exact");
                 flamegraph::write_tree(out, &root, &title, &subtitle, options.weight.into())
             }
-            FlamegraphFormat::Pprof | FlamegraphFormat::Speedscope => {
-                write_stacks(out, &root, options, format!("Live heap by process and type: {name}"))
+            FlamegraphFormat::Pprof | FlamegraphFormat::Speedscope | FlamegraphFormat::Firefox => {
+                let title = format!("Live heap by process and type: {name}");
+                write_stacks(out, &root, options, (title, pid))
             }
         }
     })?;

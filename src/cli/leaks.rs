@@ -13,7 +13,7 @@ use crate::inspect::growth::{Growth, GrowthOptions};
 use crate::process::signals;
 use crate::report::folded::Weight;
 use crate::report::stack_set::StackSet;
-use crate::report::{growth_json, growth_svg, growth_table, pprof, speedscope, units};
+use crate::report::{firefox, growth_json, growth_svg, growth_table, pprof, speedscope, units};
 
 use super::args::{Following, Output, TargetArguments};
 use super::notes;
@@ -63,6 +63,8 @@ pub enum LeaksFormat {
     Pprof,
     /// The same for speedscope.app
     Speedscope,
+    /// The same for profiler.firefox.com
+    Firefox,
     /// All owners as a flame graph: red grew, blue shrank
     Svg,
 }
@@ -76,6 +78,7 @@ pub fn run(options: &LeaksOptions) -> Result<()> {
         LeaksFormat::Text | LeaksFormat::Json => None,
         LeaksFormat::Pprof => Some(default_file("leaks", &target.name(), about.pid, pprof::EXTENSION)),
         LeaksFormat::Speedscope => Some(default_file("leaks", &target.name(), about.pid, speedscope::EXTENSION)),
+        LeaksFormat::Firefox => Some(default_file("leaks", &target.name(), about.pid, firefox::EXTENSION)),
         LeaksFormat::Svg => Some(default_file("leaks", &target.name(), about.pid, "svg")),
     })?;
     let copy = options.target.stopping.for_references(&options.following);
@@ -103,6 +106,10 @@ pub fn run(options: &LeaksOptions) -> Result<()> {
             growth_svg::write(out, &growth.tree, &title, &subtitle)
         }
         LeaksFormat::Speedscope => speedscope::write(out, &StackSet::of_growth(&growth), &title, weight),
+        LeaksFormat::Firefox => {
+            let about = firefox::About { time: SystemTime::now(), weight, title, pid: about.pid };
+            firefox::write(out, &StackSet::of_growth(&growth), &about)
+        }
     })?;
     if let Some(path) = destination.file() {
         writeln!(notes::out(), "{}: what grew in process {}", path.display(), about.pid)?;

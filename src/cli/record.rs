@@ -17,7 +17,7 @@ use crate::report::escape::printable;
 use crate::report::folded::{self, Weight};
 use crate::report::recording_json::{self, NOT_COVERED};
 use crate::report::stack_set::StackSet;
-use crate::report::{flamegraph, pprof, speedscope, timeline, units};
+use crate::report::{firefox, flamegraph, pprof, speedscope, timeline, units};
 
 use super::args::{Record, RecordFormat};
 use super::notes;
@@ -45,6 +45,7 @@ pub fn run(options: &Record) -> Result<()> {
     let extension = match options.format {
         RecordFormat::Svg => Some("svg"),
         RecordFormat::Speedscope => Some(speedscope::EXTENSION),
+        RecordFormat::Firefox => Some(firefox::EXTENSION),
         RecordFormat::Pprof => Some(pprof::EXTENSION),
         RecordFormat::Folded | RecordFormat::Json => None,
     };
@@ -107,6 +108,10 @@ fn write(
         RecordFormat::Json => recording_json::write(out, target, key(of), profile, recording),
         RecordFormat::Folded => folded::write(out, &folded::of_profile(profile, weight)),
         RecordFormat::Speedscope => speedscope::write(out, &StackSet::of_profile(profile), &title, weight),
+        RecordFormat::Firefox => {
+            let about = firefox::About { time: SystemTime::now(), weight, title, pid: target.pid };
+            firefox::write(out, &StackSet::of_profile(profile), &about)
+        }
         RecordFormat::Pprof => {
             let (time, duration) = (SystemTime::now(), Duration::from_secs_f64(recording.seconds.max(0.0)));
             let about = pprof::About { time, duration, weight, comment: title };

@@ -42,7 +42,7 @@ pub struct Arguments {
 pub enum Verb {
     /// Count objects and bytes per type, like `jmap -histo`
     Histo(Histo),
-    /// Draw the live heap as a flame graph (SVG, folded stacks, JSON, pprof or speedscope)
+    /// Draw the live heap as a flame graph (SVG, folded stacks, JSON, pprof, speedscope or Firefox)
     Flamegraph(Flamegraph),
     /// Show the shortest chains of references that keep an object, or the objects of a type, alive
     Why(Why),

@@ -6,6 +6,7 @@ pub mod escape;
 pub mod estimate_table;
 pub mod family;
 pub mod finding;
+pub mod firefox;
 pub mod flamegraph;
 pub mod flamegraph_json;
 pub mod folded;

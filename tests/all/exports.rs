@@ -30,7 +30,7 @@ pub fn cases() -> Vec<TestCase> {
 }
 
 /// A heap that stands still, so that two runs see the same.
-fn quiet(test: &str) -> Option<Target> {
+pub fn quiet(test: &str) -> Option<Target> {
     let Some(interpreter) = interpreters::any() else {
         skipped(test, "no interpreter found");
         return None;
@@ -38,17 +38,17 @@ fn quiet(test: &str) -> Option<Target> {
     Some(Target::spawn_blocked(&interpreter, common::SMALL, &[], &[]).expect("a small target starts"))
 }
 
-fn run(args: &[&str]) -> tool::Run {
+pub fn run(args: &[&str]) -> tool::Run {
     tool::run(args).and_then(tool::Run::ok).expect("the tool ends well")
 }
 
 /// Where npm has installed something for the tests.
-fn client(path: &str) -> Option<PathBuf> {
+pub fn client(path: &str) -> Option<PathBuf> {
     let path = Path::new(&std::env::var_os("HEAPSONDE_CLIENTS")?).join(path);
     path.exists().then_some(path)
 }
 
-fn text(path: &Path) -> &str {
+pub fn text(path: &Path) -> &str {
     path.to_str().expect("paths of tests are UTF-8")
 }
 
@@ -153,7 +153,7 @@ fn read_pprof(zipped: &[u8]) -> Pprof {
 }
 
 /// Objects and bytes that each stack of a document of `flamegraph -f json` has itself.
-fn stacks_of(document: &Value) -> BTreeMap<Vec<String>, (u64, u64)> {
+pub fn stacks_of(document: &Value) -> BTreeMap<Vec<String>, (u64, u64)> {
     fn visit(node: &Value, stack: &mut Vec<String>, into: &mut BTreeMap<Vec<String>, (u64, u64)>) {
         for child in node["children"].as_array().into_iter().flatten() {
             stack.push(child["name"].as_str().expect("a name").to_owned());
@@ -297,11 +297,8 @@ fn a_recording_as_pprof_names_what_allocates() {
     assert!(grown > 1000, "{grown}");
 }
 
-fn growth_as_pprof_names_its_owner() {
-    let Some(interpreter) = interpreters::any() else {
-        return skipped("growth as pprof", "no interpreter found");
-    };
-    const PROGRAM: &str = r"
+/// A program whose `SESSIONS` grow.
+pub const GROWING: &str = r"
 import os, time
 class Session:
     def __init__(self): self.rows = [object() for _ in range(20)]
@@ -311,7 +308,12 @@ while True:
     SESSIONS.extend(Session() for _ in range(20))
     time.sleep(0.02)
 ";
-    let target = Target::spawn(&interpreter, PROGRAM, &[], &[]).expect("a target");
+
+fn growth_as_pprof_names_its_owner() {
+    let Some(interpreter) = interpreters::any() else {
+        return skipped("growth as pprof", "no interpreter found");
+    };
+    let target = Target::spawn(&interpreter, GROWING, &[], &[]).expect("a target");
     let pid = target.pid().to_string();
     let args = ["leaks", &pid, "--for", "4s", "--looks", "4", "--no-record", "--pause", "-f", "pprof", "-o", "-"];
     let profile = read_pprof(&run(&args).stdout);

@@ -22,6 +22,7 @@ mod embedded;
 mod endings;
 mod estimate;
 mod exports;
+mod firefox_profiles;
 mod garbage;
 mod golden;
 mod graph;
@@ -81,6 +82,7 @@ const MODULES: &[Module] = &[
     ("endings", endings::cases),
     ("estimate", estimate::cases),
     ("exports", exports::cases),
+    ("firefox_profiles", firefox_profiles::cases),
     ("garbage", garbage::cases),
     ("golden", golden::cases),
     ("graph", graph::cases),
