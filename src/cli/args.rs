@@ -462,7 +462,14 @@ pub struct Record {
     pub output: Output,
 
     /// Record for this long (30, 500ms, 2m); Ctrl-C ends it earlier
-    #[arg(short, long, value_name = "TIME", default_value = "30s", value_parser = recording)]
+    #[arg(
+        long = "for",
+        short = 'd',
+        visible_alias = "duration",
+        value_name = "TIME",
+        default_value = "30s",
+        value_parser = recording
+    )]
     pub duration: Duration,
 
     /// Share of one processor to use, besides the counts at the start and at the end

@@ -191,26 +191,28 @@ impl Looker {
         let (memory, layout) = (reader.memory, reader.layout);
         let (start, length) = self.state(layout);
         let Guess { thread, cframe, block } = self.guess;
-        let lengths = [length, bytes_of_lock(layout), bytes_of_thread(layout), 8, BLOCK as usize];
-        let mut buffers = lengths.map(|length| vec![0; length.min(BLOCK as usize)]);
-        let addresses = [start, self.lane.gil, thread, cframe, block];
-        let filled = {
-            let piece = |(address, buffer)| Piece { address, buffer, filled: false };
-            let buffers = buffers.iter_mut().map(Vec::as_mut_slice);
-            let mut pieces: Vec<Piece<'_>> = addresses.into_iter().zip(buffers).map(piece).collect();
+        // The kernel copies in this order. What is new at the tail was made since the tail was read the last time: the
+        // stack is to be from between the two, not from after them. A null address would end the call.
+        let guessed = [(thread, bytes_of_thread(layout)), (cframe, 8), (block, BLOCK as usize)];
+        let guessed = guessed.into_iter().filter(|(address, _)| !address.is_null());
+        let wanted = std::iter::once((self.lane.gil, bytes_of_lock(layout))).chain(guessed).chain([(start, length)]);
+        let mut parts: Vec<ReadPart> =
+            wanted.map(|(start, length)| ReadPart { start, bytes: vec![0; length.min(BLOCK as usize)] }).collect();
+        let filled: Vec<bool> = {
+            let pieces = parts.iter_mut();
+            let mut pieces: Vec<Piece<'_>> =
+                pieces.map(|part| Piece { address: part.start, buffer: &mut part.bytes, filled: false }).collect();
             memory.read_at_once(&mut pieces)?;
-            [0, 1, 2, 3, 4].map(|index: usize| pieces.get(index).is_some_and(|piece| piece.filled))
+            pieces.iter().map(|piece| piece.filled).collect()
         };
-        if !filled[0] || !filled[1] {
-            return Err(ReadError::Unreadable { address: start, length });
+        let unreadable = ReadError::Unreadable { address: start, length };
+        let (Some(lock), Some(state)) = (parts.first(), parts.last()) else { return Err(unreadable) };
+        if filled.first() != Some(&true) || filled.last() != Some(&true) {
+            return Err(unreadable);
         }
-        let tail = self.tail_in(layout, start, &buffers[0], &buffers[1]);
-        let mut parts: Vec<ReadPart> = Vec::new();
-        for ((address, bytes), filled) in addresses.into_iter().zip(buffers).zip(filled) {
-            if filled && !address.is_null() {
-                parts.push(ReadPart { start: address, bytes });
-            }
-        }
+        let tail = self.tail_in(layout, start, &state.bytes, &lock.bytes);
+        let mut is_filled = filled.into_iter();
+        parts.retain(|_| is_filled.next().unwrap_or(false));
         let mut block = Parts { memory, parts };
         let mut before = None;
         for attempt in 0..TRIES {
