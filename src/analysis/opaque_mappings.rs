@@ -87,8 +87,8 @@ pub struct MappingGroup {
 
 /// Groups mappings that are alike, most resident bytes first.
 pub fn groups(mappings: &[OpaqueMapping]) -> Vec<MappingGroup> {
-    type Likeness<'a> = (MappingKind, &'a str, &'a str, Option<&'a str>, usize);
-    let mut groups: FxHashMap<Likeness<'_>, MappingGroup> = FxHashMap::default();
+    type Alike<'a> = (MappingKind, &'a str, &'a str, Option<&'a str>, usize);
+    let mut groups: FxHashMap<Alike<'_>, MappingGroup> = FxHashMap::default();
     for (index, mapping) in mappings.iter().enumerate() {
         let user = mapping.users.first().map(|user| user.name.as_str());
         // Those of which nothing is known are told one by one.

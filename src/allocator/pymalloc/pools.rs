@@ -97,12 +97,19 @@ impl Pool {
     }
 
     /// As [`Pool::free_blocks`], for a pool that stands still as its thread was stopped between two instructions of the
-    /// allocator. Then one block may be counted as in use that is still, or already, the first of the chain; and
-    /// what follows a block that was just carved may not be written yet (`pymalloc_alloc`, `pymalloc_free`,
-    /// `pymalloc_pool_extend`, `Objects/obmalloc.c`).
+    /// allocator (`pymalloc_alloc`, `pymalloc_free`, `pymalloc_pool_extend`, `Objects/obmalloc.c`). Then one block may
+    /// be counted as in use that is still, or already, the first of the chain. Or the chain is one block that is being
+    /// carved: the one behind those that were, or the last of these, which does not end the chain yet.
     pub fn free_blocks_at_rest(&self, address: Address, bytes: &[u8]) -> Option<FreeBlocks> {
-        let (free, _) = self.chain(address, bytes);
-        (self.free_count()..=self.free_count() + 1).contains(&free.count).then_some(free)
+        let (free, rest) = self.chain(address, bytes);
+        let block = |index: usize| address.0.wrapping_add((self.first + index * self.block_size) as u64);
+        let is_at_rest = match (free.count, self.free_count()) {
+            (count, expected) if rest == 0 => count == expected || count == expected + 1,
+            (0, 0) => rest == block(self.carved),
+            (1, 1) => self.carved.checked_sub(1).is_some_and(|last| self.free == block(last)),
+            _ => false,
+        };
+        is_at_rest.then_some(free)
     }
 
     fn free_count(&self) -> usize {
