@@ -210,6 +210,16 @@ fn say(
         percent(course.watched_seconds),
         percent(course.cpu_seconds),
     )?;
+    // A function is found by fewer than four looks in a row: much of what it makes is new only to the next one. Of 100
+    // pairs the share is known within a tenth.
+    if course.pairs_of_looks >= 100 && course.changed_functions * 4 >= course.pairs_of_looks {
+        writeln!(
+            out,
+            "Functions run for a few microseconds: {} % of looks found others than the look before. What such a function \
+             makes may stand under the one that ran next.",
+            units::percent(course.changed_functions, course.pairs_of_looks),
+        )?;
+    }
     if recording.newborns.marks > 0 || course.windows > 0 {
         writeln!(out, "{NOT_COVERED}")?;
     }

@@ -51,6 +51,11 @@ pub struct Course {
     pub torn_windows: u64,
     /// Looks in them.
     pub looks: u64,
+    /// Looks that found the same thread at work as the look before, and of these, those that found it in other
+    /// functions. What such functions make is given to the one that is found next.
+    pub pairs_of_looks: u64,
+    /// See `pairs_of_looks`.
+    pub changed_functions: u64,
     /// Looks that found a new object, and of these, those whose stack could not be read.
     pub new_objects: u64,
     /// See `new_objects`.

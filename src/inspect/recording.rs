@@ -323,6 +323,8 @@ impl Session {
         course.windows += 1;
         course.torn_windows += u64::from(window.is_torn);
         course.looks += window.looks;
+        course.pairs_of_looks += window.pairs;
+        course.changed_functions += window.changes;
         course.new_objects += window.moves;
         course.torn_stacks += window.torn_stacks;
         course.watched_seconds += window.length.as_secs_f64();

@@ -74,6 +74,11 @@ pub struct WatchedWindow {
     pub without_stack: u64,
     /// Looks taken.
     pub looks: u64,
+    /// Looks that found the same thread at work as the look before, and of these, those that found it in other
+    /// functions.
+    pub pairs: u64,
+    /// See `pairs`.
+    pub changes: u64,
     /// Looks that found a new object, and of these, those whose stack could not be read.
     pub moves: u64,
     /// See `moves`.
@@ -150,6 +155,13 @@ pub fn watch<M: Memory + ?Sized>(
             None => looker.look(reader)?,
         };
         let has_stayed = is_still(&tail);
+        if let (Some(last), Some(now)) = (&last_running, running.as_ref().filter(|_| tail.is_locked))
+            && last.thread == now.thread
+        {
+            window.pairs += 1;
+            window.changes +=
+                u64::from(!last.frames.iter().map(|frame| frame.code).eq(now.frames.iter().map(|frame| frame.code)));
+        }
         if !has_stayed {
             window.moves += 1;
             let after = Instant::now();
