@@ -16,6 +16,7 @@ use crate::process::memory::{Memory, MemoryExt};
 use super::memory_account::{Account, Row, RowKind};
 use super::native_memory::file_name;
 use super::opaque_mappings::OpaqueMapping;
+use super::range_index::RangeIndex;
 
 /// Bytes of an allocator's mappings that are searched for others. Descriptors take a hundredth of what they describe.
 const SEARCH_MAX: u64 = 512 << 20;
@@ -31,36 +32,35 @@ pub fn attribute<M: Memory + ?Sized>(memory: &M, account: &mut Account, data: &[
         let allocator = foreign_malloc::allocator_of(&name);
         let end = Address(range.end.0.min(range.start.0.saturating_add(DATA_MAX)));
         each_word(memory, range.start..end, |word| match (owners.around(word), allocator) {
-            (Some(index), Some(allocator)) => owners.of[index] = Some(MappingOwner::Allocator(allocator)),
-            (Some(index), None) if owners.ranges[index].start.0 == word && owners.of[index].is_none() => {
-                owners.of[index] = Some(MappingOwner::Library(name.clone()));
+            (Some((_, place)), Some(allocator)) => owners.of[place] = Some(MappingOwner::Allocator(allocator)),
+            (Some((start, place)), None) if start == word && owners.of[place].is_none() => {
+                owners.of[place] = Some(MappingOwner::Library(name.clone()));
             }
             _ => {}
         });
     }
-    let first: Vec<(usize, &'static str)> = (owners.of.iter().enumerate())
-        .filter_map(|(index, owner)| match owner {
-            Some(MappingOwner::Allocator(allocator)) => Some((index, *allocator)),
+    let first: Vec<(Range<Address>, &'static str)> = (owners.anonymous.iter())
+        .filter_map(|(range, place)| match owners.of[*place] {
+            Some(MappingOwner::Allocator(allocator)) => Some((Address(range.start)..Address(range.end), allocator)),
             _ => None,
         })
         .collect();
     let mut left = SEARCH_MAX;
-    for (index, allocator) in first {
-        for piece in memory.resident(owners.ranges[index].clone()) {
+    for (range, allocator) in first {
+        for piece in memory.resident(range) {
             let length = piece.end.0.saturating_sub(piece.start.0).min(left);
             left -= length;
             each_word(memory, piece.start..piece.start.offset(length as usize), |word| {
-                if let Some(found) = owners.around(word)
-                    && word / PAGE == owners.ranges[found].start.0 / PAGE
-                    && !matches!(owners.of[found], Some(MappingOwner::Allocator(_)))
+                if let Some((start, place)) = owners.around(word)
+                    && word / PAGE == start / PAGE
+                    && !matches!(owners.of[place], Some(MappingOwner::Allocator(_)))
                 {
-                    owners.of[found] = Some(MappingOwner::Allocator(allocator));
+                    owners.of[place] = Some(MappingOwner::Allocator(allocator));
                 }
             });
         }
     }
-    let owners = owners.unsorted(account.mappings.len());
-    for (mapping, owner) in account.mappings.iter_mut().zip(owners) {
+    for (mapping, owner) in account.mappings.iter_mut().zip(owners.of) {
         match owner {
             Some(MappingOwner::Library(library)) => mapping.library = library,
             Some(MappingOwner::Allocator(allocator)) => {
@@ -85,34 +85,23 @@ enum MappingOwner {
     Library(String),
 }
 
-/// The mappings in order of address, and whose they are.
+/// Anonymous mappings, and whose all mappings are, by their place in the list that was given.
 struct Mappings {
-    ranges: Vec<Range<Address>>,
+    anonymous: RangeIndex<usize>,
     of: Vec<Option<MappingOwner>>,
-    /// The place of each in the list that was given.
-    places: Vec<usize>,
 }
 
 impl Mappings {
     fn new(mappings: &[OpaqueMapping]) -> Mappings {
-        let is_anonymous = |place: &usize| matches!(mappings[*place].kind, MappingKind::Anonymous | MappingKind::Heap);
-        let mut places: Vec<usize> = (0..mappings.len()).filter(is_anonymous).collect();
-        places.sort_by_key(|&place| mappings[place].range.start);
-        let ranges: Vec<_> = places.iter().map(|&place| mappings[place].range.clone()).collect();
-        Mappings { of: vec![None; ranges.len()], ranges, places }
+        let is_anonymous = |kind: MappingKind| matches!(kind, MappingKind::Anonymous | MappingKind::Heap);
+        let anonymous = mappings.iter().zip(0..).filter(|(mapping, _)| is_anonymous(mapping.kind));
+        let anonymous = RangeIndex::new(anonymous.map(|(mapping, place)| (mapping.range.clone(), place)));
+        Mappings { anonymous, of: vec![None; mappings.len()] }
     }
 
-    /// The mapping that an address lies in.
-    fn around(&self, address: u64) -> Option<usize> {
-        let index = self.ranges.partition_point(|range| range.start.0 <= address).checked_sub(1)?;
-        (address < self.ranges[index].end.0).then_some(index)
-    }
-
-    /// The owners in the order of the list that was given, which had `count`.
-    fn unsorted(self, count: usize) -> Vec<Option<MappingOwner>> {
-        let mut owners = vec![None; count];
-        self.places.into_iter().zip(self.of).for_each(|(place, owner)| owners[place] = owner);
-        owners
+    /// Where the mapping begins that an address lies in, and its place.
+    fn around(&self, address: u64) -> Option<(u64, usize)> {
+        self.anonymous.around(address).map(|(range, place)| (range.start, *place))
     }
 }
 

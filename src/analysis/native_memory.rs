@@ -25,6 +25,7 @@ use crate::process::regions::Backing;
 use crate::process::residency::Residency;
 use crate::python::types::{TypeId, TypeTable};
 
+use super::inner_pointers::{Distance, InnerPointers, PointerSource};
 use super::opaque_mappings::{MappingUsers, OpaqueMapping};
 use super::raw_blocks::Blocks;
 
@@ -35,12 +36,6 @@ const BLOCK_MAX: u64 = 16 << 20;
 const SEARCH_MAX: u64 = 4 << 30;
 /// Bytes without an owner from which inner pointers are looked at: that takes as long as all before.
 const INNER_MIN: u64 = 1 << 20;
-/// Headers behind which a library may return memory.
-const HEADERS: [u32; 2] = [8, 16];
-/// Blocks of one size from which a place that is pointed to in nine of ten is not by chance.
-const ALIKE_MIN: u32 = 16;
-/// Inner pointers that are kept.
-const INNER_MAX: usize = 8 << 20;
 /// Number of groups of roots that are kept, largest first.
 const GROUPS_MAX: usize = 32;
 
@@ -104,12 +99,11 @@ pub fn owners<M: Memory + ?Sized>(
     search.watched = MappingUsers::new(mappings);
     let sources = Sources { types, objects, data };
     // Owned by objects.
-    let mut holders: FxHashMap<u32, u64> = FxHashMap::default();
-    for (start, length, owner, origin) in sources.structs() {
-        if search.take_from(start, length, owner, origin) > 0
-            && let Owner::Type(id) = owner
-        {
-            *holders.entry(id).or_default() += 1;
+    let mut holders: FxHashMap<Address, Owner> = FxHashMap::default();
+    for ObjectStruct { start, length, owner, object, has_data } in sources.structs() {
+        let origin = if has_data { Origin::Data } else { Origin::Struct(object) };
+        if search.take_from(start, length, owner, origin) > 0 {
+            holders.insert(object, owner);
         }
     }
     search.close();
@@ -122,11 +116,7 @@ pub fn owners<M: Memory + ?Sized>(
     watched.tell(mappings, |owner| name(memory, types, owner));
     let without = search.blocks.iter().zip(&search.owners).filter(|(_, owner)| owner.is_none());
     if without.map(|(block, _)| residency.resident(block)).sum::<u64>() >= INNER_MIN {
-        for owner in search.take_inner(&sources) {
-            if let Owner::Type(id) = owner {
-                *holders.entry(id).or_default() += 1;
-            }
-        }
+        holders.extend(search.take_inner(&sources));
     }
     let mut native = search.told(types, &holders, residency);
     native.left_out = left_out;
@@ -138,6 +128,16 @@ pub fn owners<M: Memory + ?Sized>(
 enum Owner {
     Type(u32),
     Library(Address),
+}
+
+impl Owner {
+    /// How near a pointer is that stands in a block of its own.
+    fn distance(self) -> Distance {
+        match self {
+            Owner::Type(_) => Distance::BlockOfType,
+            Owner::Library(_) => Distance::Library,
+        }
+    }
 }
 
 /// Where words stand.
@@ -159,6 +159,16 @@ fn name<M: Memory + ?Sized>(memory: &M, types: &TypeTable, owner: Owner) -> (Str
     }
 }
 
+/// The C struct of an object.
+struct ObjectStruct {
+    start: Address,
+    length: u64,
+    owner: Owner,
+    object: Address,
+    /// Whether it may have data in it, not only pointers.
+    has_data: bool,
+}
+
 /// Where pointers to blocks may stand.
 struct Sources<'a> {
     types: &'a TypeTable,
@@ -168,8 +178,7 @@ struct Sources<'a> {
 }
 
 impl Sources<'_> {
-    /// The C structs of objects: start, length, type, and what that makes of their words.
-    fn structs(&self) -> impl Iterator<Item = (Address, u64, Owner, Origin)> {
+    fn structs(&self) -> impl Iterator<Item = ObjectStruct> {
         self.objects.iter().map(|object| {
             let info = self.types.get(object.type_id);
             // The dict and values of an instance may be before it.
@@ -178,8 +187,7 @@ impl Sources<'_> {
             let length = front + info.basicsize.clamp(16, STRUCT_MAX);
             // Items and text may begin within `tp_basicsize`: words of these look like addresses by chance.
             let has_data = info.itemsize > 0 || info.is_str_itself;
-            let origin = if has_data { Origin::Data } else { Origin::Struct(object.address) };
-            (start, length, Owner::Type(object.type_id.0), origin)
+            ObjectStruct { start, length, owner: Owner::Type(object.type_id.0), object: object.address, has_data }
         })
     }
 
@@ -259,50 +267,51 @@ impl<'a, M: Memory + ?Sized> Search<'a, M> {
     }
 
     /// Assigns blocks that are left by pointers into them, where these are more than chance, and what they point to.
-    /// Returns the owner for each object or block that has such a pointer.
-    fn take_inner(&mut self, sources: &Sources<'_>) -> Vec<Owner> {
+    /// Returns the objects that have such a pointer, and whose they are.
+    fn take_inner(&mut self, sources: &Sources<'_>) -> Vec<(Address, Owner)> {
         self.searched = 0;
-        let mut inner = InnerPointers::new(&self.blocks, &self.owners);
-        for (start, length, owner, _) in sources.structs() {
-            each_word(self.memory, &mut self.words, start, length, |word| {
-                inner.note(word, Some((Distance::Struct, owner)), None);
-            });
+        let left = self.blocks.iter().zip(0..).zip(&self.owners).filter(|(_, owner)| owner.is_none());
+        let mut inner = InnerPointers::new(left.map(|((block, number), _)| (block.clone(), number)));
+        for ObjectStruct { start, length, owner, object, .. } in sources.structs() {
+            let from = PointerSource { distance: Distance::Struct, owner, object: Some(object) };
+            each_word(self.memory, &mut self.words, start, length, |word| inner.note(word, Some(from), None));
         }
         for number in 0..self.blocks.len() as u32 {
             let owner = self.owners.get(number as usize).copied().flatten();
-            let from = owner.map(|owner| (Distance::of_block(owner), owner));
+            let from = owner.map(|owner| PointerSource { distance: owner.distance(), owner, object: None });
             if let Some((start, length)) = self.next_search(number) {
                 each_word(self.memory, &mut self.words, start, length, |word| inner.note(word, from, Some(number)));
             }
         }
         for (start, length, owner) in sources.data(self.memory) {
-            let from = Some((Distance::Library, owner));
-            each_word(self.memory, &mut self.words, start, length, |word| inner.note(word, from, None));
+            let from = PointerSource { distance: Distance::Library, owner, object: None };
+            each_word(self.memory, &mut self.words, start, length, |word| inner.note(word, Some(from), None));
         }
-        let mut pointers = inner.beyond_chance();
-        pointers.sort_by_key(|pointer| (pointer.number, pointer.offset));
+        let pointers = inner.beyond_chance();
         for pointer in &pointers {
             let Some(block) = self.blocks.get(pointer.number as usize) else { continue };
             self.by_start.entry(block.start.0.saturating_add(u64::from(pointer.offset))).or_insert(pointer.number);
         }
         self.searched = 0;
-        let mut from = Vec::new();
+        let mut holders = Vec::new();
         // The nearest first, and what these lead to before the next.
         for distance in Distance::ALL {
             for pointer in &pointers {
-                let Some((_, owner)) = pointer.from.filter(|(at, _)| *at == distance) else { continue };
+                let Some(from) = pointer.from.filter(|from| from.distance == distance) else { continue };
                 if let Some(place @ None) = self.owners.get_mut(pointer.number as usize) {
-                    *place = Some(owner);
+                    *place = Some(from.owner);
                     self.queue.push(pointer.number);
-                    from.push(owner);
+                    holders.extend(from.object.map(|object| (object, from.owner)));
                 }
             }
             self.close();
         }
-        from
+        holders
     }
 
-    fn told(mut self, types: &TypeTable, holders: &FxHashMap<u32, u64>, residency: &Residency) -> NativeMemory {
+    fn told(mut self, types: &TypeTable, holders: &FxHashMap<Address, Owner>, residency: &Residency) -> NativeMemory {
+        let mut objects: FxHashMap<Owner, u64> = FxHashMap::default();
+        holders.values().for_each(|owner| *objects.entry(*owner).or_default() += 1);
         let mut sums: BTreeMap<Owner, (u64, u64)> = BTreeMap::new();
         let mut native = NativeMemory::default();
         for (block, owner) in self.blocks.iter().zip(&self.owners) {
@@ -319,10 +328,7 @@ impl<'a, M: Memory + ?Sized> Search<'a, M> {
         native.owned = sums
             .into_iter()
             .map(|(owner, (blocks, resident))| {
-                let holders = match owner {
-                    Owner::Type(id) => holders.get(&id).copied().unwrap_or(0),
-                    Owner::Library(_) => 0,
-                };
+                let holders = objects.get(&owner).copied().unwrap_or(0);
                 let (owner, is_type) = name(self.memory, types, owner);
                 Owned { owner, is_type, holders, blocks, resident }
             })
@@ -337,14 +343,12 @@ impl<'a, M: Memory + ?Sized> Search<'a, M> {
         let mut pointed: FxHashSet<u32> = FxHashSet::default();
         let mut below: FxHashMap<u32, Vec<u32>> = FxHashMap::default();
         for number in 0..self.blocks.len() as u32 {
-            let block = self.blocks[number as usize].clone();
-            let length = block.end.0.saturating_sub(block.start.0).min(BLOCK_MAX);
-            if self.owners[number as usize].is_some() || self.searched + length > SEARCH_MAX {
+            if self.owners[number as usize].is_some() {
                 continue;
             }
-            self.searched += length;
+            let Some((start, length)) = self.next_search(number) else { continue };
             let Search { memory, owners, by_start, span, words, .. } = &mut *self;
-            each_word(*memory, words, block.start, length, |word| {
+            each_word(*memory, words, start, length, |word| {
                 if span.contains(&word)
                     && let Some(&to) = by_start.get(&word)
                     && to != number
@@ -405,92 +409,6 @@ impl<'a, M: Memory + ?Sized> Search<'a, M> {
     }
 }
 
-/// A pointer into a block that is left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct InnerPointer {
-    number: u32,
-    /// Bytes from the block's start.
-    offset: u32,
-    /// Whose it is, and how far away; `None` of one in a block without an owner.
-    from: Option<(Distance, Owner)>,
-}
-
-/// How good a pointer is as evidence: a block that was used before may have stale words, an object's struct has none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Distance {
-    Struct,
-    BlockOfType,
-    Library,
-}
-
-impl Distance {
-    const ALL: [Distance; 3] = [Distance::Struct, Distance::BlockOfType, Distance::Library];
-
-    fn of_block(owner: Owner) -> Distance {
-        match owner {
-            Owner::Type(_) => Distance::BlockOfType,
-            Owner::Library(_) => Distance::Library,
-        }
-    }
-}
-
-/// Pointers into the blocks that nothing owns.
-struct InnerPointers {
-    /// The blocks, in order of address, with their numbers.
-    blocks: Vec<(Range<u64>, u32)>,
-    span: Range<u64>,
-    met: FxHashMap<(u32, u32), Option<(Distance, Owner)>>,
-}
-
-impl InnerPointers {
-    fn new(blocks: &[Range<Address>], owners: &[Option<Owner>]) -> InnerPointers {
-        let left = blocks.iter().zip(owners).zip(0..).filter(|((_, owner), _)| owner.is_none());
-        let mut blocks: Vec<(Range<u64>, u32)> =
-            left.map(|((block, _), number)| (block.start.0..block.end.0, number)).collect();
-        blocks.sort_by_key(|(range, _)| range.start);
-        let low = blocks.first().map_or(0, |(range, _)| range.start);
-        let high = blocks.iter().map(|(range, _)| range.end).max().unwrap_or(0);
-        InnerPointers { blocks, span: low..high, met: FxHashMap::default() }
-    }
-
-    /// Notes a word of an owner, which stands in block `inside`, if in one.
-    #[inline]
-    fn note(&mut self, word: u64, from: Option<(Distance, Owner)>, inside: Option<u32>) {
-        if !self.span.contains(&word) || !word.is_multiple_of(8) {
-            return;
-        }
-        let Some(index) = self.blocks.partition_point(|(range, _)| range.start <= word).checked_sub(1) else { return };
-        let Some((range, number)) = self.blocks.get(index).filter(|(range, _)| word < range.end) else { return };
-        let Ok(offset @ 1..) = u32::try_from(word - range.start) else { return };
-        if inside == Some(*number) || self.met.len() >= INNER_MAX && !self.met.contains_key(&(*number, offset)) {
-            return;
-        }
-        let place = self.met.entry((*number, offset)).or_default();
-        if from.is_some_and(|(distance, _)| place.is_none_or(|(before, _)| distance < before)) {
-            *place = from;
-        }
-    }
-
-    /// Those that lead behind a header, and those to a place that is pointed to in nine of ten blocks of that size.
-    fn beyond_chance(self) -> Vec<InnerPointer> {
-        let sizes: FxHashMap<u32, u64> =
-            self.blocks.iter().map(|(range, number)| (*number, range.end - range.start)).collect();
-        let size = |number: u32| sizes.get(&number).copied().unwrap_or(0);
-        let mut alike: FxHashMap<u64, u32> = FxHashMap::default();
-        sizes.values().for_each(|&size| *alike.entry(size).or_default() += 1);
-        let mut places: FxHashMap<(u64, u32), u32> = FxHashMap::default();
-        self.met.keys().for_each(|&(number, offset)| *places.entry((size(number), offset)).or_default() += 1);
-        let is_kept = |number: u32, offset: u32| {
-            let size = size(number);
-            let all = alike.get(&size).copied().unwrap_or(0);
-            let pointed = places.get(&(size, offset)).copied().unwrap_or(0);
-            HEADERS.contains(&offset) || all >= ALIKE_MIN && u64::from(pointed) * 10 >= u64::from(all) * 9
-        };
-        let kept = self.met.into_iter().filter(|((number, offset), _)| is_kept(*number, *offset));
-        kept.map(|((number, offset), from)| InnerPointer { number, offset, from }).collect()
-    }
-}
-
 /// Calls `each` with every word of `length` bytes from `start` on, as far as they can be read.
 fn each_word<M: Memory + ?Sized>(
     memory: &M,
@@ -541,9 +459,10 @@ mod tests {
         let mut blocks: Vec<_> = (0..20).map(|number| block(0x800 + number * 64, 64)).collect();
         blocks.extend([block(0x700, 128), block(0x1400, 256)]);
         let mut search = Search::new(&image, blocks, &[0]);
-        let mut inner = InnerPointers::new(&search.blocks, &search.owners);
+        let mut inner = InnerPointers::new(search.blocks.iter().cloned().zip(0..));
         each_word(&image, &mut Vec::new(), Address(BASE + 0x600), 16, |word| {
-            inner.note(word, Some((Distance::Struct, Owner::Type(7))), None);
+            let from = PointerSource { distance: Distance::Struct, owner: Owner::Type(7), object: None };
+            inner.note(word, Some(from), None);
         });
         for number in 0..22 {
             let block = search.blocks[number as usize].clone();
@@ -551,14 +470,14 @@ mod tests {
                 inner.note(word, None, Some(number));
             });
         }
-        let mut kept: Vec<(u32, u32)> = inner.beyond_chance().iter().map(|it| (it.number, it.offset)).collect();
-        kept.sort_unstable();
+        let kept: Vec<(u32, u32)> = inner.beyond_chance().iter().map(|it| (it.number, it.offset)).collect();
         assert_eq!(kept, (0..20).map(|number| (number, 48)).chain([(20, 8)]).collect::<Vec<_>>());
         let types = TypeTable::default();
         let objects = Objects::default();
         let data = [Address(BASE + 0x600)..Address(BASE + 0x610)];
-        let from = search.take_inner(&Sources { types: &types, objects: &objects, data: &data });
-        assert_eq!(from.len(), 1);
+        let holders = search.take_inner(&Sources { types: &types, objects: &objects, data: &data });
+        // A library is no object.
+        assert_eq!(holders, []);
         assert_eq!(search.owners.iter().flatten().count(), 21);
     }
 

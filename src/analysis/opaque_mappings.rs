@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 use crate::process::Address;
 use crate::process::mapping_kind::MappingKind;
 
+use super::range_index::RangeIndex;
+
 /// Pairs of a mapping and who points there that are kept.
 const PAIRS_MAX: usize = 1 << 18;
 /// Users of a mapping that are kept, most objects first.
@@ -131,9 +133,8 @@ fn sort(users: &mut [MappingUser]) {
 /// Who points into some mappings, while words are passed.
 #[derive(Debug)]
 pub(super) struct MappingUsers<O> {
-    /// In order of address, each with its place in the list that was given.
-    ranges: Vec<(Range<u64>, usize)>,
-    span: Range<u64>,
+    /// Their places in the list that was given.
+    mappings: RangeIndex<usize>,
     met: FxHashMap<(usize, O), Pointers>,
 }
 
@@ -147,22 +148,14 @@ struct Pointers {
 
 impl<O: Copy + Eq + std::hash::Hash> MappingUsers<O> {
     pub(super) fn new(mappings: &[OpaqueMapping]) -> MappingUsers<O> {
-        let range = |mapping: &OpaqueMapping| mapping.range.start.0..mapping.range.end.0;
-        let mut ranges: Vec<(Range<u64>, usize)> = mappings.iter().map(range).zip(0..).collect();
-        ranges.sort_by_key(|(range, _)| range.start);
-        let low = ranges.first().map_or(0, |(range, _)| range.start);
-        let high = ranges.iter().map(|(range, _)| range.end).max().unwrap_or(0);
-        MappingUsers { ranges, span: low..high, met: FxHashMap::default() }
+        let ranges = mappings.iter().map(|mapping| mapping.range.clone()).zip(0..);
+        MappingUsers { mappings: RangeIndex::new(ranges), met: FxHashMap::default() }
     }
 
     /// Notes a word of `object`, or of another part of what `owner` has.
     #[inline]
     pub(super) fn note(&mut self, word: u64, owner: O, object: Option<Address>) {
-        if !self.span.contains(&word) {
-            return;
-        }
-        let Some(index) = self.ranges.partition_point(|(range, _)| range.start <= word).checked_sub(1) else { return };
-        let Some((_, place)) = self.ranges.get(index).filter(|(range, _)| word < range.end) else { return };
+        let Some((_, place)) = self.mappings.around(word) else { return };
         if self.met.len() >= PAIRS_MAX && !self.met.contains_key(&(*place, owner)) {
             return;
         }

@@ -215,8 +215,8 @@ fn say(
     if course.pairs_of_looks >= 100 && course.changed_functions * 4 >= course.pairs_of_looks {
         writeln!(
             out,
-            "Functions run for a few microseconds: {} % of looks found others than the look before. What such a function \
-             makes may stand under the one that ran next.",
+            "Functions run for a few microseconds: {} % of looks found others than the look before. What such a \
+             function makes may stand under the one that ran next.",
             units::percent(course.changed_functions, course.pairs_of_looks),
         )?;
     }

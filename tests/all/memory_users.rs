@@ -93,6 +93,11 @@ fn memory_behind_headers_has_owners(interpreter: &Interpreter) -> Result<(), Str
         }
         Some(_) => {}
     }
+    let mut parsers = account["native"]["owners"].as_array().into_iter().flatten();
+    let parsers = parsers.find(|owner| owner["owner"] == "pyexpat.xmlparser").map(|owner| &owner["holders"]);
+    if parsers.is_none_or(|holders| *holders != 400) {
+        return Err(format!("{parsers:?} of 400 parsers own memory"));
+    }
     // 400 parsers, each with 200 open elements: their tags, of 100 bytes or more.
     if owned("pyexpat.xmlparser") < 400 * 200 * 100 {
         return Err(format!("{} bytes of expat: {}", owned("pyexpat.xmlparser"), account["native"]));
