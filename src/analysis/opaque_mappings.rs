@@ -42,9 +42,10 @@ pub struct OpaqueMapping {
 }
 
 impl OpaqueMapping {
-    /// The last part of its name: a path may say more than a reader should know.
+    /// The last part of its name: a path may say more than a reader should know. Shared memory without a file has
+    /// none; the kernel calls it `/dev/zero (deleted)` (`shmem_zero_setup`, `mm/shmem.c`).
     pub fn file_name(&self) -> &str {
-        self.name.rsplit('/').next().unwrap_or_default()
+        if self.name.starts_with("/dev/zero") { "" } else { self.name.rsplit('/').next().unwrap_or_default() }
     }
 }
 

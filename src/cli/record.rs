@@ -203,7 +203,7 @@ fn say(
     let percent = |part: f64| units::percent((part * 1e3) as u64, (recording.seconds.max(1e-3) * 1e3) as u64);
     writeln!(
         out,
-        "{} were seen as they were made, of which {} lived for some milliseconds; watched {} % of the time with {} % \
+        "Seen as they were made: {}, of which {} lived for some milliseconds; watched {} % of the time with {} % \
          of a processor",
         units::objects(course.new_objects),
         units::count(recording.newborns.marks),
