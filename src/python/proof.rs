@@ -37,7 +37,7 @@ pub struct Proved {
     pub object_type: Address,
 }
 
-/// Number of attempts to read a GC list that the running target changes.
+/// Number of attempts to read a list, of objects or of threads, that the running target changes.
 const LIST_TRIES: usize = 200;
 /// Pause between the later attempts.
 const LIST_PAUSE: std::time::Duration = std::time::Duration::from_micros(500);
@@ -284,13 +284,27 @@ fn sizes<M: Memory + ?Sized>(reader: &Reader<'_, M>, main: &Interpreter) -> Resu
 /// Checks that threads point back to their interpreter.
 fn threads<M: Memory + ?Sized>(reader: &Reader<'_, M>, interpreter: &Interpreter) -> Result<(), ProofError> {
     let layout = reader.layout;
-    let thread = reader.pointer(interpreter.address, layout.interp.threads_head)?;
-    // An idle sub-interpreter has no threads.
-    if thread.is_null() {
-        return Ok(());
+    let (mut before, mut tries) = (None, 0);
+    // Threads come and go: the first one may have ended between two reads. What is the same with new reads is believed.
+    loop {
+        let thread = reader.pointer(interpreter.address, layout.interp.threads_head)?;
+        // An idle sub-interpreter has no threads.
+        if thread.is_null() {
+            return Ok(());
+        }
+        let back = reader.pointer(thread, layout.thread.interp);
+        if back.as_ref().is_ok_and(|&back| back == interpreter.address) {
+            return Ok(());
+        }
+        tries += 1;
+        if before == Some((thread, back.as_ref().ok().copied())) || tries == LIST_TRIES {
+            return claim(false, "PyThreadState.interp", || {
+                format!("{} of {thread}, not {}", back.unwrap_or_default(), interpreter.address)
+            });
+        }
+        before = Some((thread, back.ok()));
+        reader.memory.forget();
     }
-    let back = reader.pointer(thread, layout.thread.interp)?;
-    claim(back == interpreter.address, "PyThreadState.interp", || format!("{back}, not {}", interpreter.address))
 }
 
 /// Checks that the GC lists are closed: from each head, the neighbour's link leads back to the head.
