@@ -112,7 +112,8 @@ pub struct FreeBlocks {
 }
 
 impl FreeBlocks {
-    fn none_of(capacity: usize) -> FreeBlocks {
+    /// No free block among so many.
+    pub fn none_of(capacity: usize) -> FreeBlocks {
         FreeBlocks { bits: vec![0; capacity.div_ceil(64)], count: 0, by_others: 0, agrees: false }
     }
 
@@ -354,9 +355,9 @@ impl Page {
         (is_near && free.by_others <= self.used).then_some(free)
     }
 
-    /// Free blocks judged by their own first words, for a page that changes faster than it can be read. In a
-    /// free-threaded build that word of an object is a thread id or a field in front of it, and never points into the
-    /// same page as a free block's link does. The last block of a chain has a null link and looks like an object.
+    /// Blocks whose first word links to a block of the same page, for a page that changes faster than it can be read.
+    /// In a free-threaded build that word of an object is a thread id or a field in front of it, so these are the free
+    /// ones; in others it may also be the link of a GC head. The last block of a chain has a null link.
     pub fn linked_blocks(&self, bytes: &[u8]) -> FreeBlocks {
         let mut free = FreeBlocks::none_of(self.capacity);
         for index in 0..self.capacity {

@@ -12,12 +12,19 @@ use super::regions::RegionMap;
 pub struct Layered<'a, M: Memory + ?Sized> {
     image: &'a Image,
     below: &'a M,
+    is_of_one_instant: bool,
 }
 
 impl<'a, M: Memory + ?Sized> Layered<'a, M> {
     /// Reads come from `image` if it has all bytes, otherwise from `below`.
     pub fn new(image: &'a Image, below: &'a M) -> Self {
-        Layered { image, below }
+        Layered { image, below, is_of_one_instant: false }
+    }
+
+    /// Whether the process stood still while it was copied. What it does afterwards then says nothing of the copy.
+    #[must_use]
+    pub fn of_one_instant(self, is_of_one_instant: bool) -> Self {
+        Layered { is_of_one_instant, ..self }
     }
 }
 
@@ -27,7 +34,10 @@ impl<M: Memory + ?Sized> Memory for Layered<'_, M> {
     }
 
     fn read_now(&self, address: Address, buffer: &mut [u8]) -> Result<(), ReadError> {
-        self.below.read_now(address, buffer)
+        match self.is_of_one_instant {
+            true => self.read_exact_at(address, buffer),
+            false => self.below.read_now(address, buffer),
+        }
     }
 
     fn regions(&self) -> &RegionMap {
@@ -58,6 +68,18 @@ impl<M: Memory + ?Sized> Memory for Layered<'_, M> {
 mod tests {
     use super::*;
     use crate::process::image::Segment;
+
+    #[test]
+    fn what_a_process_does_later_is_not_part_of_a_copy_of_one_instant() {
+        let image = |byte| Image::of_segments(vec![Segment { start: Address(0x1000), bytes: vec![byte; 8] }]);
+        let (copy, later) = (image(1), image(2));
+        for (is_of_one_instant, expected) in [(true, [1; 8]), (false, [2; 8])] {
+            let mut now = [0; 8];
+            let layered = Layered::new(&copy, &later).of_one_instant(is_of_one_instant);
+            layered.read_now(Address(0x1000), &mut now).unwrap();
+            assert_eq!(now, expected);
+        }
+    }
 
     #[test]
     fn the_memory_below_tells_what_the_copy_does_not_hold() {

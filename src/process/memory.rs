@@ -93,7 +93,7 @@ pub trait Memory {
         self.read_pieces(pieces)
     }
 
-    /// As [`Memory::read_exact_at`], bypassing copies and caches: the target's current bytes.
+    /// As [`Memory::read_exact_at`], bypassing caches, and copies of a process that ran: the target's current bytes.
     ///
     /// # Errors
     /// As [`Memory::read_exact_at`].

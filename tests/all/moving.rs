@@ -5,7 +5,10 @@
 //! none, nor has anything once nothing moves. Limits that say nothing would hold as well, so they are on average within
 //! a tenth of the count.
 //!
-//!     cargo test --test all -- moving [NAME]
+//! What stays alive is counted to the last object even where threads fill and empty the pools that it lies in
+//! (`fixtures/programs/kept.py`), whether the target is stopped or not.
+//!
+//!     cargo test --test all -- moving [NAME]    HEAPSONDE_KEPT_READS=1000 sets the reads of what stays
 
 use std::collections::HashMap;
 
@@ -34,6 +37,14 @@ pub fn cases() -> Vec<TestCase> {
         let limits = TestCase::new(format!("{}/limits", interpreter.name), move || truth_is_within_limits(&churning));
         let still = TestCase::new(format!("{}/quiet", interpreter.name), move || what_stands_still_has_none(&quiet));
         cases.extend([limits.ignored_if(!is_chosen), still.ignored_if(!is_chosen)]);
+        // With CPython's mimalloc instead of its own pools, where it has both.
+        let has_mimalloc = interpreter.has_gil() && interpreter.version.1 >= 13;
+        for allocator in [None, Some("mimalloc")].into_iter().take(1 + usize::from(has_mimalloc)) {
+            let one = interpreter.clone();
+            let name = format!("{}/kept{}", one.name, allocator.map_or(String::new(), |name| format!(" in {name}")));
+            let kept = TestCase::new(name, move || what_stays_is_counted(&one, allocator));
+            cases.push(kept.ignored_if(!(is_chosen || allocator.is_some() && interpreter.kind == "default")));
+        }
     }
     cases
 }
@@ -115,5 +126,31 @@ fn what_stands_still_has_none(interpreter: &Interpreter) -> Result<(), String> {
     match found["totals"]["low"].is_null() {
         true => Ok(()),
         false => Err(format!("nothing moves: {}", found["totals"])),
+    }
+}
+
+fn what_stays_is_counted(interpreter: &Interpreter, allocator: Option<&str>) -> Result<(), String> {
+    /// Objects of `__main__.Kept`.
+    const KEPT: u64 = 5000;
+    /// Readings of each target.
+    const READS: usize = 30;
+    let environment: Vec<(&str, &str)> = allocator.map(|name| ("PYTHONMALLOC", name)).into_iter().collect();
+    let target = Target::spawn(interpreter, &program("kept.py"), &[], &environment)?;
+    let reads = std::env::var("HEAPSONDE_KEPT_READS").ok().and_then(|reads| reads.parse().ok()).unwrap_or(READS);
+    let ways: [&[&str]; 3] = [&[], &["--pause"], &["--retained"]];
+    let mut wrong = Vec::new();
+    for read in 0..reads {
+        let way = ways[read % ways.len()];
+        let report = report(&target, way)?;
+        let row = report["types"].as_array().and_then(|rows| rows.iter().find(|row| row["type"] == "__main__.Kept"));
+        let count = row.map_or(0, |row| row["objects"].as_u64().unwrap_or(0));
+        if count != KEPT {
+            wrong.push(format!("read {read}, {way:?}: {count}; {}", report["problems"]));
+        }
+    }
+    tool::say(&format!("{}: {} of {reads} counts wrong", interpreter.name, wrong.len()));
+    match wrong.is_empty() {
+        true => Ok(()),
+        false => Err(format!("{} of {reads} counts wrong: {}", wrong.len(), wrong.join("; "))),
     }
 }

@@ -40,6 +40,7 @@ pub enum PoolState {
 }
 
 /// The free blocks of a pool, one bit each.
+#[derive(Default)]
 pub struct FreeBlocks {
     bits: [u64; BLOCKS_MAX / 64],
     /// Number of free blocks.
@@ -118,7 +119,7 @@ impl Pool {
 
     /// The blocks of the free chain up to its end, or to a word that names no further block, which is returned.
     fn chain(&self, address: Address, bytes: &[u8]) -> (FreeBlocks, u64) {
-        let mut free = FreeBlocks { bits: [0; BLOCKS_MAX / 64], count: 0 };
+        let mut free = FreeBlocks::default();
         let mut next = self.free;
         let place = |next: u64| usize::try_from(next.checked_sub(address.0)?).ok()?.checked_sub(self.first);
         while next != 0 {

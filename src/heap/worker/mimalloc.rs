@@ -10,7 +10,7 @@ use crate::allocator::mimalloc::{self, FreeBlocks, Kind, Page, PageSegment, Tole
 use crate::allocator::room::BlockRoom;
 use crate::heap::classify::classifier::BlockVerdict;
 use crate::heap::object::Sink;
-use crate::process::memory::{Memory, Piece, ReadError};
+use crate::process::memory::{Memory, Now, Piece, ReadError};
 use crate::process::{Address, PAGE};
 
 use super::{POOL_RETRIES, Window, Worker, only_fatal};
@@ -34,7 +34,7 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
         is_wanted: impl Fn(&Range<Address>) -> bool,
     ) -> Result<(), ReadError> {
         let mut head = vec![0; segment.head];
-        match self.read_head(segment, &mut head) {
+        match read_head(self.memory, segment, &mut head) {
             Ok(()) => {}
             Err(error) => {
                 self.counts.unreadable_bytes += segment.head as u64;
@@ -43,10 +43,10 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
         }
         let (mut pages, broken) = mimalloc::pages(segment, &head);
         for slot in broken {
-            let before = head.clone();
-            let again = self.read_slot_again(segment, slot, &mut head)?;
-            let has_changed = head != before || !self.is_as_before(segment.range.start, &head);
-            match again {
+            let mut again = head.clone();
+            let page = self.read_slot_again(segment, slot, &mut again)?;
+            let has_changed = again != head || !self.is_as_before(segment.range.start, &again);
+            match page {
                 Ok(page) => pages.extend(page),
                 Err(mimalloc::Nonsense) => {
                     self.counts.torn_pools += 1;
@@ -61,18 +61,6 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
         Ok(())
     }
 
-    /// Reads a segment's header, which has the headers of all its pages. Where it was never written it is not read, but
-    /// zeros: a copy has only what was, and one read of all would be of the process, which has gone on.
-    fn read_head(&self, segment: &PageSegment, head: &mut [u8]) -> Result<(), ReadError> {
-        let start = segment.range.start;
-        head.fill(0);
-        for piece in mimalloc::within(&segment.pieces, &(start..start.offset(head.len()))) {
-            let (from, to) = ((piece.start.0 - start.0) as usize, (piece.end.0 - start.0) as usize);
-            self.memory.read_exact_at(piece.start, &mut head[from..to])?;
-        }
-        Ok(())
-    }
-
     /// Reads a page's header again until it is valid.
     fn read_slot_again(
         &self,
@@ -80,12 +68,16 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
         slot: usize,
         head: &mut [u8],
     ) -> Result<Result<Option<Page>, mimalloc::Nonsense>, ReadError> {
-        if self.memory.local(segment.range.start, 8).is_none() {
-            for _ in 0..POOL_RETRIES {
-                self.read_head(segment, head).or_else(only_fatal)?;
-                if let Ok(page) = Page::read(segment, head, slot) {
-                    return Ok(Ok(page));
-                }
+        let is_local = self.memory.local(segment.range.start, 8).is_some();
+        for _ in 0..POOL_RETRIES {
+            match read_head(&Now(self.memory), segment, head) {
+                Ok(()) => {}
+                // A process that is gone by now has been copied all the same.
+                Err(_) if is_local => break,
+                Err(error) => only_fatal(error)?,
+            }
+            if let Ok(page) = Page::read(segment, head, slot) {
+                return Ok(Ok(page));
             }
         }
         Ok(Err(mimalloc::Nonsense))
@@ -103,9 +95,11 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
         if !bytes.is_empty()
             && let Some(free) = page.free_blocks(bytes, Tolerance::Exact)
         {
-            return self.judge_page(&page, &free, bytes);
+            return self.judge_page(&page, &free, bytes, None);
         }
         let is_local = memory.local(segment.range.start, 8).is_some();
+        // Then threads run in parallel, and several may be between two steps.
+        let has_ids = self.classifier.layout().object.ob_ref_shared.is_some();
         let mut stands_still = false;
         if is_local {
             // It does not change any more; its thread was stopped between two steps.
@@ -114,19 +108,19 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
             {
                 let stands_still = self.is_as_before(page.start, bytes) && self.is_as_before(segment.range.start, head);
                 self.counts.page_chains.unbalanced += u64::from(stands_still);
-                return self.judge_page(&page, &free, bytes);
+                return self.judge_page(&page, &free, bytes, None);
             }
             stands_still = !bytes.is_empty()
                 && self.is_as_before(page.start, bytes)
                 && self.is_as_before(segment.range.start, head);
-            if !bytes.is_empty() && self.classifier.layout().object.ob_ref_shared.is_some() {
+            if !bytes.is_empty() && (!stands_still || has_ids) {
                 return self.judge_moving(&page, stands_still, bytes);
             }
         } else {
             let mut before = (head.to_vec(), bytes.to_vec());
             for retry in 1..=POOL_RETRIES {
                 stands_still = false;
-                self.read_head(segment, head).or_else(only_fatal)?;
+                read_head(memory, segment, head).or_else(only_fatal)?;
                 match Page::read(segment, head, page.slot) {
                     Ok(Some(again)) => page = again,
                     Ok(None) => return Ok(()),
@@ -144,10 +138,10 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
                 stands_still = before.0 == head && before.1 == again;
                 if let Some(free) = page.free_blocks(&again, tolerance) {
                     self.counts.page_chains.unbalanced += u64::from(stands_still && !free.agrees);
-                    return self.judge_page(&page, &free, &again);
+                    return self.judge_page(&page, &free, &again, None);
                 }
-                // Threads that run in parallel change a page faster than it is read.
-                if retry == POOL_RETRIES && self.classifier.layout().object.ob_ref_shared.is_some() {
+                // It changes faster than it is read.
+                if retry == POOL_RETRIES && (!stands_still || has_ids) {
                     return self.judge_moving(&page, stands_still, &again);
                 }
                 before = (head.to_vec(), again);
@@ -158,12 +152,17 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
         Ok(())
     }
 
-    /// Judges a page whose numbers do not add up by the links of its blocks: its threads changed it meanwhile, or were
-    /// stopped between two steps.
+    /// Judges a page whose numbers do not add up by its blocks alone: its threads changed it meanwhile, or were stopped
+    /// between two steps. In free-threaded builds a link marks a free block; in others an object with a GC head begins
+    /// with a link as well.
     fn judge_moving(&mut self, page: &Page, stands_still: bool, bytes: &[u8]) -> Result<(), ReadError> {
         self.counts.moving_pools += 1;
         self.contradicts(page, stands_still);
-        self.judge_page(page, &page.linked_blocks(bytes), bytes)
+        let linked = page.linked_blocks(bytes);
+        match self.classifier.layout().object.ob_ref_shared {
+            Some(_) => self.judge_page(page, &linked, bytes, None),
+            None => self.judge_page(page, &FreeBlocks::none_of(page.capacity), bytes, Some(&linked)),
+        }
     }
 
     /// Counts a page that no attempt could read consistently.
@@ -191,8 +190,14 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
         Ok(all.then_some(bytes))
     }
 
-    /// Classifies the blocks of a page in use.
-    fn judge_page(&mut self, page: &Page, free: &FreeBlocks, bytes: &[u8]) -> Result<(), ReadError> {
+    /// Classifies the blocks of a page in use. A block in `linked` that begins with an object is free as well.
+    fn judge_page(
+        &mut self,
+        page: &Page,
+        free: &FreeBlocks,
+        bytes: &[u8],
+        linked: Option<&FreeBlocks>,
+    ) -> Result<(), ReadError> {
         self.counts.pools += 1;
         self.counts.blocks_in_use += page.used as u64;
         if free.agrees {
@@ -207,7 +212,10 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
             }
             let at = page.block(index);
             let verdict = classifier.block(at, block, BlockRoom::Bin(page.block_size));
+            let is_linked = linked.is_some_and(|linked| linked.contains(index));
             let verdict = match verdict {
+                BlockVerdict::Object(found) if is_linked && found.address == at => BlockVerdict::NoObject,
+                BlockVerdict::Implausible(block) if is_linked && block.address == at => BlockVerdict::NoObject,
                 BlockVerdict::Object(found) if !self.may_be_in(page.kind, at, found.address) => BlockVerdict::NoObject,
                 BlockVerdict::Implausible(block) if !self.may_be_in(page.kind, at, block.address) => {
                     BlockVerdict::NoObject
@@ -235,6 +243,18 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
             Kind::CollectedBehindFront => object == block.offset(mark + layout.constants.preheader_size),
         }
     }
+}
+
+/// Reads a segment's header, which has the headers of all its pages. Where it was never written it is not read, but
+/// zeros: a copy has only what was, and one read of all would be of the process, which has gone on.
+fn read_head<M: Memory + ?Sized>(memory: &M, segment: &PageSegment, head: &mut [u8]) -> Result<(), ReadError> {
+    let start = segment.range.start;
+    head.fill(0);
+    for piece in mimalloc::within(&segment.pieces, &(start..start.offset(head.len()))) {
+        let (from, to) = ((piece.start.0 - start.0) as usize, (piece.end.0 - start.0) as usize);
+        memory.read_exact_at(piece.start, &mut head[from..to])?;
+    }
+    Ok(())
 }
 
 /// The blocks of a page, or the first bytes of each large one: from local memory, or read as far as they were written.
@@ -284,6 +304,7 @@ mod tests {
     use crate::heap::object::Object;
     use crate::heap::testing::{Changing, FLOAT, START, image, put, types};
     use crate::heap::worker::Counts;
+    use crate::process::layered::Layered;
     use crate::python::layout::{Candidate, Layout};
     use crate::python::types::TypeTable;
     use crate::python::version::Version;
@@ -395,6 +416,24 @@ mod tests {
         let (objects, counts) = read(&memory);
         assert_eq!((objects, counts.torn_pools, counts.contradicting_pools), (vec![], 1, 0));
         assert_eq!(memory.failed(), 2);
+    }
+
+    #[test]
+    fn a_page_of_a_copy_that_changed_is_judged_by_its_blocks() {
+        let layout = layout();
+        // Its chain leads from a block that is free to one that is in use.
+        let mut torn = made(&layout);
+        put(&mut torn, SLICE + BLOCK, START + SLICE as u64);
+        let (copy, now) = (image(torn.clone()), image(made(&layout)));
+        let (objects, counts) = read(&Layered::new(&copy, &now));
+        assert_eq!((objects, counts.moving_pools, counts.torn_pools), (vec![0], 1, 0));
+        let (objects, counts) = read(&Layered::new(&copy, &now).of_one_instant(true));
+        assert_eq!((objects, counts.torn_pools, counts.contradicting_pools), (vec![], 1, 1));
+        // A header that is invalid in the copy is read again.
+        let mut torn = made(&layout);
+        half(&mut torn, slot(&layout) + layout.mi_page.as_ref().unwrap().used, 9);
+        let (objects, counts) = read(&Layered::new(&image(torn), &now));
+        assert_eq!((objects, counts.torn_pools), (vec![0], 0));
     }
 
     #[test]

@@ -6,10 +6,12 @@ pub mod mimalloc;
 pub mod musl;
 pub mod pools;
 
+use std::ops::Range;
+
 use crate::allocator::page_chains::PageChains;
 use crate::process::cache::CachedMemory;
 use crate::process::copy::resident_bytes;
-use crate::process::memory::{Memory, Piece, ReadError};
+use crate::process::memory::{Memory, Piece, ReadError, u64_at};
 use crate::process::regions::Region;
 use crate::process::{Address, MemoryExt};
 use crate::python::deferred::Deferred;
@@ -470,6 +472,18 @@ impl<'a, M: Memory + ?Sized, S: Sink> Worker<'a, M, S> {
 /// some tens.
 const STATICS_MAX: usize = 64 << 20;
 
+/// The verdict on a block of which only its own bytes tell whether it is in use. Where an object without a front has
+/// its count, a free block has a link into the same pool; behind a front, the count of a dead object is zero.
+pub(crate) fn alone(verdict: BlockVerdict, at: Address, block: &[u8], pool: &Range<Address>) -> BlockVerdict {
+    let address = match &verdict {
+        BlockVerdict::NoObject => return verdict,
+        BlockVerdict::Implausible(block) => block.address,
+        BlockVerdict::Object(found) => found.address,
+    };
+    let is_link = u64_at(block, 0).is_some_and(|word| pool.contains(&Address(word)));
+    if address == at && is_link { BlockVerdict::NoObject } else { verdict }
+}
+
 pub(crate) fn only_fatal(error: ReadError) -> Result<(), ReadError> {
     match error {
         error if error.is_final() => Err(error),
@@ -481,7 +495,7 @@ pub(crate) fn only_fatal(error: ReadError) -> Result<(), ReadError> {
 struct ReadRun {
     start: Address,
     length: usize,
-    members: std::ops::Range<usize>,
+    members: Range<usize>,
 }
 
 /// Joins sorted ranges into runs.

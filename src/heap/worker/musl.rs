@@ -3,7 +3,7 @@
 use crate::allocator::musl::{AREA, Area, Block, GroupSlot, META, Nonsense, SlotGroup, metas};
 use crate::allocator::room::BlockRoom;
 use crate::heap::object::Sink;
-use crate::process::memory::{Memory, ReadError};
+use crate::process::memory::{Memory, Now, ReadError};
 
 use super::{POOL_RETRIES, Window, Worker, only_fatal};
 
@@ -32,21 +32,30 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
             let mut again = [0; META];
             again.copy_from_slice(meta);
             let (mut tries, mut was_unreadable) = (0, false);
+            let is_local = memory.local(at, META).is_some();
             loop {
-                let attempt = self.read_group(SlotGroup::read(at, &again))?;
+                let group = SlotGroup::read(at, &again);
+                let attempt = match tries {
+                    0 => self.read_group(memory, group)?,
+                    // Parts of a copy of a process that ran are from different instants.
+                    _ => self.read_group(&Now(memory), group)?,
+                };
                 if attempt == Attempt::Done {
                     break;
                 }
                 let is_unreadable = attempt == Attempt::Unreadable;
                 let is_last = tries == POOL_RETRIES || is_unreadable && was_unreadable;
-                if is_last || memory.local(at, META).is_some() {
+                if is_last {
                     self.counts.torn_pools += 1;
                     break;
                 }
                 (tries, was_unreadable) = (tries + 1, is_unreadable);
-                if let Err(error) = memory.read_exact_at(at, &mut again) {
+                if let Err(error) = memory.read_now(at, &mut again) {
                     self.counts.torn_pools += 1;
-                    only_fatal(error)?;
+                    // A process that is gone by now has been copied all the same.
+                    if !is_local {
+                        only_fatal(error)?;
+                    }
                     break;
                 }
             }
@@ -55,7 +64,11 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
     }
 
     /// Reads a group and classifies its blocks. Nothing is reported unless it is done.
-    fn read_group(&mut self, group: Result<Option<SlotGroup>, Nonsense>) -> Result<Attempt, ReadError> {
+    fn read_group<N: Memory + ?Sized>(
+        &mut self,
+        memory: &N,
+        group: Result<Option<SlotGroup>, Nonsense>,
+    ) -> Result<Attempt, ReadError> {
         let group = match group {
             Ok(Some(group)) => group,
             Ok(None) => return Ok(Attempt::Done),
@@ -65,12 +78,14 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
         if wanted == 0 {
             return Ok(Attempt::Done);
         }
-        if let Some(bytes) = self.memory.local(group.start, wanted) {
+        if let Some(bytes) = memory.local(group.start, wanted) {
             return self.judge_group(&group, bytes);
         }
         let mut buffer = vec![0; wanted];
-        match self.memory.read_exact_at(group.start, &mut buffer) {
+        match memory.read_exact_at(group.start, &mut buffer) {
             Ok(()) => self.judge_group(&group, &buffer),
+            // Of a copy it does not matter what became of the process.
+            Err(_) if self.memory.local(group.start, 1).is_some() => Ok(Attempt::Unreadable),
             Err(error) => only_fatal(error).map(|()| Attempt::Unreadable),
         }
     }

@@ -1,7 +1,7 @@
 //! Reads pymalloc's pools: whole arenas a window at a time, or single pools.
 
 use crate::allocator::pymalloc::arena::Arena;
-use crate::allocator::pymalloc::pools::{Pool, PoolState};
+use crate::allocator::pymalloc::pools::{FreeBlocks, Pool, PoolState};
 use crate::allocator::room::BlockRoom;
 use crate::heap::classify::classifier::BlockVerdict;
 use crate::heap::classify::fast_path::{Finds, Quick};
@@ -9,7 +9,7 @@ use crate::heap::object::{Object, Sink};
 use crate::process::Address;
 use crate::process::memory::{Memory, Piece, ReadError};
 
-use super::{CountedRoom, POOL_RETRIES, Window, Worker, only_fatal};
+use super::{CountedRoom, POOL_RETRIES, Window, Worker, alone, only_fatal};
 
 /// Bytes of pools read at a time, so that they stay in the L2 cache until classified. A multiple of every pool size.
 const POOLS_WINDOW: usize = 1024 << 10;
@@ -74,32 +74,33 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
         Ok(())
     }
 
-    /// Reads one pool. If it contradicts itself, it changed while it was read, and is read again by itself.
+    /// Reads one pool. If it contradicts itself, it changed while it was read, and is read again by itself: from the
+    /// process where the copy is of one that ran, since parts of such a copy are from different instants.
     fn read_pool(&mut self, address: Address, bytes: &[u8], window: Window<'_>) -> Result<(), ReadError> {
-        if self.judge_pool(address, bytes, window, false)? {
+        if self.judge_pool(address, bytes, window, Trust::Agreement)? {
             return Ok(());
         }
-        let stands_still = if self.memory.local(address, bytes.len()).is_some() {
-            self.is_as_before(address, bytes)
-        } else {
-            let (mut before, mut again) = (bytes.to_vec(), vec![0; bytes.len()]);
-            let mut is_same = false;
-            for _ in 0..POOL_RETRIES {
-                if let Err(error) = self.memory.read_exact_at(address, &mut again) {
+        let is_local = self.memory.local(address, bytes.len()).is_some();
+        let (mut newest, mut again) = (bytes.to_vec(), vec![0; bytes.len()]);
+        let mut stands_still = false;
+        for _ in 0..POOL_RETRIES {
+            if let Err(error) = self.memory.read_now(address, &mut again) {
+                // A process that is gone by now has been copied all the same.
+                if !is_local {
                     only_fatal(error)?;
-                    is_same = false;
-                    break;
                 }
-                if self.judge_pool(address, &again, window, false)? {
-                    return Ok(());
-                }
-                is_same = again == before;
-                std::mem::swap(&mut again, &mut before);
+                stands_still = false;
+                break;
             }
-            is_same
-        };
-        // All readings were the same, so any of them will do.
-        if stands_still && self.judge_pool(address, bytes, window, true)? {
+            let window = Window { start: address, bytes: &again };
+            if self.judge_pool(address, &again, window, Trust::Agreement)? {
+                return Ok(());
+            }
+            stands_still = again == newest;
+            std::mem::swap(&mut again, &mut newest);
+        }
+        let trust = if stands_still { Trust::Rest } else { Trust::Blocks };
+        if self.judge_pool(address, &newest, Window { start: address, bytes: &newest }, trust)? {
             return Ok(());
         }
         self.counts.torn_pools += 1;
@@ -107,23 +108,23 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
         Ok(())
     }
 
-    /// Classifies all blocks of a pool in use. `false`, and nothing is reported, if the pool contradicts itself;
-    /// `is_at_rest` allows what the allocator leaves between two instructions.
+    /// Classifies all blocks of a pool in use. `false`, and nothing is reported, if the pool contradicts itself.
     fn judge_pool(
         &mut self,
         address: Address,
         bytes: &[u8],
         window: Window<'_>,
-        is_at_rest: bool,
+        trust: Trust,
     ) -> Result<bool, ReadError> {
         let pool = match Pool::read(bytes, self.classifier.layout()) {
             PoolState::Free => return Ok(true),
             PoolState::Broken => return Ok(false),
             PoolState::InUse(pool) => pool,
         };
-        let free = match is_at_rest {
-            true => pool.free_blocks_at_rest(address, bytes),
-            false => pool.free_blocks(address, bytes),
+        let free = match trust {
+            Trust::Agreement => pool.free_blocks(address, bytes),
+            Trust::Rest => pool.free_blocks_at_rest(address, bytes),
+            Trust::Blocks => Some(FreeBlocks::default()),
         };
         let Some(free) = free else { return Ok(false) };
         self.counts.pools += 1;
@@ -135,6 +136,16 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
             counted: self.classifier.layout().constants.pymalloc_max as u64,
         };
         let classifier = self.classifier;
+        if trust == Trust::Blocks {
+            self.counts.moving_pools += 1;
+            for index in 0..pool.carved {
+                let offset = pool.first + index * pool.block_size;
+                let Some(block) = bytes.get(offset..offset + pool.block_size) else { break };
+                let (at, pool) = (address.offset(offset), address..address.offset(bytes.len()));
+                self.judge(alone(classifier.block(at, block, room), at, block, &pool), window)?;
+            }
+            return Ok(true);
+        }
         let quick_way = classifier.quick_way();
         let mut hands = Hands { worker: self, window, result: Ok(()) };
         for index in 0..pool.carved {
@@ -163,6 +174,17 @@ impl<M: Memory + ?Sized, S: Sink> Worker<'_, M, S> {
     }
 }
 
+/// What tells free blocks of a pool from those in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trust {
+    /// The free chain, which agrees with the count.
+    Agreement,
+    /// The same, but for what the allocator leaves between two instructions.
+    Rest,
+    /// Each block by itself: the pool changes faster than it is read.
+    Blocks,
+}
+
 /// Passes on what the fast path finds in a pool.
 struct Hands<'w, 'a, 'b, M: Memory + ?Sized, S: Sink> {
     worker: &'w mut Worker<'a, M, S>,
@@ -189,8 +211,9 @@ mod tests {
     use super::*;
     use crate::heap::classify::classifier::Classifier;
     use crate::heap::part::Part;
-    use crate::heap::testing::{FLOAT, LIST, START, image, layout, pool, put, types};
+    use crate::heap::testing::{Changing, FLOAT, LIST, START, image, layout, pool, put, types};
     use crate::heap::worker::Counts;
+    use crate::process::layered::Layered;
     use crate::python::layout::Layout;
     use crate::python::types::TypeTable;
     use crate::python::version::Version;
@@ -251,6 +274,48 @@ mod tests {
         let (objects, counts) = read(&layout, bytes);
         assert_eq!(objects.len(), 2);
         assert_eq!((counts.pools, counts.torn_pools, counts.contradicting_pools), (2, 0, 0));
+    }
+
+    /// The objects of the pool at [`START`], by their offset in it.
+    fn read_one<M: Memory>(layout: &Layout, memory: &M) -> (Vec<u64>, Counts) {
+        let table = TypeTable::of(types(layout));
+        let classifier = Classifier::new(layout, Version::release(3, 12, 1), &table, false);
+        let mut worker = Worker::new(memory, &classifier, Vec::<Object>::new());
+        worker.read_pools(&[Address(START)]).unwrap();
+        let (objects, counts) = worker.finish().unwrap();
+        (objects.iter().map(|object| object.address.0 - START).collect(), counts)
+    }
+
+    /// A pool with two floats that live and one that died, whose chain of free blocks goes on to `link`.
+    fn with_link(layout: &Layout, link: u64) -> Vec<u8> {
+        let float: &[u64] = &[2, FLOAT, 0, 0];
+        let mut bytes = pool(layout, START, 32, &[Some(float), None, Some(float)]);
+        put(&mut bytes, layout.constants.pool_overhead + 32, link);
+        put(&mut bytes, layout.constants.pool_overhead + 32 + 8, FLOAT);
+        bytes
+    }
+
+    #[test]
+    fn a_pool_of_a_copy_is_read_again_from_the_process_if_it_ran() {
+        let layout = layout();
+        let first = layout.constants.pool_overhead as u64;
+        let (copy, now) = (image(with_link(&layout, START + first)), image(with_link(&layout, 0)));
+        let (objects, counts) = read_one(&layout, &Layered::new(&copy, &now));
+        assert_eq!((objects, counts.torn_pools, counts.moving_pools), (vec![first, first + 64], 0, 0));
+        // What a process does that stood still while it was copied says nothing of the copy.
+        let (objects, counts) = read_one(&layout, &Layered::new(&copy, &now).of_one_instant(true));
+        assert_eq!((objects, counts.torn_pools, counts.contradicting_pools), (vec![], 1, 1));
+    }
+
+    #[test]
+    fn a_pool_that_changes_with_each_reading_is_judged_by_its_blocks() {
+        let layout = layout();
+        let first = layout.constants.pool_overhead as u64;
+        let links = [START + first, START + first + 64];
+        let [before, after] = links.map(|link| with_link(&layout, link));
+        let (objects, counts) = read_one(&layout, &Changing::new(before, after, POOL_RETRIES));
+        assert_eq!((objects, counts.objects), (vec![first, first + 64], 2));
+        assert_eq!((counts.pools, counts.moving_pools, counts.torn_pools, counts.contradicting_pools), (1, 1, 0, 0));
     }
 
     #[test]
