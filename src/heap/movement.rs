@@ -9,7 +9,7 @@
 
 use std::ops::Range;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::process::Address;
 use crate::python::types::TypeId;
@@ -18,6 +18,9 @@ use super::object::{Object, Sink};
 
 /// Bytes of a strip: a page of mimalloc's, four pools.
 const STRIP: u64 = 64 << 10;
+/// Bytes from a strip's edge within which an object is told by its address: a block that begins in one strip may hold
+/// an object of the next, behind a mark of the debug hooks, a GC head and a pre-header.
+pub(crate) const EDGE: u64 = 64;
 /// Bytes that are read again. What is smaller is read again as a whole, which takes some 10 ms.
 const READ_AGAIN: u64 = 24 << 20;
 /// On average a place is read again after half of the time between the first reading of all and the last: what flows
@@ -71,30 +74,72 @@ impl Strips {
     }
 }
 
-/// An object that was met in a strip.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// What was met in the strips: objects by strip and type.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Met {
-    address: Address,
-    type_id: TypeId,
+    counts: FxHashMap<(u64, TypeId), i64>,
+    /// Those at a strip's edge, which may be met with two strips.
+    at_edges: FxHashSet<(Address, TypeId)>,
+}
+
+impl Met {
+    /// Notes an object in a strip.
+    fn note(&mut self, address: Address, type_id: TypeId) {
+        if (EDGE..STRIP - EDGE).contains(&(address.0 % STRIP)) {
+            *self.counts.entry((address.0 / STRIP, type_id)).or_default() += 1;
+        } else {
+            self.at_edges.insert((address, type_id));
+        }
+    }
+
+    /// Adds what another thread met.
+    pub(crate) fn plus(mut self, other: Met) -> Met {
+        // The larger table stays where it is.
+        let (mut most, least) = match self.counts.len() >= other.counts.len() {
+            true => (self.counts, other.counts),
+            false => (other.counts, self.counts),
+        };
+        least.into_iter().for_each(|(place, count)| *most.entry(place).or_default() += count);
+        self.at_edges.extend(other.at_edges);
+        Met { counts: most, ..self }
+    }
+
+    /// Objects by strip and type.
+    fn counts(self) -> FxHashMap<(u64, TypeId), i64> {
+        let Met { mut counts, at_edges } = self;
+        for (address, type_id) in at_edges {
+            *counts.entry((address.0 / STRIP, type_id)).or_default() += 1;
+        }
+        counts
+    }
 }
 
 /// A sink that notes what it meets in some strips.
-pub(crate) struct Noted<S> {
+pub(crate) struct Noted<'r, S> {
     /// Where all objects go.
     pub sink: S,
     /// The strips, if any.
     pub strips: Option<Strips>,
-    /// What was met there.
-    pub met: Vec<Met>,
+    /// What is read only once, in order of address: nothing there is noted.
+    pub except: &'r [Range<Address>],
+    /// What was met in the strips.
+    pub met: Met,
 }
 
-impl<S: Sink> Sink for Noted<S> {
+impl<S: Sink> Sink for Noted<'_, S> {
     #[inline]
     fn object(&mut self, object: &Object) {
-        if self.strips.is_some_and(|strips| strips.contains(object.address)) {
-            self.met.push(Met { address: object.address, type_id: object.type_id });
+        if self.strips.is_some_and(|strips| strips.contains(object.address)) && self.is_read_twice(object.address) {
+            self.met.note(object.address, object.type_id);
         }
         self.sink.object(object);
+    }
+}
+
+impl<S> Noted<'_, S> {
+    fn is_read_twice(&self, address: Address) -> bool {
+        let index = self.except.partition_point(|range| range.start <= address);
+        !index.checked_sub(1).and_then(|index| self.except.get(index)).is_some_and(|range| range.contains(&address))
     }
 }
 
@@ -108,22 +153,10 @@ pub struct Movement {
 }
 
 impl Movement {
-    /// From two readings of some strips. Objects in `except` were read only once.
-    pub fn between(mut first: Vec<Met>, mut second: Vec<Met>, strips: Strips, except: &[Range<Address>]) -> Movement {
-        let is_read_twice = |met: &Met| {
-            let index = except.partition_point(|range| range.start <= met.address);
-            !index.checked_sub(1).and_then(|index| except.get(index)).is_some_and(|range| range.contains(&met.address))
-        };
-        first.retain(is_read_twice);
-        // What lies where two windows meet was met in both.
-        second.sort_unstable();
-        second.dedup();
-        let mut changes: FxHashMap<(u64, TypeId), i64> = FxHashMap::default();
-        for (all, sign) in [(first, -1), (second, 1)] {
-            for met in all.iter().filter(|met| strips.contains(met.address)) {
-                *changes.entry((met.address.0 / STRIP, met.type_id)).or_default() += sign;
-            }
-        }
+    /// From two readings of some strips.
+    pub fn between(first: Met, second: Met, strips: Strips) -> Movement {
+        let mut changes = second.counts();
+        first.counts().into_iter().for_each(|(place, count)| *changes.entry(place).or_default() -= count);
         let mut changes: Vec<_> = changes.into_iter().filter(|&(_, change)| change != 0).collect();
         changes.sort_unstable_by_key(|&(place, _)| place);
         for ((strip, type_id), change) in changes.iter().take(TOLD) {
@@ -166,29 +199,47 @@ impl Flow {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::python::object_header::Refcount;
 
-    fn met(address: u64, type_id: u32) -> Met {
-        Met { address: Address(address), type_id: TypeId(type_id) }
+    fn met(objects: impl Iterator<Item = (u64, u32)>) -> Met {
+        let mut met = Met::default();
+        objects.for_each(|(address, type_id)| met.note(Address(address), TypeId(type_id)));
+        met
     }
 
     #[test]
     fn what_flows_from_strip_to_strip_adds_up() {
         let all = Strips::of(1 << 20);
         assert!(all.are_all());
-        let strip = |number: u64, objects: u64, type_id: u32| {
-            (0..objects).map(move |nth| met(number * STRIP + 16 * nth, type_id))
-        };
-        // Type 0 flows: the first two strips lose ten each, the last two gain as many. Type 1 stands still, but for one
-        // that lies in data, where nothing is read again.
-        let first: Vec<Met> = (0..4).flat_map(|number| strip(number, 20, 0)).chain(strip(5, 7, 1)).collect();
-        let mut second: Vec<Met> =
-            (0..4).flat_map(|number| strip(number, if number < 2 { 10 } else { 30 }, 0)).collect();
-        second.extend(strip(5, 6, 1));
-        let data = Address(5 * STRIP + 16 * 6)..Address(5 * STRIP + 16 * 7);
-        let movement = Movement::between(first.clone(), second, all, &[data]);
+        let strip =
+            |number: u64, objects: u64, type_id: u32| (0..objects).map(move |nth| (number * STRIP + 16 * nth, type_id));
+        // Type 0 flows: the first two strips lose ten each, the last two gain as many. Type 1 stands still.
+        let first = || (0..4).flat_map(|number| strip(number, 20, 0)).chain(strip(5, 7, 1));
+        let second = (0..4).flat_map(|number| strip(number, if number < 2 { 10 } else { 30 }, 0)).chain(strip(5, 7, 1));
+        let movement = Movement::between(met(first()), met(second), all);
         // Twice twenty, and two standard errors of four tens.
         assert_eq!((movement.total, movement.by_type.len(), movement.by_type[&TypeId(0)]), (80, 1, 80));
-        assert_eq!(Movement::between(first.clone(), first, all, &[]), Movement::default());
+        assert_eq!(Movement::between(met(first()), met(first()), all), Movement::default());
+        // What lies where two strips meet is met with both.
+        assert_eq!(Movement::between(met(first()), met(first()).plus(met(strip(5, 4, 1))), all), Movement::default());
+    }
+
+    #[test]
+    fn data_is_read_once_and_not_noted() {
+        struct Nowhere;
+        impl Sink for Nowhere {
+            fn object(&mut self, _: &Object) {}
+        }
+        let except = [Address(5 * STRIP + 256)..Address(5 * STRIP + 272)];
+        let strips = Some(Strips::of(1));
+        let mut noted = Noted { sink: Nowhere, strips, except: &except, met: Met::default() };
+        for address in [0, 240, 256, 272] {
+            let address = Address(5 * STRIP + address);
+            let refcount = Refcount::Count(1);
+            noted.object(&Object { address, type_id: TypeId::default(), size: 16, refcount, tracked: false });
+        }
+        let counts = noted.met.counts();
+        assert_eq!(counts, FxHashMap::from_iter([((5, TypeId::default()), 3)]));
     }
 
     #[test]
@@ -199,11 +250,11 @@ mod tests {
         assert!((990..=1010).contains(&drawn.len()), "{}", drawn.len());
         assert!(drawn.iter().all(|strip| strip.start >= range.start && strip.end <= range.end));
         // In each strip one object of three went.
-        let in_strips = |objects: u64| -> Vec<Met> {
-            let all = (7..8007).flat_map(|strip| (1..=objects).map(move |nth| met(strip * STRIP + 16 * nth, 0)));
-            all.filter(|met| strips.contains(met.address)).collect()
+        let in_strips = |objects: u64| {
+            let all = (7..8007).flat_map(|strip| (1..=objects).map(move |nth| (strip * STRIP + 16 * nth, 0)));
+            met(all.filter(|&(address, _)| strips.contains(Address(address))))
         };
-        let movement = Movement::between(in_strips(3), in_strips(2), strips, &[]);
+        let movement = Movement::between(in_strips(3), in_strips(2), strips);
         assert!((16_000..17_000).contains(&movement.total), "{}", movement.total);
     }
 }

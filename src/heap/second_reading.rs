@@ -9,13 +9,11 @@ use crate::process::memory::{Memory, ReadError};
 
 use super::census::on_all_processors;
 use super::classify::classifier::Classifier;
-use super::movement::{Met, Noted, Strips};
+use super::movement::{EDGE, Met, Noted, Strips};
 use super::object::{Object, Sink};
 use super::part::Part;
 use super::worker::Worker;
 
-/// Bytes in front of an object in its block, at most: the debug hooks' mark, a GC head, a pre-header.
-const FRONT_MAX: usize = 64;
 /// Pools and strips of one part that a worker takes at a time.
 const AT_ONCE: usize = 64;
 
@@ -48,12 +46,12 @@ pub(crate) fn read<M: Memory + Sync + ?Sized>(
     classifier: &Classifier<'_>,
     parts: &[Part],
     strips: Strips,
-) -> Result<Vec<Met>, ReadError> {
+) -> Result<Met, ReadError> {
     let tasks: Vec<Task<'_>> = parts.iter().flat_map(|part| tasks(part, classifier, strips)).collect();
     let next = AtomicUsize::new(0);
     let results = on_all_processors(tasks.len(), || {
-        let mut worker =
-            Worker::new(memory, classifier, Noted { sink: Nowhere, strips: Some(strips), met: Vec::new() });
+        let noted = Noted { sink: Nowhere, strips: Some(strips), except: &[], met: Met::default() };
+        let mut worker = Worker::new(memory, classifier, noted);
         while let Some(task) = tasks.get(next.fetch_add(1, Ordering::Relaxed)) {
             match task {
                 Task::Pools(pools) => worker.read_pools(pools)?,
@@ -68,7 +66,7 @@ pub(crate) fn read<M: Memory + Sync + ?Sized>(
         }
         Ok(worker.finish()?.0.met)
     })?;
-    Ok(results.into_iter().flatten().collect())
+    Ok(results.into_iter().fold(Met::default(), Met::plus))
 }
 
 fn tasks<'p>(part: &'p Part, classifier: &Classifier<'_>, strips: Strips) -> Vec<Task<'p>> {
@@ -84,7 +82,7 @@ fn tasks<'p>(part: &'p Part, classifier: &Classifier<'_>, strips: Strips) -> Vec
         Part::Heap(heap) if !strips.are_all() => {
             // An object belongs to the strip that it is in, and its chunk may begin in the one before.
             let reach = |strip: Range<Address>| {
-                let start = strip.start.0.saturating_sub(FRONT_MAX as u64).max(heap.range.start.0);
+                let start = strip.start.0.saturating_sub(EDGE).max(heap.range.start.0);
                 Address(start)..strip.end
             };
             let windows: Vec<Range<Address>> = strips.within(&heap.range).map(reach).collect();

@@ -109,6 +109,14 @@ impl Survey {
         Ok((sinks, Outcome { counts, lists: None }))
     }
 
+    /// What a second reading leaves out, in order of address.
+    pub(crate) fn read_once(&self) -> Vec<Range<Address>> {
+        let once = self.plan.parts.iter().filter(|part| !second_reading::is_read_twice(part));
+        let mut once: Vec<Range<Address>> = once.flat_map(Part::ranges).collect();
+        once.sort_by_key(|range| range.start);
+        once
+    }
+
     /// Reads some strips again that a census has read, and tells what moved meanwhile: `first` is what it met there.
     ///
     /// # Errors
@@ -118,15 +126,12 @@ impl Survey {
         memory: &M,
         python: &Python,
         types: &TypeTable,
-        first: Vec<Met>,
+        first: Met,
         strips: Strips,
     ) -> Result<Movement, ReadError> {
         let classifier = self.classifier(memory, python, types);
         let second = second_reading::read(memory, &classifier, &self.plan.parts, strips)?;
-        let once = self.plan.parts.iter().filter(|part| !second_reading::is_read_twice(part));
-        let mut once: Vec<Range<Address>> = once.flat_map(Part::ranges).collect();
-        once.sort_by_key(|range| range.start);
-        Ok(Movement::between(first, second, strips, &once))
+        Ok(Movement::between(first, second, strips))
     }
 
     /// What tells objects from other blocks, proved on objects that must exist.

@@ -1,10 +1,11 @@
 //! Takes a census of a target: every live object, once.
 
 use std::ops::Range;
+use std::thread::{self, Builder};
 use std::time::{Duration, Instant};
 
 use crate::analysis::histogram::{Histogram, SortKey, Tally};
-use crate::heap::movement::{Movement, Noted, Strips};
+use crate::heap::movement::{Met, Movement, Noted, Strips};
 use crate::heap::object::Sink;
 use crate::heap::part::Part;
 use crate::heap::survey::{Outcome, Survey};
@@ -14,10 +15,12 @@ use crate::process::freeze::Freeze;
 use crate::process::host;
 use crate::process::layered::Layered;
 use crate::process::memory::Memory;
+use crate::process::smaps;
 use crate::python::types::TypeTable;
 
 use super::answer::Inspected;
 use super::error::Error;
+use super::footprint;
 use super::open::{Pause, Read, Target};
 use super::warning::Warning;
 
@@ -53,9 +56,16 @@ impl Target {
         collect: impl FnOnce(&TypeTable, Vec<S>, Option<&Movement>) -> R,
     ) -> Result<Inspected<R>, Error> {
         let start = Instant::now();
-        let Counted { survey, types, sinks, outcome, movement, bytes, paused, warnings } =
-            self.tried(|target| target.count(pause, true, &sink))?;
-        let read = Read { survey: &survey, types: &types, outcome, bytes, start, paused, warnings };
+        let pid = footprint::walked_by_kernel(&self.source);
+        let (counted, mappings) = thread::scope(|scope| {
+            // The kernel's walk of the page tables goes on while types and arenas are found.
+            let walking =
+                pid.and_then(|pid| Builder::new().spawn_scoped(scope, move || smaps::of_process(pid).ok()).ok());
+            let counted = self.tried(|target| target.count(pause, true, &sink));
+            (counted, walking.and_then(|walking| walking.join().ok()).flatten())
+        });
+        let Counted { survey, types, sinks, outcome, movement, bytes, paused, warnings } = counted?;
+        let read = Read { survey: &survey, types: &types, outcome, bytes, start, paused, warnings, mappings };
         let mut answer = self.inspected(read, || collect(&types, sinks, movement.as_ref()));
         answer.problems.moving_objects = movement.map(|movement| movement.total);
         Ok(answer)
@@ -104,7 +114,8 @@ impl Target {
         let total = survey.plan.total_bytes();
         let mut paused = None;
         let strips = (again && !stands_still).then(|| Strips::of(total));
-        let noted = |types: &TypeTable| Noted { sink: sink(types), strips, met: Vec::new() };
+        let except = if strips.is_some() { survey.read_once() } else { Vec::new() };
+        let noted = |types: &TypeTable| Noted { sink: sink(types), strips, except: &except, met: Met::default() };
         let again;
         let (types, sinks, outcome, again) = if copies {
             let copy = copy::copy_into(&self.source, &ranges_of(&survey), buffer)?;
@@ -127,9 +138,9 @@ impl Target {
             (types, sinks, outcome, None)
         };
         let paused = paused.or_else(|| freeze.map(Freeze::release));
-        let (mut met, mut of_caller) = (Vec::new(), Vec::new());
+        let (mut met, mut of_caller) = (Met::default(), Vec::new());
         for noted in sinks {
-            met.extend(noted.met);
+            met = met.plus(noted.met);
             of_caller.push(noted.sink);
         }
         let movement = match (strips, again) {

@@ -349,8 +349,9 @@ impl Target {
             start.elapsed().as_secs_f64() * 1e9 / count,
             peak as f64 / count,
         );
-        let (paused, warnings) = (read_mode.paused, Vec::new());
-        let read = Read { survey, types: &types, outcome, bytes: total, start, paused, warnings };
+        let (paused, warnings, mappings) =
+            (read_mode.paused, Vec::new(), footprint.map(|footprint| footprint.mappings));
+        let read = Read { survey, types: &types, outcome, bytes: total, start, paused, warnings, mappings };
         Ok(Ok(self.inspected(read, || result)))
     }
 }

@@ -64,17 +64,26 @@ impl Footprint {
 /// # Errors
 /// As [`Footprint::of`].
 pub fn mappings(source: &Source) -> std::io::Result<Vec<Mapping>> {
-    /// From so many mappings on the kernel takes longer to write their `smaps`, 700 bytes for each, than to walk pages.
-    const MANY: usize = 4096;
     if source.core().is_some() {
         return Ok(mappings_of_core(source));
     }
-    if source.regions().iter().count() >= MANY
+    if has_many_mappings(source)
         && let Some(mappings) = by_pages(source)
     {
         return Ok(mappings);
     }
     smaps::of_process(source.pid())
+}
+
+/// The process, if [`mappings`] asks nobody but the kernel for them.
+pub fn walked_by_kernel(source: &Source) -> Option<i32> {
+    (source.core().is_none() && !has_many_mappings(source)).then(|| source.pid())
+}
+
+/// Whether the kernel takes longer to write `smaps`, 700 bytes for each mapping, than to walk the pages.
+fn has_many_mappings(source: &Source) -> bool {
+    const MANY: usize = 4096;
+    source.regions().iter().nth(MANY).is_some()
 }
 
 /// What is resident of each mapping, from a scan of its pages. `None` if the kernel has no scan, or counts otherwise:

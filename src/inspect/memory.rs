@@ -86,8 +86,8 @@ impl Target {
         if wants(&account, native).any() {
             return Ok(None);
         }
-        let (paused, warnings) = (read_mode.paused, Vec::new());
-        let read = Read { survey, types: &types, outcome, bytes: *total, start, paused, warnings };
+        let (paused, warnings, mappings) = (read_mode.paused, Vec::new(), Some(footprint.mappings.clone()));
+        let read = Read { survey, types: &types, outcome, bytes: *total, start, paused, warnings, mappings };
         Ok(Some(self.inspected(read, || account)))
     }
 
@@ -179,7 +179,7 @@ fn part_rows<'a, M: Memory + Sync + ?Sized>(
 }
 
 /// The account with stacks and mappings, without owners.
-fn finished<M: Memory + ?Sized>(
+fn finished<M: Memory + Sync + ?Sized>(
     builder: Builder<'_>,
     memory: &M,
     python: &Python,

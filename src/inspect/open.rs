@@ -15,6 +15,7 @@ use crate::process::gates::{self, Gate, Standing};
 use crate::process::live::Process;
 use crate::process::memory::Memory;
 use crate::process::residency::Residency;
+use crate::process::smaps::Mapping;
 use crate::process::source::Source;
 use crate::process::spawn::{SpawnOptions, Spawned};
 use crate::process::{ReadError, host, procfs};
@@ -103,6 +104,8 @@ pub(crate) struct Read<'a> {
     pub(crate) start: Instant,
     pub(crate) paused: Option<Duration>,
     pub(crate) warnings: Vec<Warning>,
+    /// The mappings and what is resident of them, if they are known already.
+    pub(crate) mappings: Option<Vec<Mapping>>,
 }
 
 impl Target {
@@ -403,10 +406,11 @@ impl Target {
 
     /// Adds to an answer how it was obtained. Everything has been read by now.
     pub(crate) fn inspected<R>(&self, read: Read<'_>, result: impl FnOnce() -> R) -> Inspected<R> {
-        let Read { survey, types, outcome, bytes, start, paused, warnings } = read;
+        let Read { survey, types, outcome, bytes, start, paused, warnings, mappings } = read;
         let is_core = self.source.core().is_some();
         let duration = start.elapsed();
-        let memory = footprint::mappings(&self.source).ok().map(|mappings| {
+        let mappings = mappings.or_else(|| footprint::mappings(&self.source).ok());
+        let memory = mappings.map(|mappings| {
             let owned = Residency::of_ranges(survey.plan.allocators_memory(&self.source).into_iter());
             MemoryLine::of(&mappings, &owned, &outcome.counts.bytes)
         });

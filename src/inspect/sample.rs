@@ -134,7 +134,7 @@ impl Target {
             let histogram = Histogram::new(&types, &tallies, sort);
             let histogram = if by == GroupBy::Module { histogram.by_module(sort) } else { histogram };
             let (bytes, paused) = (survey.plan.resident_bytes(memory), freeze.map(Freeze::release));
-            let read = Read { survey: &survey, types: &types, outcome, bytes, start, paused, warnings };
+            let read = Read { survey: &survey, types: &types, outcome, bytes, start, paused, warnings, mappings: None };
             return Ok((self.inspected(read, || histogram.certain()), Accuracy::Exact));
         }
         let classifier = survey.proved_classifier(memory, python, &types)?;
@@ -172,7 +172,7 @@ impl Target {
         let counts = Counts { pools, blocks_in_use: sample.blocks_in_use.round() as u64, ..sample.counts };
         let outcome = Outcome { counts, lists: None };
         let (bytes, paused) = (sample.read_bytes, freeze.map(Freeze::release));
-        let read = Read { survey: &survey, types: &types, outcome, bytes, start, paused, warnings };
+        let read = Read { survey: &survey, types: &types, outcome, bytes, start, paused, warnings, mappings: None };
         let objects = histogram.total.bytes;
         let mut answer = self.inspected(read, || histogram);
         answer.reading.memory = answer.reading.memory.map(|line| line.estimated(objects));

@@ -9,8 +9,10 @@
 use std::fs;
 use std::ops::Range;
 
+use rayon::prelude::*;
+
 use super::address::{Address, PAGE};
-use super::memory::{Memory, u64_at};
+use super::memory::{Memory, MemoryExt, u64_at};
 use super::regions::{Backing, Region};
 
 /// Minimum size of a stack: `PTHREAD_STACK_MIN`.
@@ -19,6 +21,8 @@ const STACK_MIN: u64 = 16 << 10;
 const STACK_MAX: u64 = 1 << 30;
 /// Upper bound on the resident bytes searched in a mapping, from its end.
 const SEARCH_MAX: u64 = 64 << 20;
+/// Bytes that are searched at a time.
+const WINDOW: u64 = 64 << 10;
 /// Alignment of `struct pthread` (`TCB_ALIGNMENT`), offset of its second self pointer, and bytes of it that are
 /// searched.
 const ALIGNMENT: u64 = 64;
@@ -48,11 +52,11 @@ pub fn stack_pointers(pid: i32) -> Vec<Address> {
 
 /// Finds the stacks of threads, except the main thread's. `inside` are addresses in the stacks of running threads:
 /// stack pointers, or addresses of `struct pthread`.
-pub fn find<M: Memory + ?Sized>(memory: &M, inside: &[Address]) -> Vec<Stack> {
+pub fn find<M: Memory + Sync + ?Sized>(memory: &M, inside: &[Address]) -> Vec<Stack> {
     let mut inside = inside.to_vec();
     inside.sort_unstable();
-    let mut found = Vec::new();
     let mut guard: Option<&Region> = None;
+    let mut searched = Vec::new();
     for region in memory.regions() {
         let below = guard.filter(|guard| guard.end == region.start);
         guard = (!region.readable && !region.writable).then_some(region);
@@ -62,46 +66,65 @@ pub fn find<M: Memory + ?Sized>(memory: &M, inside: &[Address]) -> Vec<Stack> {
             && region.backing == Backing::Anonymous
             && region.len() >= STACK_MIN;
         if may_be {
-            let first = below.map_or(region.start, |guard| guard.start);
-            for range in blocks(memory, first, region) {
-                let first = inside.partition_point(|&address| address < range.start);
-                let is_in_use = inside.get(first).is_some_and(|address| range.contains(address));
-                found.push(Stack { range, is_in_use });
-            }
+            searched.push((below.map_or(region.start, |guard| guard.start), region));
         }
     }
-    found
+    let found = searched.into_par_iter().flat_map_iter(|(first, region)| blocks(memory, first, region));
+    let stack = |range: Range<Address>| {
+        let first = inside.partition_point(|&address| address < range.start);
+        let is_in_use = inside.get(first).is_some_and(|address| range.contains(address));
+        Stack { range, is_in_use }
+    };
+    found.map(stack).collect()
 }
 
 /// The stacks in a region, lowest first. The lowest may begin in the guard below it, at `first`.
 fn blocks<M: Memory + ?Sized>(memory: &M, first: Address, region: &Region) -> Vec<Range<Address>> {
     let mut found: Vec<Range<Address>> = Vec::new();
     let mut left = SEARCH_MAX;
+    let mut buffer = Vec::new();
     for piece in memory.resident(region.start..region.end).into_iter().rev() {
-        let length = piece.end.0.saturating_sub(piece.start.0).min(left);
-        left -= length;
-        let start = Address((piece.end.0 - length).next_multiple_of(ALIGNMENT));
-        let mut bytes = vec![0; usize::try_from(piece.end.0.saturating_sub(start.0)).unwrap_or(0)];
-        if memory.read_exact_at(start, &mut bytes).is_err() {
-            // Guards marked within a mapping look resident. What cannot be read stays zero.
-            for (page, bytes) in bytes.chunks_mut(PAGE as usize).enumerate() {
-                let _ = memory.read_exact_at(start.offset(page * PAGE as usize), bytes);
+        let least = piece.end.0.saturating_sub(left).max(piece.start.0);
+        left -= piece.end.0.saturating_sub(least);
+        let mut end = piece.end.0;
+        while end > least {
+            let start = least.max(end.saturating_sub(1) / WINDOW * WINDOW);
+            let mut heads = Vec::new();
+            match memory.bytes_at(Address(start), (end - start) as usize, &mut buffer) {
+                Some(bytes) => heads.extend(self_pointers(Address(start), bytes)),
+                // Guards marked within a mapping look resident.
+                None => {
+                    for page in (start..end).step_by(PAGE as usize) {
+                        let bytes = memory.bytes_at(Address(page), PAGE.min(end - page) as usize, &mut buffer);
+                        heads.extend(bytes.into_iter().flat_map(|bytes| self_pointers(Address(page), bytes)));
+                    }
+                }
             }
-        }
-        for offset in (0..bytes.len()).step_by(ALIGNMENT as usize).rev() {
-            let at = start.offset(offset);
-            if u64_at(&bytes, offset) != Some(at.0) || u64_at(&bytes, offset + SELF) != Some(at.0) {
-                continue;
+            for at in heads.into_iter().rev() {
+                let length = (piece.end.0 - at.0).min(DESCRIPTOR as u64) as usize;
+                let Some(bytes) = memory.bytes_at(at, length, &mut buffer) else { continue };
+                if let Some(range) = block(bytes, at, first..region.end)
+                    && found.last().is_none_or(|above| range.end <= above.start)
+                {
+                    found.push(range);
+                }
             }
-            if let Some(range) = block(&bytes[offset..], at, first..region.end)
-                && found.last().is_none_or(|above| range.end <= above.start)
-            {
-                found.push(range);
-            }
+            end = start;
         }
     }
     found.reverse();
     found
+}
+
+/// Where in these bytes, which lie at `start`, a `struct pthread` may begin, lowest first: it points to itself twice.
+fn self_pointers(start: Address, bytes: &[u8]) -> impl Iterator<Item = Address> {
+    let first = (start.0.next_multiple_of(ALIGNMENT) - start.0) as usize;
+    let offsets = (first..bytes.len()).step_by(ALIGNMENT as usize);
+    let at = move |offset: usize| start.offset(offset);
+    let is_head = move |&offset: &usize| {
+        u64_at(bytes, offset) == Some(at(offset).0) && u64_at(bytes, offset + SELF) == Some(at(offset).0)
+    };
+    offsets.filter(is_head).map(at)
 }
 
 /// The block that the `struct pthread` at `at`, with these bytes, says it is in.
