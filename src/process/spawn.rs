@@ -188,13 +188,17 @@ impl Family {
     /// Kills and reaps all of them.
     fn end(&self) {
         let start = Instant::now();
+        // One whose parent has gone is no longer seen to be of the family, and may take a while to go.
+        let mut going: HashSet<i32> = HashSet::new();
         loop {
             let alive = self.alive();
             for &pid in &alive {
                 // It may have ended by itself.
                 let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
             }
-            if alive.is_empty() || start.elapsed() > GOING_MAX {
+            going.extend(alive);
+            going.retain(|&pid| Status::of(pid).is_some_and(|status| !status.has_exited()));
+            if going.is_empty() || start.elapsed() > GOING_MAX {
                 break;
             }
             std::thread::sleep(Duration::from_millis(1));
@@ -264,8 +268,19 @@ pub fn cpu_seconds(pid: i32) -> Option<f64> {
 mod tests {
     use super::*;
 
-    fn sleeper() -> Child {
-        Command::new("sleep").arg("600").stdin(Stdio::null()).spawn().unwrap()
+    struct Sleeper(Child);
+
+    impl Sleeper {
+        fn start() -> Sleeper {
+            Sleeper(Command::new("sleep").arg("600").stdin(Stdio::null()).spawn().unwrap())
+        }
+    }
+
+    impl Drop for Sleeper {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
     }
 
     /// The program starts a child in its group, and a shell in a session of its own with another child.
@@ -273,10 +288,10 @@ mod tests {
 
     #[test]
     fn the_program_ends_with_its_family_and_other_children_stay() {
-        let mut earlier = sleeper();
+        let mut earlier = Sleeper::start();
         let command = ["sh", "-c", PROGRAM].map(str::to_owned);
         let mut spawned = Spawned::start(&command, SpawnOptions::default()).unwrap();
-        let mut later = sleeper();
+        let mut later = Sleeper::start();
         let pid = spawned.pid();
         let family = spawned.wait_until(Duration::from_secs(60), || {
             let family = procfs::descendants(pid);
@@ -286,9 +301,7 @@ mod tests {
         drop(spawned);
         assert!(family.iter().all(|&pid| Status::of(pid).is_none_or(|status| status.has_exited())), "{family:?}");
         for child in [&mut earlier, &mut later] {
-            assert!(child.try_wait().unwrap().is_none(), "a child that is none of the program's was ended");
-            child.kill().unwrap();
-            child.wait().unwrap();
+            assert!(child.0.try_wait().unwrap().is_none(), "a child that is none of the program's was ended");
         }
     }
 
