@@ -4,7 +4,8 @@
 //!     HEAPSONDE_ONLY=3.12,sid-3.14 cargo test         only these interpreters, by version or name
 //!     cargo test --test all -- --ignored              tests that take too long for every change
 //!
-//! As many tests run at once as there are processors, unless `--test-threads` is given.
+//! Half as many tests again run at once as there are processors, unless `--test-threads` is given: a test waits for its
+//! targets for about a third of its time.
 
 mod bounds;
 mod browser;
@@ -123,7 +124,9 @@ const MODULES: &[Module] = &[
 ];
 
 fn main() {
-    let arguments = Arguments::from_args();
+    let mut arguments = Arguments::from_args();
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    arguments.test_threads.get_or_insert(processors + processors / 2);
     let trials = MODULES.iter().flat_map(|(module, cases)| cases().into_iter().map(|case| case.into_trial(module)));
     let trials: Vec<Trial> = trials.collect();
     libtest_mimic::run(&arguments, trials).exit();
