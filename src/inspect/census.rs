@@ -119,11 +119,12 @@ impl Target {
         let again;
         let (types, sinks, outcome, again) = if copies {
             let copy = copy::copy_into(&self.source, &ranges_of(&survey), buffer)?;
+            let is_of_one_instant = freeze.is_some();
             paused = freeze.take().map(Freeze::release);
             // At once: what is learned from the first copy takes longer than both.
             again =
                 strips.and_then(|_| copy::copy_ranges(&self.source, &ranges_of(&survey)).ok()).map(|copy| copy.image);
-            let memory = Layered::new(&copy.image, &self.source);
+            let memory = Layered::new(&copy.image, &self.source).of_one_instant(is_of_one_instant);
             let types = self.attached.types(&memory, &survey)?;
             let (sinks, mut outcome) = self.observed(total, |progress| {
                 survey.checked_census(&memory, self.python(), &types, progress, || noted(&types))

@@ -306,7 +306,8 @@ impl Target {
         work: &mut Option<impl FnOnce(&Heap<'_>) -> Result<R, E>>,
     ) -> Result<Result<Inspected<R>, E>, Error> {
         let nothing = Image::default();
-        let memory = Layered::new(copy.map_or(&nothing, |copy| &copy.image), &self.source);
+        let memory = Layered::new(copy.map_or(&nothing, |copy| &copy.image), &self.source)
+            .of_one_instant(read_mode.is_consistent);
         let python = self.python();
         let types = self.attached.types(&memory, survey)?;
         let parts = survey.plan.total_bytes();

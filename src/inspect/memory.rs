@@ -72,7 +72,8 @@ impl Target {
     ) -> Result<Option<Inspected<Account>>, Error> {
         let Snapshot { survey, copy, total, read_mode, footprint } = copied;
         let footprint = footprint.as_ref().ok_or(Error::NoFootprint)?;
-        let (memory, python) = (Layered::new(&copy.image, &self.source), self.python());
+        let memory = Layered::new(&copy.image, &self.source).of_one_instant(read_mode.is_consistent);
+        let python = self.python();
         let types = self.attached.types(&memory, survey)?;
         let statics = survey.plan.statics();
         let rows = part_rows(&memory, python, survey, &types, footprint, &statics);
