@@ -12,12 +12,13 @@ use std::time::Duration;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::process::Address;
-use crate::process::memory::{Memory, MemoryExt, ReadError, u64_at};
+use crate::process::memory::{Memory, MemoryExt, Now, ReadError, u64_at};
 
 use super::address_table::{AddressFilter, AddressTable, FilterBits, hash};
 use super::interpreter::Interpreter;
 use super::interpreter::Python;
 use super::layout::Layout;
+use super::object_header::LOWEST_ADDRESS;
 use super::proof_error::ProofError;
 use super::reader::{NAME_LENGTH_MAX, Reader};
 use super::sizes::{Basis, SizeRule};
@@ -32,6 +33,8 @@ const SIZE_MAX: u64 = 1 << 30;
 
 /// Number of attempts to find the state of a static type.
 const STATE_TRIES: usize = 20;
+/// Number of times that a registry of subclasses is read again if it changed while it was read.
+const REGISTRY_TRIES: usize = 3;
 /// Pause between two attempts.
 const STATE_PAUSE: Duration = Duration::from_millis(1);
 
@@ -331,22 +334,22 @@ impl<M: Memory + ?Sized> TableBuilder<'_, M> {
         static_type_state(&self.reader, type_, interpreter)
     }
 
-    /// The direct subclasses: the referents of the weak references in `tp_subclasses`.
+    /// The direct subclasses. What is missing here is missing everywhere, so a registry that contradicts itself is read
+    /// again: from the process where the copy is of one that ran, since types come and go there.
     fn subclasses(&mut self, type_: Address, interpreter: &Interpreter) -> Vec<Address> {
-        let dict = match self.static_type_state(type_, interpreter) {
-            Some((_, subclasses)) => subclasses,
-            None => self.reader.pointer(type_, self.reader.layout.type_object.tp_subclasses).unwrap_or_default(),
+        let Reader { memory, layout } = self.reader;
+        let mut found = match registered(&self.reader, type_, interpreter) {
+            Ok(found) => return found,
+            Err(partial) => partial,
         };
-        if dict.is_null() || !self.reader.has_type_flag(dict, flag::DICT_SUBCLASS) {
-            return Vec::new();
+        for _ in 0..REGISTRY_TRIES {
+            match registered(&Reader { memory: &Now(memory), layout }, type_, interpreter) {
+                Ok(whole) => return whole,
+                Err(partial) => found.extend(partial),
+            }
         }
-        let Ok(entries) = self.reader.dict_entries(dict) else {
-            self.table.rejected += 1;
-            return Vec::new();
-        };
-        let referent = |weakref| self.reader.pointer(weakref, self.reader.layout.weak_ref.wr_object).ok();
-        let referents = entries.into_iter().filter_map(|entry| referent(entry.value));
-        referents.filter(|type_| type_.0 % 8 == 0 && !type_.is_null()).collect()
+        self.table.rejected += 1;
+        found
     }
 
     /// Records whether the state of an extension's static type was found.
@@ -516,6 +519,36 @@ struct OwnNames {
     module: Option<String>,
     has_sizeof: bool,
     is_python_class: bool,
+}
+
+/// The direct subclasses of a type, as far as they are known: the referents of the weak references in `tp_subclasses`.
+///
+/// # Errors
+/// What is found in a dict that does not have as many entries as it says.
+fn registered<M: Memory + ?Sized>(
+    reader: &Reader<'_, M>,
+    type_: Address,
+    interpreter: &Interpreter,
+) -> Result<Vec<Address>, Vec<Address>> {
+    let layout = reader.layout;
+    let dict = match static_type_state(reader, type_, interpreter) {
+        Some((_, subclasses)) => subclasses,
+        None => reader.pointer(type_, layout.type_object.tp_subclasses).unwrap_or_default(),
+    };
+    // Or an index, where the state of a static type is not known.
+    if dict.0 < LOWEST_ADDRESS {
+        return Ok(Vec::new());
+    }
+    if !reader.has_type_flag(dict, flag::DICT_SUBCLASS) {
+        return Err(Vec::new());
+    }
+    let used = reader.memory.read_u64(dict.offset(layout.dict.ma_used));
+    let Ok(entries) = reader.dict_entries(dict) else { return Err(Vec::new()) };
+    let is_whole = used.is_ok_and(|used| used == entries.len() as u64);
+    let referent = |weakref| reader.pointer(weakref, layout.weak_ref.wr_object).ok();
+    let referents = entries.into_iter().filter_map(|entry| referent(entry.value));
+    let found = referents.filter(|type_| type_.0 % 8 == 0 && !type_.is_null()).collect();
+    if is_whole { Ok(found) } else { Err(found) }
 }
 
 /// `tp_dict` and `tp_subclasses` of a static builtin type (3.12+), from the interpreter's state. `None` for types that
