@@ -3,8 +3,13 @@
 //!
 //! Mirrors `dec_sizeof` (`Modules/_decimal/_decimal.c`), `permutations_sizeof`, `combinations_sizeof` and
 //! `product_sizeof` (`Modules/itertoolsmodule.c`), `s_sizeof` (`Modules/_struct.c`), `element_sizeof`
-//! (`Modules/_elementtree.c`), `_pickle_Pickler___sizeof___impl` (`Modules/_pickle.c`), `PyCStgDict_sizeof` and
+//! (`Modules/_elementtree.c`), `_pickle_Pickler___sizeof___impl` (`Modules/_pickle.c`),
+//! `_queue_SimpleQueue___sizeof___impl` (`Modules/_queuemodule.c`), `PyCStgDict_sizeof` and
 //! `_ctypes_CType_Type___sizeof___impl` (`Modules/_ctypes`), v3.8 to v3.15, and numpy's `gentype_sizeof`.
+//!
+//! Not followed, so that these sizes are lower bounds: `_pickle.Unpickler`, whose fields lie elsewhere in each version
+//! since 3.13; multidict's types, whose fields change with the package's versions; `_regex.Pattern`, a graph of nodes
+//! with a size each; greenlets, which decide in code whether they have a GC head.
 
 use crate::process::Address;
 use crate::process::memory::{Memory, MemoryExt, u64_at};
@@ -40,6 +45,8 @@ pub enum LibraryType {
     StructFormat,
     Element,
     Pickler,
+    /// Has a `__sizeof__` since 3.15.
+    SimpleQueue,
     /// What `ctypes` knows of a type (until 3.12).
     StgDict,
     /// `numpy.bytes_` and `numpy.void`: `ob_size` bytes beside the items, if the type has any.
@@ -76,6 +83,7 @@ impl LibraryType {
             // In 3.8 a type of no module.
             "_struct.Struct" | "Struct" => LibraryType::StructFormat,
             "_pickle.Pickler" => LibraryType::Pickler,
+            "_queue.SimpleQueue" => LibraryType::SimpleQueue,
             "StgDict" => LibraryType::StgDict,
             "xml.etree.ElementTree.Element" => LibraryType::Element,
             _ => return None,
@@ -122,6 +130,8 @@ impl LibraryType {
                 let none = (Address::NULL, 0);
                 OwnedMemory::Pickler(pointer(0)?, [buffer(5).unwrap_or(none), buffer(6).unwrap_or(none)])
             }
+            // has_threads_waiting; put_idx, get_idx, items, items_cap.
+            LibraryType::SimpleQueue => OwnedMemory::Bytes(8 * count(4)?),
             LibraryType::StgDict => {
                 // size, align, length; the FFI's size, kind and elements; proto, three functions, four objects, flags;
                 // format, ndim, shape.
