@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use crate::inspect::graph::{GraphSummary, HeldAmount};
 
 use super::escape::printable;
-use super::units;
+use super::{summary, units};
 
 /// Objects from which on garbage is described: a program makes some rings all the time, and a collection of the
 /// youngest generation begins at 700 or 2,000 objects (`Modules/gcmodule.c`, `Python/gc.c`).
@@ -15,7 +15,7 @@ const TELLING: u64 = 2_000;
 const TYPES_SHOWN: usize = 4;
 const RINGS_SHOWN: usize = 3;
 
-/// Writes it as text.
+/// Writes it as text: a line, and more with `-v` or if something is unusual.
 ///
 /// # Errors
 /// Errors of the writer.
@@ -27,20 +27,30 @@ pub fn write(out: &mut dyn Write, graph: &GraphSummary) -> io::Result<()> {
         (false, true) => "in two passes",
         (false, false) => "in two passes while the process ran",
     };
-    writeln!(
+    write!(
         out,
         "Graph: {} objects, {} references, {} roots, {how}",
         units::count(graph.objects),
         units::count(graph.references),
         units::count(graph.roots),
     )?;
-    writeln!(out, "Garbage awaiting collection: {}", amount(graph.garbage))?;
+    let is_verbose = summary::is_verbose();
+    let (garbage, native) = (graph.garbage.shallow_bytes, graph.held_by_native.shallow_bytes);
+    match is_verbose {
+        true => writeln!(out)?,
+        false => writeln!(out, "; garbage {}, held by native code {}", units::bytes(garbage), units::bytes(native))?,
+    }
+    if is_verbose || graph.garbage.objects >= TELLING {
+        writeln!(out, "Garbage awaiting collection: {}", amount(graph.garbage))?;
+    }
     write_garbage(out, graph)?;
     let besides = match graph.has_deferred_counts {
         true => " (unknown for functions, types and modules: this build does not count every reference to them)",
         false => "",
     };
-    writeln!(out, "Held by native code alone: {}{besides}", amount(graph.held_by_native))?;
+    if is_verbose {
+        writeln!(out, "Held by native code alone: {}{besides}", amount(graph.held_by_native))?;
+    }
     if graph.dropped_references + graph.torn_walks > 0 {
         writeln!(
             out,

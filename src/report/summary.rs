@@ -35,7 +35,7 @@ pub fn basis(accuracy: &Accuracy, histogram: &Histogram) -> String {
     )
 }
 
-/// Writes one line per problem, or `none`.
+/// Writes one line per problem, or `none`; with `-v` also how the figures were checked.
 ///
 /// # Errors
 /// Errors of the writer.
@@ -80,7 +80,7 @@ pub fn write_problems(out: &mut dyn Write, problems: &Problems, reading: &Readin
             units::count(problems.searched_objects)
         )?;
     }
-    if problems.unsearched_bytes > 0 {
+    if problems.unsearched_bytes > 0 && is_verbose() {
         writeln!(
             out,
             "Not searched: {} of private memory of unknown structure (stacks, other allocators)",
@@ -88,9 +88,14 @@ pub fn write_problems(out: &mut dyn Write, problems: &Problems, reading: &Readin
         )?;
     }
     match problems.only_in_lists {
-        Some(_) => writeln!(out, "Checked: allocator blocks against the collector's lists"),
-        None => Ok(()),
+        Some(_) if is_verbose() => writeln!(out, "Checked: allocator blocks against the collector's lists"),
+        _ => Ok(()),
     }
+}
+
+/// Whether `-v` asks for what a report says even if nothing is wrong.
+pub fn is_verbose() -> bool {
+    log::log_enabled!(log::Level::Debug)
 }
 
 /// How long we stopped the target, in words.

@@ -83,8 +83,13 @@ fn references_are_followed_within_a_pause() {
     let (report, _) = ask(&["--pause"]);
     assert!(report["reading"]["paused_seconds"].is_f64());
     let table = run(&["histo", "--retained", &pid]);
-    for says in ["paused for ", "Graph: ", "Garbage awaiting collection: ", "Held by native code alone: "] {
+    for says in ["paused for ", "Graph: ", "; garbage ", ", held by native code "] {
         assert!(table.text().contains(says), "{says} is not in {}", table.text());
+    }
+    let more = run(&["histo", "--retained", "-v", &pid]);
+    for says in ["Graph: ", "Garbage awaiting collection: ", "Held by native code alone: "] {
+        assert!(!table.text().contains(says) || says == "Graph: ", "{}", table.text());
+        assert!(more.text().contains(says), "{says} is not in {}", more.text());
     }
     refused(&["histo", "--retained", "--pause", "--max-pause", "1s", &pid], "cannot be used with");
     target.write(b"\n").expect("it still reads");
