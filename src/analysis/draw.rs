@@ -7,6 +7,7 @@
 //! it into the same frame, it goes there; if a module or class defines it and the others only have a name for it, it
 //! goes under the definition; otherwise it goes into a frame that names all who share it.
 
+use std::cmp::Reverse;
 use std::sync::mpsc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -25,6 +26,7 @@ use crate::references::roots::RootKind;
 use crate::references::step_shapes::StepShape;
 
 use super::classes;
+use super::closures;
 use super::edges::Steps;
 use super::frames::{Frame, FrameKind, Frames, NAMED_MAX, NONE};
 use super::names::Names;
@@ -203,6 +205,11 @@ pub(super) fn thread_of_locals(graph: &ObjectGraph<'_>, all: ObjectId, thread: S
     if dicts > NAMED_MAX { "each thread".to_owned() } else { thread }
 }
 
+/// The order of modules that have a name for one object; the one that defines it comes last.
+type Precedence = (bool, usize, usize);
+/// The order in which holders are named: by the root's rank, the steps from it, and whether they define the object.
+type Nearness = (Option<Rank>, u32, Option<Reverse<Precedence>>);
+
 /// What objects that end in one frame have in common: holders, whether there are more, the type if it is drawn.
 type SharedKey = (Vec<u32>, bool, Option<TypeId>);
 
@@ -214,13 +221,15 @@ struct Drawing<'d, 'm, M: Memory + ?Sized> {
     /// Known frames by parent frame, shape of the step, and type.
     memo: FxHashMap<(u32, StepShape, u32), u32>,
     root_of: FxHashMap<ObjectId, &'d GraphRoot>,
-    /// Number of threads or tasks with roots of the same name.
-    threads: FxHashMap<&'d str, FxHashSet<&'d str>>,
+    /// Threads and tasks with roots of the same name: a task's name may be hidden, its coroutine is its own.
+    threads: FxHashMap<&'d str, FxHashSet<(&'d str, Option<ObjectId>)>>,
     holders: FxHashMap<ObjectId, Holders>,
     /// Known frames of what is held by several, by its holders.
     shared: FxHashMap<SharedKey, u32>,
     /// Of the dicts of a `threading.local`, the thread whose values they have.
     thread_locals: FxHashMap<ObjectId, String>,
+    /// Tuples of the cells of functions' variables.
+    closures: FxHashSet<ObjectId>,
     /// Position of each module in `sys.modules`: an importing module comes before what it imports.
     modules: FxHashMap<&'d str, usize>,
 }
@@ -228,14 +237,15 @@ struct Drawing<'d, 'm, M: Memory + ?Sized> {
 impl<'d, 'm, M: Memory + ?Sized> Drawing<'d, 'm, M> {
     fn new(graph: &'d ObjectGraph<'d>, names: &'d Names<'m, M>, detail: Detail) -> Self {
         let mut root_of: FxHashMap<ObjectId, &GraphRoot> = FxHashMap::default();
-        let mut threads: FxHashMap<&str, FxHashSet<&str>> = FxHashMap::default();
+        let mut threads: FxHashMap<&str, FxHashSet<(&str, Option<ObjectId>)>> = FxHashMap::default();
         let mut modules = FxHashMap::default();
         for root in &graph.roots {
             if graph.ownership().rank(root.object) == Some(Rank::of(root.kind)) {
                 root_of.entry(root.object).or_insert(root);
             }
             if let Some((thread, rest)) = root.thread_and_rest() {
-                threads.entry(rest).or_default().insert(thread);
+                let coroutine = (root.kind == RootKind::Task).then_some(root.object);
+                threads.entry(rest).or_default().insert((thread, coroutine));
             }
             if root.kind == RootKind::Module {
                 let count = modules.len();
@@ -248,8 +258,21 @@ impl<'d, 'm, M: Memory + ?Sized> Drawing<'d, 'm, M> {
             in_namespace: vec![false; graph.len()],
             ..Frames::default()
         };
-        let (memo, holders, shared, thread_locals) = Default::default();
-        Drawing { graph, names, detail, frames, memo, root_of, threads, holders, shared, thread_locals, modules }
+        let (memo, holders, shared, thread_locals, closures) = Default::default();
+        Drawing {
+            graph,
+            names,
+            detail,
+            frames,
+            memo,
+            root_of,
+            threads,
+            holders,
+            shared,
+            thread_locals,
+            closures,
+            modules,
+        }
     }
 
     fn type_name(&self, object: ObjectId) -> Option<String> {
@@ -260,8 +283,8 @@ impl<'d, 'm, M: Memory + ?Sized> Drawing<'d, 'm, M> {
     /// without a name.
     fn child(&mut self, from: ObjectId, to: ObjectId, (label, shape): (Label, StepShape)) -> (u32, bool) {
         let (parent, in_namespace) = (self.frames.of[from.index()], self.frames.in_namespace[from.index()]);
-        if parent == NONE {
-            return (NONE, false);
+        if parent == NONE || self.closures.contains(&from) {
+            return (parent, parent != NONE);
         }
         // A name in a namespace tells values of one type from others, in chains as well.
         let has_type = self.detail == Detail::Types || in_namespace;
@@ -272,7 +295,7 @@ impl<'d, 'm, M: Memory + ?Sized> Drawing<'d, 'm, M> {
         if let Some(&frame) = memo.as_ref().and_then(|memo| self.memo.get(memo)) {
             return (frame, false);
         }
-        let frame = match self.names.spell(from, label) {
+        let frame = match closures::spell(self.graph, self.names, from, label) {
             Spelled::Namespace => {
                 self.frames.in_namespace[to.index()] = true;
                 return (parent, false);
@@ -283,6 +306,19 @@ impl<'d, 'm, M: Memory + ?Sized> Drawing<'d, 'm, M> {
                 return (parent, false);
             }
             Spelled::Detail(_) => return (parent, true),
+            Spelled::Closure => {
+                self.closures.insert(to);
+                return (parent, true);
+            }
+            Spelled::Cell(_) if closures::ends_with_local(&self.frames.frames[parent as usize].step) => {
+                let type_name = self.type_name(to);
+                let variable = &mut self.frames.frames[parent as usize].type_name;
+                // It is said to be what it has.
+                if variable.as_deref() == Some("cell") {
+                    *variable = type_name;
+                }
+                return (parent, true);
+            }
             step => {
                 let is_named = step.is_named(in_namespace);
                 let mut text = step.write(in_namespace, false).1;
@@ -367,17 +403,19 @@ impl<'d, 'm, M: Memory + ?Sized> Drawing<'d, 'm, M> {
     /// The names of those who share an object.
     fn holders_by_name(&self, common: Option<u32>, holders: &Holders) -> Vec<String> {
         let is_whole = common.is_none_or(|common| self.frames.is_within_holder(common));
-        let mut names: Vec<((Option<Rank>, u32), String)> = Vec::new();
+        let mut names: Vec<(Nearness, String)> = Vec::new();
         for &frame in &holders.frames {
             let first = &self.frames.frames[self.frames.first_above(common, frame) as usize];
-            let key = (first.rank, self.frames.frames[frame as usize].depth);
+            let defines = Some(frame).filter(|&frame| self.is_in_scope(frame));
+            let defines = defines.and_then(|frame| Some(Reverse(self.precedence(frame)?.1)));
+            let key = (first.rank, self.frames.frames[frame as usize].depth, defines);
             match (first.kind, is_whole) {
                 (FrameKind::Shared, _) => names.extend(first.names.iter().map(|name| (key, name.clone()))),
                 (_, true) => names.extend(self.frames.holders(frame).into_iter().map(|name| (key, name))),
                 _ => names.push((key, first.step.trim_start_matches('.').to_owned())),
             }
         }
-        // Whoever is the nearest is named first.
+        // Whoever is the nearest is named first, and of these whoever defines it.
         names.sort();
         let mut seen = FxHashSet::default();
         names.retain(|(_, name)| seen.insert(name.clone()));
@@ -391,19 +429,24 @@ impl<'d, 'm, M: Memory + ?Sized> Drawing<'d, 'm, M> {
         names
     }
 
+    /// The module of a frame that is one of a module's or class's own, and which of such modules is likely to define
+    /// it: not `__main__`, then the one deepest in a package, then the one imported last.
+    fn precedence(&self, frame: u32) -> Option<(&str, Precedence)> {
+        let scope = self.frames.frames.get(frame as usize)?.parent?;
+        let module = self.frames.line(scope).first()?.step.as_str();
+        let imported = self.modules.get(module).copied().unwrap_or(0);
+        Some((module, (module != "__main__", module.matches('.').count(), imported)))
+    }
+
     /// The defining frame of an object that only modules and classes refer to. The other names are recorded there.
     fn defined(&mut self, object: ObjectId, frames: &[u32]) -> Option<u32> {
-        let mut names: Vec<(bool, bool, usize, usize, u32)> = Vec::new();
+        let mut names: Vec<(bool, Precedence, u32)> = Vec::new();
         // A function knows its module through its globals.
         let mut own = self.graph.forward.targets(object).filter_map(|target| self.root_of.get(&target));
         let own = own.find(|root| root.kind == RootKind::Module && root.is_namespace).map(|root| root.full_name());
         for &frame in frames {
-            let scope = self.frames.frames.get(frame as usize)?.parent?;
-            let module = self.frames.line(scope).first()?.step.clone();
-            let imported = self.modules.get(module.as_str()).copied().unwrap_or(0);
-            // Otherwise: not `__main__`, then the module deepest in a package, then the one imported last.
-            let is_own = own == Some(module.as_str());
-            names.push((is_own, module != "__main__", module.matches('.').count(), imported, frame));
+            let (module, precedence) = self.precedence(frame)?;
+            names.push((own == Some(module), precedence, frame));
         }
         names.sort();
         let (.., frame) = names.pop()?;

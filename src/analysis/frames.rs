@@ -62,6 +62,11 @@ impl Frame {
         self.step.starts_with(", local ")
     }
 
+    /// Whether it is the root of what a function has that runs or waits.
+    fn is_of_frame(&self) -> bool {
+        matches!(self.root, Some(RootKind::Task | RootKind::Frame))
+    }
+
     /// How many objects it names: without attribute dicts and other parts of them that have no name.
     pub fn things(&self) -> u64 {
         u64::from(self.things)
@@ -165,7 +170,7 @@ impl Frames {
     }
 
     /// The nearest name above a frame that a reader would search for: a module's attribute or an attribute of one, as
-    /// long as each frame has a single object.
+    /// long as each frame has a single object with its parts.
     pub fn holder(&self, frame: u32) -> String {
         let line = self.line(frame);
         let Some((root, above)) = line.split_first() else { return String::new() };
@@ -181,12 +186,12 @@ impl Frames {
         for (index, frame) in above.iter().take(HOLDER_NAMES_MAX).enumerate() {
             match frame.kind {
                 FrameKind::Shared => return frame.step.clone(),
-                // As of a thread's frame, whose local variables are roots.
-                _ if index == 0 && root.root == Some(RootKind::Task) && frame.is_local() => {
+                // Until 3.10 a thread's frame is an object, too; since then its local variables are roots.
+                _ if index == 0 && root.is_of_frame() && frame.is_local() => {
                     holder.push_str(&frame.step);
                     also = frame.also();
                 }
-                FrameKind::Step | FrameKind::Scope if !frame.is_named || index > 0 && frame.objects > 1 => break,
+                FrameKind::Step | FrameKind::Scope if !frame.is_named || index > 0 && frame.things > 1 => break,
                 _ => {
                     holder.push('.');
                     holder.push_str(frame.step.trim_start_matches('.'));

@@ -1,6 +1,7 @@
 //! Answers questions about a heap: histograms, owners, chains from roots, the account of memory.
 
 pub mod classes;
+pub mod closures;
 pub mod difference;
 pub mod draw;
 pub mod edges;

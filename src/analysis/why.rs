@@ -14,6 +14,7 @@ use crate::references::notation::Spelled;
 use crate::references::roots::RootKind;
 
 use super::classes;
+use super::closures;
 use super::draw::{Detail, Tree, draw, thread_of_locals};
 use super::edges::Steps;
 use super::frames::Frames;
@@ -340,7 +341,7 @@ impl<M: Memory + ?Sized> Asking<'_, M> {
             }
         };
         // Links of a list are written once, with a mark that there are more. A few nested containers are written out.
-        let (mut last, mut repeats, mut thread) = (String::new(), Vec::new(), None);
+        let (mut last, mut repeats, mut thread, mut in_closure) = (String::new(), Vec::new(), None, false);
         let end_of_repeats = |repeats: &mut Vec<(String, String)>, chain: &mut String, shape: &mut String| {
             if repeats.len() > REPEATS_WRITTEN {
                 repeats.clear();
@@ -354,8 +355,14 @@ impl<M: Memory + ?Sized> Asking<'_, M> {
         };
         for pair in path.windows(2) {
             let label = self.names.label(pair[0], pair[1]);
-            let step = label.map_or(Spelled::Other("?"), |label| self.names.spell(pair[0], label));
+            let spell = |label| closures::spell(self.graph, self.names, pair[0], label);
+            let step = label.map_or(Spelled::Other("?"), spell);
             let (mut exact, mut general) = step.write(in_namespace, self.question.show_values);
+            let is_known = matches!(step, Spelled::Cell(_)) && repeats.is_empty() && closures::ends_with_local(&chain);
+            if in_closure || is_known {
+                (exact, general) = Default::default();
+            }
+            in_closure = step == Spelled::Closure;
             if let Some((thread, threads)) = thread.take() {
                 exact = format!("{exact} of {thread}");
                 general = format!("{general} of {threads}");

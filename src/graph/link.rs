@@ -47,6 +47,7 @@ pub fn link<'a, M: Memory + Sync + ?Sized>(
 ) -> (ObjectGraph<'a>, Dropped) {
     let cached = CachedMemory::new(memory);
     let own_references = references.over(&cached);
+    own_references.find_program_names(objects, types);
     let mut found = roots::find(&cached, python, types, &own_references);
     found.extend(roots::tasks(&cached, python, types, &own_references, objects));
     found.extend(roots::event_loops(&cached, python, types, &own_references, objects));
@@ -58,13 +59,17 @@ pub fn link<'a, M: Memory + Sync + ?Sized>(
     let settle = |incoming: &[u32]| own_references.settle(&Certain { objects, types, incoming });
     let mut graph = ObjectGraph::new(objects, found, |ids, visit| walk.references_of(ids, visit), settle);
     let mut lookups = walk.lookups.into_inner().unwrap_or_default();
-    add_threads(&graph, &cached, python, types, &mut lookups);
+    add_users(&graph, &cached, python, types, &mut lookups);
+    add_callbacks(&graph, types, &mut lookups);
     graph.set_lookups(Classes::of(types, objects), lookups);
     (graph, Dropped { references: walk.dropped.into_inner(), walks: walk.torn.into_inner(), cut })
 }
 
-/// What a `threading.Thread` refers to, it uses: the target and the arguments belong to whoever else has them.
-fn add_threads<M: Memory + ?Sized>(
+/// Classes whose instances use what they refer to: the target and the arguments of a thread, the callback of a handle
+/// in an event loop and its arguments belong to whoever else has them.
+const USERS: [&str; 2] = ["threading.Thread", "asyncio.events.Handle"];
+
+fn add_users<M: Memory + ?Sized>(
     graph: &ObjectGraph<'_>,
     memory: &M,
     python: &Python,
@@ -72,20 +77,45 @@ fn add_threads<M: Memory + ?Sized>(
     lookups: &mut FxHashSet<(u32, u32)>,
 ) {
     // Each interpreter has one of its own.
-    let bases = types.iter().filter(|(_, info)| info.full_name() == "threading.Thread");
+    let bases = types.iter().filter(|(_, info)| USERS.contains(&info.full_name().as_str()));
     let bases: Vec<Address> = bases.map(|(_, info)| info.address).collect();
     if bases.is_empty() {
         return;
     }
     let reader = Reader { memory, layout: &python.layout };
-    let is_thread = |type_: Address| {
+    let is_user = |type_: Address| {
         let mro = reader.pointer(type_, python.layout.type_object.tp_mro).unwrap_or_default();
         reader.tuple_items(mro).iter().any(|base| bases.contains(base))
     };
-    let is_thread: Vec<bool> = types.iter().map(|(_, info)| is_thread(info.address)).collect();
-    for thread in (0..graph.len() as u32).map(ObjectId) {
-        if is_thread.get(graph.type_id(thread).index()) == Some(&true) {
-            lookups.extend(graph.forward.targets(thread).map(|target| (thread.0, target.0)));
+    let is_user: Vec<bool> = types.iter().map(|(_, info)| is_user(info.address)).collect();
+    for user in (0..graph.len() as u32).map(ObjectId) {
+        if is_user.get(graph.type_id(user).index()) == Some(&true) {
+            lookups.extend(graph.forward.targets(user).map(|target| (user.0, target.0)));
+        }
+    }
+}
+
+/// What the interpreter will call uses what it is bound to and its arguments in the same way.
+fn add_callbacks(graph: &ObjectGraph<'_>, types: &TypeTable, lookups: &mut FxHashSet<(u32, u32)>) {
+    const LIST: &str = "builtins.list";
+    const BOUND: [&str; 3] = ["builtins.method", "builtins.tuple", "functools.partial"];
+    let names: Vec<String> = types.iter().map(|(_, info)| info.full_name()).collect();
+    let name = |object: ObjectId| names.get(graph.type_id(object).index()).map_or("", String::as_str);
+    let callbacks = graph.roots.iter().filter(|root| root.is_callback());
+    let mut open: Vec<ObjectId> = callbacks.map(|root| root.object).collect();
+    let mut seen: FxHashSet<ObjectId> = open.iter().copied().collect();
+    while let Some(object) = open.pop() {
+        let is_bound = BOUND.contains(&name(object));
+        if !is_bound && name(object) != LIST {
+            continue;
+        }
+        for target in graph.forward.targets(object) {
+            if is_bound {
+                lookups.insert((object.0, target.0));
+            }
+            if BOUND.contains(&name(target)) && seen.insert(target) {
+                open.push(target);
+            }
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::process::pages;
 use crate::python::object_header::Refcount;
 use crate::python::type_flags as flag;
 use crate::python::types::{TypeId, TypeInfo, TypeTable};
-use crate::references::roots::{Root, RootKind};
+use crate::references::roots::{self, Root, RootKind};
 
 use super::csr::Csr;
 use super::dominators::Dominators;
@@ -133,6 +133,12 @@ impl GraphRoot {
     /// The root's name; empty for kinds without one.
     pub fn full_name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether it is called when something happens, or what is in it.
+    pub fn is_callback(&self) -> bool {
+        use RootKind::{Interpreter, Thread};
+        matches!(self.kind, Interpreter | Thread) && roots::CALLBACKS.iter().any(|start| self.name.starts_with(start))
     }
 
     /// For a root of a thread or task: the thread, and the rest of the name: `loop() at app.py:7, local rows`.

@@ -2,9 +2,9 @@
 //!
 //! Rank by rank, everything is marked that the roots of the rank reach and no better rank did. A reference owns only
 //! between objects of one rank: a local variable or an iterator that a running frame holds for a moment takes nothing
-//! away from the module that keeps it. A lookup (an instance's class, a function's globals, what a frame or a thread
-//! uses) owns only what nothing else of its rank reaches, and neither it nor what is reached behind it takes anything
-//! away from what the rank reaches without lookups.
+//! away from the module that keeps it. A lookup (an instance's class, a function's globals, what a frame, a thread or
+//! a callback uses) owns only what nothing else of its rank reaches, and neither it nor what is reached behind it takes
+//! anything away from what the rank reaches without lookups.
 
 use crate::process::pages;
 use crate::references::roots::RootKind;

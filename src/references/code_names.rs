@@ -42,6 +42,11 @@ impl CodeNames {
         CodeNames { by_hash: gatherer.gather(objects) }
     }
 
+    /// Where the strings are.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = Address> {
+        self.by_hash.values().copied()
+    }
+
     /// The string of the program that has the text of a key. `None` of a key that is data. `known` keeps answers.
     pub(super) fn find<M: Memory + ?Sized>(
         &self,

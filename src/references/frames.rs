@@ -201,7 +201,22 @@ impl<M: Memory + ?Sized> References<'_, M> {
             None => [layout.co_varnames, layout.co_cellvars, layout.co_freevars].into_iter().flatten().collect(),
         };
         let names = tuples.into_iter().filter_map(|offset| reader.pointer(code, offset).ok());
-        let name = reader.item_of_tuples(names, u64::from(index))?;
+        self.shown(reader.item_of_tuples(names, u64::from(index))?)
+    }
+
+    /// The name of the n-th of the free variables of a code object, which has this many of them.
+    pub fn name_of_free(&self, code: Address, count: u64, index: u64) -> Option<String> {
+        let reader = Reader { memory: self.memory, layout: self.layout };
+        let layout = &self.layout.code;
+        let names = reader.pointer(code, layout.co_localsplusnames.or(layout.co_freevars)?).ok()?;
+        // They come last.
+        let before = reader.tuple_length(names)?.checked_sub(count)?;
+        self.shown(reader.item_of_tuples(std::iter::once(names), before.checked_add(index)?)?)
+    }
+
+    /// The name of a variable, as far as it comes from source code.
+    fn shown(&self, name: Address) -> Option<String> {
+        let reader = Reader { memory: self.memory, layout: self.layout };
         let name = reader.string(name, NAME_LENGTH_MAX)?;
         // `.0` is the compiler's name for the iterator of a comprehension.
         let is_shown = self.shows_values || name == ".0" || identifier::is_identifier(&name);

@@ -40,17 +40,22 @@ use std::cell::{Cell, RefCell};
 use std::sync::{Arc, OnceLock};
 
 pub use certain::Certain;
+use code_names::CodeNames;
 use names::FieldName;
 use rules::Rule;
 use settle::Settled;
 use storage::Storage;
 
+use rustc_hash::FxHashSet;
+
+use crate::heap::object_table::Objects;
 use crate::heap::plan::Plan;
 use crate::process::memory::{Memory, u64_at};
 use crate::process::{Address, MemoryExt};
+use crate::python::identifier;
 use crate::python::interpreter::Python;
 use crate::python::layout::Layout;
-use crate::python::reader::NAME_LENGTH_MAX;
+use crate::python::reader::{NAME_LENGTH_MAX, Reader};
 use crate::python::types::{TypeId, TypeTable};
 
 /// How an object refers to another. Names are addresses in the target; whoever displays them reads them.
@@ -106,6 +111,10 @@ pub struct References<'a, M: Memory + ?Sized> {
     settled: Arc<OnceLock<Settled>>,
     budget: u64,
     shows_values: bool,
+    /// The strings in the program's text, once somebody has asked for them.
+    code_names: Arc<OnceLock<Arc<CodeNames>>>,
+    /// Names of threads and tasks that are the program's own.
+    program_names: Arc<OnceLock<FxHashSet<String>>>,
 }
 
 /// Budget and counts of one thread's reads.
@@ -147,15 +156,17 @@ impl<'a, M: Memory + ?Sized> References<'a, M> {
     pub fn new(memory: &'a M, python: &'a Python, types: &'a TypeTable, bytes: u64) -> Self {
         let rules = rules::make(memory, python, types).into();
         let budget = (bytes / 8).saturating_mul(READINGS_PER_WORD).saturating_add(BUDGET_MIN);
-        let settled = Arc::default();
-        References { memory, layout: &python.layout, python, rules, plan: None, settled, budget, shows_values: false }
+        let (settled, code_names, program_names) = Default::default();
+        let (layout, plan, shows_values) = (&python.layout, None, false);
+        References { memory, layout, python, rules, plan, settled, budget, shows_values, code_names, program_names }
     }
 
     /// The same references read from another view of the same target, such as a thread's cache.
     pub fn over<'b, N: Memory + ?Sized>(&'b self, memory: &'b N) -> References<'b, N> {
-        let References { layout, python, plan, ref rules, ref settled, budget, shows_values, .. } = *self;
-        let (rules, settled) = (rules.clone(), settled.clone());
-        References { memory, layout, python, rules, plan, settled, budget, shows_values }
+        let References { layout, python, plan, budget, shows_values, .. } = *self;
+        let (rules, settled) = (self.rules.clone(), self.settled.clone());
+        let (code_names, program_names) = (self.code_names.clone(), self.program_names.clone());
+        References { memory, layout, python, rules, plan, settled, budget, shows_values, code_names, program_names }
     }
 
     /// The same references, with root names that are data shown; see [`crate::python::identifier`].
@@ -171,6 +182,24 @@ impl<'a, M: Memory + ?Sized> References<'a, M> {
     /// Whether names that are data are shown.
     pub fn shows_values(&self) -> bool {
         self.shows_values
+    }
+
+    /// The strings in the program's text, read once.
+    fn code_names(&self, reader: Reader<'_, M>, objects: &Objects, types: &TypeTable) -> Arc<CodeNames> {
+        let read = || Arc::new(CodeNames::read(self, reader, objects, types));
+        self.code_names.get_or_init(read).clone()
+    }
+
+    /// Looks for the names of threads and tasks that are the program's own.
+    pub(crate) fn find_program_names(&self, objects: &Objects, types: &TypeTable) {
+        let find = || roots::program_names(self.memory, self.python, types, self, objects);
+        self.program_names.get_or_init(find);
+    }
+
+    /// Whether the name of a thread or task is shown.
+    fn shows_thread(&self, name: &String) -> bool {
+        let is_known = || self.program_names.get().is_some_and(|names| names.contains(name));
+        self.shows_values || identifier::is_of_thread(name) || is_known()
     }
 
     /// Makes a thread's reader.

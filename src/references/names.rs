@@ -20,6 +20,11 @@ const HAMT_ARRAY: usize = 32;
 /// Fields that are a detail of how something is kept.
 const DETAILS: [&str; 6] = ["ctx_vars", "h_root", "a_array", "localdicts", "dummies", "mbuf"];
 
+/// A function's tuple of cells, and what a cell has: neither is written, but the variable.
+pub(super) const CLOSURE: &str = "__closure__";
+/// As above.
+pub const CELL_CONTENTS: &str = "cell_contents";
+
 /// Names of types, and the fields of each: the number of a word, and what it is called.
 type TypesAndFields = (&'static [&'static str], &'static [(u32, &'static str)]);
 
@@ -105,7 +110,7 @@ pub(crate) fn known(layout: &Layout, type_name: &str) -> Vec<(u32, FieldName)> {
                 (function.func_builtins, "__builtins__"),
                 (Some(function.func_defaults), "__defaults__"),
                 (Some(function.func_kwdefaults), "__kwdefaults__"),
-                (Some(function.func_closure), "__closure__"),
+                (Some(function.func_closure), CLOSURE),
                 (Some(function.func_doc), "__doc__"),
                 (Some(function.func_name), "__name__"),
                 (Some(function.func_dict), "__dict__"),
@@ -120,7 +125,7 @@ pub(crate) fn known(layout: &Layout, type_name: &str) -> Vec<(u32, FieldName)> {
             vec![(Some(layout.c_function.m_self), "__self__"), (Some(layout.c_function.m_module), "__module__")]
         }
         "builtins.code" => code(layout),
-        "builtins.cell" => vec![(Some(layout.cell.ob_ref), "cell_contents")],
+        "builtins.cell" => vec![(Some(layout.cell.ob_ref), CELL_CONTENTS)],
         "builtins.module" => vec![(Some(layout.module.md_dict), "__dict__"), (Some(layout.module.md_name), "__name__")],
         "builtins.BaseException" => {
             let exception = &layout.base_exception;

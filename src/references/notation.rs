@@ -14,6 +14,8 @@ use crate::python::types::{TypeId, TypeTable};
 
 use super::code_names::{CodeNames, KnownKeys};
 use super::named_keys::NamedKeys;
+pub use super::names::CELL_CONTENTS;
+use super::names::CLOSURE;
 use super::step_shapes::StepShapes;
 use super::{Label, References, roots};
 
@@ -41,6 +43,10 @@ pub enum Spelled {
     /// Into the dict of attributes that a `threading.local` has for one thread, by the thread's name: written behind
     /// the attribute.
     ThreadLocals(String),
+    /// Into the cells of a function's variables: written as nothing.
+    Closure,
+    /// What the cell of a variable has, by the variable's name: `.<closure>.cache`.
+    Cell(String),
     /// Into what is a detail of how something is kept, by its name in C: written as nothing.
     Detail(String),
     /// `[n]`.
@@ -69,15 +75,28 @@ pub struct Speller<'a, M: Memory + ?Sized> {
     named_keys: NamedKeys,
     /// Cache of attribute and field names by type and number.
     known: RefCell<FxHashMap<(TypeId, Label), Spelled>>,
+    /// Cache of the names of variables by code and place.
+    variables: RefCell<FxHashMap<(Address, u64), Option<String>>>,
 }
 
 impl<'a, M: Memory + ?Sized> Speller<'a, M> {
     /// Makes a speller for the memory that `references` reads.
     pub fn new(memory: &'a M, objects: &'a Objects, types: &'a TypeTable, references: &'a References<'a, M>) -> Self {
         let reader = Reader { memory, layout: &references.python().layout };
-        let (code_names, known_keys, thread_keys, known) = Default::default();
+        let (code_names, known_keys, thread_keys, known, variables) = Default::default();
         let named_keys = NamedKeys::find(types);
-        Speller { references, reader, objects, types, code_names, known_keys, thread_keys, named_keys, known }
+        Speller {
+            references,
+            reader,
+            objects,
+            types,
+            code_names,
+            known_keys,
+            thread_keys,
+            named_keys,
+            known,
+            variables,
+        }
     }
 
     /// A key that has a name though it is no string, in words.
@@ -114,8 +133,13 @@ impl<'a, M: Memory + ?Sized> Speller<'a, M> {
     }
 
     fn code_names(&self) -> &Arc<CodeNames> {
-        let read = || Arc::new(CodeNames::read(self.references, self.reader, self.objects, self.types));
-        self.code_names.get_or_init(read)
+        self.code_names.get_or_init(|| self.references.code_names(self.reader, self.objects, self.types))
+    }
+
+    /// The name of the variable in a function's closure that has this place there.
+    pub fn free_variable(&self, code: Address, closure: Address, index: u64) -> Option<String> {
+        let find = || self.references.name_of_free(code, self.reader.tuple_length(closure)?, index);
+        self.variables.borrow_mut().entry((code, index)).or_insert_with(find).clone()
     }
 
     /// The shapes of labels, found on other threads, which read `memory`.
@@ -178,6 +202,7 @@ impl<'a, M: Memory + ?Sized> Speller<'a, M> {
     fn field(&self, type_id: TypeId, offset: u32) -> Spelled {
         self.known(type_id, Label::Field(offset), || match self.references.field_name(type_id, offset) {
             Some((name, _)) if name == "__dict__" => Spelled::Namespace,
+            Some((name, _)) if name == CLOSURE => Spelled::Closure,
             Some((name, true)) => Spelled::Detail(name),
             Some((name, false)) => Spelled::Attribute(name),
             None => Spelled::Offset(offset),
@@ -196,7 +221,10 @@ impl Spelled {
     pub fn write(&self, in_namespace: bool, show_values: bool) -> (String, String) {
         let same = |text: String| (text.clone(), text);
         match self {
-            Spelled::Namespace | Spelled::ThreadLocals(_) | Spelled::Detail(_) => same(String::new()),
+            Spelled::Namespace | Spelled::ThreadLocals(_) | Spelled::Detail(_) | Spelled::Closure => {
+                same(String::new())
+            }
+            Spelled::Cell(name) => same(format!(".<closure>.{name}")),
             Spelled::ContextVar(name) => same(format!("[ContextVar {}]", beginning(name))),
             Spelled::Offset(offset) => same(format!(", offset {offset}")),
             Spelled::Attribute(name) => same(format!(".{name}")),
@@ -243,13 +271,13 @@ impl Spelled {
 
     /// Whether nothing is written for the step, in a chain.
     pub fn is_unwritten(&self) -> bool {
-        matches!(self, Spelled::Namespace | Spelled::ThreadLocals(_) | Spelled::Detail(_))
+        matches!(self, Spelled::Namespace | Spelled::ThreadLocals(_) | Spelled::Detail(_) | Spelled::Closure)
     }
 
     /// Whether the step is an attribute whose name comes from source code; `in_namespace` as for [`Spelled::write`].
     pub fn is_named(&self, in_namespace: bool) -> bool {
         match self {
-            Spelled::Attribute(name) => !name.starts_with("__"),
+            Spelled::Attribute(name) | Spelled::Cell(name) => !name.starts_with("__"),
             Spelled::ContextVar(_) => true,
             Spelled::Text(name) | Spelled::CodeText(name) => {
                 in_namespace && !name.starts_with("__") && identifier::is_identifier(name)
@@ -262,6 +290,8 @@ impl Spelled {
     pub fn name(&self, show_values: bool) -> String {
         match self {
             Spelled::Namespace => ".__dict__".to_owned(),
+            Spelled::Closure => format!(".{CLOSURE}"),
+            Spelled::Cell(_) => format!(".{CELL_CONTENTS}"),
             Spelled::Detail(name) => format!(".{name}"),
             Spelled::ThreadLocals(thread) => format!("[{thread}]"),
             step => step.write(false, show_values).0,

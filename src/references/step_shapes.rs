@@ -12,6 +12,7 @@ use crate::python::types::TypeId;
 
 use super::code_names::{CodeNames, KnownKeys};
 use super::named_keys::NamedKeys;
+use super::names::{CELL_CONTENTS, CLOSURE};
 use super::{Label, References};
 
 /// A compact key that determines how a label is written: what kind of label it is, and two numbers.
@@ -118,7 +119,9 @@ impl<'a, M: Memory + ?Sized> StepShapes<'a, M> {
             Label::Field(offset) => {
                 let is_written = known.fields.entry((type_id, offset)).or_insert_with(|| {
                     let name = self.references.field_name(type_id, offset);
-                    name.is_none_or(|(name, is_detail)| name != "__dict__" && !is_detail)
+                    // Which variable a cell has, the cell's function tells.
+                    let is_plain = |name: &str| !["__dict__", CLOSURE, CELL_CONTENTS].contains(&name);
+                    name.is_none_or(|(name, is_detail)| is_plain(&name) && !is_detail)
                 });
                 if *is_written { StepShape(StepKind::Field, offset, type_id.0) } else { StepShape::TEXT }
             }

@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rayon::prelude::*;
 use rustc_hash::FxHashMap;
 
+use crate::analysis::closures;
 use crate::analysis::names::Names;
 use crate::graph::ObjectId;
 use crate::graph::objects::ObjectGraph;
@@ -269,7 +270,7 @@ impl<'h, M: Memory + Sync + ?Sized> Labeller<'h, M> {
                 match shape.and_then(|shape| known.of_shape.get(&shape)) {
                     Some(&number) => number,
                     None => {
-                        let text = words::word(label, &names.spell(from, label), in_namespace);
+                        let text = words::word(label, &closures::spell(self.graph, names, from, label), in_namespace);
                         let number = self.table().number(&text);
                         shape.into_iter().for_each(|shape| _ = known.of_shape.insert(shape, number));
                         number

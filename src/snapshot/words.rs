@@ -9,6 +9,7 @@
 //! | `text`, `data` | a value under another str, or under another key: which one is not saved |
 //! | `key`, `element`, `item` | a key, an element of a set, an item of a sequence |
 //! | `variable NAME`, `thread NAME` | a value under a `ContextVar`; a thread's values in a `threading.local` |
+//! | `closure`, `cell NAME` | the cells of a function's variables; what the cell of a variable has |
 //! | `namespace`, `detail NAME` | a dict of attributes; a detail of how something is kept |
 //! | `local NAME`, `stack` | a variable of a frame, a value on its stack |
 //! | `module state`, `native TYPE`, `offset N` | kept by C code |
@@ -54,6 +55,8 @@ pub fn word(label: Label, spelled: &Spelled, in_namespace: bool) -> String {
         Spelled::ContextVar(name) => with("variable", &beginning(name)),
         Spelled::ThreadLocals(name) => with("thread", name),
         Spelled::Detail(name) => with("detail", name),
+        Spelled::Closure => "closure".to_owned(),
+        Spelled::Cell(name) => with("cell", name),
         Spelled::Index(_) => ITEM.to_owned(),
         Spelled::Local(name) => with("local", name),
         Spelled::Native(name) => with("native", name),
@@ -89,6 +92,8 @@ pub fn read(text: &str) -> Option<(Word, bool)> {
         ("variable", Some(name)) => (WordKind::Value, Spelled::ContextVar(name)),
         ("thread", Some(name)) => (WordKind::Value, Spelled::ThreadLocals(name)),
         ("detail", Some(name)) => (WordKind::Field, Spelled::Detail(name)),
+        ("closure", None) => (WordKind::Field, Spelled::Closure),
+        ("cell", Some(name)) => (WordKind::Field, Spelled::Cell(name)),
         ("element", None) => (WordKind::Field, Spelled::ELEMENT),
         ("local", Some(name)) => (WordKind::Field, Spelled::Local(name)),
         ("local", None) => (WordKind::Field, Spelled::SOME_LOCAL),
@@ -128,6 +133,8 @@ mod tests {
             (Label::Native, Spelled::Native("app.Pool".to_owned()), false, "native app.Pool"),
             (Label::Field(24), Spelled::Offset(24), false, "offset 24"),
             (Label::Dict, Spelled::Namespace, false, "namespace"),
+            (Label::Field(64), Spelled::Closure, false, "closure"),
+            (Label::Field(16), Spelled::Cell("cache".to_owned()), false, "cell cache"),
         ] {
             let written = word(label, &spelled, in_namespace);
             assert_eq!(written, expected);

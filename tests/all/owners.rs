@@ -48,6 +48,34 @@ ready(); wait()
         chain: "shelf.STOCK[…]",
     },
     Keeper {
+        name: "two names and an extension",
+        program: r"
+module('shop', 'class App: pass\nCACHE = {}\napp = App()\napp.extensions = {\'cache\': CACHE}')
+from shop import CACHE
+CACHE.update((number, Parcel(number)) for number in range(8000))
+ready(); wait()
+",
+        holder: "shared by shop.CACHE, __main__.CACHE and shop.app.extensions",
+        stack: "shared by shop.CACHE, __main__.CACHE and shop.app.extensions;dict;[…] Parcel",
+        chain: "shop.CACHE[…]",
+    },
+    Keeper {
+        name: "thread with a name of its own",
+        program: r"
+import threading
+started = threading.Semaphore(0); ended = threading.Semaphore(0)
+def consume():
+    orders = list(map(Parcel, range(8000)))
+    started.release(); ended.acquire()
+number = 7
+threading.Thread(target=consume, name=f'order-consumer-{number}', daemon=True).start(); started.acquire()
+ready(); wait()
+",
+        holder: "thread order-consumer-7, consume() at <string>:15, local orders",
+        stack: "thread order-consumer-7, consume() at <string>:15, local orders list;[…] Parcel",
+        chain: "consume() at <string>:15, local orders[…]",
+    },
+    Keeper {
         // As the dict that interns strings, which keeps nothing.
         name: "keys that are their own values",
         program: r"
@@ -264,6 +292,111 @@ asyncio.run(run())
         stack: "9000 tasks, deliver() at <string>:14;",
         chain: "deliver() at <string>:14",
     },
+    Keeper {
+        name: "signal handler",
+        program: r"
+import signal
+class Closer:
+    def __init__(self): self.open = list(map(Parcel, range(8000)))
+    def stop(self, number, frame): self.open.clear()
+signal.signal(signal.SIGTERM, Closer().stop)
+ready(); wait()
+",
+        holder: "signal handler of SIGTERM",
+        stack: "signal handler of SIGTERM;__self__ Closer;open list;[…] Parcel",
+        chain: "signal handler of SIGTERM.__self__.open[…]",
+    },
+    Keeper {
+        // A handler uses what it is bound to.
+        name: "handled by a method",
+        program: r"
+import atexit, signal
+class Closer:
+    def __init__(self): self.open = list(map(Parcel, range(8000)))
+    def stop(self, *_): self.open.clear()
+CLOSER = Closer()
+signal.signal(signal.SIGTERM, CLOSER.stop)
+atexit.register(CLOSER.stop)
+ready(); wait()
+",
+        holder: "__main__.CLOSER.open",
+        stack: "__main__;CLOSER Closer;open list;[…] Parcel",
+        chain: "__main__.CLOSER.open[…]",
+    },
+    Keeper {
+        name: "closure",
+        program: r"
+def remembering(function):
+    known = {}
+    def call(number):
+        if number not in known: known[number] = function(number)
+        return known[number]
+    return call
+pack = remembering(Parcel)
+for number in range(8000): pack(number)
+ready(); wait()
+",
+        holder: "__main__.pack.<closure>.known",
+        stack: "__main__;pack function;<closure>.known dict;[…] Parcel",
+        chain: "__main__.pack.<closure>.known[…]",
+    },
+    Keeper {
+        name: "variable of a running closure",
+        program: r"
+import threading
+def work():
+    known = []
+    def pack(number): known.append(Parcel(number))
+    for number in range(8000): pack(number)
+    ready(); wait()
+work()
+",
+        holder: "thread MainThread, work() at <string>:16, local known",
+        stack: "thread MainThread, work() at <string>:16, local known list;[…] Parcel",
+        chain: "work() at <string>:16, local known[…]",
+    },
+    Keeper {
+        // Tasks whose names are data, of a task that runs.
+        name: "tasks of a running one",
+        program: r"
+import asyncio, binascii
+async def deliver(number):
+    parcels = [Parcel(number) for _ in range(5)]
+    await asyncio.sleep(3600)
+async def run():
+    tasks = []
+    for number in range(9000):
+        name = 'for ' + binascii.hexlify(os.urandom(4)).decode()
+        tasks.append(asyncio.get_running_loop().create_task(deliver(number), name=name))
+    await asyncio.sleep(0); await asyncio.sleep(0)
+    ready(); wait()
+asyncio.run(run())
+",
+        holder: "9000 tasks, deliver() at <string>:14, local parcels",
+        stack: "9000 tasks, deliver() at <string>:14;",
+        chain: "deliver() at <string>:14",
+    },
+    Keeper {
+        // Whoever awaits is named before the event loop, which has it as an argument for later.
+        name: "callback's argument",
+        program: r"
+import asyncio
+class Shop:
+    def __init__(self): self.sales = list(map(Parcel, range(20000)))
+def close(shop): shop.sales.clear()
+async def trade():
+    shop = Shop()
+    asyncio.get_running_loop().call_later(3600, close, shop)
+    asyncio.get_running_loop().call_soon(lambda: (ready(), wait()))
+    await asyncio.get_running_loop().create_future()
+asyncio.run(trade())
+",
+        holder: "shared by task Task-1, trade() at <string>:19, local shop and event loop of thread \
+                 MainThread._scheduled",
+        stack: "shared by task Task-1, trade() at <string>:19, local shop and event loop of thread \
+                MainThread._scheduled;Shop;sales list;[…] Parcel",
+        chain: "trade() at <string>:19, local shop.sales[…]",
+    },
 ];
 
 /// The tests of this file.
@@ -282,11 +415,14 @@ pub fn cases() -> Vec<TestCase> {
     cases
 }
 
-/// Until 3.13 the callbacks of `atexit` are an array of C, since then a list of tuples: written as the former.
+/// Until 3.13 the callbacks of `atexit` are an array of C, since then a list of tuples: written as the former. Until
+/// 3.10 frames are objects: written as later.
 fn as_array(text: &str) -> String {
     match text {
         "atexit callbacks" => "atexit callbacks[…]".to_owned(),
         text => text
+            .replace(" frame;, local ", ", local ")
+            .replace(".cr_frame, local ", ", local ")
             .replace("atexit callbacks;[…] tuple;[…] method;", "atexit callbacks[…];")
             .replace("atexit callbacks[…][…]", "atexit callbacks[…]"),
     }

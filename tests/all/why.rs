@@ -36,13 +36,7 @@ const fn leak(
 const LEAKS: &[Leak] = &[
     leak("InDict", 50, ("app.SESSIONS['…']", "['…']"), "module", "app;SESSIONS dict;['…'] "),
     leak("InClassList", 20, ("app.Registry.items[…]", "[…]"), "module", "app;Registry type;items list;[…] "),
-    leak(
-        "InClosure",
-        1,
-        ("app.callback.__closure__[…].cell_contents", "cell_contents"),
-        "module",
-        "app;callback function;",
-    ),
+    leak("InClosure", 1, ("app.callback.<closure>.buffer", "<closure>.buffer"), "module", "app;callback function;"),
     leak("InCache", 10, ("app.cached", ""), "module", "app;cached "),
     leak("InGenerator", 1, ("app.generator", ", local kept"), "module", "app;generator generator;"),
     leak("InException", 1, ("app.error.__traceback__", ", local kept"), "module", "app;error ValueError;"),
@@ -182,12 +176,12 @@ fn lost_references_are_told_from_kept_ones(interpreter: &Interpreter) -> Result<
 
 /// What holds the object of each class: how the shape of its chain starts and ends, and the kind of the root.
 const HOLDERS: &[(&str, &str, &str, &str)] = &[
-    ("InExit", "atexit callbacks[…]", ".__closure__[…].cell_contents", "interpreter"),
+    ("InExit", "atexit callbacks[…]", ".<closure>.kept", "interpreter"),
     ("InExitArgument", "atexit callbacks[…]", "[…]", "interpreter"),
     ("InContext", "thread MainThread, context[ContextVar variable]", "", "thread"),
     ("InLocal", "__main__.local.kept of thread MainThread", "", "module"),
     ("InAlias", "first.kept", "kept", "module"),
-    ("InHook", "os.register_at_fork(before)[…]", ".__closure__[…].cell_contents", "interpreter"),
+    ("InHook", "os.register_at_fork(before)[…]", ".<closure>.kept", "interpreter"),
 ];
 
 fn roots_have_names(interpreter: &Interpreter) -> Result<(), String> {

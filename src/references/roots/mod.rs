@@ -19,10 +19,13 @@ use super::{Reads, References};
 
 mod exit;
 mod greenlets;
+mod program_names;
+mod signals;
 mod tasks;
 mod threads;
 
 pub use greenlets::greenlets;
+pub(crate) use program_names::program_names;
 pub use tasks::{event_loops, tasks};
 pub(crate) use threads::{active_threads, thread_local_keys};
 
@@ -35,7 +38,7 @@ pub enum RootKind {
     Frame,
     /// An unfinished asyncio task. It owns what no module holds; whoever holds it keeps it alive.
     Task,
-    /// A thread's state: its dict, its context.
+    /// A thread's state: its dict, its context; what the main thread runs when a signal comes.
     Thread,
     /// An exception that a thread is handling.
     Exception,
@@ -92,6 +95,16 @@ impl RootKind {
     }
 }
 
+/// How the names of those roots start that are called when something happens.
+pub const CALLBACKS: [&str; 6] = [
+    "atexit callbacks",
+    "audit hooks",
+    "gc.callbacks",
+    "os.register_at_fork(",
+    "signal handler of ",
+    "sys.monitoring callbacks[",
+];
+
 /// A reference from outside the heap.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Root {
@@ -139,6 +152,9 @@ pub fn find<M: Memory + ?Sized>(
         finder.threads(interpreter);
         finder.state(interpreter);
         finder.exit(interpreter);
+    }
+    if let Some(main) = python.interpreters.first() {
+        finder.signals(main);
     }
     for (_, info) in types.iter().filter(|(_, info)| !info.has(flag::HEAPTYPE)) {
         finder.add(info.address, RootKind::StaticType, info.full_name(), true);
@@ -279,11 +295,24 @@ impl<'a, M: Memory + ?Sized> Finder<'a, M> {
         for (offset, name) in fields {
             self.add_field(at, offset, RootKind::Interpreter, name);
         }
+        self.monitoring(at);
         let gc = &self.reader.layout.gc;
         self.add_field(interpreter.gc, Some(gc.garbage), RootKind::Interpreter, "gc.garbage");
         self.add_field(interpreter.gc, Some(gc.callbacks), RootKind::Interpreter, "gc.callbacks");
         for dict in interned(self.reader.memory, self.references.python()).into_iter().take(1) {
             self.add(dict, RootKind::Interpreter, INTERNED.to_owned(), true);
+        }
+    }
+
+    /// What `sys.monitoring` calls (3.12+): an array of objects by tool and event.
+    fn monitoring(&mut self, interpreter: Address) {
+        /// Tools times events of 3.12. Later versions have more events, and the six tools that a program may register
+        /// still fit: the last two are `sys.setprofile` and `sys.settrace`.
+        const CALLBACKS: usize = 8 * 17;
+        let Some(offset) = self.reader.layout.interp.monitoring_callables else { return };
+        for index in 0..CALLBACKS {
+            let callback = self.pointer(interpreter, offset + 8 * index);
+            self.add(callback, RootKind::Interpreter, format!("sys.monitoring callbacks[{index}]"), true);
         }
     }
 }

@@ -9,8 +9,8 @@ use rustc_hash::FxHashMap;
 use crate::heap::object_table::Objects;
 use crate::process::Address;
 use crate::process::memory::{Memory, MemoryExt};
-use crate::python::identifier::{self, HIDDEN};
-use crate::python::interpreter::Python;
+use crate::python::identifier::HIDDEN;
+use crate::python::interpreter::{Interpreter, Python};
 use crate::python::reader::{NAME_LENGTH_MAX, Reader};
 use crate::python::stack;
 use crate::python::types::{TypeId, TypeInfo, TypeTable};
@@ -26,9 +26,7 @@ pub fn tasks<M: Memory + ?Sized>(
     references: &References<'_, M>,
     objects: &Objects,
 ) -> FoundRoots {
-    let is_task = |name: &str| matches!(name, "_asyncio.Task" | "asyncio.Task");
-    let kinds: Vec<TypeId> =
-        types.iter().filter(|(_, info)| is_task(&info.full_name())).map(|(type_id, _)| type_id).collect();
+    let kinds = task_types(types);
     if kinds.is_empty() {
         return FoundRoots::default();
     }
@@ -36,6 +34,12 @@ pub fn tasks<M: Memory + ?Sized>(
     let tasks = (0..objects.len()).filter(|&id| kinds.contains(&objects.type_id(id)));
     tasks.for_each(|id| finder.task(objects.address(id)));
     finder.found
+}
+
+/// The types of asyncio's tasks.
+pub(super) fn task_types(types: &TypeTable) -> Vec<TypeId> {
+    let is_task = |name: &str| matches!(name, "_asyncio.Task" | "asyncio.Task");
+    types.iter().filter(|(_, info)| is_task(&info.full_name())).map(|(type_id, _)| type_id).collect()
 }
 
 /// Finds the event loops: instances of subclasses of `asyncio.AbstractEventLoop`, whoever made them.
@@ -70,10 +74,22 @@ pub fn event_loops<M: Memory + ?Sized>(
         };
         finder.add(event_loop, RootKind::EventLoop, name, false);
     }
+    for interpreter in &python.interpreters {
+        let current = finder.running_tasks(interpreter);
+        finder.add(current.unwrap_or_default(), RootKind::EventLoop, "running tasks".to_owned(), false);
+    }
     finder.found
 }
 
 impl<M: Memory + ?Sized> Finder<'_, M> {
+    /// asyncio's dict of the task that each event loop runs right now. Until 3.13 it has a reference to the task, which
+    /// says nothing of who keeps it (`_current_tasks`, `Modules/_asynciomodule.c`).
+    fn running_tasks(&self, interpreter: &Interpreter) -> Option<Address> {
+        let module = self.reader.dict_get(interpreter.modules, "asyncio.tasks")?;
+        let dict = self.reader.pointer(module, self.reader.layout.module.md_dict).ok()?;
+        self.reader.dict_get(dict, "_current_tasks")
+    }
+
     fn task(&mut self, task: Address) {
         let layout = self.reader.layout;
         let (coroutine, generator) = (self.pointer(task, layout.task.task_coro), &layout.generator);
@@ -104,7 +120,7 @@ impl<M: Memory + ?Sized> Finder<'_, M> {
             .or_else(|| Some(format!("Task-{}", self.reader.small_int(name)?)));
         let place = self.place(frame);
         let name = match name {
-            Some(name) if !self.references.shows_values() && !identifier::is_of_thread(&name) => HIDDEN.to_owned(),
+            Some(name) if !self.references.shows_thread(&name) => HIDDEN.to_owned(),
             name => name.unwrap_or_else(|| "?".to_owned()).replace(',', ""),
         };
         let name = format!("task {name}, {place}");

@@ -83,7 +83,7 @@ impl<M: Memory + ?Sized> Finder<'_, M> {
             let ident = self.reader.small_int(entry.key).and_then(|ident| u64::try_from(ident).ok());
             let name = self.references.attribute(&self.reads, self.types, entry.value, "_name");
             let name = name.and_then(|name| self.reader.string(name, NAME_LENGTH_MAX));
-            let is_shown = |name: &String| self.references.shows_values() || identifier::is_of_thread(name);
+            let is_shown = |name: &String| self.references.shows_thread(name);
             if let (Some(ident), Some(name)) = (ident, name.filter(is_shown)) {
                 // Commas separate the parts of a root's name.
                 names.insert(ident, name.replace(',', ""));
