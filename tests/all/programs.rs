@@ -6,7 +6,10 @@
 //! - the program is read, not refused;
 //! - every object is found, with its type;
 //! - 99.95 % of the sizes equal `sys.getsizeof` unless Python code computes them; a lower bound does not exceed it;
-//! - at most 0.1 % of what the tool reports is false (`common::image` decides).
+//! - at most 0.1 % of what the tool reports is false (`common::image` decides);
+//! - 99 % of the references that the collector reports are found, and over all programs 99.9 %. Missing are None and
+//!   strings in native memory, and parts of pydantic-core's validators. Whether others are false cannot be learned from
+//!   the collector, since extensions do not report all they own; `native` decides that by deallocation.
 //!
 //! Each program runs on one version at each landing, and on all of them with `--ignored`. `tests/interpreters.sh
 //! packages` fetches the packages.
@@ -22,6 +25,7 @@ use crate::common::target::Target;
 use crate::common::tool::{self, Dumped};
 use crate::common::truth::Truth;
 use crate::common::{program, skipped};
+use crate::edges;
 use crate::parity::{self, Findings, hex};
 
 /// The minor versions that packages are pinned for.
@@ -42,7 +46,10 @@ pub fn cases() -> Vec<TestCase> {
         for (at, interpreter) in interpreters.iter().enumerate() {
             let is_chosen = index % interpreters.len() == at;
             let (case, name, interpreter) = (format!("{name}/{}", interpreter.name), name.clone(), interpreter.clone());
+            let (same, again) = (interpreter.clone(), name.clone());
+            let edges = TestCase::new(format!("{case}/edges"), move || references_are_found(&same, &again));
             cases.push(TestCase::new(case, move || every_object_is_found(&interpreter, &name)).ignored_if(!is_chosen));
+            cases.push(edges.ignored_if(!is_chosen));
         }
     }
     cases
@@ -56,13 +63,27 @@ fn that_sees_our_files(minor: u8) -> Option<Interpreter> {
     found.into_iter().next()
 }
 
-fn every_object_is_found(interpreter: &Interpreter, name: &str) -> Result<(), String> {
+/// The program, once it has made its heap; `None` without packages.
+fn start(interpreter: &Interpreter, name: &str) -> Result<Option<Target>, String> {
     let Some(packages) = interpreters::packages(interpreter.version) else {
         skipped(&format!("{name} on {}", interpreter.name), "no packages; tests/interpreters.sh packages fetches them");
-        return Ok(());
+        return Ok(None);
     };
     let text = [program("oracle.py"), program("packages.py")].join("\n");
-    let mut target = Target::spawn_blocked(interpreter, &text, &[name], &[("PYTHONPATH", &packages)])?;
+    Target::spawn_blocked(interpreter, &text, &[name], &[("PYTHONPATH", &packages)]).map(Some)
+}
+
+fn references_are_found(interpreter: &Interpreter, name: &str) -> Result<(), String> {
+    let Some(target) = start(interpreter, name)? else { return Ok(()) };
+    let agreement = edges::compared(&format!("{name}/{}", interpreter.name), target)?;
+    if agreement.edges < 10_000 {
+        return Err(format!("a poor truth: {} edges", agreement.edges));
+    }
+    if agreement.missing <= 10.0 { Ok(()) } else { Err(agreement.worst) }
+}
+
+fn every_object_is_found(interpreter: &Interpreter, name: &str) -> Result<(), String> {
+    let Some(mut target) = start(interpreter, name)? else { return Ok(()) };
     let dumped = tool::dump(target.pid())?;
     let image = Image::capture(target.pid())?;
     let truth = target.truth()?;
