@@ -100,6 +100,8 @@ pub struct Profile {
     pub total: Quantity,
     /// What no stack is known of.
     pub not_attributed: Quantity,
+    /// The most objects of [`Profile::functions`] that others may have made of which nothing was seen.
+    pub unseen: u64,
 }
 
 impl Profile {
@@ -137,6 +139,7 @@ impl Profile {
             }
         }
         let errors = shares::errors(divided, &|id| group_of.get(&id).copied(), functions.len(), seed);
+        profile.unseen = shares::unseen(divided);
         profile.stacks =
             merged.into_iter().map(|((thread, frames), made)| StackMade { thread, frames, made }).collect();
         profile.stacks.sort_by(|a, b| (&a.thread, &a.frames).cmp(&(&b.thread, &b.frames)));

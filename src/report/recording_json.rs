@@ -65,6 +65,7 @@ pub fn write(
         "not_attributed": quantity(profile.not_attributed),
         "seen_min": MARKS_MIN,
         "functions": functions.collect::<Vec<Value>>(),
+        "functions_not_seen": {"objects_high": profile.unseen},
         "types": types.collect::<Vec<Value>>(),
         "types_that_shrank": fewer
             .map(|counted| json!({"type": counted.name, "fewer": quantity(counted.fewer)}))

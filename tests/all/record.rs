@@ -149,7 +149,9 @@ fn shares_are_found(interpreter: &Interpreter, mode: &str) -> Result<(), String>
         let of_name = |function: &&Value| function["function"] == name;
         let function = report["functions"].as_array().into_iter().flatten().find(of_name);
         let figure = |what: &str| function.and_then(|it| it["growth"][what].as_f64()).unwrap_or(0.0) * 100.0 / total;
-        let (found, low, high) = (figure("objects"), figure("objects_low"), figure("objects_high"));
+        let unseen = report["functions_not_seen"]["objects_high"].as_f64().unwrap_or(0.0) * 100.0 / total;
+        let high = if function.is_some() { figure("objects_high") } else { unseen };
+        let (found, low) = (figure("objects"), figure("objects_low"));
         let is_near = (found - truth).abs() <= POINTS;
         let is_within = low <= truth && truth <= high;
         if !is_near && (seen >= SEEN_WELL || !is_within) {
