@@ -199,6 +199,11 @@ fn shared(graph: &ObjectGraph<'_>, tree: Tree<'_>) -> Vec<bool> {
     is_shared
 }
 
+/// `thread` or `task`, the first word of what one is called.
+fn kind_of(thread: &str) -> &str {
+    thread.split(' ').next().unwrap_or("thread")
+}
+
 /// Whose values a dict in `all` has, the dicts of one `threading.local`: a thread's; those of many threads are one.
 pub(super) fn thread_of_locals(graph: &ObjectGraph<'_>, all: ObjectId, thread: String) -> String {
     let dicts = graph.forward.targets(all).filter(|&to| graph.is_dict(to)).take(NAMED_MAX + 1).count();
@@ -221,8 +226,9 @@ struct Drawing<'d, 'm, M: Memory + ?Sized> {
     /// Known frames by parent frame, shape of the step, and type.
     memo: FxHashMap<(u32, StepShape, u32), u32>,
     root_of: FxHashMap<ObjectId, &'d GraphRoot>,
-    /// Threads and tasks with roots of the same name: a task's name may be hidden, its coroutine is its own.
-    threads: FxHashMap<&'d str, FxHashSet<(&'d str, Option<ObjectId>)>>,
+    /// Threads, or tasks, with roots of the same name: a task's name may be hidden, its coroutine is its own. A thread
+    /// that runs a task is not one more of them.
+    threads: FxHashMap<(&'d str, &'d str), FxHashSet<(&'d str, Option<ObjectId>)>>,
     holders: FxHashMap<ObjectId, Holders>,
     /// Known frames of what is held by several, by its holders.
     shared: FxHashMap<SharedKey, u32>,
@@ -237,7 +243,7 @@ struct Drawing<'d, 'm, M: Memory + ?Sized> {
 impl<'d, 'm, M: Memory + ?Sized> Drawing<'d, 'm, M> {
     fn new(graph: &'d ObjectGraph<'d>, names: &'d Names<'m, M>, detail: Detail) -> Self {
         let mut root_of: FxHashMap<ObjectId, &GraphRoot> = FxHashMap::default();
-        let mut threads: FxHashMap<&str, FxHashSet<(&str, Option<ObjectId>)>> = FxHashMap::default();
+        let mut threads: FxHashMap<(&str, &str), FxHashSet<(&str, Option<ObjectId>)>> = FxHashMap::default();
         let mut modules = FxHashMap::default();
         for root in &graph.roots {
             if graph.ownership().rank(root.object) == Some(Rank::of(root.kind)) {
@@ -245,7 +251,7 @@ impl<'d, 'm, M: Memory + ?Sized> Drawing<'d, 'm, M> {
             }
             if let Some((thread, rest)) = root.thread_and_rest() {
                 let coroutine = (root.kind == RootKind::Task).then_some(root.object);
-                threads.entry(rest).or_default().insert((thread, coroutine));
+                threads.entry((kind_of(thread), rest)).or_default().insert((thread, coroutine));
             }
             if root.kind == RootKind::Module {
                 let count = modules.len();
@@ -493,9 +499,9 @@ impl<'d, 'm, M: Memory + ?Sized> Drawing<'d, 'm, M> {
         let name = match root.thread_and_rest() {
             // One of several threads that run the same function.
             Some((_, rest)) if self.detail == Detail::Steps && root.kind != RootKind::Thread => rest.to_owned(),
-            Some((thread, rest)) => match self.threads.get(rest).map_or(1, FxHashSet::len) {
+            Some((thread, rest)) => match self.threads.get(&(kind_of(thread), rest)).map_or(1, FxHashSet::len) {
                 0 | 1 => root.name().into_owned(),
-                count => format!("{count} {}s, {rest}", thread.split(' ').next().unwrap_or("thread")),
+                count => format!("{count} {}s, {rest}", kind_of(thread)),
             },
             None => root.shape(),
         };

@@ -314,16 +314,16 @@ pub fn unseen(divided: &[Divided]) -> u64 {
 }
 
 /// A group, if it has one, and the weight of what it made without another one between.
-type Run = (Option<usize>, f64);
+type Streak = (Option<usize>, f64);
 
 /// The runs of a sample, which is in order of birth within a window.
-fn runs(sample: &[(u32, StackId, f64)], groups: &dyn Fn(StackId) -> Option<usize>) -> Vec<Run> {
+fn runs(sample: &[(u32, StackId, f64)], groups: &dyn Fn(StackId) -> Option<usize>) -> Vec<Streak> {
     let runs = sample.chunk_by(|a, b| a.0 == b.0 && groups(a.1) == groups(b.1));
     runs.map(|run| (groups(run[0].1), run.iter().map(|seen| seen.2).sum())).collect()
 }
 
 /// As many draws of equal weight would tell as much as these runs of a sample (L. Kish, *Survey Sampling*, 1965, 11.7).
-fn draws(sample: &[(u32, StackId, f64)], runs: &[Run]) -> f64 {
+fn draws(sample: &[(u32, StackId, f64)], runs: &[Streak]) -> f64 {
     let equal = |weights: &[f64]| {
         let (sum, squares) = weights.iter().fold((0.0, 0.0), |(sum, squares), it| (sum + it, squares + it * it));
         if squares > 0.0 { sum * sum / squares } else { 0.0 }

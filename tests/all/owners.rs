@@ -377,6 +377,21 @@ asyncio.run(run())
         chain: "deliver() at <string>:14",
     },
     Keeper {
+        // The thread that runs a task is not a second task.
+        name: "running task",
+        program: r"
+import asyncio
+async def run():
+    parcels = list(map(Parcel, range(40000)))
+    ready(); wait()
+    parcels.clear()
+asyncio.run(run())
+",
+        holder: "task Task-1, run() at <string>:14, local parcels",
+        stack: "task Task-1, run() at <string>:14;",
+        chain: "run() at <string>:14, local parcels[…]",
+    },
+    Keeper {
         // Whoever awaits is named before the event loop, which has it as an argument for later.
         name: "callback's argument",
         program: r"
@@ -405,7 +420,9 @@ pub fn cases() -> Vec<TestCase> {
     for interpreter in interpreters::find_and_say() {
         let minor = usize::from(interpreter.version.1);
         for (turn, name) in [(0, "culprits"), (1, "other-culprits")] {
-            let (name, is_first) = (format!("{}/{name}", interpreter.name), interpreter.is_first);
+            // Who owns an object does not depend on the allocator.
+            let is_first = interpreter.is_first && interpreter.allocator() == "plain";
+            let name = format!("{}/{name}", interpreter.name);
             let interpreter = interpreter.clone();
             let keepers = KEEPERS.iter().skip((minor + turn) % 2).step_by(2);
             let test = move || culprits_are_named(&interpreter, keepers);
