@@ -199,6 +199,9 @@ fn shared(graph: &ObjectGraph<'_>, tree: Tree<'_>) -> Vec<bool> {
     is_shared
 }
 
+/// By kind and by what follows the name in that of a root: the names, and the coroutines of tasks.
+type NamedAlike<'d> = FxHashMap<(&'d str, &'d str), FxHashSet<(&'d str, Option<ObjectId>)>>;
+
 /// `thread` or `task`, the first word of what one is called.
 fn kind_of(thread: &str) -> &str {
     thread.split(' ').next().unwrap_or("thread")
@@ -228,7 +231,7 @@ struct Drawing<'d, 'm, M: Memory + ?Sized> {
     root_of: FxHashMap<ObjectId, &'d GraphRoot>,
     /// Threads, or tasks, with roots of the same name: a task's name may be hidden, its coroutine is its own. A thread
     /// that runs a task is not one more of them.
-    threads: FxHashMap<(&'d str, &'d str), FxHashSet<(&'d str, Option<ObjectId>)>>,
+    threads: NamedAlike<'d>,
     holders: FxHashMap<ObjectId, Holders>,
     /// Known frames of what is held by several, by its holders.
     shared: FxHashMap<SharedKey, u32>,
@@ -243,7 +246,7 @@ struct Drawing<'d, 'm, M: Memory + ?Sized> {
 impl<'d, 'm, M: Memory + ?Sized> Drawing<'d, 'm, M> {
     fn new(graph: &'d ObjectGraph<'d>, names: &'d Names<'m, M>, detail: Detail) -> Self {
         let mut root_of: FxHashMap<ObjectId, &GraphRoot> = FxHashMap::default();
-        let mut threads: FxHashMap<(&str, &str), FxHashSet<(&str, Option<ObjectId>)>> = FxHashMap::default();
+        let mut threads = NamedAlike::default();
         let mut modules = FxHashMap::default();
         for root in &graph.roots {
             if graph.ownership().rank(root.object) == Some(Rank::of(root.kind)) {
