@@ -22,6 +22,10 @@ const USERS_MAX: usize = 8;
 /// Types whose objects show memory of others: they come after those.
 const VIEWS: [&str; 3] = ["builtins.memoryview", "builtins.managedbuffer", "numpy.ndarray"];
 
+/// Numbers of a 32-bit field that are too small to be the lower half of an address by chance: counts, flags, versions
+/// (`func_version` of `PyFunctionObject`, Include/cpython/funcobject.h).
+const SMALL_NUMBERS: u32 = 1 << 20;
+
 /// A mapping that no allocator explains.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpaqueMapping {
@@ -156,7 +160,10 @@ impl<O: Copy + Eq + std::hash::Hash> MappingUsers<O> {
     /// Notes a word of `object`, or of another part of what `owner` has.
     #[inline]
     pub(super) fn note(&mut self, word: u64, owner: O, object: Option<Address>) {
-        let Some((_, place)) = self.mappings.around(word) else { return };
+        let Some((range, place)) = self.mappings.around(word) else { return };
+        if word != range.start && is_beside_half_a_pointer(word) {
+            return;
+        }
         if self.met.len() >= PAIRS_MAX && !self.met.contains_key(&(*place, owner)) {
             return;
         }
@@ -185,13 +192,22 @@ impl<O: Copy + Eq + std::hash::Hash> MappingUsers<O> {
     }
 }
 
+/// Whether a word may be a small number of 32 bits beside padding, in which the upper half of an older pointer is left:
+/// together they point into the mapping that crosses a multiple of 4 GiB, if there is one.
+fn is_beside_half_a_pointer(word: u64) -> bool {
+    (word as u32).cast_signed().unsigned_abs() < SMALL_NUMBERS
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// Far from a multiple of 4 GiB.
+    const BASE: u64 = 0x7f12_3450_0000;
+
     fn mapping(start: u64, resident: u64) -> OpaqueMapping {
         OpaqueMapping {
-            range: Address(start)..Address(start + 0x1000),
+            range: Address(BASE + start)..Address(BASE + start + 0x1000),
             kind: MappingKind::Shared,
             name: String::new(),
             resident,
@@ -216,7 +232,7 @@ mod tests {
             (0x4fff, 1, Some(0x40)),
             (0x9000, 3, None),
         ] {
-            watched.note(word, owner, object.map(Address));
+            watched.note(BASE + word, owner, object.map(Address));
         }
         watched.tell(&mut mappings, |owner| match owner {
             1 => ("mmap.mmap".to_owned(), true),
@@ -228,5 +244,27 @@ mod tests {
         assert_eq!((groups[0].count, groups[0].resident, groups[0].first.resident), (2, 40, 30));
         assert_eq!(texts(&groups[0]), ["2 mmap.mmap", "2 builtins.memoryview", "data of libx.so"]);
         assert_eq!((groups[1].count, groups[1].resident, texts(&groups[1])), (1, 20, Vec::new()));
+    }
+
+    #[test]
+    fn small_numbers_beside_half_a_pointer_use_nothing() {
+        let crossing = OpaqueMapping { range: Address(0x7f26_ff00_0000)..Address(0x7f27_0100_0000), ..mapping(0, 1) };
+        let aligned = OpaqueMapping { range: Address(0x7f28_0000_0000)..Address(0x7f28_0100_0000), ..mapping(0, 1) };
+        let mut mappings = [crossing, aligned];
+        let mut watched: MappingUsers<u32> = MappingUsers::new(&mappings);
+        // A version, -1, and pointers: into the first, to its start, to the start of the second.
+        for (word, owner) in [
+            (0x7f27_0000_1234, 1),
+            (0x7f26_ffff_ffff, 1),
+            (0x7f27_0080_0000, 2),
+            (0x7f26_ff00_0000, 2),
+            (0x7f28_0000_0000, 2),
+        ] {
+            watched.note(word, owner, Some(Address(word & 0xff)));
+        }
+        watched.tell(&mut mappings, |owner| (owner.to_string(), true));
+        for mapping in &mappings {
+            assert_eq!(mapping.users.iter().map(|user| user.name.as_str()).collect::<Vec<_>>(), ["2"]);
+        }
     }
 }
