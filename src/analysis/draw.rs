@@ -397,10 +397,19 @@ impl<'d, 'm, M: Memory + ?Sized> Drawing<'d, 'm, M> {
         let (type_name, rank) = (self.type_name(object), self.graph.ownership().rank(object));
         let names = self.holders_by_name(common, holders);
         if let ([name], Some(common)) = (names.as_slice(), common) {
-            return self.frames.add(common, name.clone(), type_name, false);
+            // Parts of one owner that have no names of their own: what they have in common is the owner's already.
+            let name = if *name == self.frames.holder(common) { self.last_step(holders) } else { name.clone() };
+            return self.frames.add(common, name, type_name, false);
         }
         let shared = self.frames.add_shared(common, names, rank);
         self.frames.add(shared, String::new(), type_name, false)
+    }
+
+    /// The last step to a shared object, if it is the same from all who hold it.
+    fn last_step(&self, holders: &Holders) -> String {
+        let mut steps = holders.frames.iter().filter_map(|&frame| self.frames.frames.get(frame as usize));
+        let first = steps.next().map_or("", |frame| frame.step.as_str());
+        if steps.all(|frame| frame.step == first) { first.to_owned() } else { String::new() }
     }
 
     /// Whether a frame is one of a module's or class's own.

@@ -69,6 +69,12 @@ impl Code {
         self.line(instruction).unwrap_or(self.first_line)
     }
 
+    /// Whether it is what 3.12 has beneath the frames that C calls (`_Py_MakeShimCode`, Objects/codeobject.c), and
+    /// no function of a program: its name is none that a definition could have.
+    pub fn is_shim(&self) -> bool {
+        self.name == "<shim>" && self.file == self.name
+    }
+
     /// The file's name without its directories.
     pub fn file_name(&self) -> &str {
         self.file.rsplit('/').next().unwrap_or(&self.file)

@@ -54,7 +54,11 @@ impl Stacks {
         let mut frames = Vec::with_capacity(running.frames.len());
         for frame in running.frames.iter().rev() {
             let function = self.function(reader, frame.code)?;
-            frames.push((function, self.functions.get(function as usize)?.line_or_first(frame.instruction)));
+            let code = self.functions.get(function as usize)?;
+            // The frame's own mark of a shim is overwritten as soon as C has returned.
+            if !code.is_shim() {
+                frames.push((function, code.line_or_first(frame.instruction)));
+            }
         }
         let stack = CallStack { interpreter, thread, frames };
         if let Some(&id) = self.ids.get(&stack) {

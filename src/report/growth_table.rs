@@ -121,7 +121,7 @@ fn suspect(out: &mut dyn Write, number: usize, owner: &GrowingOwner, growth: &Gr
         true => String::new(),
         false if owner.kind == SuspectKind::Region => "; not sure: it grew at no place in particular".to_owned(),
         false if growth.looks < LOOKS_SURE => format!("; not sure: {} looks only", growth.looks),
-        false if owner.verdict == Verdict::Steady => "; not sure: only native code holds it".to_owned(),
+        false if owner.verdict == Verdict::Steady => "; not sure: nothing that has a name holds it".to_owned(),
         false => "; not sure".to_owned(),
     };
     writeln!(

@@ -60,6 +60,19 @@ ready(); wait()
         chain: "shop.CACHE[…]",
     },
     Keeper {
+        name: "two lists of one dict",
+        program: r"
+class Bus: pass
+bus = Bus()
+bus.topics = {'opened': list(map(Parcel, range(8000)))}
+bus.topics['closed'] = list(bus.topics['opened'])
+ready(); wait()
+",
+        holder: "__main__.bus.topics",
+        stack: "__main__;bus Bus;topics dict;[…] Parcel",
+        chain: "__main__.bus.topics['opened'][…]",
+    },
+    Keeper {
         name: "thread with a name of its own",
         program: r"
 import threading
