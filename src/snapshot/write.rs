@@ -10,7 +10,7 @@ use parquet::column::writer::{ColumnCloseResult, ColumnWriter, get_column_writer
 use parquet::data_type::{BoolType, ByteArray, ByteArrayType, DataType, Int32Type, Int64Type};
 use parquet::errors::{ParquetError, Result};
 use parquet::file::metadata::KeyValue;
-use parquet::file::properties::WriterProperties;
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::file::writer::{SerializedFileWriter, SerializedPageWriter, TrackedWrite};
 use parquet::schema::parser::parse_message_type;
 use parquet::schema::types::ColumnPath;
@@ -33,14 +33,18 @@ use super::notes::{
     CLOSE, LABELS_KEY, PREFIX, ROOTS_KEY, SCHEMA, SavedRoot, SavedType, TYPES_KEY, VERSION, VERSION_KEY,
 };
 
-/// Rows of a group. Readers take a group at a time, in parallel.
-const GROUP: usize = 1 << 20;
+/// Rows of a group. Readers take a group at a time, in parallel; the writer has the columns of one in memory.
+const GROUP: usize = 1 << 19;
 /// References of a group, unless one object has more.
-const EDGES_MAX: usize = 1 << 22;
+const EDGES_MAX: usize = 1 << 21;
 /// Rows that are handed over at once.
 const BATCH: usize = 1 << 14;
 /// A column with more bytes of different texts than this is written without a dictionary.
 const DICTIONARY_MAX: usize = 16 << 20;
+
+/// Columns of texts. Which is the first and which the last of a group in alphabetical order helps no reader, and
+/// finding it compares every row's text.
+const TEXTS: [&str; 5] = ["type", "root", "holder", "path", "state"];
 
 /// A heap with what was found out about it.
 pub struct LinkedHeap<'h> {
@@ -78,6 +82,9 @@ impl SnapshotWriter {
             properties = properties
                 .set_column_dictionary_enabled(column.clone(), false)
                 .set_column_encoding(column, Encoding::DELTA_BINARY_PACKED);
+        }
+        for column in TEXTS {
+            properties = properties.set_column_statistics_enabled(ColumnPath::from(column), EnabledStatistics::None);
         }
         let buffer = PendingBytes::default();
         let schema = Arc::new(parse_message_type(SCHEMA).map_err(io::Error::other)?);
