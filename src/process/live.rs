@@ -176,12 +176,8 @@ impl Process {
     /// # Errors
     /// As [`Process::open`].
     pub fn refresh(&mut self) -> io::Result<()> {
-        let text = read_whole(&self.maps)?;
-        if text.is_empty() {
-            return Err(io::ErrorKind::NotFound.into());
-        }
         // With tens of thousands of mappings reading the text costs as much as all else, and most looks find the same.
-        if text != self.maps_text {
+        if let Some(text) = read_if_changed(&self.maps, &self.maps_text)? {
             let regions = RegionMap::parse(&text);
             if regions.iter().next().is_none() {
                 return Err(io::ErrorKind::NotFound.into());
@@ -354,6 +350,29 @@ fn read_whole(file: &File) -> io::Result<Vec<u8>> {
     Ok(text)
 }
 
+/// The same, unless it is `before`, which is then not stored a second time.
+fn read_if_changed(file: &File, before: &[u8]) -> io::Result<Option<Vec<u8>>> {
+    use std::io::{Read, Seek};
+    let mut file = file;
+    let (mut bytes, mut same) = (vec![0; PAGE], 0);
+    file.rewind()?;
+    loop {
+        let length = match file.read(&mut bytes) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            read => read?,
+        };
+        if length == 0 && same == before.len() {
+            return Ok(None);
+        }
+        if length == 0 || !before[same..].starts_with(&bytes[..length]) {
+            let mut text = [&before[..same], &bytes[..length]].concat();
+            file.read_to_end(&mut text)?;
+            return Ok(Some(text));
+        }
+        same += length;
+    }
+}
+
 fn errno(error: io::Error) -> Errno {
     error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw)
 }
@@ -493,6 +512,21 @@ mod tests {
             process.read_pieces(&mut pieces).unwrap();
             assert_eq!(pieces.each_ref().map(|piece| piece.filled), [true, false, true], "{way:?}");
             assert_eq!(u64::from_le_bytes(c), truth[2]);
+        }
+    }
+
+    #[test]
+    fn a_text_is_read_again_only_if_it_has_changed() {
+        let path = tempfile::NamedTempFile::new().unwrap().into_temp_path();
+        let text: Vec<u8> = (0..3 * PAGE + 5).map(|at| at as u8).collect();
+        std::fs::write(&path, &text).unwrap();
+        let file = File::open(&path).unwrap();
+        assert_eq!(read_if_changed(&file, &text).unwrap(), None);
+        let mut other = text.clone();
+        other[2 * PAGE] += 1;
+        let longer = [&text[..], b"more"].concat();
+        for before in [&[][..], &text[..PAGE], &text[..PAGE + 1], &text[..text.len() - 1], &other, &longer] {
+            assert_eq!(read_if_changed(&file, before).unwrap().as_ref(), Some(&text));
         }
     }
 

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::address::Address;
 use super::procfs::FileId;
@@ -64,10 +65,10 @@ impl Region {
     }
 }
 
-/// All regions of a target, in order of address, without overlaps.
+/// All regions of a target, in order of address, without overlaps. Clones share them: a copy of a target has its map.
 #[derive(Clone, Debug, Default)]
 pub struct RegionMap {
-    regions: Vec<Region>,
+    regions: Arc<Vec<Region>>,
 }
 
 impl RegionMap {
@@ -83,7 +84,7 @@ impl RegionMap {
             }
             keep
         });
-        RegionMap { regions }
+        RegionMap { regions: Arc::new(regions) }
     }
 
     /// Reads the regions of a live process.
@@ -96,7 +97,9 @@ impl RegionMap {
 
     /// Parses `/proc/PID/maps`, whose names may contain any bytes. Invalid lines are left out.
     pub fn parse(text: &[u8]) -> RegionMap {
-        RegionMap::new(text.split(|&byte| byte == b'\n').filter_map(parse_line).collect())
+        let mut regions = Vec::with_capacity(text.iter().filter(|&&byte| byte == b'\n').count());
+        regions.extend(text.split(|&byte| byte == b'\n').filter_map(parse_line));
+        RegionMap::new(regions)
     }
 
     /// All regions in order of address.
