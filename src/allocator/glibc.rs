@@ -24,6 +24,8 @@ const CHUNK_MIN: u64 = 32;
 pub const HEADER: u64 = 16;
 /// Alignment and maximum size of the heaps of a thread's arena: HEAP_MAX_SIZE with 64-bit defaults.
 pub const THREAD_HEAP: u64 = 64 << 20;
+/// Size from which chunks are mmapped, unless the program sets another (`DEFAULT_MMAP_THRESHOLD_MIN`); it may grow.
+pub const MAPPED_MIN: u64 = 128 << 10;
 /// Number of consecutive valid chunks after which a place in the middle of a heap is taken as the start of a chunk.
 const CHAIN: usize = 8;
 /// The same if the memory at hand ends earlier.

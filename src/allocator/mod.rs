@@ -3,6 +3,7 @@
 pub mod debug_header;
 pub mod glibc;
 pub mod glibc_arena;
+pub mod glibc_parameters;
 pub mod mimalloc;
 pub mod musl;
 pub mod page_chains;

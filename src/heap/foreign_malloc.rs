@@ -60,6 +60,13 @@ pub fn has_other_allocator(elfs: &[LoadedElf]) -> bool {
     elfs.iter().any(|elf| ALLOCATORS.iter().any(|(part, _)| name_has(&elf.path, &[part])))
 }
 
+/// The writable data of glibc, if it is mapped.
+pub fn data_of_glibc<M: Memory + ?Sized>(memory: &M, elfs: &[LoadedElf]) -> Vec<Range<Address>> {
+    // `libc.so.6`, and before 2.34 `libc-2.31.so`.
+    let libraries = elfs.iter().filter(|elf| name_has(&elf.path, &["libc.so.6", "libc-2."]));
+    libraries.flat_map(|elf| elf.writable_ranges(memory)).collect()
+}
+
 fn name_has(path: &Path, parts: &[&str]) -> bool {
     let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
     parts.iter().any(|part| name.contains(part))

@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use crate::allocator::glibc::{self, ChunkHeap, THREAD_HEAP};
+use crate::allocator::glibc::{self, ChunkHeap, MAPPED_MIN, THREAD_HEAP};
+use crate::allocator::glibc_parameters::MappedCounts;
 use crate::allocator::mimalloc;
 use crate::allocator::musl::{self, Area};
 use crate::allocator::pymalloc::arena::Arenas;
@@ -73,11 +74,15 @@ impl Plan {
         };
         let spans: Vec<Range<Address>> = segments.iter().map(|segment| segment.range.clone()).collect();
         plan.parts.extend(segments.into_iter().map(Part::Segment));
+        let mut stretches = Vec::new();
         for (range, resident) in anonymous {
             for rest in without(range, &spans) {
-                plan.add_anonymous(memory, rest, &resident);
+                plan.add_thread_heaps(memory, rest, &resident, &mut stretches);
             }
         }
+        let is_in_heap = |at| memory.regions().find(at).is_some_and(|region| region.backing == Backing::Heap);
+        let counts = MappedCounts::find(memory, &foreign_malloc::data_of_glibc(memory, elfs), is_in_heap);
+        plan.add_mapped_chunks(memory, stretches, counts);
         plan.parts.sort_by_key(Part::start);
         if is_foreign && (!is_musl || foreign_malloc::has_other_allocator(elfs)) {
             plan.search_unstructured(memory, python);
@@ -105,8 +110,14 @@ impl Plan {
         }
     }
 
-    /// Classifies private anonymous memory: heaps of thread arenas, and mmapped chunks.
-    fn add_anonymous<M: Memory + ?Sized>(&mut self, memory: &M, range: Range<Address>, resident: &[Range<Address>]) {
+    /// Adds the heaps of thread arenas in private anonymous memory, and to `rest` what is left of it.
+    fn add_thread_heaps<M: Memory + ?Sized>(
+        &mut self,
+        memory: &M,
+        range: Range<Address>,
+        resident: &[Range<Address>],
+        rest: &mut Vec<Stretch>,
+    ) {
         let mut from = range.start;
         // Such a heap begins at a multiple of its maximum size, with a page that was written.
         let within = mimalloc::within(resident, &range);
@@ -119,20 +130,35 @@ impl Plan {
                 continue;
             }
             if let Some(heap) = glibc::thread_heap(memory, start, range.end) {
-                self.add_mapped(memory, from..start, resident);
+                rest.push(Stretch::of(from..start, &within));
                 from = heap.range.end;
                 self.parts.push(Part::Heap(heap));
             }
         }
-        self.add_mapped(memory, from..range.end, resident);
+        rest.push(Stretch::of(from..range.end, &within));
     }
 
-    fn add_mapped<M: Memory + ?Sized>(&mut self, memory: &M, range: Range<Address>, resident: &[Range<Address>]) {
-        let resident = mimalloc::within(resident, &range);
-        let chunks = glibc::mapped_chunks(memory, &range, &resident);
-        let spans: Vec<Range<Address>> = chunks.iter().map(|chunk| chunk.address..chunk.end()).collect();
-        self.unknown.extend(resident.into_iter().flat_map(|piece| without(piece, &spans)));
-        self.parts.extend(chunks.into_iter().map(Part::Mapped));
+    /// Adds mmapped chunks, and the memory between them. `counts` is how many malloc has, if that is known: the rest is
+    /// not read once all have been found.
+    fn add_mapped_chunks<M: Memory + ?Sized>(
+        &mut self,
+        memory: &M,
+        mut stretches: Vec<Stretch>,
+        mut counts: Option<MappedCounts>,
+    ) {
+        // First those that cost little and may hold a chunk of ordinary size.
+        stretches.sort_by_key(|stretch| {
+            (stretch.range.end.0.saturating_sub(stretch.range.start.0) < MAPPED_MIN, stretch.resident_bytes())
+        });
+        for Stretch { range, resident } in stretches {
+            let is_searched = counts.is_none_or(|left| !left.are_none());
+            let chunks = if is_searched { glibc::mapped_chunks(memory, &range, &resident) } else { Vec::new() };
+            counts.iter_mut().for_each(|left| left.take(&chunks));
+            let spans: Vec<Range<Address>> = chunks.iter().map(|chunk| chunk.address..chunk.end()).collect();
+            self.unknown.extend(resident.into_iter().flat_map(|piece| without(piece, &spans)));
+            self.parts.extend(chunks.into_iter().map(Part::Mapped));
+        }
+        self.unknown.sort_by_key(|range| range.start);
     }
 
     /// The memory that a copy must hold to follow references: all parts, mmapped chunks with all their items, and the
@@ -184,6 +210,22 @@ impl Plan {
     /// Bytes of the parts, resident or not.
     pub fn total_bytes(&self) -> u64 {
         self.parts.iter().map(Part::len).sum()
+    }
+}
+
+/// Private anonymous memory that may hold mmapped chunks.
+struct Stretch {
+    range: Range<Address>,
+    resident: Vec<Range<Address>>,
+}
+
+impl Stretch {
+    fn of(range: Range<Address>, resident: &[Range<Address>]) -> Stretch {
+        Stretch { resident: mimalloc::within(resident, &range), range }
+    }
+
+    fn resident_bytes(&self) -> u64 {
+        self.resident.iter().map(|piece| piece.end.0 - piece.start.0).sum()
     }
 }
 
