@@ -19,7 +19,7 @@ pub fn run(options: &Ps) -> Result<()> {
     let mut rows = Vec::new();
     for pid in procfs::all_pids() {
         // It may be gone by now.
-        let Some(status) = Status::of(pid) else { continue };
+        let Some(status) = Status::of_running(pid) else { continue };
         parents.push((pid, status.parent));
         if pid != std::process::id() as i32 {
             rows.extend(PythonProcess::find(pid, status).map(|process| row(process, shows_arguments)));

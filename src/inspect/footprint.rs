@@ -5,6 +5,7 @@ use std::fs::File;
 use crate::process::Address;
 use crate::process::copy::resident_bytes;
 use crate::process::memory::Memory;
+use crate::process::procfs;
 use crate::process::regions::{Backing, Region};
 use crate::process::residency::Residency;
 use crate::process::smaps::{self, Mapping, Rollup};
@@ -92,7 +93,7 @@ fn by_pages(source: &Source) -> Option<Vec<Mapping>> {
     /// The largest difference that is put down to a process that runs, bytes.
     const CHANGED: u64 = 1 << 20;
     let rollup = Rollup::of_process(source.pid()).ok()?;
-    let file = File::open(format!("/proc/{}/pagemap", source.pid())).ok()?;
+    let file = File::open(procfs::memory_file(source.pid(), "pagemap")).ok()?;
     let is_kernels = |mapping: &Mapping| mapping.region.backing == Backing::Kernel;
     // The kernel's own are not counted, but for the vdso.
     let mut mappings: Vec<Mapping> =

@@ -476,5 +476,5 @@ fn types_of(garbage: &GrowingGarbage) -> Vec<TypeGrowth> {
 }
 
 fn rss_of(pid: i32) -> u64 {
-    Status::of(pid).and_then(|status| status.rss_bytes).unwrap_or(0)
+    Status::of_running(pid).and_then(|status| status.rss_bytes).unwrap_or(0)
 }

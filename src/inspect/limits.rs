@@ -145,7 +145,8 @@ impl Target {
         into: &mut Comparison,
     ) -> Result<(), Error> {
         if let Some(limit) = limits.rss {
-            let rss = Status::of(self.source.pid()).and_then(|status| status.rss_bytes).ok_or(Error::NoFootprint)?;
+            let rss =
+                Status::of_running(self.source.pid()).and_then(|status| status.rss_bytes).ok_or(Error::NoFootprint)?;
             into.add(LimitKind::Rss, rss as f64, limit as f64);
         }
         if !limits.objects.is_empty() {

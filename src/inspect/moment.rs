@@ -43,7 +43,7 @@ impl Target {
         let pid = process.pid();
         let mut most = 0;
         loop {
-            let status = Status::of(pid).filter(|status| !status.has_exited());
+            let status = Status::of_running(pid).filter(|status| !status.has_exited());
             let rss = status.and_then(|status| status.rss_bytes).ok_or(Error::Exited { pid })?;
             most = most.max(rss);
             // A limit may be raised meanwhile.

@@ -69,7 +69,8 @@ impl PythonProcess {
 /// of other processes is left out silently.
 pub fn pythons_below(root: i32) -> Vec<PythonProcess> {
     let below = procfs::descendants(root).into_iter().skip(1);
-    let mut pythons: Vec<PythonProcess> = below.filter_map(|pid| PythonProcess::find(pid, Status::of(pid)?)).collect();
+    let mut pythons: Vec<PythonProcess> =
+        below.filter_map(|pid| PythonProcess::find(pid, Status::of_running(pid)?)).collect();
     pythons.sort_by_key(|python| (Reverse(python.status.rss_bytes), python.pid));
     pythons
 }

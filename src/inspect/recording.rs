@@ -176,7 +176,7 @@ impl Session {
 
     fn warn_of_state(&mut self, target: &Target) {
         let pid = self.pid;
-        if Status::of(pid).is_some_and(|status| matches!(status.state, Some('T' | 't'))) {
+        if Status::of_running(pid).is_some_and(|status| matches!(status.state, Some('T' | 't'))) {
             self.warn(format!("process {pid} is stopped: nothing is allocated until it goes on"));
         }
         let reader = reader_of(target);
@@ -412,7 +412,7 @@ impl Session {
     }
 
     fn note_moment(&mut self, target: &Target, heap_objects: Option<u64>) {
-        let Some(rss_bytes) = Status::of(self.pid).and_then(|status| status.rss_bytes) else { return };
+        let Some(rss_bytes) = Status::of_running(self.pid).and_then(|status| status.rss_bytes) else { return };
         let reader = reader_of(target);
         let of_lane = |looker: &Looker| Counters::read(&reader, &looker.lane).ok();
         let collections = self.lookers.first().and_then(of_lane).map(|counters| counters.collections);

@@ -54,6 +54,16 @@ impl Status {
         Status::parse(&fs::read(format!("/proc/{pid}/status")).ok()?)
     }
 
+    /// The status of a process of which a thread runs, though the first one may have exited: that one has no memory
+    /// and looks like a zombie.
+    pub fn of_running(pid: i32) -> Option<Status> {
+        let of_first = Status::of(pid)?;
+        match thread_with_memory(pid) {
+            thread if thread == pid => Some(of_first),
+            thread => Some(Status { name: of_first.name, pids_inward: of_first.pids_inward, ..Status::of(thread)? }),
+        }
+    }
+
     /// Our own status.
     pub fn of_self() -> Option<Status> {
         Status::parse(&fs::read("/proc/self/status").ok()?)
@@ -144,6 +154,11 @@ pub fn thread_with_memory(pid: i32) -> i32 {
     threads.find(|&thread| is_living(thread)).unwrap_or(pid)
 }
 
+/// A file of `/proc` that tells of a process's memory: for a thread that has exited it is empty.
+pub fn memory_file(pid: i32, name: &str) -> PathBuf {
+    PathBuf::from(format!("/proc/{}/{name}", thread_with_memory(pid)))
+}
+
 /// The processes that have the id `inner` in a PID namespace below ours.
 pub fn pids_with_inner(inner: i32) -> Vec<i32> {
     let is_it = |pid: &i32| Status::of(*pid).is_some_and(|status| status.inner_pid() == Some(inner));
@@ -176,7 +191,7 @@ pub fn command(pid: i32) -> String {
 pub fn arguments(pid: i32) -> Vec<String> {
     use std::io::Read;
     let mut bytes = Vec::new();
-    let read = fs::File::open(format!("/proc/{pid}/cmdline"))
+    let read = fs::File::open(memory_file(pid, "cmdline"))
         .and_then(|file| file.take(COMMAND_MAX as u64).read_to_end(&mut bytes));
     let words = words_of_command(&bytes);
     match Status::of(pid) {
@@ -197,7 +212,7 @@ pub fn words_of_command(bytes: &[u8]) -> Vec<String> {
 pub fn exe(pid: i32) -> Option<PathBuf> {
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;
-    let path = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+    let path = fs::read_link(memory_file(pid, "exe")).ok()?;
     let bytes = path.as_os_str().as_bytes();
     Some(PathBuf::from(OsStr::from_bytes(bytes.strip_suffix(b" (deleted)").unwrap_or(bytes))))
 }
@@ -263,7 +278,7 @@ fn container_of_group(text: &str) -> Option<String> {
 /// What changes when a process becomes another program: where the kernel has put its first data, at random. `None` if
 /// the process is gone or not ours to read.
 pub fn program_identity(pid: i32) -> Option<Vec<u8>> {
-    std::fs::read(format!("/proc/{pid}/auxv")).ok()
+    fs::read(memory_file(pid, "auxv")).ok()
 }
 
 /// Identity of a mapped file: device and inode, as in `/proc/PID/maps`.
@@ -278,7 +293,7 @@ pub struct FileId {
 /// The identity of the file that a process has mapped at `start`, and the mapping's name in `/proc/PID/map_files`.
 /// `None` if no mapping begins there.
 pub fn mapped_file(pid: i32, start: u64) -> Option<(FileId, String)> {
-    let text = fs::read(format!("/proc/{pid}/maps")).ok()?;
+    let text = fs::read(memory_file(pid, "maps")).ok()?;
     text.split(|&byte| byte == b'\n').find_map(|line| {
         let line = String::from_utf8_lossy(line);
         let mut words = line.split_ascii_whitespace();

@@ -16,6 +16,7 @@ use nix::errno::Errno;
 use rustc_hash::FxHashMap;
 
 use super::address::{Address, PAGE};
+use super::procfs;
 use super::resident;
 use super::smaps::Mapping;
 
@@ -65,7 +66,7 @@ impl Residency {
     /// # Errors
     /// Those of the kernel: no such process, or no permission.
     pub fn of_process(pid: i32, mappings: &[Mapping]) -> io::Result<Residency> {
-        let file = File::open(format!("/proc/{pid}/pagemap"))?;
+        let file = File::open(procfs::memory_file(pid, "pagemap"))?;
         if let Some(residency) = Residency::by_scan(&file, mappings)? {
             return Ok(residency);
         }

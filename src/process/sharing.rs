@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use super::address::{Address, PAGE};
+use super::procfs;
 
 /// Words read at a time: those of 64 MiB.
 const BATCH: u64 = 16 << 10;
@@ -30,7 +31,7 @@ impl Sharing {
     /// # Errors
     /// The kernel refuses: no such process, or no permission.
     pub fn of_process(pid: i32, ranges: &[Range<Address>]) -> io::Result<Sharing> {
-        let file = File::open(format!("/proc/{pid}/pagemap"))?;
+        let file = File::open(procfs::memory_file(pid, "pagemap"))?;
         let mut sharing = Sharing::default();
         let mut bytes = vec![0; BATCH as usize * 8];
         for range in ranges {

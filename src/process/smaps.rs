@@ -7,6 +7,7 @@ use std::io::{self, BufRead, BufReader};
 
 use serde::{Deserialize, Serialize};
 
+use super::procfs;
 use super::regions::{self, Region};
 
 /// A mapping and its resident bytes.
@@ -49,7 +50,7 @@ impl Rollup {
     /// # Errors
     /// Those of the kernel: no such process, or no permission.
     pub fn of_process(pid: i32) -> io::Result<Rollup> {
-        Ok(Rollup::parse(&std::fs::read(format!("/proc/{pid}/smaps_rollup"))?))
+        Ok(Rollup::parse(&std::fs::read(procfs::memory_file(pid, "smaps_rollup"))?))
     }
 
     /// Reads the text of `/proc/PID/smaps_rollup`.
@@ -74,7 +75,7 @@ impl Rollup {
 /// # Errors
 /// Those of the kernel: no such process, or no permission.
 pub fn of_process(pid: i32) -> io::Result<Vec<Mapping>> {
-    read(BufReader::with_capacity(BUFFER, File::open(format!("/proc/{pid}/smaps"))?))
+    read(BufReader::with_capacity(BUFFER, File::open(procfs::memory_file(pid, "smaps"))?))
 }
 
 /// Bytes read at a time; the kernel gives a page or two.

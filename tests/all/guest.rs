@@ -575,6 +575,12 @@ fn one_whose_first_thread_has_exited_is_read() {
         let row = run.text().lines().find(|line| line.ends_with("__main__.Held")).map(str::to_owned);
         assert!(row.is_some_and(|row| row.split_whitespace().any(|word| word == "7")), "{}", run.text());
     }
-    run(&["doctor", &pid]);
+    // What the kernel counts is that of its other threads.
+    let memory = run(&["histo", "--json", &pid]).json().expect("a document")["reading"]["memory"].clone();
+    assert!(memory["rss"].as_u64().is_some_and(|rss| rss > 1 << 20), "{memory}");
+    run(&["memory", &pid]);
+    let listed = run(&["ps"]).text();
+    assert!(listed.lines().any(|line| line.trim_start().starts_with(&format!("{pid} "))), "{listed}");
+    assert!(run(&["doctor", &pid]).text().starts_with(&format!("Process {pid}: {}", interpreter.command[0])));
     assert!(Path::new(&format!("/proc/{pid}")).exists());
 }
