@@ -31,12 +31,12 @@ const LOOK: Duration = Duration::from_micros(200);
 #[non_exhaustive]
 pub enum FreezeError {
     /// ptrace was refused.
-    #[error("cannot stop process {pid}: {source}{}", tracer.as_deref().unwrap_or_default())]
+    #[error("cannot stop process {pid}: {}", tracer.as_deref().unwrap_or(errno.desc()))]
     Refused {
         /// The process id.
         pid: i32,
         /// The error of ptrace.
-        source: Errno,
+        errno: Errno,
         /// The process that already traces it, as text.
         tracer: Option<String>,
     },
@@ -118,7 +118,7 @@ impl Freeze {
         let thread = thread::spawn(move || trace(pid, limit, &report, &released));
         let tracer = Tracer { thread: Some(thread), release: Some(release) };
         // A tracing thread that panicked has released everything.
-        let stopped = reported.recv().unwrap_or(Err(FreezeError::Refused { pid, source: Errno::ECHILD, tracer: None }));
+        let stopped = reported.recv().unwrap_or(Err(FreezeError::Refused { pid, errno: Errno::ECHILD, tracer: None }));
         stopped.map(|()| Freeze { tracer: Some(tracer), since, stopping: since.elapsed(), _signals: Some(signals) })
     }
 
@@ -203,7 +203,7 @@ impl Threads {
             }
         }
         match self.held.is_empty() {
-            true => Err(FreezeError::Refused { pid, source: Errno::ESRCH, tracer: None }),
+            true => Err(FreezeError::Refused { pid, errno: Errno::ESRCH, tracer: None }),
             false => Ok(()),
         }
     }
@@ -216,12 +216,12 @@ impl Threads {
             Err(Errno::ESRCH) => return Ok(false),
             // The kernel returns the same for an exiting thread.
             Err(Errno::EPERM) if is_exiting(thread) => return Ok(false),
-            Err(source) => {
+            Err(errno) => {
                 let tracer = gates::tracer(thread).map(|tracer| {
                     let name = super::procfs::command(tracer);
-                    format!(": process {tracer} ({}) traces it already", gates::crop(&name))
+                    format!("process {tracer} ({}) traces it already", gates::crop(&name))
                 });
-                return Err(FreezeError::Refused { pid, source, tracer });
+                return Err(FreezeError::Refused { pid, errno, tracer });
             }
         }
         if ptrace::interrupt(id).is_err() {
