@@ -34,6 +34,11 @@ pub enum Gate {
     },
     /// It exists, but `/proc` hides it (`hidepid`).
     Hidden,
+    /// We cannot read `/proc` at all: it is not mounted, or we may not open another file.
+    NoProc {
+        /// The kernel's answer.
+        why: Errno,
+    },
     /// It has exited; only its exit status is left.
     Zombie,
     /// It is exiting; its memory is gone.
@@ -96,6 +101,13 @@ impl Gate {
             Gate::Hidden => {
                 (format!("process {pid} exists, and /proc hides it from us (mounted with hidepid)"), sudo())
             }
+            Gate::NoProc { why } => (
+                format!("/proc cannot be read here ({}), and process {pid} only by it", why.desc()),
+                Some(match why {
+                    Errno::EMFILE => "allow more open files: ulimit -n 1024".to_owned(),
+                    _ => "mount it: mount -t proc proc /proc".to_owned(),
+                }),
+            ),
             Gate::Zombie => (format!("process {pid} has exited (a zombie): its memory is gone"), listing()),
             Gate::Exiting => (format!("process {pid} is exiting: its memory is gone"), listing()),
             Gate::KernelThread => (format!("process {pid} is a kernel thread, not a program"), listing()),
@@ -206,6 +218,9 @@ fn ptrace_scope() -> Option<u8> {
 
 /// Why a process has no status.
 fn absent(pid: i32) -> Gate {
+    if let Err(error) = fs::File::open("/proc/self/status") {
+        return Gate::NoProc { why: error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw) };
+    }
     let host_pids = procfs::pids_with_inner(pid);
     if pid > 0 && matches!(kill(Pid::from_raw(pid), None), Ok(()) | Err(Errno::EPERM)) {
         return Gate::Hidden;
@@ -407,6 +422,8 @@ mod tests {
             Gate::NoSuchProcess,
             Gate::InnerPid { host_pids: vec![1] },
             Gate::Hidden,
+            Gate::NoProc { why: Errno::ENOENT },
+            Gate::NoProc { why: Errno::EMFILE },
             Gate::Zombie,
             Gate::Exiting,
             Gate::KernelThread,

@@ -27,6 +27,7 @@ pub fn cases() -> Vec<TestCase> {
         root_of_a_container_reads_only_its_like,
         a_filter_that_refuses_the_call_leaves_the_file,
         a_process_that_proc_hides_is_said_to_be_hidden,
+        a_host_without_proc_is_said_to_have_none,
     ]
 }
 
@@ -248,4 +249,25 @@ fn a_process_that_proc_hides_is_said_to_be_hidden() {
     }
     let listed = hidden(&["ps", "--json"]).expect("it ran before");
     assert!(listed.status.success() && !listed.text().contains(&format!("\"pid\": {pid},")), "{}", listed.text());
+}
+
+fn a_host_without_proc_is_said_to_have_none() {
+    if !common::is_root() {
+        return skipped("no /proc", "only root mounts over it");
+    }
+    const NO_MOUNT: i32 = 77;
+    let (tool, target) = (Tool::new(), python(ROOT, READY));
+    let pid = target.pid().to_string();
+    for verb in ["histo", "doctor"] {
+        let script = format!("mount -t tmpfs none /proc || exit {NO_MOUNT}; exec \"$@\"");
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation=private", "sh", "-c", &script, "sh"]);
+        command.arg(&tool.path).args([verb, &pid]).env_remove("RUST_BACKTRACE");
+        let Some(run) = finish(command).ok().filter(|run| run.status.code() != Some(NO_MOUNT)) else {
+            return skipped("no /proc", "no mount namespaces here");
+        };
+        assert_eq!(run.status.code(), Some(2), "{verb}: {}", run.stderr);
+        let told = run.text() + &run.stderr;
+        assert!(told.contains("/proc cannot be read here") && told.contains("mount -t proc"), "{verb}: {told}");
+    }
 }
