@@ -5,6 +5,10 @@
 //! For nearly all objects it is zero, so a word that fits is strong evidence. Words are judged in groups with the same
 //! meaning (a field of a C struct, the words of one memory block), because a single word may fit by chance.
 //!
+//! A whole group may fit by chance, too, if many are tried. Interned strings have room that no object explains: static
+//! variables of C modules hold them. Of the old words in a buffer half may fit, and of a thousand groups of three, one
+//! in eight. How the other groups of a kind fit tells how probable that is.
+//!
 //! Pure functions over columns; nothing here reads memory.
 
 use std::cmp::Reverse;
@@ -25,6 +29,8 @@ pub(crate) struct WordCandidate {
     pub target: u32,
     /// The group it is judged with.
     pub group: u32,
+    /// The kind of the group: how words of other groups of this kind fit, old words fit by chance.
+    pub kind: u32,
 }
 
 /// The number of references to each object that have not been found yet. Objects without an entry have no known count:
@@ -78,7 +84,7 @@ impl Rooms {
 pub(crate) enum Evidence {
     /// Accepted: a field of a struct.
     NotNeeded,
-    /// Not accepted: native memory, which may be full of stale words.
+    /// Not accepted: native memory, which may be full of stale words. A group must fit better than by chance.
     Needed,
 }
 
@@ -120,6 +126,65 @@ impl Fit {
     }
 }
 
+/// The groups of one kind.
+#[derive(Clone, Copy, Debug, Default)]
+struct Kind {
+    /// Number of groups with a known room.
+    groups: u64,
+    /// Number of words with known room in groups that do not fit.
+    words: u64,
+    /// Of these, the number that fit.
+    fitting: u64,
+}
+
+impl Kind {
+    fn add(&mut self, fit: Fit, is_enough: bool) {
+        self.groups += u64::from(fit.words > 0);
+        if !is_enough {
+            self.words += fit.words;
+            self.fitting += fit.fitting;
+        }
+    }
+
+    /// Upper bound on the number of groups of this kind that fit as well by chance (W. Hoeffding, Probability
+    /// Inequalities for Sums of Bounded Random Variables, 1963, theorem 1).
+    fn expected(self, fit: Fit) -> f64 {
+        if self.fitting == 0 || fit.words == 0 {
+            return 0.0;
+        }
+        let by_chance = self.fitting as f64 / self.words.max(1) as f64;
+        let share = fit.fitting as f64 / fit.words as f64;
+        if share <= by_chance {
+            return self.groups as f64;
+        }
+        let divergence = |share: f64, chance: f64| if share > 0.0 { share * (share / chance).ln() } else { 0.0 };
+        let exponent = divergence(share, by_chance) + divergence(1.0 - share, 1.0 - by_chance);
+        self.groups as f64 * (-(fit.words as f64) * exponent).exp()
+    }
+}
+
+/// A group that fits.
+struct Group<'w> {
+    fit: Fit,
+    kind: u32,
+    words: &'w [u32],
+}
+
+/// Drops the groups that may fit by chance: of those kept, as large a share as of the words of a group (Y. Benjamini,
+/// Y. Hochberg, Controlling the False Discovery Rate, 1995).
+fn drop_chance(groups: &mut Vec<Group<'_>>, kinds: &FxHashMap<u32, Kind>) {
+    let expected = |group: &Group<'_>| kinds.get(&group.kind).map_or(0.0, |kind| kind.expected(group.fit));
+    let mut by_kind: FxHashMap<u32, Vec<f64>> = FxHashMap::default();
+    groups.iter().for_each(|group| by_kind.entry(group.kind).or_default().push(expected(group)));
+    let limit = |mut all: Vec<f64>| {
+        all.sort_unstable_by(f64::total_cmp);
+        let allowed = |kept: usize| kept as f64 * (100 - FIT_PERCENT) as f64 / 100.0;
+        all.iter().enumerate().rev().find(|&(index, &by_chance)| by_chance <= allowed(index + 1)).map(|(_, &last)| last)
+    };
+    let limits: FxHashMap<u32, Option<f64>> = by_kind.into_iter().map(|(kind, all)| (kind, limit(all))).collect();
+    groups.retain(|group| limits.get(&group.kind).copied().flatten().is_some_and(|limit| expected(group) <= limit));
+}
+
 /// Accepts the groups that fit, best first, and of each group as many words as there is room for. Returns the indices
 /// of the accepted words, ascending; their room is taken.
 pub(crate) fn accept(candidates: &[WordCandidate], rooms: &mut Rooms, evidence: Evidence) -> Vec<u32> {
@@ -127,14 +192,23 @@ pub(crate) fn accept(candidates: &[WordCandidate], rooms: &mut Rooms, evidence: 
     let key = |&index: &u32| candidates.get(index as usize).map(|word| (word.group, word.target, index));
     order.sort_unstable_by_key(key);
     let group = |&index: &u32| candidates.get(index as usize).map(|word| word.group);
-    let mut groups: Vec<(Fit, &[u32])> = order
-        .chunk_by(|a, b| group(a) == group(b))
-        .map(|words| (Fit::of(candidates, words, rooms), words))
-        .filter(|(fit, _)| fit.is_enough(evidence))
-        .collect();
-    groups.sort_by_key(|(fit, _)| Reverse((fit.share(), fit.targets)));
+    let mut groups = Vec::new();
+    let mut kinds: FxHashMap<u32, Kind> = FxHashMap::default();
+    for words in order.chunk_by(|a, b| group(a) == group(b)) {
+        let fit = Fit::of(candidates, words, rooms);
+        let is_enough = fit.is_enough(evidence);
+        let kind = words.first().and_then(|&index| candidates.get(index as usize)).map_or(0, |word| word.kind);
+        kinds.entry(kind).or_default().add(fit, is_enough);
+        if is_enough {
+            groups.push(Group { fit, kind, words });
+        }
+    }
+    if evidence == Evidence::Needed {
+        drop_chance(&mut groups, &kinds);
+    }
+    groups.sort_by_key(|group| Reverse((group.fit.share(), group.fit.targets)));
     let mut accepted = Vec::new();
-    for (_, words) in groups {
+    for Group { words, .. } in groups {
         // Other groups may have taken the room.
         if Fit::of(candidates, words, rooms).is_enough(evidence) {
             let fits = |&&index: &&u32| candidates.get(index as usize).is_some_and(|word| rooms.take(word.target));
@@ -170,7 +244,7 @@ mod tests {
     }
 
     fn words(words: &[(u32, u32, u32)]) -> Vec<WordCandidate> {
-        words.iter().map(|&(owner, target, group)| WordCandidate { owner, target, group }).collect()
+        words.iter().map(|&(owner, target, group)| WordCandidate { owner, target, group, kind: 0 }).collect()
     }
 
     #[test]
@@ -190,6 +264,45 @@ mod tests {
         assert_eq!(accept(&found, &mut room), [0, 1, 2, 3, 5, 6, 7, 8, 9]);
         let mut room = rooms(&(100..110).map(|n| (n, u64::from(n != 104 && n != 107))).collect::<Vec<_>>());
         assert!(accept(&found, &mut room).is_empty());
+    }
+
+    /// Groups of three words each, of which this many have room.
+    fn of_three(fits: &[u32]) -> (Vec<WordCandidate>, Rooms) {
+        let mut room = Rooms::default();
+        let mut found = Vec::new();
+        for (group, fitting) in fits.iter().enumerate() {
+            for n in 0..3 {
+                let target = 3 * group as u32 + n;
+                room.set(target, u64::from(n < *fitting));
+                found.push(WordCandidate { owner: n, target, group: group as u32, kind: 0 });
+            }
+        }
+        (found, room)
+    }
+
+    #[test]
+    fn groups_that_fit_by_chance_are_not_kept() {
+        // As three coins fall: one in eight fits.
+        let coins: Vec<u32> = (0..1000).map(|n| [0, 1, 1, 1, 2, 2, 2, 3][n % 8]).collect();
+        let (found, room) = of_three(&coins);
+        assert!(super::accept(&found, &mut room.clone(), Evidence::Needed).is_empty());
+        assert_eq!(accept(&found, &mut room.clone()).len(), 3 * 125);
+        // Where old words never fit, one group that does is enough; and where no group misfits, all are kept.
+        let (found, mut room) = of_three(&[0, 0, 0, 3, 0, 0, 0, 0]);
+        assert_eq!(super::accept(&found, &mut room, Evidence::Needed), [9, 10, 11]);
+        let (found, mut room) = of_three(&[3; 5]);
+        assert_eq!(super::accept(&found, &mut room, Evidence::Needed).len(), 15);
+    }
+
+    #[test]
+    fn many_words_that_fit_are_kept_among_old_ones() {
+        let coins: Vec<u32> = (0..100).map(|n| n % 3).collect();
+        let (mut found, mut room) = of_three(&coins);
+        for n in 0..12 {
+            room.set(1000 + n, 1);
+            found.push(WordCandidate { owner: n, target: 1000 + n, group: 100, kind: 0 });
+        }
+        assert_eq!(super::accept(&found, &mut room, Evidence::Needed), (300..312).collect::<Vec<u32>>());
     }
 
     #[test]
@@ -223,11 +336,13 @@ mod tests {
         fn nothing_is_accepted_beyond_its_room(
             list in prop::collection::vec((0u32..9, 0u32..12, 0u32..6), 0..80),
             given in prop::collection::vec(0u64..4, 9),
+            evidence in prop::sample::select(vec![Evidence::Needed, Evidence::NotNeeded]),
         ) {
-            let found = words(&list);
+            let mut found = words(&list);
+            found.iter_mut().for_each(|word| word.kind = word.group / 2);
             let mut room = Rooms::default();
             given.iter().enumerate().for_each(|(object, &count)| room.set(object as u32, count));
-            let kept = accept(&found, &mut room);
+            let kept = super::accept(&found, &mut room, evidence);
             prop_assert!(kept.windows(2).all(|pair| pair[0] < pair[1]));
             for (object, &count) in given.iter().enumerate() {
                 let taken = kept.iter().filter(|&&index| found[index as usize].target == object as u32).count() as u64;

@@ -29,6 +29,8 @@ const DEPTH_MAX: usize = 4;
 const OWNERS_MIN: usize = 3;
 /// Marks a word after the struct, in the rest of its block.
 const BEHIND: u32 = 1 << 31;
+/// Stands for all words of a struct or a block.
+const ANY: u32 = u32::MAX;
 
 /// A path to native memory: the C type of the owner, and the offsets of the words that lead to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -51,6 +53,8 @@ struct UncertainWord {
     target: u32,
     /// The group it is judged with if there are several of its kind.
     key: u32,
+    /// The kind of that group: the same struct, or the same kind of block.
+    kind: u32,
     /// The block that contains it.
     block: u32,
     label: Label,
@@ -135,6 +139,7 @@ impl<'s, 'r, M: Memory + ?Sized> ReferenceSearch<'s, 'r, M> {
         let mut per_owner: FxHashMap<u32, u32> = FxHashMap::default();
         for depth in 1..=DEPTH_MAX {
             let (mut words, mut next) = (Vec::new(), Vec::new());
+            self.claim_tables(&level);
             for (number, block) in level.iter().enumerate() {
                 let count = per_owner.entry(block.owner).or_default();
                 if *count < BLOCKS_MAX && self.claimed.insert(block.address.0) {
@@ -146,6 +151,31 @@ impl<'s, 'r, M: Memory + ?Sized> ReferenceSearch<'s, 'r, M> {
             level = next;
         }
         self.found
+    }
+
+    /// Excludes the blocks that other objects own: the tables of dicts and sets, the items of lists. Old words lead to
+    /// them, where a struct or a buffer has memory that an object had before.
+    fn claim_tables(&mut self, level: &[NativeBlock]) {
+        if level.is_empty() {
+            return;
+        }
+        let layout = self.references.layout;
+        let wanted: FxHashSet<u64> = level.iter().map(|block| block.address.0).collect();
+        let objects = self.certain.objects;
+        let table = |rule: &Rule| match rule.storage {
+            Storage::List => Some(layout.list.ob_item),
+            Storage::Dict | Storage::OrderedDict => Some(layout.dict.ma_keys),
+            Storage::Set => Some(layout.set.table),
+            _ => None,
+        };
+        let tables: Vec<Option<usize>> = self.references.rules.iter().map(table).collect();
+        for id in 0..objects.len() {
+            let Some(&Some(offset)) = tables.get(objects.type_id(id).index()) else { continue };
+            let table = self.references.word(&self.reads, objects.address(id), offset);
+            if let Some(table) = table.filter(|table| wanted.contains(table)) {
+                self.claimed.insert(table);
+            }
+        }
     }
 
     /// Excludes the state of a module, and notes whose it is.
@@ -190,14 +220,14 @@ impl<'s, 'r, M: Memory + ?Sized> ReferenceSearch<'s, 'r, M> {
             };
             let route = Route { c_type: rule.c_type, offsets: [0; DEPTH_MAX] };
             if let Some(target) = self.certain.objects.find(word) {
-                let key = self.key(route, 0, place);
+                let (key, kind) = (self.key(route, 0, place), self.key(route, 0, ANY));
                 if rule.name(offset).is_some() || !self.certain.is_for_all(references.layout, target) {
                     words.telling.insert(key);
                 }
-                words.objects.push(UncertainWord { owner, target, key, block: 0, label });
+                words.objects.push(UncertainWord { owner, target, key, kind, block: 0, label });
             } else if let Some(&target) = self.states.get(&word) {
-                let key = self.key(route, 0, place);
-                words.states.push(UncertainWord { owner, target, key, block: 0, label });
+                let (key, kind) = (self.key(route, 0, place), self.key(route, 0, ANY));
+                words.states.push(UncertainWord { owner, target, key, kind, block: 0, label });
             } else if let Some(bytes) = self.native_block(Address(word)) {
                 let mut route = route;
                 route.offsets[0] = place;
@@ -259,8 +289,9 @@ impl<'s, 'r, M: Memory + ?Sized> ReferenceSearch<'s, 'r, M> {
                 if self.certain.is_for_all(references.layout, target) {
                     continue;
                 }
-                let key = self.key(block.route, block.bytes, offset);
-                words.push(UncertainWord { owner: block.owner, target, key, block: number, label: Label::Native });
+                let (key, kind) = (self.key(block.route, block.bytes, offset), self.key(block.route, block.bytes, ANY));
+                let (owner, label) = (block.owner, Label::Native);
+                words.push(UncertainWord { owner, target, key, kind, block: number, label });
             } else if depth < DEPTH_MAX
                 && let Some(bytes) = self.native_block(Address(word))
             {
@@ -344,8 +375,10 @@ impl<'s, 'r, M: Memory + ?Sized> ReferenceSearch<'s, 'r, M> {
         evidence: Evidence,
         group: impl Fn(&UncertainWord) -> u32,
     ) -> Vec<UncertainWord> {
-        let candidate =
-            |word: &UncertainWord| WordCandidate { owner: word.owner, target: word.target, group: group(word) };
+        let candidate = |word: &UncertainWord| {
+            let &UncertainWord { owner, target, kind, .. } = word;
+            WordCandidate { owner, target, group: group(word), kind }
+        };
         let candidates: Vec<WordCandidate> = words.iter().map(candidate).collect();
         let accepted = budget::accept(&candidates, &mut self.rooms, evidence);
         let mut next = accepted.iter().peekable();
