@@ -128,7 +128,7 @@ impl Fit {
 
 /// The groups of one kind.
 #[derive(Clone, Copy, Debug, Default)]
-struct Kind {
+struct FitsOfKind {
     /// Number of groups with a known room.
     groups: u64,
     /// Number of words with known room in groups that do not fit.
@@ -137,7 +137,7 @@ struct Kind {
     fitting: u64,
 }
 
-impl Kind {
+impl FitsOfKind {
     fn add(&mut self, fit: Fit, is_enough: bool) {
         self.groups += u64::from(fit.words > 0);
         if !is_enough {
@@ -164,7 +164,7 @@ impl Kind {
 }
 
 /// A group that fits.
-struct Group<'w> {
+struct FittingGroup<'w> {
     fit: Fit,
     kind: u32,
     words: &'w [u32],
@@ -172,8 +172,8 @@ struct Group<'w> {
 
 /// Drops the groups that may fit by chance: of those kept, as large a share as of the words of a group (Y. Benjamini,
 /// Y. Hochberg, Controlling the False Discovery Rate, 1995).
-fn drop_chance(groups: &mut Vec<Group<'_>>, kinds: &FxHashMap<u32, Kind>) {
-    let expected = |group: &Group<'_>| kinds.get(&group.kind).map_or(0.0, |kind| kind.expected(group.fit));
+fn drop_chance(groups: &mut Vec<FittingGroup<'_>>, kinds: &FxHashMap<u32, FitsOfKind>) {
+    let expected = |group: &FittingGroup<'_>| kinds.get(&group.kind).map_or(0.0, |kind| kind.expected(group.fit));
     let mut by_kind: FxHashMap<u32, Vec<f64>> = FxHashMap::default();
     groups.iter().for_each(|group| by_kind.entry(group.kind).or_default().push(expected(group)));
     let limit = |mut all: Vec<f64>| {
@@ -193,14 +193,14 @@ pub(crate) fn accept(candidates: &[WordCandidate], rooms: &mut Rooms, evidence: 
     order.sort_unstable_by_key(key);
     let group = |&index: &u32| candidates.get(index as usize).map(|word| word.group);
     let mut groups = Vec::new();
-    let mut kinds: FxHashMap<u32, Kind> = FxHashMap::default();
+    let mut kinds: FxHashMap<u32, FitsOfKind> = FxHashMap::default();
     for words in order.chunk_by(|a, b| group(a) == group(b)) {
         let fit = Fit::of(candidates, words, rooms);
         let is_enough = fit.is_enough(evidence);
         let kind = words.first().and_then(|&index| candidates.get(index as usize)).map_or(0, |word| word.kind);
         kinds.entry(kind).or_default().add(fit, is_enough);
         if is_enough {
-            groups.push(Group { fit, kind, words });
+            groups.push(FittingGroup { fit, kind, words });
         }
     }
     if evidence == Evidence::Needed {
@@ -208,7 +208,7 @@ pub(crate) fn accept(candidates: &[WordCandidate], rooms: &mut Rooms, evidence: 
     }
     groups.sort_by_key(|group| Reverse((group.fit.share(), group.fit.targets)));
     let mut accepted = Vec::new();
-    for Group { words, .. } in groups {
+    for FittingGroup { words, .. } in groups {
         // Other groups may have taken the room.
         if Fit::of(candidates, words, rooms).is_enough(evidence) {
             let fits = |&&index: &&u32| candidates.get(index as usize).is_some_and(|word| rooms.take(word.target));
