@@ -64,16 +64,23 @@ impl<M: Memory + ?Sized> Finder<'_, M> {
     /// The states of an interpreter's threads, each with what the thread is called: `thread MainThread`.
     fn named_threads(&self, interpreter: &Interpreter) -> Vec<(Address, String)> {
         let names = self.thread_names(interpreter);
+        let threads = stack::threads(&self.reader, interpreter);
+        // A program that never imported `threading` has no names. The first interpreter's oldest thread has started
+        // Python, and a fork leaves only the thread that forked: `threading` would call each of them so.
+        let is_first =
+            self.references.python().interpreters.first().map(|first| first.address) == Some(interpreter.address);
+        let main = threads.last().filter(|_| is_first).map(|thread| thread.address);
         let named = |thread: stack::Thread| {
             let ident = self.reader.memory.read_u64(thread.address.offset(self.reader.layout.thread.thread_id)).ok();
             let name = match ident.and_then(|ident| names.get(&ident)) {
                 Some(name) => format!("thread {name}"),
+                None if Some(thread.address) == main => "thread MainThread".to_owned(),
                 None if thread.is_native_id => format!("thread {}", thread.id),
                 None => format!("thread {:#x}", thread.id),
             };
             (thread.address, name)
         };
-        stack::threads(&self.reader, interpreter).into_iter().map(named).collect()
+        threads.into_iter().map(named).collect()
     }
 
     /// The names of the threads that run, by `Thread.ident`.
