@@ -38,7 +38,8 @@ pub struct LeaksOptions {
     #[arg(value_parser = recording)]
     pub duration: Duration,
 
-    /// Number of looks; with fewer than 7 no suspect is called sure
+    /// Number of looks once anything grows (until then, censuses count objects); with fewer than 7 no suspect is called
+    /// sure
     #[arg(long, value_name = "N", default_value_t = GrowthOptions::LOOKS, value_parser = looks())]
     pub looks: u32,
 
@@ -101,7 +102,7 @@ pub fn run(options: &LeaksOptions) -> Result<()> {
         }
         LeaksFormat::Svg => {
             let grown = units::signed_bytes(growth.heap_bytes.growth());
-            let looks = format!("{} looks in {}", growth.looks, units::duration(growth.duration));
+            let looks = format!("{} in {}", growth.times(), units::duration(growth.duration));
             let subtitle = format!("{looks}: heap {grown}; {}", growth_svg::LEGEND);
             growth_svg::write(out, &growth.tree, &title, &subtitle)
         }

@@ -123,6 +123,16 @@ pub struct Growth {
     pub not_recorded: Option<String>,
 }
 
+impl Growth {
+    /// How often was looked: `7 looks`; as long as nothing grew, `8 censuses`, one of which comes early.
+    pub fn times(&self) -> String {
+        match self.looks {
+            0 => format!("{} censuses", self.censuses),
+            looks => format!("{looks} looks"),
+        }
+    }
+}
+
 /// When a look begins, and what is known of the process then.
 struct Moment {
     at: Duration,

@@ -35,11 +35,11 @@ const CHAIN_SHOWN: usize = 160;
 /// # Errors
 /// Errors of the writer.
 pub fn write(out: &mut dyn Write, name: &str, growth: &Growth) -> io::Result<()> {
-    let looks = if growth.looks > 0 { growth.looks } else { growth.censuses };
     writeln!(
         out,
-        "{}  {looks} looks, {}   heap {}   RSS {}",
+        "{}  {}, {}   heap {}   RSS {}",
         printable(name),
+        growth.times(),
         seconds(growth.duration),
         change(&growth.heap_bytes),
         units::signed_bytes(growth.rss_bytes.growth()),

@@ -143,8 +143,8 @@ fn color(group: Group) -> &'static str {
 fn write_growth(out: &mut dyn Write, growth: &Growth) -> io::Result<()> {
     writeln!(
         out,
-        "<h2>What grew</h2>\n<p>{} looks in {}: heap {}, resident memory {}</p>",
-        growth.looks,
+        "<h2>What grew</h2>\n<p>{} in {}: heap {}, resident memory {}</p>",
+        growth.times(),
         units::duration(growth.duration),
         units::signed_bytes(growth.heap_bytes.growth()),
         units::signed_bytes(growth.rss_bytes.growth())
