@@ -5,7 +5,8 @@
 //! In the dominator tree, an object that several children of its dominator hold belongs to all of them. When such an
 //! object is processed, all its referrers have frames, except those that it reaches itself. If these frames would put
 //! it into the same frame, it goes there; if a module or class defines it and the others only have a name for it, it
-//! goes under the definition; otherwise it goes into a frame that names all who share it.
+//! goes under the definition; otherwise it goes into a frame that names all who share it. Whoever holds a referrer that
+//! has no frame yet shares it, too: a pool has its jobs, and each job knows the pool.
 
 use std::cmp::Reverse;
 use std::sync::mpsc;
@@ -29,6 +30,7 @@ use super::classes;
 use super::closures;
 use super::edges::Steps;
 use super::frames::{Frame, FrameKind, Frames, NAMED_MAX, NONE};
+use super::library_names::is_of_library;
 use super::names::Names;
 
 /// Number of objects whose references are read at once, and number of such batches read ahead.
@@ -104,6 +106,28 @@ impl Holders {
     }
 }
 
+impl Holders {
+    /// Leaves out what is said of a function where one of its variables is a holder: what it calls or awaits has the
+    /// variable's value, too.
+    fn leave_out_repeated(&mut self, frames: &Frames) {
+        if self.has_more || self.frames.len() < 2 {
+            return;
+        }
+        let names: Vec<String> = self.frames.iter().map(|&frame| frames.holder(frame)).collect();
+        let variables: Vec<(u32, u32)> = self.frames.iter().filter_map(|&frame| frames.variable(frame)).collect();
+        let is_repeated = |frame: u32, name: &str| {
+            let says_more = |other: &String| other.strip_prefix(name).is_some_and(|rest| rest.starts_with(", "));
+            let root = frames.first_above(None, frame);
+            let is_other = |&(of, variable): &(u32, u32)| of == root && variable != frame;
+            names.iter().any(says_more) || frames.variable(frame).is_none() && variables.iter().any(is_other)
+        };
+        let left = self.frames.iter().zip(&names).filter(|(frame, name)| !is_repeated(**frame, name));
+        let left: Vec<u32> = left.map(|(&frame, _)| frame).collect();
+        *self = Holders::default();
+        left.into_iter().for_each(|frame| self.add(frames, frame));
+    }
+}
+
 /// Merges a tree into frames. Only objects for which `wanted` is true, and those on the paths to them, are drawn.
 pub fn draw<M: Memory + ?Sized, S: Memory + Sync + ?Sized>(
     graph: &ObjectGraph<'_>,
@@ -153,8 +177,8 @@ pub fn draw<M: Memory + ?Sized, S: Memory + Sync + ?Sized>(
             for object in batch {
                 if drawing.frames.of[object.index()] == NONE {
                     let frame = match tree.above(object) {
-                        Dominator::Object(_) => drawing.held_by_several(object, tree.above(object)),
-                        _ if is_shared[object.index()] => drawing.held_by_several(object, Dominator::Root),
+                        Dominator::Object(_) => drawing.held_by_several(object, tree),
+                        _ if is_shared[object.index()] => drawing.held_by_several(object, tree),
                         _ => drawing.root(object),
                     };
                     drawing.frames.assign(object, frame, false);
@@ -215,8 +239,9 @@ pub(super) fn thread_of_locals(graph: &ObjectGraph<'_>, all: ObjectId, thread: S
 
 /// The order of modules that have a name for one object; the one that defines it comes last.
 type Precedence = (bool, usize, usize);
-/// The order in which holders are named: by the root's rank, the steps from it, and whether they define the object.
-type Nearness = (Option<Rank>, u32, Option<Reverse<Precedence>>);
+/// The order in which holders are named: a program's before its library's, by the root's rank, the steps from it, and
+/// whether they define the object.
+type Nearness = (bool, (Option<Rank>, u32, Option<Reverse<Precedence>>));
 
 /// What objects that end in one frame have in common: holders, whether there are more, the type if it is drawn.
 type SharedKey = (Vec<u32>, bool, Option<TypeId>);
@@ -362,19 +387,23 @@ impl<'d, 'm, M: Memory + ?Sized> Drawing<'d, 'm, M> {
     }
 
     /// The frame of an object that several children of its dominator hold.
-    fn held_by_several(&mut self, object: ObjectId, above: Dominator) -> u32 {
-        let below = match above {
+    fn held_by_several(&mut self, object: ObjectId, tree: Tree<'_>) -> u32 {
+        let below = match tree.above(object) {
             Dominator::Object(above) => Some(self.frames.of[above.index()]).filter(|&frame| frame != NONE),
             _ => None,
         };
-        let holders = self.holders.remove(&object).unwrap_or_default();
+        let mut holders = self.holders.remove(&object).unwrap_or_default();
+        let is_defined = !holders.has_more && holders.frames.iter().all(|&frame| self.is_in_scope(frame));
+        if !is_defined {
+            self.add_who_holds_referrers(object, tree, &mut holders);
+        }
+        holders.leave_out_repeated(&self.frames);
         if let ([only], false) = (holders.frames.as_slice(), holders.has_more) {
             return *only;
         }
         if let Some(common) = holders.common.filter(|common| holders.frames.contains(common)) {
             return common;
         }
-        let is_defined = !holders.has_more && holders.frames.iter().all(|&frame| self.is_in_scope(frame));
         if let Some(frame) = is_defined.then(|| self.defined(object, &holders.frames)).flatten() {
             return frame;
         }
@@ -390,6 +419,24 @@ impl<'d, 'm, M: Memory + ?Sized> Drawing<'d, 'm, M> {
         let frame = self.shared_by(object, holders.common, &holders);
         self.shared.insert(key, frame);
         frame
+    }
+
+    /// Adds those who hold a referrer of an object that has no frame yet, since the object reaches it itself.
+    fn add_who_holds_referrers(&self, object: ObjectId, tree: Tree<'_>, holders: &mut Holders) {
+        /// Owners above a referrer that are examined: a dict of attributes, an item of a list.
+        const ABOVE_MAX: usize = 4;
+        for from in self.graph.reverse.targets(object) {
+            if from == object || self.frames.of[from.index()] != NONE || !self.graph.owns(from, object) {
+                continue;
+            }
+            let above = |at: &ObjectId| match tree.above(*at) {
+                Dominator::Object(above) if above != object => Some(above),
+                _ => None,
+            };
+            let mut upwards = std::iter::successors(Some(from), above).take(ABOVE_MAX);
+            let of_referrer = upwards.find_map(|at| self.holders.get(&at));
+            of_referrer.into_iter().flat_map(|of| &of.frames).for_each(|&frame| holders.add(&self.frames, frame));
+        }
     }
 
     /// The frame of an object that these share, above the frame that holds them all.
@@ -428,12 +475,18 @@ impl<'d, 'm, M: Memory + ?Sized> Drawing<'d, 'm, M> {
             let defines = defines.and_then(|frame| Some(Reverse(self.precedence(frame)?.1)));
             let key = (first.rank, self.frames.frames[frame as usize].depth, defines);
             match (first.kind, is_whole) {
-                (FrameKind::Shared, _) => names.extend(first.names.iter().map(|name| (key, name.clone()))),
-                (_, true) => names.extend(self.frames.holders(frame).into_iter().map(|name| (key, name))),
-                _ => names.push((key, first.step.trim_start_matches('.').to_owned())),
+                (FrameKind::Shared, false) => names.extend(first.names.iter().map(|name| ((false, key), name.clone()))),
+                (_, true) => {
+                    let holders = match first.kind {
+                        FrameKind::Shared => first.names.clone(),
+                        _ => self.frames.holders(frame),
+                    };
+                    names.extend(holders.into_iter().map(|name| ((is_of_library(&name), key), name)));
+                }
+                _ => names.push(((false, key), first.step.trim_start_matches('.').to_owned())),
             }
         }
-        // Whoever is the nearest is named first, and of these whoever defines it.
+        // The nearest comes first, of these whoever defines it; names of the library come last.
         names.sort();
         let mut seen = FxHashSet::default();
         names.retain(|(_, name)| seen.insert(name.clone()));

@@ -78,6 +78,10 @@ impl Frame {
             Some(type_name) => format!("{} {type_name}", self.step.trim_start_matches('.')),
             None => self.step.clone(),
         };
+        // In a chain a comma is before it.
+        if let Some(rest) = title.strip_prefix(", ") {
+            title = rest.to_owned();
+        }
         title.push_str(&self.also());
         title.trim().to_owned()
     }
@@ -200,6 +204,15 @@ impl Frames {
             }
         }
         holder + &also
+    }
+
+    /// Of the variable of a function that runs or waits: the function's root frame, and the variable's.
+    pub(super) fn variable(&self, frame: u32) -> Option<(u32, u32)> {
+        let root = self.first_above(None, frame);
+        let (at, function) = (self.frames.get(frame as usize)?, self.frames.get(root as usize)?);
+        let is_its_own =
+            at.is_local() && function.is_of_frame() && self.holder(frame) == function.step.clone() + &at.step;
+        is_its_own.then_some((root, frame))
     }
 
     /// The holder of a frame; of what several hold, each of them.

@@ -13,6 +13,7 @@ pub mod histogram;
 mod inner_pointers;
 pub mod inspectors;
 pub mod labelled;
+mod library_names;
 pub mod mapping_owners;
 pub mod memory_account;
 pub mod memory_line;

@@ -425,6 +425,71 @@ asyncio.run(trade())
                 MainThread._scheduled;Shop;sales list;[…] Parcel",
         chain: "trade() at <string>:19, local shop.sales[…]",
     },
+    Keeper {
+        // The library's table of what to do at the end has what the program has a name for, and each job knows its
+        // pool.
+        name: "pool that its jobs know",
+        program: r"
+import weakref
+class Job:
+    def __init__(self, pool, number): self.pool, self.jobs, self.parcel = pool, pool.jobs, Parcel(number)
+class Pool:
+    def __init__(self):
+        self.jobs = {}
+        weakref.finalize(self, dict.clear, self.jobs)
+pool = Pool()
+for number in range(8000): pool.jobs[number] = Job(pool, number)
+ready(); wait()
+",
+        holder: "shared by __main__.pool and weakref.finalize._registry",
+        stack: "shared by __main__.pool and weakref.finalize._registry;dict;[…] Job",
+        chain: "__main__.pool.jobs[…].parcel",
+    },
+    Keeper {
+        // What is awaited has an argument that is a variable of whoever awaits it.
+        name: "argument of what is awaited",
+        program: r"
+import asyncio
+async def serve(shop): await asyncio.get_running_loop().create_future(); shop.sales.clear()
+class Shop:
+    def __init__(self): self.sales = list(map(Parcel, range(20000)))
+async def trade():
+    shop = Shop()
+    asyncio.get_running_loop().call_soon(lambda: (ready(), wait()))
+    await serve(shop)
+asyncio.run(trade())
+",
+        holder: "task Task-1, trade() at <string>:18, local shop.sales",
+        stack: "task Task-1, trade() at <string>:18;",
+        chain: "trade() at <string>:18, local shop.sales[…]",
+    },
+    Keeper {
+        // A program that never imports threading.
+        name: "variable of the main thread",
+        program: r"
+def work():
+    parcels = list(map(Parcel, range(8000)))
+    ready(); wait()
+work()
+",
+        holder: "thread MainThread, work() at <string>:13, local parcels",
+        stack: "thread MainThread, work() at <string>:13, local parcels list;[…] Parcel",
+        chain: "work() at <string>:13, local parcels[…]",
+    },
+    Keeper {
+        name: "suspended generator",
+        program: r"
+def read():
+    parcels = list(map(Parcel, range(8000)))
+    for parcel in parcels: yield parcel
+READERS = {0: read()}
+next(READERS[0])
+ready(); wait()
+",
+        holder: "__main__.READERS",
+        stack: "__main__;READERS dict;[…] generator;local parcels list;[…] Parcel",
+        chain: "__main__.READERS[…], local parcels[…]",
+    },
 ];
 
 /// The tests of this file.
@@ -451,8 +516,10 @@ fn as_array(text: &str) -> String {
     match text {
         "atexit callbacks" => "atexit callbacks[…]".to_owned(),
         text => text
-            .replace(" frame;, local ", ", local ")
+            .replace(";gi_frame frame;local ", ";local ")
+            .replace(" frame;local ", ", local ")
             .replace(".cr_frame, local ", ", local ")
+            .replace(".gi_frame, local ", ", local ")
             .replace("atexit callbacks;[…] tuple;[…] method;", "atexit callbacks[…];")
             .replace("atexit callbacks[…][…]", "atexit callbacks[…]"),
     }
