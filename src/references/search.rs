@@ -137,12 +137,13 @@ impl<'s, 'r, M: Memory + ?Sized> ReferenceSearch<'s, 'r, M> {
         self.judge(words.objects, false);
         self.judge_states(words.states);
         let mut per_owner: FxHashMap<u32, u32> = FxHashMap::default();
+        let tables = if level.is_empty() { Vec::new() } else { self.tables() };
         for depth in 1..=DEPTH_MAX {
             let (mut words, mut next) = (Vec::new(), Vec::new());
-            self.claim_tables(&level);
             for (number, block) in level.iter().enumerate() {
                 let count = per_owner.entry(block.owner).or_default();
-                if *count < BLOCKS_MAX && self.claimed.insert(block.address.0) {
+                let is_table = tables.binary_search(&block.address.0).is_ok();
+                if *count < BLOCKS_MAX && !is_table && self.claimed.insert(block.address.0) {
                     *count += 1;
                     self.read_block(block, number as u32, depth, &mut words, &mut next);
                 }
@@ -153,14 +154,10 @@ impl<'s, 'r, M: Memory + ?Sized> ReferenceSearch<'s, 'r, M> {
         self.found
     }
 
-    /// Excludes the blocks that other objects own: the tables of dicts and sets, the items of lists. Old words lead to
-    /// them, where a struct or a buffer has memory that an object had before.
-    fn claim_tables(&mut self, level: &[NativeBlock]) {
-        if level.is_empty() {
-            return;
-        }
+    /// The blocks that other objects own, in order of address: the tables of dicts and sets, the items of lists. Old
+    /// words lead to them, where a struct or a buffer has memory that an object had before.
+    fn tables(&self) -> Vec<u64> {
         let layout = self.references.layout;
-        let wanted: FxHashSet<u64> = level.iter().map(|block| block.address.0).collect();
         let objects = self.certain.objects;
         let table = |rule: &Rule| match rule.storage {
             Storage::List => Some(layout.list.ob_item),
@@ -168,14 +165,15 @@ impl<'s, 'r, M: Memory + ?Sized> ReferenceSearch<'s, 'r, M> {
             Storage::Set => Some(layout.set.table),
             _ => None,
         };
-        let tables: Vec<Option<usize>> = self.references.rules.iter().map(table).collect();
-        for id in 0..objects.len() {
-            let Some(&Some(offset)) = tables.get(objects.type_id(id).index()) else { continue };
-            let table = self.references.word(&self.reads, objects.address(id), offset);
-            if let Some(table) = table.filter(|table| wanted.contains(table)) {
-                self.claimed.insert(table);
-            }
-        }
+        let offsets: Vec<Option<usize>> = self.references.rules.iter().map(table).collect();
+        let of_object = |id: usize| {
+            let offset = (*offsets.get(objects.type_id(id).index())?)?;
+            self.references.word(&self.reads, objects.address(id), offset).filter(|&table| table != 0)
+        };
+        let mut tables: Vec<u64> = (0..objects.len()).filter_map(of_object).collect();
+        tables.sort_unstable();
+        tables.dedup();
+        tables
     }
 
     /// Excludes the state of a module, and notes whose it is.
