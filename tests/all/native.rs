@@ -5,7 +5,7 @@
 //! The target (`fixtures/programs/deaths.py`) makes objects of the standard library's C types and of packages, once in
 //! memory full of stale addresses. Over all deallocated owners, at most 1 % of what was reported is false, and 94 % of
 //! the true references are reported. Each type that falls short is listed. The hardest is msgpack's Packer on 3.9: its
-//! buffer is full of old addresses of interned strings, of which half have room, since static variables of C modules
+//! buffer is full of old addresses of interned strings, of which many have room, since static variables of C modules
 //! hold them.
 //!
 //!     cargo test --test all -- native [NAME]
