@@ -104,22 +104,24 @@ impl Holders {
             false => self.has_more = true,
         }
     }
-}
 
-impl Holders {
     /// Leaves out what is said of a function where one of its variables is a holder: what it calls or awaits has the
     /// variable's value, too.
     fn leave_out_repeated(&mut self, frames: &Frames) {
-        if self.has_more || self.frames.len() < 2 {
+        let is_of_function = |&frame: &u32| frames.is_of_function(frame);
+        // Most of what is shared is shared by modules, and a name for each of their frames would be made for nothing.
+        if self.has_more || self.frames.len() < 2 || !self.frames.iter().any(is_of_function) {
             return;
         }
         let names: Vec<String> = self.frames.iter().map(|&frame| frames.holder(frame)).collect();
-        let variables: Vec<(u32, u32)> = self.frames.iter().filter_map(|&frame| frames.variable(frame)).collect();
+        let variable = |&frame: &u32| Some((frames.function_of_variable(frame)?, frame));
+        let variables: Vec<(u32, u32)> = self.frames.iter().filter_map(variable).collect();
         let is_repeated = |frame: u32, name: &str| {
             let says_more = |other: &String| other.strip_prefix(name).is_some_and(|rest| rest.starts_with(", "));
             let root = frames.first_above(None, frame);
             let is_other = |&(of, variable): &(u32, u32)| of == root && variable != frame;
-            names.iter().any(says_more) || frames.variable(frame).is_none() && variables.iter().any(is_other)
+            names.iter().any(says_more)
+                || frames.function_of_variable(frame).is_none() && variables.iter().any(is_other)
         };
         let left = self.frames.iter().zip(&names).filter(|(frame, name)| !is_repeated(**frame, name));
         let left: Vec<u32> = left.map(|(&frame, _)| frame).collect();
@@ -177,9 +179,8 @@ pub fn draw<M: Memory + ?Sized, S: Memory + Sync + ?Sized>(
             for object in batch {
                 if drawing.frames.of[object.index()] == NONE {
                     let frame = match tree.above(object) {
-                        Dominator::Object(_) => drawing.held_by_several(object, tree),
-                        _ if is_shared[object.index()] => drawing.held_by_several(object, tree),
-                        _ => drawing.root(object),
+                        Dominator::Root | Dominator::Unreachable if !is_shared[object.index()] => drawing.root(object),
+                        _ => drawing.held_by_several(object, tree),
                     };
                     drawing.frames.assign(object, frame, false);
                 }

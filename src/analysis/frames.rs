@@ -74,14 +74,12 @@ impl Frame {
 
     /// The title in pictures.
     pub fn title(&self) -> String {
+        // In a chain a comma may be before it.
+        let step = self.step.strip_prefix(", ").unwrap_or(&self.step);
         let mut title = match &self.type_name {
-            Some(type_name) => format!("{} {type_name}", self.step.trim_start_matches('.')),
-            None => self.step.clone(),
+            Some(type_name) => format!("{} {type_name}", step.trim_start_matches('.')),
+            None => step.to_owned(),
         };
-        // In a chain a comma is before it.
-        if let Some(rest) = title.strip_prefix(", ") {
-            title = rest.to_owned();
-        }
         title.push_str(&self.also());
         title.trim().to_owned()
     }
@@ -206,13 +204,18 @@ impl Frames {
         holder + &also
     }
 
-    /// Of the variable of a function that runs or waits: the function's root frame, and the variable's.
-    pub(super) fn variable(&self, frame: u32) -> Option<(u32, u32)> {
+    /// Whether a frame is of what a function has that runs or waits.
+    pub(super) fn is_of_function(&self, frame: u32) -> bool {
+        self.frames.get(self.first_above(None, frame) as usize).is_some_and(Frame::is_of_frame)
+    }
+
+    /// The root frame of the function of which a frame is a variable: of a function that runs or waits.
+    pub(super) fn function_of_variable(&self, frame: u32) -> Option<u32> {
         let root = self.first_above(None, frame);
         let (at, function) = (self.frames.get(frame as usize)?, self.frames.get(root as usize)?);
         let is_its_own =
             at.is_local() && function.is_of_frame() && self.holder(frame) == function.step.clone() + &at.step;
-        is_its_own.then_some((root, frame))
+        is_its_own.then_some(root)
     }
 
     /// The holder of a frame; of what several hold, each of them.

@@ -7,8 +7,8 @@
 //!   *Model Assisted Survey Sampling*, 1992, 7.3). Probabilities are in proportion to `x` except for the
 //!   neighbourhood's weight, which a stratum shares, so the bias is far below the error. Without an auxiliary
 //!   variable `x` is 1 per unit;
-//! * the **variance** is that of the residuals `e = y − R x`, `v = m/(m−1) Σ (1 − π) (e/π)²` (J. Hájek, *Asymptotic
-//!   theory of rejective sampling*, Annals of Mathematical Statistics 35, 1964), where `1 − π` is the
+//! * the **variance** is that of the residuals `e = y − R x`, `v = m/(m−1) Σ (1 − π) (e/π)²` (J. Hájek,
+//!   *Asymptotic theory of rejective sampling*, Annals of Mathematical Statistics 35, 1964), where `1 − π` is the
 //!   finite-population correction. Strata are drawn independently, so variances add up;
 //! * if the pool headers are themselves a sample (Cochran, *Sampling Techniques*, 12), the variance of the first
 //!   phase is added: the spread of `R x` between neighbours that were looked at (collapsed strata, 5A.12);

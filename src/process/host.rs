@@ -157,8 +157,8 @@ impl Files {
     }
 }
 
-/// Lets the calling thread sleep for microseconds: by default the kernel adds some 50 µs to each sleep. Also asks for a
-/// short time slice, because since Linux 6.12 the scheduler lets threads with short slices preempt others when they
+/// Lets the calling thread sleep for microseconds: by default the kernel adds some 50 µs to each sleep. Also asks for
+/// a short time slice, because since Linux 6.12 the scheduler lets threads with short slices preempt others when they
 /// wake (`PREEMPT_SHORT`, `kernel/sched/features.h`).
 pub fn allow_short_sleeps() {
     // If it is refused, sleeps and therefore windows are longer.

@@ -251,8 +251,8 @@ pub fn container(pid: i32, status: &Status) -> Option<String> {
     differs("mnt").then(|| "own mounts".to_owned()).or_else(|| differs("user").then(|| "own users".to_owned()))
 }
 
-/// The container named in `/proc/PID/cgroup`: `docker-…`, `/docker/…`, `cri-containerd-…`, `libpod-…`, `/lxc/name`, a
-/// Kubernetes pod.
+/// The container named in `/proc/PID/cgroup`: `docker-…`, `/docker/…`, `cri-containerd-…`, `libpod-…`, `/lxc/name`,
+/// a Kubernetes pod.
 fn container_of_group(text: &str) -> Option<String> {
     text.lines().find_map(|line| {
         let path = line.splitn(3, ':').nth(2)?;
@@ -314,7 +314,8 @@ pub fn file_name(path: &Path) -> String {
 mod tests {
     use super::*;
 
-    const STATUS: &str = "Name:\tpython3\nState:\tS (sleeping)\nPPid:\t7\nTracerPid:\t9\nUid:\t1\t2\t3\t4\nGid:\t5\t5\t5\t5\n\
+    const STATUS: &str = "Name:\tpython3\nState:\tS (sleeping)\nPPid:\t7\nTracerPid:\t9\n\
+                          Uid:\t1\t2\t3\t4\nGid:\t5\t5\t5\t5\n\
                           NSpid:\t20087\t44\t1\nVmSize:\t    8 kB\nVmRSS:\t     12 kB\nCapPrm:\t0000000000080000\n\
                           CapEff:\t000001fffeffffff\nSeccomp:\t2\n";
 

@@ -218,7 +218,8 @@ mod tests {
         let text = b"00400000-00401000 r-xp 00001000 08:01 42    /a  b/py\xfcthon (deleted)\n\
                      7f00-8000 rw-s 00000000 00:00 0 \n9000-a000 ---p 00000000 00:00 0 [heap]\n\
                      ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsyscall]\n\
-                     \nx\n1-2\n1-2 r\n-\nzz-2 r-xp 0 0:0 0 x\n5000-4000 rw-p 0 0:0 0\n1000-2000 r 0 0:0 99999999999999999999 x\n";
+                     \nx\n1-2\n1-2 r\n-\nzz-2 r-xp 0 0:0 0 x\n5000-4000 rw-p 0 0:0 0\n\
+                     1000-2000 r 0 0:0 99999999999999999999 x\n";
         let map = RegionMap::parse(text);
         let regions: Vec<&Region> = map.iter().collect();
         assert_eq!(regions.len(), 4, "{regions:?}");

@@ -209,6 +209,8 @@ impl<'s, 'r, M: Memory + ?Sized> ReferenceSearch<'s, 'r, M> {
         if self.reads.torn() > torn {
             return;
         }
+        let route = Route { c_type: rule.c_type, offsets: [0; DEPTH_MAX] };
+        let kind = self.key(route, 0, ANY);
         for (offset, word) in read {
             let (place, label) = match offset.checked_sub(rule.opaque.end) {
                 None => (offset, Label::Field(offset)),
@@ -216,15 +218,14 @@ impl<'s, 'r, M: Memory + ?Sized> ReferenceSearch<'s, 'r, M> {
                 // All items have the same structure.
                 Some(behind) => (rule.opaque.end + behind % item, Label::Index(u64::from(behind / item))),
             };
-            let route = Route { c_type: rule.c_type, offsets: [0; DEPTH_MAX] };
             if let Some(target) = self.certain.objects.find(word) {
-                let (key, kind) = (self.key(route, 0, place), self.key(route, 0, ANY));
+                let key = self.key(route, 0, place);
                 if rule.name(offset).is_some() || !self.certain.is_for_all(references.layout, target) {
                     words.telling.insert(key);
                 }
                 words.objects.push(UncertainWord { owner, target, key, kind, block: 0, label });
             } else if let Some(&target) = self.states.get(&word) {
-                let (key, kind) = (self.key(route, 0, place), self.key(route, 0, ANY));
+                let key = self.key(route, 0, place);
                 words.states.push(UncertainWord { owner, target, key, kind, block: 0, label });
             } else if let Some(bytes) = self.native_block(Address(word)) {
                 let mut route = route;
@@ -281,13 +282,14 @@ impl<'s, 'r, M: Memory + ?Sized> ReferenceSearch<'s, 'r, M> {
                 read.push((8 * index as u32, word));
             }
         });
+        let kind = self.key(block.route, block.bytes, ANY);
         for (offset, word) in read {
             if let Some(target) = self.certain.objects.find(word) {
                 // See [`BodyWords::telling`]; here it is one word in many.
                 if self.certain.is_for_all(references.layout, target) {
                     continue;
                 }
-                let (key, kind) = (self.key(block.route, block.bytes, offset), self.key(block.route, block.bytes, ANY));
+                let key = self.key(block.route, block.bytes, offset);
                 let (owner, label) = (block.owner, Label::Native);
                 words.push(UncertainWord { owner, target, key, kind, block: number, label });
             } else if depth < DEPTH_MAX

@@ -247,8 +247,8 @@ fn write_graph(out: &mut dyn Write, has_owners: bool) -> io::Result<()> {
     let (title, explanation) = match has_owners {
         true => (
             "Flame graph by owner",
-            "A frame is as wide as what would be freed without it. Green: modules and classes; blue: threads and tasks; \
-             orange: running frames; purple: native code; grey: the rest.",
+            "A frame is as wide as what would be freed without it. Green: modules and classes; blue: threads and \
+             tasks; orange: running frames; purple: native code; grey: the rest.",
         ),
         false => ("Flame graph by type", "Packages, modules and types."),
     };

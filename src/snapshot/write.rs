@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use parquet::basic::{Compression, Encoding};
+use parquet::basic::{Compression, Encoding, Type as PhysicalType};
 use parquet::column::writer::{ColumnCloseResult, ColumnWriter, get_column_writer, get_typed_column_writer_mut};
 use parquet::data_type::{BoolType, ByteArray, ByteArrayType, DataType, Int32Type, Int64Type};
 use parquet::errors::{ParquetError, Result};
@@ -13,7 +13,7 @@ use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::file::writer::{SerializedFileWriter, SerializedPageWriter, TrackedWrite};
 use parquet::schema::parser::parse_message_type;
-use parquet::schema::types::ColumnPath;
+use parquet::schema::types::{ColumnPath, Type};
 use rayon::prelude::*;
 use rustc_hash::FxHashMap;
 
@@ -41,10 +41,6 @@ const EDGES_MAX: usize = 1 << 21;
 const BATCH: usize = 1 << 14;
 /// A column with more bytes of different texts than this is written without a dictionary.
 const DICTIONARY_MAX: usize = 16 << 20;
-
-/// Columns of texts. Which is the first and which the last of a group in alphabetical order helps no reader, and
-/// finding it compares every row's text.
-const TEXTS: [&str; 5] = ["type", "root", "holder", "path", "state"];
 
 /// A heap with what was found out about it.
 pub struct LinkedHeap<'h> {
@@ -83,11 +79,15 @@ impl SnapshotWriter {
                 .set_column_dictionary_enabled(column.clone(), false)
                 .set_column_encoding(column, Encoding::DELTA_BINARY_PACKED);
         }
-        for column in TEXTS {
-            properties = properties.set_column_statistics_enabled(ColumnPath::from(column), EnabledStatistics::None);
+        let schema = Arc::new(parse_message_type(SCHEMA).map_err(io::Error::other)?);
+        // Which text of a group is the first in alphabetical order helps no reader, and compares every row's.
+        let is_text =
+            |field: &&Arc<Type>| field.is_primitive() && field.get_physical_type() == PhysicalType::BYTE_ARRAY;
+        for column in schema.get_fields().iter().filter(is_text) {
+            let path = ColumnPath::from(column.name());
+            properties = properties.set_column_statistics_enabled(path, EnabledStatistics::None);
         }
         let buffer = PendingBytes::default();
-        let schema = Arc::new(parse_message_type(SCHEMA).map_err(io::Error::other)?);
         let writer = SerializedFileWriter::new(buffer.clone(), schema, Arc::new(properties.build()));
         Ok(SnapshotWriter { buffer, writer: writer.map_err(io::Error::other)? })
     }
