@@ -89,6 +89,8 @@ pub struct Heap<'a> {
 /// How a target was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadMode {
+    /// When it was read, without what was prepared: it stood still from then on, if it was stopped.
+    pub at: Instant,
     /// Whether it was copied first.
     pub is_copied: bool,
     /// Whether it was stopped throughout.
@@ -225,9 +227,10 @@ impl Target {
         }
         log::debug!("a copy does not fit into {} bytes: two passes", room.limit);
         let freeze = self.freeze(options.pause, &mut warnings)?;
+        let at = Instant::now();
         let survey = self.survey_once()?;
         let is_consistent = freeze.is_some() || self.source.core().is_some();
-        let read_mode = ReadMode { is_copied: false, is_consistent, paused: None };
+        let read_mode = ReadMode { at, is_copied: false, is_consistent, paused: None };
         let total = resident_bytes(&self.source, &survey.plan.ranges_for_references(&self.source));
         let mut footprint = options.with_footprint.then(|| Footprint::of(&self.source)).and_then(Result::ok);
         footprint.iter_mut().for_each(|footprint| footprint.complete(&self.source));
@@ -271,6 +274,7 @@ impl Target {
             None => self.freeze(stop, warnings)?,
         };
         let was_stopped = freeze.as_ref().is_some_and(Freeze::was_stopped_already);
+        let at = Instant::now();
         let (source, attached, with_footprint) = (&mut self.source, &self.attached, options.with_footprint);
         let Watched { result, paused, in_time } = freeze::while_stopped(freeze, patience, move || {
             source.refresh().map_err(|_| ReadError::Gone)?;
@@ -287,7 +291,7 @@ impl Target {
             warnings.push(Warning::StoppedTooShort { max_pause });
         }
         let stood_still = paused.is_some() && (in_time || was_stopped);
-        let read_mode = ReadMode { is_copied: true, is_consistent: stood_still || is_core, paused };
+        let read_mode = ReadMode { at, is_copied: true, is_consistent: stood_still || is_core, paused };
         Ok(Snapshot { survey, copy, total, read_mode, footprint })
     }
 

@@ -133,9 +133,9 @@ impl Growth {
     }
 }
 
-/// When a look begins, and what is known of the process then.
+/// When all began, and what is known of the process before a look.
 struct Moment {
-    at: Duration,
+    began: Instant,
     rss: u64,
     limits: GrowthLimits,
     is_accounted: bool,
@@ -272,10 +272,9 @@ impl Target {
                 if look > 0 {
                     wait(linking_began + rest.mul_f64(f64::from(look) / f64::from(steps)));
                 }
-                let at = began.elapsed();
                 // The account of memory is for the first look and for the last one.
                 let is_accounted = look == 0 || look == steps || stop.load(Ordering::Relaxed);
-                let now = Moment { at, rss: rss_of(pid), limits, is_accounted };
+                let now = Moment { began, rss: rss_of(pid), limits, is_accounted };
                 self.look(options, &now, &mut all)
             }));
             let looked = match looked {
@@ -346,7 +345,8 @@ impl Target {
         let copy = CopyOptions { with_footprint: now.is_accounted, ..options.copy };
         let answer = self.heap(&copy, |heap| {
             let graph = heap.graph_alone();
-            let ReadMode { is_copied, is_consistent, .. } = heap.read_mode;
+            // A look takes time before it reads, and on a busy machine each takes another one.
+            let ReadMode { at, is_copied, is_consistent, .. } = heap.read_mode;
             let quality = (is_copied, is_consistent);
             let index = all.iter().position(|looks| looks.quality == quality).unwrap_or_else(|| {
                 all.push(Looks { quality, ..Looks::default() });
@@ -355,7 +355,7 @@ impl Target {
             let looks = &mut all[index];
             looks.rss.push(now.rss);
             looks.is_collector_on = is_collector_on(heap);
-            looks.compare(heap, &graph, now.at, &now.limits);
+            looks.compare(heap, &graph, at.saturating_duration_since(now.began), &now.limits);
             if now.is_accounted {
                 looks.account(heap, &graph, now.limits.uptime);
             }
